@@ -1,0 +1,279 @@
+"""The narrow contract between the transport and a broker's client.
+
+A driver moves bytes and knows the client's ways; every rule about acks, flow,
+ownership and order stands above it. `tests/drivers/` holds the contract as one
+suite that each driver passes.
+
+Who calls what: a `ConsumerClient` has one *polling side* (`subscribe`, `poll`,
+`pause`, `resume`, `seek`, `positions`), called by one task, one call at a time;
+so batches, seeks and rebalances have one order, and no batch can overtake the
+seek or the revocation that makes it stale. `commit`, `committed` and the offset
+queries may run beside it, one at a time among themselves.
+
+Every async method is a checkpoint. A call that was cancelled after it was
+handed to the client runs to its end all the same; what `poll` then had fetched
+is returned by the next `poll`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+import trio
+
+from transport.types import TP, GroupMetadata, Headers, Record, RecordMetadata
+
+DEFAULT_TIMEOUT = 30.0
+
+
+class RebalanceKind(enum.Enum):
+    ASSIGNED = "assigned"
+    REVOKED = "revoked"
+    LOST = "lost"
+
+
+@attrs.define(eq=False)
+class Rebalance:
+    """A change of ownership that waits for our consent.
+
+    The client stands still (heartbeats go on, `poll` does not return) until
+    `release` is called or `bound` seconds have passed since the event; in the
+    latter case `expired` is set: the partitions may have another owner already.
+
+    Attributes:
+        partitions: ASSIGNED: the newly assigned ones; REVOKED, LOST: those that go.
+            May be empty, and REVOKED may come twice for one partition.
+        generation: the group's generation at this moment, -1 where there is none.
+        bound: seconds from the event to its expiry.
+    """
+
+    kind: RebalanceKind
+    partitions: frozenset[TP]
+    generation: int
+    bound: float
+    _release: Callable[[Mapping[TP, int]], None]
+    expired: trio.Event = attrs.field(factory=trio.Event)
+
+    def release(self, seek: Mapping[TP, int] | None = None) -> None:
+        """Let the client go on; for ASSIGNED, with the positions to start from.
+
+        Partitions that `seek` does not name start from their committed offset, or by the
+        reset policy where there is none. Their pause flag is cleared in any case. The
+        second and later calls, and calls after the expiry, do nothing.
+        """
+        self._release(seek or {})
+
+
+class ConsumerClient(Protocol):
+    """One member of a consumer group. `open` first, `close` or `kill` last."""
+
+    async def open(self) -> None:
+        """Connect. Raises BrokerUnavailable (naming the addresses), AuthorizationFailed."""
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        """Replace the subscription; the group hears of it during the next `poll`.
+
+        An empty collection gives everything back. Topics that do not exist are waited for a
+        bounded time (the broker may create them), then UnknownTopic names them.
+        """
+
+    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+        """Wait for records; returns at least one, or nothing at all after `interrupt`.
+
+        Records come in offset order within a partition, whole fetches at a time. While it
+        waits it keeps up the membership and raises rebalances. Raises OffsetOutOfRange, Fenced,
+        AuthorizationFailed, ClientClosed.
+        """
+
+    def interrupt(self) -> None:
+        """Let the `poll` under way, or else the next one, return soon (some 50 ms at most)."""
+
+    async def next_rebalance(self) -> Rebalance:
+        """Wait for the next change of ownership; to be released before the next one comes.
+
+        One task calls it. Rebalances happen only while a `poll` (or `close`) is under way, in
+        order with its batches.
+        """
+
+    async def pause(self, tps: Collection[TP]) -> None:
+        """Fetch nothing from these; the membership is kept by polling on.
+
+        Partitions that are not assigned are passed over. Nothing of a paused partition is
+        returned by the following polls.
+        """
+
+    async def resume(self, tps: Collection[TP]) -> None:
+        """Fetch from these again. Partitions that are not assigned are passed over."""
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        """Continue at `offset`; what was fetched before is dropped. Raises NotAssigned."""
+
+    async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        """The next offset to fetch, past markers and aborted data even where no record came.
+
+        Without those that are not assigned or whose position is not known yet. Costs
+        O(assigned partitions) each: ask rarely.
+        """
+
+    def highwater(self, tp: TP) -> int | None:
+        """End of the log as of the last fetch; None before the first, or if not assigned."""
+
+    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        """Commit, as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
+        CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds.
+        """
+
+    async def committed(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        """The group's committed offsets, without those that have none."""
+
+    async def beginning_offsets(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        """The first offset of each log."""
+
+    async def end_offsets(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        """The offset after the last one that the isolation level lets a reader see."""
+
+    async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
+        """Every partition of the topic. Raises UnknownTopic."""
+
+    def group_metadata(self) -> GroupMetadata:
+        """This member's identity, for transactions."""
+
+    async def close(self, timeout: float) -> None:
+        """Leave the group and end the threads. No rebalance is raised any more.
+
+        Within `timeout` seconds; a thread that is stuck past it is abandoned and named in a
+        TransportError. No `poll` may be under way: `interrupt` it and wait for it first.
+        """
+
+    async def kill(self) -> None:
+        """Go as a crash would: no commit, no leaving; the group finds out by the session."""
+
+
+@attrs.define(eq=False)
+class Outgoing:
+    """One message on its way to the broker; compared by identity.
+
+    Attributes:
+        partition: None lets the client choose.
+        timestamp_ms: None lets the client take its clock.
+    """
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int | None
+
+
+Outcome = RecordMetadata | Exception
+Reports = Callable[[Sequence[tuple[Outgoing, Outcome]]], None]
+
+
+class ProducerClient(Protocol):
+    """One producer. `open` first, `close` or `kill` last."""
+
+    async def open(self, report: Reports) -> None:
+        """Connect. `report` is called in the trio thread, a batch at a time, once for each
+        message that was handed over: where it went or why it did not.
+        """
+
+    async def partition_count(self, topic: str, timeout: float) -> int:
+        """How many partitions the topic has; cheap once known. Raises UnknownTopic,
+        BrokerUnavailable, AuthorizationFailed. One bad topic delays no other.
+        """
+
+    async def send(self, batch: Sequence[Outgoing]) -> None:
+        """Hand messages over, in order; their topics' partitions are known already.
+
+        Returns when the client has taken them. What it refuses is reported like what it could
+        not deliver. Cancelled: the batch is handed over all the same.
+        """
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        config: Mapping[str, str],
+        timeout: float,
+    ) -> None:
+        """Create a topic; one that exists is fine. Returns when it can be written."""
+
+    async def close(self, timeout: float) -> None:
+        """Send what is left within `timeout` seconds, fail the rest, end the threads."""
+
+    async def kill(self) -> None:
+        """Go as a crash would: what was not sent is failed."""
+
+
+@attrs.frozen
+class ClientSettings:
+    """What a client is built with; durations in seconds, sizes in bytes.
+
+    Attributes:
+        auto_offset_reset: "earliest", "latest" or "error": where to start without a committed
+            offset, or with one outside the log.
+        assignment: "cooperative" or "eager".
+        drain_timeout: bound of a `Rebalance`; kept below max_poll_interval by the driver.
+        isolation: "read_committed" or "read_uncommitted".
+        fetch_max_bytes: most bytes of one fetch from one broker.
+        client_options: handed to the client library as they are; they win.
+    """
+
+    client_id: str = "kafka-nursery"
+    group_id: str | None = None
+    group_instance_id: str | None = None
+    auto_offset_reset: str = "earliest"
+    assignment: str = "cooperative"
+    session_timeout: float = 45.0
+    heartbeat_interval: float = 3.0
+    max_poll_interval: float = 300.0
+    drain_timeout: float | None = None
+    isolation: str = "read_committed"
+    fetch_max_bytes: int = 50 << 20
+    max_partition_fetch_bytes: int = 1 << 20
+    request_timeout: float = 30.0
+    connect_timeout: float = 10.0
+    commit_timeout: float = 10.0
+    acks: int | str = "all"
+    linger: float = 0.005
+    max_batch_size: int = 64 << 10
+    max_request_size: int = 1 << 20
+    compression_type: str | None = None
+    delivery_timeout: float = 120.0
+    client_options: Mapping[str, object] = attrs.field(factory=dict)
+
+    @property
+    def rebalance_bound(self) -> float:
+        """Seconds that a drain may take: half of max_poll_interval unless set.
+
+        Below max_poll_interval by a commit, a heartbeat and a second for the gap since the
+        last poll, for the client counts from the last poll and leaves the group by itself.
+        """
+        most = self.max_poll_interval - self.commit_timeout - self.heartbeat_interval - 1.0
+        wanted = self.drain_timeout
+        if wanted is None:
+            wanted = self.max_poll_interval / 2
+        return max(0.0, min(wanted, most))
+
+
+class Driver(Protocol):
+    """What an URL's scheme stands for."""
+
+    @property
+    def version(self) -> str:
+        """Name and version of the client, such as `kafka-python=3.0.12`."""
+
+    def consumer(self, settings: ClientSettings) -> ConsumerClient: ...
+
+    def producer(self, settings: ClientSettings) -> ProducerClient: ...

@@ -1,0 +1,71 @@
+"""What can go wrong, one class a cause.
+
+Every error of the transport is a `TransportError`; drivers translate their
+client's errors into these, so that no code above a driver knows the client.
+"""
+
+from __future__ import annotations
+
+
+class TransportError(Exception):
+    """Base of every error that the transport raises by itself."""
+
+
+class BrokerUnavailable(TransportError):
+    """No broker answered within the bound; the message names the addresses."""
+
+
+class AuthorizationFailed(TransportError):
+    """The broker refused us: credentials, or a right on a topic or a group."""
+
+
+class UnknownTopic(TransportError):
+    """The broker has no such topic, and did not create it."""
+
+
+class NotAssigned(TransportError):
+    """The partition is not, or no longer, assigned to this consumer."""
+
+
+class RebalanceInProgress(TransportError):
+    """The group is between two generations; the call may be made again after the join."""
+
+
+class CommitFailed(TransportError):
+    """The group has thrown this member out: it owns nothing any more."""
+
+
+class CommitUnknown(TransportError):
+    """No answer came to a commit: it may have been applied or not."""
+
+
+class CommitRefused(TransportError):
+    """The broker answered a commit with an error that a second try will not mend."""
+
+
+class Fenced(TransportError):
+    """Another process has taken this member's or this producer's identity."""
+
+
+class OffsetOutOfRange(TransportError):
+    """The position lies outside the log and the policy is not to reset it."""
+
+
+class ClientClosed(TransportError):
+    """The client was closed, or killed, while the call was under way or before it."""
+
+
+class AppClosed(TransportError):
+    """The app is not open: not yet, or no longer."""
+
+
+class DeliveryFailed(TransportError):
+    """A message was accepted but not delivered; the cause says why."""
+
+
+class MessageTooLarge(DeliveryFailed):
+    """The message is larger than a request, the topic or the send buffer allows."""
+
+
+class DeliveryTimeout(DeliveryFailed):
+    """No acknowledgement came within the delivery timeout: it may have been written or not."""

@@ -1,0 +1,77 @@
+"""The values that travel through the transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+import attrs
+
+Headers: TypeAlias = Sequence[tuple[str, bytes]]
+HeadersArg: TypeAlias = Headers | Mapping[str, bytes] | None
+
+
+class TP(NamedTuple):
+    """A topic and one of its partitions; equal to any tuple of the two."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+class Record(Protocol):
+    """One record as the broker's client gives it; key and value are still bytes.
+
+    Sizes are those of the uncompressed bytes, -1 where there are none.
+    `timestamp` is in milliseconds since 1970, `timestamp_type` 0 for the
+    producer's clock and 1 for the broker's.
+    """
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def timestamp_type(self) -> int: ...
+    @property
+    def serialized_key_size(self) -> int: ...
+    @property
+    def serialized_value_size(self) -> int: ...
+
+
+@attrs.frozen
+class RecordMetadata:
+    """Where a message was written.
+
+    Attributes:
+        offset: its offset in the partition; -1 where the broker was not asked to answer
+            (`acks=0`).
+        timestamp: seconds since 1970, as stored.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+
+    @property
+    def tp(self) -> TP:
+        return TP(self.topic, self.partition)
+
+
+@attrs.frozen
+class GroupMetadata:
+    """Who this consumer is in its group, at this moment."""
+
+    group_id: str
+    generation_id: int
+    member_id: str
+    group_instance_id: str | None = None

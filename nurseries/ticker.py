@@ -1,0 +1,29 @@
+"""A periodic task that keeps its beat and never runs twice at once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import trio
+
+
+async def tick(interval: float, beat: Callable[[], Awaitable[object]]) -> NoReturn:
+    """Call `beat` every `interval` seconds until cancelled.
+
+    Beats are due at multiples of the interval from the start, so that they do not drift; a beat
+    that takes longer than the interval makes the missed ones fall out, it does not pile them up.
+    An error of `beat` ends the ticker and is raised.
+
+    Args:
+        interval: seconds, more than 0.
+        beat: called without arguments, first after one interval.
+    """
+    if not interval > 0:
+        raise ValueError(f"interval must be more than 0 seconds, not {interval!r}")
+    due = trio.current_time() + interval
+    while True:
+        await trio.sleep_until(due)
+        await beat()
+        missed = (trio.current_time() - due) // interval
+        due += interval * (max(missed, 0) + 1)

@@ -1,0 +1,173 @@
+"""One owned thread for a blocking client, with calls that are safe to cancel.
+
+A blocking library often wants all its calls from one thread, and a call that is under way
+cannot be taken back. So a call here is a thing of its own: handing it over and waiting for it
+are two steps, and only the waiting can be cancelled. The call still runs, in its turn, and its
+outcome stays on the `Call` for whoever asks.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import Any, Generic, Self, TypeVar, TypeVarTuple
+
+import attrs
+import outcome
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class WorkerClosed(RuntimeError):
+    """The worker takes no calls: it was not started, or it was stopped."""
+
+
+class WorkerStuck(RuntimeError):
+    """The thread did not come back from a call in time and was abandoned in it."""
+
+
+@attrs.define(eq=False)
+class Call(Generic[T]):
+    """A call that was handed to a worker.
+
+    Attributes:
+        name: what the tree and a WorkerStuck error show.
+        outcome: value or error once the call has ended, None before.
+    """
+
+    name: str
+    _run: Callable[[], T]
+    outcome: outcome.Maybe[T] | None = None
+    _ended: trio.Event = attrs.field(factory=trio.Event)
+
+    async def wait(self) -> T:
+        """Wait for the end of the call; its value, or its error raised.
+
+        Any number of tasks may wait. A checkpoint. Cancelled: only the waiting ends.
+        """
+        await self._ended.wait()
+        assert self.outcome is not None
+        if isinstance(self.outcome, outcome.Error):
+            raise self.outcome.error
+        return self.outcome.value
+
+    def _end(self, result: outcome.Maybe[T]) -> None:
+        if self.outcome is None:
+            self.outcome = result
+            self._ended.set()
+
+
+class Worker:
+    """A thread that makes one call after the other, in the order they were handed over.
+
+    `start`, then `submit` or `call` from the trio thread, then `stop`; or `async with`.
+
+    Args:
+        name: of the thread, and in errors.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
+        self._calls: dict[Call[Any], None] = {}  # handed over and not ended, in order
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._joined = trio.Event()
+        self._open = False
+
+    def start(self) -> None:
+        """Start the thread. Once, in a trio run; not a checkpoint."""
+        if self._token is not None:
+            raise WorkerClosed(f"worker {self.name!r} was started before")
+        self._token = trio.lowlevel.current_trio_token()
+        self._open = True
+        # trio's threads never hold up the end of the interpreter: one that was abandoned in
+        # a call cannot keep a program alive that was told to end.
+        trio.lowlevel.start_thread_soon(self._work, self._thread_ended, self.name)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait behind the running one; may be read from any thread."""
+        return self._queue.qsize()
+
+    @property
+    def current(self) -> str | None:
+        """The name of the oldest call that has not ended, None when there is none."""
+        return next((call.name for call in self._calls), None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread exists."""
+        return self._token is not None and not self._joined.is_set()
+
+    def submit(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> Call[T]:
+        """Hand a call over; it will run, whoever waits for it. Not a checkpoint.
+
+        Raises:
+            WorkerClosed: the worker was not started or is stopping.
+        """
+        if not self._open:
+            raise WorkerClosed(f"worker {self.name!r} takes no calls")
+        call = Call(name, lambda: fn(*args))
+        self._calls[call] = None
+        self._queue.put(call)
+        return call
+
+    async def call(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Hand a call over and wait for it.
+
+        A checkpoint. Cancelled before it was handed over: nothing happened. Later: it runs to
+        its end, and its value is dropped; use `submit` where the value must not be lost.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return await self.submit(name, fn, *args).wait()
+
+    async def stop(self, timeout: float) -> None:
+        """Make the calls that were handed over, then end the thread and join it.
+
+        Args:
+            timeout: seconds; cancelling does not shorten it.
+
+        Raises:
+            WorkerStuck: the thread sits in a call past the timeout. It is abandoned there,
+                and the calls that had not ended fail with this error.
+        """
+        if self._token is None:
+            self._joined.set()
+        elif self._open:
+            self._open = False
+            self._queue.put(None)
+        with trio.CancelScope(deadline=trio.current_time() + timeout, shield=True):
+            await self._joined.wait()
+            return
+        error = WorkerStuck(f"worker {self.name!r} is stuck in {self.current!r}")
+        for call in list(self._calls):
+            self._record(call, outcome.Error(error))
+        raise error
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop(timeout=float("inf"))
+
+    def _work(self) -> None:
+        while (call := self._queue.get()) is not None:
+            self._tell(self._record, call, outcome.capture(call._run))
+
+    def _thread_ended(self, result: outcome.Maybe[None]) -> None:
+        self._tell(self._joined.set)
+        result.unwrap()
+
+    def _tell(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(fn, *args)
+        except trio.RunFinishedError:
+            pass  # abandoned, and the run is over: nobody is left to be told
+
+    def _record(self, call: Call[Any], result: outcome.Maybe[Any]) -> None:
+        self._calls.pop(call, None)
+        call._end(result)

@@ -8,6 +8,7 @@ outcome stays on the `Call` for whoever asks.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, TypeVarTuple
@@ -39,7 +40,7 @@ class Call(Generic[T]):
 
     name: str
     _run: Callable[[], T]
-    outcome: outcome.Maybe[T] | None = None
+    outcome: outcome.Outcome[T] | None = None
     _ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def wait(self) -> T:
@@ -53,7 +54,7 @@ class Call(Generic[T]):
             raise self.outcome.error
         return self.outcome.value
 
-    def _end(self, result: outcome.Maybe[T]) -> None:
+    def _end(self, result: outcome.Outcome[T]) -> None:
         if self.outcome is None:
             self.outcome = result
             self._ended.set()
@@ -157,17 +158,16 @@ class Worker:
         while (call := self._queue.get()) is not None:
             self._tell(self._record, call, outcome.capture(call._run))
 
-    def _thread_ended(self, result: outcome.Maybe[None]) -> None:
+    def _thread_ended(self, result: outcome.Outcome[None]) -> None:
         self._tell(self._joined.set)
         result.unwrap()
 
     def _tell(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         assert self._token is not None
-        try:
+        # Once abandoned the thread may outlive the run: then nobody is left to be told.
+        with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn, *args)
-        except trio.RunFinishedError:
-            pass  # abandoned, and the run is over: nobody is left to be told
 
-    def _record(self, call: Call[Any], result: outcome.Maybe[Any]) -> None:
+    def _record(self, call: Call[Any], result: outcome.Outcome[Any]) -> None:
         self._calls.pop(call, None)
         call._end(result)

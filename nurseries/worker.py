@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, TypeVarTuple
 
 import attrs
-import outcome
 import trio
+from outcome import Error, Outcome, Value, capture
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -40,7 +40,7 @@ class Call(Generic[T]):
 
     name: str
     _run: Callable[[], T]
-    outcome: outcome.Outcome[T] | None = None
+    outcome: Outcome[T] | None = None
     _ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def wait(self) -> T:
@@ -49,12 +49,14 @@ class Call(Generic[T]):
         Any number of tasks may wait. A checkpoint. Cancelled: only the waiting ends.
         """
         await self._ended.wait()
-        assert self.outcome is not None
-        if isinstance(self.outcome, outcome.Error):
-            raise self.outcome.error
-        return self.outcome.value
+        match self.outcome:  # not unwrap(): an outcome gives itself up once, a call to many
+            case Value() as ended:
+                return ended.value
+            case Error() as failed:
+                raise failed.error
+        raise AssertionError("ended without an outcome")
 
-    def _end(self, result: outcome.Outcome[T]) -> None:
+    def _end(self, result: Outcome[T]) -> None:
         if self.outcome is None:
             self.outcome = result
             self._ended.set()
@@ -144,7 +146,7 @@ class Worker:
             return
         error = WorkerStuck(f"worker {self.name!r} is stuck in {self.current!r}")
         for call in list(self._calls):
-            self._record(call, outcome.Error(error))
+            self._record(call, Error(error))
         raise error
 
     async def __aenter__(self) -> Self:
@@ -156,9 +158,9 @@ class Worker:
 
     def _work(self) -> None:
         while (call := self._queue.get()) is not None:
-            self._tell(self._record, call, outcome.capture(call._run))
+            self._tell(self._record, call, capture(call._run))
 
-    def _thread_ended(self, result: outcome.Outcome[None]) -> None:
+    def _thread_ended(self, result: Outcome[None]) -> None:
         self._tell(self._joined.set)
         result.unwrap()
 
@@ -168,6 +170,6 @@ class Worker:
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn, *args)
 
-    def _record(self, call: Call[Any], result: outcome.Outcome[Any]) -> None:
+    def _record(self, call: Call[Any], result: Outcome[Any]) -> None:
         self._calls.pop(call, None)
         call._end(result)

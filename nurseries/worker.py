@@ -51,7 +51,8 @@ class Call(Generic[T]):
         await self._ended.wait()
         match self.outcome:  # not unwrap(): an outcome gives itself up once, a call to many
             case Value() as ended:
-                return ended.value
+                value: T = ended.value
+                return value
             case Error() as failed:
                 raise failed.error
         raise AssertionError("ended without an outcome")

@@ -1,0 +1,96 @@
+"""Which partitions are ours, and the ledger of each. Knows neither trio nor Kafka.
+
+A partition is ours from `assign` to `let_go`; in between it has just one open ledger, and a new one
+after each seek. There is no other way to get a ledger, so what is not ours cannot be committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from transport.ledger import Ledger, Tally
+from transport.types import TP
+
+
+class Assignment(Mapping[TP, Ledger]):
+    """The open ledgers by partition, in order of topic and partition.
+
+    Attributes:
+        generation: the group's generation as of the last rebalance, -1 before the first.
+        tally: counts acks that changed nothing.
+    """
+
+    def __init__(self) -> None:
+        self.generation = -1
+        self.tally = Tally()
+        self._ledgers: dict[TP, Ledger] = {}
+        self._epoch = 0
+        # Where the partitions that were given up in the present generation stood.
+        self._given_up: dict[TP, tuple[int, int]] = {}
+
+    def assign(self, tps: Iterable[TP], generation: int) -> dict[TP, int]:
+        """Open a ledger for each; returns where to start those that are just given back.
+
+        A partition that comes back in the very next generation had no other owner meanwhile, so
+        its own safe offset is as good as the committed one, and better if the commit on the way
+        out failed. All others start from what the group has committed.
+        """
+        starts: dict[TP, int] = {}
+        for tp in sorted(tps):
+            self._discard(tp)
+            generation_left, safe = self._given_up.get(tp, (-1, -1))
+            if generation_left >= 0 and generation == generation_left + 1:
+                starts[tp] = safe
+            self._open(tp, generation, starts.get(tp))
+        self._given_up.clear()
+        self.generation = generation
+        self._ledgers = dict(sorted(self._ledgers.items()))
+        return starts
+
+    def seek(self, tp: TP, offset: int) -> Ledger:
+        """Begin a new epoch of an assigned partition at `offset`; acks of the old one are stale."""
+        old = self._ledgers[tp]
+        old.shut()
+        return self._open(tp, old.generation, offset)
+
+    def let_go(self, tps: Collection[TP], *, lost: bool = False) -> list[Ledger]:
+        """Shut the ledgers of those that are ours; they are not ours from now on.
+
+        `lost`: somebody else may own them already, so nothing is kept of where they stood.
+        """
+        gone = [self._ledgers[tp] for tp in sorted(tps) if tp in self._ledgers]
+        for ledger in gone:
+            ledger.drain()
+            safe = ledger.safe
+            if safe is not None and not lost:
+                self._given_up[ledger.tp] = (self.generation, safe)
+            self._discard(ledger.tp)
+        return gone
+
+    def due(self, topics: Collection[str | TP] | None = None) -> dict[Ledger, int]:
+        """What a commit would move, and to where; `topics` may mix names and partitions."""
+        return {
+            ledger: offset
+            for tp, ledger in self._ledgers.items()
+            if (topics is None or tp in topics or tp.topic in topics)
+            and (offset := ledger.due) is not None
+        }
+
+    def _open(self, tp: TP, generation: int, position: int | None) -> Ledger:
+        self._epoch += 1
+        ledger = Ledger(tp, self._epoch, generation, self.tally, position=position)
+        self._ledgers[tp] = ledger
+        return ledger
+
+    def _discard(self, tp: TP) -> None:
+        if (ledger := self._ledgers.pop(tp, None)) is not None:
+            ledger.shut()
+
+    def __getitem__(self, tp: TP) -> Ledger:
+        return self._ledgers[tp]
+
+    def __iter__(self) -> Iterator[TP]:
+        return iter(self._ledgers)
+
+    def __len__(self) -> int:
+        return len(self._ledgers)

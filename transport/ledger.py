@@ -1,0 +1,345 @@
+"""From acks to the offset that may be committed. All rules about that stand in this file.
+
+**What is known.** A consumer sees the offsets of a partition in order. An offset that is missing
+between two fetched ones does not exist any more (compaction), was aborted, or is a marker; it
+will never come, and so nothing has to be remembered about it.
+
+**One partition, one epoch: a `Ledger`.** Being assigned and being sought begin a new epoch, that
+is a new ledger; the old one is shut. A message holds on to the lane it came through, so an
+ack from an earlier epoch ends in a shut lane and can change nothing: no number has to be compared.
+
+**One channel's share of it: a `Lane`.** Each record that is fetched goes into the lane of every
+channel that listens to the topic, and from each of them to a handler:
+
+    waiting  --take-->  begun  --ack-->  done
+
+**The offset to commit** is the least, over the lanes, of the oldest begun message, the first
+waiting record and, with neither, the position: the offset after all that was fetched. Begun
+messages are kept in a dict in the order in which they were taken, that is in offset order, so the
+oldest is its first key. An ack takes its entry out, in constant time; a commit looks at the first
+key of each lane. At the end of a log the position may be moved past markers, which are never
+fetched (`Ledger.advance`), so that lag reaches 0.
+
+Nothing here knows trio or Kafka.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from transport.message import Batch, Message
+from transport.types import TP, Record
+
+
+@attrs.define
+class Tally:
+    """Acks that changed nothing, counted for a consumer's whole life."""
+
+    doubled: int = 0
+    stale: int = 0
+
+
+@attrs.define(eq=False)
+class Load:
+    """How much of a channel's buffer is in use, in messages, over all of its lanes.
+
+    Attributes:
+        limit: most messages begun; from that many held on, the channel is full.
+        held: fetched and not acked, waiting or begun.
+        begun: delivered and not acked.
+        alarm: somebody waits for the load to fall; `on_fall` is called at each ack.
+    """
+
+    limit: int
+    held: int = 0
+    begun: int = 0
+    alarm: bool = False
+    on_fall: Callable[[], None] = lambda: None
+
+
+class Lane:
+    """One partition's messages on their way through one channel, during one epoch."""
+
+    __slots__ = ("_next", "_queue", "_records", "_when_empty", "begun", "ledger", "load", "taken")
+
+    def __init__(self, ledger: Ledger, load: Load) -> None:
+        self.ledger = ledger
+        self.load = load
+        self.begun: dict[int, Message] = {}
+        self.taken = 0  # how many were ever taken
+        self._records: Sequence[Record] = ()  # the batch that is being taken from ...
+        self._next = 0  # ... and the index of its first waiting record
+        self._queue: deque[Sequence[Record]] = deque()  # the batches behind it
+        self._when_empty: list[Callable[[], None]] = []
+
+    @property
+    def safe(self) -> int | None:
+        """The offset to commit as far as this lane goes; None: not known yet."""
+        for offset in self.begun:
+            return offset
+        first = self.first_waiting
+        return self.ledger.position if first is None else first
+
+    @property
+    def first_waiting(self) -> int | None:
+        """The offset of the first record that is fetched and not taken."""
+        if self._next < len(self._records):
+            return self._records[self._next].offset
+        return self._queue[0][0].offset if self._queue else None
+
+    @property
+    def waiting(self) -> int:
+        """How many records are fetched and not taken."""
+        return len(self._records) - self._next + sum(map(len, self._queue))
+
+    @property
+    def acked(self) -> int:
+        """How many messages were ever acked."""
+        return self.taken - len(self.begun)
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Records that were fetched, in offset order."""
+        self._queue.append(records)
+        self.load.held += len(records)
+
+    def ready(self) -> int:
+        """How many messages can be taken in one go; 0: none waits."""
+        if self._next == len(self._records):
+            if not self._queue:
+                return 0
+            self._records = self._queue.popleft()
+            self._next = 0
+        return len(self._records) - self._next
+
+    def take(self) -> Message:
+        """The next message; `ready` has said that there is one."""
+        record = self._records[self._next]
+        self._next += 1
+        self.taken += 1
+        self.load.begun += 1
+        message = Message(self, record)
+        self.begun[message.offset] = message
+        return message
+
+    def take_batch(self, most: int) -> Batch:
+        """Up to `most` messages, at least one; `ready` has said that there is one."""
+        start = self._next
+        records = self._records[start : start + most]
+        messages = [Message(self, record) for record in records]
+        self._next = start + len(messages)
+        self.taken += len(messages)
+        self.load.begun += len(messages)
+        self.begun.update((message.offset, message) for message in messages)
+        return Batch(self, messages)
+
+    def ack(self, message: Message) -> bool:
+        """The work on a message is done; False, and nothing changes, if the lane is shut."""
+        if self.begun.pop(message.offset, None) is None:
+            self.refuse(message)
+            return False
+        message.acked = True
+        self._lighten(1)
+        return True
+
+    def ack_all(self, messages: Sequence[Message]) -> bool:
+        """Let one holder of each message go, as `Message.ack` does; whether all acks counted."""
+        if self.ledger.is_shut or any(message.refcount != 1 for message in messages):
+            return all([message.decref() for message in messages if not message.acked])
+        for message in messages:
+            message.refcount = 0
+            message.acked = True
+            del self.begun[message.offset]
+        self._lighten(len(messages))
+        return True
+
+    def refuse(self, message: Message) -> None:
+        """Count an ack that changes nothing."""
+        if message.acked:
+            self.ledger.tally.doubled += 1
+        else:
+            self.ledger.tally.stale += 1
+
+    def drop_waiting(self) -> int | None:
+        """Forget what is fetched and not taken; returns the first offset of it."""
+        first = self.first_waiting
+        self.load.held -= self.waiting
+        self._records, self._next = (), 0
+        self._queue.clear()
+        return first
+
+    def when_empty(self, call: Callable[[], None]) -> None:
+        """Call once when no message is begun any more: now, or after an ack, or when shut."""
+        if self.begun:
+            self._when_empty.append(call)
+        else:
+            call()
+
+    def shut(self) -> None:
+        """The end of the epoch: nothing waits, nothing is begun, acks from now on are stale."""
+        self.drop_waiting()
+        self.load.held -= len(self.begun)
+        self.load.begun -= len(self.begun)
+        self.begun.clear()
+        self._after_ack()
+
+    def _lighten(self, n: int) -> None:
+        load = self.load
+        load.held -= n
+        load.begun -= n
+        if load.alarm or (self._when_empty and not self.begun):
+            self._after_ack()
+
+    def _after_ack(self) -> None:
+        if self.load.alarm:
+            self.load.on_fall()
+        if self._when_empty and not self.begun:
+            calls, self._when_empty = self._when_empty, []
+            for call in calls:
+                call()
+
+
+class Ledger:
+    """What is fetched, begun and done of one partition in one epoch.
+
+    Args:
+        epoch: number of this epoch, for people; the object itself is what counts.
+        generation: the group's generation in which the partition was assigned.
+        position: where the epoch starts, None while only the broker knows.
+        committed: what the group has committed, as far as this consumer knows.
+    """
+
+    def __init__(
+        self,
+        tp: TP,
+        epoch: int,
+        generation: int,
+        tally: Tally,
+        *,
+        position: int | None = None,
+        committed: int | None = None,
+    ) -> None:
+        self.tp = tp
+        self.epoch = epoch
+        self.generation = generation
+        self.tally = tally
+        self.position = position
+        self.committed = committed
+        self.lanes: list[Lane] = []
+        self.is_shut = False
+        self.is_draining = False
+        self.must_refetch = False  # the client is ahead of the position: seek it back first
+
+    def open_lane(self, load: Load) -> Lane:
+        """A share for one more channel; it gets what is fetched from now on."""
+        lane = Lane(self, load)
+        self.lanes.append(lane)
+        return lane
+
+    def close_lane(self, lane: Lane) -> None:
+        """The channel listens no more; what it has begun still holds the offset back."""
+        first = lane.drop_waiting()
+        if len(self.lanes) == 1:
+            self._rewind(first)  # nobody has had it
+        lane.when_empty(lambda: self.lanes.remove(lane) if lane in self.lanes else None)
+
+    def fetched(self, records: Sequence[Record]) -> int:
+        """Enter a batch into every lane; returns how many records of it are new.
+
+        What lies before the position was fetched before, and is passed over (I6). Without
+        lanes nothing is entered, and it has to be fetched again once there is one.
+        """
+        if not self.lanes or self.must_refetch:
+            if self.position is None:
+                self.position = records[0].offset
+            self.must_refetch = True
+            return 0
+        if self.position is not None and records[0].offset < self.position:
+            position = self.position
+            records = [record for record in records if record.offset >= position]
+        if records:
+            self.position = records[-1].offset + 1
+            for lane in self.lanes:
+                lane.put(records)
+        return len(records)
+
+    def advance(self, position: int) -> None:
+        """Nothing more comes before `position`: gaps, markers, aborted data at the end."""
+        if not self.must_refetch and (self.position is None or position > self.position):
+            self.position = position
+
+    def refetching(self) -> int | None:
+        """Where the client has to be sought to before the next fetch; None: nowhere."""
+        if not (self.must_refetch and self.lanes):
+            return None
+        self.must_refetch = False
+        return self.position
+
+    def _rewind(self, first: int | None) -> None:
+        """Records from `first` on were fetched, and dropped undelivered."""
+        if first is not None and (self.position is None or first < self.position):
+            self.position = first
+            self.must_refetch = True
+
+    @property
+    def safe(self) -> int | None:
+        """The offset that may be committed; None while nothing is known (I1, I4)."""
+        safe = self.position
+        for lane in self.lanes:
+            offset = lane.safe
+            if offset is not None and safe is not None and offset < safe:
+                safe = offset
+        return safe
+
+    @property
+    def due(self) -> int | None:
+        """The offset that a commit would move to; None if there is nothing to commit (I2)."""
+        safe = self.safe
+        if safe is None or self.is_shut:
+            return None
+        return safe if self.committed is None or safe > self.committed else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was fetched is done."""
+        return all(not lane.begun and lane.first_waiting is None for lane in self.lanes)
+
+    @property
+    def unacked(self) -> Iterator[Message]:
+        """The messages that are begun and not acked."""
+        for lane in self.lanes:
+            yield from lane.begun.values()
+
+    @property
+    def acked(self) -> int:
+        """How many messages of this epoch were acked, over all lanes."""
+        return sum(lane.acked for lane in self.lanes)
+
+    def drain(self) -> None:
+        """Deliver nothing more: what is not begun is dropped, and will be fetched again."""
+        self.is_draining = True
+        for first in [lane.drop_waiting() for lane in self.lanes]:
+            self._rewind(first)
+
+    def when_empty(self, call: Callable[[], None]) -> None:
+        """Call once when no lane has a begun message any more."""
+        left = len(self.lanes)
+        if not left:
+            call()
+
+        def one_less() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                call()
+
+        for lane in self.lanes[:]:
+            lane.when_empty(one_less)
+
+    def shut(self) -> None:
+        """End the epoch; the ledger keeps its numbers for who still looks at them."""
+        self.is_shut = True
+        for lane in self.lanes:
+            lane.shut()

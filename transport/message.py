@@ -1,0 +1,161 @@
+"""A record in a handler's hands, and several of them at once.
+
+A message belongs to the `Lane` it came through, and acking it is an entry there. Whether an ack
+still counts is the lane's to say: a message from before a seek or a rebalance belongs to a lane
+that is shut, so its ack can reach nothing that is alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from trio.lowlevel import enable_ki_protection
+
+from transport.types import TP, Headers, Record
+
+if TYPE_CHECKING:
+    from transport.ledger import Lane
+
+
+class Message:
+    """One record on its way through a handler.
+
+    Attributes:
+        offset: its offset in the partition.
+        key, value: decoded by the topic's types; bytes or None where it has none.
+        record: as the broker's client gave it.
+        acked: whether an ack of it was counted.
+        refcount: how many holders have still to let go of it; 1 when it is delivered.
+    """
+
+    __slots__ = ("_lane", "acked", "key", "offset", "record", "refcount", "value")
+
+    def __init__(self, lane: Lane, record: Record) -> None:
+        self._lane = lane
+        self.record = record
+        self.offset = record.offset
+        self.key: Any = record.key
+        self.value: Any = record.value
+        self.refcount = 1
+        self.acked = False
+
+    @property
+    def tp(self) -> TP:
+        return self._lane.ledger.tp
+
+    @property
+    def topic(self) -> str:
+        return self._lane.ledger.tp.topic
+
+    @property
+    def partition(self) -> int:
+        return self._lane.ledger.tp.partition
+
+    @property
+    def generation_id(self) -> int:
+        """The group's generation in which the partition was assigned."""
+        return self._lane.ledger.generation
+
+    @property
+    def epoch(self) -> int:
+        """Rises whenever the partition is assigned or sought; acks count within one epoch."""
+        return self._lane.ledger.epoch
+
+    @property
+    def headers(self) -> Headers:
+        return self.record.headers
+
+    @property
+    def timestamp(self) -> float:
+        """Seconds since 1970."""
+        return self.record.timestamp / 1000
+
+    @property
+    def timestamp_type(self) -> int:
+        """0: the producer's clock; 1: the broker's."""
+        return self.record.timestamp_type
+
+    @property
+    def serialized_key_size(self) -> int:
+        return self.record.serialized_key_size
+
+    @property
+    def serialized_value_size(self) -> int:
+        return self.record.serialized_value_size
+
+    def incref(self, n: int = 1) -> None:
+        """Share the message with `n` more holders; it is acked once all have let go."""
+        self.refcount += n
+
+    @enable_ki_protection
+    def decref(self, n: int = 1) -> bool:
+        """Let `n` holders go; acks when none is left. Returns whether that ack counted."""
+        if self.refcount <= 0:
+            self._lane.refuse(self)
+            return False
+        self.refcount -= n
+        return self.refcount <= 0 and self._lane.ack(self)
+
+    def ack(self) -> bool:
+        """Let one holder go: say that it has done its work with the message.
+
+        Returns whether the ack counted: False while others hold the message, for a second ack
+        and for a stale one (after a seek, a rebalance or the end of the app), which change
+        nothing. Not a checkpoint; safe against a KeyboardInterrupt in the middle.
+        """
+        return self.decref()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        # Not a checkpoint: work that is done is acked, whatever is cancelled.
+        if exc_type is None:
+            self.ack()
+
+    def __repr__(self) -> str:
+        state = "acked" if self.acked else "unacked"
+        return f"<Message {self.tp} {self.offset} {state}>"
+
+
+class Batch(Sequence[Message]):
+    """Messages of one partition, in offset order, to be acked as a whole. Never empty."""
+
+    __slots__ = ("_lane", "messages")
+
+    def __init__(self, lane: Lane, messages: list[Message]) -> None:
+        self._lane = lane
+        self.messages = messages
+
+    @property
+    def tp(self) -> TP:
+        return self._lane.ledger.tp
+
+    @enable_ki_protection
+    def ack(self) -> bool:
+        """Ack every message in it; returns whether all of them counted. Not a checkpoint."""
+        return self._lane.ack_all(self.messages)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
+            self.ack()
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Message]: ...
+    def __getitem__(self, index: int | slice) -> Message | list[Message]:
+        return self.messages[index]
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.tp} {self.messages[0].offset}..{self.messages[-1].offset}>"

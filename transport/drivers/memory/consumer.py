@@ -92,7 +92,8 @@ class MemoryConsumer:
                 await self._change(connection)
                 self._connected()
         finally:
-            connection.membership.end_poll(trio.current_time())
+            if self._connection is connection:
+                connection.membership.end_poll(trio.current_time())
 
     def interrupt(self) -> None:
         self._interrupted = True

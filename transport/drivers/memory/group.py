@@ -11,7 +11,8 @@ The rules, which all stand in this file:
   (the eager ones) get all of their share at once.
 - A **member** goes by leaving, by `max_poll_interval` without a poll, or, after its connection is
   lost, by `session_timeout`. A member that is connected and inside a poll needs no
-  heartbeat here, hence no timer.
+  heartbeat here, hence no timer. One with an instance id can be replaced: the new one
+  inherits the share, and the old one is fenced.
 - A **commit** is taken from a member in its own generation, also while the barrier is up and it
   has not joined yet; so what is revoked can be committed. From a member in the barrier it is
   refused for the moment (RebalanceInProgress), from one that was thrown out for good
@@ -30,7 +31,7 @@ import attrs
 
 from transport.drivers.memory.assignor import balance, hold_back
 from transport.drivers.memory.bell import Bell
-from transport.errors import CommitFailed, RebalanceInProgress
+from transport.errors import CommitFailed, Fenced, RebalanceInProgress
 from transport.types import TP
 
 
@@ -42,16 +43,19 @@ class Member:
         owned: what it said to own when it joined last.
         share: what its generation gave to it.
         joined: it stands in the barrier.
+        heir: it took over an identity, and has not joined since.
         expires: when it is thrown out, if nothing is heard of it.
     """
 
     session_timeout: float
     max_poll_interval: float
+    instance_id: str | None = None
     topics: frozenset[str] = frozenset()
     owned: frozenset[TP] = frozenset()
     share: frozenset[TP] = frozenset()
     generation: int = -1
     joined: bool = False
+    heir: bool = False
     expires: float = math.inf
 
 
@@ -75,6 +79,7 @@ class Group:
         self.bell = Bell()
         self._partitions = partitions
         self._names = 0
+        self._fenced: set[str] = set()
         self._barrier = math.inf  # when it ends at the latest; inf: there is none
         self._told = math.inf  # no waiting member waits for longer than this
 
@@ -83,11 +88,29 @@ class Group:
         """The barrier is up: every member has to join."""
         return self._barrier < math.inf
 
-    def enter(self, client_id: str, session_timeout: float, max_poll_interval: float) -> str:
-        """Make a member, which is to join next; its id."""
+    def enter(
+        self,
+        client_id: str,
+        session_timeout: float,
+        max_poll_interval: float,
+        instance_id: str | None = None,
+    ) -> str:
+        """Make a member, which is to join next; its id.
+
+        With the instance id of a member that is there it takes that one's place and share.
+        """
         self._names += 1
         member_id = f"{client_id}-{self._names}"
-        self.members[member_id] = Member(session_timeout, max_poll_interval)
+        member = Member(session_timeout, max_poll_interval, instance_id)
+        for old_id, old in list(self.members.items()):
+            if instance_id is not None and old.instance_id == instance_id:
+                member = attrs.evolve(
+                    member, topics=old.topics, share=old.share, generation=old.generation, heir=True
+                )
+                del self.members[old_id]
+                self._fenced.add(old_id)
+                self.bell.ring()
+        self.members[member_id] = member
         return member_id
 
     def join(
@@ -95,10 +118,15 @@ class Group:
     ) -> None:
         """Step into the barrier; the last one to do so begins the next generation.
 
+        An heir that wants the same topics goes on with its share, without a barrier.
+
         Args:
             owned: what the member keeps on working on meanwhile.
         """
         member = self.members[member_id]
+        heir, member.heir = member.heir, False
+        if heir and topics == member.topics and not self.rebalancing:
+            return
         member.topics = topics
         member.owned = owned
         member.joined = True
@@ -157,6 +185,11 @@ class Group:
         self._told = min(self._told, self._barrier)
         return self._told
 
+    def check_identity(self, member_id: str) -> None:
+        """Raise Fenced if another member has taken this one's place."""
+        if member_id in self._fenced:
+            raise Fenced(f"the place of {member_id!r} was taken by its instance id")
+
     def commit(self, member_id: str, generation: int, offsets: Mapping[TP, int]) -> None:
         """Take the offsets, all or none.
 
@@ -165,7 +198,9 @@ class Group:
         Raises:
             RebalanceInProgress: the member is in the barrier, or has not seen its end yet.
             CommitFailed: there is no such member (any more).
+            Fenced: another one has taken its place.
         """
+        self.check_identity(member_id)
         member = self.members.get(member_id)
         if member is None:
             if member_id or self.members:

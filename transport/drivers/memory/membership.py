@@ -55,7 +55,7 @@ class Membership:
         self._topics = topics
 
     def advance(self, now: float) -> Change | None:
-        """The next change to be consented to; None if there is none for now."""
+        """The next change to be consented to; None if there is none for now. Raises Fenced."""
         self._group.expire(now)
         change = self._lost()
         while change is None:
@@ -86,8 +86,14 @@ class Membership:
         self._group.idle(self.member_id, now)
 
     def leave(self, now: float) -> None:
-        """Leave the group at once, without a change to be consented to."""
-        self._group.leave(self.member_id, now)
+        """Leave the group at once, without a change to be consented to.
+
+        A member with an instance id stays for its session, so that it can come back to its share.
+        """
+        if self._settings.group_instance_id is None:
+            self._group.leave(self.member_id, now)
+        else:
+            self._group.disconnect(self.member_id, now)
 
     def disconnect(self, now: float) -> None:
         """Fall silent, as a crash does."""
@@ -101,6 +107,7 @@ class Membership:
         self._group.commit(self.member_id, self.generation, offsets)
 
     def _lost(self) -> Change | None:
+        self._group.check_identity(self.member_id)
         if not self.member_id or self.member_id in self._group.members:
             return None
         self._reset()
@@ -133,6 +140,7 @@ class Membership:
                 self._settings.client_id,
                 self._settings.session_timeout,
                 self._settings.max_poll_interval,
+                self._settings.group_instance_id,
             )
         self._must_join = self._gave_up = False
         self._in_barrier = True

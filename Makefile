@@ -1,0 +1,68 @@
+# Every target sets up what it needs; start with `make demo`.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# For pytest, as in: make test-fast ARGS="-k ledger -x"
+ARGS ?=
+# auto: `make test` leaves the Kafka lane out, loudly, where it cannot run. required: it fails.
+KAFKA_LANE ?= auto
+TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
+
+.PHONY: help demo test test-fast test-kafka check format bench clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(READY) ## The main job on the embedded broker, or on a real one: BROKER=kafka://HOST:PORT
+	@$(BIN)/python -m transport demo $(if $(BROKER),--broker $(BROKER))
+
+test: $(READY) ## All tests: the fast lane, then the Kafka lane where Java 17 and Maven are found
+	@mkdir -p .pytest_cache
+	@$(BIN)/pytest $(ARGS) | tee .pytest_cache/fast.txt
+	@if [ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || missing=$$($(TOOLCHAIN) 2>&1); then \
+	  $(BIN)/pytest -m kafka $(ARGS) | tee .pytest_cache/kafka.txt; \
+	  echo "fast lane:  $$(tail -n 1 .pytest_cache/fast.txt)"; \
+	  echo "Kafka lane: $$(tail -n 1 .pytest_cache/kafka.txt)"; \
+	else \
+	  echo "fast lane:  $$(tail -n 1 .pytest_cache/fast.txt)"; \
+	  echo "!!! THE KAFKA LANE WAS LEFT OUT: nothing was tested on a real Apache Kafka."; \
+	  sed 's/^/!!! /' <<< "$$missing"; \
+	  echo "!!! Then run 'make test-kafka'. Or, on a cluster of your own, with Python alone:"; \
+	  echo "!!!   KAFKA_BOOTSTRAP_SERVERS=HOST:PORT make test-kafka"; \
+	  [ "$(KAFKA_LANE)" != required ]; \
+	fi
+
+test-fast: $(READY) ## The fast lane alone: no Kafka, no Java; ARGS="..." goes to pytest
+	@$(BIN)/pytest $(ARGS)
+
+test-kafka: $(READY) ## The Kafka lane alone; KAFKA_BOOTSTRAP_SERVERS stands in for a broker of its own
+	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
+	@$(BIN)/pytest -m kafka $(ARGS)
+
+check: $(READY) ## ruff, and mypy --strict on both packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Let ruff put the code in its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## The benchmarks, against bare kafka-python; results in benchmarks/results
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment, Kafka's jars and all caches
+	rm -rf .venv .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

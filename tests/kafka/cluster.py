@@ -1,0 +1,358 @@
+"""A real Apache Kafka for tests and benchmarks: one broker of our own, and Kafka's own tools.
+
+Kafka's tools are clients by other hands: what they say about a group or a log is what our own
+claims are checked against. No pytest in here, so that benchmarks and people can use it too::
+
+    python -m tests.kafka.cluster       # prints 127.0.0.1:PORT, runs until Ctrl-C
+"""
+
+import contextlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, NamedTuple, Self
+
+from tests.kafka.toolchain import HERE, ToolchainMissing, fetch_jars, find_java
+
+__all__ = [
+    "Broker",
+    "BrokerFailed",
+    "GroupOffset",
+    "ToolFailed",
+    "ToolchainMissing",
+    "describe_group",
+    "end_offsets",
+    "tool",
+    "tool_command",
+]
+
+START_TIMEOUT = 60.0  # seconds; about 3 on an idle machine, 12 after a kill
+STOP_TIMEOUT = 15.0
+TOOL_TIMEOUT = 60.0
+HEAP = "-Xmx512m"
+CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
+# Its ports open earlier, while the broker is still fenced and refuses to make topics.
+STARTED = b"Kafka Server started"
+
+PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+num.partitions=4
+auto.create.topics.enable=true
+# One broker: no copies.
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+# Quick: fewer internal partitions to make, members that join and are missed without waiting.
+offsets.topic.num.partitions=8
+transaction.state.log.num.partitions=8
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+# Small: the tests need the cores more than the broker does.
+num.network.threads=2
+num.io.threads=2
+background.threads=2
+log.cleaner.dedupe.buffer.size=16777216
+"""
+
+
+class BrokerFailed(RuntimeError):
+    """The broker did not start, or ended by itself; the message shows the end of its log."""
+
+
+class ToolFailed(RuntimeError):
+    """One of Kafka's command-line tools ended with an error; the message has its output."""
+
+
+class GroupOffset(NamedTuple):
+    """A group's place in one partition; None where Kafka's tool shows "-" (no commit yet)."""
+
+    committed: int | None
+    end: int | None
+    lag: int | None
+
+
+class Broker:
+    """One broker in its own process, on its own ports and data folder; gone when the block ends.
+
+    A sync context manager: entering takes about 3 s (the first time also fetches Kafka's jars) and
+    raises ToolchainMissing or BrokerFailed. In a trio test that must not block, run its calls in a
+    thread. Should this process be killed, a guard ends the broker and removes its data.
+    """
+
+    bootstrap: str
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        jars, java = fetch_jars(), find_java()
+        with contextlib.ExitStack() as stack:
+            self._home = Path(tempfile.mkdtemp(prefix="kafka-nursery-"))
+            self._guard = _Guard(self._home)
+            stack.callback(self._guard.close)
+            port, controller_port = _free_ports()
+            self.bootstrap = f"127.0.0.1:{port}"
+            config = self._home / "server.properties"
+            config.write_text(
+                PROPERTIES.format(
+                    port=port, controller_port=controller_port, data=self._home / "data"
+                )
+            )
+            self._log = self._home / "broker.log"
+            self._command = _java(java, jars, "-Dkafka.log.level=INFO", HEAP, "kafka.Kafka")
+            self._command.append(str(config))
+            self._format(_java(java, jars, "kafka.tools.StorageTool"), config)
+            stack.callback(self.stop)
+            self.start()
+            self._closing = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    def start(self) -> None:
+        """Start a stopped or killed broker on the same ports and data; returns when it is ready.
+
+        2.5 s, but 12 s after a kill: the controller first waits for the dead one's session to end.
+        """
+        if self._process is not None:
+            raise RuntimeError("the broker is running")
+        with self._log.open("ab") as log:
+            begin = log.tell()
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C is for us, and we end it in order
+            )
+        self._guard.watch(self._process.pid)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._started(begin):
+            if self._process.poll() is not None:
+                raise BrokerFailed(f"the broker ended as it started:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise BrokerFailed(f"not started within {START_TIMEOUT} s:\n{self.log_tail()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the process in order, by force if that takes too long; data and ports are kept."""
+        if self._process is None:
+            return
+        try:
+            self._process.terminate()
+            self.thaw()
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the process at once, as a crash would (SIGKILL); data and ports are kept."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._guard.watch(None)
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop in order if it runs, then start again on the same ports and data."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop the process in its tracks (SIGSTOP): connections stay up, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen broker go on (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def wait(self) -> None:
+        """Wait until the broker ends by itself, which it should not: always raises BrokerFailed."""
+        if self._process is None:
+            raise RuntimeError("the broker is not running")
+        code = self._process.wait()
+        raise BrokerFailed(f"the broker ended by itself with {code}:\n{self.log_tail()}")
+
+    def log_tail(self, characters: int = 4000) -> str:
+        """The end of the broker's log, for an error message."""
+        return self._log.read_text(errors="replace")[-characters:]
+
+    def _format(self, storage_tool: list[str], config: Path) -> None:
+        answer = subprocess.run(
+            [*storage_tool, "format", "-t", CLUSTER_ID, "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_TIMEOUT,
+        )
+        if answer.returncode != 0:
+            raise BrokerFailed(f"formatting its storage failed:\n{answer.stdout[-4000:]}")
+
+    def _started(self, begin: int) -> bool:
+        with self._log.open("rb") as log:
+            log.seek(begin)
+            return STARTED in log.read()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise RuntimeError("the broker is not running")
+        self._process.send_signal(number)
+
+
+class _Guard:
+    """A small process that outlives us: when our end of its pipe closes it kills and tidies up.
+
+    So neither a broker nor its data stays behind when a test run is killed without a goodbye. The
+    pid it is told last is the one it ends; it is told none before that process is waited for.
+    """
+
+    SCRIPT = 'while read -r line; do pid=$line; done; [ -z "$pid" ] || kill -9 "$pid"; rm -rf "$1"'
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            ["sh", "-c", self.SCRIPT, "guard", str(folder)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def watch(self, pid: int | None) -> None:
+        pipe = self._pipe()
+        pipe.write(f"{pid or ''}\n".encode())
+        pipe.flush()
+
+    def close(self) -> None:
+        self._pipe().close()
+        self._process.wait()
+
+    def _pipe(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+
+def tool_command(main_class: str, *args: str, bootstrap: str) -> list[str]:
+    """The command line of one of Kafka's tools, for those that run on (a VerifiableConsumer)."""
+    return [
+        *_java(find_java(), fetch_jars(), "-XX:TieredStopAtLevel=1", "-Xmx256m", main_class),
+        *("--bootstrap-server", bootstrap, *args),
+    ]
+
+
+def tool(
+    main_class: str,
+    *args: str,
+    bootstrap: str,
+    stdin: str = "",
+    timeout: float = TOOL_TIMEOUT,
+) -> str:
+    """Run one of Kafka's tools to its end and return what it printed on stdout.
+
+    ``main_class`` as in ``org.apache.kafka.tools.TopicCommand``; ``timeout`` in seconds. Raises
+    ToolFailed with all of its output on an exit code other than 0 and when it takes too long.
+    """
+    command = tool_command(main_class, *args, bootstrap=bootstrap)
+    name = main_class.rpartition(".")[2]
+    try:
+        answer = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        said = b"".join(part for part in (error.stdout, error.stderr) if part)
+        raise ToolFailed(f"{name} took over {timeout} s:\n{said.decode()}") from error
+    if answer.returncode != 0:
+        raise ToolFailed(f"{name} ended with {answer.returncode}:\n{answer.stdout}{answer.stderr}")
+    return answer.stdout
+
+
+def describe_group(bootstrap: str, group: str) -> dict[tuple[str, int], GroupOffset]:
+    """What ConsumerGroupCommand says of a group: {(topic, partition): (committed, end, lag)}.
+
+    Holds each partition that was committed or is assigned. Raises ToolFailed for a group that does
+    not exist. Takes about a second, as each run of a tool does.
+    """
+    text = tool(
+        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+        *("--describe", "--group", group),
+        bootstrap=bootstrap,
+    )
+    if text.lstrip().startswith("Error:"):  # with exit code 0 all the same
+        raise ToolFailed(text.strip())
+    rows = [line.split() for line in text.splitlines()]
+    offsets = {}
+    for row in rows:
+        # GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID
+        if len(row) >= 6 and row[0] == group and row[2].isdigit():
+            committed, end, lag = (None if cell == "-" else int(cell) for cell in row[3:6])
+            offsets[row[1], int(row[2])] = GroupOffset(committed, end, lag)
+    return offsets
+
+
+def end_offsets(bootstrap: str, topic: str) -> dict[tuple[str, int], int]:
+    """What GetOffsetShell says of a topic: {(topic, partition): end offset}."""
+    text = tool(
+        "org.apache.kafka.tools.GetOffsetShell",
+        *("--topic", topic),
+        bootstrap=bootstrap,
+    )
+    rows = [line.rsplit(":", 2) for line in text.splitlines()]
+    return {(name, int(partition)): int(end) for name, partition, end in rows}
+
+
+def _java(java: str, jars: Path, *args: str) -> list[str]:
+    return [
+        *(java, "-XX:+UseSerialGC", "-cp", f"{jars}/*"),
+        *(f"-Dlog4j2.configurationFile={HERE / 'log4j2.xml'}", *args),
+    ]
+
+
+def _free_ports() -> tuple[int, int]:
+    """Two ports below the range the system gives to outgoing connections.
+
+    Within it, a client that calls a broker that is down can be given the broker's own port.
+    """
+    free: list[int] = []
+    for port in random.sample(range(15000, 32000), 200):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == 2:
+            return free[0], free[1]
+    raise BrokerFailed("no free port on 127.0.0.1")
+
+
+def main() -> None:
+    # Said outright: a shell starts its background jobs with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), Broker() as broker:
+        print(broker.bootstrap, flush=True)
+        broker.wait()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ToolchainMissing, BrokerFailed) as error:
+        sys.exit(str(error))

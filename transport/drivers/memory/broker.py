@@ -1,0 +1,111 @@
+"""The broker of `memory://`: topics, their logs, and the groups that read them. Pure.
+
+It has no task, no thread and no clock: time comes with the calls, and timestamps count from
+a fixed one. So a program that drives it in the same order gets the same results.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection
+
+from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.group import Group
+from transport.drivers.memory.log import Log
+from transport.errors import UnknownTopic
+from transport.types import TP
+
+# Nothing here may depend on the wall clock: 2024-01-01, and a millisecond more with each record.
+FIRST_TIMESTAMP_MS = 1_704_067_200_000
+
+
+class MemoryBroker:
+    """Holds the data and the commits; may outlive its clients, and the trio run they were in.
+
+    Args:
+        default_partitions: of a topic that is created on its first use.
+        auto_create: whether first use creates a topic; else it raises UnknownTopic.
+        clock: gives the timestamp, in milliseconds, of a record that comes without one.
+
+    Attributes:
+        topics_changed: rung when a topic was created.
+    """
+
+    def __init__(
+        self,
+        *,
+        default_partitions: int = 4,
+        auto_create: bool = True,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        if default_partitions < 1:
+            raise ValueError(f"default_partitions must be at least 1, not {default_partitions}")
+        self.clock = clock or itertools.count(FIRST_TIMESTAMP_MS).__next__
+        self.topics_changed = Bell()
+        self._default_partitions = default_partitions
+        self._auto_create = auto_create
+        self._topics: dict[str, list[Log]] = {}
+        self._groups: dict[str, Group] = {}
+        self._era: object = None
+
+    def create_topic(self, topic: str, partitions: int) -> bool:
+        """Create the topic; False, and nothing changed, if it exists."""
+        if partitions < 1:
+            raise ValueError(f"a topic has at least 1 partition, not {partitions}")
+        if topic in self._topics:
+            return False
+        self._topics[topic] = [Log() for _ in range(partitions)]
+        self.topics_changed.ring()
+        return True
+
+    def has_topic(self, topic: str) -> bool:
+        """Whether the topic exists, or does by now because we asked."""
+        if self._auto_create:
+            self.create_topic(topic, self._default_partitions)
+        return topic in self._topics
+
+    def partitions(self, topic: str) -> list[TP]:
+        """Every partition of the topic, in order. Raises UnknownTopic."""
+        if not self.has_topic(topic):
+            raise UnknownTopic(topic)
+        return [TP(topic, number) for number in range(len(self._topics[topic]))]
+
+    def log(self, tp: TP) -> Log:
+        """The partition's log. Raises UnknownTopic, also where the topic has fewer partitions."""
+        partitions = self._topics[tp[0]] if self.has_topic(tp[0]) else []
+        if not 0 <= tp[1] < len(partitions):
+            raise UnknownTopic(f"{tp[0]}-{tp[1]}")
+        return partitions[tp[1]]
+
+    def group(self, group_id: str) -> Group:
+        """The group of that name; an empty one where there was none."""
+        if group_id not in self._groups:
+            self._groups[group_id] = Group(self.partitions)
+        return self._groups[group_id]
+
+    def gap(self, tp: TP, count: int = 1) -> None:
+        """Let the next `count` offsets have no record, as compaction or markers do."""
+        log = self.log(tp)
+        log.skip(count)
+        log.bell.ring()
+
+    def delete_records(self, tp: TP, before: int) -> None:
+        """Forget the partition's records below the offset `before`, as retention does."""
+        log = self.log(tp)
+        log.trim(before)
+        log.bell.ring()
+
+    def attend(self, era: object, now: float) -> None:
+        """Take part in `era`: a stretch of time with one clock, such as a trio run.
+
+        The first time in a new one, those who were members before have lost their connection,
+        and their sessions run out from `now`.
+        """
+        if era is not self._era:
+            self._era = era
+            for group in self._groups.values():
+                group.restart(now)
+
+    def missing(self, topics: Collection[str]) -> list[str]:
+        """Those topics that do not exist, sorted."""
+        return sorted(topic for topic in topics if not self.has_topic(topic))

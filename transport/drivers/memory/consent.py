@@ -1,0 +1,58 @@
+"""One change of ownership that stands until it is released, or until its bound has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from transport.drivers.base import Rebalance, RebalanceKind
+from transport.drivers.memory.membership import Change
+from transport.types import TP
+
+
+class Consent:
+    """Holds a `Rebalance` for those above, and its timer.
+
+    The bound holds whether or not a poll is under way, so the timer is a task of its own; it
+    lasts as long as the change stands.
+
+    Args:
+        bound: seconds from now.
+        start: takes the positions with which an ASSIGNED was released.
+
+    Attributes:
+        settled: set by the release or by the expiry.
+    """
+
+    def __init__(
+        self, change: Change, bound: float, start: Callable[[Mapping[TP, int]], None]
+    ) -> None:
+        self.settled = trio.Event()
+        self.rebalance = Rebalance(
+            change.kind, change.partitions, change.generation, bound, self._release
+        )
+        self._start = start
+        self._timer = trio.CancelScope(deadline=trio.current_time() + bound)
+        trio.lowlevel.spawn_system_task(self._run_timer, name="bound of a rebalance")
+
+    def expire(self) -> None:
+        """The client goes on without a release."""
+        if not self.settled.is_set():
+            self.rebalance.expired.set()
+            self._settle()
+
+    def _release(self, seek: Mapping[TP, int]) -> None:
+        if not self.settled.is_set():
+            if self.rebalance.kind is RebalanceKind.ASSIGNED:
+                self._start(seek)
+            self._settle()
+
+    def _settle(self) -> None:
+        self.settled.set()
+        self._timer.cancel()
+
+    async def _run_timer(self) -> None:
+        with self._timer:
+            await self.settled.wait()
+        self.expire()

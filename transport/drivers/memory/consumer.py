@@ -1,0 +1,289 @@
+"""A consumer of `memory://`: the pure rules of log and group, waited for with trio.
+
+The client has no task of its own. Its polls wait for the bells of the group and of the logs,
+and for the group's next deadline, which is infinite while every member is alive and
+polling; so an idle program has no timer running, and a mock clock may jump.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import attrs
+import trio
+
+from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance, RebalanceKind
+from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.broker import MemoryBroker
+from transport.drivers.memory.consent import Consent
+from transport.drivers.memory.group import Group
+from transport.drivers.memory.log import Log
+from transport.drivers.memory.membership import Change, Membership
+from transport.errors import (
+    ClientClosed,
+    CommitRefused,
+    NotAssigned,
+    OffsetOutOfRange,
+    UnknownTopic,
+)
+from transport.types import TP, GroupMetadata, Record
+
+
+@attrs.frozen(eq=False)
+class Connection:
+    """What an open client has to do with."""
+
+    broker: MemoryBroker
+    group: Group
+    membership: Membership
+
+
+class MemoryConsumer:
+    """Implements `ConsumerClient`.
+
+    Nothing is fetched ahead: a poll reads the logs at the positions in the same step in
+    which it returns. So a cancelled poll has nothing to lose, and a seek nothing to drop.
+    """
+
+    def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
+        self._attach = attach
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._logs: dict[TP, Log] = {}  # of what is assigned, in the order of the next fetch
+        self._positions: dict[TP, int] = {}
+        self._ends: dict[TP, int] = {}
+        self._paused: set[TP] = set()
+        self._wake = trio.Event()
+        self._interrupted = False
+        self._consent: Consent | None = None
+        self._rebalances: deque[Rebalance] = deque()
+        self._raised = trio.Event()
+
+    async def open(self) -> None:
+        await trio.lowlevel.checkpoint()
+        broker = self._attach()
+        # Without a name the group is the client's own: nobody else can join it.
+        name = self._settings.group_id
+        group = Group(broker.partitions) if name is None else broker.group(name)
+        self._connection = Connection(broker, group, Membership(group, self._settings))
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        connection = await self._enter()
+        broker = connection.broker
+        with trio.move_on_after(self._settings.request_timeout):
+            while broker.missing(topics):
+                await _rung([broker.topics_changed], trio.Event())
+        if missing := broker.missing(topics):
+            raise UnknownTopic(", ".join(missing))
+        connection.membership.subscribe(frozenset(topics))
+
+    @trio.lowlevel.enable_ki_protection
+    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+        connection = await self._enter()
+        connection.membership.begin_poll(trio.current_time())
+        try:
+            while True:
+                await self._attend_group(connection)
+                batch = self._fetch(connection)
+                if batch or self._interrupted:
+                    self._interrupted = False
+                    return batch
+                await self._change(connection)
+                self._connected()
+        finally:
+            if self._connection is connection:
+                connection.membership.end_poll(trio.current_time())
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        self._wake.set()
+
+    async def next_rebalance(self) -> Rebalance:
+        await self._enter()
+        while not self._rebalances:
+            self._raised = trio.Event()
+            await self._raised.wait()
+            self._connected()
+        return self._rebalances.popleft()
+
+    async def pause(self, tps: Collection[TP]) -> None:
+        await self._enter()
+        self._paused.update(tp for tp in tps if tp in self._logs)
+
+    async def resume(self, tps: Collection[TP]) -> None:
+        await self._enter()
+        self._paused.difference_update(tps)
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        await self._enter()
+        if tp not in self._logs:
+            raise NotAssigned(f"{tp} is not assigned to this consumer")
+        self._positions[tp] = offset
+
+    async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        await self._enter()
+        return {tp: self._positions[tp] for tp in tps if tp in self._positions}
+
+    def highwater(self, tp: TP) -> int | None:
+        return self._ends.get(tp)
+
+    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        connection = await self._enter()
+        for tp, offset in offsets.items():
+            try:
+                connection.broker.log(tp)
+            except UnknownTopic as error:
+                raise CommitRefused(f"there is no partition {tp}") from error
+            if offset < 0:
+                raise CommitRefused(f"{offset} is no offset, for {tp}")
+        connection.membership.commit(offsets, trio.current_time())
+
+    async def committed(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        offsets = (await self._enter()).group.offsets
+        return {tp: offsets[tp] for tp in tps if tp in offsets}
+
+    async def beginning_offsets(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        broker = (await self._enter()).broker
+        return {tp: broker.log(tp).start for tp in tps}
+
+    async def end_offsets(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        broker = (await self._enter()).broker
+        return {tp: broker.log(tp).end for tp in tps}
+
+    async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
+        return frozenset((await self._enter()).broker.partitions(topic))
+
+    def group_metadata(self) -> GroupMetadata:
+        membership = self._connected().membership
+        return GroupMetadata(
+            self._settings.group_id or "",
+            membership.generation,
+            membership.member_id,
+            self._settings.group_instance_id,
+        )
+
+    async def close(self, timeout: float) -> None:
+        if (connection := self._disconnected()) is not None:
+            connection.membership.leave(trio.current_time())
+        await trio.lowlevel.checkpoint()
+
+    async def kill(self) -> None:
+        if (connection := self._disconnected()) is not None:
+            connection.membership.disconnect(trio.current_time())
+        await trio.lowlevel.checkpoint()
+
+    async def _enter(self) -> Connection:
+        """The checkpoint of each call; before anything is done, so that cancelling undoes all."""
+        self._connected()
+        await trio.lowlevel.checkpoint()
+        return self._connected()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise ClientClosed("the consumer is not open")
+        return self._connection
+
+    def _disconnected(self) -> Connection | None:
+        """The connection that is given up now; whoever waits for it is woken."""
+        connection, self._connection = self._connection, None
+        if self._consent is not None:
+            self._consent.expire()
+        self._wake.set()
+        self._raised.set()
+        return connection
+
+    async def _attend_group(self, connection: Connection) -> None:
+        """Follow the group as far as it goes; each change waits for its consent.
+
+        A poll that is cancelled meanwhile leaves the change to the next one.
+        """
+        while True:
+            if self._consent is not None:
+                await self._consent.settled.wait()
+                self._connected()
+                self._consent = None
+            change = connection.membership.advance(trio.current_time())
+            if change is None:
+                return
+            self._apply(connection, change)
+            self._consent = Consent(change, self._settings.rebalance_bound, self._start)
+            self._rebalances.append(self._consent.rebalance)
+            self._raised.set()
+
+    def _apply(self, connection: Connection, change: Change) -> None:
+        for tp in sorted(change.partitions):
+            self._positions.pop(tp, None)
+            self._ends.pop(tp, None)
+            self._paused.discard(tp)
+            if change.kind is RebalanceKind.ASSIGNED:
+                self._logs[tp] = connection.broker.log(tp)
+            else:
+                del self._logs[tp]
+
+    def _start(self, seek: Mapping[TP, int]) -> None:
+        """Take the positions that came with the release of an ASSIGNED."""
+        self._positions.update((tp, offset) for tp, offset in seek.items() if tp in self._logs)
+
+    def _fetch(self, connection: Connection) -> dict[TP, Sequence[Record]]:
+        """What there is to read, the positions moved past it.
+
+        Whatever may be wrong with a position is found before the first one is moved.
+        """
+        for tp, log in self._logs.items():
+            self._locate(tp, log, connection.group)
+        batch: dict[TP, Sequence[Record]] = {}
+        room = self._settings.fetch_max_bytes
+        for tp, log in self._logs.items():
+            if tp in self._paused or room <= 0:
+                continue
+            most = min(room, self._settings.max_partition_fetch_bytes)
+            found = log.read(self._positions[tp], most)
+            self._positions[tp] = found.position
+            self._ends[tp] = log.end
+            if found.records:
+                batch[tp] = found.records
+                room -= found.weight
+        for tp in batch:  # whose turn it was goes behind the others
+            self._logs[tp] = self._logs.pop(tp)
+        return batch
+
+    def _locate(self, tp: TP, log: Log, group: Group) -> None:
+        position = self._positions.get(tp)
+        if position is None:
+            position = group.offsets.get(tp)
+        if position is not None and (log.start <= position <= log.end or tp in self._paused):
+            self._positions[tp] = position
+            return
+        match self._settings.auto_offset_reset:
+            case "earliest":
+                self._positions[tp] = log.start
+            case "latest":
+                self._positions[tp] = log.end
+            case _:
+                where = "no committed offset" if position is None else f"offset {position}"
+                raise OffsetOutOfRange(f"{tp}: {where}; the log is [{log.start}, {log.end}]")
+
+    async def _change(self, connection: Connection) -> None:
+        """Wait for anything that a poll has to look at."""
+        bells = [log.bell for tp, log in self._logs.items() if tp not in self._paused]
+        self._wake = trio.Event()
+        with trio.CancelScope(deadline=connection.group.next_deadline()):
+            await _rung([connection.group.bell, *bells], self._wake)
+
+
+async def _rung(bells: Collection[Bell], event: trio.Event) -> None:
+    """Wait until one of the bells is rung, or until somebody else sets the event."""
+    for bell in bells:
+        bell.listen(event.set)
+    try:
+        await event.wait()
+    finally:
+        for bell in bells:
+            bell.ignore(event.set)

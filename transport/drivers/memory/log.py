@@ -1,0 +1,126 @@
+"""One partition's log: records at rising offsets, with gaps where there is none.
+
+Pure: it neither waits nor knows the time. Reading is a slice of a list; a record is
+made once, when it is appended, and shared by all who read it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transport.drivers.memory.bell import Bell
+from transport.errors import OffsetOutOfRange
+from transport.types import Headers
+
+# What a record weighs besides its content, so that empty records are bounded as well.
+FRAME_BYTES = 16
+
+
+class StoredRecord(NamedTuple):
+    """A record in the log; the fields are those of `transport.types.Record`."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int
+    timestamp_type: int
+    serialized_key_size: int
+    serialized_value_size: int
+
+
+class Slice(NamedTuple):
+    """What a read found: records, where to go on, and what the records weigh in bytes."""
+
+    records: Sequence[StoredRecord]
+    position: int
+    weight: int
+
+
+def content_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """Bytes of a record's key, value and headers."""
+    size = len(key or b"") + len(value or b"")
+    for name, content in headers:
+        size += len(name) + len(content)
+    return size
+
+
+class Log:
+    """Records and gaps from `start` up to, and without, `end`.
+
+    Attributes:
+        start: the first offset that may be read.
+        end: the offset that the next record gets.
+        bell: rung by whoever changed the log, once a batch.
+    """
+
+    def __init__(self) -> None:
+        self.start = 0
+        self.end = 0
+        self.bell = Bell()
+        self._records: list[StoredRecord] = []
+        self._offsets: list[int] = []
+        self._weights: list[int] = []  # of each record and all before it, trimmed ones too
+        self._trimmed = 0  # weight of the records that were trimmed
+
+    def append(
+        self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int
+    ) -> int:
+        """Add a record; its offset."""
+        offset = self.end
+        weight = content_size(key, value, headers) + FRAME_BYTES
+        self._records.append(
+            StoredRecord(
+                offset,
+                key,
+                value,
+                headers,
+                timestamp_ms,
+                0,
+                -1 if key is None else len(key),
+                -1 if value is None else len(value),
+            )
+        )
+        self._offsets.append(offset)
+        self._weights.append(weight + (self._weights[-1] if self._weights else self._trimmed))
+        self.end = offset + 1
+        return offset
+
+    def skip(self, count: int) -> None:
+        """Leave a gap of `count` offsets, as compaction or a marker does."""
+        self.end += count
+
+    def trim(self, before: int) -> None:
+        """Forget the records below the offset `before`, as retention does."""
+        before = min(before, self.end)
+        if before <= self.start:
+            return
+        self.start = before
+        gone = bisect_left(self._offsets, before)
+        if gone:
+            self._trimmed = self._weights[gone - 1]
+            del self._records[:gone], self._offsets[:gone], self._weights[:gone]
+
+    def read(self, offset: int, max_bytes: int) -> Slice:
+        """Records from `offset` on.
+
+        At least one record where there is any, more as long as they weigh no more than
+        `max_bytes` together. Where there is none, the way leads past the gap, to the end.
+
+        Raises:
+            OffsetOutOfRange: `offset` is neither in the log nor its end.
+        """
+        if not self.start <= offset <= self.end:
+            raise OffsetOutOfRange(f"offset {offset} is not within [{self.start}, {self.end}]")
+        first = bisect_left(self._offsets, offset)
+        if first == len(self._records):
+            return Slice((), self.end, 0)
+        before = self._weights[first - 1] if first else self._trimmed
+        beyond = max(bisect_right(self._weights, before + max_bytes, lo=first), first + 1)
+        return Slice(
+            records=self._records[first:beyond],
+            position=self._offsets[beyond - 1] + 1,
+            weight=self._weights[beyond - 1] - before,
+        )

@@ -1,0 +1,104 @@
+"""A producer of `memory://`: what it is handed is in the log before `send` returns."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
+from transport.drivers.memory.broker import MemoryBroker
+from transport.drivers.memory.log import Log, content_size
+from transport.errors import ClientClosed, MessageTooLarge, UnknownTopic
+from transport.types import TP, RecordMetadata
+
+
+class MemoryProducer:
+    """Implements `ProducerClient`.
+
+    A message without a partition goes by its key, or, without a key, to the partition that
+    all such messages of one `send` go to, the next one with each `send`.
+    """
+
+    def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
+        self._attach = attach
+        self._settings = settings
+        self._broker: MemoryBroker | None = None
+        self._report: Reports | None = None
+        self._sends = 0
+
+    async def open(self, report: Reports) -> None:
+        await trio.lowlevel.checkpoint()
+        self._report = report
+        self._broker = self._attach()
+
+    async def partition_count(self, topic: str, timeout: float) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(self._open_broker().partitions(topic))
+
+    @trio.lowlevel.enable_ki_protection
+    async def send(self, batch: Sequence[Outgoing]) -> None:
+        broker = self._open_broker()
+        assert self._report is not None
+        written: dict[TP, Log] = {}
+        outcomes: list[tuple[Outgoing, Outcome]] = []
+        for message in batch:
+            outcomes.append((message, self._write(broker, message, written)))
+        self._sends += 1
+        for log in written.values():
+            log.bell.ring()
+        self._report(outcomes)
+        # Last, for a cancelled batch is handed over all the same.
+        await trio.lowlevel.checkpoint()
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        config: Mapping[str, str],
+        timeout: float,
+    ) -> None:
+        """As in the protocol; there are no replicas, and no configuration has an effect."""
+        await trio.lowlevel.checkpoint()
+        self._open_broker().create_topic(topic, partitions)
+
+    async def close(self, timeout: float) -> None:
+        self._broker = None
+        await trio.lowlevel.checkpoint()
+
+    async def kill(self) -> None:
+        self._broker = None
+        await trio.lowlevel.checkpoint()
+
+    def _open_broker(self) -> MemoryBroker:
+        if self._broker is None:
+            raise ClientClosed("the producer is not open")
+        return self._broker
+
+    def _write(self, broker: MemoryBroker, message: Outgoing, written: dict[TP, Log]) -> Outcome:
+        size = content_size(message.key, message.value, message.headers)
+        if size > self._settings.max_request_size:
+            return MessageTooLarge(f"{size} bytes, the most is {self._settings.max_request_size}")
+        try:
+            tp = TP(message.topic, self._partition(broker, message))
+            log = broker.log(tp)
+        except UnknownTopic as error:
+            return error
+        timestamp_ms = message.timestamp_ms
+        if timestamp_ms is None:
+            timestamp_ms = broker.clock()
+        offset = log.append(message.key, message.value, message.headers, timestamp_ms)
+        written[tp] = log
+        if self._settings.acks == 0:
+            offset = -1
+        return RecordMetadata(tp.topic, tp.partition, offset, timestamp_ms / 1000)
+
+    def _partition(self, broker: MemoryBroker, message: Outgoing) -> int:
+        if message.partition is not None:
+            return message.partition
+        count = len(broker.partitions(message.topic))
+        if message.key is None:
+            return self._sends % count
+        return zlib.crc32(message.key) % count

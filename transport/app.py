@@ -25,9 +25,9 @@ class _Root(Service):
         self._app = app
 
     async def on_start(self) -> None:
-        await self.add(self._app.producer)
-        await self.add(self._app.conductor)
-        await self.add(self._app.consumer)
+        await self.add_service(self._app.producer)
+        await self.add_service(self._app.conductor)
+        await self.add_service(self._app.consumer)
 
 
 class App:
@@ -35,7 +35,7 @@ class App:
 
     Closing, however the block ends: delivery stops, what is acked is committed, the group is left
     and the threads are joined, within `grace` seconds. What is unacked when the block has ended
-    is let go, and will be delivered again. An error anywhere in the tree cancels the block and comes
+    is let go, and will be delivered again. An error in the tree cancels the block and comes
     out of it in an exception group.
 
     Args:

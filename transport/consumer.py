@@ -92,6 +92,7 @@ class Consumer(Service):
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
         self._is_open = False
         self._is_killed = False
+        self._is_closing = False
 
     # Life
 
@@ -113,12 +114,13 @@ class Consumer(Service):
             await self.fetcher.stop()
             for tp in list(self.assignment):
                 self.drop({tp})
+            self._is_closing = True
             left = trio.current_effective_deadline() - trio.current_time()
             await self.client.close(max(0.1, left * 0.8))
 
     async def kill(self) -> None:
         """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
-        self._is_killed = True
+        self._is_killed = self._is_closing = True
         self.stop_flow()
         self.app.conductor.end()
         self.drop(set(self.assignment))
@@ -132,7 +134,7 @@ class Consumer(Service):
         self.spawn("rebalance", self._serve_rebalances)
         self.spawn("committer", self.committer.run)
         self.spawn("commit ticker", tick, self.commit_interval, self._beat)
-        await self.add(self.fetcher)
+        await self.add_service(self.fetcher)
 
     async def _beat(self) -> None:
         try:
@@ -327,9 +329,19 @@ class Consumer(Service):
             self.app.conductor.on_let_go(ledger.tp)
         self.flow.forget(tps)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the client is being closed: then `consumer_stopped_errors` are no errors."""
+        return self._is_closing
+
     async def _serve_rebalances(self) -> None:
         while True:
-            event = await self.client.next_rebalance()
+            try:
+                event = await self.client.next_rebalance()
+            except self.consumer_stopped_errors:
+                if self.is_closing:
+                    return
+                raise
             match event.kind:
                 case RebalanceKind.REVOKED:
                     await self._on_revoked(event)

@@ -93,26 +93,31 @@ class Fetcher(Service):
         self._paused -= tps
 
     async def _run(self) -> None:
-        conductor, client = self.app.conductor, self.app.consumer.client
-        flow = self.app.consumer.flow
-        assignment = self.app.consumer.assignment
         try:
-            while not self._stopping:
-                await self._subscribe()
-                await self._serve_requests()
-                await self._refetch()
-                await self._pause_and_resume()
-                if flow.active:
-                    flow.not_fetching.close()
-                batches = await client.poll()
-                for tp, records in batches.items():
-                    ledger = assignment.get(tp)
-                    if ledger is not None and not ledger.is_draining:
-                        conductor.on_records(ledger, records)
+            await self._poll_on()
+        except self.app.consumer.consumer_stopped_errors:
+            if not self.app.consumer.is_closing:
+                raise
         finally:
             self._stopped.set()
-            flow.not_fetching.open()
+            self.app.consumer.flow.not_fetching.open()
             self.refuse(AppClosed("the app is closing"))
+
+    async def _poll_on(self) -> None:
+        consumer = self.app.consumer
+        flow, client, assignment = consumer.flow, consumer.client, consumer.assignment
+        while not self._stopping:
+            await self._subscribe()
+            await self._serve_requests()
+            await self._refetch()
+            await self._pause_and_resume()
+            if flow.active:
+                flow.not_fetching.close()
+            batches = await client.poll()
+            for tp, records in batches.items():
+                ledger = assignment.get(tp)
+                if ledger is not None and not ledger.is_draining:
+                    consumer.callback(ledger, records)
 
     async def _subscribe(self) -> None:
         conductor, client = self.app.conductor, self.app.consumer.client

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from attrs import validators
 
 from transport.drivers.base import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
 
-_positive = validators.gt(0)
+
+def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{field.name} must be more than 0, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)

@@ -270,7 +270,7 @@ class Service:
                 child.shelter.cancel()
                 if child.service is not None:
                     child.service._bound.cancel()  # its grace is within ours, used up or not
-        if self._bound.cancelled_caught:
+        if self._bound.cancelled_caught and trio.current_time() >= self._bound.deadline:
             raise StopTimeout(
                 f"{self.name} did not stop within {self.grace:g} s;"
                 f" still there: {', '.join(still_there) or 'its on_stop'}"

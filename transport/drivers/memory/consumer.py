@@ -137,7 +137,8 @@ class MemoryConsumer:
                 raise CommitRefused(f"there is no partition {tp}") from error
             if offset < 0:
                 raise CommitRefused(f"{offset} is no offset, for {tp}")
-        connection.membership.commit(offsets, trio.current_time())
+        if offsets:
+            connection.membership.commit(offsets, trio.current_time())
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT

@@ -1,0 +1,260 @@
+"""What the contract tests hold a driver with: clients, unique names, rebalances that are served."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import attrs
+import trio
+
+from transport.drivers.base import (
+    ClientSettings,
+    ConsumerClient,
+    Driver,
+    Outcome,
+    Outgoing,
+    ProducerClient,
+    Rebalance,
+    RebalanceKind,
+)
+from transport.errors import ClientClosed
+from transport.types import TP, Headers, Record, RecordMetadata
+
+SETTINGS = ClientSettings(
+    # The shortest that a Kafka with its own defaults allows; the bound of a drain is then 5 s.
+    session_timeout=6.0,
+    heartbeat_interval=1.0,
+    max_poll_interval=10.0,
+    commit_timeout=3.0,
+    request_timeout=10.0,
+    max_request_size=100_000,
+)
+PATIENCE = 5.0
+
+Answer = Callable[[Rebalance], Awaitable[Mapping[TP, int] | None]]
+
+
+@attrs.define(eq=False)
+class Member:
+    """A consumer, its rebalances served by a task, what it got kept.
+
+    Attributes:
+        answer: awaited before each release; gives the positions to release with.
+        told: every rebalance, in order.
+        records: what it polled, in order, without what was taken again.
+    """
+
+    client: ConsumerClient
+    journal: list[tuple[Member, RebalanceKind, frozenset[TP]]]
+    answer: Answer | None = None
+    told: list[Rebalance] = attrs.field(factory=list)
+    assigned: set[TP] = attrs.field(factory=set)
+    records: list[tuple[TP, Record]] = attrs.field(factory=list)
+    positions: dict[TP, int] = attrs.field(factory=dict)
+    heard: trio.Event = attrs.field(factory=trio.Event)
+
+    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+        batch = await self.client.poll()
+        for tp, records in batch.items():
+            assert records, "a poll names only partitions that it has records of"
+            assert tp in self.assigned, "nothing comes of a partition that is not assigned"
+            self.records += [(tp, record) for record in records]
+            self.positions[tp] = records[-1].offset + 1
+        return batch
+
+    async def take(self, count: int) -> list[tuple[TP, Record]]:
+        """Poll until there are `count` records; they are handed out once."""
+        while len(self.records) < count:
+            await self.poll()
+        taken, self.records = self.records, []
+        return taken
+
+    async def located(self, tps: Collection[TP]) -> dict[TP, int]:
+        """Poll until all these positions are known; there must be no records meanwhile."""
+        while len(positions := await self.client.positions(tps)) < len(tps):
+            self.client.interrupt()
+            await self.poll()
+            await trio.sleep(0.02)
+        return positions
+
+    async def nothing_comes(self, seconds: float = 0.5) -> None:
+        """Poll for that long; nothing may come."""
+        before = len(self.records)
+        await self.poll_for(seconds)
+        assert self.records[before:] == []
+
+    async def poll_on(self) -> NoReturn:
+        while True:
+            await self.poll()
+
+    async def poll_for(self, seconds: float) -> None:
+        over = trio.Event()
+
+        async def interrupt() -> None:
+            await trio.sleep(seconds)
+            over.set()
+            self.client.interrupt()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt)
+            while not over.is_set():
+                await self.poll()
+
+    def events(self, kind: RebalanceKind) -> list[frozenset[TP]]:
+        """What was told of this kind, without the empty ones."""
+        return [e.partitions for e in self.told if e.kind is kind and e.partitions]
+
+    async def serve(self) -> None:
+        while True:
+            try:
+                rebalance = await self.client.next_rebalance()
+            except ClientClosed:
+                return
+            self.told.append(rebalance)
+            self.heard.set()
+            self.heard = trio.Event()
+            if rebalance.kind is RebalanceKind.ASSIGNED:
+                self._note(rebalance)
+            seek = await self.answer(rebalance) if self.answer is not None else None
+            if rebalance.kind is not RebalanceKind.ASSIGNED:
+                self._note(rebalance)
+            rebalance.release(seek)
+            self.client.interrupt()  # so that those who poll see what has changed
+
+    def _note(self, rebalance: Rebalance) -> None:
+        self.journal.append((self, rebalance.kind, rebalance.partitions))
+        if rebalance.kind is RebalanceKind.ASSIGNED:
+            self.assigned |= rebalance.partitions
+        else:
+            self.assigned -= rebalance.partitions
+
+
+@attrs.define(eq=False)
+class Sender:
+    """A producer whose reports are kept."""
+
+    client: ProducerClient
+    outcomes: dict[Outgoing, Outcome] = attrs.field(factory=dict)
+    changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
+        for outgoing, outcome in reports:
+            assert outgoing not in self.outcomes, "each message is reported once"
+            self.outcomes[outgoing] = outcome
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def reported(self, batch: Sequence[Outgoing]) -> list[Outcome]:
+        while not all(outgoing in self.outcomes for outgoing in batch):
+            await self.changed.wait()
+        return [self.outcomes[outgoing] for outgoing in batch]
+
+    async def send(self, batch: Sequence[Outgoing]) -> list[Outcome]:
+        """Hand over; the outcomes."""
+        for topic in {outgoing.topic for outgoing in batch}:
+            await self.client.partition_count(topic, PATIENCE)
+        await self.client.send(batch)
+        return await self.reported(batch)
+
+    async def fill(self, topic: str, count: int, partitions: int = 4, size: int = 0) -> list[TP]:
+        """`count` records, to the partitions by turns, numbered by their values."""
+        batch = [
+            outgoing(topic, partition=n % partitions, value=b"%d" % n + b"." * size)
+            for n in range(count)
+        ]
+        for outcome in await self.send(batch):
+            assert isinstance(outcome, RecordMetadata), outcome
+        return [TP(topic, number) for number in range(partitions)]
+
+
+def outgoing(
+    topic: str,
+    *,
+    partition: int | None = None,
+    key: bytes | None = None,
+    value: bytes | None = b"value",
+    headers: Headers = (),
+    timestamp_ms: int | None = None,
+) -> Outgoing:
+    return Outgoing(topic, partition, key, value, headers, timestamp_ms)
+
+
+@attrs.define(eq=False)
+class Rig:
+    """A driver, and everything that is made with it."""
+
+    driver: Driver
+    journal: list[tuple[Member, RebalanceKind, frozenset[TP]]] = attrs.field(factory=list)
+    _prefix: str = attrs.field(factory=lambda: uuid.uuid4().hex[:12])
+    _numbers: itertools.count[int] = attrs.field(factory=itertools.count)
+
+    def name(self) -> str:
+        """A name that no other test uses."""
+        return f"contract-{self._prefix}-{next(self._numbers)}"
+
+    async def topic(self, partitions: int = 4) -> str:
+        """A new topic."""
+        name = self.name()
+        async with self.sender() as sender:
+            await sender.client.create_topic(name, partitions, 1, {}, 10.0)
+        return name
+
+    @asynccontextmanager
+    async def sender(self, **settings: object) -> AsyncIterator[Sender]:
+        client = self.driver.producer(attrs.evolve(SETTINGS, **settings))
+        sender = Sender(client)
+        await client.open(sender.report)
+        try:
+            yield sender
+        finally:
+            with trio.CancelScope(shield=True):
+                await client.close(PATIENCE)
+
+    @asynccontextmanager
+    async def member(
+        self, topics: Collection[str], answer: Answer | None = None, **settings: object
+    ) -> AsyncIterator[Member]:
+        """A consumer of these topics, in a group of its own unless `group_id` is given."""
+        settings.setdefault("group_id", self.name())
+        client = self.driver.consumer(attrs.evolve(SETTINGS, **settings))
+        await client.open()
+        member = Member(client, self.journal, answer)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(member.serve)
+                if topics:
+                    await client.subscribe(topics)
+                yield member
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await client.close(PATIENCE)
+
+
+async def until(condition: Callable[[], object], *members: Member) -> None:
+    """Let these members poll until the condition holds, which their polls have to bring about."""
+
+    async def poll(member: Member) -> None:
+        while not condition():
+            await member.poll()
+        for each in members:
+            each.client.interrupt()
+
+    async with trio.open_nursery() as nursery:
+        for member in members:
+            nursery.start_soon(poll, member)
+
+
+def shared(tps: Collection[TP], *members: Member) -> Callable[[], bool]:
+    """A condition: these partitions have one owner each, and nobody has two more than another."""
+
+    def condition() -> bool:
+        loads = [len(member.assigned) for member in members]
+        owned = [tp for member in members for tp in member.assigned]
+        return sorted(owned) == sorted(tps) and max(loads) - min(loads) < 2
+
+    return condition

@@ -1,0 +1,101 @@
+"""The contract: the end of a client."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+import pytest
+import trio
+
+from tests.drivers.rig import PATIENCE, SETTINGS, Rig, outgoing
+from transport.drivers.base import ConsumerClient, ProducerClient
+from transport.errors import ClientClosed
+from transport.types import TP
+
+ENDS = pytest.mark.parametrize("end", ["close", "kill"])
+SOME = TP("some", 0)
+
+CONSUMER_CALLS: dict[str, Callable[[ConsumerClient], Awaitable[object]]] = {
+    "subscribe": lambda client: client.subscribe(["some"]),
+    "poll": lambda client: client.poll(),
+    "next_rebalance": lambda client: client.next_rebalance(),
+    "pause": lambda client: client.pause([SOME]),
+    "resume": lambda client: client.resume([SOME]),
+    "seek": lambda client: client.seek(SOME, 0),
+    "positions": lambda client: client.positions([SOME]),
+    "commit": lambda client: client.commit({SOME: 1}, 1.0),
+    "committed": lambda client: client.committed([SOME]),
+    "beginning_offsets": lambda client: client.beginning_offsets([SOME]),
+    "end_offsets": lambda client: client.end_offsets([SOME]),
+    "partitions": lambda client: client.partitions("some"),
+}
+PRODUCER_CALLS: dict[str, Callable[[ProducerClient], Awaitable[object]]] = {
+    "partition_count": lambda client: client.partition_count("some", 1.0),
+    "send": lambda client: client.send([outgoing("some")]),
+    "create_topic": lambda client: client.create_topic("some", 1, 1, {}, 1.0),
+}
+
+
+async def finish(client: ConsumerClient | ProducerClient, end: str) -> None:
+    await (client.close(PATIENCE) if end == "close" else client.kill())
+
+
+@ENDS
+async def test_a_consumer_that_ended_takes_no_calls(rig: Rig, end: str) -> None:
+    topic = await rig.topic()
+    async with rig.member([topic]) as member:
+        await member.located([TP(topic, 0)])
+        await finish(member.client, end)
+        for call in CONSUMER_CALLS.values():
+            with pytest.raises(ClientClosed):
+                await call(member.client)
+        member.client.interrupt()
+        await finish(member.client, end)
+
+
+@ENDS
+async def test_a_producer_that_ended_takes_no_calls(rig: Rig, end: str) -> None:
+    async with rig.sender() as sender:
+        await finish(sender.client, end)
+        for call in PRODUCER_CALLS.values():
+            with pytest.raises(ClientClosed):
+                await call(sender.client)
+        await finish(sender.client, end)
+
+
+@ENDS
+async def test_who_waits_for_a_rebalance_is_told_of_the_end(rig: Rig, end: str) -> None:
+    client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
+    await client.open()
+
+    async def wait() -> None:
+        with pytest.raises(ClientClosed):
+            await client.next_rebalance()
+
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(0.2)
+            await finish(client, end)
+
+
+async def test_a_kill_ends_the_poll_under_way(rig: Rig) -> None:
+    topic = await rig.topic()
+
+    async def poll() -> None:
+        with pytest.raises(ClientClosed):
+            await member.poll_on()
+
+    async with rig.member([topic]) as member:
+        await member.located([TP(topic, 0)])
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poll)
+                await trio.sleep(0.2)
+                await member.client.kill()
+
+
+async def test_clients_that_were_never_used_close(rig: Rig) -> None:
+    async with rig.sender(), rig.member([]):
+        pass

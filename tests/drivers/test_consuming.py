@@ -1,0 +1,284 @@
+"""The contract: what polls return, and from where."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pytest
+import trio
+
+from tests.drivers.rig import Rig, outgoing
+from transport.errors import NotAssigned, OffsetOutOfRange
+from transport.types import TP, Record, RecordMetadata
+
+
+def by_partition(taken: Iterable[tuple[TP, Record]]) -> dict[TP, list[int]]:
+    offsets: dict[TP, list[int]] = defaultdict(list)
+    for tp, record in taken:
+        offsets[tp].append(record.offset)
+    return offsets
+
+
+async def test_records_come_in_offset_order(rig: Rig) -> None:
+    topic = await rig.topic()
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        tps = await sender.fill(topic, 100)
+        taken = await member.take(100)
+    assert by_partition(taken) == {tp: list(range(25)) for tp in tps}
+    assert all(record.value == b"%d" % (record.offset * 4 + tp[1]) for tp, record in taken)
+
+
+async def test_a_record_carries_what_was_sent(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    headers = [("h", b"1"), ("h", b"2")]
+    batch = [
+        outgoing(topic, partition=0, key=b"key", headers=headers, timestamp_ms=1_700_000_000_123),
+        outgoing(topic, partition=0, key=None, value=None),
+    ]
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        await sender.send(batch)
+        (_, full), (_, empty) = await member.take(2)
+    assert (full.key, full.value, list(full.headers)) == (b"key", b"value", headers)
+    assert (full.timestamp, full.timestamp_type) == (1_700_000_000_123, 0)
+    assert (full.serialized_key_size, full.serialized_value_size) == (3, 5)
+    assert (empty.key, empty.value, list(empty.headers)) == (None, None, [])
+    assert (empty.serialized_key_size, empty.serialized_value_size) == (-1, -1)
+    assert empty.timestamp > 0
+
+
+async def test_a_poll_waits_for_records(rig: Rig) -> None:
+    topic = await rig.topic()
+    async with rig.sender() as sender, rig.member([topic]) as member:
+
+        async def later() -> None:
+            await trio.sleep(1.0)
+            await sender.fill(topic, 1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(later)
+            while not (batch := await member.poll()):
+                pass  # interrupted by the rebalance that it begins with
+        assert [len(records) for records in batch.values()] == [1]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+async def test_an_interrupt_ends_a_poll_with_nothing(rig: Rig, delay: float) -> None:
+    topic = await rig.topic()
+    async with rig.member([topic]) as member:
+        await member.located([TP(topic, number) for number in range(4)])
+        async with trio.open_nursery() as nursery:
+            if not delay:
+                member.client.interrupt()  # also ends the next poll, if there is none now
+            else:
+
+                async def later() -> None:
+                    await trio.sleep(delay)
+                    member.client.interrupt()
+
+                nursery.start_soon(later)
+            before = trio.current_time()
+            assert not await member.poll()
+            assert trio.current_time() - before < delay + 0.5
+
+
+async def test_a_cancelled_poll_loses_no_records(rig: Rig) -> None:
+    topic = await rig.topic()
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        taken = []
+        for count in range(0, 100, 10):
+            with trio.move_on_after(0.03 * (count % 30)):
+                while True:
+                    await member.poll()
+            await sender.fill(topic, 10)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await member.poll()
+        taken = await member.take(100)
+    assert sorted(by_partition(taken).items()) == [
+        (TP(topic, n), list(range(30 if n < 2 else 20))) for n in range(4)
+    ]
+
+
+@pytest.mark.parametrize("committed", [0, 7, 25])
+async def test_it_starts_from_the_committed_offset(rig: Rig, committed: int) -> None:
+    topic, group = await rig.topic(), rig.name()
+    async with rig.sender() as sender:
+        tps = await sender.fill(topic, 100)
+        async with rig.member([topic], group_id=group) as first:
+            await first.take(100)
+            await first.client.commit({tps[1]: committed}, 3.0)
+        # "latest" shows that offset 0 is a committed offset as well
+        async with rig.member([topic], group_id=group, auto_offset_reset="latest") as second:
+            positions = await second.located(tps)
+            taken = second.records or await second.take(25 - committed)
+    assert by_partition(taken) == ({tps[1]: list(range(committed, 25))} if taken else {})
+    assert positions[tps[0]] == 25
+
+
+async def test_without_a_committed_offset_the_policy_says_where(rig: Rig) -> None:
+    topic = await rig.topic()
+    async with rig.sender() as sender:
+        tps = await sender.fill(topic, 8)
+        async with rig.member([topic], auto_offset_reset="earliest") as member:
+            assert by_partition(await member.take(8)) == {tp: [0, 1] for tp in tps}
+        async with rig.member([topic], auto_offset_reset="latest") as member:
+            assert await member.located(tps) == dict.fromkeys(tps, 2)
+            await sender.fill(topic, 4)
+            assert by_partition(await member.take(4)) == {tp: [2] for tp in tps}
+        async with rig.member([topic], auto_offset_reset="error") as member:
+            with pytest.raises(OffsetOutOfRange):
+                await member.poll_on()
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest", "error"])
+async def test_outside_the_log_the_policy_says_where(rig: Rig, policy: str) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+
+    async def start_at_0(_: object) -> dict[TP, int]:
+        return {tp: 0}
+
+    async with (
+        rig.sender() as sender,
+        rig.member([topic], start_at_0, auto_offset_reset=policy) as member,
+    ):
+        await sender.fill(topic, 3, partitions=1)
+        await member.take(3)
+        await member.client.seek(tp, 1000)
+        if policy == "error":
+            with pytest.raises(OffsetOutOfRange):
+                await member.poll()
+        elif policy == "earliest":
+            assert by_partition(await member.take(3)) == {tp: [0, 1, 2]}
+        else:
+            await member.nothing_comes()
+            assert await member.client.positions([tp]) == {tp: 3}
+
+
+async def test_nothing_comes_of_a_paused_partition(rig: Rig) -> None:
+    topic = await rig.topic()
+    elsewhere = TP(topic, 99)
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        tps = await sender.fill(topic, 4)
+        await member.take(4)
+        await member.client.pause([tps[0], tps[2], elsewhere])
+        await sender.fill(topic, 400)
+        assert set(by_partition(await member.take(200))) == {tps[1], tps[3]}
+        await member.nothing_comes()
+        await member.client.resume([tps[0], elsewhere])
+        assert by_partition(await member.take(100)) == {tps[0]: list(range(1, 101))}
+        await member.client.pause(tps)
+        await member.client.resume(tps)
+        assert by_partition(await member.take(100)) == {tps[2]: list(range(1, 101))}
+
+
+async def test_pausing_amid_a_log_loses_nothing(rig: Rig) -> None:
+    """Batches of which a part was returned are the client's weak point: 6000 are to be 6000."""
+    topic = await rig.topic(2)
+    async with (
+        rig.sender() as sender,
+        rig.member([topic], max_partition_fetch_bytes=10_000) as member,
+    ):
+        tps = await sender.fill(topic, 6000, partitions=2)
+        turns = 0
+        while len(member.records) < 6000:
+            tp = tps[turns % 2]
+            await member.client.pause([tp])
+            member.client.interrupt()
+            await member.poll()
+            await member.client.resume([tp])
+            await member.poll()
+            turns += 1
+    assert turns > 3
+    assert by_partition(member.records) == {tp: list(range(3000)) for tp in tps}
+
+
+async def test_a_seek_goes_back_and_forth(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with (
+        rig.sender() as sender,
+        rig.member([topic], max_partition_fetch_bytes=1000) as member,
+    ):
+        await sender.fill(topic, 1000, partitions=1)
+        await member.take(10)
+        for offset in (900, 3, 500, 0):
+            await member.client.seek(tp, offset)
+            taken = by_partition(await member.take(20))
+            assert taken[tp][0] == offset
+            assert taken[tp] == list(range(offset, offset + len(taken[tp])))
+
+
+async def test_a_seek_takes_effect_on_a_paused_partition(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        await sender.fill(topic, 10, partitions=1)
+        await member.take(10)
+        await member.client.pause([tp])
+        await member.client.seek(tp, 8)
+        await member.nothing_comes()
+        await member.client.resume([tp])
+        assert by_partition(await member.take(2)) == {tp: [8, 9]}
+
+
+async def test_only_what_is_assigned_can_be_sought(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member:
+        with pytest.raises(NotAssigned):
+            await member.client.seek(TP(topic, 0), 0)  # not yet
+        await member.located([TP(topic, 0)])
+        await member.client.seek(TP(topic, 0), 0)
+        with pytest.raises(NotAssigned):
+            await member.client.seek(TP(topic, 1), 0)
+
+
+async def test_positions_are_those_of_assigned_partitions(rig: Rig) -> None:
+    topic = await rig.topic(2)
+    first, second = TP(topic, 0), TP(topic, 1)
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        assert await member.client.positions([first]) == {}
+        await sender.fill(topic, 5, partitions=1)
+        await member.take(5)
+        assert await member.located([first, second]) == {first: 5, second: 0}
+        assert await member.client.positions([TP(topic, 7), first]) == {first: 5}
+
+
+async def test_highwater_is_the_end_as_of_the_last_fetch(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with (
+        rig.sender() as sender,
+        rig.member([topic], max_partition_fetch_bytes=1000) as member,
+    ):
+        assert member.client.highwater(tp) is None
+        await sender.fill(topic, 100, partitions=1, size=100)
+        await member.take(1)
+        assert member.client.highwater(tp) == 100
+        assert member.client.highwater(TP(topic, 1)) is None
+
+
+async def test_the_logs_offsets(rig: Rig) -> None:
+    topic = await rig.topic(2)
+    async with rig.sender() as sender, rig.member([]) as member:
+        await sender.fill(topic, 5, partitions=1)
+        tps = await member.client.partitions(topic)
+        assert tps == {TP(topic, 0), TP(topic, 1)}
+        assert await member.client.beginning_offsets(tps) == dict.fromkeys(tps, 0)
+        assert await member.client.end_offsets(tps) == {TP(topic, 0): 5, TP(topic, 1): 0}
+
+
+async def test_fetches_are_bounded_in_bytes(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with (
+        rig.sender(max_batch_size=1000) as sender,
+        rig.member([topic], max_partition_fetch_bytes=5_000) as member,
+    ):
+        outcomes = await sender.send([outgoing(topic, value=b"." * 500) for _ in range(100)])
+        assert all(isinstance(outcome, RecordMetadata) for outcome in outcomes)
+        largest = 0
+        while len(member.records) < 100:
+            batch = await member.poll()
+            largest = max(largest, *(len(records) for records in batch.values()), 0)
+    assert 0 < largest <= 12

@@ -1,0 +1,112 @@
+"""The contract: what is handed over is written once, and reported once."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from tests.drivers.rig import PATIENCE, Rig, outgoing
+from transport.errors import MessageTooLarge, TransportError
+from transport.types import RecordMetadata
+
+
+async def test_each_message_is_reported_with_its_place(rig: Rig) -> None:
+    topic = await rig.topic()
+    batch = [outgoing(topic, partition=n % 4, timestamp_ms=1_700_000_000_500) for n in range(100)]
+    async with rig.sender() as sender:
+        outcomes = await sender.send(batch)
+    assert outcomes == [RecordMetadata(topic, n % 4, n // 4, 1_700_000_000.5) for n in range(100)]
+
+
+async def test_keys_stay_on_their_partition(rig: Rig) -> None:
+    topic = await rig.topic()
+    keys = [b"key-%d" % (n % 20) for n in range(200)]
+    async with rig.sender() as sender:
+        outcomes = await sender.send([outgoing(topic, key=key) for key in keys])
+        places = {(key, written.partition) for key, written in zip(keys, outcomes, strict=True)}
+        assert len(places) == 20
+        assert len({partition for _, partition in places}) == 4
+
+
+async def test_without_a_key_the_client_spreads_them(rig: Rig) -> None:
+    topic = await rig.topic()
+    used = set()
+    async with rig.sender() as sender:
+        for _ in range(50):
+            (written,) = await sender.send([outgoing(topic)])
+            used.add(written.partition)
+    assert used <= {0, 1, 2, 3}
+    assert len(used) > 1
+
+
+async def test_one_that_is_refused_stops_no_other(rig: Rig) -> None:
+    topic = await rig.topic()
+    batch = [
+        outgoing(topic, partition=0),
+        outgoing(topic, partition=0, value=b"." * 200_000),
+        outgoing(topic, partition=77),
+        outgoing(topic, partition=0),
+    ]
+    async with rig.sender() as sender:
+        before, large, nowhere, after = await sender.send(batch)
+    assert isinstance(large, MessageTooLarge)
+    assert isinstance(nowhere, TransportError)
+    assert (before.offset, after.offset) == (0, 1)
+
+
+async def test_a_cancelled_send_is_handed_over_all_the_same(rig: Rig) -> None:
+    topic = await rig.topic()
+    batch = [outgoing(topic, partition=0) for _ in range(10)]
+    async with rig.sender() as sender:
+        await sender.client.partition_count(topic, PATIENCE)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await sender.client.send(batch)
+        assert scope.cancelled_caught
+        outcomes = await sender.reported(batch)
+    assert [outcome.offset for outcome in outcomes] == list(range(10))
+
+
+async def test_without_acks_nobody_knows_the_offset(rig: Rig) -> None:
+    topic = await rig.topic()
+    async with rig.sender(acks=0) as sender:
+        (written,) = await sender.send([outgoing(topic, partition=1)])
+    assert (written.partition, written.offset) == (1, -1)
+
+
+async def test_closing_sends_what_is_left(rig: Rig) -> None:
+    topic = await rig.topic()
+    batch = [outgoing(topic, partition=0) for _ in range(1000)]
+    async with rig.sender(linger=0.5) as sender:
+        await sender.client.partition_count(topic, PATIENCE)
+        await sender.client.send(batch)
+    assert [sender.outcomes[each].offset for each in batch] == list(range(1000))
+
+
+async def test_killing_leaves_no_message_unreported(rig: Rig) -> None:
+    topic = await rig.topic()
+    batch = [outgoing(topic, partition=0) for _ in range(1000)]
+    async with rig.sender(linger=0.5) as sender:
+        await sender.client.partition_count(topic, PATIENCE)
+        await sender.client.send(batch)
+        await sender.client.kill()
+        with trio.fail_after(PATIENCE):
+            outcomes = await sender.reported(batch)
+    assert all(isinstance(each, RecordMetadata | TransportError) for each in outcomes)
+
+
+async def test_a_topic_is_created_once(rig: Rig) -> None:
+    topic = rig.name()
+    async with rig.sender() as sender:
+        await sender.client.create_topic(topic, 3, 1, {}, 10.0)
+        assert await sender.client.partition_count(topic, PATIENCE) == 3
+        await sender.send([outgoing(topic, partition=2)])
+        await sender.client.create_topic(topic, 5, 1, {}, 10.0)
+        assert await sender.client.partition_count(topic, PATIENCE) == 3
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_batches_may_be_small(rig: Rig, count: int) -> None:
+    topic = await rig.topic()
+    async with rig.sender() as sender:
+        assert len(await sender.send([outgoing(topic)] * count)) == count

@@ -55,7 +55,7 @@ class Node:
 
     def lines(self, indent: str = "") -> Iterator[str]:
         """The tree as text, a line a node."""
-        where = f"  in {self.waits_in[-1]}" if self.waits_in else ""
+        where = f"  in {' > '.join(self.waits_in[-2:])}" if self.waits_in else ""
         yield f"{indent}{self.name}  {self.state.value}{where}"
         for child in self.children:
             yield from child.lines(indent + "    ")
@@ -104,7 +104,7 @@ class Service:
     """A node of the tree; subclass it and fill in the hooks.
 
     Run it with `await nursery.start(service.serve)` or `async with running(service)`. Inside,
-    `add` starts a child service and `start` / `spawn` start plain tasks.
+    `add_service` starts a child service and `start` / `spawn` start plain tasks.
 
     Args:
         name: shown in the tree and in errors; the class name unless given.
@@ -209,7 +209,7 @@ class Service:
 
     # For the hooks
 
-    async def add(self, service: S) -> S:
+    async def add_service(self, service: S) -> S:
         """Start a child service; returns when it is ready, raises what its start raised."""
         child = _Child(service.name, service)
         await self._open_nursery.start(self._adopt, child, service.serve)
@@ -270,7 +270,7 @@ class Service:
                 child.shelter.cancel()
                 if child.service is not None:
                     child.service._bound.cancel()  # its grace is within ours, used up or not
-        if self._bound.cancelled_caught:
+        if self._bound.cancelled_caught and trio.current_time() >= self._bound.deadline:
             raise StopTimeout(
                 f"{self.name} did not stop within {self.grace:g} s;"
                 f" still there: {', '.join(still_there) or 'its on_stop'}"

@@ -1,0 +1,80 @@
+"""A Kafka message transport for trio programs.
+
+app = App("orders", broker="kafka://127.0.0.1:9092")
+orders = app.topic("orders")
+
+async with app:
+    await orders.send(key=b"k", value=b"v")
+    async for message in orders:
+        print(message.tp, message.offset, message.value)
+"""
+
+from transport.app import App
+from transport.base import Transport
+from transport.codec import JSON, Codec, DecodeError
+from transport.conductor import Conductor
+from transport.consumer import Consumer
+from transport.errors import (
+    AppClosed,
+    AuthorizationFailed,
+    BrokerUnavailable,
+    ClientClosed,
+    CommitFailed,
+    CommitRefused,
+    CommitUnknown,
+    DeliveryFailed,
+    DeliveryTimeout,
+    Fenced,
+    MessageTooLarge,
+    NotAssigned,
+    OffsetOutOfRange,
+    RebalanceInProgress,
+    TransportError,
+    UnknownTopic,
+)
+from transport.fetcher import Fetcher
+from transport.message import Batch, Message
+from transport.producer import Delivery, Producer
+from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.settings import Settings
+from transport.topic import Topic
+from transport.types import TP, GroupMetadata, Record, RecordMetadata
+
+__all__ = [
+    "JSON",
+    "TP",
+    "App",
+    "AppClosed",
+    "AuthorizationFailed",
+    "Batch",
+    "BrokerUnavailable",
+    "ClientClosed",
+    "Codec",
+    "CommitFailed",
+    "CommitRefused",
+    "CommitUnknown",
+    "Conductor",
+    "Consumer",
+    "DecodeError",
+    "Delivery",
+    "DeliveryFailed",
+    "DeliveryTimeout",
+    "Fenced",
+    "Fetcher",
+    "GroupMetadata",
+    "Message",
+    "MessageTooLarge",
+    "NotAssigned",
+    "OffsetOutOfRange",
+    "Producer",
+    "RebalanceInProgress",
+    "Record",
+    "RecordMetadata",
+    "RoundRobin",
+    "SchedulingStrategy",
+    "Settings",
+    "Topic",
+    "Transport",
+    "TransportError",
+    "UnknownTopic",
+]

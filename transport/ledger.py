@@ -114,9 +114,12 @@ class Lane:
             self._next = 0
         return len(self._records) - self._next
 
-    def take(self) -> Message:
-        """The next message; `ready` has said that there is one."""
-        record = self._records[self._next]
+    def take(self) -> Message | None:
+        """The next message of the batch that `ready` has opened; None at its end."""
+        try:
+            record = self._records[self._next]
+        except IndexError:
+            return None
         self._next += 1
         self.taken += 1
         self.load.begun += 1

@@ -1,0 +1,128 @@
+"""Drivers, chosen by the scheme of a broker's URL.
+
+    memory://NAME                             a broker inside this process
+    kafka://HOST:PORT,HOST:PORT               Kafka, in the clear
+    kafka+ssl://HOST:PORT                     Kafka over TLS
+    kafka+sasl://USER:PASSWORD@HOST:PORT      Kafka with a login, in the clear
+    kafka+sasl+ssl://USER:PASSWORD@HOST:PORT  Kafka with a login, over TLS
+
+A login is SASL's PLAIN unless `client_options` name another mechanism; certificates and all else
+of the client are among the `client_options` too. User and password are percent-encoded where they
+hold one of `:/@%`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from transport.drivers.base import Driver
+
+SCHEMES = ("memory", "kafka", "kafka+ssl", "kafka+sasl", "kafka+sasl+ssl")
+DEFAULT_PORT = 9092
+
+_PROTOCOLS = {
+    "kafka": "PLAINTEXT",
+    "kafka+ssl": "SSL",
+    "kafka+sasl": "SASL_PLAINTEXT",
+    "kafka+sasl+ssl": "SASL_SSL",
+}
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#]+)(:(?P<port>.*))?")
+
+
+def driver_for(urls: Sequence[str]) -> Driver:
+    """The driver for a cluster.
+
+    Args:
+        urls: one or more, of one scheme and one login; their hosts are taken together. A port
+            that is left out is 9092.
+
+    Raises:
+        ValueError: what is wrong with them, with the URL but never its password.
+    """
+    if not urls:
+        raise ValueError(f"no URL of a broker; {_schemes()}")
+    parsed = [_split(url) for url in urls]
+    scheme = parsed[0][0]
+    if any(other != scheme for other, _, _ in parsed):
+        raise _bad(urls, "one scheme at a time")
+    if scheme == "memory":
+        return _memory(urls, [hosts for _, _, hosts in parsed])
+    servers = [
+        _server(url, each)
+        for url, (_, _, hosts) in zip(urls, parsed, strict=True)
+        for each in hosts.split(",")
+    ]
+    return _kafka(urls, scheme, {login for _, login, _ in parsed}, servers)
+
+
+def _split(url: str) -> tuple[str, str | None, str]:
+    """Scheme, login and hosts."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise _bad([url], "unknown scheme")
+    # A password may hold an @ that nobody encoded: the last one ends it.
+    login, at, hosts = rest.rpartition("@")
+    return scheme, login if at else None, hosts.removesuffix("/")
+
+
+def _memory(urls: Sequence[str], names: list[str]) -> Driver:
+    if len(set(names)) != 1:
+        raise _bad(urls, "one name of a broker at a time")
+    from transport.drivers.memory import MemoryDriver
+
+    return MemoryDriver(names[0])
+
+
+def _kafka(urls: Sequence[str], scheme: str, logins: set[str | None], servers: list[str]) -> Driver:
+    if len(logins) != 1:
+        raise _bad(urls, "one login at a time")
+    security: dict[str, object] = {"security_protocol": _PROTOCOLS[scheme]}
+    login = logins.pop()
+    if "sasl" in scheme.split("+"):
+        user, colon, password = (login or "").partition(":")
+        if not user or not colon:
+            raise _bad(urls, "a login is USER:PASSWORD@")
+        security |= {
+            "sasl_mechanism": "PLAIN",
+            "sasl_plain_username": unquote(user),
+            "sasl_plain_password": unquote(password),
+        }
+    elif login is not None:
+        raise _bad(urls, "a login needs kafka+sasl:// or kafka+sasl+ssl://")
+    # kafka-python takes a tenth of a second to import: not for those who use the memory alone.
+    from transport.drivers.kafka import KafkaDriver
+
+    return KafkaDriver(servers, security)
+
+
+def _server(url: str, text: str) -> str:
+    match = _HOST.fullmatch(text)
+    if match is None:
+        raise _bad([url], "no host" if not text or text.startswith(":") else "bad host")
+    port = match["port"]
+    if port is None:
+        return f"{text}:{DEFAULT_PORT}"
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise _bad([url], "bad port")
+    return text
+
+
+def _bad(urls: Sequence[str], reason: str) -> ValueError:
+    shown = ", ".join(repr(_without_password(url)) for url in urls)
+    return ValueError(f"{reason}: {shown}; {_schemes()}")
+
+
+def _without_password(url: str) -> str:
+    head, at, hosts = url.rpartition("@")
+    if not at:
+        return url
+    scheme, separator, login = head.partition("://")
+    if not separator:
+        scheme, login = "", head
+    return f"{scheme}{separator}{login.partition(':')[0]}:***@{hosts}"
+
+
+def _schemes() -> str:
+    return f"there are {', '.join(f'{scheme}://' for scheme in SCHEMES)}"

@@ -1,0 +1,67 @@
+"""What is said when Java or Maven is not there, and what a failed fetch leaves behind."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.kafka import toolchain
+
+
+@pytest.fixture(autouse=True)
+def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is all of PATH, beside an empty cache."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(toolchain, "CACHE", tmp_path / "libs")
+    return folder
+
+
+def put(command: Path, script: str) -> Path:
+    command.parent.mkdir(parents=True, exist_ok=True)
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    return command
+
+
+def test_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert toolchain.main() == 1
+    said = capsys.readouterr().err
+    assert "java was not found" in said
+    assert "mvn was not found" in said
+
+
+def test_java_too_old(bin_folder: Path) -> None:
+    put(bin_folder / "java", """echo 'openjdk version "11.0.2"' >&2""")
+    with pytest.raises(toolchain.ToolchainMissing, match="is Java 11: install Java 17"):
+        toolchain.find_java()
+
+
+def test_java_home_goes_first(
+    bin_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(bin_folder / "java", """echo 'openjdk version "11.0.2"' >&2""")
+    java = put(tmp_path / "jdk/bin/java", """echo 'openjdk version "21" 2023-09-19' >&2""")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
+    assert toolchain.find_java() == str(java)
+
+
+def test_a_failed_fetch_leaves_nothing_that_counts(bin_folder: Path) -> None:
+    put(bin_folder / "mvn", "echo no route to the repository; exit 1")
+    with pytest.raises(RuntimeError, match="no route to the repository"):
+        toolchain.fetch_jars()
+    assert list(toolchain.CACHE.iterdir()) == []
+
+
+def test_of_two_fetches_at_once_the_first_stays(bin_folder: Path) -> None:
+    theirs = toolchain.cached_jars()
+    put(
+        bin_folder / "mvn",
+        f"""export PATH=/usr/bin:/bin
+        for arg; do case $arg in -DoutputDirectory=*) mine=${{arg#*=}};; esac; done
+        mkdir "$mine" {theirs}; touch "$mine/mine.jar" {theirs}/theirs.jar""",
+    )
+    assert toolchain.fetch_jars() == theirs
+    assert [path.name for path in theirs.iterdir()] == ["theirs.jar"]
+    assert list(toolchain.CACHE.iterdir()) == [theirs]

@@ -1,0 +1,59 @@
+"""`python -m transport`: the demonstration."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+import trio
+
+from transport.demo import demo
+from transport.errors import TransportError
+
+
+async def _until_signal(scope: trio.CancelScope, got: list[int]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for signum in signals:
+            got.append(signum)
+            scope.cancel()
+
+
+async def _demo(broker: str, orders: int) -> int:
+    got: list[int] = []
+    good = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_signal, nursery.cancel_scope, got)
+        findings = await demo(broker, orders)
+        good = findings.is_good and findings.produced == orders
+        nursery.cancel_scope.cancel()
+    if got:
+        print(f"ended by {signal.Signals(got[0]).name}", file=sys.stderr)
+        return 128 + got[0]
+    return 0 if good else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m transport", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    shown = commands.add_parser("demo", help="100,000 orders, two members, a crash, a check")
+    shown.add_argument("--broker", default="memory://demo", metavar="URL")
+    shown.add_argument("--orders", type=int, default=100_000, metavar="N")
+    args = parser.parse_args(argv)
+    try:
+        return trio.run(_demo, args.broker, args.orders)
+    except* (TransportError, ValueError) as group:
+        for error in _leaves(group):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return 1
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The app: the root of the tree, and what a program holds in its hands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Self
+
+import trio
+
+from nurseries import Node, Service, running
+from transport.base import Transport
+from transport.codec import CodecArg
+from transport.drivers.base import Driver
+from transport.settings import Settings, settings_from
+from transport.topic import Topic
+from transport.types import TP
+
+
+class _Root(Service):
+    """Producer, Conductor, Consumer; ended in reverse, so that what handlers send gets out."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(f"App({app.id})", grace=app.settings.grace)
+        self._app = app
+
+    async def on_start(self) -> None:
+        await self.add_service(self._app.producer)
+        await self.add_service(self._app.conductor)
+        await self.add_service(self._app.consumer)
+
+
+class App:
+    """A message transport in a trio program; `async with app:` opens and closes it, once.
+
+    Closing, however the block ends: delivery stops, what is acked is committed, the group is left
+    and the threads are joined, within `grace` seconds. What is unacked when the block has ended
+    is let go, and will be delivered again. An error in the tree cancels the block and comes
+    out of it in an exception group.
+
+    Args:
+        id: the consumer group, and the name in the tree.
+        broker: an URL or several of one cluster: `memory://NAME`, `kafka://HOST:PORT,HOST:PORT`,
+            `kafka+ssl://`, `kafka+sasl://user:password@…`, `kafka+sasl+ssl://`.
+        **settings: the fields of `Settings` and of `ClientSettings`.
+
+    Raises:
+        ValueError: a URL that stands for no driver. TypeError: unknown settings.
+    """
+
+    Transport: ClassVar[type[Transport]] = Transport
+
+    def __init__(self, id: str, broker: str | Sequence[str] = "memory://", **settings: Any) -> None:
+        self.id = id
+        self.settings: Settings = settings_from(id, settings)
+        urls = [broker] if isinstance(broker, str) else list(broker)
+        self.transport = self.Transport(urls, self)
+        self.conductor = self.transport.create_conductor()
+        self.consumer = self.transport.create_consumer(
+            self.conductor.on_records,
+            on_partitions_revoked=lambda tps: self.on_partitions_revoked(tps),
+            on_partitions_assigned=lambda tps: self.on_partitions_assigned(tps),
+        )
+        self.producer = self.transport.create_producer()
+        self.is_open = False
+        self._root = _Root(self)
+        self._running: AbstractAsyncContextManager[_Root] | None = None
+
+    @property
+    def driver(self) -> Driver:
+        return self.transport.driver
+
+    def topic(self, name: str, *, key_type: CodecArg = None, value_type: CodecArg = None) -> Topic:
+        """A topic to send to and to iterate over. Nothing happens at the broker yet.
+
+        Args:
+            key_type, value_type: bytes (the default), str, or a `Codec` such as `JSON`.
+
+        Raises:
+            ValueError: the broker would not allow the name.
+        """
+        return Topic(self, name, key_type=key_type, value_type=value_type)
+
+    # Hooks for a subclass
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        """Partitions go; their last commit is made. Bounded by the drain's bound."""
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        """Partitions have come; nothing is fetched of them before this returns."""
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        """Open: the producer is connected when this returns.
+
+        Raises, in an exception group, BrokerUnavailable (naming the addresses) or
+        AuthorizationFailed; and RuntimeError if the app was opened before.
+        """
+        if self._running is not None:
+            raise RuntimeError(f"the app {self.id!r} was opened before: an app lives once")
+        self._running = running(self._root)
+        await self._running.__aenter__()
+        self.is_open = True
+        return self
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        assert self._running is not None
+        self.is_open = False
+        return await self._running.__aexit__(*exc)
+
+    def stop(self) -> None:
+        """Let the iterators end, each after the message in hand; so the block comes to its end.
+
+        Not a checkpoint.
+        """
+        self.consumer.stop_flow()
+        self.conductor.end()
+
+    async def kill(self) -> None:
+        """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
+        with trio.CancelScope(shield=True):
+            await self.consumer.kill()
+            await self.producer.kill()
+
+    def tree(self) -> Node:
+        """What every task of the app does at this moment."""
+        return self._root.tree()

@@ -1,0 +1,51 @@
+"""The transport: which parts an app is made of, and the broker behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transport import conductor, consumer, fetcher, producer
+from transport.drivers import driver_for
+
+if TYPE_CHECKING:
+    from transport.app import App
+
+
+class Transport:
+    """Holds the app that it serves, and creates its parts.
+
+    A subclass that names another class for a part gets it used.
+
+    Args:
+        url: one or more URLs of one cluster, such as `kafka://127.0.0.1:9092` or `memory://`.
+    """
+
+    Consumer: ClassVar[type[consumer.Consumer]] = consumer.Consumer
+    Producer: ClassVar[type[producer.Producer]] = producer.Producer
+    Conductor: ClassVar[type[conductor.Conductor]] = conductor.Conductor
+    Fetcher: ClassVar[type[fetcher.Fetcher]] = fetcher.Fetcher
+
+    def __init__(self, url: Sequence[str], app: App) -> None:
+        self.url = list(url)
+        self.app = app
+        self.driver = driver_for(self.url)
+
+    @property
+    def driver_version(self) -> str:
+        """Name and version of the client in use, such as `kafka-python=3.0.12`."""
+        return self.driver.version
+
+    def create_consumer(
+        self, callback: consumer.RecordsCallback, **kwargs: Any
+    ) -> consumer.Consumer:
+        """A new consumer; the keyword arguments are those of the `Consumer` class."""
+        return self.Consumer(self, callback, **kwargs)
+
+    def create_producer(self, **kwargs: Any) -> producer.Producer:
+        """A new producer; the keyword arguments are those of the `Producer` class."""
+        return self.Producer(self, **kwargs)
+
+    def create_conductor(self, **kwargs: Any) -> conductor.Conductor:
+        """A new conductor; the keyword arguments are those of the `Conductor` class."""
+        return self.Conductor(self.app, **kwargs)

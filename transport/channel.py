@@ -1,0 +1,266 @@
+"""From what was fetched to the handlers: one topic object's buffer and its iterators."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Self
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
+
+from transport.codec import Codec, DecodeError
+from transport.flow import Flow
+from transport.ledger import Lane, Ledger, Load
+from transport.message import Batch, Message
+from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.types import TP
+
+# An iterator gives way to other tasks at least this often, in seconds, and once a turn.
+_GIVE_WAY = 0.001
+
+DecodeErrorHook = Callable[[DecodeError, Message], Awaitable[None]]
+
+
+async def raise_decode_error(error: DecodeError, message: Message) -> None:
+    """What is done by default: the error comes out of the iterator, the message stays unacked."""
+    raise error
+
+
+class Channel:
+    """The lanes of one topic object, and whose turn it is.
+
+    Args:
+        limit: most messages delivered and unacked; with so many fetched the channel is full, and
+            the partitions of its topic are not fetched from until half of them are done.
+        on_full: called at each turn from or to full.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flow: Flow,
+        *,
+        limit: int,
+        key: Codec | None = None,
+        value: Codec | None = None,
+        on_full: Callable[[], None] = lambda: None,
+        scheduler: SchedulingStrategy[Lane] | None = None,
+    ) -> None:
+        self.name = name
+        self.load = Load(limit, on_fall=self._on_fall)
+        self.is_full = False
+        self.ended = False
+        self.on_key_decode_error: DecodeErrorHook = raise_decode_error
+        self.on_value_decode_error: DecodeErrorHook = raise_decode_error
+        self._flow = flow
+        self._key = key
+        self._value = value
+        self._on_full = on_full
+        self._lanes: dict[TP, Lane] = {}
+        self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
+        self._lane: Lane | None = None  # whose turn it is ...
+        self.quota = 0  # ... and how many more it may deliver in it
+        self._news: trio.Event | None = None  # of those who wait for a message
+        self.must_decode = key is not None or value is not None
+
+    # From the fetcher's side
+
+    def open_lane(self, ledger: Ledger) -> None:
+        """The partition is assigned, or begins a new epoch."""
+        self._lanes[ledger.tp] = ledger.open_lane(self.load)
+
+    def close_lanes(self) -> None:
+        """Listen no more."""
+        for lane in self._lanes.values():
+            lane.ledger.close_lane(lane)
+            self._scheduler.discard(lane)
+        self._lanes.clear()
+        self._on_fall()
+
+    def drop_lane(self, tp: TP) -> None:
+        """The partition's epoch has ended."""
+        if (lane := self._lanes.pop(tp, None)) is not None:
+            self._scheduler.discard(lane)
+            self._on_fall()
+
+    def filled(self, tp: TP) -> None:
+        """Something was fetched into the partition's lane."""
+        self._scheduler.add(self._lanes[tp])
+        if self.load.held >= self.load.limit and not self.is_full:
+            self.is_full = self.load.alarm = True
+            self._on_full()
+        self.notify()
+
+    def notify(self) -> None:
+        """Wake who waits for a message: there may be one, or never again."""
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    def end(self) -> None:
+        """Nothing is delivered any more: iterators end."""
+        self.ended = True
+        self.notify()
+
+    # From the handlers' side
+
+    @enable_ki_protection
+    def take(self) -> Message | None:
+        """The next message, if one may be delivered now."""
+        while self._turn() is not None:
+            if (message := self._lane_at_turn.take()) is not None:
+                self.quota -= 1
+                return message
+            self.quota = 0
+        return None
+
+    @enable_ki_protection
+    def take_batch(self, most: int) -> Batch | None:
+        """The next messages of one partition, if any may be delivered now."""
+        self.quota = 0  # a batch is a turn of its own
+        if self._turn(most) is None:
+            return None
+        batch = self._lane_at_turn.take_batch(self.quota)
+        self.quota = 0
+        return batch
+
+    async def news(self) -> None:
+        """Wait until something has changed that may let a message be delivered."""
+        if self._news is None:
+            self._news = trio.Event()
+        await self._news.wait()
+
+    async def decode(self, message: Message) -> bool:
+        """Decode key and value in place; False: it could not be, and the hook has dealt with it."""
+        part, codec, hook = "key", self._key, self.on_key_decode_error
+        try:
+            if codec is not None and message.key is not None:
+                message.key = codec.decode(message.key)
+            part, codec, hook = "value", self._value, self.on_value_decode_error
+            if codec is not None and message.value is not None:
+                message.value = codec.decode(message.value)
+        except Exception as exc:  # noqa: BLE001 - a user's codec raises what it likes
+            error = DecodeError(f"the {part} of {message.tp} offset {message.offset}: {exc!r}")
+            error.__cause__ = exc
+        else:
+            return True
+        await hook(error, message)
+        message.ack()
+        return False
+
+    @property
+    def _lane_at_turn(self) -> Lane:
+        assert self._lane is not None
+        return self._lane
+
+    def _turn(self, most: int | None = None) -> Lane | None:
+        """The lane that may deliver now; None if none may."""
+        if not self._flow.active or self.ended:
+            return None
+        if self.quota > 0:
+            return self._lane
+        load = self.load
+        room = load.limit - load.begun
+        if room <= 0:
+            load.alarm = True
+            return None
+        while (lane := self._scheduler.turn()) is not None:
+            if ready := lane.ready():
+                self._lane = lane
+                self.quota = min(ready, room, most or self._scheduler.quantum)
+                return lane
+            self._scheduler.discard(lane)
+        self._lane = None
+        return None
+
+    def _on_fall(self) -> None:
+        load = self.load
+        if self.is_full and load.held <= load.limit // 2:
+            self.is_full = False
+            self._on_full()
+        if load.begun < load.limit:
+            self.notify()
+            load.alarm = self.is_full
+
+
+class _Reader:
+    """What the iterators share: the channel, the task that reads, and giving way."""
+
+    def __init__(self, channel: Channel, *, acks: bool) -> None:
+        self._channel = channel
+        self._acks = acks
+        self._gave_way = -1.0
+        self._clock = trio.lowlevel.current_clock()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def _give_way(self) -> None:
+        """A checkpoint for cancelling at each call, a full one now and then."""
+        now = self._clock.current_time()
+        if self._channel.quota <= 0 or now - self._gave_way > _GIVE_WAY:
+            await trio.lowlevel.checkpoint()
+            self._gave_way = self._clock.current_time()
+        else:
+            await checkpoint_if_cancelled()
+
+
+class Messages(_Reader):
+    """An async iterator over a topic's messages.
+
+    With acks on, the message before is acked when the next one is asked for, before anything
+    else happens: so a handler that asks for more has always let go of what it had, and cancelling
+    the wait cannot undo it.
+    """
+
+    _current: Message | None = None
+
+    @enable_ki_protection
+    async def __anext__(self) -> Message:
+        if (done := self._current) is not None:
+            self._current = None
+            done.ack()
+        channel = self._channel
+        while True:
+            await self._give_way()
+            if (message := channel.take()) is None:
+                if channel.ended:
+                    raise StopAsyncIteration
+                await channel.news()
+                continue
+            if channel.must_decode and not await channel.decode(message):
+                continue
+            if self._acks:
+                self._current = message
+            return message
+
+
+class Batches(_Reader):
+    """An async iterator over batches, each of one partition; acks like `Messages`, as a whole."""
+
+    _current: Batch | None = None
+
+    def __init__(self, channel: Channel, *, acks: bool, most: int) -> None:
+        super().__init__(channel, acks=acks)
+        self._most = most
+
+    @enable_ki_protection
+    async def __anext__(self) -> Batch:
+        if (done := self._current) is not None:
+            self._current = None
+            done.ack()
+        channel = self._channel
+        while True:
+            await self._give_way()
+            if (batch := channel.take_batch(self._most)) is None:
+                if channel.ended:
+                    raise StopAsyncIteration
+                await channel.news()
+                continue
+            if channel.must_decode:
+                batch.messages = [m for m in batch.messages if await channel.decode(m)]
+                if not batch.messages:
+                    continue
+            if self._acks:
+                self._current = batch
+            return batch

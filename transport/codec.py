@@ -1,0 +1,40 @@
+"""How keys and values become bytes and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from transport.errors import TransportError
+
+
+class DecodeError(TransportError):
+    """The bytes of a message do not fit its topic's type; names partition and offset."""
+
+
+@attrs.frozen
+class Codec:
+    """A pair of functions; None is never handed to them, it stays None (a tombstone)."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+TEXT = Codec(str.encode, bytes.decode)
+JSON = Codec(lambda value: json.dumps(value, separators=(",", ":")).encode(), json.loads)
+
+CodecArg = Codec | type[bytes] | type[str] | None
+
+
+def codec_for(kind: CodecArg) -> Codec | None:
+    """The codec that a topic's `key_type` or `value_type` stands for; None: bytes as they are."""
+    if kind is None or kind is bytes:
+        return None
+    if kind is str:
+        return TEXT
+    if isinstance(kind, Codec):
+        return kind
+    raise TypeError(f"a key or value type is bytes, str or a Codec, not {kind!r}")

@@ -1,0 +1,176 @@
+"""Which channels listen to which topics, and what the consumer is to be subscribed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, MutableSet, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from nurseries import Gate, Service
+from transport.channel import Channel
+from transport.ledger import Ledger
+from transport.types import TP, Record
+
+if TYPE_CHECKING:
+    from transport.app import App
+    from transport.topic import Topic
+
+
+class Conductor(Service, MutableSet["Topic"]):
+    """A mutable set of topics; what is fetched of them goes to the channel of each.
+
+    A change of the set while the app runs becomes a change of the subscription, one for a burst
+    of changes.
+    """
+
+    def __init__(self, app: App) -> None:
+        super().__init__("Conductor")
+        self.app = app
+        self._channels: dict[str, dict[Topic, Channel]] = {}
+        self._subscribed: frozenset[str] = frozenset()
+        self._settled = Gate()  # open while what is subscribed is what is wanted
+        self._wanted = Gate(is_open=False)  # open while there is something to subscribe to
+        self.on_change: Callable[[], None] = lambda: None
+
+    # The set
+
+    def add(self, topic: Topic) -> None:
+        """Listen to a topic from now on; once is enough. Not a checkpoint."""
+        channels = self._channels.setdefault(topic.name, {})
+        if topic not in channels:
+            channels[topic] = topic.channel
+            for tp, ledger in self.app.consumer.assignment.items():
+                if tp.topic == topic.name and not ledger.is_draining:
+                    topic.channel.open_lane(ledger)
+            self._changed()
+
+    def discard(self, topic: Topic) -> None:
+        """Listen no more; what is begun may still be acked. Not a checkpoint."""
+        channels = self._channels.get(topic.name, {})
+        if (channel := channels.pop(topic, None)) is not None:
+            channel.close_lanes()
+            if not channels:
+                del self._channels[topic.name]
+            self._changed()
+
+    def clear(self) -> None:
+        """Listen to nothing."""
+        for topic in list(self):
+            self.discard(topic)
+
+    def __contains__(self, topic: object) -> bool:
+        return any(topic in channels for channels in self._channels.values())
+
+    def __iter__(self) -> Iterator[Topic]:
+        return iter([topic for channels in self._channels.values() for topic in channels])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._channels.values()))
+
+    # MutableSet compares by content; a conductor is itself and nothing else.
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    # The subscription
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The names of the topics that are listened to."""
+        return frozenset(self._channels)
+
+    @property
+    def subscribed(self) -> frozenset[str]:
+        """The names of the topics that the consumer is subscribed to."""
+        return self._subscribed
+
+    def on_subscribed(self, topics: frozenset[str]) -> None:
+        """The consumer has subscribed to just these."""
+        self._subscribed = topics
+        self._weigh()
+
+    async def wait_until_wanted(self) -> None:
+        """Wait until there is something to subscribe to. A checkpoint."""
+        await self._wanted.passed()
+
+    async def wait_for_subscriptions(self) -> None:
+        """Wait until the consumer is subscribed to the present, non-empty set. A checkpoint."""
+        await self._wanted.passed()
+        await self._settled.passed()
+
+    async def maybe_wait_for_subscriptions(self) -> None:
+        """The same, but at once if there is nothing to subscribe to. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        if self._channels:
+            await self._settled.passed()
+
+    # Messages
+
+    def on_records(self, ledger: Ledger, records: Sequence[Record]) -> None:
+        """Enter what was fetched of a partition and hand it to the channels. In the order of the
+        polls; not a checkpoint."""
+        if ledger.fetched(records):
+            for channel in self._channels.get(ledger.tp.topic, {}).values():
+                channel.filled(ledger.tp)
+
+    def is_held_back(self, tp: TP) -> bool:
+        """Whether to fetch nothing of it: a channel of its topic is full, or there is none."""
+        channels = self._channels.get(tp.topic)
+        return not channels or any(channel.is_full for channel in channels.values())
+
+    @property
+    def acking_topics(self) -> set[str]:
+        """The names of the topics whose messages are to be acked: all that are listened to."""
+        return set(self._channels)
+
+    def acks_enabled_for(self, topic: str) -> bool:
+        """Whether the messages of a topic are to be acked."""
+        return topic in self._channels
+
+    async def commit(self, topics: Collection[str | TP]) -> bool:
+        """Commit what is safe of some topics or partitions: see `Consumer.commit`."""
+        return await self.app.consumer.commit(topics)
+
+    # Ownership
+
+    def on_epoch(self, ledger: Ledger) -> None:
+        """A partition is assigned, or begins a new epoch."""
+        for channel in self._channels.get(ledger.tp.topic, {}).values():
+            channel.drop_lane(ledger.tp)
+            channel.open_lane(ledger)
+
+    def on_let_go(self, tp: TP) -> None:
+        """A partition's epoch has ended, and no other begins."""
+        for channel in self._channels.get(tp.topic, {}).values():
+            channel.drop_lane(tp)
+
+    def stir(self) -> None:
+        """Wake every iterator to look again: flow was resumed."""
+        for topic in self:
+            topic.channel.notify()
+
+    def end(self) -> None:
+        """Deliver nothing any more: iterators end."""
+        for topic in self:
+            topic.channel.end()
+
+    @property
+    def label(self) -> str:
+        """For logs: with the names of the topics."""
+        return f"Conductor({', '.join(sorted(self._channels))})"
+
+    @property
+    def shortlabel(self) -> str:
+        return "Conductor"
+
+    def _changed(self) -> None:
+        self._weigh()
+        self.on_change()
+
+    def _weigh(self) -> None:
+        turn = self._wanted.open if self._channels else self._wanted.close
+        turn()
+        turn = self._settled.open if self.wanted == self._subscribed else self._settled.close
+        turn()

@@ -1,0 +1,429 @@
+"""The consumer: what is ours, what is delivered, what is committed, and the road in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from nurseries import Service, tick
+from transport.assignment import Assignment
+from transport.committer import Committer, LivelockWatch
+from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
+from transport.errors import (
+    AppClosed,
+    ClientClosed,
+    CommitUnknown,
+    NotAssigned,
+    RebalanceInProgress,
+    TransportError,
+)
+from transport.fetcher import handing_over
+from transport.flow import Flow
+from transport.ledger import Ledger
+from transport.message import Message
+from transport.types import TP, Record
+
+if TYPE_CHECKING:
+    from transport.app import App
+    from transport.base import Transport
+
+logger = logging.getLogger("transport.consumer")
+
+RecordsCallback = Callable[[Ledger, Sequence[Record]], None]
+OwnershipCallback = Callable[[frozenset[TP]], Awaitable[None]]
+
+
+class Consumer(Service):
+    """One member of the group: assignment, flow, ledgers, commits.
+
+    It joins the group when the Conductor has a first topic. Everything that it knows of a partition
+    is in that partition's `Ledger`.
+
+    Args:
+        callback: takes what was fetched of one partition, in order; not a coroutine function.
+        on_partitions_revoked: awaited when partitions go, after their last commit.
+        on_partitions_assigned: awaited when partitions have come, before they are fetched from.
+        commit_interval: seconds between two commits.
+        commit_livelock_soft_timeout: seconds after which an offset that stands still while
+            acks go on is warned of.
+
+    Attributes:
+        consumer_stopped_errors: errors that mean that the client is closing.
+    """
+
+    consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ClientClosed,)
+
+    def __init__(
+        self,
+        transport: Transport,
+        callback: RecordsCallback,
+        on_partitions_revoked: OwnershipCallback,
+        on_partitions_assigned: OwnershipCallback,
+        *,
+        commit_interval: float | None = None,
+        commit_livelock_soft_timeout: float | None = None,
+    ) -> None:
+        self.transport = transport
+        self.app: App = transport.app
+        settings = self.app.settings
+        super().__init__("Consumer", grace=settings.grace)
+        self.callback = callback
+        self.commit_interval = commit_interval or settings.commit_interval
+        self.commit_livelock_soft_timeout = (
+            commit_livelock_soft_timeout or settings.commit_livelock_soft_timeout
+        )
+        self.assignment = Assignment()
+        self.flow = Flow()
+        self.client: ConsumerClient = transport.driver.consumer(settings.client)
+        self.committer = Committer(
+            self.assignment,
+            self.client,
+            timeout=settings.client.commit_timeout,
+            on_ownership_lost=lambda: self.drop(set(self.assignment)),
+        )
+        self.fetcher = transport.Fetcher(self.app)
+        self.is_handing_over = False
+        self._on_partitions_revoked = on_partitions_revoked
+        self._on_partitions_assigned = on_partitions_assigned
+        self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
+        self._is_open = False
+        self._is_killed = False
+        self._is_closing = False
+
+    # Life
+
+    async def on_start(self) -> None:
+        self.spawn("subscription", self._begin)
+
+    async def on_stop(self) -> None:
+        """Stop flow, commit what is safe, stop fetching, leave the group, join the threads.
+
+        What goes wrong on the way is raised at its end; each step has its bound.
+        """
+        self.stop_flow()
+        self.app.conductor.end()
+        if not self._is_open or self._is_killed:
+            return
+        try:
+            await self._last_commit()
+        finally:
+            await self.fetcher.stop()
+            for tp in list(self.assignment):
+                self.drop({tp})
+            self._is_closing = True
+            left = trio.current_effective_deadline() - trio.current_time()
+            await self.client.close(max(0.1, left * 0.8))
+
+    async def kill(self) -> None:
+        """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
+        self._is_killed = self._is_closing = True
+        self.stop_flow()
+        self.app.conductor.end()
+        self.drop(set(self.assignment))
+        if self._is_open:
+            await self.client.kill()
+
+    async def _begin(self) -> None:
+        await self.app.conductor.wait_until_wanted()
+        self._is_open = True
+        await self.client.open()
+        self.spawn("rebalance", self._serve_rebalances)
+        self.spawn("committer", self.committer.run)
+        self.spawn("commit ticker", tick, self.commit_interval, self._beat)
+        await self.add_service(self.fetcher)
+
+    async def _beat(self) -> None:
+        try:
+            await self.commit()
+        except CommitUnknown as exc:
+            logger.warning("a commit got no answer, the next one settles it: %s", exc)
+        for tp, offset, age in self._watch.look(self.assignment, trio.current_time()):
+            logger.warning(
+                "%s: the offset to commit has stood at %d for %.1f s while later messages"
+                " were acked: the message there is not",
+                tp,
+                offset,
+                age,
+            )
+
+    async def _last_commit(self) -> None:
+        with trio.move_on_after(self.app.settings.client.commit_timeout) as bound:
+            await self.commit()
+        if bound.cancelled_caught:
+            raise CommitUnknown("the last commit was not made in time")
+
+    # Flow
+
+    @property
+    def flow_active(self) -> bool:
+        """Whether messages are delivered."""
+        return self.flow.active
+
+    @property
+    def can_resume_flow(self) -> trio.Event:
+        """Set while flow is active. Ask again after each change: an Event is set once."""
+        return self.flow.gate.opened
+
+    @property
+    def suspend_flow(self) -> trio.Event:
+        """Set while flow is stopped. Ask again after each change."""
+        return self.flow.gate.shut
+
+    @property
+    def not_waiting_next_records(self) -> trio.Event:
+        """Set while no poll is under way that could bring messages to be delivered."""
+        return self.flow.not_fetching.opened
+
+    def stop_flow(self) -> None:
+        """Deliver no message from now on; the membership is kept. Not a checkpoint."""
+        self.flow.stop()
+        if self._is_open:
+            self.fetcher.look_again()
+
+    def resume_flow(self) -> None:
+        """Deliver again. Not a checkpoint."""
+        self.flow.resume()
+        self.app.conductor.stir()
+        if self._is_open:
+            self.fetcher.look_again()
+
+    async def wait_for_stopped_flow(self) -> None:
+        """Wait until flow is stopped and nothing is being fetched for delivery.
+
+        After it no message is delivered until `resume_flow`. A checkpoint; cancelling changes
+        nothing.
+        """
+        await self.flow.gate.shut.wait()
+        await self.flow.not_fetching.passed()
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetch nothing of these; what was fetched is still delivered. Not a checkpoint.
+
+        Those that are not assigned are passed over and counted in `flow.ignored`. A partition
+        that goes and comes back is not paused any more.
+        """
+        self.flow.pause(tps, self.assignment)
+        self._look_again()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetch of these again. Not a checkpoint."""
+        self.flow.unpause(tps, self.assignment)
+        self._look_again()
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """A channel of the partition's topic is full: its fetching pauses before the next poll."""
+        self._look_again()
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """The channel has drained to half: fetching goes on."""
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._is_open:
+            self.fetcher.look_again()
+
+    # Acks and commits
+
+    @property
+    def unacked(self) -> set[Message]:
+        """The messages that are delivered and not acked."""
+        return {message for ledger in self.assignment.values() for message in ledger.unacked}
+
+    def ack(self, message: Message) -> bool:
+        """See `Message.ack`."""
+        return message.ack()
+
+    async def commit(self, topics: Collection[str | TP] | None = None) -> bool:
+        """Commit what is safe; returns whether an offset moved.
+
+        Overlapping calls share one commit. A checkpoint. Cancelled: the commit is made all the
+        same, or not at all if it had not begun; never in part.
+
+        Args:
+            topics: names and partitions, mixed; None: everything assigned.
+
+        Raises:
+            CommitUnknown: no answer within the commit timeout; the next commit settles it.
+            CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
+            AppClosed: the app is not open.
+        """
+        if not self._is_open or self._is_killed:
+            if self.assignment:
+                raise AppClosed("the app is not open: nothing can be committed")
+            await trio.lowlevel.checkpoint()
+            return False
+        # At a bad moment without the markers at the end; a later commit has them.
+        with contextlib.suppress(RebalanceInProgress, AppClosed):
+            await self.fetcher.catch_up()
+        return await self.committer.commit(topics)
+
+    async def force_commit(self, topics: Collection[str | TP] | None = None) -> bool:
+        """Commit now, whatever the interval: the same as `commit`."""
+        return await self.commit(topics)
+
+    async def maybe_wait_for_commit_to_finish(self) -> bool:
+        """Wait for a commit that is under way, if there is one; returns whether there was."""
+        return await self.committer.wait_for_running()
+
+    async def wait_empty(self) -> None:
+        """Wait until all that was begun is acked, and then committed.
+
+        Not bounded; use a cancel scope. A checkpoint; cancelling changes nothing.
+        """
+        await self._drained(list(self.assignment.values()))
+        await self.commit()
+
+    async def _drained(self, ledgers: Iterable[Ledger]) -> None:
+        for ledger in ledgers:
+            empty = trio.Event()
+            ledger.when_empty(empty.set)
+            await empty.wait()
+
+    # Seek
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """Go on at `offset`, in a new epoch: what was delivered before can't be acked any more.
+
+        A checkpoint. Cancelled: either nothing happened, or the seek is made as a whole.
+
+        Raises:
+            ValueError: a negative offset.
+            NotAssigned: the partition is not ours, or no longer.
+            RebalanceInProgress: partitions are being let go, which waits for their handlers;
+                fails at once so that the two do not wait for each other.
+            AppClosed: the app is not open.
+        """
+        if offset < 0:
+            raise ValueError(f"an offset is 0 or more, not {offset}")
+        if partition not in self.assignment:
+            raise NotAssigned(f"{TP(*partition)} is not assigned to this consumer")
+        await self.fetcher.seek(TP(*partition), offset)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek every partition that has a committed offset there; returns those offsets.
+
+        A checkpoint at each partition. Cancelled: some are sought and some are not.
+        """
+        committed = await self.client.committed(list(self.assignment))
+        for tp, offset in committed.items():
+            await self.seek(tp, offset)
+        return committed
+
+    async def perform_seek(self) -> None:
+        """Seek all partitions to their committed offsets."""
+        await self.seek_to_committed()
+
+    def begin_epoch(self, tp: TP, offset: int) -> None:
+        """The client was sought to `offset`. For the fetcher."""
+        self.app.conductor.on_epoch(self.assignment.seek(tp, offset))
+
+    # Ownership
+
+    def drop(self, tps: Collection[TP]) -> None:
+        """Let partitions go without a commit: they are lost, or the end has come."""
+        for ledger in self.assignment.let_go(tps, lost=True):
+            self.app.conductor.on_let_go(ledger.tp)
+        self.flow.forget(tps)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the client is being closed: then `consumer_stopped_errors` are no errors."""
+        return self._is_closing
+
+    async def _serve_rebalances(self) -> None:
+        while True:
+            try:
+                event = await self.client.next_rebalance()
+            except self.consumer_stopped_errors:
+                if self.is_closing:
+                    return
+                raise
+            match event.kind:
+                case RebalanceKind.REVOKED:
+                    await self._on_revoked(event)
+                case RebalanceKind.ASSIGNED:
+                    await self._on_assigned(event)
+                case RebalanceKind.LOST:
+                    await self._on_lost(event)
+
+    async def _on_revoked(self, event: Rebalance) -> None:
+        """Drain, commit, let go; past the bound the partitions are lost."""
+        ledgers = [self.assignment[tp] for tp in sorted(event.partitions) if tp in self.assignment]
+        for ledger in ledgers:
+            ledger.drain()
+        self.is_handing_over = True
+        self.flow.not_fetching.open()  # the poll under way brings nothing before the release
+        self.fetcher.refuse(handing_over())
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
+                await self.on_partitions_revoked(event.partitions)
+                nursery.cancel_scope.cancel()
+        finally:
+            self.is_handing_over = False
+        if event.expired.is_set():
+            self._warn_of_overlap(ledgers)
+            self.drop(event.partitions)
+        else:
+            if event.generation >= 0:
+                self.assignment.generation = event.generation
+            for ledger in self.assignment.let_go(event.partitions):
+                self.app.conductor.on_let_go(ledger.tp)
+            self.flow.forget(event.partitions)
+        self.fetcher.forget(event.partitions)
+        event.release()
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        """Wait for what is begun of these partitions, commit, and tell the app.
+
+        Delivery has stopped before. Bounded from outside; past the bound it is cancelled.
+        """
+        await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
+        try:
+            await self.committer.commit(revoked)
+        except (CommitUnknown, TransportError) as exc:
+            logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
+        await self._on_partitions_revoked(revoked)
+
+    async def _on_assigned(self, event: Rebalance) -> None:
+        starts = self.assignment.assign(event.partitions, event.generation)
+        await self.on_partitions_assigned(event.partitions, event.generation)
+        self.fetcher.forget(event.partitions)
+        event.release(starts)
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
+        """Tell the channels and the app; nothing is fetched of the partitions before."""
+        for tp in sorted(assigned):
+            self.app.conductor.on_epoch(self.assignment[tp])
+        await self._on_partitions_assigned(assigned)
+
+    async def _on_lost(self, event: Rebalance) -> None:
+        self.drop(event.partitions)
+        self.fetcher.forget(event.partitions)
+        await self._on_partitions_revoked(event.partitions)
+        event.release()
+
+    def _warn_of_overlap(self, ledgers: Sequence[Ledger]) -> None:
+        """Name what handlers still work on while somebody else may own it (I5)."""
+        for ledger in ledgers:
+            if offsets := [message.offset for message in ledger.unacked]:
+                logger.warning(
+                    "%s was taken away while %d messages were being handled (the first is %d):"
+                    " the next owner handles them, too",
+                    ledger.tp,
+                    len(offsets),
+                    offsets[0],
+                )
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _names(tps: Iterable[TP]) -> str:
+    return ", ".join(str(tp) for tp in sorted(tps))

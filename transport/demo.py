@@ -1,0 +1,177 @@
+"""The main job in one run: two members, a crash midway, and a check by reading back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from transport.app import App
+from transport.codec import JSON
+from transport.drivers.base import ClientSettings
+from transport.message import Batch
+from transport.types import TP
+
+PARTITIONS = 4
+# As short as a broker allows by default: so long a crash stays unnoticed.
+SESSION = 6.0
+
+
+@attrs.define
+class Run:
+    """What is known of one run of the demo.
+
+    Attributes:
+        handled: how often each order was handled, by its number.
+    """
+
+    broker: str
+    orders: int
+    name: str
+    say: Callable[[str], None]
+    began: float = attrs.field(factory=time.monotonic)
+    handled: Counter[int] = attrs.field(factory=Counter)
+    by_member: Counter[str] = attrs.field(factory=Counter)
+    half: trio.Event = attrs.field(factory=trio.Event)
+    all: trio.Event = attrs.field(factory=trio.Event)
+
+    def tell(self, text: str) -> None:
+        self.say(f"{time.monotonic() - self.began:5.1f} s  {text}")
+
+    def app(self, group: str) -> App:
+        return App(
+            f"{self.name}-{group}",
+            broker=self.broker,
+            session_timeout=SESSION,
+            heartbeat_interval=SESSION / 4,
+            commit_interval=0.5,
+        )
+
+    def handle(self, member: str, batch: Batch) -> None:
+        self.handled.update(message.value["order"] for message in batch)
+        self.by_member[member] += len(batch)
+        if len(self.handled) >= self.orders // 2:
+            self.half.set()
+        if len(self.handled) == self.orders:
+            self.all.set()
+
+
+@attrs.frozen
+class Findings:
+    """What the check has read back from the broker."""
+
+    produced: int
+    handled: int
+    twice: int
+    committed: int
+    end: int
+
+    @property
+    def lag(self) -> int:
+        return self.end - self.committed
+
+    @property
+    def is_good(self) -> bool:
+        return self.produced == self.handled and self.lag == 0
+
+
+async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = print) -> Findings:
+    """Make orders, handle them in two apps of one group, crash one midway, and check.
+
+    Args:
+        broker: an URL; a topic of a new name is made there and left behind.
+        say: takes the lines of the report.
+    """
+    run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
+    run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_show_progress, run, nursery.cancel_scope)
+        async with trio.open_nursery() as members:
+            members.start_soon(_member, run, "anna", True)
+            members.start_soon(_member, run, "bert", False)
+            await _produce(run)
+        nursery.cancel_scope.cancel()
+    return await _check(run)
+
+
+async def _produce(run: Run) -> None:
+    async with run.app("till") as app:
+        await app.producer.create_topic(run.name, PARTITIONS)
+        orders = app.topic(run.name, key_type=str, value_type=JSON)
+        for number in range(run.orders):
+            await orders.send(key=f"customer-{number % 1000}", value={"order": number})
+        await app.producer.flush()
+    run.tell("all orders are made")
+
+
+async def _member(run: Run, name: str, crashes: bool) -> None:
+    async with run.app("kitchen") as app, trio.open_nursery() as nursery:
+        nursery.start_soon(_handle, run, name, app)
+        if crashes:
+            await run.half.wait()
+            run.tell(f"half is done; {name} is going to crash. The tree of {name}:")
+            for line in app.tree().lines("         "):
+                run.say(line)
+            await app.kill()
+            run.tell(f"{name} has crashed: no commit, no leaving the group")
+        else:
+            await run.all.wait()
+            app.stop()
+
+
+async def _handle(run: Run, name: str, app: App) -> None:
+    async for batch in app.topic(run.name, key_type=str, value_type=JSON).batches(500):
+        run.handle(name, batch)
+
+
+async def _show_progress(run: Run, _: trio.CancelScope) -> None:
+    while True:
+        await trio.sleep(1)
+        shares = ", ".join(f"{name} {n:,}" for name, n in sorted(run.by_member.items()))
+        run.tell(f"{len(run.handled):,} of {run.orders:,} handled ({shares or 'joining'})")
+
+
+async def _check(run: Run) -> Findings:
+    """Read the topic and the group's offsets back, as an outsider would."""
+    app = run.app("audit")
+    reader = app.driver.consumer(ClientSettings(group_id=f"{run.name}-kitchen"))
+    await reader.open()
+    try:
+        tps = await reader.partitions(run.name)
+        committed = await reader.committed(tps)
+        ends = await reader.end_offsets(tps)
+    finally:
+        await reader.close(5.0)
+    produced = await _read_back(run, app, ends)
+    findings = Findings(
+        produced=len(produced),
+        handled=sum(1 for order in produced if run.handled[order]),
+        twice=sum(1 for times in run.handled.values() if times > 1),
+        committed=sum(committed.get(tp, 0) for tp in tps),
+        end=sum(ends.values()),
+    )
+    run.tell(
+        f"read back: produced {findings.produced:,}, handled at least once {findings.handled:,},"
+        f" more than once {findings.twice:,}; committed {findings.committed:,} of"
+        f" {findings.end:,}, lag {findings.lag}"
+    )
+    run.tell("good" if findings.is_good and findings.produced == run.orders else "NOT GOOD")
+    return findings
+
+
+async def _read_back(run: Run, app: App, ends: dict[TP, int]) -> set[int]:
+    produced: set[int] = set()
+    left = {tp for tp, end in ends.items() if end}
+    async with app:
+        if left:
+            async for batch in app.topic(run.name, value_type=JSON).batches():
+                produced.update(message.value["order"] for message in batch)
+                if batch.messages[-1].offset + 1 >= ends[batch.tp]:
+                    left.discard(batch.tp)
+                if not left:
+                    break
+    return produced

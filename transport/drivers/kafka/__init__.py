@@ -1,0 +1,50 @@
+"""Kafka through kafka-python 3, whose blocking clients live in worker threads of ours.
+
+What must be used of the client's private parts is in this package alone; each use says why, and
+`tests/drivers/test_kafka_private.py` holds what it relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import kafka
+
+from transport.drivers.base import ClientSettings
+from transport.drivers.kafka.consumer import KafkaConsumerClient
+from transport.drivers.kafka.options import consumer_options
+from transport.drivers.kafka.producer import KafkaProducerClient
+
+__all__ = ["KafkaConsumerClient", "KafkaDriver", "KafkaProducerClient"]
+
+
+class KafkaDriver:
+    """A `Driver` for a Kafka cluster.
+
+    Args:
+        servers: "HOST:PORT" of some of its brokers.
+        security: options of the client for TLS and SASL; not shown by repr().
+    """
+
+    def __init__(self, servers: Sequence[str], security: Mapping[str, Any] | None = None) -> None:
+        if not servers:
+            raise ValueError("a cluster has at least one broker: give HOST:PORT")
+        self.servers = tuple(servers)
+        self._security = dict(security or {})
+
+    def __repr__(self) -> str:
+        return f"KafkaDriver({list(self.servers)!r})"
+
+    @property
+    def version(self) -> str:
+        return f"kafka-python={kafka.__version__}"
+
+    def consumer(self, settings: ClientSettings) -> KafkaConsumerClient:
+        """Raises ValueError for settings that the client cannot take."""
+        options = consumer_options(self.servers, self._security, settings)
+        return KafkaConsumerClient(settings, options)
+
+    def producer(self, settings: ClientSettings) -> KafkaProducerClient:
+        """Raises ValueError for settings that the client cannot take."""
+        return KafkaProducerClient(self.servers, self._security, settings)

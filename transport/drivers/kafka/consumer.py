@@ -1,0 +1,361 @@
+"""A member of a consumer group: kafka-python's consumer behind two threads.
+
+The polling thread makes every call that must not run beside a `poll`; the committing thread makes
+those that may, and that must get through while the polling thread waits for a rebalance. Besides
+them the client has an IO thread of its own, on which the rebalance callbacks run.
+
+Records cross to trio by the fetch: the polling thread polls in short turns and ends its call only
+when there is something, so an idle consumer never wakes trio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
+
+import kafka.errors
+import trio
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+from nurseries.worker import Worker, WorkerClosed, WorkerStuck
+from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
+from transport.drivers.kafka.errors import of_a_call, of_a_commit, of_a_connect, translated
+from transport.drivers.kafka.rebalance import RebalanceListener
+from transport.drivers.kafka.topics import partition_counts
+from transport.errors import BrokerUnavailable, ClientClosed, NotAssigned, TransportError
+from transport.types import TP, GroupMetadata, Record
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+# Nothing but records ends a `poll` of the client, so this is how long an interrupt, or a call
+# behind it, waits. Idle it costs some 2 % of a core; 10 ms would cost 5 %.
+TURN_MS = 50
+# The client can stall for ever on a partition that is paused while a part of its last fetch is
+# not handed out yet. So take whole fetches; their size is bounded in bytes.
+NO_LIMIT = 10**9
+# For what never waits for a broker: closing sockets, joining threads.
+CUT_TIMEOUT = 5.0
+
+
+class KafkaConsumerClient:
+    """A `ConsumerClient` on kafka-python; see the protocol for what each call promises.
+
+    Args:
+        options: what to build the KafkaConsumer with.
+    """
+
+    def __init__(self, settings: ClientSettings, options: Mapping[str, Any]) -> None:
+        if options["group_id"] is None:
+            raise ValueError("a consumer needs a group_id: it is a member of a group")
+        self._settings = settings
+        self._options = options
+        self._name = name = f"consumer {options['client_id']} of group {options['group_id']}"
+        self._polling = Worker(f"{name}: polling")
+        self._committing = Worker(f"{name}: committing")
+        self._client: Any = None  # the KafkaNetClient: connections, metadata, IO thread
+        self._consumer: Any = None  # the KafkaConsumer
+        self._listener: RebalanceListener | None = None
+        self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
+        self._closed = False
+        self._interrupted = False
+        self._giving_back = False
+        # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
+        # the IO thread while that one is inside the client; emptied in trio between its calls.
+        self._fetched: dict[TP, Sequence[Record]] = {}
+
+    async def open(self) -> None:
+        self._listener = RebalanceListener(
+            self._settings.rebalance_bound, self._drop, self._deliver
+        )
+        self._polling.start()
+        self._committing.start()
+        opened = False
+        try:
+            await self._polling.call("open", self._connect)
+            opened = True
+        finally:
+            if not opened:
+                with trio.CancelScope(shield=True):
+                    await self.kill()
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        wanted = sorted(set(topics))
+        if wanted:
+            with self._errors():
+                await partition_counts(self._client, wanted, self._settings.connect_timeout)
+        await self._call(self._polling, "subscribe", self._subscribe, wanted)
+
+    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+        held = await self._call(self._polling, "poll", self._poll)
+        self._interrupted = False
+        # Not before: had we been cancelled meanwhile, the next poll must find them.
+        fetched, self._fetched = self._fetched, {}
+        for tp in held:
+            self._fetched[tp] = fetched.pop(tp)
+        return fetched
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    async def next_rebalance(self) -> Rebalance:
+        try:
+            return await self._next_event.receive()
+        except trio.EndOfChannel:
+            raise ClientClosed("the consumer was closed") from None
+
+    async def pause(self, tps: Collection[TP]) -> None:
+        await self._call(self._polling, "pause", self._pause, tps)
+
+    async def resume(self, tps: Collection[TP]) -> None:
+        await self._call(self._polling, "resume", self._resume, tps)
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        if offset < 0:
+            raise ValueError(f"an offset is 0 or more, not {offset}")
+        await self._call(self._polling, "seek", self._seek, tp, offset)
+
+    async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        return await self._call(self._polling, "positions", self._positions, tps)
+
+    def highwater(self, tp: TP) -> int | None:
+        state = self._assignment().get(tp)
+        return None if state is None else state.highwater
+
+    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        await self._call(self._committing, "commit", self._commit, dict(offsets), timeout)
+
+    async def committed(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        return await self._call(self._committing, "committed", self._committed, tps, timeout)
+
+    async def beginning_offsets(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        return await self._call(
+            self._committing, "beginning offsets", self._log_ends, "beginning_offsets", tps, timeout
+        )
+
+    async def end_offsets(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        return await self._call(
+            self._committing, "end offsets", self._log_ends, "end_offsets", tps, timeout
+        )
+
+    async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
+        with self._errors():
+            counts = await partition_counts(self._client, [topic], timeout)
+        return frozenset(TP(topic, number) for number in range(counts[topic]))
+
+    def group_metadata(self) -> GroupMetadata:
+        member = self._consumer.group_metadata()
+        return GroupMetadata(
+            member.group_id, member.generation_id, member.member_id, member.group_instance_id
+        )
+
+    async def close(self, timeout: float) -> None:
+        now = trio.current_time()
+        self._stop_listening()
+        left_group = None
+        if self._client is not None:
+            with contextlib.suppress(WorkerClosed):
+                # Most of the time is for leaving, the rest for what follows it.
+                left_group = self._polling.submit("close", self._leave, timeout * 0.75)
+        if await _join(now + timeout * 0.85, self._polling):
+            await self._cut(now + timeout)
+        stuck = await _join(now + timeout, self._polling, self._committing)
+        if stuck:
+            raise TransportError(f"abandoned: {'; '.join(stuck)}")
+        if left_group is not None:
+            with translated(of_a_call):
+                await left_group.wait()
+
+    async def kill(self) -> None:
+        deadline = trio.current_time() + CUT_TIMEOUT
+        self._stop_listening()
+        stuck = await self._cut(deadline)
+        stuck += await _join(deadline, self._polling, self._committing)
+        if stuck:
+            raise TransportError(f"abandoned: {'; '.join(stuck)}")
+
+    # In trio.
+
+    async def _call(self, worker: Worker, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        with self._errors():
+            return await worker.call(name, fn, *args)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate; what fails because the client was closed meanwhile says so."""
+        if self._closed:
+            raise ClientClosed(f"{self._name} was closed")
+        try:
+            with translated(of_a_call):
+                yield
+        except (WorkerClosed, WorkerStuck, BrokerUnavailable, RuntimeError) as error:
+            if self._closed:
+                raise ClientClosed(f"{self._name} was closed") from error
+            raise
+
+    def _deliver(self, rebalance: Rebalance) -> None:
+        if self._closed:
+            rebalance.release()
+        else:
+            self._events.send_nowait(rebalance)
+
+    def _stop_listening(self) -> None:
+        self._closed = True
+        self._events.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    async def _cut(self, deadline: float) -> list[str]:
+        """Close the client's sockets and end its loop, whatever the other threads are doing.
+
+        Those that wait for the loop fail then. Returns what is stuck.
+        """
+        if self._client is None:
+            return []
+        cutting = Worker(f"{self._name}: cutting")
+        cutting.start()
+        cutting.submit("close the sockets", self._client.close)
+        return await _join(deadline, cutting)
+
+    # On the polling thread.
+
+    def _connect(self) -> None:
+        def client(**options: Any) -> Any:
+            self._client = KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**options)
+            return self._client
+
+        # The IO thread starts first and the broker is asked then: keep hold of the connections,
+        # so that they can be closed when that fails, or is not waited for any more.
+        with translated(of_a_connect(self._options["bootstrap_servers"])):
+            self._consumer = KafkaConsumer(**{"kafka_client": client, **self._options})
+        assert self._listener is not None
+        self._listener.attach(self._consumer)
+
+    def _subscribe(self, topics: list[str]) -> None:
+        consumer = self._consumer
+        self._giving_back = not topics and consumer.subscription() is not None
+        if topics:
+            consumer.subscribe(topics, listener=self._listener)
+
+    def _poll(self) -> Collection[TP]:
+        """Poll until there is a reason to return; with those of `_fetched` to be held back."""
+        while True:
+            held = self._held_back()
+            if len(held) < len(self._fetched) or self._interrupted or self._polling.waiting:
+                return held
+            try:
+                if self._giving_back:
+                    self._give_back()
+                batches = self._consumer.poll(timeout_ms=TURN_MS, max_records=NO_LIMIT)
+            except kafka.errors.RetriableError as error:
+                if self._closed:
+                    raise
+                # A broker that is away, or a new leader: the client tries again, so do we.
+                log.warning("%s: polling again after %s", self._name, error)
+                time.sleep(TURN_MS / 1000)
+                continue
+            for tp, records in batches.items():
+                self._fetched[TP(*tp)] = records
+
+    def _held_back(self) -> Collection[TP]:
+        """What was fetched before a pause stays here until the resume."""
+        if not self._fetched:
+            return ()
+        paused = self._consumer.paused()
+        return [tp for tp in self._fetched if tp in paused]
+
+    def _give_back(self) -> None:
+        """Leave the group as `close` does: the client's unsubscribe() would ask nobody."""
+        self._giving_back = False
+        consumer = self._consumer
+        # `_on_close_prepare_async`: calls the listener with all that is assigned, as revoked or
+        # as lost, and then takes it out of the assignment.
+        consumer._client._net.run(consumer._coordinator._on_close_prepare_async)
+        consumer.unsubscribe()
+
+    def _drop(self, tps: Collection[TP]) -> None:
+        for tp in tps:
+            self._fetched.pop(tp, None)
+
+    def _pause(self, tps: Collection[TP]) -> None:
+        self._consumer.pause(*self._assigned(tps))
+
+    def _resume(self, tps: Collection[TP]) -> None:
+        self._consumer.resume(*self._assigned(tps))
+
+    def _seek(self, tp: TP, offset: int) -> None:
+        try:
+            self._consumer.seek(TopicPartition(*tp), offset)
+        except ValueError:
+            raise NotAssigned(f"{tp} is not assigned to {self._name}") from None
+        self._drop([tp])
+
+    def _positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        positions = {}
+        assignment = self._assignment()
+        for tp in tps:
+            if tp in self._fetched:  # the client is past these, the caller has not seen them
+                positions[tp] = self._fetched[tp][0].offset
+            elif tp in assignment and (position := assignment[tp].position) is not None:
+                positions[tp] = position.offset
+        return positions
+
+    def _assigned(self, tps: Collection[TP]) -> list[Any]:
+        assignment = self._assignment()
+        return [TopicPartition(*tp) for tp in tps if tp in assignment]
+
+    def _assignment(self) -> Mapping[TP, Any]:
+        # `_subscription`: the public position() and pause() look at every partition, or fail for
+        # one that was revoked a moment ago; a look-up in here costs next to nothing.
+        return self._consumer._subscription.assignment  # type: ignore[no-any-return]
+
+    def _leave(self, timeout: float) -> None:
+        try:
+            if self._consumer is not None:
+                self._consumer.close(autocommit=False, timeout_ms=round(timeout * 1000))
+        finally:
+            self._client.close()  # does nothing where the consumer's close got that far
+
+    # On the committing thread.
+
+    def _commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        with translated(of_a_commit):
+            self._consumer.commit(
+                {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()},
+                timeout_ms=round(timeout * 1000),
+            )
+
+    def _committed(self, tps: Collection[TP], timeout: float) -> dict[TP, int]:
+        # `_coordinator`: the public committed() takes one partition, a request each.
+        offsets = self._consumer._coordinator.fetch_committed_offsets(
+            [TopicPartition(*tp) for tp in tps], timeout_ms=round(timeout * 1000)
+        )
+        return {TP(*tp): committed.offset for tp, committed in offsets.items()}
+
+    def _log_ends(self, method: str, tps: Collection[TP], timeout: float) -> dict[TP, int]:
+        offsets = getattr(self._consumer, method)(
+            [TopicPartition(*tp) for tp in tps], timeout_ms=round(timeout * 1000)
+        )
+        return {TP(*tp): offset for tp, offset in offsets.items()}
+
+
+async def _join(deadline: float, *workers: Worker) -> list[str]:
+    """Stop the workers; what is stuck past the deadline is abandoned, and returned."""
+    stuck = []
+    for worker in workers:
+        try:
+            await worker.stop(max(0.0, deadline - trio.current_time()))
+        except WorkerStuck as error:
+            stuck.append(str(error))
+    return stuck

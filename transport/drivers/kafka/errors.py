@@ -1,0 +1,133 @@
+"""kafka-python's errors as the transport's own, so that nothing above knows the client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import kafka.errors as client
+
+from transport.errors import (
+    AuthorizationFailed,
+    BrokerUnavailable,
+    CommitFailed,
+    CommitRefused,
+    CommitUnknown,
+    DeliveryFailed,
+    DeliveryTimeout,
+    Fenced,
+    MessageTooLarge,
+    OffsetOutOfRange,
+    RebalanceInProgress,
+    TransportError,
+    UnknownTopic,
+)
+
+_FENCED = (
+    client.FencedInstanceIdError,
+    client.ProducerFencedError,
+    client.InvalidProducerEpochError,
+)
+_REFUSED_US = (
+    client.AuthorizationError,
+    client.SaslAuthenticationFailedError,
+    client.UnsupportedSaslMechanismError,
+    client.IllegalSaslStateError,
+    client.SecurityDisabledError,
+)
+_THROWN_OUT = (
+    client.CommitFailedError,
+    client.UnknownMemberIdError,
+    client.IllegalGenerationError,
+)
+_OUTSIDE_THE_LOG = (
+    client.OffsetOutOfRangeError,
+    client.NoOffsetForPartitionError,
+    client.LogTruncationError,
+)
+_NOBODY_THERE = (
+    client.KafkaTimeoutError,
+    client.KafkaConnectionError,
+    client.NodeNotReadyError,
+    client.BrokerNotAvailableError,
+    client.RequestTimedOutError,
+)
+_TOO_LARGE = (client.MessageSizeTooLargeError, client.RecordListTooLargeError)
+
+
+def of_a_call(error: Exception) -> Exception:
+    """Translate what any call but a commit raised; other errors than the client's are kept."""
+    if not isinstance(error, client.KafkaError):
+        return error
+    text = str(error)
+    if isinstance(error, client.KafkaConfigurationError):
+        return ValueError(text)
+    if isinstance(error, _FENCED):
+        return Fenced(text)
+    if isinstance(error, _REFUSED_US):
+        return AuthorizationFailed(text)
+    if isinstance(error, _OUTSIDE_THE_LOG):
+        return OffsetOutOfRange(text)
+    if isinstance(error, (client.UnknownTopicOrPartitionError, client.InvalidTopicError)):
+        return UnknownTopic(text)
+    if isinstance(error, _NOBODY_THERE):
+        return BrokerUnavailable(text)
+    return TransportError(text)
+
+
+def of_a_commit(error: Exception) -> Exception:
+    """Translate what a commit raised."""
+    if not isinstance(error, client.KafkaError):
+        return error
+    text = str(error)
+    if isinstance(error, (*_FENCED, *_REFUSED_US)):
+        return of_a_call(error)
+    # The client wraps the broker's "rebalance in progress" in a CommitFailedError, though the
+    # member is in the group still and has only to join again.
+    wrapped = error.args[0] if isinstance(error, client.CommitFailedError) and error.args else None
+    if isinstance(error, client.RebalanceInProgressError) or isinstance(
+        wrapped, client.RebalanceInProgressError
+    ):
+        return RebalanceInProgress(text)
+    if isinstance(error, _THROWN_OUT):
+        return CommitFailed(text)
+    # The client repeats what can be repeated until its time is up.
+    if isinstance(error, (client.KafkaTimeoutError, client.RetriableError)):
+        return CommitUnknown(text)
+    return CommitRefused(text)
+
+
+def of_a_connect(servers: Sequence[str]) -> Callable[[Exception], Exception]:
+    """Translate what a client raised as it was built: with the addresses where nobody answered."""
+
+    def translate(error: Exception) -> Exception:
+        translation = of_a_call(error)
+        if isinstance(translation, BrokerUnavailable):
+            return BrokerUnavailable(f"no broker answered at {', '.join(servers)}: {error}")
+        return translation
+
+    return translate
+
+
+def of_a_delivery(error: Exception) -> Exception:
+    """Translate why a message was refused or not delivered; an outcome, with its cause set."""
+    outcome: Exception
+    if isinstance(error, (*_FENCED, *_REFUSED_US)):
+        outcome = of_a_call(error)
+    elif isinstance(error, _TOO_LARGE):
+        outcome = MessageTooLarge(str(error))
+    elif isinstance(error, client.KafkaTimeoutError):
+        outcome = DeliveryTimeout(str(error))
+    else:
+        outcome = DeliveryFailed(f"{type(error).__name__}: {error}")
+    outcome.__cause__ = error
+    return outcome
+
+
+@contextlib.contextmanager
+def translated(translate: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Raise the translation of an error that leaves the block, caused by it."""
+    try:
+        yield
+    except client.KafkaError as error:
+        raise translate(error) from error

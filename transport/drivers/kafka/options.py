@@ -1,0 +1,112 @@
+"""From our settings to the client's options: one place that knows its names and units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
+from transport.drivers.base import ClientSettings
+
+# The client's own is 30 s: a broker that is back would be found that much too late.
+RECONNECT_BACKOFF_MAX_MS = 1000
+
+_STRATEGIES = {
+    "cooperative": (CooperativeStickyAssignor,),
+    "eager": (RangePartitionAssignor, RoundRobinPartitionAssignor),
+}
+_RESETS = {"earliest": "earliest", "latest": "latest", "error": "none"}
+
+
+def consumer_options(
+    servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
+) -> dict[str, Any]:
+    """What to build a KafkaConsumer with. Raises ValueError for what it cannot take."""
+    return {
+        **_common(servers, security, settings),
+        "group_id": settings.group_id,
+        "group_instance_id": settings.group_instance_id,
+        "auto_offset_reset": _one_of("auto_offset_reset", settings.auto_offset_reset, _RESETS),
+        "partition_assignment_strategy": _one_of("assignment", settings.assignment, _STRATEGIES),
+        "enable_auto_commit": False,
+        "check_crcs": True,
+        "isolation_level": settings.isolation,
+        "session_timeout_ms": _ms(settings.session_timeout),
+        "heartbeat_interval_ms": _ms(settings.heartbeat_interval),
+        "max_poll_interval_ms": _ms(settings.max_poll_interval),
+        "fetch_max_bytes": settings.fetch_max_bytes,
+        "max_partition_fetch_bytes": settings.max_partition_fetch_bytes,
+        **_chosen(settings, KafkaConsumer),
+    }
+
+
+def producer_options(
+    servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
+) -> dict[str, Any]:
+    """What to build a KafkaProducer with. Raises ValueError for what it cannot take."""
+    # The client is to give up a little before us: what it fails costs that message alone, what
+    # we fail costs everything the client holds. It wants room for one request besides lingering.
+    delivery = settings.delivery_timeout * 0.9
+    request = min(settings.request_timeout, delivery - settings.linger)
+    if request <= 0:
+        raise ValueError("delivery_timeout must be longer than linger")
+    return {
+        **_common(servers, security, settings),
+        "acks": settings.acks,
+        "linger_ms": _ms(settings.linger),
+        "batch_size": settings.max_batch_size,
+        "max_request_size": settings.max_request_size,
+        "compression_type": settings.compression_type,
+        "delivery_timeout_ms": _ms(delivery),
+        "request_timeout_ms": _ms(request) - 1,
+        # Only a message whose topic was forgotten meanwhile waits for metadata when it is sent.
+        "max_block_ms": _ms(settings.connect_timeout),
+        **_chosen(settings, KafkaProducer),
+    }
+
+
+def admin_options(
+    servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
+) -> dict[str, Any]:
+    """What to build a KafkaAdminClient with."""
+    known = KafkaAdminClient.DEFAULT_CONFIG
+    wanted = {**_common(servers, security, settings), **settings.client_options}
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def _common(
+    servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
+) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": list(servers),
+        "client_id": settings.client_id,
+        "request_timeout_ms": _ms(settings.request_timeout),
+        "bootstrap_timeout_ms": _ms(settings.connect_timeout),
+        "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
+        # We keep our own numbers; the client's cost it time on every fetch and batch.
+        "metrics_enabled": False,
+        **security,
+    }
+
+
+def _chosen(settings: ClientSettings, client: Any) -> dict[str, Any]:
+    """The user's client options that this client class has; those that neither has are errors."""
+    known = {*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
+    if unknown := sorted(set(settings.client_options) - known):
+        raise ValueError(f"kafka-python has no such client options: {', '.join(unknown)}")
+    mine = client.DEFAULT_CONFIG
+    return {name: value for name, value in settings.client_options.items() if name in mine}
+
+
+def _one_of(name: str, value: str, choices: Mapping[str, Any]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+    return choices[value]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

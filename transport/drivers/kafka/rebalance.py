@@ -1,0 +1,125 @@
+"""The client's rebalance callbacks as `Rebalance`s that trio answers in its own time.
+
+The callbacks are coroutines on the client's IO thread. Each makes a future of the client, hands a
+`Rebalance` over to trio and awaits the future, so heartbeats go on and the polling thread stays
+inside `poll`. Whoever comes first resolves the future: `Rebalance.release`, the bound (a timer on
+the client's own loop, so that it holds even if trio is gone), or the end of the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import trio
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, TopicPartitionState
+from kafka.future import Future
+
+from transport.drivers.base import Rebalance, RebalanceKind
+from transport.types import TP
+
+
+class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Serves one consumer; made within the trio run that takes the rebalances.
+
+    Args:
+        bound: seconds a rebalance may take, counted from the client's last poll.
+        drop: called on the IO thread, while the polling thread is inside the client, with the
+            partitions that go.
+        deliver: called in trio with each rebalance, in order.
+    """
+
+    def __init__(
+        self,
+        bound: float,
+        drop: Callable[[Collection[TP]], None],
+        deliver: Callable[[Rebalance], None],
+    ) -> None:
+        self._bound = bound
+        self._drop = drop
+        self._deliver = deliver
+        self._token = trio.lowlevel.current_trio_token()
+        self._consumer: Any = None  # the KafkaConsumer
+        self._closed = False
+        self._release: Callable[[Mapping[TP, int]], None] | None = None
+
+    def attach(self, consumer: Any) -> None:
+        """Name the consumer that calls; before its first poll."""
+        self._consumer = consumer
+
+    def close(self) -> None:
+        """Let go what is waiting; from now on callbacks return at once. From any thread."""
+        self._closed = True
+        if self._release is not None:
+            self._release({})
+
+    async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
+        await self._give_up(RebalanceKind.REVOKED, revoked)
+
+    async def on_partitions_lost(self, lost: Collection[Any]) -> None:
+        await self._give_up(RebalanceKind.LOST, lost)
+
+    async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
+        tps = frozenset(TP(*tp) for tp in assigned)
+        seek = await self._consent(RebalanceKind.ASSIGNED, tps)
+        # `_subscription`: in an eager rebalance a partition that was given back and comes again
+        # keeps its old position and its pause flag, and no public call takes a position away.
+        # What the client does with a partition that is new to it: put in a fresh state.
+        assignment = self._consumer._subscription.assignment
+        for tp in assigned:
+            assignment[tp] = state = TopicPartitionState()
+            if tp in seek:
+                state.seek(seek[tp])
+
+    async def _give_up(self, kind: RebalanceKind, partitions: Collection[Any]) -> None:
+        tps = frozenset(TP(*tp) for tp in partitions)
+        self._drop(tps)
+        await self._consent(kind, tps)
+
+    async def _consent(self, kind: RebalanceKind, tps: frozenset[TP]) -> Mapping[TP, int]:
+        """Wait, on the IO thread, until the change is released; with what to seek to."""
+        if self._closed:
+            return {}
+        # `_net`: only `call_soon_threadsafe` both resolves a future on the loop and wakes it.
+        net = self._consumer._client._net
+        # `_coordinator`: max_poll_interval counts from the last poll, which only it knows.
+        coordinator = self._consumer._coordinator
+        gap = time.monotonic() - coordinator.heartbeat.last_poll
+        bound = max(0.0, self._bound - gap)
+        answer = Future()
+
+        def resolve(seek: Mapping[TP, int]) -> None:
+            if not answer.is_done:
+                answer.success(seek)
+
+        def release(seek: Mapping[TP, int]) -> None:
+            seek = dict(seek)
+            with contextlib.suppress(Exception):  # the loop may have ended: nobody waits then
+                net.call_soon_threadsafe(lambda: resolve(seek))
+
+        rebalance = Rebalance(kind, tps, coordinator.group_metadata().generation_id, bound, release)
+
+        def expire() -> None:
+            if not answer.is_done:
+                self._tell(rebalance.expired.set)
+                answer.success({})
+
+        self._release = release
+        timer = net.call_later(bound, expire)
+        try:
+            # The other order would miss a close in between.
+            if self._closed or not self._tell(self._deliver, rebalance):
+                return {}
+            return await answer  # type: ignore[no-any-return]
+        finally:
+            self._release = None
+            net.cancel(timer)
+
+    def _tell(self, fn: Callable[..., object], *args: object) -> bool:
+        try:
+            self._token.run_sync_soon(fn, *args)
+        except trio.RunFinishedError:
+            return False
+        return True

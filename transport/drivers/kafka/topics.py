@@ -1,0 +1,105 @@
+"""Waiting for a topic's partitions on the client's own loop, beside all that it does.
+
+The client's public calls for this block a thread for one topic at a time, or fetch the metadata
+of every topic there is. This coroutine runs on the loop that owns the metadata, so any number of
+topics are waited for at once, and a bad one delays no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import kafka.errors
+import trio
+from kafka.future import Future
+
+from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
+
+
+async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -> dict[str, int]:
+    """How many partitions each topic has; the broker may create those that it has not.
+
+    Args:
+        client: the KafkaNetClient of a consumer or producer.
+        timeout: seconds.
+
+    Raises:
+        UnknownTopic: names those that were not there within the timeout.
+        BrokerUnavailable: nobody answered within the timeout.
+        AuthorizationFailed: we may not see one of them.
+
+    A checkpoint. Cancelled: only the waiting ends.
+    """
+    known = {topic: client.cluster.partitions_for_topic(topic) for topic in topics}
+    if all(known.values()):
+        await trio.lowlevel.checkpoint()
+        return {topic: len(partitions) for topic, partitions in known.items()}
+    # `_manager`: the one way to run something on the client's loop, which alone may change the
+    # set of topics that it iterates over for each request.
+    future = client._manager.call_soon(_look_up, client, topics, timeout)
+    with trio.move_on_after(timeout + 1.0):
+        return await _landed(future)
+    raise BrokerUnavailable(f"the client did not look up {', '.join(topics)} in {timeout:g} s")
+
+
+async def _landed(future: Future) -> dict[str, int]:
+    token = trio.lowlevel.current_trio_token()
+    done = trio.Event()
+
+    def tell(_: object) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(done.set)
+
+    future.add_both(tell)
+    await done.wait()
+    if future.exception is None:
+        return future.value  # type: ignore[no-any-return]
+    if isinstance(future.exception, Exception):
+        raise future.exception
+    # Closing the loop throws GeneratorExit into what runs on it.
+    raise ClientClosed("the client was closed") from None
+
+
+async def _look_up(client: Any, topics: Sequence[str], timeout: float) -> dict[str, int]:
+    """Runs on the client's loop."""
+    cluster, deadline = client.cluster, time.monotonic() + timeout
+    answered = False
+    while True:
+        missing = [topic for topic in topics if not cluster.partitions_for_topic(topic)]
+        if not missing:
+            return {topic: len(cluster.partitions_for_topic(topic)) for topic in topics}
+        if refused := cluster.unauthorized_topics.intersection(missing):
+            _forget(cluster, missing)
+            raise AuthorizationFailed(f"may not see {', '.join(sorted(refused))}")
+        left = deadline - time.monotonic()
+        if left <= 0:
+            _forget(cluster, missing)
+            names = ", ".join(missing)
+            if answered:
+                raise UnknownTopic(f"no such topic: {names}")
+            raise BrokerUnavailable(f"no broker told of {names} within {timeout:g} s")
+        try:
+            for topic in missing:
+                cluster.add_topic(topic)
+        except (TypeError, ValueError) as error:
+            _forget(cluster, missing)
+            raise UnknownTopic(str(error)) from error
+        try:
+            # An update comes no sooner than retry_backoff_ms after the last one.
+            await client._manager.wait_for(cluster.request_update(), left * 1000)
+            answered = True
+        except kafka.errors.BrokerResponseError:
+            answered = True
+        except kafka.errors.RetriableError:
+            pass
+
+
+def _forget(cluster: Any, topics: Sequence[str]) -> None:
+    # `_topics`: there is no public way to take one back, and as long as an unknown topic is in
+    # there the client asks for it ten times a second and logs an error each time.
+    for topic in topics:
+        if not cluster.partitions_for_topic(topic):
+            cluster._topics.discard(topic)

@@ -1,0 +1,208 @@
+"""The polling side of the client: the one task that polls, pauses, seeks and subscribes.
+
+All that must not overtake each other happens here, one after the other: a batch is entered into
+its ledger before the next poll begins, and a rebalance comes only during a poll. So a batch can
+never land in a later epoch than the one it was fetched in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from nurseries import Service
+from transport.errors import AppClosed, NotAssigned, RebalanceInProgress, TransportError
+from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.app import App
+
+
+@attrs.define(eq=False)
+class _Request:
+    """Something to be done between two polls; may be taken back until it is begun."""
+
+    do: Callable[[], Awaitable[None]]
+    error: TransportError | None = None
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(self, error: TransportError | None = None) -> None:
+        self.error = error
+        self.ended.set()
+
+
+def handing_over() -> RebalanceInProgress:
+    """Why nothing can be asked of the polling side while partitions are being let go."""
+    return RebalanceInProgress(
+        "partitions are being handed over, which waits for their handlers; try again after it"
+    )
+
+
+class Fetcher(Service):
+    """Fetches messages, in batches, for the Conductor."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__("Fetcher")
+        self.app = app
+        self._paused: frozenset[TP] = frozenset()  # what the client has been told
+        self._requests: deque[_Request] = deque()
+        self._stopping = False
+        self._stopped = trio.Event()
+        self._subscribed: frozenset[str] = frozenset()
+
+    async def on_start(self) -> None:
+        self._stopping = False
+        self._stopped = trio.Event()
+        self.spawn("poll", self._run)
+
+    async def on_stop(self) -> None:
+        """Stop fetching; returns only once no poll is under way."""
+        self._stopping = True
+        self.look_again()
+        await self._stopped.wait()
+
+    def look_again(self) -> None:
+        """Something that concerns the polling side has changed. Not a checkpoint."""
+        self.app.consumer.client.interrupt()
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        """Go on at `offset` in a new epoch: see `Consumer.seek`."""
+        await self._ask(lambda: self._seek(tp, offset))
+
+    async def catch_up(self) -> None:
+        """Move ledgers that are all done past what is never fetched at the end of a log (I4).
+
+        A checkpoint. Raises like `seek` when it can't be done now.
+        """
+        if self._behind():
+            await self._ask(self._look_at_positions)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def refuse(self, error: TransportError) -> None:
+        """Fail what is asked for and not begun: the next poll may wait for who asked."""
+        while self._requests:
+            self._requests.popleft().end(error)
+
+    def forget(self, tps: frozenset[TP]) -> None:
+        """The client has cleared the pauses of these."""
+        self._paused -= tps
+
+    async def _run(self) -> None:
+        try:
+            await self._poll_on()
+        except self.app.consumer.consumer_stopped_errors:
+            if not self.app.consumer.is_closing:
+                raise
+        finally:
+            self._stopped.set()
+            self.app.consumer.flow.not_fetching.open()
+            self.refuse(AppClosed("the app is closing"))
+
+    async def _poll_on(self) -> None:
+        consumer = self.app.consumer
+        flow, client, assignment = consumer.flow, consumer.client, consumer.assignment
+        while not self._stopping:
+            await self._subscribe()
+            await self._serve_requests()
+            await self._refetch()
+            await self._pause_and_resume()
+            if flow.active:
+                flow.not_fetching.close()
+            batches = await client.poll()
+            for tp, records in batches.items():
+                ledger = assignment.get(tp)
+                if ledger is not None and not ledger.is_draining:
+                    consumer.callback(ledger, records)
+
+    async def _subscribe(self) -> None:
+        conductor, client = self.app.conductor, self.app.consumer.client
+        if conductor.wanted != self._subscribed:
+            wanted = conductor.wanted
+            await client.subscribe(sorted(wanted))
+            self._subscribed = wanted
+            conductor.on_subscribed(wanted)
+
+    async def _ask(self, do: Callable[[], Awaitable[None]]) -> None:
+        consumer = self.app.consumer
+        if self._stopping or self._stopped.is_set():
+            raise AppClosed("the app is closing")
+        if consumer.is_handing_over:
+            raise handing_over()
+        request = _Request(do)
+        self._requests.append(request)
+        self.look_again()
+        try:
+            await request.ended.wait()
+        except trio.Cancelled:
+            if request in self._requests:
+                self._requests.remove(request)
+            raise
+        if request.error is not None:
+            raise request.error
+
+    async def _serve_requests(self) -> None:
+        while self._requests:
+            request = self._requests.popleft()  # from here on it is done, whoever waits for it
+            try:
+                await request.do()
+            except TransportError as exc:
+                request.end(exc)
+            else:
+                request.end()
+
+    async def _seek(self, tp: TP, offset: int) -> None:
+        consumer = self.app.consumer
+        if tp not in consumer.assignment:
+            raise NotAssigned(f"{tp} is not assigned any more")
+        # Until the client is there, what it had fetched must not be delivered.
+        consumer.assignment[tp].drain()
+        try:
+            await consumer.client.seek(tp, offset)
+        except TransportError:
+            consumer.drop({tp})
+            raise
+        consumer.begin_epoch(tp, offset)
+
+    async def _refetch(self) -> None:
+        for tp, ledger in self.app.consumer.assignment.items():
+            position = ledger.refetching()
+            if position is not None:
+                await self.app.consumer.client.seek(tp, position)
+
+    async def _pause_and_resume(self) -> None:
+        consumer, conductor = self.app.consumer, self.app.conductor
+        flow, client = consumer.flow, consumer.client
+        wanted = frozenset(
+            tp
+            for tp in consumer.assignment
+            if not flow.active or tp in flow.paused or conductor.is_held_back(tp)
+        )
+        if pause := wanted - self._paused:
+            await client.pause(sorted(pause))
+        if resume := self._paused - wanted:
+            await client.resume(sorted(resume))
+        self._paused = wanted
+        if not flow.active:
+            flow.not_fetching.open()
+
+    def _behind(self) -> list[TP]:
+        """Partitions that are all done and yet not at the end of the log."""
+        consumer = self.app.consumer
+        return [
+            tp
+            for tp, ledger in consumer.assignment.items()
+            if (highwater := consumer.client.highwater(tp)) is not None
+            and ledger.is_idle
+            and (ledger.position is None or ledger.position < highwater)
+        ]
+
+    async def _look_at_positions(self) -> None:
+        consumer = self.app.consumer
+        for tp, position in (await consumer.client.positions(self._behind())).items():
+            if tp in consumer.assignment:
+                consumer.assignment[tp].advance(position)

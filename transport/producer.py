@@ -1,0 +1,332 @@
+"""The producer: messages are accepted, sent in batches, and reported on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint_if_cancelled
+
+from nurseries import Service
+from transport.drivers.base import Outcome, Outgoing, ProducerClient
+from transport.errors import AppClosed, DeliveryFailed, MessageTooLarge
+from transport.types import TP, Headers, HeadersArg, RecordMetadata
+
+if TYPE_CHECKING:
+    from transport.app import App
+    from transport.base import Transport
+
+# What a record takes beside its key, value and headers, at most, in bytes.
+_OVERHEAD = 70
+# `send` gives way to other tasks after so many messages.
+_TURN = 64
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """A message that was accepted: `await` it for where it was written.
+
+    Any number of tasks may await it, from any task. Awaiting is a checkpoint; cancelling ends
+    only the waiting. Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
+    """
+
+    outgoing: Outgoing
+    size: int
+    outcome: Outcome | None = None
+    was_seen: bool = False
+    _ended: trio.Event | None = None
+
+    async def wait(self) -> RecordMetadata:
+        """Wait for the outcome: the same as awaiting the object."""
+        self.was_seen = True
+        if self.outcome is None:
+            if self._ended is None:
+                self._ended = trio.Event()
+            await self._ended.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        if isinstance(self.outcome, RecordMetadata):
+            return self.outcome
+        assert self.outcome is not None
+        raise self.outcome
+
+    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
+        return self.wait().__await__()
+
+    def end(self, outcome: Outcome) -> None:
+        """For the producer."""
+        self.outcome = outcome
+        if self._ended is not None:
+            self._ended.set()
+
+
+@attrs.define(eq=False)
+class _Flush:
+    """What was accepted before a flush and has no outcome yet."""
+
+    left: set[Delivery]
+    ended: trio.Event = attrs.field(factory=trio.Event)
+
+    def look(self) -> None:
+        if not self.left:
+            self.ended.set()
+
+
+class Producer(Service):
+    """Sends messages, in batches, from one task.
+
+    What is accepted and not yet delivered is bounded in messages and bytes; `send` is where the
+    bound is felt.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.app: App = transport.app
+        settings = self.app.settings
+        super().__init__("Producer", grace=settings.grace)
+        self.client_id = settings.client.client_id
+        self.linger_ms = round(settings.client.linger * 1000)
+        self.max_batch_size = settings.client.max_batch_size
+        self.max_request_size = settings.client.max_request_size
+        self.acks = settings.client.acks
+        self.compression_type = settings.client.compression_type
+        self.request_timeout = settings.client.request_timeout
+        self.partitioner = settings.partitioner
+        self.client: ProducerClient = transport.driver.producer(settings.client)
+        self._max_messages = settings.send_buffer_messages
+        self._max_bytes = settings.send_buffer_bytes
+        self._bytes = 0
+        self._queue: list[Outgoing] = []
+        self._filled = trio.Event()
+        self._in_flight: dict[Outgoing, Delivery] = {}
+        self._flushes: list[_Flush] = []
+        self._room = trio.Event()
+        self._turn = 0
+        self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
+        self._unseen: list[Delivery] = []  # failed, and nobody has asked
+        self._accepts = False
+        self._is_killed = False
+
+    # Life
+
+    async def on_start(self) -> None:
+        await self.client.open(self._report)
+        self._accepts = True
+        self.spawn("sender", self._send_batches)
+
+    async def on_stop(self) -> None:
+        """Deliver what was accepted, then close; raises if a failure was never looked at."""
+        self._accepts = False
+        self._wake_senders()
+        if self._is_killed:
+            return
+        left = trio.current_effective_deadline() - trio.current_time()
+        try:
+            with trio.move_on_after(left * 0.6):
+                await self.flush()
+        finally:
+            await self.client.close(max(0.1, left * 0.3))
+            await trio.lowlevel.checkpoint()  # what close failed has been reported by now
+            for delivery in list(self._in_flight.values()):
+                self._report([(delivery.outgoing, DeliveryFailed("the app was closed"))])
+        if unseen := [delivery for delivery in self._unseen if not delivery.was_seen]:
+            raise DeliveryFailed(
+                f"{len(unseen)} messages were not delivered and nobody has awaited them;"
+                f" the first went to {unseen[0].outgoing.topic!r}"
+            ) from _error(unseen[0])
+
+    async def kill(self) -> None:
+        """Go as a crash would. For demonstrations and tests."""
+        self._is_killed = True
+        self._accepts = False
+        self._wake_senders()
+        await self.client.kill()
+
+    # Sending
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> Delivery:
+        """Accept a message; returns once there is room for it, with its delivery.
+
+        Looks for cancellation at each call and is a full checkpoint now and then, and whenever
+        it has to wait. Cancelled: nothing was accepted.
+
+        Args:
+            partition: None: by the key (see `key_partition`), without one as the client likes.
+            timestamp: seconds since 1970; None: now.
+            headers: pairs or a mapping of str to bytes.
+
+        Raises:
+            UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata can't be had.
+            MessageTooLarge: larger than `max_request_size` or the send buffer.
+            ValueError: neither key nor value, or no such partition.
+            AppClosed: the app is not open.
+        """
+        outgoing = Outgoing(
+            topic,
+            partition,
+            key,
+            value,
+            _pairs(headers),
+            None if timestamp is None else round(timestamp * 1000),
+        )
+        size = self._measure(outgoing)
+        count = self._known_partitions(topic)
+        if count is None:
+            count = await self._ask_partitions(topic)
+        if partition is None:
+            if key is not None:
+                outgoing.partition = self.partitioner(key, count)
+        elif not 0 <= partition < count:
+            raise ValueError(f"{topic!r} has {count} partitions, none is {partition}")
+        self._turn += 1
+        if self._turn % _TURN:
+            await checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+        while self._in_flight and (
+            len(self._in_flight) >= self._max_messages or self._bytes + size > self._max_bytes
+        ):
+            await self._room.wait()
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        return self._accept(outgoing, size)
+
+    async def send_and_wait(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> RecordMetadata:
+        """Send a message and wait for its delivery; raises as both do.
+
+        A checkpoint. Cancelled while it waits for the delivery: the message is sent all the same.
+        """
+        delivery = await self.send(topic, key, value, partition, timestamp, headers)
+        return await delivery
+
+    async def flush(self) -> None:
+        """Wait until all that was accepted before the call is delivered or has failed.
+
+        A checkpoint. Cancelling changes nothing.
+        """
+        flush = _Flush(set(self._in_flight.values()))
+        flush.look()
+        self._flushes.append(flush)
+        try:
+            await flush.ended.wait()
+        finally:
+            self._flushes.remove(flush)
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int = 1,
+        *,
+        config: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        """Create a topic and wait until it can be written; one that exists is fine.
+
+        A checkpoint. Cancelled: it may be created all the same.
+        """
+        await self.client.create_topic(topic, partitions, replication, config or {}, timeout)
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        """The partition that a key belongs to, by the partitioner.
+
+        Not a checkpoint. Raises LookupError if nothing was sent to the topic yet, since only
+        the broker knows how many partitions it has.
+        """
+        count = self._known_partitions(topic)
+        if count is None:
+            raise LookupError(f"the partitions of {topic!r} are not known yet")
+        return TP(topic, self.partitioner(key, count))
+
+    def supports_headers(self) -> bool:
+        """Whether messages can have headers: yes."""
+        return True
+
+    def _measure(self, outgoing: Outgoing) -> int:
+        key, value = outgoing.key, outgoing.value
+        if key is None and value is None:
+            raise ValueError("a message needs a key or a value")
+        size = _OVERHEAD + len(key or b"") + len(value or b"")
+        for name, data in outgoing.headers:
+            size += len(name) + len(data)
+        most = min(self.max_request_size, self._max_bytes)
+        if size > most:
+            raise MessageTooLarge(f"a message of {size} bytes for {outgoing.topic!r}: {most} fit")
+        return size
+
+    def _known_partitions(self, topic: str) -> int | None:
+        count, until = self._partitions.get(topic, (0, 0.0))
+        return count if count and (self._turn % _TURN or trio.current_time() < until) else None
+
+    async def _ask_partitions(self, topic: str) -> int:
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        settings = self.app.settings
+        count = await self.client.partition_count(topic, settings.client.connect_timeout)
+        self._partitions[topic] = count, trio.current_time() + settings.metadata_max_age
+        return count
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept(self, outgoing: Outgoing, size: int) -> Delivery:
+        delivery = Delivery(outgoing, size)
+        self._in_flight[outgoing] = delivery
+        self._bytes += size
+        if not self._queue:
+            self._filled.set()
+        self._queue.append(outgoing)
+        return delivery
+
+    async def _send_batches(self) -> None:
+        while True:
+            await self._filled.wait()
+            batch, self._queue = self._queue, []
+            self._filled = trio.Event()
+            await self.client.send(batch)
+
+    def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
+        ended = []
+        for outgoing, outcome in reports:
+            delivery = self._in_flight.pop(outgoing, None)
+            if delivery is None:
+                continue  # it has its outcome
+            self._bytes -= delivery.size
+            delivery.end(outcome)
+            ended.append(delivery)
+            if not delivery.was_seen and isinstance(outcome, Exception):
+                self._unseen.append(delivery)
+        for flush in self._flushes:
+            flush.left.difference_update(ended)
+            flush.look()
+        self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        self._room.set()
+        self._room = trio.Event()
+
+
+def _pairs(headers: HeadersArg) -> Headers:
+    if headers is None:
+        return ()
+    return tuple(headers.items()) if isinstance(headers, Mapping) else tuple(headers)
+
+
+def _error(delivery: Delivery) -> Exception | None:
+    return delivery.outcome if isinstance(delivery.outcome, Exception) else None

@@ -1,0 +1,62 @@
+"""What an app can be told, with the defaults and their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from transport.drivers.base import ClientSettings
+from transport.partitioner import Partitioner, java_partitioner
+
+
+def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{field.name} must be more than 0, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """An app's settings; durations in seconds, sizes in bytes.
+
+    Attributes:
+        commit_interval: between two commits of what is acked.
+        commit_livelock_soft_timeout: an offset that stands still for so long while acks go on
+            is warned of.
+        buffer_size: most messages of one topic object that are delivered and unacked; with so
+            many fetched its partitions are paused until half of them are done.
+        grace: the whole of the orderly end.
+        send_buffer_messages, send_buffer_bytes: most that is accepted and not delivered; `send`
+            waits beyond that.
+        metadata_max_age: a topic's number of partitions is asked for again after so long.
+        partitioner: a key's partition, given the key and the number of partitions.
+        client: what the broker's client is built with.
+    """
+
+    commit_interval: float = attrs.field(default=1.0, validator=_positive)
+    commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=_positive)
+    buffer_size: int = attrs.field(default=16384, validator=_positive)
+    grace: float = attrs.field(default=20.0, validator=_positive)
+    send_buffer_messages: int = attrs.field(default=50_000, validator=_positive)
+    send_buffer_bytes: int = attrs.field(default=32 << 20, validator=_positive)
+    metadata_max_age: float = attrs.field(default=300.0, validator=_positive)
+    partitioner: Partitioner = java_partitioner
+    client: ClientSettings = attrs.field(factory=ClientSettings)
+
+
+def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
+    """Settings out of an app's keyword arguments, its own and its client's, in one namespace.
+
+    Raises TypeError naming what is unknown.
+    """
+    mine = {field.name for field in attrs.fields(Settings)} - {"client"}
+    theirs = {field.name for field in attrs.fields(ClientSettings)} - {"group_id"}
+    if unknown := sorted(set(options) - mine - theirs):
+        raise TypeError(f"unknown settings: {', '.join(unknown)}")
+    client = ClientSettings(
+        group_id=group_id, **{name: value for name, value in options.items() if name in theirs}
+    )
+    return Settings(
+        client=client, **{name: value for name, value in options.items() if name in mine}
+    )

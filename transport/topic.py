@@ -1,0 +1,154 @@
+"""A topic as a program sees it: a place to send to, and a stream to iterate over."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from transport.channel import Batches, Channel, DecodeErrorHook, Messages
+from transport.codec import Codec, CodecArg, codec_for
+from transport.errors import AppClosed
+from transport.producer import Delivery
+from transport.types import HeadersArg, RecordMetadata
+
+if TYPE_CHECKING:
+    from transport.app import App
+
+R = TypeVar("R", Messages, Batches)
+
+# The broker's own rule (org.apache.kafka.common.internals.Topic).
+_LEGAL_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+class Topic:
+    """One topic of an app; made by `App.topic`.
+
+    Iterators of one topic object share its messages between them; each topic object of the same
+    name gets all of them. The app joins its group when the first of its topics is iterated over.
+
+    Args:
+        key_type, value_type: bytes, str or a `Codec`.
+    """
+
+    def __init__(
+        self, app: App, name: str, *, key_type: CodecArg = None, value_type: CodecArg = None
+    ) -> None:
+        if not _LEGAL_NAME.fullmatch(name) or name in (".", ".."):
+            raise ValueError(
+                f"{name!r} is no topic name: up to 249 of letters, digits, '.', '_' and '-'"
+            )
+        self.app = app
+        self.name = name
+        self._key = codec_for(key_type)
+        self._value = codec_for(value_type)
+        self.channel = Channel(
+            name,
+            app.consumer.flow,
+            limit=app.settings.buffer_size,
+            key=self._key,
+            value=self._value,
+            on_full=self._on_full,
+        )
+
+    # Reading
+
+    def __aiter__(self) -> Messages:
+        """The messages; each is acked when its body is done and the next one is asked for."""
+        return self._listen(Messages(self.channel, acks=True))
+
+    def noack(self) -> Messages:
+        """The messages, to be acked by the user: `async with message:` or `message.ack()`."""
+        return self._listen(Messages(self.channel, acks=False))
+
+    def batches(self, max_size: int | None = None, *, noack: bool = False) -> Batches:
+        """Batches of one partition's messages: the fast path.
+
+        Args:
+            max_size: most messages in one; at most the buffer size.
+            noack: leave the acking to the user: `async with batch:` or `batch.ack()`. Otherwise
+                a batch is acked as a whole when the next one is asked for.
+        """
+        if max_size is not None and max_size < 1:
+            raise ValueError(f"max_size is 1 or more, not {max_size}")
+        most = min(max_size or 1024, self.app.settings.buffer_size)
+        return self._listen(Batches(self.channel, acks=not noack, most=most))
+
+    @property
+    def on_key_decode_error(self) -> DecodeErrorHook:
+        """Awaited with (error, message) when a key does not decode. By default it raises; if it
+        returns, the message is acked and passed over."""
+        return self.channel.on_key_decode_error
+
+    @on_key_decode_error.setter
+    def on_key_decode_error(self, hook: DecodeErrorHook) -> None:
+        self.channel.on_key_decode_error = hook
+
+    @property
+    def on_value_decode_error(self) -> DecodeErrorHook:
+        """The same for a value."""
+        return self.channel.on_value_decode_error
+
+    @on_value_decode_error.setter
+    def on_value_decode_error(self, hook: DecodeErrorHook) -> None:
+        self.channel.on_value_decode_error = hook
+
+    # Writing
+
+    async def send(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> Delivery:
+        """Send a message; see `Producer.send`. Key and value are encoded by the topic's types."""
+        return await self.app.producer.send(
+            self.name,
+            _encode(self._key, key),
+            _encode(self._value, value),
+            partition,
+            timestamp,
+            headers,
+        )
+
+    async def send_and_wait(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> RecordMetadata:
+        """Send a message and wait for its delivery; see `Producer.send_and_wait`."""
+        delivery = await self.send(
+            key=key, value=value, partition=partition, timestamp=timestamp, headers=headers
+        )
+        return await delivery
+
+    def _listen(self, reader: R) -> R:
+        if not self.app.is_open:
+            raise AppClosed(f"the app {self.app.id!r} is not open: use it in `async with app:`")
+        self.app.conductor.add(self)
+        return reader
+
+    def _on_full(self) -> None:
+        consumer = self.app.consumer
+        change = consumer.on_buffer_full if self.channel.is_full else consumer.on_buffer_drop
+        for tp in consumer.assignment:
+            if tp.topic == self.name:
+                change(tp)
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name}>"
+
+
+def _encode(codec: Codec | None, data: Any) -> bytes | None:
+    if data is None:
+        return None
+    encoded = data if codec is None else codec.encode(data)
+    if not isinstance(encoded, bytes | bytearray | memoryview):
+        raise TypeError(f"a key or value without a type is bytes, not {type(data).__name__}")
+    return bytes(encoded)

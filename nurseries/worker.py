@@ -144,6 +144,7 @@ class Worker:
             self._queue.put(None)
         with trio.CancelScope(deadline=trio.current_time() + timeout, shield=True):
             await self._joined.wait()
+        if self._joined.is_set():  # also where there was no time left to wait
             return
         error = WorkerStuck(f"worker {self.name!r} is stuck in {self.current!r}")
         for call in list(self._calls):

@@ -25,7 +25,14 @@ from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, of_a_connect, translated
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
-from transport.errors import BrokerUnavailable, ClientClosed, NotAssigned, TransportError
+from transport.errors import (
+    BrokerUnavailable,
+    ClientClosed,
+    CommitRefused,
+    CommitUnknown,
+    NotAssigned,
+    TransportError,
+)
 from transport.types import TP, GroupMetadata, Record
 
 log = logging.getLogger(__name__)
@@ -249,13 +256,22 @@ class KafkaConsumerClient:
         self._giving_back = not topics and consumer.subscription() is not None
         if topics:
             consumer.subscribe(topics, listener=self._listener)
+            # Or the first to join finds after the join that there are topics, and joins again.
+            update = self._client.cluster.request_update()
+            timeout_ms = self._settings.connect_timeout * 1000
+            with contextlib.suppress(kafka.errors.RetriableError):
+                self._client._net.run(self._client._manager.wait_for, update, timeout_ms)
 
     def _poll(self) -> Collection[TP]:
         """Poll until there is a reason to return; with those of `_fetched` to be held back."""
+        over = False
         while True:
-            held = self._held_back()
-            if len(held) < len(self._fetched) or self._interrupted or self._polling.waiting:
+            held = self._held_back()  # for each turn anew: a rebalance may have dropped some
+            if len(held) < len(self._fetched) or over or self._polling.waiting:
                 return held
+            # Read before the turn: one that is interrupted beforehand takes a turn as well, so
+            # that who interrupts each poll sees the group get on.
+            over = self._interrupted
             try:
                 if self._giving_back:
                     self._give_back()
@@ -268,9 +284,10 @@ class KafkaConsumerClient:
                 # A broker that is away, or a new leader: the client tries again, so do we.
                 log.warning("%s: polling again after %s", self._name, error)
                 time.sleep(TURN_MS / 1000)
-                continue
+                batches = {}
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
+            over = over or self._interrupted
 
     def _is_joining(self) -> bool:
         """Take a long turn of a join that is under way; False once there is none.
@@ -350,11 +367,18 @@ class KafkaConsumerClient:
     # On the committing thread.
 
     def _commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
-        with translated(of_a_commit):
-            self._consumer.commit(
-                {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()},
-                timeout_ms=round(timeout * 1000),
-            )
+        wanted = {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()}
+        try:
+            with translated(of_a_commit):
+                self._consumer.commit(wanted, timeout_ms=round(timeout * 1000))
+        except CommitUnknown as error:
+            # The client takes "no such partition" for a passing thing, and does not tell.
+            if gone := [tp for tp in offsets if not self._exists(tp)]:
+                raise CommitRefused(f"no such partition: {', '.join(map(str, gone))}") from error
+            raise
+
+    def _exists(self, tp: TP) -> bool:
+        return tp.partition in (self._client.cluster.partitions_for_topic(tp.topic) or ())
 
     def _committed(self, tps: Collection[TP], timeout: float) -> dict[TP, int]:
         # `_coordinator`: the public committed() takes one partition, a request each.

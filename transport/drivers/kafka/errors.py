@@ -116,7 +116,8 @@ def of_a_delivery(error: Exception) -> Exception:
         outcome = of_a_call(error)
     elif isinstance(error, _TOO_LARGE):
         outcome = MessageTooLarge(str(error))
-    elif isinstance(error, client.KafkaTimeoutError):
+    elif isinstance(error, client.RetriableError):
+        # It was retried until the time was up.
         outcome = DeliveryTimeout(str(error))
     else:
         outcome = DeliveryFailed(f"{type(error).__name__}: {error}")

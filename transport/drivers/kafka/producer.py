@@ -21,6 +21,7 @@ import attrs
 import kafka.errors
 import trio
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
@@ -35,6 +36,16 @@ Ts = TypeVarTuple("Ts")
 
 # For what never waits for a broker: aborting what is held, closing sockets, joining threads.
 CUT_TIMEOUT = 5.0
+
+
+_NOTHING = object()
+
+
+class _Nothing(Serializer):  # type: ignore[misc]
+    """Makes `_NOTHING` None: Kafka takes a message without key and value, but `send` does not."""
+
+    def serialize(self, topic: str, headers: Any, data: Any) -> Any:
+        return None if data is _NOTHING else data
 
 
 @attrs.define(eq=False)
@@ -182,6 +193,11 @@ class KafkaProducerClient:
         self._collect()
         self._fail(list(self._batches), ClientClosed(f"{self._name} was closed"))
         self._discard()
+        if self._client is not None:
+            # `_manager`: to end what waits for the broker, an open included. The client's own
+            # close() is for the thread that runs its loop.
+            with contextlib.suppress(RuntimeError):  # that loop has ended
+                self._client._manager.close()
         stuck = []
         for worker in (self._sending, self._administering):
             if worker is self._sending:
@@ -230,7 +246,7 @@ class KafkaProducerClient:
             before = len(outcomes)
             for message, future in run.waiting:
                 if future.is_done:
-                    outcomes.append((message, _outcome(future)))
+                    outcomes.append((message, self._outcome(future)))
                 else:
                     waiting.append((message, future))
             run.waiting = waiting
@@ -241,6 +257,14 @@ class KafkaProducerClient:
             self._batches.popleft()
         if outcomes:
             self._report(outcomes)
+
+    def _outcome(self, future: Any) -> Outcome:
+        if future.exception is not None:
+            return of_a_delivery(future.exception)
+        done = future.value
+        # Where the client asked for no answer it counts from 0 by itself.
+        offset = done.offset if self._options["acks"] != 0 else -1
+        return RecordMetadata(done.topic, done.partition, offset, done.timestamp / 1000)
 
     async def _watch(self) -> None:
         """One timer for all deadlines: the oldest batch has the next one."""
@@ -289,23 +313,26 @@ class KafkaProducerClient:
     def _connect(self) -> KafkaProducer:
         """The current producer, made if need be."""
         if self._producer is not None:
-            return self._producer
-
-        made = []
+            # `_transaction_manager`: after a fatal error it fails all that it is given.
+            manager = self._producer._transaction_manager
+            if manager is None or not manager.has_fatal_error():
+                return self._producer
+            self._discard()
 
         def client(**options: Any) -> Any:
-            made.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options))
-            return made[-1]
+            self._client = KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options)
+            return self._client
 
         producer = None
         try:
             with translated(of_a_connect(self._options["bootstrap_servers"])):
-                producer = KafkaProducer(**{"kafka_client": client, **self._options})
+                producer = KafkaProducer(
+                    **{"kafka_client": client, "value_serializer": _Nothing(), **self._options}
+                )
         finally:
-            if producer is None:  # its thread was not started, but sockets are open
-                for each in made:
-                    each.close()
-        self._client = made[-1]
+            if producer is None and self._client is not None:
+                self._client.close()  # its thread was not started, but sockets are open
+        _keep_alive(producer)
         self._producer = producer
         return producer
 
@@ -320,10 +347,13 @@ class KafkaProducerClient:
             refused = [(message, error) for message in batch.messages]
         else:
             for message in batch.messages:
+                value: Any = message.value
+                if value is None and message.key is None:
+                    value = _NOTHING
                 try:
                     future = producer.send(
                         message.topic,
-                        value=message.value,
+                        value=value,
                         key=message.key,
                         headers=list(message.headers),
                         partition=message.partition,
@@ -369,8 +399,24 @@ class KafkaProducerClient:
             admin.close()
 
 
-def _outcome(future: Any) -> Outcome:
-    if future.exception is not None:
-        return of_a_delivery(future.exception)
-    done = future.value
-    return RecordMetadata(done.topic, done.partition, done.offset, done.timestamp / 1000)
+def _keep_alive(producer: KafkaProducer) -> None:
+    """One message that the broker refuses must not cost the producer and all that it holds.
+
+    An idempotent producer of the client counts each refusal that a retry will not mend (such as:
+    larger than its topic allows) as fatal: it aborts all that it holds and takes no more. Where
+    it is not, a new epoch is enough: it mends the gap that is left in the numbers of the messages.
+    """
+    # `_transaction_manager`, `classify_batch_error`: where the client decides that.
+    manager = producer._transaction_manager
+    if manager is None or manager.is_transactional():
+        return
+    classify = manager.classify_batch_error
+
+    def classify_mildly(error: Any, batch: Any, **details: Any) -> Any:
+        verdict = classify(error, batch, **details)
+        cause = error if isinstance(error, type) else type(error)
+        if verdict == manager.ERROR_CLASS_FATAL and cause not in manager._FATAL_ERRORS:
+            return manager.ERROR_CLASS_NEEDS_EPOCH_BUMP
+        return verdict
+
+    manager.classify_batch_error = classify_mildly

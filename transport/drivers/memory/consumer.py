@@ -241,10 +241,10 @@ class MemoryConsumer:
             self._locate(tp, log, connection.group)
         batch: dict[TP, Sequence[Record]] = {}
         room = self._settings.fetch_max_bytes
+        most = min(room, self._settings.max_partition_fetch_bytes)
         for tp, log in self._logs.items():
-            if tp in self._paused or room <= 0:
+            if tp in self._paused or room < most:  # a partition gets its full part, or waits
                 continue
-            most = min(room, self._settings.max_partition_fetch_bytes)
             found = log.read(self._positions[tp], most)
             self._positions[tp] = found.position
             self._ends[tp] = log.end

@@ -1,0 +1,260 @@
+"""What only `memory://` has: gaps and retention at will, names and runs, a clock that jumps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.drivers.conftest import run_jumping
+from tests.drivers.rig import PATIENCE, SETTINGS, Rig, outgoing, shared, until
+from transport.drivers.base import RebalanceKind
+from transport.drivers.memory import MemoryBroker, MemoryDriver
+from transport.errors import CommitRefused, Fenced, UnknownTopic
+from transport.types import TP, RecordMetadata
+
+JUMPING = pytest.mark.trio(run=run_jumping)  # a mark of the module would come second
+TP0 = TP("topic", 0)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def rig(broker: MemoryBroker) -> Rig:
+    return Rig(MemoryDriver(broker=broker))
+
+
+@JUMPING
+async def test_positions_pass_gaps_also_at_the_end(rig: Rig, broker: MemoryBroker) -> None:
+    async with rig.sender() as sender, rig.member(["topic"]) as member:
+        broker.gap(TP0, 2)
+        await sender.fill("topic", 1, partitions=1)
+        broker.gap(TP0)
+        await sender.fill("topic", 1, partitions=1)
+        broker.gap(TP0, 3)
+        assert [record.offset for _, record in await member.take(2)] == [2, 4]
+        await member.nothing_comes()
+        assert await member.client.positions([TP0]) == {TP0: 8}
+        assert await member.client.end_offsets([TP0]) == {TP0: 8}
+        assert member.client.highwater(TP0) == 8
+        with trio.move_on_after(5.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(member.poll)
+                await trio.sleep(1.0)
+                broker.gap(TP0)  # under a poll that waits
+        assert await member.client.positions([TP0]) == {TP0: 9}
+
+
+@JUMPING
+async def test_what_retention_took_is_out_of_range(rig: Rig, broker: MemoryBroker) -> None:
+    async with rig.sender() as sender, rig.member(["topic"]) as member:
+        await sender.fill("topic", 10, partitions=1)
+        await member.take(10)
+        broker.delete_records(TP0, 6)
+        assert await member.client.beginning_offsets([TP0]) == {TP0: 6}
+        await member.client.seek(TP0, 2)
+        assert [record.offset for _, record in await member.take(4)] == [6, 7, 8, 9]
+
+
+@JUMPING
+async def test_without_auto_creation_topics_are_waited_for() -> None:
+    broker = MemoryBroker(auto_create=False)
+    rig = Rig(MemoryDriver(broker=broker))
+    async with rig.sender() as sender, rig.member([]) as member:
+        before = trio.current_time()
+        with pytest.raises(UnknownTopic, match="missing"):
+            await member.client.subscribe(["missing"])
+        assert trio.current_time() == before + 10.0
+        with pytest.raises(UnknownTopic):
+            await member.client.partitions("missing")
+        with pytest.raises(UnknownTopic):
+            await sender.client.partition_count("missing", PATIENCE)
+        missing = outgoing("missing")
+        await sender.client.send([missing])
+        assert isinstance(sender.outcomes[missing], UnknownTopic)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(member.client.subscribe, ["missing"])
+            await trio.sleep(1.0)
+            await sender.client.create_topic("missing", 2, 1, {}, PATIENCE)
+        assert trio.current_time() == before + 11.0
+
+
+@JUMPING
+async def test_timestamps_count_from_a_fixed_one(rig: Rig) -> None:
+    async with rig.sender() as sender:
+        outcomes = await sender.send([outgoing("topic", partition=0) for _ in range(2)])
+    first, second = (o.timestamp for o in outcomes if isinstance(o, RecordMetadata))
+    assert first == 1_704_067_200.0
+    assert second == pytest.approx(first + 0.001)
+
+
+@pytest.mark.parametrize("offsets", [{TP("topic", 99): 1}, {TP0: -1}])
+@JUMPING
+async def test_a_commit_that_makes_no_sense_is_refused(rig: Rig, offsets: dict[TP, int]) -> None:
+    async with rig.member(["topic"]) as member:
+        await member.located([TP0])
+        with pytest.raises(CommitRefused):
+            await member.client.commit(offsets, PATIENCE)
+
+
+@JUMPING
+async def test_who_was_replaced_is_fenced(rig: Rig) -> None:
+    group = rig.name()
+    async with (
+        rig.member(["topic"], group_id=group, group_instance_id="one") as old,
+        rig.member(["topic"], group_id=group, group_instance_id="one") as new,
+    ):
+        await old.located([TP0])
+        await until(lambda: len(new.assigned) == 4, new)
+        with pytest.raises(Fenced):
+            await old.client.commit({TP0: 1}, PATIENCE)
+        with pytest.raises(Fenced):
+            await old.poll()
+        await new.client.commit({TP0: 1}, PATIENCE)
+
+
+@JUMPING
+async def test_fetching_is_fair_under_the_bound_of_a_fetch(rig: Rig) -> None:
+    async with (
+        rig.sender() as sender,
+        rig.member(["topic"], fetch_max_bytes=1000, max_partition_fetch_bytes=500) as member,
+    ):
+        tps = await sender.fill("topic", 400, size=80)
+        await until(lambda: member.assigned, member)
+        batches = [await member.poll() for _ in range(4)]
+        turns = [sorted(batch) for batch in batches]
+        assert turns in ([tps[:2], tps[2:]] * 2, [tps[2:], tps[:2]] * 2)
+
+
+@JUMPING
+async def test_an_idle_group_needs_no_timer(rig: Rig) -> None:
+    """The clock jumps from one deadline of the test to the next, and nothing else wakes up."""
+    woken = 0
+
+    class Count(trio.abc.Instrument):
+        def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+            nonlocal woken
+            woken += 1
+
+    group = rig.name()
+    async with (
+        rig.member(["topic"], group_id=group) as a,
+        rig.member(["topic"], group_id=group) as b,
+    ):
+        await until(shared(tuple(TP("topic", n) for n in range(4)), a, b), a, b)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.poll)
+            nursery.start_soon(b.poll)
+            await trio.sleep(1000.0)
+            count = Count()
+            trio.lowlevel.add_instrument(count)
+            await trio.sleep(2000.0)
+            trio.lowlevel.remove_instrument(count)
+            nursery.cancel_scope.cancel()
+    assert woken < 10
+
+
+@JUMPING
+async def test_a_bound_holds_without_a_poll(rig: Rig) -> None:
+    async def until_expired(rebalance: object) -> None:
+        await member.told[-1].expired.wait()
+        expired.append(trio.current_time())
+
+    expired: list[float] = []
+    async with rig.member(["topic"], until_expired) as member:
+        before = trio.current_time()
+        with trio.move_on_after(1.0):
+            await member.poll()
+        await trio.sleep(100.0)
+    assert expired == [before + 5.0]
+
+
+@JUMPING
+async def test_closing_under_a_rebalance_lets_it_expire(rig: Rig) -> None:
+    async def slowly(rebalance: object) -> None:
+        await trio.sleep(2.0)
+
+    async with rig.member(["topic"], slowly) as member:
+        with trio.move_on_after(1.0):
+            await member.poll()
+        (rebalance,) = member.told
+        await member.client.close(PATIENCE)
+        assert rebalance.expired.is_set()
+
+
+@JUMPING
+async def test_without_a_group_id_nobody_shares(rig: Rig) -> None:
+    async with (
+        rig.member(["topic"], group_id=None) as a,
+        rig.member(["topic"], group_id=None) as b,
+    ):
+        await until(lambda: len(a.assigned) == len(b.assigned) == 4, a, b)
+        assert a.client.group_metadata().group_id == ""
+
+
+def run(test: Callable[..., Awaitable[object]], *args: object) -> None:
+    run_jumping(functools.partial(test, *args))
+
+
+async def fill(driver: MemoryDriver, count: int) -> None:
+    async with Rig(driver).sender() as sender:
+        await sender.fill("topic", count)
+
+
+async def ends(driver: MemoryDriver) -> int:
+    async with Rig(driver).member([]) as member:
+        tps = await member.client.partitions("topic")
+        return sum((await member.client.end_offsets(tps)).values())
+
+
+@JUMPING
+async def test_a_name_stands_for_one_broker() -> None:
+    await fill(MemoryDriver("one"), 3)
+    assert await ends(MemoryDriver("one")) == 3
+    assert await ends(MemoryDriver("other")) == 0
+
+
+def test_a_named_broker_ends_with_its_run() -> None:
+    driver = MemoryDriver("one")
+
+    async def check() -> None:
+        assert await ends(driver) == 0
+        await fill(driver, 3)
+
+    run(check)
+    run(check)
+
+
+def test_a_broker_of_ones_own_outlives_runs() -> None:
+    broker = MemoryBroker()
+    tps = [TP("topic", number) for number in range(4)]
+
+    async def crash() -> None:
+        await trio.sleep(2000.0)  # the clock of the next run knows nothing of this one
+        rig = Rig(MemoryDriver(broker=broker))
+        async with rig.sender() as sender:
+            await sender.fill("topic", 8)
+        client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id="group"))
+        await client.open()
+        await client.subscribe(["topic"])
+        with trio.move_on_after(10.0):
+            await client.poll()
+        await client.commit({tps[0]: 1}, PATIENCE)
+
+    async def come_back() -> None:
+        rig = Rig(MemoryDriver(broker=broker))
+        before = trio.current_time()
+        async with rig.member(["topic"], group_id="group") as member:
+            assert len(await member.take(7)) == 7
+            assert trio.current_time() - before == pytest.approx(SETTINGS.session_timeout)
+            assert member.events(RebalanceKind.ASSIGNED) == [frozenset(tps)]
+
+    run(crash)
+    run(come_back)

@@ -1,0 +1,643 @@
+"""What only the Kafka driver has: threads, a client with ways of its own, a broker that is away."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import socket
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import NoReturn
+
+import attrs
+import pytest
+import trio
+
+from tests.kafka.cluster import Broker, describe_group
+from transport.drivers.base import ClientSettings, Outcome, Outgoing, Rebalance, RebalanceKind
+from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
+from transport.errors import (
+    BrokerUnavailable,
+    ClientClosed,
+    CommitFailed,
+    CommitRefused,
+    CommitUnknown,
+    DeliveryTimeout,
+    Fenced,
+    MessageTooLarge,
+    TransportError,
+    UnknownTopic,
+)
+from transport.types import TP, RecordMetadata
+
+pytestmark = [
+    pytest.mark.kafka,
+    # The client drops the socket of a connection that failed, and lets the collector close it.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+SETTINGS = ClientSettings(
+    session_timeout=6.0,
+    heartbeat_interval=0.5,
+    max_poll_interval=20.0,
+    commit_timeout=3.0,
+    connect_timeout=3.0,
+)
+MakeTopic = Callable[..., str]
+
+
+@attrs.define(eq=False)
+class Sent:
+    outcomes: dict[Outgoing, Outcome] = attrs.field(factory=dict)
+    changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
+        for outgoing, outcome in reports:
+            assert outgoing not in self.outcomes
+            self.outcomes[outgoing] = outcome
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def of(self, batch: Sequence[Outgoing], within: float = 10.0) -> list[Outcome]:
+        with trio.fail_after(within):
+            while not self.outcomes.keys() >= set(batch):
+                await self.changed.wait()
+        return [self.outcomes[outgoing] for outgoing in batch]
+
+
+def message(topic: str, partition: int | None = 0, value: bytes = b"v") -> Outgoing:
+    return Outgoing(topic, partition, None, value, (), None)
+
+
+@asynccontextmanager
+async def producing(
+    bootstrap: str, **settings: object
+) -> AsyncIterator[tuple[KafkaProducerClient, Sent]]:
+    client = KafkaDriver([bootstrap]).producer(attrs.evolve(SETTINGS, **settings))
+    sent = Sent()
+    await client.open(sent.report)
+    try:
+        yield client, sent
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.close(5.0)
+
+
+@asynccontextmanager
+async def consuming(
+    bootstrap: str, topics: Collection[str], **settings: object
+) -> AsyncIterator[KafkaConsumerClient]:
+    settings.setdefault("group_id", f"group-{uuid.uuid4().hex[:8]}")
+    client = KafkaDriver([bootstrap]).consumer(attrs.evolve(SETTINGS, **settings))
+    await client.open()
+    try:
+        await client.subscribe(topics)
+        yield client
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.close(5.0)
+
+
+async def poll_on(client: KafkaConsumerClient) -> NoReturn:
+    while True:
+        await client.poll()
+
+
+async def release_all(client: KafkaConsumerClient, told: list[Rebalance] | None = None) -> None:
+    try:
+        while True:
+            rebalance = await client.next_rebalance()
+            if told is not None:
+                told.append(rebalance)
+            rebalance.release()
+    except ClientClosed:
+        return
+
+
+async def fill(bootstrap: str, topic: str, count: int, partitions: int = 1) -> None:
+    async with producing(bootstrap) as (client, sent):
+        batch = [message(topic, n % partitions, b"%d" % n) for n in range(count)]
+        await client.partition_count(topic, 5.0)
+        await client.send(batch)
+        for outcome in await sent.of(batch):
+            assert isinstance(outcome, RecordMetadata)
+
+
+async def take(client: KafkaConsumerClient, count: int) -> dict[TP, list[int]]:
+    offsets: dict[TP, list[int]] = {}
+    with trio.fail_after(10.0):
+        while sum(map(len, offsets.values())) < count:
+            for tp, records in (await client.poll()).items():
+                offsets.setdefault(tp, []).extend(record.offset for record in records)
+    return offsets
+
+
+def client_threads() -> set[str]:
+    """Those of the client, and those of ours that are not parked for another run."""
+    return {
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("kafka", "consumer", "producer"))
+    }
+
+
+def open_sockets() -> int:
+    kinds = (
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{fd}")
+    )
+    return sum(kind.startswith(("socket", "anon_inode:[eventpoll]")) for kind in kinds)
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def nothing_leaks(kafka_topic: MakeTopic) -> Iterator[None]:
+    """Neither threads nor sockets are left."""
+    kafka_topic()  # so that what the fixtures connect to is connected
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)  # or pytest keeps its records, and errors with sockets in them
+    gc.collect()
+    threads, sockets = client_threads(), open_sockets()
+    yield
+    gc.collect()
+    assert client_threads() <= threads
+    assert open_sockets() == sockets
+    log.setLevel(logging.NOTSET)
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+# Opening and ending.
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+@pytest.mark.parametrize("kind", ["consumer", "producer"])
+async def test_nobody_there(kind: str) -> None:
+    address = closed_port()
+    driver = KafkaDriver([address])
+    settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=0.5)
+    opening = {
+        "consumer": driver.consumer(settings).open,
+        "producer": partial(driver.producer(settings).open, lambda _: None),
+    }
+    with pytest.raises(BrokerUnavailable, match=address):
+        await opening[kind]()
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+async def test_cancelling_an_open_ends_its_threads() -> None:
+    settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=30.0)
+    driver = KafkaDriver([closed_port()])
+    with trio.fail_after(2.0):
+        with trio.move_on_after(0.2):
+            await driver.consumer(settings).open()
+        with trio.move_on_after(0.2):
+            await driver.producer(settings).open(lambda _: None)
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+@pytest.mark.parametrize("how", ["close", "kill"])
+async def test_nothing_is_left_behind(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, how: str
+) -> None:
+    topic = kafka_topic()
+    await fill(kafka_bootstrap, topic, 10)
+    client = KafkaDriver([kafka_bootstrap]).consumer(attrs.evolve(SETTINGS, group_id=topic))
+    await client.open()
+    await client.subscribe([topic])
+    producer = KafkaDriver([kafka_bootstrap]).producer(SETTINGS)
+    await producer.open(Sent().report)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await take(client, 10)
+        with trio.fail_after(3.0):
+            if how == "close":
+                await client.close(2.0)
+                await client.close(2.0)  # the second does nothing
+                await producer.close(2.0)
+            else:
+                await client.kill()
+                await producer.kill()
+    for call in (client.poll, lambda: client.pause([]), lambda: client.commit({}, 1.0)):
+        with pytest.raises(ClientClosed):
+            await call()
+    with pytest.raises(ClientClosed):
+        await producer.send([message(topic)])
+
+
+async def test_who_closes_leaves_and_who_is_killed_does_not(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    for kill in (False, True):
+        group = f"{topic}-{kill}"
+        async with (
+            consuming(kafka_bootstrap, [topic], group_id=group) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(release_all, client)
+            await located(client, topic)
+            before = trio.current_time()
+            await (client.kill() if kill else client.close(3.0))
+        async with consuming(kafka_bootstrap, [topic], group_id=group) as heir:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(release_all, heir)
+                await located(heir, topic)
+                nursery.cancel_scope.cancel()
+            waited = trio.current_time() - before
+        assert (waited > SETTINGS.session_timeout * 0.8) == kill
+
+
+async def located(client: KafkaConsumerClient, topic: str, partitions: int = 4) -> dict[TP, int]:
+    tps = [TP(topic, number) for number in range(partitions)]
+    with trio.fail_after(20.0):
+        while len(positions := await client.positions(tps)) < partitions:
+            client.interrupt()
+            await client.poll()
+    return positions
+
+
+# Rebalances.
+
+
+async def test_a_rebalance_expires_by_itself(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    async with (
+        consuming(kafka_bootstrap, [topic], drain_timeout=1.0) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(located, client, topic)
+        rebalance = await client.next_rebalance()
+        assert rebalance.kind is RebalanceKind.ASSIGNED
+        assert 0.5 < rebalance.bound <= 1.0
+        with trio.fail_after(1.5):
+            await rebalance.expired.wait()
+        rebalance.release({TP(topic, 0): 5})  # too late
+
+
+async def test_a_release_that_seeks(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    await fill(kafka_bootstrap, topic, 40, partitions=4)
+
+    async def release(client: KafkaConsumerClient) -> None:
+        rebalance = await client.next_rebalance()
+        rebalance.release({TP(topic, 1): 7})
+        rebalance.release({TP(topic, 1): 3})  # does nothing
+
+    async with (
+        consuming(kafka_bootstrap, [topic]) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(release, client)
+        offsets = await take(client, 33)
+        assert offsets[TP(topic, 1)] == [7, 8, 9]
+
+
+async def test_closing_while_a_rebalance_waits(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
+) -> None:
+    topic = kafka_topic()
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+
+        async def poll() -> None:
+            with pytest.raises(ClientClosed):
+                await poll_on(client)
+
+        nursery.start_soon(poll)
+        rebalance = await client.next_rebalance()
+        with trio.fail_after(3.0):
+            await client.close(2.0)
+        rebalance.release()
+
+
+async def test_an_eager_group_starts_from_what_is_committed(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    """The client alone would keep position and pause of what it gives back and gets again."""
+    topic = kafka_topic(partitions=1)
+    await fill(kafka_bootstrap, topic, 10)
+    tp = TP(topic, 0)
+    group = {"group_id": topic, "assignment": "eager"}
+    async with (
+        consuming(kafka_bootstrap, [topic], **group) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(release_all, client)
+        assert await take(client, 10) == {tp: list(range(10))}
+        await client.commit({tp: 4}, 3.0)
+        await client.pause([tp])
+        async with consuming(kafka_bootstrap, [topic], **group) as other:
+            nursery.start_soon(release_all, other)
+            offsets = {}
+            with trio.fail_after(10.0):
+                while not offsets:  # whoever owns it begins anew
+                    for each in (client, other):
+                        each.interrupt()
+                        offsets |= await each.poll()
+        assert [record.offset for record in offsets[tp]] == list(range(4, 10))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+async def test_unsubscribing_gives_back(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, assignment: str
+) -> None:
+    topic = kafka_topic()
+    tps = {TP(topic, number) for number in range(4)}
+    async with (
+        consuming(kafka_bootstrap, [topic], assignment=assignment) as client,
+        trio.open_nursery() as nursery,
+    ):
+        told: list[Rebalance] = []
+        committed = []
+
+        async def serve() -> None:
+            while True:
+                rebalance = await client.next_rebalance()
+                told.append(rebalance)
+                if rebalance.kind is RebalanceKind.REVOKED and rebalance.partitions:
+                    # still a member, still the owner
+                    await client.commit(dict.fromkeys(rebalance.partitions, 0), 3.0)
+                    committed.append(rebalance.partitions)
+                rebalance.release()
+
+        nursery.start_soon(serve)
+        await located(client, topic)
+        for _ in range(2):
+            told.clear()
+            await client.subscribe([])
+            assert not told  # not before the next poll
+            client.interrupt()
+            await client.poll()
+            assert [r.partitions for r in told] == [tps]
+            assert await client.positions(tps) == {}
+            assert client.group_metadata().generation_id == -1
+            await client.subscribe([topic])
+            await located(client, topic)
+        assert len(committed) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_member_that_was_thrown_out_has_lost(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    settings = {"max_poll_interval": 6.0, "commit_timeout": 1.0, "drain_timeout": 2.0}
+    async with (
+        consuming(kafka_bootstrap, [topic], **settings) as client,
+        trio.open_nursery() as nursery,
+    ):
+        told: list[Rebalance] = []
+        nursery.start_soon(release_all, client, told)
+        await located(client, topic)
+        await trio.sleep(7.5)  # no poll
+        with pytest.raises(CommitFailed):
+            await client.commit({TP(topic, 0): 0}, 3.0)
+        while len([r for r in told if r.partitions]) < 3:
+            client.interrupt()
+            await client.poll()
+        kinds = [r.kind for r in told if r.partitions]
+        assert kinds == [RebalanceKind.ASSIGNED, RebalanceKind.LOST, RebalanceKind.ASSIGNED]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_static_member_is_fenced(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    member = {"group_id": topic, "group_instance_id": "one"}
+    async with (
+        trio.open_nursery() as nursery,
+        consuming(kafka_bootstrap, [topic], **member) as client,
+    ):
+        nursery.start_soon(release_all, client)
+        await located(client, topic)
+        async with consuming(kafka_bootstrap, [topic], **member) as other:
+            nursery.start_soon(release_all, other)
+            await located(other, topic)
+            with pytest.raises(Fenced):
+                await client.commit({TP(topic, 0): 0}, 3.0)
+
+
+# Commits.
+
+
+async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic)
+        with pytest.raises(CommitRefused):
+            await client.commit({TP("no-such-topic", 0): 1}, 3.0)
+        await client.commit({TP(topic, 0): 0, TP(topic, 1): 5}, 3.0)
+        tps = [TP(topic, number) for number in range(4)]
+        assert await client.committed(tps) == {TP(topic, 0): 0, TP(topic, 1): 5}
+        nursery.cancel_scope.cancel()
+
+
+async def test_kafkas_own_tool_sees_the_commit(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, kafka_java: None
+) -> None:
+    topic = kafka_topic(partitions=1)
+    await fill(kafka_bootstrap, topic, 10)
+    async with consuming(kafka_bootstrap, [topic], group_id=topic) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(release_all, client)
+            await take(client, 10)
+            await client.commit({TP(topic, 0): 7}, 3.0)
+            nursery.cancel_scope.cancel()
+        rows = await trio.to_thread.run_sync(describe_group, kafka_bootstrap, topic)
+    assert rows[(topic, 0)] == (7, 10, 3)
+
+
+async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> None:
+    settings = {"group_id": "g", "delivery_timeout": 3.0}
+    bootstrap = kafka_broker.bootstrap
+    async with producing(bootstrap, **settings) as (producer, sent):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+        await producer.partition_count("t", 5.0)
+        async with (
+            consuming(bootstrap, ["t"], **settings) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(release_all, client)
+            await located(client, "t", 1)
+            kafka_broker.freeze()
+            before = trio.current_time()
+            with pytest.raises(CommitUnknown):
+                await client.commit({TP("t", 0): 1}, 1.0)
+            assert trio.current_time() - before < 1.5
+
+            batch = [message("t") for _ in range(10)]
+            await producer.send(batch)
+            outcomes = await sent.of(batch, within=4.0)
+            assert [type(outcome) for outcome in outcomes] == [DeliveryTimeout] * 10
+
+            before = trio.current_time()
+            await client.close(1.5)
+            assert trio.current_time() - before < 1.7
+        kafka_broker.thaw()
+        # The client that held them is gone; another takes its place.
+        late = [message("t")]
+        await producer.send(late)
+        assert [type(outcome) for outcome in await sent.of(late)] == [RecordMetadata]
+        kafka_broker.freeze()
+        lost = [message("t")]
+        await producer.send(lost)
+        before = trio.current_time()
+        await producer.close(1.0)
+        assert trio.current_time() - before < 1.5
+        assert [type(outcome) for outcome in await sent.of(lost)] == [ClientClosed]
+        kafka_broker.thaw()
+
+
+async def test_a_broker_that_restarts(kafka_broker: Broker) -> None:
+    bootstrap = kafka_broker.bootstrap
+    async with producing(bootstrap) as (producer, sent):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+        await producer.partition_count("t", 5.0)
+        async with consuming(bootstrap, ["t"]) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(release_all, client)
+            await located(client, "t", 1)
+            await trio.to_thread.run_sync(kafka_broker.kill)
+            batch = [message("t") for _ in range(10)]
+            await producer.partition_count("t", 1.0)  # is known still
+            await producer.send(batch)
+            await trio.to_thread.run_sync(kafka_broker.start)
+            assert all(isinstance(o, RecordMetadata) for o in await sent.of(batch, within=20.0))
+            with trio.fail_after(20.0):
+                offsets = await take(client, 10)
+            assert offsets == {TP("t", 0): list(range(10))}
+            nursery.cancel_scope.cancel()
+
+
+# Producing.
+
+
+async def test_an_unknown_topic_delays_no_other(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    async with producing(kafka_bootstrap) as (client, _), trio.open_nursery() as nursery:
+        # The broker makes no two topics whose names differ in nothing else.
+        bad = f"no.such.{topic}"
+        await client.create_topic(bad.replace(".", "_"), 1, 1, {}, 10.0)
+
+        async def unknown() -> None:
+            with pytest.raises(UnknownTopic, match=re.escape(bad)):
+                await client.partition_count(bad, 1.0)
+
+        before = trio.current_time()
+        nursery.start_soon(unknown)
+        nursery.start_soon(unknown)
+        await trio.sleep(0.1)
+        assert await client.partition_count(topic, 5.0) == 4
+        assert trio.current_time() - before < 0.5
+
+
+async def test_what_the_client_refuses_concerns_one_message(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    async with producing(kafka_bootstrap, max_request_size=10_000) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [
+            message(topic, 0),
+            message(topic, 0, b"x" * 20_000),
+            message(topic, 99),
+            Outgoing(topic, 1, None, None, (), None),
+            message(topic, None),
+        ]
+        await client.send(batch)
+        ok, large, nowhere, empty, anywhere = await sent.of(batch)
+    assert isinstance(ok, RecordMetadata)
+    assert isinstance(large, MessageTooLarge)
+    assert isinstance(nowhere, TransportError)
+    assert isinstance(empty, RecordMetadata)
+    assert isinstance(anywhere, RecordMetadata)
+
+
+async def test_a_batch_that_the_client_splits(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    """The topic takes less at once than the client packs: it splits, and nobody is forgotten."""
+    topic = kafka_topic(partitions=1, max_message_bytes="2000")
+    async with producing(kafka_bootstrap, linger=0.2) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic, 0, b"%03d" % n * 50) for n in range(100)]
+        large = message(topic, 0, b"x" * 5000)
+        await client.send([*batch[:50], large, *batch[50:]])
+        outcomes = await sent.of(batch)
+        assert sorted(o.offset for o in outcomes if isinstance(o, RecordMetadata)) == [*range(100)]
+        assert [type(o) for o in await sent.of([large])] == [MessageTooLarge]
+
+
+@pytest.mark.parametrize("acks", [0, 1, "all"])
+async def test_acks(kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | str) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap, acks=acks) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        await client.send(batch)
+        offsets = [o.offset for o in await sent.of(batch) if isinstance(o, RecordMetadata)]
+    assert offsets == ([-1, -1, -1] if acks == 0 else [0, 1, 2])
+
+
+async def test_a_cancelled_send_is_sent(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.send(batch)
+        assert scope.cancelled_caught
+        assert all(isinstance(outcome, RecordMetadata) for outcome in await sent.of(batch))
+
+
+async def test_closing_sends_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        await client.send(batch)
+        with trio.fail_after(2.0):
+            await client.close(5.0)
+        assert all(isinstance(sent.outcomes[each], RecordMetadata) for each in batch)
+
+
+async def test_killing_fails_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        await client.send(batch)
+        await client.kill()
+        assert all(isinstance(sent.outcomes[each], ClientClosed) for each in batch)
+
+
+async def test_creating_a_topic_again(kafka_bootstrap: str) -> None:
+    topic = f"made-{uuid.uuid4().hex[:8]}"
+    async with producing(kafka_bootstrap) as (client, _):
+        for _ in range(2):
+            await client.create_topic(topic, 3, 1, {"cleanup.policy": "compact"}, 10.0)
+        assert await client.partition_count(topic, 5.0) == 3
+
+
+async def test_bad_topic_names(kafka_bootstrap: str) -> None:
+    async with producing(kafka_bootstrap) as (client, _):
+        with pytest.raises(UnknownTopic):
+            await client.partition_count("no/such", 5.0)
+    async with consuming(kafka_bootstrap, []) as consumer:
+        with pytest.raises(UnknownTopic):
+            await consumer.subscribe(["no such"])

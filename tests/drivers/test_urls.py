@@ -1,0 +1,126 @@
+"""URLs to drivers: pure, no broker."""
+
+import re
+
+import pytest
+
+from transport.drivers import SCHEMES, driver_for
+from transport.drivers.base import ClientSettings
+from transport.drivers.kafka import KafkaDriver
+from transport.drivers.kafka.options import consumer_options, producer_options
+from transport.drivers.memory import MemoryDriver
+
+
+def kafka(*urls: str) -> KafkaDriver:
+    driver = driver_for(urls)
+    assert isinstance(driver, KafkaDriver)
+    return driver
+
+
+def test_kafka_hosts() -> None:
+    assert kafka("kafka://a:1,b:2").servers == ("a:1", "b:2")
+    assert kafka("kafka://a:1", "kafka://b").servers == ("a:1", "b:9092")
+    assert kafka("kafka://[::1]:9093/").servers == ("[::1]:9093",)
+
+
+def test_memory() -> None:
+    assert isinstance(driver_for(["memory://"]), MemoryDriver)
+    assert isinstance(driver_for(["memory://name"]), MemoryDriver)
+    with pytest.raises(ValueError, match="one name"):
+        driver_for(["memory://a", "memory://b"])
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [
+        ("kafka://h:1", "PLAINTEXT"),
+        ("kafka+ssl://h:1", "SSL"),
+        ("kafka+sasl://me:pw@h:1", "SASL_PLAINTEXT"),
+        ("kafka+sasl+ssl://me:pw@h:1", "SASL_SSL"),
+    ],
+)
+def test_security(url: str, protocol: str) -> None:
+    driver = kafka(url)
+    consumer = driver.consumer(ClientSettings(group_id="g"))
+    assert consumer._options["security_protocol"] == protocol
+    assert driver.producer(ClientSettings())._options["security_protocol"] == protocol
+    assert ("sasl" in url) == ("sasl_plain_password" in consumer._options)
+
+
+def test_a_login_is_decoded_and_not_shown() -> None:
+    driver = kafka("kafka+sasl://me%40there:p%3Aq%2Fs@ecret@h:1")
+    options = driver.consumer(ClientSettings(group_id="g"))._options
+    assert options["sasl_plain_username"] == "me@there"
+    assert options["sasl_plain_password"] == "p:q/s@ecret"
+    assert options["sasl_mechanism"] == "PLAIN"
+    assert repr(driver) == "KafkaDriver(['h:1'])"
+
+
+@pytest.mark.parametrize(
+    ("urls", "reason"),
+    [
+        ([], "no URL"),
+        (["h:1"], "unknown scheme: 'h:1'"),
+        (["redis://h:1"], "unknown scheme: 'redis://h:1'"),
+        (["kafka://h:1", "memory://"], "one scheme at a time"),
+        (["kafka://"], "no host: 'kafka://'"),
+        (["kafka://:9092"], "no host"),
+        (["kafka://a:1,"], "no host"),
+        (["kafka://a b:1"], "bad host"),
+        (["kafka://a:1/b"], "bad port"),
+        (["kafka://a:0"], "bad port"),
+        (["kafka://a:65536"], "bad port"),
+        (["kafka://a:http"], "bad port"),
+        (["kafka://a:"], "bad port"),
+        (["kafka://me:secret@a:1"], "a login needs"),
+        (["kafka+sasl://a:1"], "a login is"),
+        (["kafka+sasl://me@a:1"], "a login is"),
+        (["kafka+sasl://:secret@a:1"], "a login is"),
+        (["kafka+sasl://me:secret@a:1", "kafka+sasl://me:other@b:1"], "one login"),
+        (["kafka+sasl://me:sec@ret@a:http"], "bad port: 'kafka+sasl://me:***@a:http'"),
+        (["kafak+sasl://me:secret@a:1"], "unknown scheme: 'kafak+sasl://me:***@a:1'"),
+        (["me:secret@a:1"], "unknown scheme: 'me:***@a:1'"),
+    ],
+)
+def test_what_is_wrong_is_said_without_the_password(urls: list[str], reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+        driver_for(urls)
+    text = str(caught.value)
+    for scheme in SCHEMES:
+        assert f"{scheme}://" in text
+    assert "sec" not in text.replace("security", "")
+
+
+def test_client_options_win_and_go_where_they_belong() -> None:
+    settings = ClientSettings(
+        group_id="g",
+        client_options={
+            "client_id": "mine",
+            "fetch_min_bytes": 7,
+            "linger_ms": 9,
+            "sasl_mechanism": "SCRAM-SHA-256",
+        },
+    )
+    consumer = consumer_options(["h:1"], {"sasl_mechanism": "PLAIN"}, settings)
+    producer = producer_options(["h:1"], {"sasl_mechanism": "PLAIN"}, settings)
+    assert consumer["client_id"] == producer["client_id"] == "mine"
+    assert consumer["sasl_mechanism"] == producer["sasl_mechanism"] == "SCRAM-SHA-256"
+    assert consumer["fetch_min_bytes"] == 7
+    assert "fetch_min_bytes" not in producer
+    assert producer["linger_ms"] == 9
+    assert "linger_ms" not in consumer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ClientSettings(group_id="g", client_options={"no_such_thing": "secret"}),
+        ClientSettings(group_id="g", auto_offset_reset="now"),
+        ClientSettings(group_id="g", assignment="fair"),
+        ClientSettings(),
+    ],
+)
+def test_settings_that_the_consumer_cannot_take(settings: ClientSettings) -> None:
+    with pytest.raises(ValueError, match=r"no_such_thing|earliest|cooperative|group_id") as caught:
+        kafka("kafka://h:1").consumer(settings)
+    assert "secret" not in str(caught.value)

@@ -97,7 +97,7 @@ class Consumer(Service):
     # Life
 
     async def on_start(self) -> None:
-        self.spawn("subscription", self._begin)
+        self.spawn("subscription", self._join_group)
 
     async def on_stop(self) -> None:
         """Stop flow, commit what is safe, stop fetching, leave the group, join the threads.
@@ -127,7 +127,7 @@ class Consumer(Service):
         if self._is_open:
             await self.client.kill()
 
-    async def _begin(self) -> None:
+    async def _join_group(self) -> None:
         await self.app.conductor.wait_until_wanted()
         self._is_open = True
         await self.client.open()

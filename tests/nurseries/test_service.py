@@ -1100,7 +1100,7 @@ async def test_the_tree_shows_names_states_and_where_each_waits() -> None:
         assert list(top.tree().lines()) == [
             "top  running",
             "    child  running",
-            f"    reader  running  in {here}read",
+            f"    reader  running  in {here}looped > {here}read",
         ]
         top.stop_soon()
         await trio.sleep(0.5)

@@ -23,6 +23,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, of_a_connect, translated
+from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
 from transport.errors import (
@@ -273,6 +274,7 @@ class KafkaConsumerClient:
             try:
                 if self._giving_back:
                     self._give_back()
+                keep_join(self._consumer)
                 batches = self._consumer.poll(timeout_ms=TURN_MS, max_records=NO_LIMIT)
             except kafka.errors.RetriableError as error:
                 if self._closed:
@@ -300,6 +302,7 @@ class KafkaConsumerClient:
         # as lost, and then takes it out of the assignment.
         consumer._client._net.run(consumer._coordinator._on_close_prepare_async)
         consumer.unsubscribe()
+        drop_join(consumer)
 
     def _drop(self, tps: Collection[TP]) -> None:
         for tp in tps:

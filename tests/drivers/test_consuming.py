@@ -177,7 +177,7 @@ async def test_pausing_amid_a_log_loses_nothing(rig: Rig) -> None:
     """Batches of which a part was returned are the client's weak point: 6000 are to be 6000."""
     topic = await rig.topic(2)
     async with (
-        rig.sender() as sender,
+        rig.sender(max_batch_size=1000) as sender,
         rig.member([topic], max_partition_fetch_bytes=10_000) as member,
     ):
         tps = await sender.fill(topic, 6000, partitions=2)
@@ -188,7 +188,8 @@ async def test_pausing_amid_a_log_loses_nothing(rig: Rig) -> None:
             member.client.interrupt()
             await member.poll()
             await member.client.resume([tp])
-            await member.poll()
+            if len(member.records) < 6000:
+                await member.poll()
             turns += 1
     assert turns > 3
     assert by_partition(member.records) == {tp: list(range(3000)) for tp in tps}

@@ -30,6 +30,7 @@ from transport.errors import (
     DeliveryTimeout,
     Fenced,
     MessageTooLarge,
+    RebalanceInProgress,
     TransportError,
     UnknownTopic,
 )
@@ -156,8 +157,12 @@ def open_sockets() -> int:
 
 
 @pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
     yield
+    log.setLevel(logging.NOTSET)
     gc.collect()
 
 
@@ -165,15 +170,12 @@ def collected() -> Iterator[None]:
 def nothing_leaks(kafka_topic: MakeTopic) -> Iterator[None]:
     """Neither threads nor sockets are left."""
     kafka_topic()  # so that what the fixtures connect to is connected
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)  # or pytest keeps its records, and errors with sockets in them
     gc.collect()
     threads, sockets = client_threads(), open_sockets()
     yield
     gc.collect()
     assert client_threads() <= threads
     assert open_sockets() == sockets
-    log.setLevel(logging.NOTSET)
 
 
 def closed_port() -> str:
@@ -389,6 +391,52 @@ async def test_unsubscribing_gives_back(
             await client.subscribe([topic])
             await located(client, topic)
         assert len(committed) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def commit_after_joining(client: KafkaConsumerClient, tp: TP) -> None:
+    with trio.fail_after(10.0):
+        while True:
+            try:
+                return await client.commit({tp: 0}, 3.0)
+            except RebalanceInProgress:
+                client.interrupt()
+                await client.poll()
+
+
+async def test_a_join_that_outlasts_a_poll(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    """The client alone forgets it: no member any more, it hands out records all the same."""
+    topics = [kafka_topic(partitions=2)]
+    group = {"group_id": topics[0]}
+    async with (
+        consuming(kafka_bootstrap, topics, **group) as first,
+        consuming(kafka_bootstrap, topics, **group) as second,
+        trio.open_nursery() as nursery,
+    ):
+        members = [first, second]
+        for member in members:
+            nursery.start_soon(release_all, member)
+
+        async def owned_by_both() -> None:
+            tps = {TP(topic, number) for topic in topics for number in range(2)}
+            with trio.fail_after(20.0):
+                while True:
+                    for member in members:
+                        member.interrupt()
+                        await member.poll()
+                    owned = [set(await member.positions(tps)) for member in members]
+                    if owned[0] | owned[1] == tps and not owned[0] & owned[1]:
+                        return
+
+        await owned_by_both()
+        for waiting in (first, second):  # one of them is the leader
+            topics.append(kafka_topic(partitions=2))
+            await waiting.subscribe(topics)
+            with trio.move_on_after(1.0):
+                await poll_on(waiting)  # the other one does not, so the join has to wait
+            await owned_by_both()
+            for member in members:
+                await commit_after_joining(member, TP(topics[0], 0))
         nursery.cancel_scope.cancel()
 
 

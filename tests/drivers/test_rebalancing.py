@@ -227,7 +227,7 @@ async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> N
         if rebalance.kind is REVOKED and rebalance.partitions and not stuck:
             stuck.append(rebalance)
             before = trio.current_time()
-            assert rebalance.bound == 5.0
+            assert 4.5 < rebalance.bound <= 5.0  # less the time since the last poll
             await rebalance.expired.wait()
             assert 4.0 < trio.current_time() - before < 6.0
 

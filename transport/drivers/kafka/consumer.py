@@ -23,6 +23,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, of_a_connect, translated
+from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
 from transport.errors import (
@@ -43,8 +44,6 @@ Ts = TypeVarTuple("Ts")
 # Nothing but records ends a `poll` of the client, so this is how long an interrupt, or a call
 # behind it, waits. Idle it costs some 2 % of a core; 10 ms would cost 5 %.
 TURN_MS = 50
-# The same while the group is between two generations, see `_is_joining`.
-JOIN_TURN_MS = 500
 # The client can stall for ever on a partition that is paused while a part of its last fetch is
 # not handed out yet. So take whole fetches; their size is bounded in bytes.
 NO_LIMIT = 10**9
@@ -275,8 +274,7 @@ class KafkaConsumerClient:
             try:
                 if self._giving_back:
                     self._give_back()
-                if self._is_joining():
-                    continue
+                keep_join(self._consumer)
                 batches = self._consumer.poll(timeout_ms=TURN_MS, max_records=NO_LIMIT)
             except kafka.errors.RetriableError as error:
                 if self._closed:
@@ -288,22 +286,6 @@ class KafkaConsumerClient:
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
             over = over or self._interrupted
-
-    def _is_joining(self) -> bool:
-        """Take a long turn of a join that is under way; False once there is none.
-
-        A turn that ends inside a join leaves it to the next one, and the client loses two things
-        on the way. A join that was begun because the metadata had changed is forgotten by the
-        time its leader has assigned: the member stays between two generations for good, unless
-        the rejoin is asked for again. And a join that ends between two turns is made anew, so the
-        turns are long; `_coordinator.poll` returns as soon as the join is over.
-        """
-        coordinator = self._consumer._coordinator
-        if coordinator._join_task is None:
-            return False
-        coordinator.request_rejoin()
-        coordinator.poll(timeout_ms=JOIN_TURN_MS)
-        return True
 
     def _held_back(self) -> Collection[TP]:
         """What was fetched before a pause stays here until the resume."""
@@ -320,6 +302,7 @@ class KafkaConsumerClient:
         # as lost, and then takes it out of the assignment.
         consumer._client._net.run(consumer._coordinator._on_close_prepare_async)
         consumer.unsubscribe()
+        drop_join(consumer)
 
     def _drop(self, tps: Collection[TP]) -> None:
         for tp in tps:

@@ -36,6 +36,8 @@ Ts = TypeVarTuple("Ts")
 
 # For what never waits for a broker: aborting what is held, closing sockets, joining threads.
 CUT_TIMEOUT = 5.0
+# How long a network thread takes to end that waits for nothing.
+QUICK = 0.25
 
 
 _NOTHING = object()
@@ -97,6 +99,7 @@ class KafkaProducerClient:
         self._sending = Worker(f"{self._name}: sending")
         self._administering = Worker(f"{self._name}: administering")
         self._client: Any = None  # the KafkaNetClient of the current producer
+        self._opening: Any = None  # that of a producer that is being made
         self._producer: KafkaProducer | None = None
         self._discarded: list[KafkaProducer] = []
         self._closed = False
@@ -193,11 +196,10 @@ class KafkaProducerClient:
         self._collect()
         self._fail(list(self._batches), ClientClosed(f"{self._name} was closed"))
         self._discard()
-        if self._client is not None:
-            # `_manager`: to end what waits for the broker, an open included. The client's own
-            # close() is for the thread that runs its loop.
-            with contextlib.suppress(RuntimeError):  # that loop has ended
-                self._client._manager.close()
+        if self._opening is not None:
+            # `_manager`: an open waits for a broker on a loop that its thread runs itself; this
+            # ends the waiting. The client's close() is for that thread alone.
+            self._opening._manager.close()
         stuck = []
         for worker in (self._sending, self._administering):
             if worker is self._sending:
@@ -320,8 +322,8 @@ class KafkaProducerClient:
             self._discard()
 
         def client(**options: Any) -> Any:
-            self._client = KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options)
-            return self._client
+            self._opening = KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options)
+            return self._opening
 
         producer = None
         try:
@@ -330,8 +332,10 @@ class KafkaProducerClient:
                     **{"kafka_client": client, "value_serializer": _Nothing(), **self._options}
                 )
         finally:
-            if producer is None and self._client is not None:
-                self._client.close()  # its thread was not started, but sockets are open
+            made, self._opening = self._opening, None
+            if producer is None and made is not None:
+                made.close()  # its thread was not started, but sockets are open
+        self._client = made
         _keep_alive(producer)
         self._producer = producer
         return producer
@@ -382,8 +386,15 @@ class KafkaProducerClient:
             return
 
     def _join(self, timeout: float) -> None:
+        """Wait for the network threads of discarded producers, which close their sockets."""
         for producer in self._discarded:
-            producer._sender.join(max(0.0, timeout))
+            sender = producer._sender
+            sender.join(min(QUICK, max(0.0, timeout)))
+            if sender.is_alive():
+                # It waits for a broker. `_client`, `_manager`: closing the connections ends that.
+                with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                    sender._client._manager.close()
+                sender.join(max(0.0, timeout - QUICK))
 
     # On the administering thread.
 

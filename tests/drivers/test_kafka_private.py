@@ -1,0 +1,221 @@
+"""What the driver relies on among the client's private parts, one test a name.
+
+When one of these fails after an upgrade of kafka-python, look at the comment where the driver uses
+the name, and whether the client now has a public way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kafka.errors
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.subscription_state import (
+    AsyncConsumerRebalanceListener,
+    SubscriptionState,
+    TopicPartitionState,
+)
+from kafka.coordinator.base import BaseCoordinator
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.future import Future
+from kafka.net.selector import NetworkSelector
+from kafka.producer.transaction_manager import TransactionManager
+
+MakeTopic = Callable[..., str]
+kafka_lane = pytest.mark.kafka
+# The client drops the socket of a connection that failed, and lets the collector close it.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@contextlib.contextmanager
+def a_loop() -> Iterator[NetworkSelector]:
+    net = NetworkSelector(client_id="test")
+    net.start()
+    yield net
+    net.close()
+
+
+# `_net`.
+
+
+def test_call_soon_threadsafe_resolves_and_wakes() -> None:
+    with a_loop() as net:
+        answer = Future()
+
+        async def wait() -> Any:
+            return await answer
+
+        threading.Timer(0.1, lambda: net.call_soon_threadsafe(lambda: answer.success(7))).start()
+        before = time.monotonic()
+        assert net.run(wait) == 7
+        assert time.monotonic() - before < 1.0
+
+
+def test_call_later_and_cancel() -> None:
+    with a_loop() as net:
+        fired: list[str] = []
+
+        async def schedule() -> None:
+            net.call_later(0.05, lambda: fired.append("late"))
+            net.cancel(net.call_later(0.05, lambda: fired.append("cancelled")))
+            await net.sleep(0.2)
+
+        net.run(schedule)
+        assert fired == ["late"]
+
+
+def test_closing_the_loop_fails_who_waits_for_it() -> None:
+    net = NetworkSelector(client_id="test")
+    net.start()
+    threading.Timer(0.1, net.close).start()
+
+    async def wait() -> None:
+        await Future()
+
+    with pytest.raises(kafka.errors.KafkaConnectionError):
+        net.run(wait)
+    with pytest.raises(RuntimeError):
+        net.run(wait)
+    with pytest.raises(RuntimeError):
+        net.call_soon_threadsafe(lambda: None)
+
+
+# `_subscription`.
+
+
+def test_a_fresh_state_is_that_of_a_new_partition() -> None:
+    tp = TopicPartition("t", 0)
+    subscription = SubscriptionState("earliest")
+    subscription.subscribe(["t"])
+    subscription.assign_from_subscribed([tp])
+    subscription.seek(tp, 5)
+    subscription.pause(tp)
+    subscription.assign_from_subscribed([tp])  # an eager rebalance that gives it back
+    assert subscription.assignment[tp].position.offset == 5
+    assert subscription.is_paused(tp)
+    subscription.assignment["t", 0] = state = TopicPartitionState()
+    assert list(subscription.assignment) == [tp]
+    assert subscription.missing_fetch_positions() == {tp}
+    assert not subscription.is_paused(tp)
+    assert (state.position, state.highwater) == (None, None)
+    state.seek(7)
+    assert state.position.offset == 7
+
+
+# `_coordinator`.
+
+
+def test_listeners_that_are_coroutines_are_awaited() -> None:
+    source = inspect.getsource(ConsumerCoordinator._invoke_rebalance_listener_async)
+    assert "await cb(arg)" in source
+    names = {"on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost"}
+    assert names <= vars(AsyncConsumerRebalanceListener).keys()
+
+
+def test_the_end_of_a_membership_asks_the_listener_first() -> None:
+    source = inspect.getsource(ConsumerCoordinator._on_close_prepare_async)
+    asked, cleared = "_invoke_rebalance_listener_async", "assign_from_subscribed([])"
+    assert 0 < source.index(asked) < source.index(cleared)
+
+
+def test_where_the_client_forgets_a_join() -> None:
+    """If these lines are gone, `join.py` may be as well."""
+    source = inspect.getsource(BaseCoordinator.join_group_async)
+    assert "while self.need_rejoin()" in source
+    assert "self._join_task is None or self._join_task.is_done" in source
+    assert "self.rejoin_needed = False" in source
+    seen_to = "self._joined_subscription = set(self._subscription.subscription)"
+    assert seen_to in inspect.getsource(ConsumerCoordinator.group_protocols)  # as it is sent
+
+
+@kafka_lane
+def test_a_coordinator_tells(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=2)
+    consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id=topic)
+    try:
+        consumer.subscribe([topic])
+        deadline = time.monotonic() + 10
+        while not consumer.assignment() and time.monotonic() < deadline:
+            consumer.poll(50)
+        coordinator = consumer._coordinator
+        assert 0 <= time.monotonic() - coordinator.heartbeat.last_poll < 1.0
+        assert coordinator._join_task is None
+        assert coordinator.group_metadata().generation_id >= 1
+        tps = [TopicPartition(topic, 0), TopicPartition(topic, 1)]
+        assert coordinator.fetch_committed_offsets(tps, timeout_ms=3000) == {}
+        assert consumer._client._net is consumer._net
+        assert consumer._client.cluster.partitions_for_topic(topic) == {0, 1}
+    finally:
+        consumer.close()
+
+
+# The producer.
+
+
+@kafka_lane
+def test_force_close_lets_go_at_once(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, linger_ms=60_000)
+    future = producer.send(kafka_topic(), b"v")
+    sender = producer._sender
+    before = time.monotonic()
+    sender.force_close()
+    producer._closed = True
+    producer._unregister_cleanup()
+    sender.join(5.0)
+    assert not sender.is_alive()
+    assert time.monotonic() - before < 2.0
+    assert future.failed()
+    assert sender._client._manager.closed
+
+
+def test_what_is_fatal_to_an_idempotent_producer() -> None:
+    manager = TransactionManager(api_version=(4, 0))
+    classify = manager.classify_batch_error
+    assert classify(kafka.errors.MessageSizeTooLargeError(), None) == manager.ERROR_CLASS_FATAL
+    assert kafka.errors.MessageSizeTooLargeError not in manager._FATAL_ERRORS
+    assert kafka.errors.ProducerFencedError in manager._FATAL_ERRORS
+    assert manager._supports_epoch_bump()
+    assert not manager.is_transactional()
+    assert not manager.has_fatal_error()
+
+
+def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:
+    made: list[Any] = []
+
+    def client(**options: Any) -> Any:
+        made.append(KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options))
+        threading.Timer(0.2, made[-1]._manager.close).start()
+        return made[-1]
+
+    before = time.monotonic()
+    with pytest.raises(kafka.errors.KafkaTimeoutError):
+        KafkaProducer(
+            bootstrap_servers="127.0.0.1:9", kafka_client=client, bootstrap_timeout_ms=30_000
+        )
+    assert time.monotonic() - before < 5.0
+    made[0].close()
+
+
+# `cluster._topics`.
+
+
+@kafka_lane
+def test_topics_that_are_asked_for(kafka_bootstrap: str) -> None:
+    consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap)
+    try:
+        cluster = consumer._client.cluster
+        future = consumer._client._manager.call_soon(cluster.add_topic, "asked-for")
+        deadline = time.monotonic() + 5
+        while not future.is_done and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "asked-for" in cluster._topics
+        cluster._topics.discard("asked-for")
+        assert cluster.unauthorized_topics == set()
+    finally:
+        consumer.close()

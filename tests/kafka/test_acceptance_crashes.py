@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ GRACE = 5.0
 # What a process takes to end once its app is closed.
 EXIT = 2.0
 # A member does some 20,000 messages a second, so the middle lasts for seconds.
-LOAD = {
+LOAD: dict[str, Any] = {
     **{"tasks": 4, "batch": 100, "pause": 0.02, "stop_grace": GRACE, "grace": GRACE},
     # The takeover from one that is gone waits for its session to end.
     **{"session_timeout": 6.0, "heartbeat_interval": 1.0},

@@ -1,0 +1,352 @@
+"""The ledger in any order of events, against a model that remembers every record.
+
+The model does what the ledger avoids: it keeps, for each channel, a set of what it waits for, what
+it has begun and what it has done, and looks through all of them. It shares no code with the ledger.
+"""
+
+from __future__ import annotations
+
+import attrs
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.records import records
+from transport.assignment import Assignment
+from transport.ledger import Lane, Load
+from transport.message import Batch, Message
+from transport.types import TP
+
+ORDERS = TP("orders", 0)
+LIMIT = 1000
+index = st.integers(min_value=0, max_value=10**6)
+
+
+@attrs.define
+class Channel:
+    """What one channel has had in one epoch, offset by offset."""
+
+    lane: Lane
+    listens: bool = True
+    due: list[int] = attrs.field(factory=list)  # what it is to be given, in order, no more, no less
+    given: list[int] = attrs.field(factory=list)
+    begun: set[int] = attrs.field(factory=set)
+
+    @property
+    def waits_for(self) -> list[int]:
+        return self.due[len(self.given) :]
+
+
+@attrs.define
+class Given:
+    """A message in a handler's hands, what it was given for, and what has become of it."""
+
+    message: Message
+    channel: Channel
+    epoch: int
+    holders: int = 1
+    was_acked: bool = False
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """One partition of a log with gaps, its client, and up to three channels."""
+
+    @initialize(start=st.integers(0, 3))
+    def begin(self, start: int) -> None:
+        self.log: list[int] = []  # the offsets that exist
+        self.end = start
+        self.generation = 1
+        self.assignment = Assignment()
+        self.doubled = self.stale = 0
+        self.hands: list[Given] = []
+        self.batches: list[tuple[Batch, list[Given]]] = []
+        self.loads = [Load(LIMIT) for _ in range(3)]
+        self.broker_committed: int | None = None
+        self.assignment.assign([ORDERS], self.generation)
+        self.begin_epoch(position=start, known=False)
+
+    def begin_epoch(self, position: int, *, known: bool) -> None:
+        self.client_position = position
+        self.entered: int | None = position if known else None  # all before it was for somebody
+        self.committed: int | None = None
+        self.missed: int | None = None  # the first that came, and nobody has had or will have
+        self.draining = False
+        self.epoch = self.ledger.epoch
+        self.channels: list[Channel] = []
+        self.open_channels: dict[int, Channel] = {}
+
+    @property
+    def ledger(self):
+        return self.assignment[ORDERS]
+
+    # The log
+
+    @rule(
+        gap=st.integers(0, 3),
+        count=st.integers(1, 5),
+        gap_after=st.integers(0, 2),
+    )
+    def write(self, gap: int, count: int, gap_after: int) -> None:
+        self.end += gap
+        self.log += range(self.end, self.end + count)
+        self.end += count + gap_after
+
+    # The client
+
+    def seek_back_if_asked(self) -> None:
+        wanted = self.ledger.refetching()
+        if self.missed is not None and self.open_channels:
+            assert wanted == self.missed
+            self.client_position = self.entered = self.missed
+            self.missed = None
+        else:
+            assert wanted is None
+
+    @precondition(lambda self: not self.draining)
+    @rule(most=st.integers(1, 6), again=st.booleans())
+    def fetch(self, most: int, again: bool) -> None:
+        self.seek_back_if_asked()
+        found = [offset for offset in self.log if offset >= self.client_position][:most]
+        if not found:
+            return
+        self.client_position = found[-1] + 1
+        new = self.ledger.fetched(records(*found))
+        if not self.open_channels:
+            assert new == 0
+            if self.missed is None:
+                self.missed = found[0] if self.entered is None else self.entered
+        else:
+            assert new == len(found)
+            self.entered = found[-1] + 1
+            for channel in self.open_channels.values():
+                channel.due += found
+            if again:
+                assert self.ledger.fetched(records(*found)) == 0
+
+    @precondition(lambda self: not self.draining)
+    @rule()
+    def reach_the_end(self) -> None:
+        """The client has read to the end and knows that only markers are left."""
+        self.seek_back_if_asked()
+        if all(offset < self.client_position for offset in self.log):
+            self.client_position = max(self.end, self.client_position)
+            if self.ledger.is_idle:
+                self.ledger.advance(self.client_position)
+                if self.missed is None:
+                    self.entered = self.client_position
+
+    # Channels
+
+    @precondition(lambda self: not self.draining)
+    @rule(who=st.integers(0, 2))
+    def listen(self, who: int) -> None:
+        if who not in self.open_channels:
+            channel = Channel(self.ledger.open_lane(self.loads[who]))
+            self.channels.append(channel)
+            self.open_channels[who] = channel
+
+    @rule(who=st.integers(0, 2))
+    def listen_no_more(self, who: int) -> None:
+        channel = self.open_channels.pop(who, None)
+        if channel is None:
+            return
+        self.ledger.close_lane(channel.lane)
+        if not self.open_channels and channel.waits_for and not self.draining:
+            # Nobody else has it, and it must come again.
+            self.missed = min(
+                channel.waits_for[0], self.end if self.missed is None else self.missed
+            )
+        self.stop_giving(channel)
+
+    def stop_giving(self, channel: Channel) -> None:
+        channel.listens = False
+        channel.due = channel.given[:]
+
+    # Handlers
+
+    @rule(who=st.integers(0, 2))
+    def take(self, who: int) -> None:
+        channel = self.open_channels.get(who)
+        if channel is None:
+            return
+        if not channel.lane.ready():
+            assert not channel.waits_for
+            return
+        message = channel.lane.take()
+        assert message is not None
+        self.hand_over(channel, message)
+
+    @rule(who=st.integers(0, 2), most=st.integers(1, 4))
+    def take_batch(self, who: int, most: int) -> None:
+        channel = self.open_channels.get(who)
+        if channel is None or not channel.lane.ready():
+            return
+        batch = channel.lane.take_batch(most)
+        assert 1 <= len(batch) <= most
+        self.batches.append((batch, [self.hand_over(channel, message) for message in batch]))
+
+    def hand_over(self, channel: Channel, message: Message) -> Given:
+        assert (
+            message.offset == channel.waits_for[0]
+        )  # I6: in order, nothing twice, nothing left out
+        channel.given.append(message.offset)
+        channel.begun.add(message.offset)
+        given = Given(message, channel, self.epoch)
+        self.hands.append(given)
+        return given
+
+    @precondition(lambda self: self.hands)
+    @rule(which=index)
+    def share(self, which: int) -> None:
+        given = self.hands[which % len(self.hands)]
+        if given.holders:
+            given.message.incref()
+            given.holders += 1
+
+    @precondition(lambda self: self.hands)
+    @rule(which=index)
+    def ack(self, which: int) -> None:
+        """Of any message that was ever given: late, twice or from an epoch long ago."""
+        given = self.hands[which % len(self.hands)]
+        assert given.message.ack() == self.expect_ack(given)
+
+    @precondition(lambda self: self.batches)
+    @rule(which=index)
+    def ack_batch(self, which: int) -> None:
+        batch, all_given = self.batches[which % len(self.batches)]
+        left = [given for given in all_given if not given.was_acked]
+        expected = [self.expect_ack(given) for given in left or all_given]
+        assert batch.ack() == all(expected)
+
+    def expect_ack(self, given: Given) -> bool:
+        if given.holders > 1:
+            given.holders -= 1
+            return False
+        given.holders = 0
+        if given.was_acked:
+            self.doubled += 1
+            return False
+        if given.epoch != self.epoch:
+            self.stale += 1
+            return False
+        given.channel.begun.discard(given.message.offset)
+        given.was_acked = True
+        return True
+
+    # Ownership
+
+    @rule(offset=st.integers(0, 40))
+    def seek(self, offset: int) -> None:
+        self.assignment.seek(ORDERS, offset)
+        self.begin_epoch(offset, known=True)
+
+    @precondition(lambda self: not self.draining)
+    @rule()
+    def drain(self) -> None:
+        self.drain_model()
+        self.ledger.drain()
+
+    def drain_model(self) -> None:
+        waiting = [offset for channel in self.channels for offset in channel.waits_for]
+        if waiting:
+            first = min(waiting)
+            self.missed = first if self.missed is None else min(first, self.missed)
+        for channel in self.channels:
+            self.stop_giving(channel)
+        self.draining = True
+
+    @rule(lost=st.booleans(), later=st.integers(1, 2), elsewhere=st.integers(0, 40))
+    def let_go_and_get_back(self, lost: bool, later: int, elsewhere: int) -> None:
+        self.drain_model()
+        safe = self.expected_safe()
+        old = self.ledger
+        assert self.assignment.let_go([ORDERS], lost=lost) == [old]
+        assert ORDERS not in self.assignment
+        assert old.due is None
+        self.generation += later
+        starts = self.assignment.assign([ORDERS], self.generation)
+        if later == 1 and not lost and safe is not None:
+            assert starts == {ORDERS: safe}
+            self.begin_epoch(safe, known=True)
+        else:
+            assert starts == {}
+            self.begin_epoch(elsewhere, known=False)
+
+    # Commits
+
+    def expected_safe(self) -> int | None:
+        begun = [offset for channel in self.channels for offset in channel.begun]
+        waiting = [offset for channel in self.channels for offset in channel.waits_for]
+        front = self.entered if self.missed is None else self.missed
+        if front is None:
+            assert not begun
+            assert not waiting
+            return None
+        return min([front, *begun, *waiting])
+
+    @rule()
+    def commit(self) -> None:
+        for ledger, offset in self.assignment.due().items():
+            assert self.committed is None or offset > self.committed  # I2
+            ledger.committed = self.committed = offset
+
+    @precondition(lambda self: not self.draining)
+    @rule()
+    def finish_everything(self) -> None:
+        """I4: when all that was fetched is acked, the next commit reaches the end of the log."""
+        self.listen(0)
+        self.fetch(10**6, again=False)
+        for who in list(self.open_channels):
+            while self.open_channels[who].waits_for:
+                self.take(who)
+        for given in self.hands:
+            while given.epoch == self.epoch and not given.was_acked:
+                assert given.message.ack() == self.expect_ack(given)
+        self.reach_the_end()
+        self.commit()
+        assert self.committed == max(self.end, self.client_position)
+
+    # After each step
+
+    @invariant()
+    def what_is_safe_is_what_nobody_has_yet_to_do(self) -> None:
+        assert self.ledger.safe == self.expected_safe()
+
+    @invariant()
+    def no_commit_passes_a_message_that_is_fetched_and_not_acked(self) -> None:
+        due = self.ledger.due  # I1
+        for channel in self.channels:
+            for offset in [*channel.begun, *channel.waits_for]:
+                assert due is None or due <= offset
+                assert self.committed is None or self.committed <= offset
+
+    @invariant()
+    def the_unacked_are_those_begun(self) -> None:
+        expected = sorted(offset for channel in self.channels for offset in channel.begun)
+        assert sorted(message.offset for message in self.ledger.unacked) == expected
+
+    @invariant()
+    def idle_means_that_nothing_waits_and_nothing_is_begun(self) -> None:
+        idle = not any(channel.begun or channel.waits_for for channel in self.channels)
+        assert self.ledger.is_idle == idle
+
+    @invariant()
+    def the_load_is_what_is_in_hand(self) -> None:
+        assert sum(load.begun for load in self.loads) == sum(len(c.begun) for c in self.channels)
+        held = sum(len(c.begun) + len(c.waits_for) for c in self.channels)
+        assert sum(load.held for load in self.loads) == held
+
+    @invariant()
+    def acks_that_change_nothing_are_counted(self) -> None:
+        tally = self.assignment.tally
+        assert (tally.doubled, tally.stale) == (self.doubled, self.stale)
+
+    @invariant()
+    def a_drain_ends_when_nothing_is_begun(self) -> None:
+        ends: list[bool] = []
+        self.ledger.when_empty(lambda: ends.append(True))
+        assert bool(ends) == (not any(channel.begun for channel in self.channels))
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -178,7 +178,7 @@ async def test_pausing_amid_a_log_loses_nothing(rig: Rig) -> None:
     topic = await rig.topic(2)
     async with (
         rig.sender(max_batch_size=1000) as sender,
-        rig.member([topic], max_partition_fetch_bytes=10_000) as member,
+        rig.member([topic], max_partition_fetch_bytes=5_000) as member,
     ):
         tps = await sender.fill(topic, 6000, partitions=2)
         turns = 0

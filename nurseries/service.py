@@ -4,14 +4,16 @@ A trio nursery knows how to end its tasks at once. A service must often end in o
 work in, finish what was begun, write down how far it came, and only then let its tasks go. So a
 `Service` keeps its children in a shelter: cancelling from outside, a crash among the children and
 a plain `stop()` all do the same thing first, they start `on_stop`, bounded by `grace` seconds,
-while the children still run. After that the children are cancelled, and what went wrong comes out
-of `serve` as an ordinary exception group.
+while the children still run. After that the children are let go: cancelled, the child services
+with what is left of the grace for their own `on_stop`. What went wrong comes out of `serve` as an
+ordinary exception group.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Self, TypeVar
 
@@ -44,8 +46,8 @@ class Node:
     """One row of a tree, as it was when it was looked at.
 
     Attributes:
-        waits_in: the functions, outermost first, through which the task waits; empty for a
-            task that runs just now or has ended.
+        waits_in: the functions, outermost first, through which the task, or the hook of the
+            service, waits; empty for one that runs just now or has ended.
     """
 
     name: str
@@ -63,30 +65,86 @@ class Node:
 
 @attrs.define(eq=False)
 class _Child:
-    """A task in the shelter of its service."""
+    """A task in the shelter of its service; on the list of its siblings until it has ended."""
 
     name: str
+    siblings: list[_Child]
     service: Service | None = None
-    shelter: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    shelter: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     task: trio.lowlevel.Task | None = None
 
-    async def run(
+    def __attrs_post_init__(self) -> None:
+        # Listed before the task takes its first step: whoever lets the children go must find it.
+        self.siblings.append(self)
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
+        """The task, sheltered from its first step."""
+        self.task = trio.lowlevel.current_task()
+        self.shelter.shield = True
+        try:
+            with self.shelter:
+                await _exposed(fn, *args)
+        finally:
+            self.siblings.remove(self)
+
+    @trio.lowlevel.enable_ki_protection
+    async def start(
         self,
         fn: Callable[..., Awaitable[object]],
         *args: object,
-        task_status: trio.TaskStatus[Any] | None = None,
+        task_status: trio.TaskStatus[Any],
     ) -> None:
+        """The task, sheltered once it has started.
+
+        Until then whoever waits for the start can be cancelled, and the start with it.
+        """
         self.task = trio.lowlevel.current_task()
-        with self.shelter:
-            if task_status is None:
-                await fn(*args)
-            else:
-                await fn(*args, task_status=task_status)
+        try:
+            with self.shelter:
+                status = _Started(self, task_status)
+                await _exposed(functools.partial(fn, task_status=status), *args)
+            if self.shelter.cancelled_caught and not self.shelter.shield:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise ServiceError(f"{self.name} was let go before it had started")
+        finally:
+            self.siblings.remove(self)
+
+    def let_go(self, deadline: float) -> None:
+        """Cancel the task; a service has until the deadline to stop in order."""
+        self.shelter.cancel()
+        if self.service is not None:
+            self.service.stop_soon()
+            self.service._bound.deadline = min(self.service._bound.deadline, deadline)
 
     def look(self) -> Node:
         if self.service is not None:
             return self.service.tree()
         return Node(self.name, State.RUNNING, _waits_in(self.task))
+
+
+@attrs.frozen
+class _Started:
+    """The task status of a child: its shelter goes up when it moves into the nursery."""
+
+    child: _Child
+    status: trio.TaskStatus[Any]
+
+    @trio.lowlevel.enable_ki_protection
+    def started(self, value: object = None) -> None:
+        task = self.child.task
+        assert task is not None
+        starter = task.parent_nursery
+        self.child.shelter.shield = True  # before the move: the nursery may be cancelled already
+        self.status.started(value)
+        # A task whose start was cancelled does not move. It must see that it is cancelled.
+        self.child.shelter.shield = task.parent_nursery is not starter
+
+
+@trio.lowlevel.disable_ki_protection
+async def _exposed(fn: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Run code of the user, which Ctrl-C may interrupt anywhere, from code where it may not."""
+    await fn(*args)
 
 
 def _waits_in(task: trio.lowlevel.Task | None) -> tuple[str, ...]:
@@ -116,35 +174,42 @@ class Service:
         self.grace = grace
         self.state = State.IDLE
         self._children: list[_Child] = []
-        self._nursery: trio.Nursery | None = None
-        self._stop_asked = trio.Event()
+        self._nursery: trio.Nursery | None = None  # of the children, while it takes them in
+        self._hook: trio.lowlevel.Task | None = None  # the task that runs a hook
+        self._life = trio.CancelScope()  # up to the stop, which cancels it
+        self._bound = trio.CancelScope(shield=True)  # of on_stop; a parent may tighten it
+        self._restarted: trio.Event | None = None  # there while a restart is asked for
         self._ended = trio.Event()
-        self._restarted: trio.Event | None = None  # set while a restart is asked for
-        self._bound = trio.CancelScope()  # of on_stop
 
     # Hooks
 
     async def on_start(self) -> None:
-        """Start children and tasks; the service is ready when this returns."""
+        """Start children and tasks; the service is ready when this returns.
+
+        Cancelled by a stop, by cancelling from outside and by a crash among the children.
+        """
 
     async def on_stop(self) -> None:
         """End in order, while children and tasks still run; stops the child services.
 
         Shielded from cancelling from outside, bounded by `grace`. Called after a crash and
-        after a failed `on_start`, too: what was not set up may be missing.
+        after a failed `on_start`, too: what was not set up may be missing. A child service
+        that still runs afterwards, because this raised or did not stop it, stops in what is left
+        of the grace, together with the others.
         """
         await self.stop_children()
 
     async def on_restart(self) -> None:
-        """Between two lives, when all children are gone."""
+        """Between two lives, when all children are gone. Cancelled as `on_start` is."""
 
     # For the owner
 
+    @trio.lowlevel.enable_ki_protection
     async def serve(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until stopped, cancelled or crashed.
 
-        Reports itself as started once `on_start` is done. A checkpoint; cancelling leads to an
-        orderly stop within `grace` seconds.
+        Reports itself as started once `on_start` is done, or was cut short by a stop. A
+        checkpoint; cancelling leads to an orderly stop within `grace` seconds.
 
         Raises:
             ExceptionGroup: of what the hooks, children and tasks raised.
@@ -152,24 +217,27 @@ class Service:
         """
         if self.state not in (State.IDLE, State.ENDED):
             raise ServiceError(f"{self.name} is {self.state.value} already")
-        self._ended = trio.Event()
-        self._stop_asked = trio.Event()
+        if self._ended.is_set():
+            self._ended = trio.Event()
+        ready = trio.Event()
         try:
-            await self._live(task_status)
-            while (restarted := self._restarted) is not None:
+            await self._live(ready, task_status)
+            if not ready.is_set():
+                task_status.started(self)
+            while (again := self._restarted) is not None:
                 self._restarted = None
-                self._stop_asked = trio.Event()
-                await self.on_restart()
-                await self._live(trio.TASK_STATUS_IGNORED, restarted)
+                if await self._renew():
+                    await self._live(again)
         finally:
+            self._restarted = None
             self.state = State.ENDED
             self._ended.set()
 
     async def stop(self) -> None:
         """Ask for an orderly stop and wait for its end; at once if it has not begun or has ended.
 
-        A checkpoint. Cancelled: the stop goes on, only the waiting ends. Errors come out of
-        `serve`, not here.
+        A start that is under way is cancelled. A checkpoint. Cancelled: the stop goes on, only
+        the waiting ends. Errors come out of `serve`, not here.
         """
         self.stop_soon()
         if self.state is State.IDLE:
@@ -180,18 +248,21 @@ class Service:
     def stop_soon(self) -> None:
         """Ask for an orderly stop; not a checkpoint. It takes precedence over a restart."""
         self._restarted = None
-        self._stop_asked.set()
+        self._life.cancel()
 
     async def restart(self) -> None:
         """Stop in order, call `on_restart`, start again; returns once it runs again.
 
         Raises ServiceError if it ends instead. A checkpoint; cancelled: the restart goes on.
         """
-        if self.state is not State.RUNNING:
-            raise ServiceError(f"{self.name} is {self.state.value}, not running")
-        self._restarted = self._restarted or trio.Event()
+        if self._restarted is None:
+            if self.state is not State.RUNNING:
+                raise ServiceError(f"{self.name} is {self.state.value}, not running")
+            if self._life.cancel_called:
+                raise ServiceError(f"{self.name} was asked to stop")
+            self._restarted = trio.Event()
         restarted = self._restarted
-        self._stop_asked.set()
+        self._life.cancel()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_first_of, nursery, restarted)
             nursery.start_soon(_first_of, nursery, self._ended)
@@ -205,23 +276,36 @@ class Service:
 
     def tree(self) -> Node:
         """What the service and all below it do at this moment."""
-        return Node(self.name, self.state, (), tuple(child.look() for child in self._children))
+        below = tuple(child.look() for child in self._children)
+        return Node(self.name, self.state, _waits_in(self._hook), below)
 
     # For the hooks
 
+    @trio.lowlevel.enable_ki_protection
     async def add_service(self, service: S) -> S:
-        """Start a child service; returns when it is ready, raises what its start raised."""
-        child = _Child(service.name, service)
-        await self._open_nursery.start(self._adopt, child, service.serve)
+        """Start a child service; returns when it is ready, raises what its start raised.
+
+        A checkpoint; cancelled: its start is cancelled, and it has stopped in order.
+        """
+        nursery = self._open_nursery
+        child = _Child(service.name, self._children, service)
+        await nursery.start(child.start, service.serve)
         return service
 
+    @trio.lowlevel.enable_ki_protection
     async def start(self, name: str, fn: Callable[..., Awaitable[object]], *args: object) -> Any:
-        """Start a task that takes `task_status`; returns what it reports as started."""
-        return await self._open_nursery.start(self._adopt, _Child(name), fn, *args)
+        """Start a task that takes `task_status`; returns what it reports as started.
 
+        A checkpoint; cancelled before that report: the task is cancelled.
+        """
+        nursery = self._open_nursery
+        return await nursery.start(_Child(name, self._children).start, fn, *args)
+
+    @trio.lowlevel.enable_ki_protection
     def spawn(self, name: str, fn: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a plain task; not a checkpoint."""
-        self._open_nursery.start_soon(self._keep, _Child(name), fn, *args)
+        nursery = self._open_nursery
+        nursery.start_soon(_Child(name, self._children).run, fn, *args)
 
     async def stop_children(self) -> None:
         """Stop the child services, the last one first, each waited for."""
@@ -235,68 +319,80 @@ class Service:
             raise ServiceError(f"{self.name} is {self.state.value}: it can have no children now")
         return self._nursery
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(
-        self, task_status: trio.TaskStatus[Self], restarted: trio.Event | None = None
+        self, ready: trio.Event, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED
     ) -> None:
         self.state = State.STARTING
-        self._bound = trio.CancelScope()
+        begun = trio.Event()
         try:
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    await self.on_start()
-                    self.state = State.RUNNING
-                    task_status.started(self)
-                    if restarted is not None:
-                        restarted.set()
-                    await self._stop_asked.wait()
-                finally:
-                    await self._wind_down()
+            with self._new_life():
+                async with trio.open_nursery() as self._nursery:
+                    # The hooks are tasks, so that the grace runs from the moment that something
+                    # ends the life, even if the start is slow to give up, and so that what
+                    # on_stop raises stands beside what ended the start and does not replace it.
+                    self._nursery.start_soon(self._begin, begun, ready, task_status)
+                    try:
+                        await trio.sleep_forever()
+                    finally:
+                        self.state = State.STOPPING
+                        self._nursery.start_soon(self._wind_down, begun)
         finally:
-            self._nursery = None
+            self._bound = trio.CancelScope(shield=True)
 
-    async def _wind_down(self) -> None:
-        self.state = State.STOPPING
-        still_there: list[str] = []
+    async def _renew(self) -> bool:
+        """Call `on_restart`; False if a stop came meanwhile."""
+        self.state = State.STARTING
+        with self._new_life() as life:
+            async with trio.open_nursery():  # an error comes as a group, like those of other hooks
+                await self._run_hook(self.on_restart)
+        return not life.cancel_called
+
+    def _new_life(self) -> trio.CancelScope:
+        self._life = trio.CancelScope()
+        return self._life
+
+    @trio.lowlevel.enable_ki_protection
+    async def _begin(
+        self, begun: trio.Event, ready: trio.Event, task_status: trio.TaskStatus[Self]
+    ) -> None:
+        try:
+            await self._run_hook(self.on_start)
+        finally:
+            begun.set()
+        if self.state is State.STARTING:
+            self.state = State.RUNNING
+            ready.set()
+            task_status.started(self)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _wind_down(self, begun: trio.Event) -> None:
+        since = trio.current_time()
+        self._bound.deadline = min(self._bound.deadline, since + self.grace)
         try:
             with self._bound:
-                self._bound.shield = True
-                self._bound.deadline = min(self._bound.deadline, trio.current_time() + self.grace)
                 try:
-                    await self.on_stop()
+                    await begun.wait()
                 finally:
-                    still_there += [child.name for child in self._children]
+                    await self._run_hook(self.on_stop)
         finally:
+            still_there = ", ".join(child.name for child in self._children) or "its on_stop"
+            self._nursery = None
             for child in self._children:
-                child.shelter.cancel()
-                if child.service is not None:
-                    child.service._bound.cancel()  # its grace is within ours, used up or not
-        if self._bound.cancelled_caught and trio.current_time() >= self._bound.deadline:
+                child.let_go(self._bound.deadline)
+        if self._bound.cancelled_caught:
+            allowed = max(self._bound.deadline - since, 0)
             raise StopTimeout(
-                f"{self.name} did not stop within {self.grace:g} s;"
-                f" still there: {', '.join(still_there) or 'its on_stop'}"
+                f"{self.name} did not stop within {allowed:g} s; still there: {still_there}"
             )
 
-    async def _adopt(
-        self,
-        child: _Child,
-        fn: Callable[..., Awaitable[object]],
-        *args: object,
-        task_status: trio.TaskStatus[Any],
-    ) -> None:
-        self._children.append(child)
+    @trio.lowlevel.enable_ki_protection
+    async def _run_hook(self, hook: Callable[[], Awaitable[None]]) -> None:
+        self._hook = trio.lowlevel.current_task()
         try:
-            await child.run(fn, *args, task_status=task_status)
+            await _exposed(hook)
         finally:
-            self._children.remove(child)
-
-    async def _keep(
-        self, child: _Child, fn: Callable[..., Awaitable[object]], *args: object
-    ) -> None:
-        self._children.append(child)
-        try:
-            await child.run(fn, *args)
-        finally:
-            self._children.remove(child)
+            self._hook = None
 
 
 async def _first_of(nursery: trio.Nursery, event: trio.Event) -> None:
@@ -305,6 +401,7 @@ async def _first_of(nursery: trio.Nursery, event: trio.Event) -> None:
 
 
 @contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def running(service: S) -> AsyncIterator[S]:
     """Serve a service around a block: ready at its start, stopped in order at its end.
 
@@ -313,8 +410,8 @@ async def running(service: S) -> AsyncIterator[S]:
     wrong comes out as one exception group.
     """
     async with trio.open_nursery() as nursery:
-        root = _Child(service.name, service)
-        await nursery.start(root.run, service.serve)
+        root = _Child(service.name, [], service)
+        await nursery.start(root.start, service.serve)
         try:
             yield service
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -21,9 +22,9 @@ async def tick(interval: float, beat: Callable[[], Awaitable[object]]) -> NoRetu
     """
     if not interval > 0:
         raise ValueError(f"interval must be more than 0 seconds, not {interval!r}")
-    due = trio.current_time() + interval
+    start = trio.current_time()
+    n = 1
     while True:
-        await trio.sleep_until(due)
+        await trio.sleep_until(start + n * interval)
         await beat()
-        missed = (trio.current_time() - due) // interval
-        due += interval * (max(missed, 0) + 1)
+        n = max(n + 1, math.ceil((trio.current_time() - start) / interval))

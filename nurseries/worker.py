@@ -79,21 +79,24 @@ class Worker:
         self._token: trio.lowlevel.TrioToken | None = None
         self._joined = trio.Event()
         self._open = False
+        self._alive = False
+        self._stuck: WorkerStuck | None = None
 
     def start(self) -> None:
         """Start the thread. Once, in a trio run; not a checkpoint."""
         if self._token is not None:
             raise WorkerClosed(f"worker {self.name!r} was started before")
-        self._token = trio.lowlevel.current_trio_token()
-        self._open = True
+        token = trio.lowlevel.current_trio_token()
         # trio's threads never hold up the end of the interpreter: one that was abandoned in
         # a call cannot keep a program alive that was told to end.
         trio.lowlevel.start_thread_soon(self._work, self._thread_ended, self.name)
+        self._token = token
+        self._open = self._alive = True
 
     @property
     def waiting(self) -> int:
         """How many calls wait behind the running one; may be read from any thread."""
-        return self._queue.qsize()
+        return max(len(self._calls) - 1, 0)
 
     @property
     def current(self) -> str | None:
@@ -102,8 +105,8 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread exists."""
-        return self._token is not None and not self._joined.is_set()
+        """Whether the thread exists; may be read from any thread, also after the trio run."""
+        return self._alive
 
     def submit(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> Call[T]:
         """Hand a call over; it will run, whoever waits for it. Not a checkpoint.
@@ -130,39 +133,59 @@ class Worker:
     async def stop(self, timeout: float) -> None:
         """Make the calls that were handed over, then end the thread and join it.
 
+        A worker that was not started has nothing to stop, one that has stopped is left as it is.
+
         Args:
             timeout: seconds; cancelling does not shorten it.
 
         Raises:
             WorkerStuck: the thread sits in a call past the timeout. It is abandoned there,
-                and the calls that had not ended fail with this error.
+                and the calls that had not ended fail with this error: those behind it are
+                never made.
         """
         if self._token is None:
-            self._joined.set()
-        elif self._open:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        if self._open:
             self._open = False
             self._queue.put(None)
-        with trio.CancelScope(deadline=trio.current_time() + timeout, shield=True):
+        with trio.CancelScope(shield=True) as limit:
+            limit.deadline = trio.current_time() + timeout
             await self._joined.wait()
         if self._joined.is_set():  # also where there was no time left to wait
             return
-        error = WorkerStuck(f"worker {self.name!r} is stuck in {self.current!r}")
-        for call in list(self._calls):
-            self._record(call, Error(error))
-        raise error
+        if self._stuck is None and self._calls:
+            self._stuck = self._abandon()
+        if self._stuck is not None:
+            raise self._stuck
+        with trio.CancelScope(shield=True):  # it sits in no call: it is about to end
+            await self._joined.wait()
 
     async def __aenter__(self) -> Self:
         self.start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        """Stop without a limit on the time: where a call may get stuck, use `stop`."""
         await self.stop(timeout=float("inf"))
+
+    def _abandon(self) -> WorkerStuck:
+        """Fail what has not ended, and let the thread end should it ever come back."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        self._queue.put(None)
+        error = WorkerStuck(f"worker {self.name!r} is stuck in {self.current!r}")
+        for call in list(self._calls):
+            self._record(call, Error(error))
+        return error
 
     def _work(self) -> None:
         while (call := self._queue.get()) is not None:
             self._tell(self._record, call, capture(call._run))
 
     def _thread_ended(self, result: Outcome[None]) -> None:
+        self._alive = False
         self._tell(self._joined.set)
         result.unwrap()
 

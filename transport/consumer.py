@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
@@ -97,7 +97,7 @@ class Consumer(Service):
     # Life
 
     async def on_start(self) -> None:
-        self.spawn("subscription", self._begin)
+        self.spawn("subscription", self._join_group)
 
     async def on_stop(self) -> None:
         """Stop flow, commit what is safe, stop fetching, leave the group, join the threads.
@@ -127,7 +127,7 @@ class Consumer(Service):
         if self._is_open:
             await self.client.kill()
 
-    async def _begin(self) -> None:
+    async def _join_group(self) -> None:
         await self.app.conductor.wait_until_wanted()
         self._is_open = True
         await self.client.open()
@@ -136,9 +136,19 @@ class Consumer(Service):
         self.spawn("commit ticker", tick, self.commit_interval, self._beat)
         await self.add_service(self.fetcher)
 
+    @contextlib.contextmanager
+    def ending_quietly(self) -> Iterator[None]:
+        """`consumer_stopped_errors` end the block and are no errors, once the end was begun."""
+        try:
+            yield
+        except self.consumer_stopped_errors:
+            if not self._is_closing:
+                raise
+
     async def _beat(self) -> None:
         try:
-            await self.commit()
+            with self.ending_quietly():
+                await self.commit()
         except CommitUnknown as exc:
             logger.warning("a commit got no answer, the next one settles it: %s", exc)
         for tp, offset, age in self._watch.look(self.assignment, trio.current_time()):
@@ -329,26 +339,16 @@ class Consumer(Service):
             self.app.conductor.on_let_go(ledger.tp)
         self.flow.forget(tps)
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the client is being closed: then `consumer_stopped_errors` are no errors."""
-        return self._is_closing
-
     async def _serve_rebalances(self) -> None:
-        while True:
-            try:
+        serve = {
+            RebalanceKind.REVOKED: self._on_revoked,
+            RebalanceKind.ASSIGNED: self._on_assigned,
+            RebalanceKind.LOST: self._on_lost,
+        }
+        with self.ending_quietly():
+            while True:
                 event = await self.client.next_rebalance()
-            except self.consumer_stopped_errors:
-                if self.is_closing:
-                    return
-                raise
-            match event.kind:
-                case RebalanceKind.REVOKED:
-                    await self._on_revoked(event)
-                case RebalanceKind.ASSIGNED:
-                    await self._on_assigned(event)
-                case RebalanceKind.LOST:
-                    await self._on_lost(event)
+                await serve[event.kind](event)
 
     async def _on_revoked(self, event: Rebalance) -> None:
         """Drain, commit, let go; past the bound the partitions are lost."""

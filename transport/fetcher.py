@@ -94,10 +94,8 @@ class Fetcher(Service):
 
     async def _run(self) -> None:
         try:
-            await self._poll_on()
-        except self.app.consumer.consumer_stopped_errors:
-            if not self.app.consumer.is_closing:
-                raise
+            with self.app.consumer.ending_quietly():
+                await self._poll_on()
         finally:
             self._stopped.set()
             self.app.consumer.flow.not_fetching.open()

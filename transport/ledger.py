@@ -150,7 +150,8 @@ class Lane:
     def ack_all(self, messages: Sequence[Message]) -> bool:
         """Let one holder of each message go, as `Message.ack` does; whether all acks counted."""
         if self.ledger.is_shut or any(message.refcount != 1 for message in messages):
-            return all([message.decref() for message in messages if not message.acked])
+            left = [message for message in messages if not message.acked]
+            return all([message.decref() for message in left or messages])
         for message in messages:
             message.refcount = 0
             message.acked = True
@@ -230,7 +231,8 @@ class Ledger:
         self.tally = tally
         self.position = position
         self.committed = committed
-        self.lanes: list[Lane] = []
+        self.lanes: list[Lane] = []  # of the channels that listen
+        self._left: list[Lane] = []  # of those that did, and have messages begun
         self.is_shut = False
         self.is_draining = False
         self.must_refetch = False  # the client is ahead of the position: seek it back first
@@ -243,10 +245,11 @@ class Ledger:
 
     def close_lane(self, lane: Lane) -> None:
         """The channel listens no more; what it has begun still holds the offset back."""
+        self.lanes.remove(lane)
         first = lane.drop_waiting()
-        if len(self.lanes) == 1:
+        if not self.lanes:
             self._rewind(first)  # nobody has had it
-        lane.when_empty(lambda: self.lanes.remove(lane) if lane in self.lanes else None)
+        self._left = [left for left in (*self._left, lane) if left.begun]
 
     def fetched(self, records: Sequence[Record]) -> int:
         """Enter a batch into every lane; returns how many records of it are new.
@@ -290,7 +293,7 @@ class Ledger:
     def safe(self) -> int | None:
         """The offset that may be committed; None while nothing is known (I1, I4)."""
         safe = self.position
-        for lane in self.lanes:
+        for lane in self._all_lanes:
             offset = lane.safe
             if offset is not None and safe is not None and offset < safe:
                 safe = offset
@@ -307,18 +310,18 @@ class Ledger:
     @property
     def is_idle(self) -> bool:
         """Whether all that was fetched is done."""
-        return all(not lane.begun and lane.first_waiting is None for lane in self.lanes)
+        return all(not lane.begun and lane.first_waiting is None for lane in self._all_lanes)
 
     @property
     def unacked(self) -> Iterator[Message]:
         """The messages that are begun and not acked."""
-        for lane in self.lanes:
+        for lane in self._all_lanes:
             yield from lane.begun.values()
 
     @property
     def acked(self) -> int:
-        """How many messages of this epoch were acked, over all lanes."""
-        return sum(lane.acked for lane in self.lanes)
+        """How many messages of this epoch were acked, over the lanes that are still of use."""
+        return sum(lane.acked for lane in self._all_lanes)
 
     def drain(self) -> None:
         """Deliver nothing more: what is not begun is dropped, and will be fetched again."""
@@ -328,7 +331,8 @@ class Ledger:
 
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call once when no lane has a begun message any more."""
-        left = len(self.lanes)
+        lanes = self._all_lanes
+        left = len(lanes)
         if not left:
             call()
 
@@ -338,11 +342,15 @@ class Ledger:
             if left == 0:
                 call()
 
-        for lane in self.lanes[:]:
+        for lane in lanes:
             lane.when_empty(one_less)
 
     def shut(self) -> None:
         """End the epoch; the ledger keeps its numbers for who still looks at them."""
         self.is_shut = True
-        for lane in self.lanes:
+        for lane in self._all_lanes:
             lane.shut()
+
+    @property
+    def _all_lanes(self) -> list[Lane]:
+        return [*self.lanes, *self._left] if self._left else self.lanes

@@ -1,0 +1,1 @@
+"""Throughput against the bare client: `python -m benchmarks`."""

@@ -1,0 +1,163 @@
+"""A member of a consumer group, as a program: what a user's consumer looks like, with a diary.
+
+Every message that a handler has in its hands leaves lines in an append-only file, written before
+the next thing happens, so that they outlive a SIGKILL. Fields are parted by blanks, times are of
+the machine's monotonic clock, which all processes share::
+
+    begun PARTITION OFFSET TIME
+    done PARTITION OFFSET GENERATION EPOCH BEGUN ENDED PID
+    acked PARTITION OFFSET TIME               after ack() has returned True
+    seen TIME GENERATION UNACKED BEGUN HELD RSS     every 50 ms; RSS in bytes
+
+SIGTERM stops the app and, past a grace, cancels it; Ctrl-C is left to trio, as most programs do. A
+record whose value begins with "wait SECONDS " is worked on for so long::
+
+    python -m tests.kafka.member --bootstrap HOST:PORT --group G --topic T --log FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import trio
+
+from transport import App, Message, Topic
+
+# What a user's program ends with after a Ctrl-C.
+INTERRUPTED = 130
+_WATCH_INTERVAL = 0.05
+
+
+@attrs.frozen
+class Diary:
+    """The file; each call is one write to it."""
+
+    fd: int
+
+    def write(self, lines: Sequence[str]) -> None:
+        os.write(self.fd, ("\n".join(lines) + "\n").encode())
+
+
+def rss() -> int:
+    """Memory of this process that is in RAM, in bytes."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS in /proc/self/status")
+
+
+async def work(
+    messages: Sequence[Message], ack: Callable[[], bool], diary: Diary, pause: float
+) -> None:
+    """Handle messages of one partition as one piece of work."""
+    begun = time.monotonic()
+    diary.write([f"begun {m.partition} {m.offset} {begun:.6f}" for m in messages])
+    await trio.sleep(max(pause, *map(asked_pause, messages), 0.0))
+    ended = time.monotonic()
+    diary.write(
+        [
+            f"done {m.partition} {m.offset} {m.generation_id} {m.epoch} {begun:.6f} {ended:.6f}"
+            f" {os.getpid()}"
+            for m in messages
+        ]
+    )
+    if ack():
+        at = time.monotonic()
+        diary.write([f"acked {m.partition} {m.offset} {at:.6f}" for m in messages])
+
+
+def asked_pause(message: Message) -> float:
+    value = message.value
+    return float(value.split()[1]) if value is not None and value.startswith(b"wait ") else 0.0
+
+
+async def handle(topic: Topic, diary: Diary, batch: int, pause: float) -> None:
+    if batch > 1:
+        async for several in topic.batches(batch, noack=True):
+            await work(several, several.ack, diary, pause)
+    else:
+        async for message in topic.noack():
+            await work([message], message.ack, diary, pause)
+
+
+async def watch(app: App, topic: Topic, diary: Diary) -> None:
+    load = topic.channel.load
+    while True:
+        generation = (
+            app.consumer.client.group_metadata().generation_id if app.consumer.assignment else -1
+        )
+        diary.write(
+            [
+                f"seen {time.monotonic():.3f} {generation} {len(app.consumer.unacked)}"
+                f" {load.begun} {load.held} {rss()}"
+            ]
+        )
+        await trio.sleep(_WATCH_INTERVAL)
+
+
+async def obey(
+    app: App,
+    grace: float,
+    everything: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            app.stop()
+            await trio.sleep(grace)
+            everything.cancel()
+
+
+async def main(args: argparse.Namespace) -> None:
+    diary = Diary(os.open(args.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    app = App(args.group, broker=f"kafka://{args.bootstrap}", **dict(args.setting))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(obey, app, args.stop_grace, nursery.cancel_scope)
+        async with app:
+            topic = app.topic(args.topic)
+            async with trio.open_nursery() as beside:
+                beside.start_soon(watch, app, topic, diary)
+                async with trio.open_nursery() as handlers:
+                    for _ in range(args.tasks):
+                        handlers.start_soon(handle, topic, diary, args.batch, args.pause)
+                beside.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+def setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests.kafka.member")
+    for name in ("bootstrap", "group", "topic", "log"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--tasks", type=int, default=4, help="handlers side by side")
+    parser.add_argument("--batch", type=int, default=1, help="most messages of a piece of work")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds a piece of work takes")
+    parser.add_argument(
+        "--stop-grace", type=float, default=5.0, help="seconds from SIGTERM to cancel"
+    )
+    parser.add_argument("--setting", type=setting, action="append", default=[], help="NAME=JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        trio.run(main, arguments())
+    except* KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,120 @@
+"""Members that come and go, and handlers that take their time: who owns what, and for how long."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.kafka.cluster import end_offsets
+from tests.kafka.members import (
+    Crew,
+    Diary,
+    Member,
+    delivered_after_ack,
+    overlaps,
+    producing,
+    send,
+    until_no_lag,
+)
+
+pytestmark = pytest.mark.kafka
+
+PARTITIONS = 4
+TIMES = 5
+SESSION = 6.0
+# A handler this slow outlives the session, and is well within the bound of a drain, half of
+# max_poll_interval.
+SLOW = 10.0
+QUICK = 20
+SETTINGS: dict[str, Any] = {
+    "session_timeout": SESSION,
+    "heartbeat_interval": 0.5,
+    "max_poll_interval": 60.0,
+}
+
+
+def acked_by(*diaries: Diary, count: int) -> Callable[[object], bool]:
+    return lambda _: sum(len(diary.read().acked) for diary in diaries) >= count
+
+
+def acks_more(member: Member, count: int) -> None:
+    """Wait until the member has acked so many more than by now."""
+    goal = len(member.diary.read().acked) + count
+    member.until(lambda diary: len(diary.acked) >= goal, f"acking {count} more")
+
+
+@pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+def test_a_third_member_comes_and_goes(
+    crew: Crew, kafka_topic: Callable[..., str], assignment: str
+) -> None:
+    topic = kafka_topic(PARTITIONS)
+    # 10 ms to 100 ms in a handler's hands, so that a rebalance always meets some of it.
+    load: dict[str, Any] = {"tasks": 4, "batch": 50, "assignment": assignment, **SETTINGS}
+    with producing(crew.bootstrap, topic, rate=4000):
+        staying = [crew.start(topic, topic, pause=pause, **load) for pause in (0.05, 0.1)]
+        for member in staying:
+            acks_more(member, 200)
+        for _ in range(TIMES):
+            guest = crew.start(topic, topic, pause=0.05, **load)
+            acks_more(guest, 200)
+            guest.end(signal.SIGTERM, code=0, within=10.0)
+            for member in staying:
+                acks_more(member, 200)
+    ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
+    crew.until_all_done(ends)
+    until_no_lag(crew.bootstrap, topic, PARTITIONS)
+    for member in staying:
+        member.end(signal.SIGTERM, code=0, within=10.0)
+
+    assert overlaps(crew.done()) == []
+    assert delivered_after_ack(crew.diaries()) == []
+    generations = {seen.generation for diary in crew.diaries() for seen in diary.seen}
+    assert max(generations) > 2 * TIMES, "it came and went, and the group has not noticed"
+    for member in crew.members:
+        assert "was taken away while" not in member.errors, member.errors
+
+
+def test_a_handler_outlives_the_session(crew: Crew, kafka_topic: Callable[..., str]) -> None:
+    """Alone, and while its partitions are asked for by a member that joins meanwhile."""
+    topic = kafka_topic(PARTITIONS)
+    partitions = range(PARTITIONS)
+    slow = {partition: [b"wait %d s" % SLOW] for partition in partitions}
+    quick = {partition: [b"quick"] * QUICK for partition in partitions}
+    groups = {assignment: f"{topic}-{assignment}" for assignment in ("cooperative", "eager")}
+
+    def start(assignment: str) -> Member:
+        return crew.start(
+            groups[assignment], topic, tasks=PARTITIONS, assignment=assignment, **SETTINGS
+        )
+
+    firsts = [start(assignment) for assignment in groups]
+    for first in firsts:
+        first.until(lambda diary: any(seen.generation > 0 for seen in diary.seen), "a member")
+    send(crew.bootstrap, topic, slow)
+    for first in firsts:
+        first.until(lambda diary: len(diary.acked) == PARTITIONS, "acking all that is slow")
+        since = first.diary.begun[0][1]
+        generations = {seen.generation for seen in first.diary.seen if seen.at > since}
+        assert len(generations) == 1, f"the group was rebalanced meanwhile: {generations}"
+
+    send(crew.bootstrap, topic, slow)
+    for first in firsts:
+        first.until(lambda diary: len(diary.begun) == 2 * PARTITIONS, "at work again")
+    seconds = [start(assignment) for assignment in groups]
+    for first in firsts:
+        first.until(lambda diary: len(diary.acked) == 2 * PARTITIONS, "acking that, too")
+    send(crew.bootstrap, topic, quick)
+    for second in seconds:
+        second.until(lambda diary: bool(diary.acked), "having taken over")
+
+    goal = PARTITIONS * (1 + 1 + QUICK)
+    for first, second in zip(firsts, seconds, strict=True):
+        both = [first.diary, second.diary]
+        first.until(acked_by(*both, count=goal), "acking all, with the second one")
+        assert sorted(place for diary in both for place, _ in diary.begun) == [
+            (partition, offset)
+            for partition in range(PARTITIONS)
+            for offset in range(goal // PARTITIONS)
+        ], "lost, or delivered twice"
+        assert overlaps([done for diary in both for done in diary.done]) == []

@@ -1,0 +1,85 @@
+"""Two processes of one group; one of them ends, in each of the ways in which a process can."""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.kafka.cluster import end_offsets
+from tests.kafka.member import INTERRUPTED
+from tests.kafka.members import (
+    Crew,
+    Member,
+    delivered_after_ack,
+    lags,
+    overlaps,
+    produce,
+    until_no_lag,
+)
+
+pytestmark = pytest.mark.kafka
+
+RECORDS = 200_000
+PARTITIONS = 4
+# Enough to be in the middle of things, for one member, and far from the end for two.
+MIDWAY = 20_000
+GRACE = 5.0
+# What a process takes to end once its app is closed.
+EXIT = 2.0
+# A member does some 20,000 messages a second, so the middle lasts for seconds.
+LOAD: dict[str, Any] = {
+    **{"tasks": 4, "batch": 100, "pause": 0.02, "stop_grace": GRACE, "grace": GRACE},
+    # The takeover from one that is gone waits for its session to end.
+    **{"session_timeout": 6.0, "heartbeat_interval": 1.0},
+}
+
+
+def both_midway(crew: Crew, topic: str) -> tuple[Member, Member]:
+    first = crew.start(topic, topic, **LOAD)
+    first.until(lambda diary: bool(diary.acked), "acking")
+    second = crew.start(topic, topic, **LOAD)
+    for member in (first, second):
+        member.until(lambda diary: len(diary.acked) >= MIDWAY, "midway")
+    return first, second
+
+
+def filled(crew: Crew, topic: str) -> dict[int, int]:
+    produce(crew.bootstrap, topic, RECORDS)
+    ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
+    assert len(ends) == PARTITIONS
+    assert sum(ends.values()) == RECORDS
+    return ends
+
+
+def test_a_member_is_killed(crew: Crew, kafka_topic: Callable[..., str]) -> None:
+    topic = kafka_topic(PARTITIONS)
+    ends = filled(crew, topic)
+    victim, survivor = both_midway(crew, topic)
+
+    victim.kill()
+    assert len({entry.place for entry in crew.done()}) < RECORDS, "killed at the end, not midway"
+
+    crew.until_all_done(ends)
+    until_no_lag(crew.bootstrap, topic, PARTITIONS)  # by the commits of every second
+    survivor.end(signal.SIGTERM, code=0, within=GRACE + EXIT)
+    assert lags(crew.bootstrap, topic) == dict.fromkeys(range(PARTITIONS), 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_member_is_asked_to_end(
+    crew: Crew, kafka_topic: Callable[..., str], number: signal.Signals
+) -> None:
+    topic = kafka_topic(PARTITIONS)
+    ends = filled(crew, topic)
+    leaver, survivor = both_midway(crew, topic)
+
+    code = INTERRUPTED if number is signal.SIGINT else 0
+    leaver.end(number, code=code, within=GRACE + EXIT)
+    assert len({entry.place for entry in crew.done()}) < RECORDS, "asked at the end, not midway"
+
+    crew.until_all_done(ends)
+    survivor.end(number, code=code, within=GRACE + EXIT)
+    assert lags(crew.bootstrap, topic) == dict.fromkeys(range(PARTITIONS), 0)
+    assert delivered_after_ack(crew.diaries()) == []
+    assert overlaps(crew.done()) == []

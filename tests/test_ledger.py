@@ -1,0 +1,466 @@
+"""The rules of `transport/ledger.py`, one by one; the model test tries them in any order."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.records import records
+from transport.ledger import Lane, Ledger, Load, Tally
+from transport.message import Batch, Message
+from transport.types import TP
+
+ORDERS = TP("orders", 0)
+
+
+def new_ledger(**options: int | None) -> Ledger:
+    return Ledger(ORDERS, 1, 1, Tally(), **options)
+
+
+def open_lane(ledger: Ledger, limit: int = 100) -> Lane:
+    return ledger.open_lane(Load(limit))
+
+
+def take(lane: Lane) -> Message:
+    assert lane.ready()
+    message = lane.take()
+    assert message is not None
+    return message
+
+
+def take_all(lane: Lane) -> list[Message]:
+    taken = []
+    while lane.ready():
+        taken.append(take(lane))
+    return taken
+
+
+def take_batch(lane: Lane, most: int) -> Batch:
+    assert lane.ready()
+    return lane.take_batch(most)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return new_ledger()
+
+
+@pytest.fixture
+def lane(ledger: Ledger) -> Lane:
+    return open_lane(ledger)
+
+
+# What other transports got wrong
+
+
+def test_offset_0_is_an_offset(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    assert ledger.safe == 0
+    message = take(lane)
+    assert ledger.safe == ledger.due == 0
+    assert message.ack()
+    assert ledger.due == 1
+
+
+def test_a_committed_0_is_not_due_again(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    ledger.committed = 0
+    assert ledger.due is None
+
+
+def test_a_gap_in_the_offsets_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 7, 8, 20))
+    for message in take_all(lane):
+        message.ack()
+    assert ledger.due == 21
+
+
+def test_a_gap_between_two_fetches_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    ledger.fetched(records(50, 51))
+    for message in take_all(lane):
+        message.ack()
+    assert ledger.due == 52
+
+
+def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    first, second, third = take_all(lane)
+    assert first.ack()
+    assert not first.ack()
+    assert ledger.due == 1
+    assert second.ack()
+    assert third.ack()
+    assert ledger.due == 3
+    assert ledger.tally == Tally(doubled=1, stale=0)
+
+
+def test_a_message_that_was_dropped_by_its_handler_is_still_unacked(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(records(0))
+    take(lane)  # nobody holds it
+    assert [message.offset for message in ledger.unacked] == [0]
+
+
+# The offset to commit
+
+
+def test_nothing_is_known_before_the_first_fetch(ledger: Ledger, lane: Lane) -> None:
+    assert ledger.safe is None
+    assert ledger.due is None
+
+
+def test_an_epoch_that_begins_at_a_position_is_safe_there() -> None:
+    ledger = new_ledger(position=7)
+    assert ledger.safe == ledger.due == 7
+
+
+def test_what_is_fetched_and_not_delivered_holds_the_offset_back(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(records(3, 4))
+    assert ledger.safe == 3
+
+
+def test_what_is_begun_holds_the_offset_back(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(3, 4))
+    take_all(lane)
+    assert ledger.safe == 3
+
+
+def test_acks_in_any_order_move_the_offset_to_the_oldest_begun(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2, 3))
+    messages = take_all(lane)
+    seen = []
+    for index in (2, 0, 3, 1):
+        messages[index].ack()
+        seen.append(ledger.safe)
+    assert seen == [0, 1, 1, 4]
+
+
+def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    for message in take_all(lane):
+        message.ack()
+    assert ledger.is_idle
+    assert ledger.safe == ledger.position == 2
+
+
+def test_only_an_offset_past_the_committed_one_is_due() -> None:
+    ledger = new_ledger(position=7, committed=7)
+    assert ledger.due is None
+    lane = open_lane(ledger)
+    ledger.fetched(records(7))
+    take(lane).ack()
+    assert ledger.due == 8
+
+
+def test_a_position_past_markers_lets_the_lag_reach_0(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    take(lane).ack()
+    ledger.advance(3)
+    assert ledger.due == 3
+
+
+def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    ledger.advance(1)
+    assert ledger.position == 2
+
+
+def test_begun_messages_hold_the_offset_back_whatever_the_position(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(records(0))
+    take(lane)
+    ledger.advance(9)
+    assert ledger.safe == 0
+
+
+def test_what_was_fetched_before_is_passed_over(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    assert ledger.fetched(records(1, 2, 3)) == 1
+    assert ledger.fetched(records(0, 1)) == 0
+    assert [message.offset for message in take_all(lane)] == [0, 1, 2, 3]
+
+
+# Taking
+
+
+def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    ledger.fetched(records(4))
+    assert lane.waiting == 3
+    assert [message.offset for message in take_all(lane)] == [0, 1, 4]
+    assert lane.waiting == 0
+    assert not lane.ready()
+
+
+def test_a_batch_is_of_one_fetch_and_no_larger_than_asked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(records(3))
+    assert [message.offset for message in take_batch(lane, 2)] == [0, 1]
+    assert [message.offset for message in take_batch(lane, 2)] == [2]
+    assert [message.offset for message in take_batch(lane, 2)] == [3]
+
+
+def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    first = take(lane)
+    assert (lane.load.held, lane.load.begun) == (3, 1)
+    first.ack()
+    assert (lane.load.held, lane.load.begun) == (2, 0)
+    take_batch(lane, 5).ack()
+    assert (lane.load.held, lane.load.begun) == (0, 0)
+
+
+# Acking
+
+
+def test_a_batch_is_acked_as_a_whole(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    batch = take_batch(lane, 5)
+    assert batch.ack()
+    assert all(message.acked for message in batch)
+    assert ledger.due == 3
+
+
+def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    batch = take_batch(lane, 5)
+    assert batch.ack()
+    assert not batch.ack()
+    assert ledger.tally.doubled == 2
+    assert lane.load.held == 0
+
+
+def test_a_batch_acks_what_of_it_is_not_acked_already(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    batch = take_batch(lane, 5)
+    batch[1].ack()
+    assert batch.ack()
+    assert ledger.due == 3
+    assert ledger.tally == Tally()
+
+
+def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(records(0, 1))
+    batch = take_batch(lane, 5)
+    batch[0].incref()
+    assert not batch.ack()
+    assert ledger.safe == 0
+    assert batch[0].ack()
+    assert ledger.safe == 2
+
+
+def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    message = take(lane)
+    message.incref(2)
+    assert not message.ack()
+    assert not message.ack()
+    assert ledger.safe == 0
+    assert message.ack()
+    assert ledger.safe == 1
+    assert ledger.tally == Tally()
+
+
+def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    message = take(lane)
+    ledger.shut()
+    assert not message.ack()
+    assert not message.acked
+    assert ledger.tally == Tally(doubled=0, stale=1)
+
+
+def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    batch = take_batch(lane, 5)
+    ledger.shut()
+    assert not batch.ack()
+    assert ledger.tally == Tally(doubled=0, stale=2)
+
+
+# Several channels
+
+
+def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(records(0, 1))
+    for message in take_all(one):
+        message.ack()
+    assert ledger.safe == 0
+    for message in take_all(other):
+        message.ack()
+    assert ledger.safe == 2
+
+
+def test_a_channel_gets_what_is_fetched_from_its_opening_on(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    late = open_lane(ledger)
+    ledger.fetched(records(2))
+    assert [message.offset for message in take_all(late)] == [2]
+
+
+def test_a_closed_channel_holds_the_offset_back_until_what_it_has_begun_is_acked(
+    ledger: Ledger, lane: Lane
+) -> None:
+    open_lane(ledger)
+    ledger.fetched(records(0, 1))
+    message = take(lane)
+    ledger.close_lane(lane)
+    for other in take_all(ledger.lanes[-1]):
+        other.ack()
+    assert ledger.safe == 0
+    assert message.ack()
+    assert ledger.safe == 2
+
+
+def test_a_closed_channel_gets_nothing_more(ledger: Ledger, lane: Lane) -> None:
+    other = open_lane(ledger)
+    ledger.fetched(records(0))
+    message = take(lane)
+    ledger.close_lane(lane)
+    ledger.fetched(records(1))
+    assert lane.waiting == 0
+    message.ack()
+    for left in take_all(other):
+        left.ack()
+    assert lane.load.held == 0
+    assert ledger.safe == 2
+
+
+def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    take(lane).ack()
+    ledger.close_lane(lane)
+    assert ledger.safe == 1
+    assert ledger.refetching() is None  # for whom?
+    again = open_lane(ledger)
+    assert ledger.refetching() == 1
+    ledger.fetched(records(1, 2))
+    assert [message.offset for message in take_all(again)] == [1, 2]
+
+
+def test_what_came_while_nobody_listened_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    message = take(lane)
+    ledger.close_lane(lane)  # with a message begun
+    assert ledger.fetched(records(1, 2)) == 0
+    again = open_lane(ledger)
+    assert ledger.refetching() == 1
+    ledger.fetched(records(1, 2))
+    message.ack()
+    assert ledger.safe == 1
+    assert [message.offset for message in take_all(again)] == [1, 2]
+
+
+def test_without_a_channel_nothing_is_passed_over(ledger: Ledger) -> None:
+    assert ledger.fetched(records(5, 6)) == 0
+    assert ledger.safe == 5
+    ledger.advance(9)
+    assert ledger.safe == 5
+
+
+def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messages_begun(
+    ledger: Ledger, lane: Lane
+) -> None:
+    other = open_lane(ledger)
+    ledger.fetched(records(0, 1))
+    take(lane).ack()
+    begun = take(lane)
+    ledger.close_lane(lane)
+    ledger.close_lane(other)  # it has had nothing
+    begun.ack()
+    assert ledger.safe == 0
+    open_lane(ledger)
+    assert ledger.refetching() == 0
+
+
+# The end of an epoch
+
+
+def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    message = take(lane)
+    ledger.drain()
+    assert lane.take() is None
+    assert not lane.ready()
+    assert ledger.safe == 0
+    message.ack()
+    assert ledger.safe == 1  # what was dropped is to be fetched again
+    assert lane.load.held == 0
+
+
+def test_a_drain_goes_back_to_the_first_that_any_channel_has_not_had(ledger: Ledger) -> None:
+    fast, slow = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(records(0, 1, 2))
+    for message in take_all(fast):
+        message.ack()
+    take(slow).ack()
+    ledger.drain()
+    assert ledger.safe == 1
+
+
+def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
+    ledger: Ledger,
+) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(records(0))
+    mine, theirs = take(one), take(other)
+    ledger.drain()
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    mine.ack()
+    assert not ends
+    theirs.ack()
+    assert ends == ["empty"]
+
+
+def test_a_drain_waits_for_a_closed_channel_too(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    message = take(lane)
+    ledger.close_lane(lane)
+    ledger.drain()
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    assert not ends
+    message.ack()
+    assert ends == ["empty"]
+
+
+def test_with_nothing_begun_there_is_nothing_to_wait_for(ledger: Ledger, lane: Lane) -> None:
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    new_ledger().when_empty(lambda: ends.append("no channel"))
+    assert ends == ["empty", "no channel"]
+
+
+def test_the_end_of_an_epoch_ends_a_wait_for_its_messages(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    take(lane)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    ledger.shut()
+    assert ends == ["empty"]
+
+
+def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    take(lane).ack()
+    ledger.shut()
+    assert ledger.due is None
+
+
+def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(records(0, 1))
+    messages = [take(lane) for lane in lanes]
+    ledger.close_lane(lanes[0])
+    ledger.shut()
+    assert [(lane.load.held, lane.load.begun) for lane in lanes] == [(0, 0)] * 3
+    assert not any(message.ack() for message in messages)
+    assert ledger.tally.stale == 3

@@ -25,7 +25,8 @@ from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
-from transport.drivers.kafka.errors import of_a_call, of_a_connect, of_a_delivery, translated
+from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.errors import of_a_call, of_a_delivery, translated
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
@@ -345,14 +346,14 @@ class KafkaProducerClient:
                 return self._producer
             self._discard()
 
-        def client(**options: Any) -> Any:
-            self._opening = KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options)
-            return self._opening
+        def built(client: Any) -> None:
+            self._opening = client
 
+        attempt = Attempt(self._options["bootstrap_servers"], built)
         producer = None
         try:
-            with translated(of_a_connect(self._options["bootstrap_servers"])):
-                producer = KafkaProducer(**{"kafka_client": client, **self._options})
+            with attempt.errors():
+                producer = KafkaProducer(**{**attempt.options(KafkaProducer), **self._options})
         finally:
             made, self._opening = self._opening, None
             if producer is None and made is not None:
@@ -412,8 +413,9 @@ class KafkaProducerClient:
 
     def _create(self, topic: str, wanted: Mapping[str, Any], timeout: float) -> None:
         timeout_ms = round(timeout * 1000)
-        with translated(of_a_connect(self._options["bootstrap_servers"])):
-            admin = KafkaAdminClient(**self._admin_options)
+        attempt = Attempt(self._options["bootstrap_servers"], lambda _: None)
+        with attempt.errors():
+            admin = KafkaAdminClient(**{**attempt.options(KafkaAdminClient), **self._admin_options})
         try:
             with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
                 admin.create_topics({topic: wanted}, timeout_ms=timeout_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -10,7 +11,6 @@ import socket
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import NoReturn
 
@@ -18,10 +18,20 @@ import attrs
 import pytest
 import trio
 
+from tests.kafka import cluster
 from tests.kafka.cluster import Broker, describe_group
-from transport.drivers.base import ClientSettings, Outcome, Outgoing, Rebalance, RebalanceKind
+from transport.drivers import driver_for
+from transport.drivers.base import (
+    ClientSettings,
+    Driver,
+    Outcome,
+    Outgoing,
+    Rebalance,
+    RebalanceKind,
+)
 from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
 from transport.errors import (
+    AuthorizationFailed,
     BrokerUnavailable,
     ClientClosed,
     CommitFailed,
@@ -75,7 +85,7 @@ def message(topic: str, partition: int | None = 0, value: bytes = b"v") -> Outgo
     return Outgoing(topic, partition, None, value, (), None)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def producing(
     bootstrap: str, **settings: object
 ) -> AsyncIterator[tuple[KafkaProducerClient, Sent]]:
@@ -89,7 +99,7 @@ async def producing(
             await client.close(5.0)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def consuming(
     bootstrap: str, topics: Collection[str], **settings: object
 ) -> AsyncIterator[KafkaConsumerClient]:
@@ -196,8 +206,61 @@ async def test_nobody_there(kind: str) -> None:
         "consumer": driver.consumer(settings).open,
         "producer": partial(driver.producer(settings).open, lambda _: None),
     }
-    with pytest.raises(BrokerUnavailable, match=address):
+    with pytest.raises(BrokerUnavailable, match=f"{address}.*ECONNREFUSED"):
         await opening[kind]()
+
+
+LOGINS = """
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+inter.broker.listener.name=SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required \
+  username="admin" password="admin-pw" user_admin="admin-pw" user_guest="guest-pw";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:admin;User:ANONYMOUS
+"""
+
+
+async def test_logins_and_rights(kafka_java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SASL_PLAINTEXT")
+    monkeypatch.setattr(cluster, "PROPERTIES", properties + LOGINS)
+    settings = attrs.evolve(SETTINGS, group_id="g")
+    with Broker() as broker:
+
+        def driver(login: str) -> Driver:
+            return driver_for([f"kafka+sasl://{login}@{broker.bootstrap}"])
+
+        wrong = driver("guest:wrong-pw")
+        for opening in (
+            wrong.consumer(settings).open(),
+            wrong.producer(settings).open(lambda _: None),
+        ):
+            before = trio.current_time()
+            with pytest.raises(AuthorizationFailed) as caught:
+                await opening
+            assert trio.current_time() - before < 2.0
+            assert "wrong-pw" not in f"{caught.value} {caught.value.__cause__}"
+
+        for login, may in (("admin:admin-pw", True), ("guest:guest-pw", False)):
+            rights = contextlib.nullcontext() if may else pytest.raises(AuthorizationFailed)
+            producer, sent = driver(login).producer(settings), Sent()
+            await producer.open(sent.report)
+            consumer = driver(login).consumer(settings)
+            await consumer.open()
+            with rights:
+                await producer.create_topic("t", 1, 1, {}, 10.0)
+            with rights:
+                assert await producer.partition_count("t", 5.0) == 1
+            with rights:
+                await consumer.subscribe(["t"])
+            batch = [message("t")]
+            await producer.send(batch)
+            (outcome,) = await sent.of(batch)
+            assert isinstance(outcome, RecordMetadata if may else AuthorizationFailed)
+            await producer.close(3.0)
+            await consumer.close(3.0)
 
 
 @pytest.mark.usefixtures("nothing_leaks")

@@ -22,7 +22,8 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
-from transport.drivers.kafka.errors import of_a_call, of_a_commit, of_a_connect, translated
+from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
@@ -239,14 +240,14 @@ class KafkaConsumerClient:
     # On the polling thread.
 
     def _connect(self) -> None:
-        def client(**options: Any) -> Any:
-            self._client = KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**options)
-            return self._client
+        def built(client: Any) -> None:
+            self._client = client
 
         # The IO thread starts first and the broker is asked then: keep hold of the connections,
         # so that they can be closed when that fails, or is not waited for any more.
-        with translated(of_a_connect(self._options["bootstrap_servers"])):
-            self._consumer = KafkaConsumer(**{"kafka_client": client, **self._options})
+        attempt = Attempt(self._options["bootstrap_servers"], built)
+        with attempt.errors():
+            self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
         assert self._listener is not None
         self._listener.attach(self._consumer)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import kafka.errors as client
 
@@ -28,7 +28,7 @@ _FENCED = (
     client.ProducerFencedError,
     client.InvalidProducerEpochError,
 )
-_REFUSED_US = (
+REFUSED_US = (
     client.AuthorizationError,
     client.SaslAuthenticationFailedError,
     client.UnsupportedSaslMechanismError,
@@ -64,7 +64,7 @@ def of_a_call(error: Exception) -> Exception:
         return ValueError(text)
     if isinstance(error, _FENCED):
         return Fenced(text)
-    if isinstance(error, _REFUSED_US):
+    if isinstance(error, REFUSED_US):
         return AuthorizationFailed(text)
     if isinstance(error, _OUTSIDE_THE_LOG):
         return OffsetOutOfRange(text)
@@ -80,7 +80,7 @@ def of_a_commit(error: Exception) -> Exception:
     if not isinstance(error, client.KafkaError):
         return error
     text = str(error)
-    if isinstance(error, (*_FENCED, *_REFUSED_US)):
+    if isinstance(error, (*_FENCED, *REFUSED_US)):
         return of_a_call(error)
     # The client wraps the broker's "rebalance in progress" in a CommitFailedError, though the
     # member is in the group still and has only to join again.
@@ -97,22 +97,10 @@ def of_a_commit(error: Exception) -> Exception:
     return CommitRefused(text)
 
 
-def of_a_connect(servers: Sequence[str]) -> Callable[[Exception], Exception]:
-    """Translate what a client raised as it was built: with the addresses where nobody answered."""
-
-    def translate(error: Exception) -> Exception:
-        translation = of_a_call(error)
-        if isinstance(translation, BrokerUnavailable):
-            return BrokerUnavailable(f"no broker answered at {', '.join(servers)}: {error}")
-        return translation
-
-    return translate
-
-
 def of_a_delivery(error: Exception) -> Exception:
     """Translate why a message was refused or not delivered; an outcome, with its cause set."""
     outcome: Exception
-    if isinstance(error, (*_FENCED, *_REFUSED_US)):
+    if isinstance(error, (*_FENCED, *REFUSED_US)):
         outcome = of_a_call(error)
     elif isinstance(error, _TOO_LARGE):
         outcome = MessageTooLarge(str(error))

@@ -25,8 +25,10 @@ from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
-from transport.drivers.kafka.errors import of_a_call, of_a_connect, of_a_delivery, translated
+from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.errors import of_a_call, of_a_delivery, translated
 from transport.drivers.kafka.options import admin_options, producer_options
+from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
 from transport.errors import BrokerUnavailable, ClientClosed, DeliveryTimeout, TransportError
 from transport.types import RecordMetadata
@@ -40,14 +42,35 @@ CUT_TIMEOUT = 5.0
 QUICK = 0.25
 
 
-_NOTHING = object()
-
-
 class _Nothing(Serializer):  # type: ignore[misc]
-    """Makes `_NOTHING` None: Kafka takes a message without key and value, but `send` does not."""
+    """Makes nothing of any value."""
 
-    def serialize(self, topic: str, headers: Any, data: Any) -> Any:
-        return None if data is _NOTHING else data
+    def serialize(self, topic: str, headers: Any, data: Any) -> None:
+        return None
+
+
+@contextlib.contextmanager
+def _serializing(producer: KafkaProducer, serializer: Serializer) -> Iterator[None]:
+    before = producer.config["value_serializer"]
+    producer.config["value_serializer"] = serializer
+    try:
+        yield
+    finally:
+        producer.config["value_serializer"] = before
+
+
+def _hand_over(producer: KafkaProducer, message: Outgoing) -> Any:
+    """The client's future for a message; raises what the client refuses it for."""
+    options = {
+        "headers": list(message.headers) if message.headers else None,
+        "partition": message.partition,
+        "timestamp_ms": message.timestamp_ms,
+    }
+    if message.key is not None or message.value is not None:
+        return producer.send(message.topic, message.value, message.key, **options)
+    # Kafka takes a message without key and value, and so would the client after this check.
+    with _serializing(producer, _Nothing()):
+        return producer.send(message.topic, b"", None, **options)
 
 
 @attrs.define(eq=False)
@@ -240,17 +263,27 @@ class KafkaProducerClient:
         """Report what the client has resolved."""
         self._collecting = False  # first: what lands from now on wakes us again
         outcomes: list[tuple[Outgoing, Outcome]] = []
+        answered = self._options["acks"] != 0
         while self._landed:
             run = self._landed.popleft()
             if run.batch.left == 0:
                 continue  # failed by us
             waiting = []
             before = len(outcomes)
-            for message, future in run.waiting:
-                if future.is_done:
-                    outcomes.append((message, self._outcome(future)))
+            for taken in run.waiting:  # once a message: this loop is most of what trio does
+                message, future = taken
+                if not future.is_done:
+                    waiting.append(taken)
+                elif future.exception is None:
+                    done = future.value
+                    # Where the client asked for no answer it counts from 0 by itself.
+                    offset = done.offset if answered else -1
+                    written = RecordMetadata(
+                        done.topic, done.partition, offset, done.timestamp / 1000
+                    )
+                    outcomes.append((message, written))
                 else:
-                    waiting.append((message, future))
+                    outcomes.append((message, of_a_delivery(future.exception)))
             run.waiting = waiting
             run.batch.left -= len(outcomes) - before
             if waiting:
@@ -259,14 +292,6 @@ class KafkaProducerClient:
             self._batches.popleft()
         if outcomes:
             self._report(outcomes)
-
-    def _outcome(self, future: Any) -> Outcome:
-        if future.exception is not None:
-            return of_a_delivery(future.exception)
-        done = future.value
-        # Where the client asked for no answer it counts from 0 by itself.
-        offset = done.offset if self._options["acks"] != 0 else -1
-        return RecordMetadata(done.topic, done.partition, offset, done.timestamp / 1000)
 
     async def _watch(self) -> None:
         """One timer for all deadlines: the oldest batch has the next one."""
@@ -321,22 +346,20 @@ class KafkaProducerClient:
                 return self._producer
             self._discard()
 
-        def client(**options: Any) -> Any:
-            self._opening = KafkaProducer.DEFAULT_CONFIG["kafka_client"](**options)
-            return self._opening
+        def built(client: Any) -> None:
+            self._opening = client
 
+        attempt = Attempt(self._options["bootstrap_servers"], built)
         producer = None
         try:
-            with translated(of_a_connect(self._options["bootstrap_servers"])):
-                producer = KafkaProducer(
-                    **{"kafka_client": client, "value_serializer": _Nothing(), **self._options}
-                )
+            with attempt.errors():
+                producer = KafkaProducer(**{**attempt.options(KafkaProducer), **self._options})
         finally:
             made, self._opening = self._opening, None
             if producer is None and made is not None:
                 made.close()  # its thread was not started, but sockets are open
         self._client = made
-        _keep_alive(producer)
+        keep_alive(producer)
         self._producer = producer
         return producer
 
@@ -351,18 +374,8 @@ class KafkaProducerClient:
             refused = [(message, error) for message in batch.messages]
         else:
             for message in batch.messages:
-                value: Any = message.value
-                if value is None and message.key is None:
-                    value = _NOTHING
                 try:
-                    future = producer.send(
-                        message.topic,
-                        value=value,
-                        key=message.key,
-                        headers=list(message.headers),
-                        partition=message.partition,
-                        timestamp_ms=message.timestamp_ms,
-                    )
+                    future = _hand_over(producer, message)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it concerns one message
                     refused.append((message, of_a_delivery(error)))
                     continue
@@ -400,34 +413,12 @@ class KafkaProducerClient:
 
     def _create(self, topic: str, wanted: Mapping[str, Any], timeout: float) -> None:
         timeout_ms = round(timeout * 1000)
-        with translated(of_a_connect(self._options["bootstrap_servers"])):
-            admin = KafkaAdminClient(**self._admin_options)
+        attempt = Attempt(self._options["bootstrap_servers"], lambda _: None)
+        with attempt.errors():
+            admin = KafkaAdminClient(**{**attempt.options(KafkaAdminClient), **self._admin_options})
         try:
             with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
                 admin.create_topics({topic: wanted}, timeout_ms=timeout_ms)
             admin.wait_for_topics([topic], timeout_ms=timeout_ms)
         finally:
             admin.close()
-
-
-def _keep_alive(producer: KafkaProducer) -> None:
-    """One message that the broker refuses must not cost the producer and all that it holds.
-
-    An idempotent producer of the client counts each refusal that a retry will not mend (such as:
-    larger than its topic allows) as fatal: it aborts all that it holds and takes no more. Where
-    it is not, a new epoch is enough: it mends the gap that is left in the numbers of the messages.
-    """
-    # `_transaction_manager`, `classify_batch_error`: where the client decides that.
-    manager = producer._transaction_manager
-    if manager is None or manager.is_transactional():
-        return
-    classify = manager.classify_batch_error
-
-    def classify_mildly(error: Any, batch: Any, **details: Any) -> Any:
-        verdict = classify(error, batch, **details)
-        cause = error if isinstance(error, type) else type(error)
-        if verdict == manager.ERROR_CLASS_FATAL and cause not in manager._FATAL_ERRORS:
-            return manager.ERROR_CLASS_NEEDS_EPOCH_BUMP
-        return verdict
-
-    manager.classify_batch_error = classify_mildly

@@ -23,7 +23,7 @@ def run_jumping(test: Callable[[], Awaitable[object]], **options: Any) -> object
 
 
 def run_in_real_time(test: Callable[[], Awaitable[object]], **options: Any) -> object:
-    return _run(test, 90.0, **options)
+    return _run(test, 60.0, **options)
 
 
 def _run(test: Callable[[], Awaitable[object]], timeout: float, **options: Any) -> object:

@@ -76,9 +76,7 @@ class Member:
     async def located(self, tps: Collection[TP]) -> dict[TP, int]:
         """Poll until all these positions are known; there must be no records meanwhile."""
         while len(positions := await self.client.positions(tps)) < len(tps):
-            self.client.interrupt()
-            await self.poll()
-            await trio.sleep(0.02)
+            await self.poll_for(0.1)
         return positions
 
     async def nothing_comes(self, seconds: float = 0.5) -> None:

@@ -99,3 +99,8 @@ async def test_a_kill_ends_the_poll_under_way(rig: Rig) -> None:
 async def test_clients_that_were_never_used_close(rig: Rig) -> None:
     async with rig.sender(), rig.member([]):
         pass
+
+
+async def test_a_consumer_is_a_member_of_a_group(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="group_id"):
+        rig.driver.consumer(attrs.evolve(SETTINGS, group_id=None))

@@ -233,6 +233,8 @@ async def test_only_what_is_assigned_can_be_sought(rig: Rig) -> None:
         await member.client.seek(TP(topic, 0), 0)
         with pytest.raises(NotAssigned):
             await member.client.seek(TP(topic, 1), 0)
+        with pytest.raises(ValueError, match="offset"):
+            await member.client.seek(TP(topic, 0), -1)
 
 
 async def test_positions_are_those_of_assigned_partitions(rig: Rig) -> None:

@@ -189,16 +189,6 @@ async def test_closing_under_a_rebalance_lets_it_expire(rig: Rig) -> None:
         assert rebalance.expired.is_set()
 
 
-@JUMPING
-async def test_without_a_group_id_nobody_shares(rig: Rig) -> None:
-    async with (
-        rig.member(["topic"], group_id=None) as a,
-        rig.member(["topic"], group_id=None) as b,
-    ):
-        await until(lambda: len(a.assigned) == len(b.assigned) == 4, a, b)
-        assert a.client.group_metadata().group_id == ""
-
-
 def run(test: Callable[..., Awaitable[object]], *args: object) -> None:
     run_jumping(functools.partial(test, *args))
 

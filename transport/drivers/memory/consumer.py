@@ -47,8 +47,11 @@ class MemoryConsumer:
     """
 
     def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
+        if settings.group_id is None:
+            raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._attach = attach
         self._settings = settings
+        self._group_id = settings.group_id
         self._connection: Connection | None = None
         self._logs: dict[TP, Log] = {}  # of what is assigned, in the order of the next fetch
         self._positions: dict[TP, int] = {}
@@ -63,15 +66,13 @@ class MemoryConsumer:
     async def open(self) -> None:
         await trio.lowlevel.checkpoint()
         broker = self._attach()
-        # Without a name the group is the client's own: nobody else can join it.
-        name = self._settings.group_id
-        group = Group(broker.partitions) if name is None else broker.group(name)
+        group = broker.group(self._group_id)
         self._connection = Connection(broker, group, Membership(group, self._settings))
 
     async def subscribe(self, topics: Collection[str]) -> None:
         connection = await self._enter()
         broker = connection.broker
-        with trio.move_on_after(self._settings.request_timeout):
+        with trio.move_on_after(self._settings.connect_timeout):
             while broker.missing(topics):
                 await _rung([broker.topics_changed], trio.Event())
         if missing := broker.missing(topics):
@@ -116,6 +117,8 @@ class MemoryConsumer:
         self._paused.difference_update(tps)
 
     async def seek(self, tp: TP, offset: int) -> None:
+        if offset < 0:
+            raise ValueError(f"an offset is 0 or more, not {offset}")
         await self._enter()
         if tp not in self._logs:
             raise NotAssigned(f"{tp} is not assigned to this consumer")
@@ -164,7 +167,7 @@ class MemoryConsumer:
     def group_metadata(self) -> GroupMetadata:
         membership = self._connected().membership
         return GroupMetadata(
-            self._settings.group_id or "",
+            self._group_id,
             membership.generation,
             membership.member_id,
             self._settings.group_instance_id,

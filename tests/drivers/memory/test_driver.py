@@ -14,7 +14,7 @@ from tests.drivers.conftest import run_jumping
 from tests.drivers.rig import PATIENCE, SETTINGS, Rig, outgoing, shared, until
 from transport.drivers.base import RebalanceKind
 from transport.drivers.memory import MemoryBroker, MemoryDriver
-from transport.errors import CommitRefused, Fenced, UnknownTopic
+from transport.errors import ClientClosed, CommitRefused, Fenced, UnknownTopic
 from transport.types import TP, RecordMetadata
 
 JUMPING = pytest.mark.trio(run=run_jumping)  # a mark of the module would come second
@@ -159,6 +159,29 @@ async def test_an_idle_group_needs_no_timer(rig: Rig) -> None:
             trio.lowlevel.remove_instrument(count)
             nursery.cancel_scope.cancel()
     assert woken < 10
+
+
+@JUMPING
+async def test_the_session_counts_from_a_kill_also_amid_a_poll(rig: Rig) -> None:
+    group = rig.name()
+
+    async def poll() -> None:
+        with pytest.raises(ClientClosed):
+            await second.poll_on()
+
+    async with (
+        rig.member(["topic"], group_id=group) as first,
+        rig.member(["topic"], group_id=group) as second,
+    ):
+        tps = [TP("topic", number) for number in range(4)]
+        await until(shared(tps, first, second), first, second)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            nursery.start_soon(until, lambda: len(first.assigned) == 4, first)
+            await trio.sleep(1.0)
+            await second.client.kill()
+            before = trio.current_time()
+        assert trio.current_time() == pytest.approx(before + SETTINGS.session_timeout)
 
 
 @JUMPING

@@ -33,26 +33,23 @@ class Consent:
             change.kind, change.partitions, change.generation, bound, self._release
         )
         self._start = start
-        self._timer = trio.CancelScope(deadline=trio.current_time() + bound)
-        trio.lowlevel.spawn_system_task(self._run_timer, name="bound of a rebalance")
+        trio.lowlevel.spawn_system_task(
+            self._run_timer, trio.current_time() + bound, name="bound of a rebalance"
+        )
 
     def expire(self) -> None:
         """The client goes on without a release."""
         if not self.settled.is_set():
             self.rebalance.expired.set()
-            self._settle()
+            self.settled.set()
 
     def _release(self, seek: Mapping[TP, int]) -> None:
         if not self.settled.is_set():
             if self.rebalance.kind is RebalanceKind.ASSIGNED:
                 self._start(seek)
-            self._settle()
+            self.settled.set()
 
-    def _settle(self) -> None:
-        self.settled.set()
-        self._timer.cancel()
-
-    async def _run_timer(self) -> None:
-        with self._timer:
+    async def _run_timer(self, deadline: float) -> None:
+        with trio.move_on_at(deadline):
             await self.settled.wait()
         self.expire()

@@ -250,6 +250,7 @@ class Service:
         self._restarted = None
         self._life.cancel()
 
+    @trio.lowlevel.enable_ki_protection
     async def restart(self) -> None:
         """Stop in order, call `on_restart`, start again; returns once it runs again.
 

@@ -116,9 +116,11 @@ class Consumer(Service):
         try:
             await self._last_commit(left * _COMMIT_SHARE)
         finally:
+            # Before the wait for the poll: if partitions are being let go, that waits in turn for
+            # handlers which are gone.
+            self.drop(set(self.assignment))
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
-            self.drop(set(self.assignment))
             self._is_closing = True
             await self.client.close(left * _LEAVE_SHARE)
 

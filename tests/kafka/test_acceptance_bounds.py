@@ -20,7 +20,7 @@ MOST_FETCHED = PARTITIONS * (FETCH // SIZE + 1)
 MAX_POLL_INTERVAL = 6.0
 SLOW = 8  # seconds; longer than that
 # Growth from the first messages on, of a process through which 120 MB pass.
-MOST_GROWTH = 24 << 20
+MOST_GROWTH = 16 << 20
 
 
 def most_unacked(diary: Diary) -> int:

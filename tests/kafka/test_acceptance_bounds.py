@@ -41,11 +41,17 @@ def test_a_slow_handler_on_a_fast_topic(crew: Crew, kafka_topic: Callable[..., s
     ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
 
     member = crew.start(
-        *(topic, topic),
-        **{"tasks": TASKS, "batch": BATCH, "pause": 0.03},
-        **{"buffer_size": BUFFER, "max_partition_fetch_bytes": FETCH},
-        **{"max_poll_interval": MAX_POLL_INTERVAL, "session_timeout": 6.0},
-        **{"heartbeat_interval": 1.0, "commit_timeout": 1.0},
+        topic,
+        topic,
+        tasks=TASKS,
+        batch=BATCH,
+        pause=0.03,
+        buffer_size=BUFFER,
+        max_partition_fetch_bytes=FETCH,
+        max_poll_interval=MAX_POLL_INTERVAL,
+        session_timeout=6.0,
+        heartbeat_interval=1.0,
+        commit_timeout=1.0,
     )
     crew.until_all_done(ends)
     until_no_lag(crew.bootstrap, topic, PARTITIONS)

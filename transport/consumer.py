@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("transport.consumer")
 
+# What each step of the end may take of the grace; what is left is the producer's.
+_COMMIT_SHARE, _FETCHER_SHARE, _LEAVE_SHARE = 0.4, 0.1, 0.2
+
 RecordsCallback = Callable[[Ledger, Sequence[Record]], None]
 OwnershipCallback = Callable[[frozenset[TP]], Awaitable[None]]
 
@@ -102,21 +105,24 @@ class Consumer(Service):
     async def on_stop(self) -> None:
         """Stop flow, commit what is safe, stop fetching, leave the group, join the threads.
 
-        What goes wrong on the way is raised at its end; each step has its bound.
+        What goes wrong on the way is raised at its end. Each step has its share of the grace,
+        so that one which waits for a dead broker takes nothing from those after it.
         """
         self.stop_flow()
         self.app.conductor.end()
         if not self._is_open or self._is_killed:
             return
+        left = trio.current_effective_deadline() - trio.current_time()
         try:
-            await self._last_commit()
+            await self._last_commit(left * _COMMIT_SHARE)
         finally:
-            await self.fetcher.stop()
-            for tp in list(self.assignment):
-                self.drop({tp})
+            # Before the wait for the poll: if partitions are being let go, that waits in turn for
+            # handlers which are gone.
+            self.drop(set(self.assignment))
+            with trio.move_on_after(left * _FETCHER_SHARE):
+                await self.fetcher.stop()
             self._is_closing = True
-            left = trio.current_effective_deadline() - trio.current_time()
-            await self.client.close(max(0.1, left * 0.8))
+            await self.client.close(left * _LEAVE_SHARE)
 
     async def kill(self) -> None:
         """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
@@ -160,11 +166,12 @@ class Consumer(Service):
                 age,
             )
 
-    async def _last_commit(self) -> None:
-        with trio.move_on_after(self.app.settings.client.commit_timeout) as bound:
+    async def _last_commit(self, most: float) -> None:
+        timeout = min(most, self.app.settings.client.commit_timeout)
+        with trio.move_on_after(timeout) as bound:
             await self.commit()
         if bound.cancelled_caught:
-            raise CommitUnknown("the last commit was not made in time")
+            raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
 
     # Flow
 

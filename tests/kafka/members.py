@@ -82,9 +82,9 @@ class Diary:
             case ["acked", p, o, at]:
                 self.acked.append(((int(p), int(o)), float(at)))
             case ["done", p, o, generation, epoch, begun, ended, pid]:
-                self.done.append(
-                    Done(*map(int, (p, o, generation, epoch)), float(begun), float(ended), int(pid))
-                )
+                place = int(p), int(o)
+                times = float(begun), float(ended)
+                self.done.append(Done(*place, int(generation), int(epoch), *times, int(pid)))
             case ["seen", at, *numbers]:
                 self.seen.append(Seen(float(at), *map(int, numbers)))
             case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -254,7 +255,7 @@ async def test_a_seek_is_made_whole_or_not_at_all(
             if committing:
                 nursery.start_soon(consumer.commit)
 
-            ended = await moment.cancel(lambda to=target: consumer.seek(sought, to))
+            ended = await moment.cancel(functools.partial(consumer.seek, sought, target))
             moments.note(ended)
 
             first = await take_of_the_sought({target} if ended else {old, target})

@@ -33,12 +33,16 @@ LOAD: dict[str, Any] = {
     # The takeover from one that is gone waits for its session to end.
     **{"session_timeout": 6.0, "heartbeat_interval": 1.0},
 }
+# The same with one handler, which acks in order. Ctrl-C cancels handlers at work; with several, one
+# can leave an unacked message behind which others have acked, and those are delivered again: the
+# committed offset never passes what is unacked.
+IN_ORDER: dict[str, Any] = {**LOAD, "tasks": 1, "pause": 0.005}
 
 
-def both_midway(crew: Crew, topic: str) -> tuple[Member, Member]:
-    first = crew.start(topic, topic, **LOAD)
+def both_midway(crew: Crew, topic: str, load: dict[str, Any]) -> tuple[Member, Member]:
+    first = crew.start(topic, topic, **load)
     first.until(lambda diary: bool(diary.acked), "acking")
-    second = crew.start(topic, topic, **LOAD)
+    second = crew.start(topic, topic, **load)
     for member in (first, second):
         member.until(lambda diary: len(diary.acked) >= MIDWAY, "midway")
     return first, second
@@ -55,7 +59,7 @@ def filled(crew: Crew, topic: str) -> dict[int, int]:
 def test_a_member_is_killed(crew: Crew, kafka_topic: Callable[..., str]) -> None:
     topic = kafka_topic(PARTITIONS)
     ends = filled(crew, topic)
-    victim, survivor = both_midway(crew, topic)
+    victim, survivor = both_midway(crew, topic, LOAD)
 
     victim.kill()
     assert len({entry.place for entry in crew.done()}) < RECORDS, "killed at the end, not midway"
@@ -66,13 +70,15 @@ def test_a_member_is_killed(crew: Crew, kafka_topic: Callable[..., str]) -> None
     assert lags(crew.bootstrap, topic) == dict.fromkeys(range(PARTITIONS), 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "load"), [(signal.SIGTERM, LOAD), (signal.SIGINT, IN_ORDER)], ids=["term", "int"]
+)
 def test_a_member_is_asked_to_end(
-    crew: Crew, kafka_topic: Callable[..., str], number: signal.Signals
+    crew: Crew, kafka_topic: Callable[..., str], number: signal.Signals, load: dict[str, Any]
 ) -> None:
     topic = kafka_topic(PARTITIONS)
     ends = filled(crew, topic)
-    leaver, survivor = both_midway(crew, topic)
+    leaver, survivor = both_midway(crew, topic, load)
 
     code = INTERRUPTED if number is signal.SIGINT else 0
     leaver.end(number, code=code, within=GRACE + EXIT)

@@ -1,0 +1,74 @@
+"""A slow handler on a fast topic: what is in flight, in memory, and in the group meanwhile."""
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.kafka.cluster import end_offsets
+from tests.kafka.members import Crew, Diary, delivered_after_ack, produce, send, until_no_lag
+
+pytestmark = pytest.mark.kafka
+
+PARTITIONS = 4
+RECORDS, SIZE = 120_000, 1000
+BUFFER = 500
+TASKS, BATCH = 16, 50  # more than the buffer, if they were let
+FETCH = 256 << 10  # of one partition
+# Most records of one fetch; those that come are whole batches of the producer's.
+MOST_FETCHED = PARTITIONS * (FETCH // SIZE + 1)
+MAX_POLL_INTERVAL = 6.0
+SLOW = 8  # seconds; longer than that
+# Growth from the first messages on, of a process through which 120 MB pass.
+MOST_GROWTH = 16 << 20
+
+
+def most_unacked(diary: Diary) -> int:
+    """Most messages that handlers have held at once, by their own records."""
+    changes = [(at, 1) for _, at in diary.begun] + [(at, -1) for _, at in diary.acked]
+    most = held = 0
+    for _, change in sorted(changes):
+        held += change
+        most = max(most, held)
+    return most
+
+
+def test_a_slow_handler_on_a_fast_topic(crew: Crew, kafka_topic: Callable[..., str]) -> None:
+    topic = kafka_topic(PARTITIONS)
+    # All handlers are held up by the first batches; after them each batch takes its time.
+    send(crew.bootstrap, topic, {p: [b"wait %d s" % SLOW] for p in range(PARTITIONS)})
+    produce(crew.bootstrap, topic, RECORDS, size=SIZE)
+    ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
+
+    member = crew.start(
+        topic,
+        topic,
+        tasks=TASKS,
+        batch=BATCH,
+        pause=0.03,
+        buffer_size=BUFFER,
+        max_partition_fetch_bytes=FETCH,
+        max_poll_interval=MAX_POLL_INTERVAL,
+        session_timeout=6.0,
+        heartbeat_interval=1.0,
+        commit_timeout=1.0,
+    )
+    crew.until_all_done(ends)
+    until_no_lag(crew.bootstrap, topic, PARTITIONS)
+    member.end(signal.SIGTERM, code=0, within=10.0)
+
+    diary = member.diary
+    slowest = max(done.ended - done.begun for done in diary.done)
+    assert slowest > MAX_POLL_INTERVAL
+    assert most_unacked(diary) <= BUFFER
+    seen = [seen for seen in diary.seen if seen.at >= diary.begun[0][1]]
+    assert max(moment.unacked for moment in seen) <= BUFFER
+    assert max(moment.begun for moment in seen) <= BUFFER
+    assert max(moment.held for moment in seen) > BUFFER // 2, "the topic was not fast"
+    assert max(moment.held for moment in seen) < BUFFER + MOST_FETCHED
+    growth = max(moment.rss for moment in seen) - seen[0].rss
+    assert growth < MOST_GROWTH, f"{growth >> 20} MB"
+    owned = {moment.generation for moment in seen if moment.generation != -1}
+    assert len(owned) == 1, f"thrown out: {owned}"
+    assert delivered_after_ack([diary]) == []
+    assert len(diary.begun) == sum(ends.values()), "delivered twice"

@@ -1,0 +1,122 @@
+"""The end is reached in time: with no broker, with a dead one, and with handlers that are stuck."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.kafka.cluster import Broker, tool
+from tests.kafka.member import INTERRUPTED
+from tests.kafka.members import Crew, send
+from transport import App
+from transport.errors import BrokerUnavailable
+
+pytestmark = pytest.mark.kafka
+
+GRACE = 5.0
+# What a process takes to end once its app has; and then some, on a busy machine.
+EXIT = 2.0
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """An address that refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def a_mute() -> Iterator[str]:
+    """An address that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("address", [nobody, a_mute])
+async def test_no_broker(address: Callable[[], contextlib.AbstractContextManager[str]]) -> None:
+    timeout = 2.0
+    with address() as where, trio.fail_after(timeout + 2.0):
+        began = trio.current_time()
+        with pytest.raises(ExceptionGroup) as raised:
+            async with App("g", broker=f"kafka://{where}", connect_timeout=timeout):
+                raise AssertionError("it was opened")
+        took = trio.current_time() - began
+    assert took < timeout + 0.5
+    unavailable, others = raised.value.split(BrokerUnavailable)
+    assert others is None
+    assert unavailable is not None
+    assert where in str(leaf(unavailable))
+
+
+def leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        [error] = error.exceptions
+    return error
+
+
+def test_the_broker_is_frozen(kafka_broker: Broker, tmp_path: Path) -> None:
+    """Three that consume are told to end while nothing answers: one of them twice."""
+    topic = "frozen"
+    send(kafka_broker.bootstrap, topic, {p: [b"x"] * 20_000 for p in range(4)})
+    with contextlib.closing(Crew(tmp_path, kafka_broker.bootstrap)) as crew:
+        members = [
+            crew.start(
+                f"group-{number}", topic, batch=10, pause=0.02, grace=GRACE, stop_grace=GRACE
+            )
+            for number in range(3)
+        ]
+        for member in members:
+            member.until(lambda diary: len(diary.acked) > 500, "acking")
+        kafka_broker.freeze()
+        try:
+            began = time.monotonic()
+            terminated, interrupted, twice = members
+            for member in (interrupted, twice):
+                member.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)  # into the orderly end, which is seconds long now
+            twice.process.send_signal(signal.SIGINT)
+            terminated.process.send_signal(signal.SIGTERM)
+            for member in members:
+                code = member.process.wait(began + 0.5 + GRACE + EXIT - time.monotonic())
+                assert code == 1, f"it hid that the last commit failed: {member.errors}"
+                assert "CommitUnknown" in member.errors
+        finally:
+            kafka_broker.thaw()
+
+
+@pytest.mark.parametrize("rebalancing", [False, True], ids=["alone", "asked for its partition"])
+def test_a_handler_is_stuck(crew: Crew, kafka_topic: Callable[..., str], rebalancing: bool) -> None:
+    """It is cancelled past the program's own grace; what it had is delivered to the next one."""
+    topic = kafka_topic(1)
+    send(crew.bootstrap, topic, {0: [b"x", b"wait 1000 s", b"x"]})
+    # Whoever joins makes it let go of all that it has, and waits for that.
+    settings: dict[str, Any] = {"assignment": "eager", "heartbeat_interval": 0.5, "grace": GRACE}
+    stuck = crew.start(topic, topic, tasks=1, stop_grace=1.0, **settings)
+    stuck.until(lambda diary: len(diary.begun) == 2, "stuck")
+    if rebalancing:
+        heir = crew.start(topic, topic, tasks=2, stop_grace=1.0, **settings)
+        heir.until(lambda _: is_rebalancing(crew.bootstrap, topic), "waiting for the other one")
+
+    took = stuck.end(signal.SIGTERM, code=0, within=1.0 + GRACE + EXIT)
+
+    assert took > 1.0
+    if not rebalancing:
+        heir = crew.start(topic, topic, tasks=2, stop_grace=1.0, **settings)
+    heir.until(lambda diary: len(diary.acked) == 1, "acking what comes after it")
+    assert [place for place, _ in heir.diary.begun] == [(0, 1), (0, 2)]
+    heir.end(signal.SIGINT, code=INTERRUPTED, within=GRACE + EXIT)
+
+
+def is_rebalancing(bootstrap: str, group: str) -> bool:
+    command = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+    shown = tool(command, "--describe", "--state", "--group", group, bootstrap=bootstrap)
+    return "PreparingRebalance" in shown

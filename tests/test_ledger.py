@@ -1,4 +1,4 @@
-"""The rules of `transport/ledger.py`, one by one; the model test tries them in any order."""
+"""The rules of `transport/ledger.py`, one by one; `test_ledger_model.py` mixes them."""
 
 from __future__ import annotations
 

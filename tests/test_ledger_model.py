@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.records import records
 from transport.assignment import Assignment
-from transport.ledger import Lane, Load
+from transport.ledger import Lane, Ledger, Load
 from transport.message import Batch, Message
 from transport.types import TP
 
@@ -55,13 +55,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self, start: int) -> None:
         self.log: list[int] = []  # the offsets that exist
         self.end = start
+        self.write(0, 5, 0)
         self.generation = 1
         self.assignment = Assignment()
         self.doubled = self.stale = 0
         self.hands: list[Given] = []
         self.batches: list[tuple[Batch, list[Given]]] = []
         self.loads = [Load(LIMIT) for _ in range(3)]
-        self.broker_committed: int | None = None
+        self.listeners = {0}
         self.assignment.assign([ORDERS], self.generation)
         self.begin_epoch(position=start, known=False)
 
@@ -74,18 +75,16 @@ class LedgerMachine(RuleBasedStateMachine):
         self.epoch = self.ledger.epoch
         self.channels: list[Channel] = []
         self.open_channels: dict[int, Channel] = {}
+        for who in sorted(self.listeners):
+            self.listen(who)
 
     @property
-    def ledger(self):
+    def ledger(self) -> Ledger:
         return self.assignment[ORDERS]
 
     # The log
 
-    @rule(
-        gap=st.integers(0, 3),
-        count=st.integers(1, 5),
-        gap_after=st.integers(0, 2),
-    )
+    @rule(gap=st.integers(0, 3), count=st.integers(1, 9), gap_after=st.integers(0, 2))
     def write(self, gap: int, count: int, gap_after: int) -> None:
         self.end += gap
         self.log += range(self.end, self.end + count)
@@ -140,6 +139,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.draining)
     @rule(who=st.integers(0, 2))
     def listen(self, who: int) -> None:
+        self.listeners.add(who)
         if who not in self.open_channels:
             channel = Channel(self.ledger.open_lane(self.loads[who]))
             self.channels.append(channel)
@@ -147,16 +147,18 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 2))
     def listen_no_more(self, who: int) -> None:
+        self.listeners.discard(who)
         channel = self.open_channels.pop(who, None)
         if channel is None:
             return
         self.ledger.close_lane(channel.lane)
         if not self.open_channels and channel.waits_for and not self.draining:
             # Nobody else has it, and it must come again.
-            self.missed = min(
-                channel.waits_for[0], self.end if self.missed is None else self.missed
-            )
+            self.miss(channel.waits_for[0])
         self.stop_giving(channel)
+
+    def miss(self, offset: int) -> None:
+        self.missed = offset if self.missed is None else min(offset, self.missed)
 
     def stop_giving(self, channel: Channel) -> None:
         channel.listens = False
@@ -186,9 +188,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.batches.append((batch, [self.hand_over(channel, message) for message in batch]))
 
     def hand_over(self, channel: Channel, message: Message) -> Given:
-        assert (
-            message.offset == channel.waits_for[0]
-        )  # I6: in order, nothing twice, nothing left out
+        assert message.offset == channel.waits_for[0]  # I6: in order, none twice, none left out
         channel.given.append(message.offset)
         channel.begun.add(message.offset)
         given = Given(message, channel, self.epoch)
@@ -235,12 +235,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Ownership
 
-    @rule(offset=st.integers(0, 40))
-    def seek(self, offset: int) -> None:
+    def something_was_given(self) -> bool:
+        return any(channel.given for channel in self.channels)
+
+    @precondition(something_was_given)
+    @rule(somewhere=index)
+    def seek(self, somewhere: int) -> None:
+        offset = somewhere % (self.end + 2)
         self.assignment.seek(ORDERS, offset)
         self.begin_epoch(offset, known=True)
 
-    @precondition(lambda self: not self.draining)
+    @precondition(lambda self: not self.draining and self.something_was_given())
     @rule()
     def drain(self) -> None:
         self.drain_model()
@@ -249,14 +254,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def drain_model(self) -> None:
         waiting = [offset for channel in self.channels for offset in channel.waits_for]
         if waiting:
-            first = min(waiting)
-            self.missed = first if self.missed is None else min(first, self.missed)
+            self.miss(min(waiting))
         for channel in self.channels:
             self.stop_giving(channel)
         self.draining = True
 
-    @rule(lost=st.booleans(), later=st.integers(1, 2), elsewhere=st.integers(0, 40))
-    def let_go_and_get_back(self, lost: bool, later: int, elsewhere: int) -> None:
+    @precondition(something_was_given)
+    @rule(lost=st.booleans(), later=st.integers(1, 2), somewhere=index)
+    def let_go_and_get_back(self, lost: bool, later: int, somewhere: int) -> None:
         self.drain_model()
         safe = self.expected_safe()
         old = self.ledger
@@ -270,7 +275,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.begin_epoch(safe, known=True)
         else:
             assert starts == {}
-            self.begin_epoch(elsewhere, known=False)
+            self.begin_epoch(somewhere % (self.end + 2), known=False)
 
     # Commits
 
@@ -349,4 +354,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLedger.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -100,6 +100,7 @@ class Consumer(Service):
     # Life
 
     async def on_start(self) -> None:
+        self.app.conductor.on_change = self._look_again
         self.spawn("subscription", self._join_group)
 
     async def on_stop(self) -> None:

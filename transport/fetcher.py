@@ -8,7 +8,7 @@ never land in a later epoch than the one it was fetched in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,7 +16,7 @@ import trio
 
 from nurseries import Service
 from transport.errors import AppClosed, NotAssigned, RebalanceInProgress, TransportError
-from transport.types import TP
+from transport.types import TP, Record
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -113,9 +113,16 @@ class Fetcher(Service):
                 flow.not_fetching.close()
             batches = await client.poll()
             for tp, records in batches.items():
-                ledger = assignment.get(tp)
-                if ledger is not None and not ledger.is_draining:
-                    consumer.callback(ledger, records)
+                if tp in assignment and not assignment[tp].is_draining:
+                    self._enter(tp, records)
+
+    def _enter(self, tp: TP, records: Sequence[Record]) -> None:
+        consumer = self.app.consumer
+        position = consumer.assignment[tp].position
+        if position is not None and records[0].offset < position:
+            # The position was outside the log, and the client was reset to a place within.
+            consumer.begin_epoch(tp, records[0].offset)
+        consumer.callback(consumer.assignment[tp], records)
 
     async def _subscribe(self) -> None:
         conductor, client = self.app.conductor, self.app.consumer.client

@@ -1,0 +1,62 @@
+"""Apps on a memory broker that the test holds in its hands."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import trio
+
+from transport import TP, App, Transport
+from transport.drivers.memory import MemoryBroker, MemoryDriver
+
+T = TypeVar("T")
+
+A_WHILE = 60.0  # long enough for all that is to happen; the tests' clock jumps over it
+
+
+def app_on(
+    broker: MemoryBroker, id: str = "group", *, kind: type[App] = App, **settings: Any
+) -> App:
+    """An app of this broker; `kind` may be a subclass with hooks."""
+
+    class Here(Transport):
+        def __init__(self, url: Any, app: App) -> None:
+            super().__init__(url, app)
+            self.driver = MemoryDriver(broker=broker)
+
+    return type(kind.__name__, (kind,), {"Transport": Here})(id, **settings)
+
+
+def broker_with(*tps: TP, records: int = 0, **options: Any) -> MemoryBroker:
+    """A broker with the topics of these partitions, and so many records in each of them."""
+    broker = MemoryBroker(**options)
+    for topic in sorted({tp.topic for tp in tps}):
+        broker.create_topic(topic, max(tp.partition for tp in tps if tp.topic == topic) + 1)
+    for tp in tps:
+        write(broker, tp, records)
+    return broker
+
+
+def write(broker: MemoryBroker, tp: TP, count: int = 1, value: bytes = b"value") -> None:
+    """Append records, as another program would."""
+    log = broker.log(tp)
+    for _ in range(count):
+        log.append(None, value, (), broker.clock())
+    log.bell.ring()
+
+
+def committed(broker: MemoryBroker, group: str = "group") -> dict[TP, int]:
+    return broker.group(group).offsets
+
+
+async def take(messages: AsyncIterator[T], count: int) -> list[T]:
+    """The next `count`."""
+    return [await anext(messages) for _ in range(count)]
+
+
+async def nothing_comes(messages: AsyncIterator[Any]) -> bool:
+    """Whether nothing is delivered for a while; the wait is cancelled then."""
+    with trio.move_on_after(A_WHILE) as wait:
+        await anext(messages)
+    return wait.cancelled_caught

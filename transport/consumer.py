@@ -89,12 +89,16 @@ class Consumer(Service):
             on_ownership_lost=lambda: self.drop(set(self.assignment)),
         )
         self.fetcher = transport.Fetcher(self.app)
-        self.is_handing_over = False
+        self.is_handing_over = False  # a rebalance is being served, and the poll waits for that
+        self._serving = trio.CancelScope()  # of that rebalance
+        self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
+        self._starts: dict[TP, int] = {}  # ... and where to begin
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
         self._is_open = False
         self._is_killed = False
+        self._is_letting_go = False
         self._is_closing = False
 
     # Life
@@ -117,8 +121,10 @@ class Consumer(Service):
         try:
             await self._last_commit(left * _COMMIT_SHARE)
         finally:
-            # Before the wait for the poll: if partitions are being let go, that waits in turn for
-            # handlers which are gone.
+            # What is unacked now will never be acked: a hand-over must not wait for it, and the
+            # poll, which waits for the hand-over, can end.
+            self._is_letting_go = True
+            self._serving.cancel()
             self.drop(set(self.assignment))
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
@@ -311,15 +317,22 @@ class Consumer(Service):
         Raises:
             ValueError: a negative offset.
             NotAssigned: the partition is not ours, or no longer.
-            RebalanceInProgress: partitions are being let go, which waits for their handlers;
-                fails at once so that the two do not wait for each other.
+            RebalanceInProgress: partitions are being let go, which waits for their handlers, or
+                are coming; fails at once so that the two do not wait for each other. Those
+                that come may be sought in `on_partitions_assigned`.
             AppClosed: the app is not open.
         """
+        partition = TP(*partition)
         if offset < 0:
             raise ValueError(f"an offset is 0 or more, not {offset}")
+        await trio.lowlevel.checkpoint()
         if partition not in self.assignment:
-            raise NotAssigned(f"{TP(*partition)} is not assigned to this consumer")
-        await self.fetcher.seek(TP(*partition), offset)
+            raise NotAssigned(f"{partition} is not assigned to this consumer")
+        if partition in self._coming:
+            self._starts[partition] = offset
+            self.begin_epoch(partition, offset)
+        else:
+            await self.fetcher.seek(partition, offset)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every partition that has a committed offset there; returns those offsets.
@@ -356,14 +369,21 @@ class Consumer(Service):
         with self.ending_quietly():
             while True:
                 event = await self.client.next_rebalance()
-                await serve[event.kind](event)
+                self.is_handing_over = True
+                try:
+                    if not self._is_letting_go:
+                        with trio.CancelScope() as self._serving:
+                            await serve[event.kind](event)
+                finally:
+                    self.is_handing_over = False
+                    self._coming = frozenset()
+                    event.release()  # if a hook has failed: nobody is to wait for it
 
     async def _on_revoked(self, event: Rebalance) -> None:
         """Drain, commit, let go; past the bound the partitions are lost."""
         ledgers = [self.assignment[tp] for tp in sorted(event.partitions) if tp in self.assignment]
         for ledger in ledgers:
             ledger.drain()
-        self.is_handing_over = True
         self.flow.not_fetching.open()  # the poll under way brings nothing before the release
         self.fetcher.refuse(handing_over())
         try:
@@ -371,8 +391,9 @@ class Consumer(Service):
                 nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
                 await self.on_partitions_revoked(event.partitions)
                 nursery.cancel_scope.cancel()
-        finally:
-            self.is_handing_over = False
+        except BaseException:
+            self.drop(event.partitions)
+            raise
         if event.expired.is_set():
             self._warn_of_overlap(ledgers)
             self.drop(event.partitions)
@@ -398,10 +419,11 @@ class Consumer(Service):
         await self._on_partitions_revoked(revoked)
 
     async def _on_assigned(self, event: Rebalance) -> None:
-        starts = self.assignment.assign(event.partitions, event.generation)
+        self._starts = self.assignment.assign(event.partitions, event.generation)
+        self._coming = event.partitions
         await self.on_partitions_assigned(event.partitions, event.generation)
         self.fetcher.forget(event.partitions)
-        event.release(starts)
+        event.release(self._starts)
 
     async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
         """Tell the channels and the app; nothing is fetched of the partitions before."""

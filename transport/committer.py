@@ -51,9 +51,6 @@ class Committer:
     Args:
         timeout: seconds that the broker has for an answer.
         on_ownership_lost: called when the group says that this member is none any more.
-
-    Attributes:
-        unknown: partitions whose last commit got no answer, until the next one settles it.
     """
 
     def __init__(
@@ -72,7 +69,12 @@ class Committer:
         self._running: _Round | None = None
         self._carried: dict[Ledger, int] = {}  # what the running round commits
         self._wanted = trio.Event()
-        self.unknown: set[TP] = set()
+        self._unknown: set[Ledger] = set()
+
+    @property
+    def unknown(self) -> set[TP]:
+        """Partitions whose last commit got no answer, until the next one settles it."""
+        return {ledger.tp for ledger in self._unknown if not ledger.is_shut}
 
     async def commit(self, topics: Collection[str | TP] | None = None) -> bool:
         """Commit what is safe of `topics` (names or partitions; None: of all).
@@ -151,10 +153,10 @@ class Committer:
                 self._on_ownership_lost()
                 return
             except CommitUnknown:
-                self.unknown.update(offsets)
+                self._unknown = {ledger for ledger in (*self._unknown, *due) if not ledger.is_shut}
                 raise
             else:
-                self.unknown.difference_update(offsets)
+                self._unknown.difference_update(due)
                 for ledger, offset in due.items():
                     ledger.committed = offset
                 round_.moved = True

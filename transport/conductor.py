@@ -31,6 +31,7 @@ class Conductor(Service, MutableSet["Topic"]):
         self._subscribed: frozenset[str] = frozenset()
         self._settled = Gate()  # open while what is subscribed is what is wanted
         self._wanted = Gate(is_open=False)  # open while there is something to subscribe to
+        self._has_ended = False
         self.on_change: Callable[[], None] = lambda: None
 
     # The set
@@ -40,6 +41,8 @@ class Conductor(Service, MutableSet["Topic"]):
         channels = self._channels.setdefault(topic.name, {})
         if topic not in channels:
             channels[topic] = topic.channel
+            if self._has_ended:
+                topic.channel.end()
             for tp, ledger in self.app.consumer.assignment.items():
                 if tp.topic == topic.name and not ledger.is_draining:
                     topic.channel.open_lane(ledger)
@@ -152,7 +155,8 @@ class Conductor(Service, MutableSet["Topic"]):
             topic.channel.notify()
 
     def end(self) -> None:
-        """Deliver nothing any more: iterators end."""
+        """Deliver nothing any more: iterators end, and those that come later, too."""
+        self._has_ended = True
         for topic in self:
             topic.channel.end()
 

@@ -326,6 +326,8 @@ class Consumer(Service):
         if offset < 0:
             raise ValueError(f"an offset is 0 or more, not {offset}")
         await trio.lowlevel.checkpoint()
+        if not self.app.is_open or self._is_killed:
+            raise AppClosed("the app is not open: there is nothing to seek in")
         if partition not in self.assignment:
             raise NotAssigned(f"{partition} is not assigned to this consumer")
         if partition in self._coming:

@@ -1,0 +1,392 @@
+"""Commits, one at a time, each with an outcome: `transport/committer.py` on a scripted client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from tests.nurseries.clock import jumping
+from tests.records import records
+from transport.assignment import Assignment
+from transport.committer import Committer, LivelockWatch
+from transport.errors import (
+    AuthorizationFailed,
+    CommitFailed,
+    CommitRefused,
+    CommitUnknown,
+    Fenced,
+    RebalanceInProgress,
+)
+from transport.ledger import Load
+from transport.message import Message
+from transport.types import TP
+
+A, B = TP("a", 0), TP("b", 0)
+
+
+@attrs.define
+class ScriptedClient:
+    """Takes `seconds` for each commit, which ends as the script says; None: it is made."""
+
+    script: list[Exception | None] = attrs.field(factory=list)
+    seconds: float = 0.0
+    tried: list[Mapping[TP, int]] = attrs.field(factory=list)
+    made: list[Mapping[TP, int]] = attrs.field(factory=list)
+    at_once: int = 0
+
+    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        self.at_once += 1
+        assert self.at_once == 1
+        self.tried.append(dict(offsets))
+        await trio.sleep(self.seconds)
+        self.at_once -= 1
+        if self.script and (error := self.script.pop(0)) is not None:
+            raise error
+        self.made.append(dict(offsets))
+
+
+@attrs.define
+class Rig:
+    """A committer at work, and messages of two partitions to be acked."""
+
+    client: Any
+    assignment: Assignment = attrs.field(factory=Assignment)
+    lost: int = 0
+    committer: Committer = attrs.field(init=False)
+    messages: dict[TP, list[Message]] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.committer = Committer(
+            self.assignment, self.client, timeout=7.0, on_ownership_lost=self.lose
+        )
+        self.assignment.assign([A, B], 1)
+        for tp in (A, B):
+            ledger = self.assignment[tp]
+            lane = ledger.open_lane(Load(100))
+            ledger.fetched(records(*range(10)))
+            ledger.committed = 0
+            lane.ready()
+            self.messages[tp] = list(lane.take_batch(10))
+
+    def lose(self) -> None:
+        self.lost += 1
+        self.assignment.let_go(set(self.assignment), lost=True)
+
+    def ack(self, tp: TP, count: int = 1) -> None:
+        for _ in range(count):
+            self.messages[tp].pop(0).ack()
+
+    def settled(self) -> dict[TP, int | None]:
+        return {tp: ledger.committed for tp, ledger in self.assignment.items()}
+
+
+@asynccontextmanager
+async def at_work(client: ScriptedClient) -> AsyncIterator[Rig]:
+    rig = Rig(client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.committer.run)
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_with_nothing_due_nothing_is_sent() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        assert not await rig.committer.commit()
+        assert rig.client.tried == []
+
+
+@jumping
+async def test_what_is_due_is_committed_and_entered_into_the_ledgers() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        rig.ack(A, 3)
+        assert await rig.committer.commit()
+        assert rig.client.made == [{A: 3}]
+        assert rig.settled() == {A: 3, B: 0}
+        assert not await rig.committer.commit()
+
+
+@jumping
+async def test_callers_at_one_time_share_a_round() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        for topics in (None, ["a"], [B]):
+            nursery.start_soon(rig.committer.commit, topics)
+        await trio.sleep(5)
+        assert rig.client.made == [{A: 1, B: 1}]
+
+
+@jumping
+async def test_a_round_is_as_wide_as_its_callers_together_and_no_wider() -> None:
+    async with at_work(ScriptedClient()) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        nursery.start_soon(rig.committer.commit, ["a"])
+        await trio.sleep(1)
+        assert rig.client.made == [{A: 1}]
+
+
+@jumping
+async def test_a_caller_joins_the_running_round_if_that_has_all_that_it_wants() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert await rig.committer.commit()
+        assert trio.current_time() == 1
+        assert rig.client.made == [{A: 1}]
+
+
+@jumping
+async def test_a_caller_with_more_gets_the_next_round_and_they_follow_one_another() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        rig.ack(B)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(10)
+        assert rig.client.made == [{A: 1}, {A: 2, B: 1}]
+
+
+@jumping
+async def test_a_cancelled_caller_leaves_the_commit_going() -> None:
+    async with at_work(ScriptedClient(seconds=2)) as rig:
+        rig.ack(A)
+        with trio.move_on_after(1) as scope:
+            await rig.committer.commit()
+        assert scope.cancelled_caught
+        assert rig.settled() == {A: 0, B: 0}
+        assert await rig.committer.wait_for_running()
+        assert rig.client.made == [{A: 1}]
+        assert rig.settled() == {A: 1, B: 0}
+
+
+@jumping
+async def test_a_cancelled_caller_takes_nothing_from_another() -> None:
+    async with at_work(ScriptedClient(seconds=2)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        moved: list[bool] = []
+
+        async def other() -> None:
+            moved.append(await rig.committer.commit())
+
+        nursery.start_soon(other)
+        with trio.move_on_after(1):
+            await rig.committer.commit()
+        await trio.sleep(5)
+        assert moved == [True]
+
+
+@jumping
+async def test_acks_during_a_commit_are_for_the_next_one() -> None:
+    async with at_work(ScriptedClient(seconds=2)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        rig.ack(A)
+        await trio.sleep(5)
+        assert rig.settled()[A] == 1
+        assert await rig.committer.commit()
+        assert rig.settled()[A] == 2
+
+
+@jumping
+async def test_an_unknown_outcome_is_shown_until_the_next_commit_settles_it() -> None:
+    async with at_work(ScriptedClient([CommitUnknown("no answer")])) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+        assert rig.committer.unknown == {A}
+        assert rig.settled()[A] == 0
+        assert await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}, {A: 1}]
+        assert rig.committer.unknown == set()
+        assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_an_unknown_outcome_is_told_to_all_who_share_it() -> None:
+    client = ScriptedClient([CommitUnknown("no answer")], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        told = []
+
+        async def caller() -> None:
+            with pytest.raises(CommitUnknown):
+                await rig.committer.commit()
+            told.append(True)
+
+        nursery.start_soon(caller)
+        nursery.start_soon(caller)
+        await trio.sleep(5)
+        assert told == [True, True]
+
+
+@jumping
+async def test_what_is_not_owned_any_more_is_not_unknown_any_more() -> None:
+    async with at_work(ScriptedClient([CommitUnknown("no answer")])) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+        rig.assignment.let_go([A])
+        rig.ack(B)
+        await rig.committer.commit()
+        assert rig.committer.unknown == set()
+
+
+@jumping
+async def test_a_rebalance_in_between_is_waited_out() -> None:
+    client = ScriptedClient([RebalanceInProgress(), RebalanceInProgress()])
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}] * 3
+        assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_after_a_rebalance_only_what_is_still_owned_is_committed() -> None:
+    client = ScriptedClient([RebalanceInProgress()], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.assignment.let_go([A])
+        rig.ack(B)
+        await trio.sleep(10)
+        assert rig.client.tried == [{A: 1, B: 1}, {B: 2}]
+
+
+@jumping
+async def test_after_a_rebalance_that_took_all_nothing_is_committed() -> None:
+    client = ScriptedClient([RebalanceInProgress()], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        moved: list[bool] = []
+
+        async def caller() -> None:
+            moved.append(await rig.committer.commit())
+
+        nursery.start_soon(caller)
+        await trio.sleep(0.5)
+        rig.assignment.let_go([A, B])
+        await trio.sleep(10)
+        assert moved == [False]
+        assert rig.client.made == []
+
+
+@jumping
+async def test_a_partition_that_was_sought_during_its_commit_is_not_taken_for_committed() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A, 5)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.assignment.seek(A, 2)
+        await trio.sleep(5)
+        assert rig.settled()[A] is None
+        assert await rig.committer.commit()
+        assert rig.client.made == [{A: 5}, {A: 2}]
+
+
+@jumping
+async def test_a_member_that_was_thrown_out_has_lost_what_it_had() -> None:
+    async with at_work(ScriptedClient([CommitFailed("no member")])) as rig:
+        rig.ack(A)
+        late = rig.messages[A][0]
+        assert not await rig.committer.commit()
+        assert rig.lost == 1
+        assert not late.ack()
+        assert not await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}]
+
+
+@pytest.mark.parametrize("error", [Fenced, AuthorizationFailed, CommitRefused])
+@jumping
+async def test_what_a_second_try_will_not_mend_is_raised(error: type[Exception]) -> None:
+    async with at_work(ScriptedClient([error("no")])) as rig:
+        rig.ack(A)
+        with pytest.raises(error):
+            await rig.committer.commit()
+        assert rig.settled()[A] == 0
+        assert await rig.committer.commit()  # whoever commits decides
+
+
+@jumping
+async def test_there_may_be_no_commit_to_wait_for() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        assert not await rig.committer.wait_for_running()
+
+
+# An offset that stands still while acks go on
+
+
+@attrs.define
+class Watched:
+    """A partition with messages to be acked, and a watch with 10 seconds of patience."""
+
+    assignment: Assignment = attrs.field(factory=Assignment)
+    watch: LivelockWatch = attrs.field(factory=lambda: LivelockWatch(10.0))
+    messages: list[Message] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.assignment.assign([A], 1)
+        ledger = self.assignment[A]
+        lane = ledger.open_lane(Load(100))
+        ledger.fetched(records(*range(100, 110)))
+        lane.ready()
+        self.messages = list(lane.take_batch(10))
+
+    def look(self, now: float) -> list[tuple[TP, int, float]]:
+        return self.watch.look(self.assignment, now)
+
+
+def test_a_commit_that_stands_still_while_acks_go_on_is_a_livelock_and_told_once() -> None:
+    watched = Watched()
+    assert watched.look(0.0) == []
+    watched.messages[3].ack()
+    assert watched.look(9.0) == []
+    assert watched.look(10.0) == [(A, 100, 10.0)]
+    watched.messages[4].ack()
+    assert watched.look(30.0) == []
+
+
+def test_it_is_told_again_once_it_has_moved_and_stands_still_elsewhere() -> None:
+    watched = Watched()
+    watched.look(0.0)
+    watched.messages[3].ack()
+    assert watched.look(10.0)
+    watched.messages[0].ack()
+    assert watched.look(20.0) == []
+    watched.messages[5].ack()
+    assert watched.look(29.0) == []
+    assert watched.look(30.0) == [(A, 101, 10.0)]
+
+
+def test_a_commit_that_stands_still_because_nothing_is_acked_is_no_livelock() -> None:
+    watched = Watched()
+    assert [watched.look(now) for now in (0.0, 20.0, 40.0)] == [[], [], []]
+
+
+def test_an_offset_that_moves_slowly_is_no_livelock() -> None:
+    watched = Watched()
+    for step, message in enumerate(watched.messages):
+        message.ack()
+        assert watched.look(step * 9.0) == []
+
+
+def test_a_new_epoch_is_watched_from_its_own_beginning() -> None:
+    watched = Watched()
+    watched.look(0.0)
+    watched.messages[3].ack()
+    watched.assignment.seek(A, 100)
+    assert watched.look(50.0) == []

@@ -1,0 +1,227 @@
+"""How an app ends, by its last line, from outside or by an error: what is acked is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from nurseries import Node
+from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.nurseries.clock import jumping
+from transport import TP, AppClosed
+
+ORDERS = [TP("orders", number) for number in range(4)]
+
+
+@jumping
+async def test_what_is_acked_is_committed_and_what_is_not_is_delivered_again() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    async with app_on(broker, commit_interval=1e6) as app:
+        for message in await take(app.topic("orders").noack(), 4):
+            if message.offset < 3:
+                message.ack()
+    assert committed(broker) == {ORDERS[0]: 3}
+    assert not broker.group("group").members
+    async with app_on(broker) as app:
+        left = await take(app.topic("orders").noack(), 2)
+        assert [message.offset for message in left] == [3, 4]
+
+
+@jumping
+async def test_after_a_break_the_message_in_hand_is_unacked() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    async with app_on(broker) as app:
+        async for message in app.topic("orders"):
+            if message.offset == 2:
+                break
+    assert committed(broker) == {ORDERS[0]: 2}
+
+
+@jumping
+async def test_after_an_exception_the_message_in_hand_is_unacked() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with app_on(broker) as app:
+            async for message in app.topic("orders"):
+                1 // (2 - message.offset)
+    assert committed(broker) == {ORDERS[0]: 2}
+
+
+@jumping
+async def test_cancelling_from_outside_commits_too() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    with trio.move_on_after(A_WHILE):
+        async with app_on(broker, commit_interval=1e6) as app:
+            async for message in app.topic("orders"):
+                if message.offset == 2:
+                    await trio.sleep_forever()
+    assert committed(broker) == {ORDERS[0]: 2}
+    assert not broker.group("group").members
+
+
+@jumping
+async def test_who_waits_for_the_next_message_when_cancelled_has_acked_the_one_before() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    with trio.move_on_after(A_WHILE):
+        async with app_on(broker, commit_interval=1e6) as app:
+            async for _ in app.topic("orders"):
+                pass
+    assert committed(broker) == {ORDERS[0]: 5}
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 3))
+@jumping
+async def test_cancelled_at_any_moment_what_was_acked_is_committed(steps: int) -> None:
+    broker = broker_with(*ORDERS, records=5)
+    done: dict[TP, int] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def work() -> None:
+            async with app_on(broker, commit_interval=1e6) as app:
+                async for message in app.topic("orders"):
+                    await trio.lowlevel.checkpoint()
+                    done[message.tp] = message.offset + 1
+
+        nursery.start_soon(work)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    for tp, offset in done.items():
+        # The one in hand may not have been acked yet, all before it was.
+        assert offset - 1 <= committed(broker).get(tp, 0) <= offset
+    assert not broker.group("group").members
+
+
+@jumping
+async def test_an_ack_after_the_end_does_nothing() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker) as app:
+        message = await anext(app.topic("orders").noack())
+    assert not message.ack()
+    assert not message.acked
+    assert app.consumer.assignment.tally.stale == 1
+    assert not app.consumer.unacked
+
+
+@jumping
+async def test_stop_lets_the_iterators_end_after_the_message_in_hand() -> None:
+    broker = broker_with(*ORDERS, records=5)
+    handled = 0
+    async with app_on(broker) as app, trio.open_nursery() as nursery:
+
+        async def work() -> None:
+            nonlocal handled
+            async for _ in app.topic("orders"):
+                await trio.sleep(1)
+                handled += 1
+
+        nursery.start_soon(work)
+        nursery.start_soon(work)
+        await trio.sleep(2.5)
+        app.stop()
+        start = trio.current_time()
+    assert trio.current_time() - start <= 1
+    assert handled == 6
+
+
+@jumping
+async def test_who_iterates_only_after_the_stop_gets_nothing_and_ends() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    async with app_on(broker) as app:
+        app.stop()
+        assert [message async for message in app.topic("orders")] == []
+
+
+@jumping
+async def test_the_end_does_not_wait_for_a_hand_over_that_waits_for_what_is_unacked() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    one, other = app_on(broker), app_on(broker)
+    async with other:
+        async with one:
+            for message in await take(one.topic("orders").noack(), 4):
+                if message.tp == ORDERS[0]:
+                    message.ack()
+            other.topic("orders").noack()
+            await wait_all_tasks_blocked()
+            assert one.consumer.is_handing_over
+            start = trio.current_time()
+        assert trio.current_time() - start < 1
+        assert committed(broker)[ORDERS[0]] == 1
+        await trio.sleep(1)
+        assert set(other.consumer.assignment) == set(ORDERS)
+
+
+@jumping
+async def test_after_the_end_the_calls_say_that_the_app_is_closed() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker) as app:
+        await anext(app.topic("orders").noack())
+    orders = app.topic("orders")
+    with pytest.raises(AppClosed):
+        await orders.send(value=b"late")
+    with pytest.raises(AppClosed):
+        orders.noack()
+    with pytest.raises(AppClosed):
+        await app.consumer.seek(ORDERS[0], 0)
+    assert not await app.consumer.commit()
+
+
+@jumping
+async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grace() -> None:
+    broker = broker_with(ORDERS[0], records=3)
+    start = trio.current_time()
+    with trio.move_on_after(5):
+        async with app_on(broker, grace=10.0) as app:
+            messages = await take(app.topic("orders").noack(), 2)
+            messages[0].ack()
+            await trio.sleep_forever()  # messages[1] is never acked
+    assert trio.current_time() - start < 5 + 10
+    assert committed(broker) == {ORDERS[0]: 1}
+
+
+# The tree
+
+
+def all_nodes(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.children:
+        yield from all_nodes(child)
+
+
+def names(tree: Node) -> list[str]:
+    return [node.name for node in all_nodes(tree)]
+
+
+@jumping
+async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker, "shop") as app:
+        assert names(app.tree()) == [
+            "App(shop)",
+            "Producer",
+            "sender",
+            "Conductor",
+            "Consumer",
+            "subscription",
+        ]
+        await anext(app.topic("orders").noack())
+        await wait_all_tasks_blocked()
+        assert set(names(app.tree())) == {
+            "App(shop)",
+            "Producer",
+            "sender",
+            "Conductor",
+            "Consumer",
+            "rebalance",
+            "committer",
+            "commit ticker",
+            "Fetcher",
+            "poll",
+        }
+        (poll,) = [node for node in all_nodes(app.tree()) if node.name == "poll"]
+        assert "MemoryConsumer.poll" in poll.waits_in  # what it is doing
+    assert app.tree().state.value == "ended"
+    assert app.tree().children == ()

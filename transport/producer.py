@@ -11,7 +11,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
-from transport.errors import AppClosed, DeliveryFailed, MessageTooLarge
+from transport.errors import AppClosed, ClientClosed, DeliveryFailed, MessageTooLarge
 from transport.types import TP, Headers, HeadersArg, RecordMetadata
 
 if TYPE_CHECKING:
@@ -37,16 +37,21 @@ class Delivery:
     outcome: Outcome | None = None
     was_seen: bool = False
     _ended: trio.Event | None = None
+    _waiting: int = 0
 
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
-        self.was_seen = True
         if self.outcome is None:
             if self._ended is None:
                 self._ended = trio.Event()
-            await self._ended.wait()
+            self._waiting += 1
+            try:
+                await self._ended.wait()
+            finally:
+                self._waiting -= 1
         else:
             await trio.lowlevel.checkpoint()
+        self.was_seen = True
         if isinstance(self.outcome, RecordMetadata):
             return self.outcome
         assert self.outcome is not None
@@ -60,6 +65,7 @@ class Delivery:
         self.outcome = outcome
         if self._ended is not None:
             self._ended.set()
+        self.was_seen = self.was_seen or self._waiting > 0
 
 
 @attrs.define(eq=False)
@@ -129,8 +135,7 @@ class Producer(Service):
         finally:
             await self.client.close(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # what close failed has been reported by now
-            for delivery in list(self._in_flight.values()):
-                self._report([(delivery.outgoing, DeliveryFailed("the app was closed"))])
+            self._give_up("the app was closed")
         if unseen := [delivery for delivery in self._unseen if not delivery.was_seen]:
             raise DeliveryFailed(
                 f"{len(unseen)} messages were not delivered and nobody has awaited them;"
@@ -143,6 +148,7 @@ class Producer(Service):
         self._accepts = False
         self._wake_senders()
         await self.client.kill()
+        self._give_up("the app was killed")
 
     # Sending
 
@@ -193,9 +199,7 @@ class Producer(Service):
             await checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
-        while self._in_flight and (
-            len(self._in_flight) >= self._max_messages or self._bytes + size > self._max_bytes
-        ):
+        while self._accepts and not self._has_room(size):
             await self._room.wait()
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
@@ -276,6 +280,11 @@ class Producer(Service):
         count, until = self._partitions.get(topic, (0, 0.0))
         return count if count and (self._turn % _TURN or trio.current_time() < until) else None
 
+    def _has_room(self, size: int) -> bool:
+        return not self._in_flight or (
+            len(self._in_flight) < self._max_messages and self._bytes + size <= self._max_bytes
+        )
+
     async def _ask_partitions(self, topic: str) -> int:
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
@@ -299,7 +308,12 @@ class Producer(Service):
             await self._filled.wait()
             batch, self._queue = self._queue, []
             self._filled = trio.Event()
-            await self.client.send(batch)
+            try:
+                await self.client.send(batch)
+            except ClientClosed:
+                if not self._is_killed:
+                    raise
+                return
 
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         ended = []
@@ -316,6 +330,9 @@ class Producer(Service):
             flush.left.difference_update(ended)
             flush.look()
         self._wake_senders()
+
+    def _give_up(self, why: str) -> None:
+        self._report([(outgoing, DeliveryFailed(why)) for outgoing in self._in_flight])
 
     def _wake_senders(self) -> None:
         self._room.set()

@@ -1,0 +1,500 @@
+"""Sending: what is accepted, delivered, bounded and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.apps import app_on, broker_with
+from tests.nurseries.clock import jumping
+from transport import (
+    JSON,
+    TP,
+    App,
+    AppClosed,
+    ClientClosed,
+    DeliveryFailed,
+    MessageTooLarge,
+    RecordMetadata,
+    Transport,
+    UnknownTopic,
+)
+from transport.drivers.base import Outcome, Outgoing, Reports
+from transport.drivers.memory import MemoryDriver
+from transport.partitioner import java_partitioner
+
+ORDERS = TP("orders", 0)
+
+
+@attrs.define
+class HeldBack:
+    """A producer's client that reports only what it is told to."""
+
+    report: Reports = lambda reports: None
+    taken: list[Outgoing] = attrs.field(factory=list)
+    is_open: bool = False
+    asked: int = 0
+
+    async def open(self, report: Reports) -> None:
+        self.report = report
+        self.is_open = True
+
+    async def partition_count(self, topic: str, timeout: float) -> int:
+        self.asked += 1
+        return 4
+
+    async def send(self, batch: Sequence[Outgoing]) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.is_open:
+            raise ClientClosed("it was killed")
+        self.taken += batch
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        config: Mapping[str, str],
+        timeout: float,
+    ) -> None: ...
+
+    async def close(self, timeout: float) -> None:
+        self.is_open = False
+
+    async def kill(self) -> None:
+        self.is_open = False
+
+    def end(self, count: int = 1, error: Exception | None = None) -> None:
+        """The broker's answer to the first `count` that were taken."""
+        ended, self.taken = self.taken[:count], self.taken[count:]
+        outcomes: list[tuple[Outgoing, Outcome]] = [
+            (outgoing, error or RecordMetadata(outgoing.topic, outgoing.partition or 0, 7, 1.0))
+            for outgoing in ended
+        ]
+        self.report(outcomes)
+
+
+def app_with(client: HeldBack, **settings: Any) -> App:
+    class Driver(MemoryDriver):
+        def producer(self, settings: object) -> Any:
+            return client
+
+    class Held(Transport):
+        def __init__(self, url: Any, app: App) -> None:
+            super().__init__(url, app)
+            self.driver = Driver()
+
+    return type("App", (App,), {"Transport": Held})("app", **settings)
+
+
+# Where it goes
+
+
+@jumping
+async def test_a_message_is_where_its_delivery_says() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        orders = app.topic("orders")
+        metadata = await orders.send_and_wait(
+            key=b"k", value=b"v", timestamp=1.5, headers={"h": b"1"}
+        )
+        assert metadata == RecordMetadata("orders", 0, 0, 1.5)
+        assert metadata.tp == ORDERS
+        (record,) = broker.log(ORDERS).read(0, 1000).records
+        assert (record.key, record.value, record.timestamp) == (b"k", b"v", 1500)
+        assert list(record.headers) == [("h", b"1")]
+
+
+@pytest.mark.parametrize("headers", [[("h", b"1"), ("h", b"2")], {"a": b"1", "b": b"2"}, None])
+@jumping
+async def test_headers_are_pairs_or_a_mapping(headers: Any) -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        assert app.producer.supports_headers()
+        await app.topic("orders").send_and_wait(value=b"v", headers=headers)
+        (record,) = broker.log(ORDERS).read(0, 1000).records
+        pairs = list(headers.items()) if isinstance(headers, dict) else headers or []
+        assert list(record.headers) == pairs
+
+
+@jumping
+async def test_messages_of_one_key_go_to_one_partition_that_java_would_choose() -> None:
+    broker = broker_with(TP("orders", 11))
+    async with app_on(broker) as app:
+        orders = app.topic("orders")
+        for key in (b"21", b"foobar", b"abc"):
+            sent = [(await orders.send_and_wait(key=key, value=b"v")).tp for _ in range(3)]
+            assert set(sent) == {TP("orders", java_partitioner(key, 12))}
+            assert app.producer.key_partition("orders", key) == sent[0]
+
+
+@jumping
+async def test_a_users_partitioner_goes_first() -> None:
+    broker = broker_with(TP("orders", 3))
+    async with app_on(broker, partitioner=lambda key, count: count - 1) as app:
+        metadata = await app.topic("orders").send_and_wait(key=b"k", value=b"v")
+        assert metadata.partition == 3
+
+
+@jumping
+async def test_a_partition_that_is_named_goes_before_the_key() -> None:
+    broker = broker_with(TP("orders", 3))
+    async with app_on(broker) as app:
+        for partition in range(4):
+            metadata = await app.topic("orders").send_and_wait(
+                key=b"k", value=b"v", partition=partition
+            )
+            assert metadata.partition == partition
+
+
+@pytest.mark.parametrize("partition", [-1, 4])
+@jumping
+async def test_a_partition_that_there_is_not(partition: int) -> None:
+    async with app_on(broker_with(TP("orders", 3))) as app:
+        with pytest.raises(ValueError, match=rf"'orders' has 4 partitions, none is {partition}"):
+            await app.topic("orders").send(value=b"v", partition=partition)
+
+
+@jumping
+async def test_the_partition_of_a_key_is_not_known_before_the_topic_is() -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        with pytest.raises(LookupError, match="orders"):
+            app.producer.key_partition("orders", b"k")
+
+
+@jumping
+async def test_how_many_partitions_there_are_is_asked_again_in_time() -> None:
+    client = HeldBack()
+    async with app_with(client, metadata_max_age=60.0) as app:
+        orders = app.topic("orders")
+        for _ in range(1000):
+            await orders.send(key=b"k", value=b"v")
+        assert client.asked == 1
+        await trio.sleep(61)
+        for _ in range(100):
+            await orders.send(key=b"k", value=b"v")
+        assert client.asked == 2
+        await wait_all_tasks_blocked()
+        client.end(1100)
+
+
+@jumping
+async def test_messages_of_a_partition_arrive_in_the_order_in_which_they_were_sent() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        orders = app.topic("orders", value_type=JSON)
+        for number in range(1000):
+            await orders.send(value=number)
+        await app.producer.flush()
+        values = [int(r.value or b"") for r in broker.log(ORDERS).read(0, 10**6).records]
+        assert values == list(range(1000))
+
+
+@jumping
+async def test_a_topic_is_created_once_and_one_that_exists_is_fine() -> None:
+    broker = broker_with()
+    async with app_on(broker) as app:
+        await app.producer.create_topic("new", 3)
+        await app.producer.create_topic("new", 5)
+        assert len(broker.partitions("new")) == 3
+
+
+# Deliveries
+
+
+@jumping
+async def test_a_delivery_is_awaited_by_any_number_of_tasks_before_and_after() -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        delivery = await app.topic("orders").send(key=b"k", value=b"v")
+        got: list[RecordMetadata] = []
+
+        async def wait() -> None:
+            got.append(await delivery)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            assert got == []
+            client.end()
+        await wait()
+        assert len(got) == 4
+        assert len(set(map(id, got))) == 1
+
+
+@jumping
+async def test_a_cancelled_wait_ends_nothing_but_the_wait() -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        delivery = await app.topic("orders").send(value=b"v")
+        with trio.move_on_after(1) as scope:
+            await delivery
+        assert scope.cancelled_caught
+        client.end()
+        assert (await delivery).offset == 7
+
+
+@jumping
+async def test_a_failed_delivery_is_raised_to_all_who_await_it() -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        delivery = await app.topic("orders").send(value=b"v")
+        await wait_all_tasks_blocked()
+        client.end(error=DeliveryFailed("no"))
+        for _ in range(2):
+            with pytest.raises(DeliveryFailed, match="no"):
+                await delivery
+
+
+@jumping
+async def test_a_failure_that_nobody_has_seen_comes_out_at_the_end() -> None:
+    client = HeldBack()
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(DeliveryFailed, match=r"1 messages .* 'orders'"), flatten_subgroups=True
+    ) as caught:
+        async with app_with(client) as app:
+            seen = await app.topic("bills").send(value=b"v")
+            await app.topic("orders").send(value=b"v")
+            await wait_all_tasks_blocked()
+            client.end(2, DeliveryFailed("no"))
+            with pytest.raises(DeliveryFailed):
+                await seen
+    (error,) = _flat(caught.value)
+    assert isinstance(error.__cause__, DeliveryFailed)
+
+
+@jumping
+async def test_a_failure_is_not_seen_by_who_has_stopped_waiting_for_it() -> None:
+    client = HeldBack()
+    with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
+        async with app_with(client) as app:
+            delivery = await app.topic("orders").send(value=b"v")
+            with trio.move_on_after(1):
+                await delivery
+            client.end(error=DeliveryFailed("no"))
+
+
+def _flat(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+# Flush
+
+
+@jumping
+async def test_a_flush_waits_for_what_was_accepted_before_it_and_no_more() -> None:
+    client = HeldBack()
+    async with app_with(client) as app, trio.open_nursery() as nursery:
+        orders = app.topic("orders")
+        for _ in range(3):
+            await orders.send(value=b"v")
+        flushed: list[float] = []
+
+        async def flush() -> None:
+            await app.producer.flush()
+            flushed.append(trio.current_time())
+
+        nursery.start_soon(flush)
+        await wait_all_tasks_blocked()
+        await orders.send(value=b"later")
+        await wait_all_tasks_blocked()
+        client.end(2)
+        await wait_all_tasks_blocked()
+        assert flushed == []
+        client.end(1)
+        await wait_all_tasks_blocked()
+        assert flushed == [trio.current_time()]
+        client.end(1)
+
+
+@jumping
+async def test_a_flush_waits_for_what_fails_too_and_raises_nothing() -> None:
+    client = HeldBack()
+    async with app_with(client) as app, trio.open_nursery() as nursery:
+        delivery = await app.topic("orders").send(value=b"v")
+        nursery.start_soon(app.producer.flush)
+        await wait_all_tasks_blocked()
+        client.end(error=DeliveryFailed("no"))
+        with pytest.raises(DeliveryFailed):
+            await delivery
+
+
+@jumping
+async def test_with_nothing_accepted_a_flush_is_done() -> None:
+    async with app_with(HeldBack()) as app:
+        await app.producer.flush()
+
+
+@jumping
+async def test_the_end_delivers_what_was_accepted() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        for _ in range(100):
+            await app.topic("orders").send(value=b"v")
+    assert broker.log(ORDERS).end == 100
+
+
+@jumping
+async def test_what_is_not_delivered_by_the_end_has_failed() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(DeliveryFailed, match="1 messages"), flatten_subgroups=True
+    ):
+        async with app_with(HeldBack(), grace=5.0) as app:
+            delivery = await app.topic("orders").send(value=b"v")
+    assert isinstance(delivery.outcome, DeliveryFailed)
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    "bound", [{"send_buffer_messages": 3}, {"send_buffer_bytes": 3 * (1000 + 70)}]
+)
+@jumping
+async def test_a_full_buffer_makes_send_wait_for_room(bound: dict[str, int]) -> None:
+    client = HeldBack()
+    async with app_with(client, **bound) as app, trio.open_nursery() as nursery:
+        sent: list[int] = []
+
+        async def send() -> None:
+            for number in range(5):
+                await app.topic("orders").send(value=bytes(1000))
+                sent.append(number)
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        assert sent == [0, 1, 2]
+        client.end()
+        await wait_all_tasks_blocked()
+        assert sent == [0, 1, 2, 3]
+        client.end(3)
+        await wait_all_tasks_blocked()
+        assert sent == [0, 1, 2, 3, 4]
+        client.end(9)
+
+
+@jumping
+async def test_a_send_that_was_cancelled_has_accepted_nothing() -> None:
+    client = HeldBack()
+    async with app_with(client, send_buffer_messages=1) as app:
+        orders = app.topic("orders")
+        first = await orders.send(value=b"v")
+        with trio.move_on_after(1) as scope:
+            await orders.send(value=b"cancelled")
+        assert scope.cancelled_caught
+        client.end()
+        await first
+        await orders.send(value=b"next")
+        await wait_all_tasks_blocked()
+        assert [outgoing.value for outgoing in client.taken] == [b"next"]
+        client.end()
+
+
+@jumping
+async def test_a_send_in_a_cancelled_scope_has_accepted_nothing() -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        (await app.topic("orders").send(value=b"v")).was_seen = True
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await app.topic("orders").send(value=b"v")
+        assert scope.cancelled_caught
+        await wait_all_tasks_blocked()
+        assert len(client.taken) == 1
+        client.end()
+
+
+@pytest.mark.parametrize("bound", [{"max_request_size": 500}, {"send_buffer_bytes": 500}])
+@jumping
+async def test_a_message_that_never_fits_is_refused_at_once(bound: dict[str, int]) -> None:
+    async with app_with(HeldBack(), **bound) as app:
+        with pytest.raises(MessageTooLarge, match=r"orders.*500 fit"):
+            await app.topic("orders").send(value=bytes(500))
+
+
+@jumping
+async def test_a_message_is_not_nothing() -> None:
+    async with app_with(HeldBack()) as app:
+        with pytest.raises(ValueError, match="key or a value"):
+            await app.topic("orders").send()
+
+
+@jumping
+async def test_a_value_without_a_type_is_bytes() -> None:
+    async with app_with(HeldBack()) as app:
+        with pytest.raises(TypeError, match="str"):
+            await app.topic("orders").send(value="text")
+
+
+@jumping
+async def test_a_topic_that_there_is_not() -> None:
+    async with app_on(broker_with(auto_create=False)) as app:
+        with pytest.raises(UnknownTopic, match="orders"):
+            await app.topic("orders").send(value=b"v")
+
+
+# The end
+
+
+@jumping
+async def test_before_and_after_nothing_can_be_sent() -> None:
+    app = app_on(broker_with(ORDERS))
+    with pytest.raises(AppClosed):
+        await app.topic("orders").send(value=b"v")
+    async with app:
+        await app.topic("orders").send(value=b"v")
+    with pytest.raises(AppClosed):
+        await app.topic("orders").send(value=b"v")
+
+
+@pytest.mark.parametrize("crashes", [True, False])
+@jumping
+async def test_who_waits_for_room_at_the_end_is_told(crashes: bool) -> None:
+    client = HeldBack()
+    told: list[bool] = []
+
+    async def send(app: App) -> None:
+        with pytest.raises(AppClosed):
+            await app.topic("orders").send(value=b"v")
+        told.append(True)
+
+    async with trio.open_nursery() as nursery:
+        async with app_with(client, send_buffer_messages=1) as app:
+            (await app.topic("orders").send(value=b"v")).was_seen = True
+            nursery.start_soon(send, app)
+            await wait_all_tasks_blocked()
+            if crashes:
+                await app.kill()
+            start = trio.current_time()
+            if not crashes:
+                nursery.start_soon(_answer_later, client)
+        await wait_all_tasks_blocked()
+        assert told == [True]
+        assert trio.current_time() - start <= 1
+
+
+async def _answer_later(client: HeldBack) -> None:
+    await trio.sleep(1)
+    client.end()
+
+
+@jumping
+async def test_a_kill_fails_what_was_accepted_and_ends_the_app_without_an_error() -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        deliveries = [await app.topic("orders").send(value=b"v") for _ in range(3)]
+        await app.kill()  # before the sender has had its turn
+        with trio.fail_after(1):
+            for delivery in deliveries:
+                with pytest.raises(DeliveryFailed):
+                    await delivery

@@ -393,7 +393,7 @@ class Consumer(Service):
                 nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
                 await self.on_partitions_revoked(event.partitions)
                 nursery.cancel_scope.cancel()
-        except BaseException:
+        except BaseException:  # cancelled as well: nobody will let go of them after this
             self.drop(event.partitions)
             raise
         if event.expired.is_set():

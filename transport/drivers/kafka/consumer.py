@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import kafka.errors
 import trio
@@ -22,13 +22,13 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
+from transport.drivers.kafka.calls import Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
 from transport.errors import (
-    BrokerUnavailable,
     ClientClosed,
     CommitRefused,
     CommitUnknown,
@@ -38,9 +38,6 @@ from transport.errors import (
 from transport.types import TP, GroupMetadata, Record
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 # Nothing but records ends a `poll` of the client, so this is how long an interrupt, or a call
 # behind it, waits. Idle it costs some 2 % of a core; 10 ms would cost 5 %.
@@ -65,13 +62,13 @@ class KafkaConsumerClient:
         self._settings = settings
         self._options = options
         self._name = name = f"consumer {options['client_id']} of group {options['group_id']}"
+        self._calls = Calls(name)
         self._polling = Worker(f"{name}: polling")
         self._committing = Worker(f"{name}: committing")
         self._client: Any = None  # the KafkaNetClient: connections, metadata, IO thread
         self._consumer: Any = None  # the KafkaConsumer
         self._listener: RebalanceListener | None = None
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
-        self._closed = False
         self._interrupted = False
         self._giving_back = False
         # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
@@ -96,12 +93,12 @@ class KafkaConsumerClient:
     async def subscribe(self, topics: Collection[str]) -> None:
         wanted = sorted(set(topics))
         if wanted:
-            with self._errors():
+            with self._calls.errors():
                 await partition_counts(self._client, wanted, self._settings.connect_timeout)
-        await self._call(self._polling, "subscribe", self._subscribe, wanted)
+        await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
-        held = await self._call(self._polling, "poll", self._poll)
+        held = await self._calls.make(self._polling, "poll", self._poll)
         self._interrupted = False
         # Not before: had we been cancelled meanwhile, the next poll must find them.
         fetched, self._fetched = self._fetched, {}
@@ -119,47 +116,47 @@ class KafkaConsumerClient:
             raise ClientClosed("the consumer was closed") from None
 
     async def pause(self, tps: Collection[TP]) -> None:
-        await self._call(self._polling, "pause", self._pause, tps)
+        await self._calls.make(self._polling, "pause", self._pause, tps)
 
     async def resume(self, tps: Collection[TP]) -> None:
-        await self._call(self._polling, "resume", self._resume, tps)
+        await self._calls.make(self._polling, "resume", self._resume, tps)
 
     async def seek(self, tp: TP, offset: int) -> None:
         if offset < 0:
             raise ValueError(f"an offset is 0 or more, not {offset}")
-        await self._call(self._polling, "seek", self._seek, tp, offset)
+        await self._calls.make(self._polling, "seek", self._seek, tp, offset)
 
     async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
-        return await self._call(self._polling, "positions", self._positions, tps)
+        return await self._calls.make(self._polling, "positions", self._positions, tps)
 
     def highwater(self, tp: TP) -> int | None:
         state = self._assignment().get(tp)
         return None if state is None else state.highwater
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
-        await self._call(self._committing, "commit", self._commit, dict(offsets), timeout)
+        await self._calls.make(self._committing, "commit", self._commit, dict(offsets), timeout)
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        return await self._call(self._committing, "committed", self._committed, tps, timeout)
+        return await self._calls.make(self._committing, "committed", self._committed, tps, timeout)
 
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        return await self._call(
+        return await self._calls.make(
             self._committing, "beginning offsets", self._log_ends, "beginning_offsets", tps, timeout
         )
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        return await self._call(
+        return await self._calls.make(
             self._committing, "end offsets", self._log_ends, "end_offsets", tps, timeout
         )
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
-        with self._errors():
+        with self._calls.errors():
             counts = await partition_counts(self._client, [topic], timeout)
         return frozenset(TP(topic, number) for number in range(counts[topic]))
 
@@ -196,31 +193,14 @@ class KafkaConsumerClient:
 
     # In trio.
 
-    async def _call(self, worker: Worker, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        with self._errors():
-            return await worker.call(name, fn, *args)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Translate; what fails because the client was closed meanwhile says so."""
-        if self._closed:
-            raise ClientClosed(f"{self._name} was closed")
-        try:
-            with translated(of_a_call):
-                yield
-        except (WorkerClosed, WorkerStuck, BrokerUnavailable, RuntimeError) as error:
-            if self._closed:
-                raise ClientClosed(f"{self._name} was closed") from error
-            raise
-
     def _deliver(self, rebalance: Rebalance) -> None:
-        if self._closed:
+        if self._calls.closed:
             rebalance.release()
         else:
             self._events.send_nowait(rebalance)
 
     def _stop_listening(self) -> None:
-        self._closed = True
+        self._calls.closed = True
         self._events.close()
         if self._listener is not None:
             self._listener.close()
@@ -278,7 +258,7 @@ class KafkaConsumerClient:
                 keep_join(self._consumer)
                 batches = self._consumer.poll(timeout_ms=TURN_MS, max_records=NO_LIMIT)
             except kafka.errors.RetriableError as error:
-                if self._closed:
+                if self._calls.closed:
                     raise
                 # A broker that is away, or a new leader: the client tries again, so do we.
                 log.warning("%s: polling again after %s", self._name, error)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, TypeVarTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import kafka.errors
@@ -25,16 +25,14 @@ from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
+from transport.drivers.kafka.calls import Calls
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.errors import of_a_call, of_a_delivery, translated
+from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
-from transport.errors import BrokerUnavailable, ClientClosed, DeliveryTimeout, TransportError
+from transport.errors import ClientClosed, DeliveryTimeout, TransportError
 from transport.types import RecordMetadata
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 # For what never waits for a broker: aborting what is held, closing sockets, joining threads.
 CUT_TIMEOUT = 5.0
@@ -119,13 +117,13 @@ class KafkaProducerClient:
         self._options = producer_options(servers, security, settings)
         self._admin_options = admin_options(servers, security, settings)
         self._name = f"producer {settings.client_id}"
+        self._calls = Calls(self._name)
         self._sending = Worker(f"{self._name}: sending")
         self._administering = Worker(f"{self._name}: administering")
         self._client: Any = None  # the KafkaNetClient of the current producer
         self._opening: Any = None  # that of a producer that is being made
         self._producer: KafkaProducer | None = None
         self._discarded: list[KafkaProducer] = []
-        self._closed = False
         self._batches: collections.deque[_Batch] = collections.deque()  # with something left
         self._handed = trio.Event()
         self._landed: collections.deque[_Run] = collections.deque()
@@ -138,7 +136,7 @@ class KafkaProducerClient:
         self._sending.start()
         opened = False
         try:
-            await self._call(self._sending, "open", self._connect)
+            await self._calls.make(self._sending, "open", self._connect)
             trio.lowlevel.spawn_system_task(self._watch, name=f"{self._name}: deadlines")
             opened = True
         finally:
@@ -148,15 +146,15 @@ class KafkaProducerClient:
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         if self._producer is None:
-            await self._call(self._sending, "open", self._connect)
-        with self._errors():
+            await self._calls.make(self._sending, "open", self._connect)
+        with self._calls.errors():
             return (await partition_counts(self._client, [topic], timeout))[topic]
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         messages = list(batch)
         deadline = trio.current_time() + self._settings.delivery_timeout
         handed = _Batch(messages, deadline, left=len(messages))
-        with self._errors():
+        with self._calls.errors():
             call = self._sending.submit("send", self._send, handed)
             if messages:
                 self._batches.append(handed)
@@ -179,11 +177,13 @@ class KafkaProducerClient:
             "replication_factor": replication,
             "configs": dict(config),
         }
-        await self._call(self._administering, "create topic", self._create, topic, wanted, timeout)
+        await self._calls.make(
+            self._administering, "create topic", self._create, topic, wanted, timeout
+        )
 
     async def close(self, timeout: float) -> None:
         end = trio.current_time() + timeout
-        if self._producer is not None and not self._closed:
+        if self._producer is not None and not self._calls.closed:
             with contextlib.suppress(WorkerClosed):
                 flushed = self._sending.submit("flush", self._flush, timeout * 0.75)
                 with trio.CancelScope(deadline=end - timeout * 0.2, shield=True):
@@ -195,26 +195,9 @@ class KafkaProducerClient:
 
     # In trio.
 
-    async def _call(self, worker: Worker, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        with self._errors():
-            return await worker.call(name, fn, *args)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Translate; what fails because the client was closed meanwhile says so."""
-        if self._closed:
-            raise ClientClosed(f"{self._name} was closed")
-        try:
-            with translated(of_a_call):
-                yield
-        except (WorkerClosed, WorkerStuck, BrokerUnavailable, RuntimeError) as error:
-            if self._closed:
-                raise ClientClosed(f"{self._name} was closed") from error
-            raise
-
     async def _end(self, deadline: float) -> None:
         """Fail what is left, then end the threads."""
-        self._closed = True
+        self._calls.closed = True
         self._watching.cancel()
         self._collect()
         self._fail(list(self._batches), ClientClosed(f"{self._name} was closed"))

@@ -1,0 +1,66 @@
+"""Calls into kafka-python's client when it is closed, or cut, under them."""
+
+from __future__ import annotations
+
+import kafka.errors
+import pytest
+
+from nurseries.worker import Worker
+from transport.drivers.kafka.calls import Calls
+from transport.errors import ClientClosed, CommitUnknown, TransportError
+
+# What was seen to come out of a client whose loop is closed: its own errors, those of the loop,
+# and the end of a coroutine, which is not even an Exception.
+THROWN = [
+    kafka.errors.Cancelled(),
+    kafka.errors.KafkaConnectionError(),
+    RuntimeError("NetworkSelector closed!"),
+    OSError("bad file descriptor"),
+    GeneratorExit(),
+]
+
+
+@pytest.mark.parametrize("thrown", THROWN, ids=repr)
+async def test_what_a_client_throws_that_is_cut_means_that_it_was_closed(
+    thrown: BaseException,
+) -> None:
+    calls = Calls("client")
+
+    def cut() -> None:
+        calls.closed = True
+        raise thrown
+
+    async with Worker("client") as worker:
+        with pytest.raises(ClientClosed):
+            await calls.make(worker, "poll", cut)
+
+
+async def test_the_outcome_of_a_commit_is_told_though_the_client_is_cut() -> None:
+    calls = Calls("client")
+
+    def cut() -> None:
+        calls.closed = True
+        raise CommitUnknown("no answer")
+
+    async with Worker("client") as worker:
+        with pytest.raises(CommitUnknown):
+            await calls.make(worker, "commit", cut)
+
+
+async def test_an_open_client_fails_with_its_own_error() -> None:
+    def fail() -> None:
+        raise kafka.errors.Cancelled
+
+    async with Worker("client") as worker:
+        with pytest.raises(TransportError) as failed:
+            await Calls("client").make(worker, "poll", fail)
+    assert not isinstance(failed.value, ClientClosed)
+
+
+async def test_no_coroutine_of_the_client_ends_one_of_ours() -> None:
+    def fail() -> None:
+        raise GeneratorExit
+
+    async with Worker("client") as worker:
+        with pytest.raises(RuntimeError, match="loop was closed"):
+            await Calls("client").make(worker, "poll", fail)

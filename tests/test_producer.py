@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -43,6 +43,9 @@ class HeldBack:
     async def open(self, report: Reports) -> None:
         self.report = report
         self.is_open = True
+
+    async def keep_deadlines(self) -> NoReturn:
+        await trio.sleep_forever()
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         self.asked += 1

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from nurseries import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.nurseries.clock import jumping
-from transport import TP, AppClosed
+from transport import TP, AppClosed, ClientClosed
 
 ORDERS = [TP("orders", number) for number in range(4)]
 
@@ -136,6 +136,25 @@ async def test_who_iterates_only_after_the_stop_gets_nothing_and_ends() -> None:
 
 
 @jumping
+async def test_the_end_does_not_wait_for_a_client_that_is_being_opened() -> None:
+    closed = trio.Event()
+
+    async def open() -> None:
+        await closed.wait()
+        raise ClientClosed("it was closed")
+
+    async def close(timeout: float) -> None:
+        await trio.lowlevel.checkpoint()
+        closed.set()
+
+    app = app_on(broker_with(ORDERS[0]))
+    app.consumer.client.open, app.consumer.client.close = open, close
+    async with app:
+        app.topic("orders").noack()
+        await wait_all_tasks_blocked()
+
+
+@jumping
 async def test_the_end_does_not_wait_for_a_hand_over_that_waits_for_what_is_unacked() -> None:
     broker = broker_with(*ORDERS, records=1)
     one, other = app_on(broker), app_on(broker)
@@ -203,6 +222,7 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
             "App(shop)",
             "Producer",
             "sender",
+            "deadlines",
             "Conductor",
             "Consumer",
             "subscription",
@@ -213,6 +233,7 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
             "App(shop)",
             "Producer",
             "sender",
+            "deadlines",
             "Conductor",
             "Consumer",
             "rebalance",

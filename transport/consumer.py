@@ -143,11 +143,12 @@ class Consumer(Service):
     async def _join_group(self) -> None:
         await self.app.conductor.wait_until_wanted()
         self._is_open = True
-        await self.client.open()
-        self.spawn("rebalance", self._serve_rebalances)
-        self.spawn("committer", self.committer.run)
-        self.spawn("commit ticker", tick, self.commit_interval, self._beat)
-        await self.add_service(self.fetcher)
+        with self.ending_quietly():
+            await self.client.open()
+            self.spawn("rebalance", self._serve_rebalances)
+            self.spawn("committer", self.committer.run)
+            self.spawn("commit ticker", tick, self.commit_interval, self._beat)
+            await self.add_service(self.fetcher)
 
     @contextlib.contextmanager
     def ending_quietly(self) -> Iterator[None]:

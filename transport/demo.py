@@ -10,9 +10,10 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from nurseries import tick
 from transport.app import App
 from transport.codec import JSON
-from transport.drivers.base import ClientSettings
+from transport.drivers.settings import ClientSettings
 from transport.message import Batch
 from transport.types import TP
 
@@ -41,6 +42,10 @@ class Run:
 
     def tell(self, text: str) -> None:
         self.say(f"{time.monotonic() - self.began:5.1f} s  {text}")
+
+    async def show_progress(self) -> None:
+        shares = ", ".join(f"{name} {n:,}" for name, n in sorted(self.by_member.items()))
+        self.tell(f"{len(self.handled):,} of {self.orders:,} handled ({shares or 'joining'})")
 
     def app(self, group: str) -> App:
         return App(
@@ -89,7 +94,7 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
     run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
     run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_show_progress, run, nursery.cancel_scope)
+        nursery.start_soon(tick, 1.0, run.show_progress)
         async with trio.open_nursery() as members:
             members.start_soon(_member, run, "anna", True)
             members.start_soon(_member, run, "bert", False)
@@ -126,13 +131,6 @@ async def _member(run: Run, name: str, crashes: bool) -> None:
 async def _handle(run: Run, name: str, app: App) -> None:
     async for batch in app.topic(run.name, key_type=str, value_type=JSON).batches(500):
         run.handle(name, batch)
-
-
-async def _show_progress(run: Run, _: trio.CancelScope) -> None:
-    while True:
-        await trio.sleep(1)
-        shares = ", ".join(f"{name} {n:,}" for name, n in sorted(run.by_member.items()))
-        run.tell(f"{len(run.handled):,} of {run.orders:,} handled ({shares or 'joining'})")
 
 
 async def _check(run: Run) -> Findings:

@@ -121,6 +121,7 @@ class Producer(Service):
         await self.client.open(self._report)
         self._accepts = True
         self.spawn("sender", self._send_batches)
+        self.spawn("deadlines", self.client.keep_deadlines)
 
     async def on_stop(self) -> None:
         """Deliver what was accepted, then close; raises if a failure was never looked at."""

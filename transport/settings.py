@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+from attrs.validators import gt
 
-from transport.drivers.base import ClientSettings
+from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
-
-
-def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{field.name} must be more than 0, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -34,13 +30,13 @@ class Settings:
         client: what the broker's client is built with.
     """
 
-    commit_interval: float = attrs.field(default=1.0, validator=_positive)
-    commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=_positive)
-    buffer_size: int = attrs.field(default=16384, validator=_positive)
-    grace: float = attrs.field(default=20.0, validator=_positive)
-    send_buffer_messages: int = attrs.field(default=50_000, validator=_positive)
-    send_buffer_bytes: int = attrs.field(default=32 << 20, validator=_positive)
-    metadata_max_age: float = attrs.field(default=300.0, validator=_positive)
+    commit_interval: float = attrs.field(default=1.0, validator=gt(0))
+    commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=gt(0))
+    buffer_size: int = attrs.field(default=16384, validator=gt(0))
+    grace: float = attrs.field(default=20.0, validator=gt(0))
+    send_buffer_messages: int = attrs.field(default=50_000, validator=gt(0))
+    send_buffer_bytes: int = attrs.field(default=32 << 20, validator=gt(0))
+    metadata_max_age: float = attrs.field(default=300.0, validator=gt(0))
     partitioner: Partitioner = java_partitioner
     client: ClientSettings = attrs.field(factory=ClientSettings)
 

@@ -12,7 +12,6 @@ import attrs
 import trio
 
 from transport.drivers.base import (
-    ClientSettings,
     ConsumerClient,
     Driver,
     Outcome,
@@ -21,6 +20,7 @@ from transport.drivers.base import (
     Rebalance,
     RebalanceKind,
 )
+from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed
 from transport.types import TP, Headers, Record, RecordMetadata
 
@@ -207,7 +207,10 @@ class Rig:
         sender = Sender(client)
         await client.open(sender.report)
         try:
-            yield sender
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.keep_deadlines)
+                yield sender
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await client.close(PATIENCE)

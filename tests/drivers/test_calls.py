@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+
 import kafka.errors
 import pytest
+import trio
 
 from nurseries.worker import Worker
+from transport.drivers.kafka import KafkaDriver
 from transport.drivers.kafka.calls import Calls
+from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, CommitUnknown, TransportError
 
 # What was seen to come out of a client whose loop is closed: its own errors, those of the loop,
@@ -64,3 +69,23 @@ async def test_no_coroutine_of_the_client_ends_one_of_ours() -> None:
     async with Worker("client") as worker:
         with pytest.raises(RuntimeError, match="loop was closed"):
             await Calls("client").make(worker, "poll", fail)
+
+
+async def test_an_opening_that_is_cut_ends_and_means_that_it_was_closed() -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+    driver = KafkaDriver([f"127.0.0.1:{silent.getsockname()[1]}"])
+    client = driver.consumer(ClientSettings(group_id="group", connect_timeout=60.0))
+    with silent, trio.fail_after(30.0):
+        async with trio.open_nursery() as nursery:
+            opened = trio.Event()
+
+            async def open() -> None:
+                with pytest.raises(ClientClosed):
+                    await client.open()
+                opened.set()
+
+            nursery.start_soon(open)
+            connection, _ = await trio.to_thread.run_sync(silent.accept)
+            with connection:
+                await client.kill()
+                await opened.wait()

@@ -21,15 +21,9 @@ import trio
 from tests.kafka import cluster
 from tests.kafka.cluster import Broker, describe_group
 from transport.drivers import driver_for
-from transport.drivers.base import (
-    ClientSettings,
-    Driver,
-    Outcome,
-    Outgoing,
-    Rebalance,
-    RebalanceKind,
-)
+from transport.drivers.base import Driver, Outcome, Outgoing, Rebalance, RebalanceKind
 from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
+from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,
     BrokerUnavailable,
@@ -93,7 +87,10 @@ async def producing(
     sent = Sent()
     await client.open(sent.report)
     try:
-        yield client, sent
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.keep_deadlines)
+            yield client, sent
+            nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await client.close(5.0)

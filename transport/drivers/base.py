@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import attrs
 import trio
 
+from transport.drivers.settings import ClientSettings
 from transport.types import TP, GroupMetadata, Headers, Record, RecordMetadata
 
 DEFAULT_TIMEOUT = 30.0
@@ -187,6 +188,12 @@ class ProducerClient(Protocol):
         message that was handed over: where it went or why it did not.
         """
 
+    async def keep_deadlines(self) -> NoReturn:
+        """Fail what gets no answer within the delivery timeout, until cancelled.
+
+        To be run, by one task, as long as the producer is open.
+        """
+
     async def partition_count(self, topic: str, timeout: float) -> int:
         """How many partitions the topic has; cheap once known. Raises UnknownTopic,
         BrokerUnavailable, AuthorizationFailed. One bad topic delays no other.
@@ -214,57 +221,6 @@ class ProducerClient(Protocol):
 
     async def kill(self) -> None:
         """Go as a crash would: what was not sent is failed."""
-
-
-@attrs.frozen
-class ClientSettings:
-    """What a client is built with; durations in seconds, sizes in bytes.
-
-    Attributes:
-        auto_offset_reset: "earliest", "latest" or "error": where to start without a committed
-            offset, or with one outside the log.
-        assignment: "cooperative" or "eager".
-        drain_timeout: bound of a `Rebalance`; kept below max_poll_interval by the driver.
-        isolation: "read_committed" or "read_uncommitted".
-        fetch_max_bytes: most bytes of one fetch from one broker.
-        client_options: handed to the client library as they are; they win.
-    """
-
-    client_id: str = "kafka-nursery"
-    group_id: str | None = None
-    group_instance_id: str | None = None
-    auto_offset_reset: str = "earliest"
-    assignment: str = "cooperative"
-    session_timeout: float = 45.0
-    heartbeat_interval: float = 3.0
-    max_poll_interval: float = 300.0
-    drain_timeout: float | None = None
-    isolation: str = "read_committed"
-    fetch_max_bytes: int = 50 << 20
-    max_partition_fetch_bytes: int = 1 << 20
-    request_timeout: float = 30.0
-    connect_timeout: float = 10.0
-    commit_timeout: float = 10.0
-    acks: int | str = "all"
-    linger: float = 0.005
-    max_batch_size: int = 64 << 10
-    max_request_size: int = 1 << 20
-    compression_type: str | None = None
-    delivery_timeout: float = 120.0
-    client_options: Mapping[str, object] = attrs.field(factory=dict)
-
-    @property
-    def rebalance_bound(self) -> float:
-        """Seconds that a drain may take: half of max_poll_interval unless set.
-
-        Below max_poll_interval by a commit, a heartbeat and a second for the gap since the
-        last poll, for the client counts from the last poll and leaves the group by itself.
-        """
-        most = self.max_poll_interval - self.commit_timeout - self.heartbeat_interval - 1.0
-        wanted = self.drain_timeout
-        if wanted is None:
-            wanted = self.max_poll_interval / 2
-        return max(0.0, min(wanted, most))
 
 
 class Driver(Protocol):

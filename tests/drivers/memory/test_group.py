@@ -22,9 +22,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from transport.drivers.base import ClientSettings, RebalanceKind
+from transport.drivers.base import RebalanceKind
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.membership import Change, Membership
+from transport.drivers.settings import ClientSettings
 from transport.errors import CommitFailed, RebalanceInProgress
 from transport.types import TP
 

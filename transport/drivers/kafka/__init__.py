@@ -11,10 +11,10 @@ from typing import Any
 
 import kafka
 
-from transport.drivers.base import ClientSettings
 from transport.drivers.kafka.consumer import KafkaConsumerClient
 from transport.drivers.kafka.options import consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient
+from transport.drivers.settings import ClientSettings
 
 __all__ = ["KafkaConsumerClient", "KafkaDriver", "KafkaProducerClient"]
 

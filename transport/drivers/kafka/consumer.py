@@ -21,13 +21,14 @@ import trio
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
-from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance
+from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance
 from transport.drivers.kafka.calls import Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
+from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
     CommitRefused,
@@ -61,7 +62,7 @@ class KafkaConsumerClient:
             raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._settings = settings
         self._options = options
-        self._name = name = f"consumer {options['client_id']} of group {options['group_id']}"
+        name = f"consumer {options['client_id']} of group {options['group_id']}"
         self._calls = Calls(name)
         self._polling = Worker(f"{name}: polling")
         self._committing = Worker(f"{name}: committing")
@@ -83,7 +84,7 @@ class KafkaConsumerClient:
         self._committing.start()
         opened = False
         try:
-            await self._polling.call("open", self._connect)
+            await self._calls.make(self._polling, "open", self._connect)
             opened = True
         finally:
             if not opened:
@@ -212,7 +213,7 @@ class KafkaConsumerClient:
         """
         if self._client is None:
             return []
-        cutting = Worker(f"{self._name}: cutting")
+        cutting = Worker(f"{self._calls.name}: cutting")
         cutting.start()
         cutting.submit("close the sockets", self._client.close)
         return await _join(deadline, cutting)
@@ -261,8 +262,8 @@ class KafkaConsumerClient:
                 if self._calls.closed:
                     raise
                 # A broker that is away, or a new leader: the client tries again, so do we.
-                log.warning("%s: polling again after %s", self._name, error)
-                time.sleep(TURN_MS / 1000)
+                log.warning("%s: polling again after %s", self._calls.name, error)
+                time.sleep(TURN_MS / 1000)  # such a poll did not wait: without this we would spin
                 batches = {}
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
@@ -299,7 +300,7 @@ class KafkaConsumerClient:
         try:
             self._consumer.seek(TopicPartition(*tp), offset)
         except ValueError:
-            raise NotAssigned(f"{tp} is not assigned to {self._name}") from None
+            raise NotAssigned(f"{tp} is not assigned to {self._calls.name}") from None
         self._drop([tp])
 
     def _positions(self, tps: Collection[TP]) -> dict[TP, int]:

@@ -10,7 +10,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
-from transport.drivers.base import ClientSettings
+from transport.drivers.settings import ClientSettings
 
 # The client's own is 30 s: a broker that is back would be found that much too late.
 RECONNECT_BACKOFF_MAX_MS = 1000
@@ -30,8 +30,8 @@ def consumer_options(
         **_common(servers, security, settings),
         "group_id": settings.group_id,
         "group_instance_id": settings.group_instance_id,
-        "auto_offset_reset": _one_of("auto_offset_reset", settings.auto_offset_reset, _RESETS),
-        "partition_assignment_strategy": _one_of("assignment", settings.assignment, _STRATEGIES),
+        "auto_offset_reset": _RESETS[settings.auto_offset_reset],
+        "partition_assignment_strategy": _STRATEGIES[settings.assignment],
         "enable_auto_commit": False,
         "check_crcs": True,
         "isolation_level": settings.isolation,
@@ -100,12 +100,6 @@ def _chosen(settings: ClientSettings, client: Any) -> dict[str, Any]:
         raise ValueError(f"kafka-python has no such client options: {', '.join(unknown)}")
     mine = client.DEFAULT_CONFIG
     return {name: value for name, value in settings.client_options.items() if name in mine}
-
-
-def _one_of(name: str, value: str, choices: Mapping[str, Any]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
-    return choices[value]
 
 
 def _ms(seconds: float) -> int:

@@ -1,38 +1,32 @@
 """A producer: kafka-python's, behind one thread that hands messages over.
 
-The client resolves a future per message on its network thread. To cross to trio by the batch we
-ask to be called for the last message of each partition in a batch that was handed over, and look
-at the others then. That holds whatever the client does with its own batches (it may split them),
-and where a later message overtakes an earlier one we ask again for what is left.
-
-With idempotence on, the client may never resolve what expired while its broker did not answer. So
-each batch has a deadline of ours; when it passes, the client is discarded with all that it holds.
+When a delivery passes its deadline the client is discarded with all that it holds, and the next
+`send` makes another; what becomes of each message is followed in `deliveries.py`.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-import attrs
 import kafka.errors
 import trio
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
-from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
+from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.calls import Calls
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
-from transport.errors import ClientClosed, DeliveryTimeout, TransportError
-from transport.types import RecordMetadata
+from transport.drivers.settings import ClientSettings
+from transport.errors import ClientClosed, TransportError
 
 # For what never waits for a broker: aborting what is held, closing sockets, joining threads.
 CUT_TIMEOUT = 5.0
@@ -71,37 +65,6 @@ def _hand_over(producer: KafkaProducer, message: Outgoing) -> Any:
         return producer.send(message.topic, b"", None, **options)
 
 
-@attrs.define(eq=False)
-class _Run:
-    """Messages of one batch and one partition that the client has taken, in order."""
-
-    batch: _Batch
-    waiting: list[tuple[Outgoing, Any]]  # with the client's future
-
-
-@attrs.define(eq=False)
-class _Batch:
-    """What one `send` handed over. Belongs to trio.
-
-    Attributes:
-        runs: None until the client has taken the messages.
-        left: how many messages have not been reported.
-    """
-
-    messages: Sequence[Outgoing]
-    deadline: float
-    left: int
-    runs: list[_Run] | None = None
-
-    def unreported(self) -> Iterator[Outgoing]:
-        if self.runs is None:
-            yield from self.messages
-        else:
-            for run in self.runs:
-                for message, _ in run.waiting:
-                    yield message
-
-
 class KafkaProducerClient:
     """A `ProducerClient` on kafka-python; see the protocol for what each call promises.
 
@@ -116,33 +79,33 @@ class KafkaProducerClient:
         self._settings = settings
         self._options = producer_options(servers, security, settings)
         self._admin_options = admin_options(servers, security, settings)
-        self._name = f"producer {settings.client_id}"
-        self._calls = Calls(self._name)
-        self._sending = Worker(f"{self._name}: sending")
-        self._administering = Worker(f"{self._name}: administering")
+        self._calls = Calls(f"producer {settings.client_id}")
+        self._sending = Worker(f"{self._calls.name}: sending")
+        self._administering = Worker(f"{self._calls.name}: administering")
         self._client: Any = None  # the KafkaNetClient of the current producer
         self._opening: Any = None  # that of a producer that is being made
         self._producer: KafkaProducer | None = None
         self._discarded: list[KafkaProducer] = []
-        self._batches: collections.deque[_Batch] = collections.deque()  # with something left
-        self._handed = trio.Event()
-        self._landed: collections.deque[_Run] = collections.deque()
-        self._collecting = False
-        self._watching = trio.CancelScope()
+        self._deliveries: Deliveries | None = None  # from the opening on
 
     async def open(self, report: Reports) -> None:
-        self._report = report
-        self._token = trio.lowlevel.current_trio_token()
+        self._deliveries = Deliveries(
+            report,
+            timeout=self._settings.delivery_timeout,
+            answered=self._options["acks"] != 0,
+        )
         self._sending.start()
         opened = False
         try:
             await self._calls.make(self._sending, "open", self._connect)
-            trio.lowlevel.spawn_system_task(self._watch, name=f"{self._name}: deadlines")
             opened = True
         finally:
             if not opened:
                 with trio.CancelScope(shield=True):
                     await self.kill()
+
+    async def keep_deadlines(self) -> NoReturn:
+        await self._opened.keep_deadlines(self._discard)
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         if self._producer is None:
@@ -151,14 +114,12 @@ class KafkaProducerClient:
             return (await partition_counts(self._client, [topic], timeout))[topic]
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
-        messages = list(batch)
         deadline = trio.current_time() + self._settings.delivery_timeout
-        handed = _Batch(messages, deadline, left=len(messages))
+        handed = Batch(list(batch), deadline)
         with self._calls.errors():
             call = self._sending.submit("send", self._send, handed)
-            if messages:
-                self._batches.append(handed)
-                self._handed.set()
+            if handed.messages:
+                self._opened.add(handed)
             await call.wait()
 
     async def create_topic(
@@ -195,12 +156,17 @@ class KafkaProducerClient:
 
     # In trio.
 
+    @property
+    def _opened(self) -> Deliveries:
+        assert self._deliveries is not None
+        return self._deliveries
+
     async def _end(self, deadline: float) -> None:
         """Fail what is left, then end the threads."""
         self._calls.closed = True
-        self._watching.cancel()
-        self._collect()
-        self._fail(list(self._batches), ClientClosed(f"{self._name} was closed"))
+        if self._deliveries is not None:
+            self._deliveries.collect()
+            self._deliveries.fail(ClientClosed(f"{self._calls.name} was closed"))
         self._discard()
         if self._opening is not None:
             # `_manager`: an open waits for a broker on a loop that its thread runs itself; this
@@ -217,92 +183,6 @@ class KafkaProducerClient:
                 stuck.append(str(error))
         if stuck:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
-
-    def _taken(
-        self, batch: _Batch, runs: list[_Run], refused: list[tuple[Outgoing, Outcome]]
-    ) -> None:
-        """The client has taken a batch, but for what it refused."""
-        if batch.left == 0:
-            return  # its deadline came first
-        batch.runs = runs
-        batch.left -= len(refused)
-        if refused:
-            self._report(refused)
-        for run in runs:
-            self._expect(run)
-
-    def _expect(self, run: _Run) -> None:
-        run.waiting[-1][1].add_both(lambda _: self._has_landed(run))
-
-    def _has_landed(self, run: _Run) -> None:
-        """Mostly on the client's network thread: wake trio, unless somebody did already."""
-        self._landed.append(run)
-        if not self._collecting:
-            self._collecting = True
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._collect)
-
-    def _collect(self) -> None:
-        """Report what the client has resolved."""
-        self._collecting = False  # first: what lands from now on wakes us again
-        outcomes: list[tuple[Outgoing, Outcome]] = []
-        answered = self._options["acks"] != 0
-        while self._landed:
-            run = self._landed.popleft()
-            if run.batch.left == 0:
-                continue  # failed by us
-            waiting = []
-            before = len(outcomes)
-            for taken in run.waiting:  # once a message: this loop is most of what trio does
-                message, future = taken
-                if not future.is_done:
-                    waiting.append(taken)
-                elif future.exception is None:
-                    done = future.value
-                    # Where the client asked for no answer it counts from 0 by itself.
-                    offset = done.offset if answered else -1
-                    written = RecordMetadata(
-                        done.topic, done.partition, offset, done.timestamp / 1000
-                    )
-                    outcomes.append((message, written))
-                else:
-                    outcomes.append((message, of_a_delivery(future.exception)))
-            run.waiting = waiting
-            run.batch.left -= len(outcomes) - before
-            if waiting:
-                self._expect(run)
-        while self._batches and self._batches[0].left == 0:
-            self._batches.popleft()
-        if outcomes:
-            self._report(outcomes)
-
-    async def _watch(self) -> None:
-        """One timer for all deadlines: the oldest batch has the next one."""
-        with self._watching:
-            while True:
-                if not self._batches:
-                    self._handed = trio.Event()
-                    await self._handed.wait()
-                oldest = self._batches[0]
-                await trio.sleep_until(oldest.deadline)
-                self._collect()
-                if oldest.left:
-                    self._expire()
-
-    def _expire(self) -> None:
-        now = trio.current_time()
-        held = [b for b in self._batches if b.runs is not None or b.deadline <= now]
-        self._discard()
-        seconds = self._settings.delivery_timeout
-        self._fail(held, DeliveryTimeout(f"not acknowledged within {seconds:g} s"))
-
-    def _fail(self, batches: list[_Batch], error: TransportError) -> None:
-        outcomes = [(message, error) for batch in batches for message in batch.unreported()]
-        for batch in batches:
-            batch.left = 0
-        self._batches = collections.deque(batch for batch in self._batches if batch.left)
-        if outcomes:
-            self._report(outcomes)
 
     def _discard(self) -> None:
         """Let the current client go with all that it holds; the next `send` makes another."""
@@ -346,8 +226,8 @@ class KafkaProducerClient:
         self._producer = producer
         return producer
 
-    def _send(self, batch: _Batch) -> None:
-        runs: dict[tuple[str, int | None], _Run] = {}
+    def _send(self, batch: Batch) -> None:
+        runs: dict[tuple[str, int | None], Run] = {}
         refused: list[tuple[Outgoing, Outcome]] = []
         if batch.left == 0:
             return  # its deadline passed while it waited for its turn
@@ -365,10 +245,9 @@ class KafkaProducerClient:
                 place = (message.topic, message.partition)
                 run = runs.get(place)
                 if run is None:
-                    run = runs[place] = _Run(batch, [])
+                    run = runs[place] = Run(batch, [])
                 run.waiting.append((message, future))
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._taken, batch, list(runs.values()), refused)
+        self._opened.taken(batch, runs.values(), refused)
 
     def _flush(self, timeout: float) -> None:
         end = time.monotonic() + timeout

@@ -13,13 +13,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import attrs
 import trio
 
-from transport.drivers.base import DEFAULT_TIMEOUT, ClientSettings, Rebalance, RebalanceKind
+from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
 from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.consent import Consent
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.drivers.memory.membership import Change, Membership
+from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
     CommitRefused,

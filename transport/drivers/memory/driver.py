@@ -6,10 +6,10 @@ from importlib.metadata import version
 
 import trio
 
-from transport.drivers.base import ClientSettings
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.consumer import MemoryConsumer
 from transport.drivers.memory.producer import MemoryProducer
+from transport.drivers.settings import ClientSettings
 
 _brokers: trio.lowlevel.RunVar[dict[str, MemoryBroker]] = trio.lowlevel.RunVar("memory brokers")
 

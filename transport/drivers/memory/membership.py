@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from transport.drivers.base import ClientSettings, RebalanceKind
+from transport.drivers.base import RebalanceKind
 from transport.drivers.memory.group import Group
+from transport.drivers.settings import ClientSettings
 from transport.errors import CommitFailed
 from transport.types import TP
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 import trio
 
-from transport.drivers.base import ClientSettings, Outcome, Outgoing, Reports
+from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.log import Log, content_size
+from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, MessageTooLarge, UnknownTopic
+from transport.partitioner import java_partitioner
 from transport.types import TP, RecordMetadata
 
 
@@ -32,6 +34,9 @@ class MemoryProducer:
         await trio.lowlevel.checkpoint()
         self._report = report
         self._broker = self._attach()
+
+    async def keep_deadlines(self) -> NoReturn:
+        await trio.sleep_forever()  # what is sent is delivered, or refused, at once
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         await trio.lowlevel.checkpoint()
@@ -101,4 +106,4 @@ class MemoryProducer:
         count = len(broker.partitions(message.topic))
         if message.key is None:
             return self._sends % count
-        return zlib.crc32(message.key) % count
+        return java_partitioner(message.key, count)

@@ -1,0 +1,66 @@
+"""What an app can be told is looked at before anything is connected."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from transport import App
+from transport.drivers.settings import ClientSettings
+
+DURATIONS = [
+    "session_timeout",
+    "heartbeat_interval",
+    "max_poll_interval",
+    "drain_timeout",
+    "request_timeout",
+    "connect_timeout",
+    "commit_timeout",
+    "delivery_timeout",
+    "commit_interval",
+    "grace",
+]
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("value", [0, -1.0])
+def test_a_duration_is_more_than_nothing(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        App("group", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["auto_offset_reset", "assignment", "isolation", "acks", "compression_type"]
+)
+def test_a_choice_is_one_of_those_that_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        App("group", **{name: "something else"})
+
+
+def test_what_is_unknown_is_named() -> None:
+    with pytest.raises(TypeError, match="buffer_sise"):
+        App("group", buffer_sise=3)
+
+
+def test_a_rebalance_has_room_within_the_poll_interval() -> None:
+    with pytest.raises(ValueError, match="max_poll_interval"):
+        App("group", max_poll_interval=14.0, commit_timeout=10.0, heartbeat_interval=3.0)
+
+
+@pytest.mark.parametrize("drain_timeout", [None, 1.0, 5.0, 1e6])
+@pytest.mark.parametrize("max_poll_interval", [14.1, 20.0, 300.0])
+def test_a_rebalance_is_bounded_below_the_poll_interval(
+    max_poll_interval: float, drain_timeout: float | None
+) -> None:
+    settings = ClientSettings(max_poll_interval=max_poll_interval, drain_timeout=drain_timeout)
+    bound = settings.rebalance_bound
+    assert 0 < bound <= max_poll_interval - 10.0 - 3.0 - 1.0
+    if drain_timeout is not None:
+        assert bound <= drain_timeout
+
+
+def test_every_setting_of_the_client_can_be_given_to_the_app() -> None:
+    values = {field.name: field.default for field in attrs.fields(ClientSettings)}
+    del values["group_id"], values["client_options"]
+    app = App("group", **values)
+    assert app.settings.client == ClientSettings(group_id="group")

@@ -1,0 +1,181 @@
+"""What a producer of the client was handed and has no outcome of yet.
+
+The client resolves a future per message on its network thread. To cross to trio by the batch we
+ask to be called for the last message of each partition in a batch that was handed over, and look
+at the others then. That holds whatever the client does with its own batches (it may split them),
+and where a later message overtakes an earlier one we ask again for what is left.
+
+With idempotence on, the client may never resolve what expired while its broker did not answer. So
+each batch has a deadline of ours.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import attrs
+import trio
+
+from transport.drivers.base import Outcome, Outgoing, Reports
+from transport.drivers.kafka.errors import of_a_delivery
+from transport.errors import DeliveryTimeout, TransportError
+from transport.types import RecordMetadata
+
+
+@attrs.define(eq=False)
+class Run:
+    """Messages of one batch and one partition that the client has taken, in order."""
+
+    batch: Batch
+    waiting: list[tuple[Outgoing, Any]]  # with the client's future
+
+
+@attrs.define(eq=False)
+class Batch:
+    """What one `send` handed over.
+
+    Attributes:
+        deadline: when it is failed, in trio's time.
+        runs: None until the client has taken the messages.
+        left: how many messages have not been reported.
+    """
+
+    messages: Sequence[Outgoing]
+    deadline: float
+    left: int = attrs.field(default=attrs.Factory(lambda self: len(self.messages), takes_self=True))
+    runs: list[Run] | None = None
+
+    def unreported(self) -> Iterator[Outgoing]:
+        if self.runs is None:
+            yield from self.messages
+        else:
+            for run in self.runs:
+                for message, _ in run.waiting:
+                    yield message
+
+
+class Deliveries:
+    """The batches of one producer, oldest first. Made in trio; called there unless it says so.
+
+    Args:
+        report: called with the outcomes, once for each message.
+        timeout: seconds from the handing over to the deadline; for the error.
+        answered: whether the broker says where it wrote (acks is not 0).
+    """
+
+    def __init__(self, report: Reports, *, timeout: float, answered: bool) -> None:
+        self._report = report
+        self._timeout = timeout
+        self._answered = answered
+        self._token = trio.lowlevel.current_trio_token()
+        self._batches: collections.deque[Batch] = collections.deque()  # with something left
+        self._handed = trio.Event()
+        self._landed: collections.deque[Run] = collections.deque()
+        self._collecting = False
+
+    def add(self, batch: Batch) -> None:
+        """A batch was handed over."""
+        self._batches.append(batch)
+        self._handed.set()
+
+    def taken(
+        self, batch: Batch, runs: Iterable[Run], refused: Sequence[tuple[Outgoing, Outcome]]
+    ) -> None:
+        """The client has taken a batch, but for what it refused. From any thread."""
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._enter, batch, list(runs), refused)
+
+    def collect(self) -> None:
+        """Report what the client has resolved."""
+        self._collecting = False  # first: what lands from now on wakes us again
+        outcomes: list[tuple[Outgoing, Outcome]] = []
+        while self._landed:
+            run = self._landed.popleft()
+            if run.batch.left == 0:
+                continue  # failed by us
+            waiting = []
+            before = len(outcomes)
+            for taken in run.waiting:  # once a message: this loop is most of what trio does
+                message, future = taken
+                if not future.is_done:
+                    waiting.append(taken)
+                elif future.exception is None:
+                    done = future.value
+                    # Where the client asked for no answer it counts from 0 by itself.
+                    offset = done.offset if self._answered else -1
+                    written = RecordMetadata(
+                        done.topic, done.partition, offset, done.timestamp / 1000
+                    )
+                    outcomes.append((message, written))
+                else:
+                    outcomes.append((message, of_a_delivery(future.exception)))
+            run.waiting = waiting
+            run.batch.left -= len(outcomes) - before
+            if waiting:
+                self._expect(run)
+        while self._batches and self._batches[0].left == 0:
+            self._batches.popleft()
+        if outcomes:
+            self._report(outcomes)
+
+    def fail(self, error: TransportError) -> None:
+        """Fail all that is left."""
+        self._fail(list(self._batches), error)
+
+    async def keep_deadlines(self, discard: Callable[[], None]) -> NoReturn:
+        """Fail what passes its deadline, with all else that the client holds, until cancelled.
+
+        One timer for all: the oldest batch has the next deadline.
+
+        Args:
+            discard: lets the client go that does not resolve what it holds.
+        """
+        while True:
+            if not self._batches:
+                self._handed = trio.Event()
+                await self._handed.wait()
+            oldest = self._batches[0]
+            await trio.sleep_until(oldest.deadline)
+            self.collect()
+            if oldest.left:
+                self._expire(discard)
+
+    def _expire(self, discard: Callable[[], None]) -> None:
+        now = trio.current_time()
+        held = [b for b in self._batches if b.runs is not None or b.deadline <= now]
+        discard()
+        self._fail(held, DeliveryTimeout(f"not acknowledged within {self._timeout:g} s"))
+
+    def _fail(self, batches: Sequence[Batch], error: TransportError) -> None:
+        outcomes = [(message, error) for batch in batches for message in batch.unreported()]
+        for batch in batches:
+            batch.left = 0
+        self._batches = collections.deque(batch for batch in self._batches if batch.left)
+        if outcomes:
+            self._report(outcomes)
+
+    def _enter(
+        self, batch: Batch, runs: list[Run], refused: Sequence[tuple[Outgoing, Outcome]]
+    ) -> None:
+        if batch.left == 0:
+            return  # its deadline came first
+        batch.runs = runs
+        batch.left -= len(refused)
+        if refused:
+            self._report(refused)
+        for run in runs:
+            self._expect(run)
+
+    def _expect(self, run: Run) -> None:
+        run.waiting[-1][1].add_both(lambda _: self._has_landed(run))
+
+    def _has_landed(self, run: Run) -> None:
+        """Mostly on the client's network thread: wake trio, unless somebody did already."""
+        self._landed.append(run)
+        if not self._collecting:
+            self._collecting = True
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self.collect)

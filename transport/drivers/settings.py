@@ -1,0 +1,88 @@
+"""What a broker's client can be told, in our names and units; refused at once where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+import attrs
+from attrs.validators import gt, in_, optional
+
+_duration = gt(0.0)
+_size = gt(0)
+_ACKS: Container[Any] = ("all", -1, 0, 1)
+
+
+@attrs.frozen
+class ClientSettings:
+    """What a client is built with; durations in seconds, sizes in bytes.
+
+    Attributes:
+        auto_offset_reset: "earliest", "latest" or "error": where to start without a committed
+            offset, or with one outside the log.
+        assignment: "cooperative" or "eager".
+        session_timeout: so long a member may be silent before the group goes on without it.
+        max_poll_interval: so long its polling may stand still, in a rebalance for example.
+        drain_timeout: bound of a rebalance (see `rebalance_bound`).
+        isolation: "read_committed" or "read_uncommitted".
+        fetch_max_bytes: most bytes of one fetch from one broker.
+        request_timeout: for one request to a broker.
+        connect_timeout: for finding a broker, and a topic that is not there yet.
+        commit_timeout: for the broker's answer to a commit.
+        acks: "all", 1 or 0 brokers that have a message before it counts as delivered.
+        delivery_timeout: from the sending of a message to its outcome.
+        client_options: handed to the client library as they are; they win.
+
+    Raises:
+        ValueError: a value that cannot be, or `max_poll_interval` leaves no room for a rebalance.
+    """
+
+    client_id: str = "kafka-nursery"
+    group_id: str | None = None
+    group_instance_id: str | None = None
+    auto_offset_reset: str = attrs.field(
+        default="earliest", validator=in_(("earliest", "latest", "error"))
+    )
+    assignment: str = attrs.field(default="cooperative", validator=in_(("cooperative", "eager")))
+    session_timeout: float = attrs.field(default=45.0, validator=_duration)
+    heartbeat_interval: float = attrs.field(default=3.0, validator=_duration)
+    max_poll_interval: float = attrs.field(default=300.0, validator=_duration)
+    drain_timeout: float | None = attrs.field(default=None, validator=optional(_duration))
+    isolation: str = attrs.field(
+        default="read_committed", validator=in_(("read_committed", "read_uncommitted"))
+    )
+    fetch_max_bytes: int = attrs.field(default=50 << 20, validator=_size)
+    max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
+    request_timeout: float = attrs.field(default=30.0, validator=_duration)
+    connect_timeout: float = attrs.field(default=10.0, validator=_duration)
+    commit_timeout: float = attrs.field(default=10.0, validator=_duration)
+    acks: int | str = attrs.field(default="all", validator=in_(_ACKS))
+    linger: float = 0.005
+    max_batch_size: int = 64 << 10
+    max_request_size: int = attrs.field(default=1 << 20, validator=_size)
+    compression_type: str | None = attrs.field(
+        default=None, validator=in_((None, "gzip", "snappy", "lz4", "zstd"))
+    )
+    delivery_timeout: float = attrs.field(default=120.0, validator=_duration)
+    client_options: Mapping[str, object] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if self._most <= 0:
+            raise ValueError(
+                "max_poll_interval must be longer than commit_timeout and heartbeat_interval"
+                f" together and a second, not {self.max_poll_interval!r} s: a rebalance waits for"
+                " handlers and a commit, and the client leaves the group when it does not poll"
+            )
+
+    @property
+    def rebalance_bound(self) -> float:
+        """Seconds that a drain may take: half of max_poll_interval unless set.
+
+        Below max_poll_interval by a commit, a heartbeat and a second for the gap since the
+        last poll, for the client counts from the last poll and leaves the group by itself.
+        """
+        return min(self.drain_timeout or self.max_poll_interval / 2, self._most)
+
+    @property
+    def _most(self) -> float:
+        return self.max_poll_interval - self.commit_timeout - self.heartbeat_interval - 1.0

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.drivers.rig import PATIENCE, SETTINGS, Rig, outgoing
-from transport.drivers.base import ConsumerClient, ProducerClient
+from transport.drivers.base import ConsumerClient, ProducerClient, Rebalance
 from transport.errors import ClientClosed
 from transport.types import TP
 
@@ -78,6 +78,24 @@ async def test_who_waits_for_a_rebalance_is_told_of_the_end(rig: Rig, end: str) 
             nursery.start_soon(wait)
             await trio.sleep(0.2)
             await finish(client, end)
+
+
+@ENDS
+async def test_a_rebalance_that_nobody_released_expires_with_the_end(rig: Rig, end: str) -> None:
+    async def never(rebalance: Rebalance) -> None:
+        await trio.sleep_forever()
+
+    topic = await rig.topic()
+    async with rig.member([topic], never) as member:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(member.poll)
+            await member.heard.wait()
+            nursery.cancel_scope.cancel()
+        (rebalance,) = member.told
+        with trio.fail_after(PATIENCE):
+            await finish(member.client, end)
+            await rebalance.expired.wait()
+        rebalance.release()
 
 
 async def test_a_kill_ends_the_poll_under_way(rig: Rig) -> None:

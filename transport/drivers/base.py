@@ -41,8 +41,9 @@ class Rebalance:
     """A change of ownership that waits for our consent.
 
     The client stands still (heartbeats go on, `poll` does not return) until
-    `release` is called or `bound` seconds have passed since the event; in the
-    latter case `expired` is set: the partitions may have another owner already.
+    `release` is called, `bound` seconds have passed since the event, or the client
+    ends; in the latter two cases `expired` is set: the partitions may have another
+    owner already.
 
     Attributes:
         partitions: ASSIGNED: the newly assigned ones; REVOKED, LOST: those that go.
@@ -69,7 +70,11 @@ class Rebalance:
 
 
 class ConsumerClient(Protocol):
-    """One member of a consumer group. `open` first, `close` or `kill` last."""
+    """One member of a consumer group. `open` first, `close` or `kill` last.
+
+    Made without a group_id it raises ValueError. After the end all that is awaited raises
+    ClientClosed, but for another `close` or `kill`.
+    """
 
     async def open(self) -> None:
         """Connect. Raises BrokerUnavailable (naming the addresses), AuthorizationFailed."""
@@ -77,26 +82,34 @@ class ConsumerClient(Protocol):
     async def subscribe(self, topics: Collection[str]) -> None:
         """Replace the subscription; the group hears of it during the next `poll`.
 
-        An empty collection gives everything back. Topics that do not exist are waited for a
-        bounded time (the broker may create them), then UnknownTopic names them.
+        An empty collection gives everything back. Topics that do not exist are waited for, as
+        the broker may create them, for `connect_timeout` seconds.
+
+        Raises UnknownTopic (naming them), BrokerUnavailable, AuthorizationFailed, ClientClosed.
         """
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
         """Wait for records; returns at least one, or nothing at all after `interrupt`.
 
         Records come in offset order within a partition, whole fetches at a time. While it
-        waits it keeps up the membership and raises rebalances. Raises OffsetOutOfRange, Fenced,
-        AuthorizationFailed, ClientClosed.
+        waits it keeps up the membership and raises rebalances.
+
+        Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
+        Fenced, AuthorizationFailed, ClientClosed.
         """
 
     def interrupt(self) -> None:
-        """Let the `poll` under way, or else the next one, return soon (some 50 ms at most)."""
+        """Let the `poll` under way return soon (some 50 ms at most).
+
+        If none is under way the next one does: it still looks once for what there is, and for
+        the group, so that who interrupts every poll misses nothing.
+        """
 
     async def next_rebalance(self) -> Rebalance:
         """Wait for the next change of ownership; to be released before the next one comes.
 
-        One task calls it. Rebalances happen only while a `poll` (or `close`) is under way, in
-        order with its batches.
+        One task calls it. Rebalances happen only while a `poll` is under way, in order with
+        its batches. Raises ClientClosed, also to who waits already.
         """
 
     async def pause(self, tps: Collection[TP]) -> None:
@@ -110,7 +123,10 @@ class ConsumerClient(Protocol):
         """Fetch from these again. Partitions that are not assigned are passed over."""
 
     async def seek(self, tp: TP, offset: int) -> None:
-        """Continue at `offset`; what was fetched before is dropped. Raises NotAssigned."""
+        """Continue at `offset`; what was fetched before is dropped.
+
+        Raises NotAssigned; ValueError: a negative offset.
+        """
 
     async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
         """The next offset to fetch, past markers and aborted data even where no record came.
@@ -181,7 +197,7 @@ Reports = Callable[[Sequence[tuple[Outgoing, Outcome]]], None]
 
 
 class ProducerClient(Protocol):
-    """One producer. `open` first, `close` or `kill` last."""
+    """One producer. `open` first, `close` or `kill` last; after that calls raise ClientClosed."""
 
     async def open(self, report: Reports) -> None:
         """Connect. `report` is called in the trio thread, a batch at a time, once for each

@@ -199,19 +199,6 @@ async def test_a_bound_holds_without_a_poll(rig: Rig) -> None:
     assert expired == [before + 5.0]
 
 
-@JUMPING
-async def test_closing_under_a_rebalance_lets_it_expire(rig: Rig) -> None:
-    async def slowly(rebalance: object) -> None:
-        await trio.sleep(2.0)
-
-    async with rig.member(["topic"], slowly) as member:
-        with trio.move_on_after(1.0):
-            await member.poll()
-        (rebalance,) = member.told
-        await member.client.close(PATIENCE)
-        assert rebalance.expired.is_set()
-
-
 def run(test: Callable[..., Awaitable[object]], *args: object) -> None:
     run_jumping(functools.partial(test, *args))
 

@@ -43,17 +43,18 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._token = trio.lowlevel.current_trio_token()
         self._consumer: Any = None  # the KafkaConsumer
         self._closed = False
-        self._release: Callable[[Mapping[TP, int]], None] | None = None
+        self._pending: Rebalance | None = None
 
     def attach(self, consumer: Any) -> None:
         """Name the consumer that calls; before its first poll."""
         self._consumer = consumer
 
     def close(self) -> None:
-        """Let go what is waiting; from now on callbacks return at once. From any thread."""
+        """Let what is waiting expire; from now on callbacks return at once. From any thread."""
         self._closed = True
-        if self._release is not None:
-            self._release({})
+        if (pending := self._pending) is not None:
+            self._tell(pending.expired.set)
+            pending.release()
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
         await self._give_up(RebalanceKind.REVOKED, revoked)
@@ -106,7 +107,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 self._tell(rebalance.expired.set)
                 answer.success({})
 
-        self._release = release
+        self._pending = rebalance
         timer = net.call_later(bound, expire)
         try:
             # The other order would miss a close in between.
@@ -114,7 +115,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 return {}
             return await answer  # type: ignore[no-any-return]
         finally:
-            self._release = None
+            self._pending = None
             net.cancel(timer)
 
     def _tell(self, fn: Callable[..., object], *args: object) -> bool:

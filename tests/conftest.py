@@ -1,4 +1,7 @@
-"""Fixtures of the Kafka lane (``pytest -m kafka``); sync, for trio and plain tests alike."""
+"""Fixtures of both lanes and of the Kafka lane (``pytest -m kafka``).
+
+They are sync, for trio and plain tests alike.
+"""
 
 import os
 import uuid
@@ -9,6 +12,7 @@ from kafka.admin import KafkaAdminClient
 
 from tests.kafka.cluster import Broker, ToolchainMissing
 from tests.kafka.toolchain import fetch_jars, find_java
+from tests.lanes import BOTH, Place
 
 GIVEN = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
 
@@ -80,3 +84,12 @@ def kafka_topic(kafka_admin: KafkaAdminClient) -> Iterator[Callable[..., str]]:
     yield make
     if made:
         kafka_admin.delete_topics(made)
+
+
+@pytest.fixture(params=BOTH)
+def place(request: pytest.FixtureRequest) -> Place:
+    """A broker for apps: `memory://` in the fast lane, Kafka in the other."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    if request.param == "memory":
+        return Place(f"memory://{name}", name)
+    return Place(f"kafka://{request.getfixturevalue('kafka_bootstrap')}", name)

@@ -41,16 +41,6 @@ async def test_after_a_break_the_message_in_hand_is_unacked() -> None:
 
 
 @jumping
-async def test_after_an_exception_the_message_in_hand_is_unacked() -> None:
-    broker = broker_with(ORDERS[0], records=5)
-    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
-        async with app_on(broker) as app:
-            async for message in app.topic("orders"):
-                1 // (2 - message.offset)
-    assert committed(broker) == {ORDERS[0]: 2}
-
-
-@jumping
 async def test_cancelling_from_outside_commits_too() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transport.channel import Batches, Channel, DecodeErrorHook, Messages
 from transport.codec import Codec, CodecArg, codec_for
 from transport.errors import AppClosed
 from transport.producer import Delivery
-from transport.types import HeadersArg, RecordMetadata
+from transport.types import HeadersArg, RecordMetadata, is_topic_name
 
 if TYPE_CHECKING:
     from transport.app import App
 
 R = TypeVar("R", Messages, Batches)
-
-# The broker's own rule (org.apache.kafka.common.internals.Topic).
-_LEGAL_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 class Topic:
@@ -33,7 +29,7 @@ class Topic:
     def __init__(
         self, app: App, name: str, *, key_type: CodecArg = None, value_type: CodecArg = None
     ) -> None:
-        if not _LEGAL_NAME.fullmatch(name) or name in (".", ".."):
+        if not is_topic_name(name):
             raise ValueError(
                 f"{name!r} is no topic name: up to 249 of letters, digits, '.', '_' and '-'"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -9,6 +10,14 @@ import attrs
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 HeadersArg: TypeAlias = Headers | Mapping[str, bytes] | None
+
+# The broker's own rule (org.apache.kafka.common.internals.Topic).
+_TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+
+
+def is_topic_name(name: str) -> bool:
+    """Whether the broker allows a topic of this name."""
+    return _TOPIC_NAME.fullmatch(name) is not None
 
 
 class TP(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.drivers.conftest import run_jumping
 from tests.drivers.rig import PATIENCE, SETTINGS, Rig, outgoing, shared, until
+from tests.lanes import run_jumping
 from transport.drivers.base import RebalanceKind
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import ClientClosed, CommitRefused, Fenced, UnknownTopic

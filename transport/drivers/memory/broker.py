@@ -13,7 +13,7 @@ from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.errors import UnknownTopic
-from transport.types import TP
+from transport.types import TP, is_topic_name
 
 # Nothing here may depend on the wall clock: 2024-01-01, and a millisecond more with each record.
 FIRST_TIMESTAMP_MS = 1_704_067_200_000
@@ -49,7 +49,12 @@ class MemoryBroker:
         self._era: object = None
 
     def create_topic(self, topic: str, partitions: int) -> bool:
-        """Create the topic; False, and nothing changed, if it exists."""
+        """Create the topic; False, and nothing changed, if it exists.
+
+        Raises UnknownTopic for a name that no topic can have.
+        """
+        if not is_topic_name(topic):
+            raise UnknownTopic(f"{topic!r} is no name of a topic")
         if partitions < 1:
             raise ValueError(f"a topic has at least 1 partition, not {partitions}")
         if topic in self._topics:
@@ -60,14 +65,14 @@ class MemoryBroker:
 
     def has_topic(self, topic: str) -> bool:
         """Whether the topic exists, or does by now because we asked."""
-        if self._auto_create:
+        if self._auto_create and is_topic_name(topic):
             self.create_topic(topic, self._default_partitions)
         return topic in self._topics
 
     def partitions(self, topic: str) -> list[TP]:
         """Every partition of the topic, in order. Raises UnknownTopic."""
         if not self.has_topic(topic):
-            raise UnknownTopic(topic)
+            raise UnknownTopic(f"no such topic: {topic!r}")
         return [TP(topic, number) for number in range(len(self._topics[topic]))]
 
     def log(self, tp: TP) -> Log:

@@ -1,0 +1,27 @@
+"""In an anyio program, on its trio backend, everything works as it is."""
+
+import sys
+
+import anyio
+
+from transport import App
+
+app = App("greetings", broker=sys.argv[1] if len(sys.argv) > 1 else "memory://")
+names = app.topic("names", value_type=str)
+
+
+async def greet():
+    async for message in names:
+        print(f"Hello {message.value}")
+        if message.value == "world":
+            app.stop()
+
+
+async def main():
+    async with app, anyio.create_task_group() as group:
+        group.start_soon(greet)
+        await names.send(key=b"1", value="you")
+        await names.send(key=b"1", value="world")
+
+
+anyio.run(main, backend="trio")

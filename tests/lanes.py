@@ -1,0 +1,75 @@
+"""The two brokers that a test of both runs on, and how each is run.
+
+On `memory://` the clock jumps, so that no test waits for real time; Kafka runs on the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from transport import TP, App
+from transport.drivers.settings import ClientSettings
+
+
+def run_jumping(test: Callable[[], Awaitable[object]], **options: Any) -> object:
+    # A deadlock ends by the time-out too: the clock jumps to it.
+    return _run(test, 3600.0, **{**options, "clock": trio.testing.MockClock(autojump_threshold=0)})
+
+
+def run_in_real_time(test: Callable[[], Awaitable[object]], **options: Any) -> object:
+    return _run(test, 60.0, **options)
+
+
+def _run(test: Callable[[], Awaitable[object]], timeout: float, **options: Any) -> object:
+    async def bounded() -> None:
+        with trio.fail_after(timeout):
+            await test()
+
+    return trio.run(bounded, **options)
+
+
+BOTH = [
+    pytest.param("memory", marks=pytest.mark.trio(run=run_jumping)),
+    pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.trio(run=run_in_real_time)]),
+]
+
+
+@attrs.frozen
+class Place:
+    """A broker for apps, with names that no other test uses.
+
+    Attributes:
+        name: of a group and of a topic.
+    """
+
+    url: str
+    name: str
+
+    def app(self, **settings: Any) -> App:
+        """An app of the group, quick to hear of another member."""
+        return App(self.name, self.url, heartbeat_interval=0.5, **settings)
+
+    async def create(self, partitions: int, *values: bytes) -> list[TP]:
+        """The topic, with these values in its partition 0; returns its partitions."""
+        async with self.app() as app:
+            await app.producer.create_topic(self.name, partitions)
+            orders = app.topic(self.name)
+            for value in values:
+                await orders.send(value=value, partition=0)
+        return [TP(self.name, number) for number in range(partitions)]
+
+    async def committed(self) -> dict[TP, int]:
+        """What the group has committed, as the broker tells an outsider."""
+        outsider = self.app().driver.consumer(ClientSettings(group_id=self.name))
+        await outsider.open()
+        try:
+            return await outsider.committed(await outsider.partitions(self.name))
+        finally:
+            with trio.CancelScope(shield=True):
+                await outsider.close(5.0)

@@ -1,0 +1,209 @@
+"""What a program may get wrong: each a clear error or a defined result, and nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+import trio
+
+from tests.apps import app_on
+from tests.lanes import Place
+from tests.nurseries.clock import jumping
+from transport import JSON, App, AppClosed, BrokerUnavailable, DecodeError, UnknownTopic
+from transport.drivers.memory import MemoryBroker
+
+
+def just(error: Exception) -> pytest.RaisesExc[Exception]:
+    """Matches this very exception."""
+    return pytest.RaisesExc(type(error), check=lambda raised: raised is error)
+
+
+# URLs
+
+
+@pytest.mark.parametrize("url", ["amqp://127.0.0.1:9092", "127.0.0.1:9092", "", "kafka:/127.0.0.1"])
+def test_a_url_that_stands_for_no_driver(url: str) -> None:
+    with pytest.raises(ValueError, match="there are memory://, kafka://") as raised:
+        App("orders", broker=url)
+    assert repr(url) in str(raised.value)
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """An address that refuses connections."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def a_mute() -> Iterator[str]:
+    """An address that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("address", [nobody, a_mute])
+async def test_where_there_is_no_broker_the_wait_is_bounded_and_the_error_names_the_address(
+    address: Callable[[], contextlib.AbstractContextManager[str]],
+) -> None:
+    timeout = 1.0
+    began = trio.current_time()
+    with address() as where:
+        unavailable = pytest.RaisesExc(BrokerUnavailable, match=where)
+        with pytest.RaisesGroup(unavailable, flatten_subgroups=True):
+            async with App("orders", broker=f"kafka://{where}", connect_timeout=timeout):
+                raise AssertionError("it was opened")
+    assert trio.current_time() - began < timeout + 2.0
+
+
+async def test_the_wait_for_a_broker_can_be_cancelled() -> None:
+    began = trio.current_time()
+    with a_mute() as where, trio.move_on_after(0.2) as patience:
+        async with App("orders", broker=f"kafka://{where}", connect_timeout=60.0):
+            raise AssertionError("it was opened")
+    assert patience.cancelled_caught
+    assert trio.current_time() - began < 10.0
+
+
+# Topics
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "two words", "caf\u00e9", "x" * 250])
+async def test_a_name_that_no_topic_can_have(place: Place, name: str) -> None:
+    async with place.app() as app:
+        with pytest.raises(ValueError, match="topic name"):
+            app.topic(name)
+        with pytest.raises(UnknownTopic):
+            await app.producer.send(name, None, b"value")
+        with pytest.raises(UnknownTopic):
+            await app.producer.create_topic(name, 1)
+
+
+@jumping
+async def test_a_topic_that_there_is_not_ends_who_iterates_over_it() -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(UnknownTopic, match="orders"), flatten_subgroups=True):
+        async with app_on(MemoryBroker(auto_create=False)) as app:
+            async for _ in app.topic("orders"):
+                raise AssertionError("it was delivered")
+
+
+# Handlers
+
+
+async def test_a_handler_that_raises_ends_the_app_with_that_very_exception(place: Place) -> None:
+    (tp,) = await place.create(1, *[b"%d" % n for n in range(10)])
+    failure = ZeroDivisionError("in the handler")
+
+    with pytest.RaisesGroup(just(failure)):
+        async with place.app(commit_interval=60.0) as app:
+            async for message in app.topic(place.name):
+                if message.offset == 4:
+                    raise failure
+
+    # What was acked is committed; the message it failed on is unacked, and comes again.
+    assert await place.committed() == {tp: 4}
+    async with place.app() as app:
+        again = [await anext(messages) for messages in [app.topic(place.name).noack()] * 6]
+        assert [message.offset for message in again] == [4, 5, 6, 7, 8, 9]
+
+
+async def test_a_task_that_raises_beside_the_handler_ends_the_app_in_the_same_way(
+    place: Place,
+) -> None:
+    (tp,) = await place.create(1, *[b"%d" % n for n in range(10)])
+    failure = ZeroDivisionError("beside the handler")
+    handled = trio.Event()
+
+    async def handle(app: App) -> None:
+        async for message in app.topic(place.name):
+            if message.offset == 4:
+                handled.set()
+                await trio.sleep_forever()
+
+    with pytest.RaisesGroup(just(failure), flatten_subgroups=True):
+        async with place.app(commit_interval=60.0) as app, trio.open_nursery() as nursery:
+            nursery.start_soon(handle, app)
+            await handled.wait()
+            raise failure
+    assert await place.committed() == {tp: 4}
+
+
+async def test_a_value_that_does_not_decode_stays_unacked(place: Place) -> None:
+    (tp,) = await place.create(1, b"1", b"2", b"no json", b"4")
+    with pytest.RaisesGroup(pytest.RaisesExc(DecodeError, match=f"{tp} offset 2")):
+        async with place.app() as app:
+            async for _ in app.topic(place.name, value_type=JSON):
+                pass
+    assert await place.committed() == {tp: 2}
+
+
+async def test_a_value_that_does_not_decode_is_passed_over_where_the_program_says_so(
+    place: Place,
+) -> None:
+    (tp,) = await place.create(1, b"1", b"2", b"no json", b"4")
+    passed_over = []
+
+    async def keep(error: DecodeError, message: object) -> None:
+        passed_over.append(message)
+
+    async with place.app() as app:
+        orders = app.topic(place.name, value_type=JSON)
+        orders.on_value_decode_error = keep
+        values = []
+        async for message in orders:
+            values.append(message.value)
+            if message.value == 4:
+                app.stop()
+    assert values == [1, 2, 4]
+    assert [message.value for message in passed_over] == [b"no json"]
+    assert await place.committed() == {tp: 4}
+
+
+# The app
+
+
+async def test_an_app_lives_once(place: Place) -> None:
+    app = place.app()
+    async with app:
+        with pytest.raises(RuntimeError, match="lives once"):
+            async with app:
+                raise AssertionError("it was opened twice")
+        await app.topic(place.name).send_and_wait(value=b"it goes on")
+    with pytest.raises(RuntimeError, match="lives once"):
+        async with app:
+            raise AssertionError("it was opened again")
+
+
+async def test_a_message_that_is_acked_after_its_app_closed_comes_again(place: Place) -> None:
+    (tp,) = await place.create(1, b"first", b"second")
+    async with place.app() as app:
+        messages = app.topic(place.name).noack()
+        first, second = await anext(messages), await anext(messages)
+        assert first.ack()
+    assert not second.ack()
+    assert not second.acked
+    assert await place.committed() == {tp: 1}
+    async with place.app() as app:
+        assert (await anext(app.topic(place.name).noack())).value == b"second"
+
+
+async def test_an_app_that_is_not_open_says_so(place: Place) -> None:
+    app = place.app()
+    orders = app.topic(place.name)
+    for _ in range(2):
+        with pytest.raises(AppClosed):
+            orders.__aiter__()
+        with pytest.raises(AppClosed):
+            orders.noack()
+        with pytest.raises(AppClosed):
+            orders.batches()
+        with pytest.raises(AppClosed):
+            await orders.send(value=b"value")
+        if not app.is_open:
+            with contextlib.suppress(RuntimeError):
+                async with app:
+                    pass

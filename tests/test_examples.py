@@ -1,0 +1,92 @@
+"""The programs in `examples/`, and the one in the project's description, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = {
+    "workers": "200 parcels handled",
+    "totals": "page-6 1428",
+    "pipeline": "500500 billed",
+    "embedded": "Hello world",
+}
+SMALLEST = """
+import trio
+from transport import App
+
+app = App("orders", broker="kafka://127.0.0.1:9092")      # or memory:// with no broker at all
+orders = app.topic("orders")
+
+async def main():
+    async with app:                                        # opens the nursery tree, closes it cleanly
+        await orders.send(key=b"k", value=b"v")
+        async for message in orders:                       # acked when the body is done and the next one is asked for
+            print(message.tp, message.offset, message.value)
+
+trio.run(main)
+"""  # noqa: E501 - as it stands
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def url(request: pytest.FixtureRequest) -> str:
+    """A broker for a program of its own."""
+    if request.param == "memory":
+        return "memory://"
+    return f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", *args],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until_ctrl_c(*args: str) -> tuple[str, int, str]:
+    """What the program has printed until Ctrl-C, its exit code, and what it said of the end."""
+    with start(*args) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        more, errors = process.communicate(timeout=30)
+        return line + more, process.returncode, errors
+
+
+def test_each_example_is_tested() -> None:
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert names == {"orders", *EXAMPLES}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example(url: str, name: str) -> None:
+    with start(f"examples/{name}.py", url) as process:
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == EXAMPLES[name]
+
+
+def test_the_smallest_example_goes_on_until_ctrl_c(url: str) -> None:
+    output, code, errors = until_ctrl_c("examples/orders.py", url)
+    assert code == 0, errors
+    assert output.startswith("orders-")
+    assert output.endswith(" b'v'\n")
+
+
+def test_the_smallest_program_runs_as_it_stands(url: str) -> None:
+    assert "kafka://127.0.0.1:9092" in SMALLEST
+    program = SMALLEST.replace("kafka://127.0.0.1:9092", url)
+    output, code, errors = until_ctrl_c("-c", program)
+    assert code != 0
+    assert "KeyboardInterrupt" in errors
+    assert output.endswith(" b'v'\n")

@@ -231,12 +231,12 @@ async def test_logins_and_rights(kafka_java: None, monkeypatch: pytest.MonkeyPat
 
         wrong = driver("guest:wrong-pw")
         for opening in (
-            wrong.consumer(settings).open(),
-            wrong.producer(settings).open(lambda _: None),
+            wrong.consumer(settings).open,
+            partial(wrong.producer(settings).open, lambda _: None),
         ):
             before = trio.current_time()
             with pytest.raises(AuthorizationFailed) as caught:
-                await opening
+                await opening()
             assert trio.current_time() - before < 2.0
             assert "wrong-pw" not in f"{caught.value} {caught.value.__cause__}"
 

@@ -69,8 +69,8 @@ class Attempt:
             return connection
 
         def failed(error: BaseException) -> None:
-            if manager.bootstrapped:
-                return
+            if manager.bootstrapped or isinstance(self._failure, REFUSED_US):
+                return  # what fails after a refusal fails by our closing
             self._failure = error
             if isinstance(error, REFUSED_US):
                 manager.close()  # nothing changes by trying again

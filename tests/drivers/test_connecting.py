@@ -1,0 +1,61 @@
+"""Why no client could be built: told by the connections that were tried."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import kafka.errors
+import pytest
+from kafka.future import Future
+
+from transport.drivers.kafka.connecting import Attempt
+from transport.errors import AuthorizationFailed, BrokerUnavailable
+
+
+class Manager:
+    """The part of the client's manager that an attempt listens to."""
+
+    def __init__(self) -> None:
+        self.bootstrapped = False
+        self.connections: list[Any] = []
+
+    def get_connection(self) -> Any:
+        self.connections.append(SimpleNamespace(init_future=Future()))
+        return self.connections[-1]
+
+    def close(self) -> None:
+        for connection in self.connections:
+            if not connection.init_future.is_done:
+                connection.init_future.failure(kafka.errors.Cancelled())
+
+
+def build(manager: Manager) -> Attempt:
+    client = SimpleNamespace(_manager=manager)
+    library_class = SimpleNamespace(DEFAULT_CONFIG={"kafka_client": lambda: client})
+    attempt = Attempt(["host:1", "host:2"], lambda _: None)
+    attempt.options(library_class)["kafka_client"]()
+    return attempt
+
+
+def fail(attempt: Attempt) -> None:
+    with attempt.errors():
+        raise kafka.errors.KafkaTimeoutError("bootstrap")
+
+
+def test_a_refusal_is_the_reason_whatever_fails_after_it() -> None:
+    manager = Manager()
+    attempt = build(manager)
+    refused, _ = manager.get_connection(), manager.get_connection()
+    refused.init_future.failure(kafka.errors.SaslAuthenticationFailedError("wrong password"))
+    with pytest.raises(AuthorizationFailed, match="wrong password"):
+        fail(attempt)
+
+
+def test_else_the_last_failure_is() -> None:
+    manager = Manager()
+    attempt = build(manager)
+    for reason in ("ECONNRESET", "ECONNREFUSED"):
+        manager.get_connection().init_future.failure(kafka.errors.KafkaConnectionError(reason))
+    with pytest.raises(BrokerUnavailable, match="host:1, host:2.*ECONNREFUSED"):
+        fail(attempt)

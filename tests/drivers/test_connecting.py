@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
 import kafka.errors
 import pytest
 from kafka.future import Future
+from kafka.net.transport import KafkaTCPTransport
 
 from transport.drivers.kafka.connecting import Attempt
 from transport.errors import AuthorizationFailed, BrokerUnavailable
@@ -21,7 +23,9 @@ class Manager:
         self.connections: list[Any] = []
 
     def get_connection(self) -> Any:
-        self.connections.append(SimpleNamespace(init_future=Future()))
+        self.connections.append(
+            SimpleNamespace(init_future=Future(), connection_made=lambda transport: None)
+        )
         return self.connections[-1]
 
     def close(self) -> None:
@@ -57,5 +61,21 @@ def test_else_the_last_failure_is() -> None:
     attempt = build(manager)
     for reason in ("ECONNRESET", "ECONNREFUSED"):
         manager.get_connection().init_future.failure(kafka.errors.KafkaConnectionError(reason))
-    with pytest.raises(BrokerUnavailable, match="host:1, host:2.*ECONNREFUSED"):
+    with pytest.raises(BrokerUnavailable, match=r"host:1, host:2.*ECONNREFUSED"):
         fail(attempt)
+
+
+def test_what_a_broker_says_before_it_closes_is_heard() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        theirs.send(b"refused")
+        theirs.close()
+        manager = Manager()
+        build(manager)
+        transport = KafkaTCPTransport(None, ours)
+        manager.get_connection().connection_made(transport)
+        assert transport._sock_recv() == (b"refused", None)
+        data, end = transport._sock_recv()
+        assert data == b""
+        assert isinstance(end, kafka.errors.KafkaConnectionError)

@@ -1,6 +1,8 @@
 """Why a client could not be built: it tries on until its time is up, and only says that.
 
 So we listen to the ends of the connections that it tries. A refused login ends the attempt at once.
+A broker refuses a login and closes the connection in one go, and the client drops what it reads
+together with the end: so we let it take that first.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class Attempt:
         def get_connection(*args: Any, **options: Any) -> Any:
             connection = connect(*args, **options)
             if not manager.bootstrapped:
+                _hear_out(connection)
                 connection.init_future.add_errback(failed)
             return connection
 
@@ -76,3 +79,21 @@ class Attempt:
                 manager.close()  # nothing changes by trying again
 
         manager.get_connection = get_connection
+
+
+def _hear_out(connection: Any) -> None:
+    """Let a connection take what the broker has said before it closed."""
+    # `connection_made`, `_sock_recv`: where what was read and the end are told at once.
+    made = connection.connection_made
+
+    def connection_made(transport: Any) -> None:
+        receive = transport._sock_recv
+
+        def receive_before_the_end() -> tuple[bytes, Exception | None]:
+            data, end = receive()
+            return data, None if data else end  # the end is there to be read again
+
+        transport._sock_recv = receive_before_the_end
+        made(transport)
+
+    connection.connection_made = connection_made

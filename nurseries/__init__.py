@@ -7,7 +7,7 @@
 """
 
 from nurseries.gate import Gate
-from nurseries.service import Node, Service, ServiceError, State, StopTimeout, running
+from nurseries.service import Node, Service, ServiceError, State, StopTimeout, exposed, running
 from nurseries.ticker import tick
 from nurseries.worker import Call, Worker, WorkerClosed, WorkerStuck
 
@@ -22,6 +22,7 @@ __all__ = [
     "Worker",
     "WorkerClosed",
     "WorkerStuck",
+    "exposed",
     "running",
     "tick",
 ]

@@ -84,7 +84,7 @@ class _Child:
         self.shelter.shield = True
         try:
             with self.shelter:
-                await _exposed(fn, *args)
+                await exposed(fn, *args)
         finally:
             self.siblings.remove(self)
 
@@ -103,7 +103,7 @@ class _Child:
         try:
             with self.shelter:
                 status = _Started(self, task_status)
-                await _exposed(functools.partial(fn, task_status=status), *args)
+                await exposed(functools.partial(fn, task_status=status), *args)
             if self.shelter.cancelled_caught and not self.shelter.shield:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise ServiceError(f"{self.name} was let go before it had started")
@@ -142,8 +142,11 @@ class _Started:
 
 
 @trio.lowlevel.disable_ki_protection
-async def _exposed(fn: Callable[..., Awaitable[object]], *args: object) -> None:
-    """Run code of the user, which Ctrl-C may interrupt anywhere, from code where it may not."""
+async def exposed(fn: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Run code of a user, which Ctrl-C may interrupt anywhere, from code where it may not.
+
+    A checkpoint if the code is one.
+    """
     await fn(*args)
 
 
@@ -391,7 +394,7 @@ class Service:
     async def _run_hook(self, hook: Callable[[], Awaitable[None]]) -> None:
         self._hook = trio.lowlevel.current_task()
         try:
-            await _exposed(hook)
+            await exposed(hook)
         finally:
             self._hook = None
 

@@ -15,12 +15,14 @@ from tests.records import records
 from transport.assignment import Assignment
 from transport.committer import Committer, LivelockWatch
 from transport.errors import (
+    AppClosed,
     AuthorizationFailed,
     CommitFailed,
     CommitRefused,
     CommitUnknown,
     Fenced,
     RebalanceInProgress,
+    TransportError,
 )
 from transport.ledger import Load
 from transport.message import Message
@@ -62,7 +64,11 @@ class Rig:
 
     def __attrs_post_init__(self) -> None:
         self.committer = Committer(
-            self.assignment, self.client, timeout=7.0, on_ownership_lost=self.lose
+            self.assignment,
+            self.client,
+            timeout=7.0,
+            patience=30.0,
+            on_ownership_lost=self.lose,
         )
         self.assignment.assign([A, B], 1)
         for tp in (A, B):
@@ -251,6 +257,86 @@ async def test_a_rebalance_in_between_is_waited_out() -> None:
         assert await rig.committer.commit()
         assert rig.client.tried == [{A: 1}] * 3
         assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_a_group_that_does_not_come_to_rest_is_not_waited_for_for_ever() -> None:
+    client = ScriptedClient([RebalanceInProgress()] * 1000)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        with pytest.raises(RebalanceInProgress):
+            await rig.committer.commit()
+        assert 29 < trio.current_time() <= 30
+        assert rig.committer.unknown == set()
+        client.script.clear()
+        assert await rig.committer.commit()
+
+
+@jumping
+async def test_who_has_nothing_to_commit_waits_for_no_other() -> None:
+    client = ScriptedClient([CommitRefused("of a")], seconds=3)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+
+        async def refused() -> None:
+            with pytest.raises(CommitRefused):
+                await rig.committer.commit()
+
+        rig.ack(A)
+        nursery.start_soon(refused)
+        await trio.sleep(1)
+        assert not await rig.committer.commit([B])
+        assert trio.current_time() == 1
+
+
+# The end of the committer
+
+
+@jumping
+async def test_at_its_end_each_caller_is_told_what_became_of_its_commit() -> None:
+    told: dict[str, Exception] = {}
+    rig = Rig(ScriptedClient(seconds=1000))
+
+    async def commit(who: str) -> None:
+        try:
+            await rig.committer.commit()
+        except TransportError as error:
+            told[who] = error
+
+    async with trio.open_nursery() as callers:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.committer.run)
+            rig.ack(A)
+            callers.start_soon(commit, "handed over")
+            await trio.sleep(1)
+            rig.ack(A)
+            callers.start_soon(commit, "not begun")
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        callers.start_soon(commit, "too late")
+    assert {who: type(error) for who, error in told.items()} == {
+        "handed over": CommitUnknown,
+        "not begun": AppClosed,
+        "too late": AppClosed,
+    }
+    assert rig.committer.unknown == {A}
+
+
+@jumping
+async def test_an_error_that_is_not_the_brokers_ends_the_committer_and_is_told() -> None:
+    rig = Rig(ScriptedClient([ZeroDivisionError()]))
+    rig.ack(A)
+
+    async def commit() -> None:
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.committer.run)
+            with trio.CancelScope(shield=True):
+                await commit()
+            await trio.sleep_forever()
+    assert rig.committer.unknown == {A}
 
 
 @jumping

@@ -338,9 +338,10 @@ def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: 
     take(lane).ack()
     ledger.close_lane(lane)
     assert ledger.safe == 1
-    assert ledger.refetching() is None  # for whom?
+    assert ledger.refetching is None  # for whom?
     again = open_lane(ledger)
-    assert ledger.refetching() == 1
+    assert ledger.refetching == 1
+    ledger.sought_back()
     ledger.fetched(records(1, 2))
     assert [message.offset for message in take_all(again)] == [1, 2]
 
@@ -351,7 +352,8 @@ def test_what_came_while_nobody_listened_is_fetched_again(ledger: Ledger, lane: 
     ledger.close_lane(lane)  # with a message begun
     assert ledger.fetched(records(1, 2)) == 0
     again = open_lane(ledger)
-    assert ledger.refetching() == 1
+    assert ledger.refetching == 1
+    ledger.sought_back()
     ledger.fetched(records(1, 2))
     message.ack()
     assert ledger.safe == 1
@@ -377,7 +379,7 @@ def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messag
     begun.ack()
     assert ledger.safe == 0
     open_lane(ledger)
-    assert ledger.refetching() == 0
+    assert ledger.refetching == 0
 
 
 # The end of an epoch

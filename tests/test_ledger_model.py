@@ -93,9 +93,10 @@ class LedgerMachine(RuleBasedStateMachine):
     # The client
 
     def seek_back_if_asked(self) -> None:
-        wanted = self.ledger.refetching()
+        wanted = self.ledger.refetching
         if self.missed is not None and self.open_channels:
             assert wanted == self.missed
+            self.ledger.sought_back()
             self.client_position = self.entered = self.missed
             self.missed = None
         else:

@@ -155,7 +155,7 @@ async def test_the_end_does_not_wait_for_a_hand_over_that_waits_for_what_is_unac
                     message.ack()
             other.topic("orders").noack()
             await wait_all_tasks_blocked()
-            assert one.consumer.is_handing_over
+            assert one.consumer.handover.is_under_way
             start = trio.current_time()
         assert trio.current_time() - start < 1
         assert committed(broker)[ORDERS[0]] == 1

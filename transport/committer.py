@@ -17,6 +17,7 @@ import trio
 from transport.assignment import Assignment
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
+    AppClosed,
     CommitFailed,
     CommitUnknown,
     RebalanceInProgress,
@@ -50,6 +51,7 @@ class Committer:
 
     Args:
         timeout: seconds that the broker has for an answer.
+        patience: seconds that a commit is tried again for while the group rebalances.
         on_ownership_lost: called when the group says that this member is none any more.
     """
 
@@ -59,17 +61,20 @@ class Committer:
         client: ConsumerClient,
         *,
         timeout: float,
+        patience: float,
         on_ownership_lost: Callable[[], None],
     ) -> None:
         self._assignment = assignment
         self._client = client
         self._timeout = timeout
+        self._patience = patience
         self._on_ownership_lost = on_ownership_lost
         self._next: _Round | None = None
         self._running: _Round | None = None
         self._carried: dict[Ledger, int] = {}  # what the running round commits
         self._wanted = trio.Event()
         self._unknown: set[Ledger] = set()
+        self._has_ended = False
 
     @property
     def unknown(self) -> set[TP]:
@@ -84,7 +89,9 @@ class Committer:
 
         Raises:
             CommitUnknown: no answer within the timeout; the next commit settles it.
+            RebalanceInProgress: the group has not come to rest while we had patience.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
+            AppClosed: `run` ended before the commit was begun.
         """
         round_ = self._join(topics)
         if round_ is None:
@@ -104,32 +111,48 @@ class Committer:
         await running.ended.wait()
         return True
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Make the rounds, until cancelled. An error that nobody waits for cannot happen: it is
-        raised by `commit`; whoever commits decides."""
-        while True:
-            await self._wanted.wait()
-            self._wanted = trio.Event()
-            self._running, self._next = self._next, None
-            if (running := self._running) is None:
-                continue
-            try:
-                await self._make(running)
-            except TransportError as exc:
-                running.error = exc
-            finally:
-                self._running = None
-                self._carried = {}
-                running.ended.set()
+        """Make the rounds, until cancelled. What goes wrong in one is raised by `commit`, to
+        whoever waits for it; errors that are no TransportError are raised here as well."""
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                self._running, self._next = self._next, None
+                if self._running is not None:
+                    await self._complete(self._running)
+        finally:
+            self._has_ended = True
+            if self._next is not None:
+                self._next.error = AppClosed("the app is closing: nothing was committed")
+                self._next.ended.set()
 
+    async def _complete(self, round_: _Round) -> None:
+        try:
+            await self._make(round_)
+        except TransportError as exc:
+            round_.error = exc
+        except BaseException:
+            round_.error = CommitUnknown("the app ended before the answer to a commit")
+            self._lose_track()
+            raise
+        finally:
+            self._running = None
+            self._carried = {}
+            round_.ended.set()
+
+    @trio.lowlevel.enable_ki_protection
     def _join(self, topics: Collection[str | TP] | None) -> _Round | None:
         due = self._assignment.due(topics)
+        if not due:
+            return None
         if self._running is not None and all(
             self._carried.get(ledger, -1) >= offset for ledger, offset in due.items()
         ):
             return self._running
-        if not due:
-            return None
+        if self._has_ended:
+            raise AppClosed("the app is closing: nothing can be committed")
         if self._next is None:
             self._next = _Round(None if topics is None else set(topics))
             self._wanted.set()
@@ -140,12 +163,15 @@ class Committer:
     async def _make(self, round_: _Round) -> None:
         """Commit, again after a rebalance that came between, for what is still owned."""
         backoff = _FIRST_BACKOFF
+        give_up = trio.current_time() + self._patience
         while due := self._assignment.due(round_.topics):
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             try:
                 await self._client.commit(offsets, self._timeout)
             except RebalanceInProgress:
+                if trio.current_time() + backoff > give_up:
+                    raise
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
             except CommitFailed:
@@ -153,7 +179,7 @@ class Committer:
                 self._on_ownership_lost()
                 return
             except CommitUnknown:
-                self._unknown = {ledger for ledger in (*self._unknown, *due) if not ledger.is_shut}
+                self._lose_track()
                 raise
             else:
                 self._unknown.difference_update(due)
@@ -161,6 +187,11 @@ class Committer:
                     ledger.committed = offset
                 round_.moved = True
                 return
+
+    def _lose_track(self) -> None:
+        """What the running round carries was committed, or was not."""
+        carried = (*self._unknown, *self._carried)
+        self._unknown = {ledger for ledger in carried if not ledger.is_shut}
 
 
 @attrs.define

@@ -149,7 +149,7 @@ class Conductor(Service, MutableSet["Topic"]):
         for channel in self._channels.get(tp.topic, {}).values():
             channel.drop_lane(tp)
 
-    def stir(self) -> None:
+    def wake_iterators(self) -> None:
         """Wake every iterator to look again: flow was resumed."""
         for topic in self:
             topic.channel.notify()

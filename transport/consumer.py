@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from nurseries import Service, tick
+from nurseries import Service, exposed, tick
 from transport.assignment import Assignment
 from transport.committer import Committer, LivelockWatch
-from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
+from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
     ClientClosed,
+    CommitRefused,
     CommitUnknown,
     NotAssigned,
     RebalanceInProgress,
-    TransportError,
 )
-from transport.fetcher import handing_over
 from transport.flow import Flow
+from transport.handover import Handover
 from transport.ledger import Ledger
 from transport.message import Message
 from transport.types import TP, Record
@@ -38,6 +39,12 @@ _COMMIT_SHARE, _FETCHER_SHARE, _LEAVE_SHARE = 0.4, 0.1, 0.2
 
 RecordsCallback = Callable[[Ledger, Sequence[Record]], None]
 OwnershipCallback = Callable[[frozenset[TP]], Awaitable[None]]
+
+
+class _Phase(enum.Enum):
+    NEW = "new"
+    OPEN = "open"  # from the joining of the group on
+    CLOSING = "closing"  # and closed, or killed
 
 
 class Consumer(Service):
@@ -75,9 +82,13 @@ class Consumer(Service):
         settings = self.app.settings
         super().__init__("Consumer", grace=settings.grace)
         self.callback = callback
-        self.commit_interval = commit_interval or settings.commit_interval
+        self.commit_interval = (
+            settings.commit_interval if commit_interval is None else commit_interval
+        )
         self.commit_livelock_soft_timeout = (
-            commit_livelock_soft_timeout or settings.commit_livelock_soft_timeout
+            settings.commit_livelock_soft_timeout
+            if commit_livelock_soft_timeout is None
+            else commit_livelock_soft_timeout
         )
         self.assignment = Assignment()
         self.flow = Flow()
@@ -86,20 +97,15 @@ class Consumer(Service):
             self.assignment,
             self.client,
             timeout=settings.client.commit_timeout,
-            on_ownership_lost=lambda: self.drop(set(self.assignment)),
+            patience=settings.client.rebalance_bound,
+            on_ownership_lost=lambda: self.drop(self.assignment),
         )
         self.fetcher = transport.Fetcher(self.app)
-        self.is_handing_over = False  # a rebalance is being served, and the poll waits for that
-        self._serving = trio.CancelScope()  # of that rebalance
-        self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
-        self._starts: dict[TP, int] = {}  # ... and where to begin
+        self.handover = Handover(self)
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
-        self._is_open = False
-        self._is_killed = False
-        self._is_letting_go = False
-        self._is_closing = False
+        self._phase = _Phase.NEW
 
     # Life
 
@@ -115,7 +121,7 @@ class Consumer(Service):
         """
         self.stop_flow()
         self.app.conductor.end()
-        if not self._is_open or self._is_killed:
+        if self._phase is not _Phase.OPEN:
             return
         left = trio.current_effective_deadline() - trio.current_time()
         try:
@@ -123,26 +129,27 @@ class Consumer(Service):
         finally:
             # What is unacked now will never be acked: a hand-over must not wait for it, and the
             # poll, which waits for the hand-over, can end.
-            self._is_letting_go = True
-            self._serving.cancel()
-            self.drop(set(self.assignment))
+            self.handover.end()
+            self.drop(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
-            self._is_closing = True
+            self._phase = _Phase.CLOSING
             await self.client.close(left * _LEAVE_SHARE)
 
     async def kill(self) -> None:
         """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
-        self._is_killed = self._is_closing = True
+        was, self._phase = self._phase, _Phase.CLOSING
         self.stop_flow()
         self.app.conductor.end()
-        self.drop(set(self.assignment))
-        if self._is_open:
+        self.drop(self.assignment)
+        if was is _Phase.OPEN:
             await self.client.kill()
 
     async def _join_group(self) -> None:
         await self.app.conductor.wait_until_wanted()
-        self._is_open = True
+        if self._phase is _Phase.CLOSING:
+            return
+        self._phase = _Phase.OPEN
         with self.ending_quietly():
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
@@ -156,7 +163,7 @@ class Consumer(Service):
         try:
             yield
         except self.consumer_stopped_errors:
-            if not self._is_closing:
+            if self._phase is not _Phase.CLOSING:
                 raise
 
     async def _beat(self) -> None:
@@ -206,15 +213,13 @@ class Consumer(Service):
     def stop_flow(self) -> None:
         """Deliver no message from now on; the membership is kept. Not a checkpoint."""
         self.flow.stop()
-        if self._is_open:
-            self.fetcher.look_again()
+        self._look_again()
 
     def resume_flow(self) -> None:
         """Deliver again. Not a checkpoint."""
         self.flow.resume()
-        self.app.conductor.stir()
-        if self._is_open:
-            self.fetcher.look_again()
+        self.app.conductor.wake_iterators()
+        self._look_again()
 
     async def wait_for_stopped_flow(self) -> None:
         """Wait until flow is stopped and nothing is being fetched for delivery.
@@ -248,7 +253,7 @@ class Consumer(Service):
         self._look_again()
 
     def _look_again(self) -> None:
-        if self._is_open:
+        if self._phase is _Phase.OPEN:
             self.fetcher.look_again()
 
     # Acks and commits
@@ -265,20 +270,20 @@ class Consumer(Service):
     async def commit(self, topics: Collection[str | TP] | None = None) -> bool:
         """Commit what is safe; returns whether an offset moved.
 
-        Overlapping calls share one commit. A checkpoint. Cancelled: the commit is made all the
-        same, or not at all if it had not begun; never in part.
+        Overlapping calls share one commit. False where nothing is to be committed, so also before
+        the group is joined and after the end. A checkpoint. Cancelled: the commit is made as a
+        whole, or not at all; its outcome is entered into the ledgers.
 
         Args:
             topics: names and partitions, mixed; None: everything assigned.
 
         Raises:
             CommitUnknown: no answer within the commit timeout; the next commit settles it.
+            RebalanceInProgress: the group has not come to rest within the bound of a rebalance.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
-            AppClosed: the app is not open.
+            AppClosed: the app ended before the commit was begun.
         """
-        if not self._is_open or self._is_killed:
-            if self.assignment:
-                raise AppClosed("the app is not open: nothing can be committed")
+        if self._phase is not _Phase.OPEN:
             await trio.lowlevel.checkpoint()
             return False
         # At a bad moment without the markers at the end; a later commit has them.
@@ -305,8 +310,11 @@ class Consumer(Service):
     async def _drained(self, ledgers: Iterable[Ledger]) -> None:
         for ledger in ledgers:
             empty = trio.Event()
-            ledger.when_empty(empty.set)
-            await empty.wait()
+            forget = ledger.when_empty(empty.set)
+            try:
+                await empty.wait()
+            finally:
+                forget()
 
     # Seek
 
@@ -327,14 +335,11 @@ class Consumer(Service):
         if offset < 0:
             raise ValueError(f"an offset is 0 or more, not {offset}")
         await trio.lowlevel.checkpoint()
-        if not self.app.is_open or self._is_killed:
+        if not self.app.is_open or self._phase is _Phase.CLOSING:
             raise AppClosed("the app is not open: there is nothing to seek in")
         if partition not in self.assignment:
             raise NotAssigned(f"{partition} is not assigned to this consumer")
-        if partition in self._coming:
-            self._starts[partition] = offset
-            self.begin_epoch(partition, offset)
-        else:
+        if not self.handover.start_at(partition, offset):
             await self.fetcher.seek(partition, offset)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -351,63 +356,31 @@ class Consumer(Service):
         """Seek all partitions to their committed offsets."""
         await self.seek_to_committed()
 
+    @trio.lowlevel.enable_ki_protection
     def begin_epoch(self, tp: TP, offset: int) -> None:
         """The client was sought to `offset`. For the fetcher."""
         self.app.conductor.on_epoch(self.assignment.seek(tp, offset))
 
     # Ownership
 
+    @trio.lowlevel.enable_ki_protection
     def drop(self, tps: Collection[TP]) -> None:
-        """Let partitions go without a commit: they are lost, or the end has come."""
-        for ledger in self.assignment.let_go(tps, lost=True):
+        """Partitions are lost, or the end has come: they go without a commit."""
+        for ledger in self.assignment.let_go(list(tps), lost=True):
+            self.app.conductor.on_let_go(ledger.tp)
+        self.flow.forget(tps)
+
+    def let_go(self, tps: Collection[TP], generation: int) -> None:
+        """Partitions go in order, after their commit, in this generation. For the handover."""
+        if generation >= 0:
+            self.assignment.generation = generation
+        for ledger in self.assignment.let_go(tps):
             self.app.conductor.on_let_go(ledger.tp)
         self.flow.forget(tps)
 
     async def _serve_rebalances(self) -> None:
-        serve = {
-            RebalanceKind.REVOKED: self._on_revoked,
-            RebalanceKind.ASSIGNED: self._on_assigned,
-            RebalanceKind.LOST: self._on_lost,
-        }
         with self.ending_quietly():
-            while True:
-                event = await self.client.next_rebalance()
-                self.is_handing_over = True
-                try:
-                    if not self._is_letting_go:
-                        with trio.CancelScope() as self._serving:
-                            await serve[event.kind](event)
-                finally:
-                    self.is_handing_over = False
-                    self._coming = frozenset()
-                    event.release()  # if a hook has failed: nobody is to wait for it
-
-    async def _on_revoked(self, event: Rebalance) -> None:
-        """Drain, commit, let go; past the bound the partitions are lost."""
-        ledgers = [self.assignment[tp] for tp in sorted(event.partitions) if tp in self.assignment]
-        for ledger in ledgers:
-            ledger.drain()
-        self.flow.not_fetching.open()  # the poll under way brings nothing before the release
-        self.fetcher.refuse(handing_over())
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
-                await self.on_partitions_revoked(event.partitions)
-                nursery.cancel_scope.cancel()
-        except BaseException:  # cancelled as well: nobody will let go of them after this
-            self.drop(event.partitions)
-            raise
-        if event.expired.is_set():
-            self._warn_of_overlap(ledgers)
-            self.drop(event.partitions)
-        else:
-            if event.generation >= 0:
-                self.assignment.generation = event.generation
-            for ledger in self.assignment.let_go(event.partitions):
-                self.app.conductor.on_let_go(ledger.tp)
-            self.flow.forget(event.partitions)
-        self.fetcher.forget(event.partitions)
-        event.release()
+            await self.handover.run()
 
     async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
         """Wait for what is begun of these partitions, commit, and tell the app.
@@ -417,45 +390,22 @@ class Consumer(Service):
         await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
         try:
             await self.committer.commit(revoked)
-        except (CommitUnknown, TransportError) as exc:
+        except (CommitUnknown, CommitRefused, RebalanceInProgress) as exc:
             logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
-        await self._on_partitions_revoked(revoked)
-
-    async def _on_assigned(self, event: Rebalance) -> None:
-        self._starts = self.assignment.assign(event.partitions, event.generation)
-        self._coming = event.partitions
-        await self.on_partitions_assigned(event.partitions, event.generation)
-        self.fetcher.forget(event.partitions)
-        event.release(self._starts)
+        await exposed(self._on_partitions_revoked, revoked)
 
     async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
-        """Tell the channels and the app; nothing is fetched of the partitions before."""
+        """Tell the channels and the app; nothing is fetched of the partitions before.
+
+        Bounded from outside; past the bound it is cancelled.
+        """
         for tp in sorted(assigned):
             self.app.conductor.on_epoch(self.assignment[tp])
-        await self._on_partitions_assigned(assigned)
+        await exposed(self._on_partitions_assigned, assigned)
 
-    async def _on_lost(self, event: Rebalance) -> None:
-        self.drop(event.partitions)
-        self.fetcher.forget(event.partitions)
-        await self._on_partitions_revoked(event.partitions)
-        event.release()
-
-    def _warn_of_overlap(self, ledgers: Sequence[Ledger]) -> None:
-        """Name what handlers still work on while somebody else may own it (I5)."""
-        for ledger in ledgers:
-            if offsets := [message.offset for message in ledger.unacked]:
-                logger.warning(
-                    "%s was taken away while %d messages were being handled (the first is %d):"
-                    " the next owner handles them, too",
-                    ledger.tp,
-                    len(offsets),
-                    offsets[0],
-                )
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
+    async def on_partitions_lost(self, lost: frozenset[TP]) -> None:
+        """Tell the app; they are gone already, without a commit. Bounded as the others are."""
+        await exposed(self._on_partitions_revoked, lost)
 
 
 def _names(tps: Iterable[TP]) -> str:

@@ -15,7 +15,8 @@ import attrs
 import trio
 
 from nurseries import Service
-from transport.errors import AppClosed, NotAssigned, RebalanceInProgress, TransportError
+from transport.errors import AppClosed, NotAssigned, TransportError
+from transport.handover import handing_over
 from transport.types import TP, Record
 
 if TYPE_CHECKING:
@@ -33,13 +34,6 @@ class _Request:
     def end(self, error: TransportError | None = None) -> None:
         self.error = error
         self.ended.set()
-
-
-def handing_over() -> RebalanceInProgress:
-    """Why nothing can be asked of the polling side while partitions are being let go."""
-    return RebalanceInProgress(
-        "partitions are being handed over, which waits for their handlers; try again after it"
-    )
 
 
 class Fetcher(Service):
@@ -92,6 +86,7 @@ class Fetcher(Service):
         """The client has cleared the pauses of these."""
         self._paused -= tps
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(self) -> None:
         try:
             with self.app.consumer.ending_quietly():
@@ -112,6 +107,7 @@ class Fetcher(Service):
             if flow.active:
                 flow.not_fetching.close()
             batches = await client.poll()
+            consumer.handover.settle()
             for tp, records in batches.items():
                 if tp in assignment and not assignment[tp].is_draining:
                     self._enter(tp, records)
@@ -132,11 +128,12 @@ class Fetcher(Service):
             self._subscribed = wanted
             conductor.on_subscribed(wanted)
 
+    @trio.lowlevel.enable_ki_protection
     async def _ask(self, do: Callable[[], Awaitable[None]]) -> None:
         consumer = self.app.consumer
         if self._stopping or self._stopped.is_set():
             raise AppClosed("the app is closing")
-        if consumer.is_handing_over:
+        if consumer.handover.is_under_way:
             raise handing_over()
         request = _Request(do)
         self._requests.append(request)
@@ -157,6 +154,9 @@ class Fetcher(Service):
                 await request.do()
             except TransportError as exc:
                 request.end(exc)
+            except BaseException:
+                request.end(AppClosed("the app is closing"))
+                raise
             else:
                 request.end()
 
@@ -174,10 +174,11 @@ class Fetcher(Service):
         consumer.begin_epoch(tp, offset)
 
     async def _refetch(self) -> None:
-        for tp, ledger in self.app.consumer.assignment.items():
-            position = ledger.refetching()
-            if position is not None:
-                await self.app.consumer.client.seek(tp, position)
+        ledgers = list(self.app.consumer.assignment.values())
+        for ledger in ledgers:
+            if not ledger.is_shut and (position := ledger.refetching) is not None:
+                await self.app.consumer.client.seek(ledger.tp, position)
+                ledger.sought_back()
 
     async def _pause_and_resume(self) -> None:
         consumer, conductor = self.app.consumer, self.app.conductor

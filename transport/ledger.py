@@ -181,6 +181,11 @@ class Lane:
         else:
             call()
 
+    def forget(self, call: Callable[[], None]) -> None:
+        """Take a call of `when_empty` back, if it was not made yet."""
+        if call in self._when_empty:
+            self._when_empty.remove(call)
+
     def shut(self) -> None:
         """The end of the epoch: nothing waits, nothing is begun, acks from now on are stale."""
         self.drop_waiting()
@@ -266,9 +271,9 @@ class Ledger:
             position = self.position
             records = [record for record in records if record.offset >= position]
         if records:
-            self.position = records[-1].offset + 1
             for lane in self.lanes:
                 lane.put(records)
+            self.position = records[-1].offset + 1
         return len(records)
 
     def advance(self, position: int) -> None:
@@ -276,12 +281,14 @@ class Ledger:
         if not self.must_refetch and (self.position is None or position > self.position):
             self.position = position
 
+    @property
     def refetching(self) -> int | None:
         """Where the client has to be sought to before the next fetch; None: nowhere."""
-        if not (self.must_refetch and self.lanes):
-            return None
+        return self.position if self.must_refetch and self.lanes else None
+
+    def sought_back(self) -> None:
+        """The client was sought to where it has to fetch again."""
         self.must_refetch = False
-        return self.position
 
     def _rewind(self, first: int | None) -> None:
         """Records from `first` on were fetched, and dropped undelivered."""
@@ -329,9 +336,9 @@ class Ledger:
         for first in [lane.drop_waiting() for lane in self.lanes]:
             self._rewind(first)
 
-    def when_empty(self, call: Callable[[], None]) -> None:
-        """Call once when no lane has a begun message any more."""
-        lanes = self._all_lanes
+    def when_empty(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call once when no lane has a begun message any more; what is returned takes it back."""
+        lanes = list(self._all_lanes)
         left = len(lanes)
         if not left:
             call()
@@ -342,8 +349,13 @@ class Ledger:
             if left == 0:
                 call()
 
+        def forget() -> None:
+            for lane in lanes:
+                lane.forget(one_less)
+
         for lane in lanes:
             lane.when_empty(one_less)
+        return forget
 
     def shut(self) -> None:
         """End the epoch; the ledger keeps its numbers for who still looks at them."""

@@ -242,6 +242,30 @@ async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> N
         assert not any(rebalance.expired.is_set() for rebalance in second.told)
 
 
+async def test_what_is_fetched_waits_for_the_release_of_what_led_to_it(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    held = trio.Event()
+
+    async def hold(rebalance: Rebalance) -> None:
+        await held.wait()
+
+    async with (
+        rig.sender() as sender,
+        rig.member([topic], hold) as member,
+        trio.open_nursery() as nursery,
+    ):
+        await sender.fill(topic, 10, partitions=1)
+        nursery.start_soon(member.poll)
+        await until_told(member, 1)
+        member.assigned.clear()  # as far as this member knows, until the release
+        await member.told[0].expired.wait()
+        await trio.sleep(1.0)
+        assert member.records == []
+        member.assigned = {TP(topic, 0)}
+        held.set()
+    assert [record.offset for _, record in member.records] == list(range(10))
+
+
 async def test_only_the_first_release_counts(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)

@@ -157,7 +157,9 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    code = 0
     try:
         trio.run(main, arguments())
     except* KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED  # to exit in here would raise a group
+    sys.exit(code)

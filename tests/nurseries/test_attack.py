@@ -228,7 +228,7 @@ class AtLine:
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         if frame.f_code.co_filename != nurseries.service.__file__:
             return None
-        if frame.f_code.co_name == "_exposed":  # the threshold of a hook, as good as within it
+        if frame.f_code.co_name == "exposed":  # the threshold of a hook, as good as within it
             return None
         return self._line
 

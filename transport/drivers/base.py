@@ -50,6 +50,8 @@ class Rebalance:
             May be empty, and REVOKED may come twice for one partition.
         generation: the group's generation at this moment, -1 where there is none.
         bound: seconds from the event to its expiry.
+        expired: final once a later poll has ended.
+        released: set by the first release.
     """
 
     kind: RebalanceKind
@@ -58,14 +60,18 @@ class Rebalance:
     bound: float
     _release: Callable[[Mapping[TP, int]], None]
     expired: trio.Event = attrs.field(factory=trio.Event)
+    released: trio.Event = attrs.field(factory=trio.Event)
 
     def release(self, seek: Mapping[TP, int] | None = None) -> None:
         """Let the client go on; for ASSIGNED, with the positions to start from.
 
         Partitions that `seek` does not name start from their committed offset, or by the
         reset policy where there is none. Their pause flag is cleared in any case. The
-        second and later calls, and calls after the expiry, do nothing.
+        second and later calls do nothing. After the expiry a release moves nothing at the
+        client, but has to come all the same: until then no poll returns, so that what is
+        fetched is never seen before the change of ownership that led to it.
         """
+        self.released.set()
         self._release(seek or {})
 
 

@@ -37,11 +37,15 @@ class Calls:
         with self.errors():
             return await worker.call(name, _made, fn, *args)
 
+    def check_open(self) -> None:
+        """Raise ClientClosed if it was closed."""
+        if self.closed:
+            raise ClientClosed(f"{self.name} was closed")
+
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Raise the client's errors as the transport's own."""
-        if self.closed:
-            raise ClientClosed(f"{self.name} was closed")
+        self.check_open()
         try:
             with translated(of_a_call):
                 yield

@@ -10,6 +10,7 @@ when there is something, so an idle consumer never wakes trio.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import time
@@ -69,6 +70,7 @@ class KafkaConsumerClient:
         self._client: Any = None  # the KafkaNetClient: connections, metadata, IO thread
         self._consumer: Any = None  # the KafkaConsumer
         self._listener: RebalanceListener | None = None
+        self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
         self._interrupted = False
         self._giving_back = False
@@ -100,6 +102,10 @@ class KafkaConsumerClient:
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
         held = await self._calls.make(self._polling, "poll", self._poll)
+        while self._unreleased:
+            await self._unreleased[0].released.wait()
+            self._unreleased.popleft()
+        self._calls.check_open()
         self._interrupted = False
         # Not before: had we been cancelled meanwhile, the next poll must find them.
         fetched, self._fetched = self._fetched, {}
@@ -198,11 +204,14 @@ class KafkaConsumerClient:
         if self._calls.closed:
             rebalance.release()
         else:
+            self._unreleased.append(rebalance)
             self._events.send_nowait(rebalance)
 
     def _stop_listening(self) -> None:
         self._calls.closed = True
         self._events.close()
+        for rebalance in self._unreleased:
+            rebalance.released.set()
         if self._listener is not None:
             self._listener.close()
 

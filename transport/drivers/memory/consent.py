@@ -19,20 +19,26 @@ class Consent:
 
     Args:
         bound: seconds from now.
-        start: takes the positions with which an ASSIGNED was released.
+        start: takes the positions with which an ASSIGNED was released in time.
+        released: called at each release, in time or not.
 
     Attributes:
         settled: set by the release or by the expiry.
     """
 
     def __init__(
-        self, change: Change, bound: float, start: Callable[[Mapping[TP, int]], None]
+        self,
+        change: Change,
+        bound: float,
+        start: Callable[[Mapping[TP, int]], None],
+        released: Callable[[], None],
     ) -> None:
         self.settled = trio.Event()
         self.rebalance = Rebalance(
             change.kind, change.partitions, change.generation, bound, self._release
         )
         self._start = start
+        self._released = released
         trio.lowlevel.spawn_system_task(
             self._run_timer, trio.current_time() + bound, name="bound of a rebalance"
         )
@@ -48,6 +54,7 @@ class Consent:
             if self.rebalance.kind is RebalanceKind.ASSIGNED:
                 self._start(seek)
             self.settled.set()
+        self._released()
 
     async def _run_timer(self, deadline: float) -> None:
         with trio.move_on_at(deadline):

@@ -61,7 +61,8 @@ class MemoryConsumer:
         self._wake = trio.Event()
         self._interrupted = False
         self._consent: Consent | None = None
-        self._rebalances: deque[Rebalance] = deque()
+        self._rebalances: deque[Rebalance] = deque()  # to be told
+        self._unreleased: deque[Rebalance] = deque()
         self._raised = trio.Event()
 
     async def open(self) -> None:
@@ -87,10 +88,11 @@ class MemoryConsumer:
         try:
             while True:
                 await self._attend_group(connection)
-                batch = self._fetch(connection)
-                if batch or self._interrupted:
-                    self._interrupted = False
-                    return batch
+                if self._all_released():
+                    batch = self._fetch(connection)
+                    if batch or self._interrupted:
+                        self._interrupted = False
+                        return batch
                 await self._change(connection)
                 self._connected()
         finally:
@@ -99,7 +101,7 @@ class MemoryConsumer:
 
     def interrupt(self) -> None:
         self._interrupted = True
-        self._wake.set()
+        self._stir()
 
     async def next_rebalance(self) -> Rebalance:
         await self._enter()
@@ -218,9 +220,19 @@ class MemoryConsumer:
             if change is None:
                 return
             self._apply(connection, change)
-            self._consent = Consent(change, self._settings.rebalance_bound, self._start)
+            self._consent = Consent(change, self._settings.rebalance_bound, self._start, self._stir)
+            self._unreleased.append(self._consent.rebalance)
             self._rebalances.append(self._consent.rebalance)
             self._raised.set()
+
+    def _all_released(self) -> bool:
+        while self._unreleased and self._unreleased[0].released.is_set():
+            self._unreleased.popleft()
+        return not self._unreleased
+
+    def _stir(self) -> None:
+        """Let a poll that waits look again."""
+        self._wake.set()
 
     def _apply(self, connection: Connection, change: Change) -> None:
         for tp in sorted(change.partitions):

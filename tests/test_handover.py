@@ -1,0 +1,182 @@
+"""Rebalances and their bounds: whoever does not keep to one, nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, committed, take, write
+from tests.nurseries.clock import jumping
+from transport import TP, App, AuthorizationFailed, CommitRefused, Fenced
+from transport.drivers.memory import MemoryBroker
+
+ORDERS = TP("orders", 0)
+BOUND, SLOW = 5.0, 20.0
+
+
+class Slow(App):
+    """With hooks that outlast the bound; `shielded`: and do not let themselves be cancelled."""
+
+    shielded = False
+    seeks: int | None = None
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        if self.seeks is not None:
+            for tp in assigned:
+                await self.consumer.seek(tp, self.seeks)
+        await self._dawdle()
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        await self._dawdle()
+
+    async def _dawdle(self) -> None:
+        with trio.CancelScope(shield=self.shielded):
+            await trio.sleep(SLOW)
+
+
+class SlowAndShielded(Slow):
+    shielded = True
+
+
+class SeeksOn(SlowAndShielded):
+    seeks = 7
+
+
+class SeeksBack(SlowAndShielded):
+    seeks = 2
+
+
+slow = pytest.mark.parametrize("kind", [Slow, SlowAndShielded])
+
+
+def throw_out(broker: MemoryBroker) -> None:
+    """Let the group lose its members, as if their sessions had run out."""
+    group = broker.group("group")
+    for name in list(group.members):
+        group.leave(name, trio.current_time())
+
+
+@slow
+@jumping
+async def test_a_slow_hook_for_what_comes(kind: type[App]) -> None:
+    broker = broker_with(ORDERS, records=5)
+    async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
+        messages = await take(app.topic("orders").noack(), 5)
+        assert [message.offset for message in messages] == list(range(5))
+
+
+@slow
+@jumping
+async def test_a_slow_hook_for_what_was_lost(kind: type[App]) -> None:
+    broker = broker_with(ORDERS, records=10)
+    async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
+        orders = aiter(app.topic("orders"))
+        handled = [message.offset for message in await take(orders, 4)]  # the last is in hand
+        throw_out(broker)
+        write(broker, ORDERS, 2)
+        while handled[-1] != 11:
+            handled.append((await anext(orders)).offset)
+        await anext_for_a_while(orders)  # which acks the last one
+        await app.consumer.commit()
+    assert set(handled) == set(range(12))
+    assert committed(broker) == {ORDERS: 12}
+
+
+@pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+@slow
+@jumping
+async def test_a_slow_hook_for_what_goes(kind: type[App], assignment: str) -> None:
+    broker = broker_with(*[TP("orders", number) for number in range(4)], records=5)
+    settings = {"drain_timeout": BOUND, "assignment": assignment}
+    handled: set[tuple[TP, int]] = set()
+
+    async def work(app: App) -> None:
+        async for message in app.topic("orders"):
+            handled.add((message.tp, message.offset))
+            await trio.sleep(1)
+
+    async with app_on(broker, kind=kind, **settings) as one, trio.open_nursery() as nursery:
+        nursery.start_soon(work, one)
+        await trio.sleep(SLOW + 3)
+        async with app_on(broker, **settings) as other:
+            nursery.start_soon(work, other)
+            await trio.sleep(300)
+        await trio.sleep(300)
+        nursery.cancel_scope.cancel()
+    assert len(handled) == 20
+    assert set(committed(broker).values()) == {5}
+
+
+async def anext_for_a_while(messages: object) -> None:
+    with trio.move_on_after(60):
+        await anext(messages)
+
+
+@pytest.mark.parametrize("kind", [SeeksOn, SeeksBack])
+@jumping
+async def test_a_seek_holds_though_the_client_has_gone_on_meanwhile(kind: type[Slow]) -> None:
+    broker = broker_with(ORDERS, records=10)
+    broker.group("group").offsets[ORDERS] = 5
+    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    async with app_on(broker, kind=kind, **settings) as app:
+        messages = await take(app.topic("orders").noack(), 3)
+        first = kind.seeks
+        assert first is not None
+        assert [message.offset for message in messages] == [first, first + 1, first + 2]
+
+
+@jumping
+async def test_a_hook_that_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
+        await anext(app.topic("orders").noack())
+        assert trio.current_time() == BOUND
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "assigned" in warning
+    assert str(ORDERS) in warning
+
+
+# The commit on the way out
+
+
+@pytest.mark.parametrize("error", [Fenced, AuthorizationFailed])
+@jumping
+async def test_a_commit_that_shows_that_all_is_over_ends_the_app(error: type[Exception]) -> None:
+    broker = broker_with(ORDERS, records=3)
+    with pytest.RaisesGroup(error, flatten_subgroups=True):
+        async with app_on(broker, commit_interval=1e6) as app:
+            messages = await take(app.topic("orders").noack(), 3)
+            messages[0].ack()
+
+            async def refuse(*_: object) -> None:
+                raise error
+
+            app.consumer.client.commit = refuse
+            app.conductor.clear()
+            await trio.sleep(1)
+            messages[1].ack()
+            messages[2].ack()
+            await trio.sleep_forever()
+
+
+@jumping
+async def test_a_commit_that_is_refused_for_what_goes_does_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, commit_interval=1e6) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        commit = app.consumer.client.commit
+
+        async def refuse(*_: object) -> None:
+            raise CommitRefused("no such partition")
+
+        app.consumer.client.commit = refuse
+        app.conductor.clear()
+        message.ack()
+        await trio.sleep(1)
+        app.consumer.client.commit = commit
+        assert not app.consumer.assignment
+    assert "no such partition" in caplog.text

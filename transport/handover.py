@@ -1,0 +1,167 @@
+"""Rebalances: what is done before partitions are let go, and before those that came are fetched.
+
+They are served one after the other, each within its bound. Until one is released no poll returns
+anything, so what is fetched is always entered into the ledgers of those who own it now. Past its
+bound the client has gone on without us: what was to go is lost then, and where partitions that came
+were to start from has to be told to the client once more (`settle`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
+
+import trio
+
+from transport.drivers.base import Rebalance, RebalanceKind
+from transport.errors import RebalanceInProgress
+from transport.ledger import Ledger
+from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.consumer import Consumer
+
+logger = logging.getLogger("transport.consumer")
+
+Ts = TypeVarTuple("Ts")
+
+
+def handing_over() -> RebalanceInProgress:
+    """Why nothing can be asked of the polling side while partitions are being handed over."""
+    return RebalanceInProgress(
+        "partitions are being handed over, which waits for their handlers; try again after it"
+    )
+
+
+class Handover:
+    """Serves the rebalances of one consumer.
+
+    Attributes:
+        is_under_way: a rebalance is being served, and the poll waits for that: nothing can be
+            asked of the polling side, whose answer a hook or a handler might wait for.
+    """
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.is_under_way = False
+        self._consumer = consumer
+        self._serving = trio.CancelScope()
+        self._has_ended = False
+        self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
+        self._starts: dict[TP, int] = {}  # ... and where to begin
+        self._unsettled: tuple[Rebalance, list[Ledger]] | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> NoReturn:
+        """Serve, until cancelled or until the client is closed (ClientClosed)."""
+        serve = {
+            RebalanceKind.REVOKED: self._on_revoked,
+            RebalanceKind.ASSIGNED: self._on_assigned,
+            RebalanceKind.LOST: self._on_lost,
+        }
+        while True:
+            event = await self._consumer.client.next_rebalance()
+            self.is_under_way = True
+            try:
+                if not self._has_ended:
+                    with trio.CancelScope() as self._serving:
+                        await serve[event.kind](event)
+            finally:
+                self.is_under_way = False
+                self._coming = frozenset()
+                event.release()  # whatever has become of it: a poll waits for that
+
+    def end(self) -> None:
+        """Wait for nothing any more: what is unacked now will never be acked. Not a checkpoint."""
+        self._has_ended = True
+        self._serving.cancel()
+
+    def start_at(self, tp: TP, offset: int) -> bool:
+        """Let a partition that is coming start at `offset`; False if it is not coming."""
+        if tp not in self._coming:
+            return False
+        self._starts[tp] = offset
+        self._consumer.begin_epoch(tp, offset)
+        return True
+
+    def settle(self) -> None:
+        """A poll has ended: was the client told in time where to start from? Not a checkpoint."""
+        if self._unsettled is not None:
+            (event, ledgers), self._unsettled = self._unsettled, None
+            if event.expired.is_set():
+                for ledger in ledgers:
+                    ledger.must_refetch = True
+
+    async def _on_revoked(self, event: Rebalance) -> None:
+        """Drain, commit, let go; past the bound the partitions are lost."""
+        consumer = self._consumer
+        assignment = consumer.assignment
+        ledgers = [assignment[tp] for tp in sorted(event.partitions) if tp in assignment]
+        for ledger in ledgers:
+            ledger.drain()
+        consumer.flow.not_fetching.open()  # the poll under way brings nothing before the release
+        consumer.fetcher.refuse(handing_over())
+        in_time = False
+        try:
+            in_time = await _within(event, consumer.on_partitions_revoked, event.partitions)
+        finally:
+            if not in_time:  # expired, cancelled or failed: nobody will let go of them after this
+                if event.expired.is_set():
+                    _warn_of_overlap(ledgers)
+                consumer.drop(event.partitions)
+        if in_time:
+            consumer.let_go(event.partitions, event.generation)
+        consumer.fetcher.forget(event.partitions)
+
+    async def _on_assigned(self, event: Rebalance) -> None:
+        consumer = self._consumer
+        self._starts = consumer.assignment.assign(event.partitions, event.generation)
+        self._coming = event.partitions
+        step = consumer.on_partitions_assigned
+        if not await _within(event, step, event.partitions, event.generation):
+            _warn_of_hook(event)
+        consumer.fetcher.forget(event.partitions)
+        self._unsettled = event, [consumer.assignment[tp] for tp in sorted(self._starts)]
+        event.release(self._starts)
+
+    async def _on_lost(self, event: Rebalance) -> None:
+        self._consumer.drop(event.partitions)
+        self._consumer.fetcher.forget(event.partitions)
+        if not await _within(event, self._consumer.on_partitions_lost, event.partitions):
+            _warn_of_hook(event)
+
+
+async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
+    """Take a step within the bound of a rebalance, which cancels it; whether it was in time."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
+        await step(*args)
+        nursery.cancel_scope.cancel()
+    return not event.expired.is_set()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
+    """Name what handlers still work on while somebody else may own it (I5)."""
+    for ledger in ledgers:
+        if offsets := [message.offset for message in ledger.unacked]:
+            logger.warning(
+                "%s was taken away while %d messages were being handled (the first is %d):"
+                " the next owner handles them, too",
+                ledger.tp,
+                len(offsets),
+                offsets[0],
+            )
+
+
+def _warn_of_hook(event: Rebalance) -> None:
+    logger.warning(
+        "cut off past its bound of %.1f s: the hook for partitions that were %s (%s)",
+        event.bound,
+        event.kind.value,
+        ", ".join(map(str, sorted(event.partitions))),
+    )

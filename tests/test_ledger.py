@@ -177,11 +177,21 @@ def test_begun_messages_hold_the_offset_back_whatever_the_position(
     assert ledger.safe == 0
 
 
-def test_what_was_fetched_before_is_passed_over(ledger: Ledger, lane: Lane) -> None:
+def test_what_the_client_brings_again_does_not_belong_into_the_epoch(
+    ledger: Ledger, lane: Lane
+) -> None:
+    assert not ledger.is_behind(0)
     ledger.fetched(records(0, 1, 2))
-    assert ledger.fetched(records(1, 2, 3)) == 1
+    assert ledger.is_behind(2)
+    assert not ledger.is_behind(3)
+
+
+def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(5, 6, 7))
+    ledger.must_refetch = True
+    assert not ledger.is_behind(0)
     assert ledger.fetched(records(0, 1)) == 0
-    assert [message.offset for message in take_all(lane)] == [0, 1, 2, 3]
+    assert ledger.refetching == 8
 
 
 # Taking

@@ -114,8 +114,7 @@ class Fetcher(Service):
 
     def _enter(self, tp: TP, records: Sequence[Record]) -> None:
         consumer = self.app.consumer
-        position = consumer.assignment[tp].position
-        if position is not None and records[0].offset < position:
+        if consumer.assignment[tp].is_behind(records[0].offset):
             # The position was outside the log, and the client was reset to a place within.
             consumer.begin_epoch(tp, records[0].offset)
         consumer.callback(consumer.assignment[tp], records)

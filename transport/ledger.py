@@ -257,24 +257,25 @@ class Ledger:
         self._left = [left for left in (*self._left, lane) if left.begun]
 
     def fetched(self, records: Sequence[Record]) -> int:
-        """Enter a batch into every lane; returns how many records of it are new.
+        """Enter a batch into every lane; returns how many records were entered.
 
-        What lies before the position was fetched before, and is passed over (I6). Without
-        lanes nothing is entered, and it has to be fetched again once there is one.
+        Without lanes none is, and it has to be fetched again once there is one; nor is what the
+        client brings before it was sought to where it has to fetch again.
         """
         if not self.lanes or self.must_refetch:
             if self.position is None:
                 self.position = records[0].offset
             self.must_refetch = True
             return 0
-        if self.position is not None and records[0].offset < self.position:
-            position = self.position
-            records = [record for record in records if record.offset >= position]
-        if records:
-            for lane in self.lanes:
-                lane.put(records)
-            self.position = records[-1].offset + 1
+        for lane in self.lanes:
+            lane.put(records)
+        self.position = records[-1].offset + 1
         return len(records)
+
+    def is_behind(self, offset: int) -> bool:
+        """Whether the client, which brings a record of this offset, was reset to a place before
+        the position: that cannot be entered into the same epoch (I6)."""
+        return not self.must_refetch and self.position is not None and offset < self.position
 
     def advance(self, position: int) -> None:
         """Nothing more comes before `position`: gaps, markers, aborted data at the end."""

@@ -11,9 +11,11 @@ async with app:
 
 from transport.app import App
 from transport.base import Transport
+from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
 from transport.consumer import Consumer
+from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AppClosed,
     AuthorizationFailed,
@@ -47,8 +49,10 @@ __all__ = [
     "AppClosed",
     "AuthorizationFailed",
     "Batch",
+    "Batches",
     "BrokerUnavailable",
     "ClientClosed",
+    "ClientSettings",
     "Codec",
     "CommitFailed",
     "CommitRefused",
@@ -64,6 +68,7 @@ __all__ = [
     "GroupMetadata",
     "Message",
     "MessageTooLarge",
+    "Messages",
     "NotAssigned",
     "OffsetOutOfRange",
     "Producer",

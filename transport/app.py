@@ -84,10 +84,19 @@ class App:
     # Hooks for a subclass
 
     async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
-        """Partitions go; their last commit is made. Bounded by the drain's bound."""
+        """Partitions go in a rebalance; not called at the end of the app.
+
+        Of those that were handed over the last commit is made; those that were lost are gone
+        already, uncommitted. May come with an empty set. Bounded: past `drain_timeout` it is
+        cancelled.
+        """
 
     async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
-        """Partitions have come; nothing is fetched of them before this returns."""
+        """Partitions have come; nothing of them is delivered before this returns.
+
+        The place to seek to offsets that are kept elsewhere. May come with an empty set. Bounded:
+        past `drain_timeout` it is cancelled, and delivery begins.
+        """
 
     # Life
 

@@ -140,7 +140,8 @@ class Channel:
             if codec is not None and message.value is not None:
                 message.value = codec.decode(message.value)
         except Exception as exc:  # noqa: BLE001 - a user's codec raises what it likes
-            error = DecodeError(f"the {part} of {message.tp} offset {message.offset}: {exc!r}")
+            where = f"the {part} of {message.tp} offset {message.offset}"
+            error = DecodeError(f"{where}: {exc!r}", message)
             error.__cause__ = exc
         else:
             return True

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from transport.errors import TransportError
 
+if TYPE_CHECKING:
+    from transport.message import Message
+
 
 class DecodeError(TransportError):
-    """The bytes of a message do not fit its topic's type; names partition and offset."""
+    """The bytes of a message do not fit its topic's type; names partition and offset.
+
+    Attributes:
+        message: still unacked; its ack passes it over.
+    """
+
+    def __init__(self, text: str, message: Message) -> None:
+        super().__init__(text)
+        self.message = message
 
 
 @attrs.frozen

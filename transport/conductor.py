@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from nurseries import Gate, Service
+from nurseries import Service
 from transport.channel import Channel
+from transport.errors import AppClosed
 from transport.ledger import Ledger
 from transport.types import TP, Record
 
@@ -29,13 +30,13 @@ class Conductor(Service, MutableSet["Topic"]):
         self.app = app
         self._channels: dict[str, dict[Topic, Channel]] = {}
         self._subscribed: frozenset[str] = frozenset()
-        self._settled = Gate()  # open while what is subscribed is what is wanted
-        self._wanted = Gate(is_open=False)  # open while there is something to subscribe to
         self._has_ended = False
+        self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
         self.on_change: Callable[[], None] = lambda: None
 
     # The set
 
+    @trio.lowlevel.enable_ki_protection
     def add(self, topic: Topic) -> None:
         """Listen to a topic from now on; once is enough. Not a checkpoint."""
         channels = self._channels.setdefault(topic.name, {})
@@ -48,6 +49,7 @@ class Conductor(Service, MutableSet["Topic"]):
                     topic.channel.open_lane(ledger)
             self._changed()
 
+    @trio.lowlevel.enable_ki_protection
     def discard(self, topic: Topic) -> None:
         """Listen no more; what is begun may still be acked. Not a checkpoint."""
         channels = self._channels.get(topic.name, {})
@@ -92,22 +94,32 @@ class Conductor(Service, MutableSet["Topic"]):
     def on_subscribed(self, topics: frozenset[str]) -> None:
         """The consumer has subscribed to just these."""
         self._subscribed = topics
-        self._weigh()
+        self._turn()
 
     async def wait_until_wanted(self) -> None:
         """Wait until there is something to subscribe to. A checkpoint."""
-        await self._wanted.passed()
+        await trio.lowlevel.checkpoint()
+        while not self._channels:
+            await self._turned.wait()
 
     async def wait_for_subscriptions(self) -> None:
-        """Wait until the consumer is subscribed to the present, non-empty set. A checkpoint."""
-        await self._wanted.passed()
-        await self._settled.passed()
+        """Wait until the consumer is subscribed to the present, non-empty set.
+
+        A checkpoint; cancelling changes nothing. Raises AppClosed: delivery has ended, so nothing
+        will be subscribed to any more.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._channels or self.wanted != self._subscribed:
+            if self._has_ended:
+                raise AppClosed("the app is closing")
+            await self._turned.wait()
 
     async def maybe_wait_for_subscriptions(self) -> None:
-        """The same, but at once if there is nothing to subscribe to. A checkpoint."""
-        await trio.lowlevel.checkpoint()
+        """The same, but at once if there is nothing to subscribe to."""
         if self._channels:
-            await self._settled.passed()
+            await self.wait_for_subscriptions()
+        else:
+            await trio.lowlevel.checkpoint()
 
     # Messages
 
@@ -157,6 +169,7 @@ class Conductor(Service, MutableSet["Topic"]):
     def end(self) -> None:
         """Deliver nothing any more: iterators end, and those that come later, too."""
         self._has_ended = True
+        self._turn()
         for topic in self:
             topic.channel.end()
 
@@ -170,11 +183,9 @@ class Conductor(Service, MutableSet["Topic"]):
         return "Conductor"
 
     def _changed(self) -> None:
-        self._weigh()
+        self._turn()
         self.on_change()
 
-    def _weigh(self) -> None:
-        turn = self._wanted.open if self._channels else self._wanted.close
-        turn()
-        turn = self._settled.open if self.wanted == self._subscribed else self._settled.close
-        turn()
+    def _turn(self) -> None:
+        self._turned.set()
+        self._turned = trio.Event()

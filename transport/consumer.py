@@ -62,6 +62,7 @@ class Consumer(Service):
             acks go on is warned of.
 
     Attributes:
+        scheduler: makes the strategy by which each topic object's partitions take turns.
         consumer_stopped_errors: errors that mean that the client is closing.
     """
 
@@ -102,6 +103,7 @@ class Consumer(Service):
         )
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
+        self.scheduler = settings.scheduler
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
@@ -227,8 +229,10 @@ class Consumer(Service):
         After it no message is delivered until `resume_flow`. A checkpoint; cancelling changes
         nothing.
         """
-        await self.flow.gate.shut.wait()
-        await self.flow.not_fetching.passed()
+        await trio.lowlevel.checkpoint()
+        while self.flow.active or not self.flow.not_fetching.is_open:
+            await self.flow.gate.shut.wait()
+            await self.flow.not_fetching.passed()
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
         """Fetch nothing of these; what was fetched is still delivered. Not a checkpoint.
@@ -296,13 +300,17 @@ class Consumer(Service):
         return await self.commit(topics)
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
-        """Wait for a commit that is under way, if there is one; returns whether there was."""
+        """Wait for a commit that is under way, if there is one; returns whether there was.
+
+        A checkpoint; cancelling changes nothing. What became of it is raised to who commits.
+        """
         return await self.committer.wait_for_running()
 
     async def wait_empty(self) -> None:
         """Wait until all that was begun is acked, and then committed.
 
-        Not bounded; use a cancel scope. A checkpoint; cancelling changes nothing.
+        Not bounded, and a handler that waits for its own message waits for ever: use a cancel
+        scope. A checkpoint; cancelling changes nothing. Raises as `commit` does.
         """
         await self._drained(list(self.assignment.values()))
         await self.commit()
@@ -335,8 +343,7 @@ class Consumer(Service):
         if offset < 0:
             raise ValueError(f"an offset is 0 or more, not {offset}")
         await trio.lowlevel.checkpoint()
-        if not self.app.is_open or self._phase is _Phase.CLOSING:
-            raise AppClosed("the app is not open: there is nothing to seek in")
+        self._check_open("seek in")
         if partition not in self.assignment:
             raise NotAssigned(f"{partition} is not assigned to this consumer")
         if not self.handover.start_at(partition, offset):
@@ -346,14 +353,23 @@ class Consumer(Service):
         """Seek every partition that has a committed offset there; returns those offsets.
 
         A checkpoint at each partition. Cancelled: some are sought and some are not.
+
+        Raises:
+            NotAssigned, RebalanceInProgress, AppClosed: as `seek` does, at any of them.
+            BrokerUnavailable, AuthorizationFailed: the offsets can't be had.
         """
+        self._check_open("seek in")
         committed = await self.client.committed(list(self.assignment))
         for tp, offset in committed.items():
             await self.seek(tp, offset)
         return committed
 
+    def _check_open(self, to: str) -> None:
+        if not self.app.is_open or self._phase is not _Phase.OPEN:
+            raise AppClosed(f"the app is not open, or has read nothing yet: nothing to {to}")
+
     async def perform_seek(self) -> None:
-        """Seek all partitions to their committed offsets."""
+        """Seek all partitions to their committed offsets: the same as `seek_to_committed`."""
         await self.seek_to_committed()
 
     @trio.lowlevel.enable_ki_protection

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -36,6 +38,7 @@ class Delivery:
     size: int
     outcome: Outcome | None = None
     was_seen: bool = False
+    _on_seen: Callable[[], object] | None = None
     _ended: trio.Event | None = None
     _waiting: int = 0
 
@@ -52,6 +55,8 @@ class Delivery:
         else:
             await trio.lowlevel.checkpoint()
         self.was_seen = True
+        if self._on_seen is not None:
+            self._on_seen()
         if isinstance(self.outcome, RecordMetadata):
             return self.outcome
         assert self.outcome is not None
@@ -60,9 +65,10 @@ class Delivery:
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
 
-    def end(self, outcome: Outcome) -> None:
-        """For the producer."""
+    def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
+        """For the producer, which wants to know once somebody has seen a failure."""
         self.outcome = outcome
+        self._on_seen = on_seen
         if self._ended is not None:
             self._ended.set()
         self.was_seen = self.was_seen or self._waiting > 0
@@ -111,7 +117,8 @@ class Producer(Service):
         self._room = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
-        self._unseen: list[Delivery] = []  # failed, and nobody has asked
+        self._unseen: dict[int, tuple[str, Exception]] = {}  # failed, and nobody has asked
+        self._failed = itertools.count()
         self._accepts = False
         self._is_killed = False
 
@@ -137,11 +144,11 @@ class Producer(Service):
             await self.client.close(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # what close failed has been reported by now
             self._give_up("the app was closed")
-        if unseen := [delivery for delivery in self._unseen if not delivery.was_seen]:
+        for topic, error in self._unseen.values():
             raise DeliveryFailed(
-                f"{len(unseen)} messages were not delivered and nobody has awaited them;"
-                f" the first went to {unseen[0].outgoing.topic!r}"
-            ) from _error(unseen[0])
+                f"{len(self._unseen)} messages were not delivered and nobody has awaited them;"
+                f" the first went to {topic!r}"
+            ) from error
 
     async def kill(self) -> None:
         """Go as a crash would. For demonstrations and tests."""
@@ -175,7 +182,7 @@ class Producer(Service):
         Raises:
             UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata can't be had.
             MessageTooLarge: larger than `max_request_size` or the send buffer.
-            ValueError: neither key nor value, or no such partition.
+            ValueError: no such partition.
             AppClosed: the app is not open.
         """
         outgoing = Outgoing(
@@ -247,7 +254,17 @@ class Producer(Service):
         """Create a topic and wait until it can be written; one that exists is fine.
 
         A checkpoint. Cancelled: it may be created all the same.
+
+        Args:
+            config: the topic's, such as `{"retention.ms": "60000"}`.
+            timeout: seconds.
+
+        Raises:
+            UnknownTopic: no topic can have the name. BrokerUnavailable, AuthorizationFailed.
+            AppClosed: the app is not open.
         """
+        if not self._accepts:
+            raise AppClosed("the app is not open: no topic can be created")
         await self.client.create_topic(topic, partitions, replication, config or {}, timeout)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
@@ -256,9 +273,9 @@ class Producer(Service):
         Not a checkpoint. Raises LookupError if nothing was sent to the topic yet, since only
         the broker knows how many partitions it has.
         """
-        count = self._known_partitions(topic)
-        if count is None:
+        if topic not in self._partitions:
             raise LookupError(f"the partitions of {topic!r} are not known yet")
+        count, _ = self._partitions[topic]
         return TP(topic, self.partitioner(key, count))
 
     def supports_headers(self) -> bool:
@@ -266,10 +283,7 @@ class Producer(Service):
         return True
 
     def _measure(self, outgoing: Outgoing) -> int:
-        key, value = outgoing.key, outgoing.value
-        if key is None and value is None:
-            raise ValueError("a message needs a key or a value")
-        size = _OVERHEAD + len(key or b"") + len(value or b"")
+        size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
         for name, data in outgoing.headers:
             size += len(name) + len(data)
         most = min(self.max_request_size, self._max_bytes)
@@ -279,7 +293,7 @@ class Producer(Service):
 
     def _known_partitions(self, topic: str) -> int | None:
         count, until = self._partitions.get(topic, (0, 0.0))
-        return count if count and (self._turn % _TURN or trio.current_time() < until) else None
+        return count if trio.current_time() < until else None
 
     def _has_room(self, size: int) -> bool:
         return not self._in_flight or (
@@ -304,6 +318,7 @@ class Producer(Service):
         self._queue.append(outgoing)
         return delivery
 
+    @trio.lowlevel.enable_ki_protection
     async def _send_batches(self) -> None:
         while True:
             await self._filled.wait()
@@ -316,6 +331,7 @@ class Producer(Service):
                     raise
                 return
 
+    @trio.lowlevel.enable_ki_protection
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         ended = []
         for outgoing, outcome in reports:
@@ -323,10 +339,11 @@ class Producer(Service):
             if delivery is None:
                 continue  # it has its outcome
             self._bytes -= delivery.size
-            delivery.end(outcome)
+            number = next(self._failed) if isinstance(outcome, Exception) else -1
+            delivery.end(outcome, functools.partial(self._unseen.pop, number, None))
             ended.append(delivery)
             if not delivery.was_seen and isinstance(outcome, Exception):
-                self._unseen.append(delivery)
+                self._unseen[number] = outgoing.topic, outcome
         for flush in self._flushes:
             flush.left.difference_update(ended)
             flush.look()
@@ -344,7 +361,3 @@ def _pairs(headers: HeadersArg) -> Headers:
     if headers is None:
         return ()
     return tuple(headers.items()) if isinstance(headers, Mapping) else tuple(headers)
-
-
-def _error(delivery: Delivery) -> Exception | None:
-    return delivery.outcome if isinstance(delivery.outcome, Exception) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -10,6 +10,7 @@ from attrs.validators import gt
 
 from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
+from transport.scheduler import RoundRobin, SchedulingStrategy
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +28,7 @@ class Settings:
             waits beyond that.
         metadata_max_age: a topic's number of partitions is asked for again after so long.
         partitioner: a key's partition, given the key and the number of partitions.
+        scheduler: makes what decides whose turn it is among the partitions of a topic object.
         client: what the broker's client is built with.
     """
 
@@ -38,6 +40,7 @@ class Settings:
     send_buffer_bytes: int = attrs.field(default=32 << 20, validator=gt(0))
     metadata_max_age: float = attrs.field(default=300.0, validator=gt(0))
     partitioner: Partitioner = java_partitioner
+    scheduler: Callable[[], SchedulingStrategy[Any]] = RoundRobin
     client: ClientSettings = attrs.field(factory=ClientSettings)
 
 

@@ -44,20 +44,31 @@ class Topic:
             key=self._key,
             value=self._value,
             on_full=self._on_full,
+            scheduler=app.consumer.scheduler(),
         )
 
     # Reading
 
     def __aiter__(self) -> Messages:
-        """The messages; each is acked when its body is done and the next one is asked for."""
+        """The messages; each is acked when its body is done and the next one is asked for.
+
+        The topic object listens from now on, also after the loop was left: it goes on where the
+        next loop over it begins, and until then what it has not had holds back the commit, and,
+        with its buffer full, the partitions. `app.conductor.discard(topic)` ends that.
+
+        Raises AppClosed: the app is not open. Not a checkpoint; asking for a message is one.
+        """
         return self._listen(Messages(self.channel, acks=True))
 
     def noack(self) -> Messages:
-        """The messages, to be acked by the user: `async with message:` or `message.ack()`."""
+        """The messages, to be acked by the user: `async with message:` or `message.ack()`.
+
+        Otherwise the same as iterating over the topic.
+        """
         return self._listen(Messages(self.channel, acks=False))
 
     def batches(self, max_size: int | None = None, *, noack: bool = False) -> Batches:
-        """Batches of one partition's messages: the fast path.
+        """Batches of one partition's messages: the fast path. See `__aiter__` for the rest.
 
         Args:
             max_size: most messages in one; at most the buffer size.
@@ -72,7 +83,11 @@ class Topic:
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:
         """Awaited with (error, message) when a key does not decode. By default it raises; if it
-        returns, the message is acked and passed over."""
+        returns, the message is acked and passed over.
+
+        It is a part of the handler: where it raises or is cancelled the message stays unacked in
+        the hands of whoever iterates (`DecodeError.message`), with the others of its batch.
+        """
         return self.channel.on_key_decode_error
 
     @on_key_decode_error.setter

@@ -25,11 +25,17 @@ THROWN = [
 ]
 
 
+def opened() -> Calls:
+    calls = Calls("client")
+    calls.opened = True
+    return calls
+
+
 @pytest.mark.parametrize("thrown", THROWN, ids=repr)
 async def test_what_a_client_throws_that_is_cut_means_that_it_was_closed(
     thrown: BaseException,
 ) -> None:
-    calls = Calls("client")
+    calls = opened()
 
     def cut() -> None:
         calls.closed = True
@@ -41,7 +47,7 @@ async def test_what_a_client_throws_that_is_cut_means_that_it_was_closed(
 
 
 async def test_the_outcome_of_a_commit_is_told_though_the_client_is_cut() -> None:
-    calls = Calls("client")
+    calls = opened()
 
     def cut() -> None:
         calls.closed = True
@@ -58,7 +64,7 @@ async def test_an_open_client_fails_with_its_own_error() -> None:
 
     async with Worker("client") as worker:
         with pytest.raises(TransportError) as failed:
-            await Calls("client").make(worker, "poll", fail)
+            await opened().make(worker, "poll", fail)
     assert not isinstance(failed.value, ClientClosed)
 
 
@@ -68,7 +74,7 @@ async def test_no_coroutine_of_the_client_ends_one_of_ours() -> None:
 
     async with Worker("client") as worker:
         with pytest.raises(RuntimeError, match="loop was closed"):
-            await Calls("client").make(worker, "poll", fail)
+            await opened().make(worker, "poll", fail)
 
 
 async def test_an_opening_that_is_cut_ends_and_means_that_it_was_closed() -> None:

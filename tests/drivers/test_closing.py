@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -39,6 +40,38 @@ PRODUCER_CALLS: dict[str, Callable[[ProducerClient], Awaitable[object]]] = {
 
 async def finish(client: ConsumerClient | ProducerClient, end: str) -> None:
     await (client.close(PATIENCE) if end == "close" else client.kill())
+
+
+async def test_clients_that_were_not_opened_take_no_calls(rig: Rig) -> None:
+    consumer = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
+    for ask in CONSUMER_CALLS.values():
+        with pytest.raises(ClientClosed):
+            await ask(consumer)
+    with pytest.raises(ClientClosed):
+        consumer.group_metadata()
+    assert consumer.highwater(SOME) is None
+    producer = rig.driver.producer(SETTINGS)
+    for send in PRODUCER_CALLS.values():
+        with pytest.raises(ClientClosed):
+            await send(producer)
+    for client in (consumer, producer):
+        await client.close(PATIENCE)
+        await client.kill()
+
+
+@ENDS
+async def test_a_consumer_that_is_closed_while_it_opens_is_closed(rig: Rig, end: str) -> None:
+    client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
+
+    async def open() -> None:
+        with contextlib.suppress(ClientClosed):  # or it was quicker
+            await client.open()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open)
+        nursery.start_soon(finish, client, end)
+    with pytest.raises(ClientClosed):
+        await client.poll()
 
 
 @ENDS

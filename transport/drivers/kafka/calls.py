@@ -13,6 +13,8 @@ from transport.errors import ClientClosed, CommitFailed, CommitRefused, CommitUn
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+# For what never waits for a broker: aborting what is held, closing sockets, joining threads.
+CUT_TIMEOUT = 5.0
 # Errors that say what became of a call: true also when the client was closed meanwhile.
 _OUTCOMES = (CommitFailed, CommitRefused, CommitUnknown)
 
@@ -24,12 +26,14 @@ class Calls:
         name: of the client, for errors.
 
     Attributes:
+        opened: set once the client is being opened; calls before that raise ClientClosed, too.
         closed: set once the client is being closed. Calls then raise ClientClosed, and so do
             those under way that fail: what a cut client throws has no meaning.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.opened = False
         self.closed = False
 
     async def make(self, worker: Worker, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -38,7 +42,9 @@ class Calls:
             return await worker.call(name, _made, fn, *args)
 
     def check_open(self) -> None:
-        """Raise ClientClosed if it was closed."""
+        """Raise ClientClosed if it was not opened, or was closed."""
+        if not self.opened:
+            raise ClientClosed(f"{self.name} is not open")
         if self.closed:
             raise ClientClosed(f"{self.name} was closed")
 

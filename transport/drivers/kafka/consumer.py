@@ -23,7 +23,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance
-from transport.drivers.kafka.calls import Calls
+from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.join import drop_join, keep_join
@@ -47,8 +47,6 @@ TURN_MS = 50
 # The client can stall for ever on a partition that is paused while a part of its last fetch is
 # not handed out yet. So take whole fetches; their size is bounded in bytes.
 NO_LIMIT = 10**9
-# For what never waits for a broker: closing sockets, joining threads.
-CUT_TIMEOUT = 5.0
 
 
 class KafkaConsumerClient:
@@ -79,6 +77,7 @@ class KafkaConsumerClient:
         self._fetched: dict[TP, Sequence[Record]] = {}
 
     async def open(self) -> None:
+        self._calls.opened = True
         self._listener = RebalanceListener(
             self._settings.rebalance_bound, self._drop, self._deliver
         )
@@ -117,6 +116,7 @@ class KafkaConsumerClient:
         self._interrupted = True
 
     async def next_rebalance(self) -> Rebalance:
+        self._calls.check_open()
         try:
             return await self._next_event.receive()
         except trio.EndOfChannel:
@@ -137,7 +137,7 @@ class KafkaConsumerClient:
         return await self._calls.make(self._polling, "positions", self._positions, tps)
 
     def highwater(self, tp: TP) -> int | None:
-        state = self._assignment().get(tp)
+        state = None if self._consumer is None else self._assignment().get(tp)
         return None if state is None else state.highwater
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
@@ -168,6 +168,7 @@ class KafkaConsumerClient:
         return frozenset(TP(topic, number) for number in range(counts[topic]))
 
     def group_metadata(self) -> GroupMetadata:
+        self._calls.check_open()
         member = self._consumer.group_metadata()
         return GroupMetadata(
             member.group_id, member.generation_id, member.member_id, member.group_instance_id

@@ -18,7 +18,7 @@ from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.kafka.calls import Calls
+from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery
@@ -28,8 +28,6 @@ from transport.drivers.kafka.topics import partition_counts
 from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, TransportError
 
-# For what never waits for a broker: aborting what is held, closing sockets, joining threads.
-CUT_TIMEOUT = 5.0
 # How long a network thread takes to end that waits for nothing.
 QUICK = 0.25
 
@@ -89,6 +87,7 @@ class KafkaProducerClient:
         self._deliveries: Deliveries | None = None  # from the opening on
 
     async def open(self, report: Reports) -> None:
+        self._calls.opened = True
         self._deliveries = Deliveries(
             report,
             timeout=self._settings.delivery_timeout,
@@ -108,6 +107,7 @@ class KafkaProducerClient:
         await self._opened.keep_deadlines(self._discard)
 
     async def partition_count(self, topic: str, timeout: float) -> int:
+        self._calls.check_open()
         if self._producer is None:
             await self._calls.make(self._sending, "open", self._connect)
         with self._calls.errors():
@@ -130,6 +130,7 @@ class KafkaProducerClient:
         config: Mapping[str, str],
         timeout: float,
     ) -> None:
+        self._calls.check_open()
         if self._administering.current is None and not self._administering.alive:
             with contextlib.suppress(WorkerClosed):
                 self._administering.start()

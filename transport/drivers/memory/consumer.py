@@ -54,6 +54,7 @@ class MemoryConsumer:
         self._settings = settings
         self._group_id = settings.group_id
         self._connection: Connection | None = None
+        self._closed = False
         self._logs: dict[TP, Log] = {}  # of what is assigned, in the order of the next fetch
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
@@ -67,6 +68,8 @@ class MemoryConsumer:
 
     async def open(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self._closed:
+            raise ClientClosed("the consumer was closed")
         broker = self._attach()
         group = broker.group(self._group_id)
         self._connection = Connection(broker, group, Membership(group, self._settings))
@@ -199,6 +202,7 @@ class MemoryConsumer:
 
     def _disconnected(self) -> Connection | None:
         """The connection that is given up now; whoever waits for it is woken."""
+        self._closed = True
         connection, self._connection = self._connection, None
         if self._consent is not None:
             self._consent.expire()

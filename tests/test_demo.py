@@ -1,0 +1,87 @@
+"""The demonstration: it ends well, and would say so if it did not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.nurseries.clock import jumping
+from transport import demo
+from transport.__main__ import main
+from transport.message import Batch
+
+
+@jumping
+async def test_it_shows_the_crash_the_tree_and_the_check() -> None:
+    lines: list[str] = []
+    findings = await demo.demo("memory://demo", 2000, lines.append)
+    assert findings.is_good
+    assert (findings.produced, findings.handled, findings.lag) == (2000, 2000, 0)
+    text = "\n".join(lines)
+    assert "anna has crashed" in text
+    assert re.search(r"Consumer +running", text)
+    assert re.search(r"[\d,]+ of 2,000 handled", text)
+    assert text.endswith("good")
+
+
+@jumping
+async def test_a_lost_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = demo.Run.handle
+
+    def lose_one(run: demo.Run, member: str, batch: Batch) -> None:
+        batch.messages = [m for m in batch.messages if m.value["order"] != 777]
+        handle(run, member, batch)
+
+    monkeypatch.setattr(demo.Run, "handle", lose_one)
+    lines: list[str] = []
+    findings = await demo.demo("memory://demo", 2000, lines.append)
+    assert not findings.is_good
+    assert findings.produced - findings.handled == 1
+    assert lines[-1].endswith("NOT GOOD")
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, good: bool) -> None:
+    async def found(broker: str, orders: int) -> demo.Findings:
+        assert (broker, orders) == ("memory://x", 10)
+        return demo.Findings(10, 10, 10 if good else 9, 0, 10, 10)
+
+    monkeypatch.setattr("transport.__main__.demo", found)
+    assert main(["demo", "--broker", "memory://x", "--orders", "10"]) == (0 if good else 1)
+
+
+@pytest.mark.parametrize("url", ["amqp://x", "kafka://127.0.0.1:x"])
+def test_a_broker_that_there_is_not(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--broker", url]) == 1
+    assert url in capsys.readouterr().err
+
+
+@pytest.mark.kafka
+def test_it_ends_well_on_a_real_kafka(kafka_bootstrap: str) -> None:
+    command = [sys.executable, "-m", "transport", "demo", "--broker", f"kafka://{kafka_bootstrap}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "100,000" in ended.stdout
+    assert ended.stdout.endswith("good\n")
+
+
+@pytest.mark.kafka
+def test_ctrl_c_midway_ends_it_in_order(kafka_bootstrap: str) -> None:
+    command = [sys.executable, "-u", "-m", "transport", "demo"]
+    command += ["--broker", f"kafka://{kafka_bootstrap}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "handled" in line and "joining" not in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert errors == "ended by SIGINT\n"

@@ -182,6 +182,7 @@ class Service:
         self._life = trio.CancelScope()  # up to the stop, which cancels it
         self._bound = trio.CancelScope(shield=True)  # of on_stop; a parent may tighten it
         self._restarted: trio.Event | None = None  # there while a restart is asked for
+        self._on_crash: Callable[[], None] = lambda: None  # up the tree, before anything is stopped
         self._ended = trio.Event()
 
     # Hooks
@@ -293,6 +294,7 @@ class Service:
         """
         nursery = self._open_nursery
         child = _Child(service.name, self._children, service)
+        service._on_crash = lambda: self._on_crash()
         await nursery.start(child.start, service.serve)
         return service
 
@@ -339,6 +341,8 @@ class Service:
                     try:
                         await trio.sleep_forever()
                     finally:
+                        if not self._life.cancel_called:
+                            self._on_crash()
                         self.state = State.STOPPING
                         self._nursery.start_soon(self._wind_down, begun)
         finally:
@@ -409,13 +413,14 @@ async def _first_of(nursery: trio.Nursery, event: trio.Event) -> None:
 async def running(service: S) -> AsyncIterator[S]:
     """Serve a service around a block: ready at its start, stopped in order at its end.
 
-    The block is cancelled when the service crashes. However the block ends, by its last line, an
-    exception or cancelling, the service is stopped in order within its grace period. All that went
-    wrong comes out as one exception group.
+    The block is cancelled as soon as the service, or one below it, crashes; only then are they
+    stopped. However the block ends, by its last line, an exception or cancelling, the service is
+    stopped in order within its grace period. All that went wrong comes out as one exception group.
     """
     async with trio.open_nursery() as nursery:
         root = _Child(service.name, [], service)
         await nursery.start(root.start, service.serve)
+        service._on_crash = nursery.cancel_scope.cancel
         try:
             yield service
         finally:

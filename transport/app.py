@@ -24,6 +24,7 @@ class _Root(Service):
         super().__init__(f"App({app.id})", grace=app.settings.grace)
         self._app = app
 
+    @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         await self.add_service(self._app.producer)
         await self.add_service(self._app.conductor)
@@ -100,6 +101,7 @@ class App:
 
     # Life
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         """Open: the producer is connected when this returns.
 
@@ -113,11 +115,13 @@ class App:
         self.is_open = True
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *exc: Any) -> bool | None:
         assert self._running is not None
         self.is_open = False
         return await self._running.__aexit__(*exc)
 
+    @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
         """Let the iterators end, each after the message in hand; so the block comes to its end.
 
@@ -126,6 +130,7 @@ class App:
         self.consumer.stop_flow()
         self.conductor.end()
 
+    @trio.lowlevel.enable_ki_protection
     async def kill(self) -> None:
         """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
         with trio.CancelScope(shield=True):

@@ -111,10 +111,12 @@ class Consumer(Service):
 
     # Life
 
+    @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         self.app.conductor.on_change = self._look_again
         self.spawn("subscription", self._join_group)
 
+    @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
         """Stop flow, commit what is safe, stop fetching, leave the group, join the threads.
 
@@ -147,6 +149,7 @@ class Consumer(Service):
         if was is _Phase.OPEN:
             await self.client.kill()
 
+    @trio.lowlevel.enable_ki_protection
     async def _join_group(self) -> None:
         await self.app.conductor.wait_until_wanted()
         if self._phase is _Phase.CLOSING:
@@ -168,6 +171,7 @@ class Consumer(Service):
             if self._phase is not _Phase.CLOSING:
                 raise
 
+    @trio.lowlevel.enable_ki_protection
     async def _beat(self) -> None:
         try:
             with self.ending_quietly():
@@ -183,6 +187,7 @@ class Consumer(Service):
                 age,
             )
 
+    @trio.lowlevel.enable_ki_protection
     async def _last_commit(self, most: float) -> None:
         timeout = min(most, self.app.settings.client.commit_timeout)
         with trio.move_on_after(timeout) as bound:

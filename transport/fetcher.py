@@ -48,11 +48,13 @@ class Fetcher(Service):
         self._stopped = trio.Event()
         self._subscribed: frozenset[str] = frozenset()
 
+    @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         self._stopping = False
         self._stopped = trio.Event()
         self.spawn("poll", self._run)
 
+    @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
         """Stop fetching; returns only once no poll is under way."""
         self._stopping = True

@@ -124,12 +124,14 @@ class Producer(Service):
 
     # Life
 
+    @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         await self.client.open(self._report)
         self._accepts = True
         self.spawn("sender", self._send_batches)
         self.spawn("deadlines", self.client.keep_deadlines)
 
+    @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
         """Deliver what was accepted, then close; raises if a failure was never looked at."""
         self._accepts = False

@@ -11,10 +11,8 @@ import functools
 import itertools
 import math
 import random
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,6 +21,7 @@ import trio
 import nurseries.service
 from nurseries import Service, ServiceError, State, running
 from tests.nurseries.clock import run
+from tests.nurseries.ctrl_c import AtLine
 
 
 class Attack(Exception):
@@ -214,40 +213,13 @@ def test_an_attack_at_every_step(how: str, served: str, seeded: Callable[[], Non
     assert number > 100
 
 
-class AtLine:
-    """Presses Ctrl-C before a line of the module under attack, counted as they are run."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-        self.where = "nowhere"
-
-    @property
-    def reached(self) -> bool:
-        return self._left < 0
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename != nurseries.service.__file__:
-            return None
-        if frame.f_code.co_name == "exposed":  # the threshold of a hook, as good as within it
-            return None
-        return self._line
-
-    def _line(self, frame: FrameType, event: str, _: object) -> Any:
-        if event == "line":
-            self._left -= 1
-            if self._left == -1:
-                self.where = f"{frame.f_code.co_qualname}, {frame.f_lineno}"
-                signal.raise_signal(signal.SIGINT)
-        return self._line
-
-
 @pytest.mark.parametrize("served", ["by_running", "by_serve"])
 @pytest.mark.parametrize("first", range(2))
 def test_ctrl_c_at_the_lines(served: str, first: int, seeded: Callable[[], None]) -> None:
     for number in itertools.count(first, 11):  # each line is run often enough to be hit
         seeded()
         scenario = Scenario()
-        at_line = AtLine(number)
+        at_line = AtLine(number, {nurseries.service.__file__})
         before = sys.gettrace()
         sys.settrace(at_line)
         try:

@@ -992,6 +992,34 @@ async def test_the_block_is_cancelled_when_the_service_crashes() -> None:
 
 
 @jumping
+async def test_the_block_is_cancelled_before_anything_is_stopped_for_a_crash_below() -> None:
+    error = ValueError("crash")
+    child = Noted("child", start=spawning("bad", crash, error, 1), stop=sleeping(3))
+    service = Noted(start=adding(child), stop=sleeping(3))
+    cancelled_at: list[float] = []
+
+    async def block() -> None:
+        async with running(service):
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled_at.append(trio.current_time())
+
+    with pytest.raises(ExceptionGroup):
+        await block()
+    assert cancelled_at == [1]
+    assert trio.current_time() >= 4
+
+
+@jumping
+async def test_a_restart_does_not_cancel_the_block() -> None:
+    service = Noted()
+    async with running(service):
+        await service.restart()
+        await trio.sleep(1)
+
+
+@jumping
 async def test_the_block_ends_with_an_exception() -> None:
     error, other = ValueError("block"), KeyError("on_stop")
     service = Noted(stop=raising(other, after=1))

@@ -1,0 +1,88 @@
+"""Ctrl-C at any line of the transport: nothing is committed that was not handled."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import trio
+
+import transport
+from tests.apps import app_on, broker_with, committed, write
+from tests.nurseries.clock import run
+from tests.nurseries.ctrl_c import AtLine
+from transport import TP, App
+from transport.drivers.memory import MemoryBroker
+
+ORDERS = [TP("orders", number) for number in range(2)]
+RECORDS = 6
+# The drivers below are somebody else's; these files hold what a KeyboardInterrupt must not split.
+CORE = {str(path) for path in Path(transport.__file__).parent.glob("*.py")}
+
+
+class Scenario:
+    """Handles, acks, commits, seeks, sends, and hands partitions over and back."""
+
+    def __init__(self) -> None:
+        self.broker: MemoryBroker = broker_with(*ORDERS, records=RECORDS)
+        self.done: set[tuple[TP, int]] = set()
+
+    async def play(self) -> None:
+        async with app_on(self.broker, commit_interval=0.5) as app:
+            await self.handle(app, 5)
+            await app.consumer.commit()
+            tp = min(app.consumer.assignment)
+            await app.consumer.seek(tp, 1)
+            async with app_on(self.broker) as other:
+                other.topic("orders").noack()
+                await trio.sleep(1)
+                for each in ORDERS:
+                    write(self.broker, each, 4)  # so that there is something wherever it is
+                await self.handle(app, 2)
+            await trio.sleep(1)
+            await app.topic("bills").send_and_wait(value=b"value")
+            await app.consumer.wait_empty()
+
+    async def handle(self, app: App, count: int) -> None:
+        async for batch in app.topic("orders").batches(2, noack=True):
+            async with batch:
+                await trio.sleep(0.1)
+                self.done.update((message.tp, message.offset) for message in batch)
+            count -= 1
+            if not count:
+                break
+
+    def check(self) -> None:
+        for tp, offset in committed(self.broker).items():
+            assert all((tp, before) in self.done for before in range(offset)), (tp, offset)
+        assert not self.broker.group("group").members
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in leaves(part)]
+    return [error]
+
+
+def test_ctrl_c_at_the_lines() -> None:
+    for number in range(0, 50_000, 13):  # each line is run often enough to be hit
+        scenario = Scenario()
+        at_line = AtLine(number, CORE)
+        errors: list[BaseException] = []
+        before = sys.gettrace()
+        sys.settrace(at_line)
+        try:
+            run(scenario.play)
+        except BaseException as error:  # noqa: BLE001 - this is what is looked at
+            errors = leaves(error)
+        finally:
+            sys.settrace(before)
+        assert all(isinstance(error, KeyboardInterrupt) for error in errors), (
+            at_line.where,
+            errors,
+        )
+        scenario.check()
+        if not at_line.reached:
+            break
+        assert errors, at_line.where
+    assert 500 < number < 40_000

@@ -58,7 +58,7 @@ class Rig:
 
     client: Any
     assignment: Assignment = attrs.field(factory=Assignment)
-    lost: int = 0
+    can_join: bool = True
     committer: Committer = attrs.field(init=False)
     messages: dict[TP, list[Message]] = attrs.field(factory=dict)
 
@@ -68,7 +68,7 @@ class Rig:
             self.client,
             timeout=7.0,
             patience=30.0,
-            on_ownership_lost=self.lose,
+            can_join=lambda: self.can_join,
         )
         self.assignment.assign([A, B], 1)
         for tp in (A, B):
@@ -80,7 +80,6 @@ class Rig:
             self.messages[tp] = list(lane.take_batch(10))
 
     def lose(self) -> None:
-        self.lost += 1
         self.assignment.let_go(set(self.assignment), lost=True)
 
     def ack(self, tp: TP, count: int = 1) -> None:
@@ -385,15 +384,38 @@ async def test_a_partition_that_was_sought_during_its_commit_is_not_taken_for_co
 
 
 @jumping
-async def test_a_member_that_was_thrown_out_has_lost_what_it_had() -> None:
-    async with at_work(ScriptedClient([CommitFailed("no member")])) as rig:
+async def test_a_member_that_joins_anew_and_keeps_what_it_has_commits_it_then() -> None:
+    async with at_work(ScriptedClient([CommitFailed("no member")] * 3)) as rig:
         rig.ack(A)
-        late = rig.messages[A][0]
+        assert await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}] * 4
+
+
+@jumping
+async def test_of_what_a_member_has_lost_nothing_is_committed() -> None:
+    client = ScriptedClient([CommitFailed("no member")], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+
+        async def lose() -> None:
+            await trio.sleep(0.5)
+            rig.lose()
+
+        rig.ack(A)
+        nursery.start_soon(lose)
         assert not await rig.committer.commit()
-        assert rig.lost == 1
-        assert not late.ack()
-        assert not await rig.committer.commit()
-        assert rig.client.tried == [{A: 1}]
+        assert client.tried == [{A: 1}]
+
+
+@pytest.mark.parametrize("can_join", [True, False])
+@jumping
+async def test_a_member_that_is_not_taken_back_is_not_waited_for_for_ever(can_join: bool) -> None:
+    async with at_work(ScriptedClient([CommitFailed("no member")] * 1000)) as rig:
+        rig.can_join = can_join
+        rig.ack(A)
+        with pytest.raises(CommitFailed):
+            await rig.committer.commit()
+        # While a rebalance is served it cannot join: there is nothing to wait for.
+        assert (29 < trio.current_time() <= 30) if can_join else trio.current_time() == 0
 
 
 @pytest.mark.parametrize("error", [Fenced, AuthorizationFailed, CommitRefused])

@@ -51,8 +51,8 @@ class Committer:
 
     Args:
         timeout: seconds that the broker has for an answer.
-        patience: seconds that a commit is tried again for while the group rebalances.
-        on_ownership_lost: called when the group says that this member is none any more.
+        patience: seconds that a commit is tried again for, until the group has come to rest.
+        can_join: whether the member can join its group meanwhile; not while a rebalance is served.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Committer:
         *,
         timeout: float,
         patience: float,
-        on_ownership_lost: Callable[[], None],
+        can_join: Callable[[], bool],
     ) -> None:
         self._assignment = assignment
         self._client = client
         self._timeout = timeout
         self._patience = patience
-        self._on_ownership_lost = on_ownership_lost
+        self._can_join = can_join
         self._next: _Round | None = None
         self._running: _Round | None = None
         self._carried: dict[Ledger, int] = {}  # what the running round commits
@@ -89,7 +89,8 @@ class Committer:
 
         Raises:
             CommitUnknown: no answer within the timeout; the next commit settles it.
-            RebalanceInProgress: the group has not come to rest while we had patience.
+            RebalanceInProgress, CommitFailed: the group has not come to rest, or has not taken the
+                member back, while we had patience.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: `run` ended before the commit was begun.
         """
@@ -161,7 +162,12 @@ class Committer:
         return self._next
 
     async def _make(self, round_: _Round) -> None:
-        """Commit, again after a rebalance that came between, for what is still owned."""
+        """Commit, again after a rebalance that came between, for what is still owned.
+
+        What a member owns is for the rebalances alone to say. A commit can be refused for lack of
+        a membership also where the member joins anew and keeps what it has; if it does not, its
+        partitions are lost by then, and nothing of theirs is due.
+        """
         backoff = _FIRST_BACKOFF
         give_up = trio.current_time() + self._patience
         while due := self._assignment.due(round_.topics):
@@ -169,15 +175,12 @@ class Committer:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             try:
                 await self._client.commit(offsets, self._timeout)
-            except RebalanceInProgress:
-                if trio.current_time() + backoff > give_up:
+            except (RebalanceInProgress, CommitFailed) as exc:
+                is_out = isinstance(exc, CommitFailed)
+                if trio.current_time() + backoff > give_up or (is_out and not self._can_join()):
                     raise
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
-            except CommitFailed:
-                logger.warning("commit refused: this member is not in the group any more")
-                self._on_ownership_lost()
-                return
             except CommitUnknown:
                 self._lose_track()
                 raise

@@ -17,6 +17,7 @@ from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
     ClientClosed,
+    CommitFailed,
     CommitRefused,
     CommitUnknown,
     NotAssigned,
@@ -99,7 +100,7 @@ class Consumer(Service):
             self.client,
             timeout=settings.client.commit_timeout,
             patience=settings.client.rebalance_bound,
-            on_ownership_lost=lambda: self.drop(self.assignment),
+            can_join=lambda: not self.handover.is_under_way,
         )
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
@@ -178,6 +179,8 @@ class Consumer(Service):
                 await self.commit()
         except CommitUnknown as exc:
             logger.warning("a commit got no answer, the next one settles it: %s", exc)
+        except (RebalanceInProgress, CommitFailed) as exc:
+            logger.warning("a commit was not made, the next one will be: %s", exc)
         for tp, offset, age in self._watch.look(self.assignment, trio.current_time()):
             logger.warning(
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
@@ -288,7 +291,8 @@ class Consumer(Service):
 
         Raises:
             CommitUnknown: no answer within the commit timeout; the next commit settles it.
-            RebalanceInProgress: the group has not come to rest within the bound of a rebalance.
+            RebalanceInProgress, CommitFailed: the group has not come to rest, or has not taken us
+                back, within the bound of a rebalance.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
         """
@@ -411,7 +415,7 @@ class Consumer(Service):
         await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
         try:
             await self.committer.commit(revoked)
-        except (CommitUnknown, CommitRefused, RebalanceInProgress) as exc:
+        except (CommitUnknown, CommitRefused, CommitFailed, RebalanceInProgress) as exc:
             logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
         await exposed(self._on_partitions_revoked, revoked)
 

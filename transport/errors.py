@@ -32,7 +32,7 @@ class RebalanceInProgress(TransportError):
 
 
 class CommitFailed(TransportError):
-    """The group has thrown this member out: it owns nothing any more."""
+    """This member is not, or not now, one of its group; if it was thrown out a rebalance tells."""
 
 
 class CommitUnknown(TransportError):

@@ -7,6 +7,7 @@ claims are checked against. No pytest in here, so that benchmarks and people can
 """
 
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -181,6 +182,9 @@ class Broker:
     def freeze(self) -> None:
         """Stop the process in its tracks (SIGSTOP): connections stay up, nothing answers."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        # Each of its threads stands still then; before that one could answer.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """Let a frozen broker go on (SIGCONT)."""

@@ -72,3 +72,34 @@ def test_a_slow_handler_on_a_fast_topic(crew: Crew, kafka_topic: Callable[..., s
     assert len(owned) == 1, f"thrown out: {owned}"
     assert delivered_after_ack([diary]) == []
     assert len(diary.begun) == sum(ends.values()), "delivered twice"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "seconds"),
+    [("eager", 4), ("cooperative", 12)],
+    ids=["past the bound", "past the poll interval"],
+)
+def test_a_program_that_is_blocked_loses_its_partitions_and_nothing_else(
+    crew: Crew, kafka_topic: Callable[..., str], assignment: str, seconds: int
+) -> None:
+    topic = kafka_topic(PARTITIONS)
+    load = [b"x"] * 200
+    send(crew.bootstrap, topic, {p: load for p in range(1, PARTITIONS)})
+    send(crew.bootstrap, topic, {0: [b"block %d s" % seconds, *load]})
+    ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
+    settings = {
+        "assignment": assignment,
+        "heartbeat_interval": 0.5,
+        "max_poll_interval": 8.0,
+        "commit_timeout": 1.0,
+        "drain_timeout": 1.0,
+    }
+    blocked = crew.start(topic, topic, tasks=1, **settings)
+    blocked.until(lambda diary: bool(diary.begun), "blocked")
+    crew.start(topic, topic, tasks=4, **settings)  # whoever joins takes some away
+    send(crew.bootstrap, topic, {p: load for p in range(PARTITIONS)})
+    ends = {partition: end + len(load) for partition, end in ends.items()}
+    crew.until_all_done(ends, timeout=120.0)
+    until_no_lag(crew.bootstrap, topic, PARTITIONS, timeout=30.0)
+    for member in crew.members:
+        member.end(signal.SIGTERM, code=0, within=10.0)

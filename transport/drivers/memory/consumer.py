@@ -23,6 +23,7 @@ from transport.drivers.memory.membership import Change, Membership
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
+    CommitFailed,
     CommitRefused,
     NotAssigned,
     OffsetOutOfRange,
@@ -146,8 +147,12 @@ class MemoryConsumer:
                 raise CommitRefused(f"there is no partition {tp}") from error
             if offset < 0:
                 raise CommitRefused(f"{offset} is no offset, for {tp}")
-        if offsets:
-            connection.membership.commit(offsets, trio.current_time())
+        try:
+            if offsets:
+                connection.membership.commit(offsets, trio.current_time())
+        except CommitFailed:
+            self._stir()  # the poll is to see that, too
+            raise
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT

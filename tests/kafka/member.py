@@ -10,8 +10,8 @@ the machine's monotonic clock, which all processes share::
     seen TIME GENERATION UNACKED BEGUN HELD RSS     every 50 ms; RSS in bytes
 
 SIGTERM stops the app and, past a grace, cancels it; Ctrl-C is left to trio, as most programs do. A
-record whose value begins with "wait SECONDS " is worked on for so long; one that begins with "block
-SECONDS " holds up the whole program::
+record whose value begins with "wait SECONDS " is worked on for so long; one of "block SECONDS FILE"
+holds up the whole program of the first that gets it::
 
     python -m tests.kafka.member --bootstrap HOST:PORT --group G --topic T --log FILE
 """
@@ -63,8 +63,9 @@ async def work(
     """Handle messages of one partition as one piece of work."""
     begun = time.monotonic()
     diary.write([f"begun {m.partition} {m.offset} {begun:.6f}" for m in messages])
-    time.sleep(max(asked(b"block ", message) for message in messages))  # noqa: ASYNC251 - to block
-    await trio.sleep(max(pause, *(asked(b"wait ", message) for message in messages)))
+    for message in messages:
+        block_if_asked(message)
+    await trio.sleep(max(pause, *map(asked_pause, messages)))
     ended = time.monotonic()
     diary.write(
         [
@@ -78,9 +79,16 @@ async def work(
         diary.write([f"acked {m.partition} {m.offset} {at:.6f}" for m in messages])
 
 
-def asked(what: bytes, message: Message) -> float:
+def asked_pause(message: Message) -> float:
     value = message.value
-    return float(value.split()[1]) if value is not None and value.startswith(what) else 0.0
+    return float(value.split()[1]) if value is not None and value.startswith(b"wait ") else 0.0
+
+
+def block_if_asked(message: Message) -> None:
+    match (message.value or b"").split():
+        case [b"block", seconds, file] if not os.path.exists(file):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+            time.sleep(float(seconds))
 
 
 async def handle(topic: Topic, diary: Diary, batch: int, pause: float) -> None:

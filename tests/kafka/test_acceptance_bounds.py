@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -80,12 +81,13 @@ def test_a_slow_handler_on_a_fast_topic(crew: Crew, kafka_topic: Callable[..., s
     ids=["past the bound", "past the poll interval"],
 )
 def test_a_program_that_is_blocked_loses_its_partitions_and_nothing_else(
-    crew: Crew, kafka_topic: Callable[..., str], assignment: str, seconds: int
+    crew: Crew, kafka_topic: Callable[..., str], tmp_path: Path, assignment: str, seconds: int
 ) -> None:
     topic = kafka_topic(PARTITIONS)
     load = [b"x"] * 200
     send(crew.bootstrap, topic, {p: load for p in range(1, PARTITIONS)})
-    send(crew.bootstrap, topic, {0: [b"block %d s" % seconds, *load]})
+    block = f"block {seconds} {tmp_path / 'blocked'}".encode()
+    send(crew.bootstrap, topic, {0: [block, *load]})
     ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
     settings = {
         "assignment": assignment,

@@ -84,13 +84,13 @@ class Committer:
     async def commit(self, topics: Collection[str | TP] | None = None) -> bool:
         """Commit what is safe of `topics` (names or partitions; None: of all).
 
-        Returns whether an offset moved. A checkpoint. Cancelled: the commit goes on, once it
-        has begun as well as before; its outcome is entered into the ledgers.
+        Returns whether an offset moved; False also where the group has not come to rest, or has not
+        taken the member back, while we had patience (a warning says so). A checkpoint. Cancelled:
+        the commit goes on, once it has begun as well as before; its outcome is entered into the
+        ledgers.
 
         Raises:
             CommitUnknown: no answer within the timeout; the next commit settles it.
-            RebalanceInProgress, CommitFailed: the group has not come to rest, or has not taken the
-                member back, while we had patience.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: `run` ended before the commit was begun.
         """
@@ -178,7 +178,8 @@ class Committer:
             except (RebalanceInProgress, CommitFailed) as exc:
                 is_out = isinstance(exc, CommitFailed)
                 if trio.current_time() + backoff > give_up or (is_out and not self._can_join()):
-                    raise
+                    logger.warning("a commit was given up, what it held may come again: %s", exc)
+                    return
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
             except CommitUnknown:

@@ -17,7 +17,6 @@ from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
     ClientClosed,
-    CommitFailed,
     CommitRefused,
     CommitUnknown,
     NotAssigned,
@@ -179,8 +178,6 @@ class Consumer(Service):
                 await self.commit()
         except CommitUnknown as exc:
             logger.warning("a commit got no answer, the next one settles it: %s", exc)
-        except (RebalanceInProgress, CommitFailed) as exc:
-            logger.warning("a commit was not made, the next one will be: %s", exc)
         for tp, offset, age in self._watch.look(self.assignment, trio.current_time()):
             logger.warning(
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
@@ -283,16 +280,15 @@ class Consumer(Service):
         """Commit what is safe; returns whether an offset moved.
 
         Overlapping calls share one commit. False where nothing is to be committed, so also before
-        the group is joined and after the end. A checkpoint. Cancelled: the commit is made as a
-        whole, or not at all; its outcome is entered into the ledgers.
+        the group is joined and after the end; and where the group did not come to rest within the
+        bound of a rebalance, or did not take us back (a warning says so). A checkpoint. Cancelled:
+        the commit is made as a whole, or not at all; its outcome is entered into the ledgers.
 
         Args:
             topics: names and partitions, mixed; None: everything assigned.
 
         Raises:
             CommitUnknown: no answer within the commit timeout; the next commit settles it.
-            RebalanceInProgress, CommitFailed: the group has not come to rest, or has not taken us
-                back, within the bound of a rebalance.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
         """
@@ -415,7 +411,7 @@ class Consumer(Service):
         await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
         try:
             await self.committer.commit(revoked)
-        except (CommitUnknown, CommitRefused, CommitFailed, RebalanceInProgress) as exc:
+        except (CommitUnknown, CommitRefused) as exc:
             logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
         await exposed(self._on_partitions_revoked, revoked)
 

@@ -180,3 +180,15 @@ async def test_a_commit_that_is_refused_for_what_goes_does_not(
         app.consumer.client.commit = commit
         assert not app.consumer.assignment
     assert "no such partition" in caplog.text
+
+
+@jumping
+async def test_a_kill_may_come_in_the_middle_of_a_rebalance() -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=SeeksOn, drain_timeout=BOUND) as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        assert app.consumer.handover.is_under_way
+        await app.kill()
+        await trio.sleep(SLOW)
+    assert committed(broker) == {}

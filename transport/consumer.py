@@ -145,6 +145,7 @@ class Consumer(Service):
         was, self._phase = self._phase, _Phase.CLOSING
         self.stop_flow()
         self.app.conductor.end()
+        self.handover.end()
         self.drop(self.assignment)
         if was is _Phase.OPEN:
             await self.client.kill()

@@ -49,7 +49,7 @@ class Handover:
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
         self._starts: dict[TP, int] = {}  # ... and where to begin
-        self._unsettled: tuple[Rebalance, list[Ledger]] | None = None
+        self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> NoReturn:
@@ -86,8 +86,8 @@ class Handover:
 
     def settle(self) -> None:
         """A poll has ended: was the client told in time where to start from? Not a checkpoint."""
-        if self._unsettled is not None:
-            (event, ledgers), self._unsettled = self._unsettled, None
+        unsettled, self._unsettled = self._unsettled, []
+        for event, ledgers in unsettled:
             if event.expired.is_set():
                 for ledger in ledgers:
                     ledger.must_refetch = True
@@ -121,7 +121,8 @@ class Handover:
         if not await _within(event, step, event.partitions, event.generation):
             _warn_of_hook(event)
         consumer.fetcher.forget(event.partitions)
-        self._unsettled = event, [consumer.assignment[tp] for tp in sorted(self._starts)]
+        begun = consumer.assignment
+        self._unsettled.append((event, [begun[tp] for tp in self._starts if tp in begun]))
         event.release(self._starts)
 
     async def _on_lost(self, event: Rebalance) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -70,7 +71,7 @@ class KafkaConsumerClient:
         self._listener: RebalanceListener | None = None
         self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
-        self._interrupted = False
+        self._interrupted = threading.Event()
         self._giving_back = False
         # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
         # the IO thread while that one is inside the client; emptied in trio between its calls.
@@ -105,7 +106,7 @@ class KafkaConsumerClient:
             await self._unreleased[0].released.wait()
             self._unreleased.popleft()
         self._calls.check_open()
-        self._interrupted = False
+        self._interrupted.clear()
         # Not before: had we been cancelled meanwhile, the next poll must find them.
         fetched, self._fetched = self._fetched, {}
         for tp in held:
@@ -113,7 +114,7 @@ class KafkaConsumerClient:
         return fetched
 
     def interrupt(self) -> None:
-        self._interrupted = True
+        self._interrupted.set()
 
     async def next_rebalance(self) -> Rebalance:
         self._calls.check_open()
@@ -262,12 +263,16 @@ class KafkaConsumerClient:
                 return held
             # Read before the turn: one that is interrupted beforehand takes a turn as well, so
             # that who interrupts each poll sees the group get on.
-            over = self._interrupted
+            over = self._interrupted.is_set()
             try:
                 if self._giving_back:
                     self._give_back()
                 keep_join(self._consumer)
-                batches = self._consumer.poll(timeout_ms=TURN_MS, max_records=NO_LIMIT)
+                turn_ms = TURN_MS
+                if self._is_paused():  # no records can end the poll, an interrupt can end this
+                    self._interrupted.wait(TURN_MS / 1000)
+                    turn_ms = 0
+                batches = self._consumer.poll(timeout_ms=turn_ms, max_records=NO_LIMIT)
             except kafka.errors.RetriableError as error:
                 if self._calls.closed:
                     raise
@@ -277,7 +282,12 @@ class KafkaConsumerClient:
                 batches = {}
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
-            over = over or self._interrupted
+            over = over or self._interrupted.is_set()
+
+    def _is_paused(self) -> bool:
+        """Whether all that is assigned is paused, and something is."""
+        states = self._assignment().values()
+        return bool(states) and all(state.paused for state in states)
 
     def _held_back(self) -> Collection[TP]:
         """What was fetched before a pause stays here until the resume."""

@@ -107,8 +107,8 @@ class Channel:
     @enable_ki_protection
     def take(self) -> Message | None:
         """The next message, if one may be delivered now."""
-        while self._turn() is not None:
-            if (message := self._lane_at_turn.take()) is not None:
+        while (lane := self._turn()) is not None:
+            if (message := lane.take()) is not None:
                 self.quota -= 1
                 return message
             self.quota = 0
@@ -118,9 +118,9 @@ class Channel:
     def take_batch(self, most: int) -> Batch | None:
         """The next messages of one partition, if any may be delivered now."""
         self.quota = 0  # a batch is a turn of its own
-        if self._turn(most) is None:
+        if (lane := self._turn(most)) is None:
             return None
-        batch = self._lane_at_turn.take_batch(self.quota)
+        batch = lane.take_batch(self.quota)
         self.quota = 0
         return batch
 
@@ -148,11 +148,6 @@ class Channel:
         await hook(error, message)
         message.ack()
         return False
-
-    @property
-    def _lane_at_turn(self) -> Lane:
-        assert self._lane is not None
-        return self._lane
 
     def _turn(self, most: int | None = None) -> Lane | None:
         """The lane that may deliver now; None if none may."""
@@ -197,13 +192,8 @@ class _Reader:
         return self
 
     async def _give_way(self) -> None:
-        """A checkpoint for cancelling at each call, a full one now and then."""
-        now = self._clock.current_time()
-        if self._channel.quota <= 0 or now - self._gave_way > _GIVE_WAY:
-            await trio.lowlevel.checkpoint()
-            self._gave_way = self._clock.current_time()
-        else:
-            await checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint()
+        self._gave_way = self._clock.current_time()
 
 
 class Messages(_Reader):
@@ -220,10 +210,14 @@ class Messages(_Reader):
     async def __anext__(self) -> Message:
         if (done := self._current) is not None:
             self._current = None
-            done.ack()
+            done.decref()
         channel = self._channel
         while True:
-            await self._give_way()
+            # A checkpoint for cancelling at each message; a full one at each turn, or now and then.
+            if channel.quota > 0 and self._clock.current_time() - self._gave_way <= _GIVE_WAY:
+                await checkpoint_if_cancelled()
+            else:
+                await self._give_way()
             if (message := channel.take()) is None:
                 if channel.ended:
                     raise StopAsyncIteration

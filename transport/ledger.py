@@ -144,7 +144,11 @@ class Lane:
             self.refuse(message)
             return False
         message.acked = True
-        self._lighten(1)
+        load = self.load
+        load.held -= 1
+        load.begun -= 1
+        if load.alarm or self._when_empty:
+            self._after_ack()
         return True
 
     def ack_all(self, messages: Sequence[Message]) -> bool:
@@ -156,7 +160,9 @@ class Lane:
             message.refcount = 0
             message.acked = True
             del self.begun[message.offset]
-        self._lighten(len(messages))
+        self.load.held -= len(messages)
+        self.load.begun -= len(messages)
+        self._after_ack()
         return True
 
     def refuse(self, message: Message) -> None:
@@ -193,13 +199,6 @@ class Lane:
         self.load.begun -= len(self.begun)
         self.begun.clear()
         self._after_ack()
-
-    def _lighten(self, n: int) -> None:
-        load = self.load
-        load.held -= n
-        load.begun -= n
-        if load.alarm or (self._when_empty and not self.begun):
-            self._after_ack()
 
     def _after_ack(self) -> None:
         if self.load.alarm:

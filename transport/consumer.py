@@ -335,6 +335,8 @@ class Consumer(Service):
     async def seek(self, partition: TP, offset: int) -> None:
         """Go on at `offset`, in a new epoch: what was delivered before can't be acked any more.
 
+        It counts as given up: a rebalance does not wait for who still works on it.
+
         A checkpoint. Cancelled: either nothing happened, or the seek is made as a whole.
 
         Raises:

@@ -134,7 +134,7 @@ class Committer:
             await self._make(round_)
         except TransportError as exc:
             round_.error = exc
-        except BaseException:
+        except BaseException:  # cancelled as well: whoever waits for the round is told
             round_.error = CommitUnknown("the app ended before the answer to a commit")
             self._lose_track()
             raise

@@ -155,7 +155,7 @@ class Fetcher(Service):
                 await request.do()
             except TransportError as exc:
                 request.end(exc)
-            except BaseException:
+            except BaseException:  # cancelled as well: whoever asked is told
                 request.end(AppClosed("the app is closing"))
                 raise
             else:

@@ -54,7 +54,8 @@ class Topic:
 
         The topic object listens from now on, also after the loop was left: it goes on where the
         next loop over it begins, and until then what it has not had holds back the commit, and,
-        with its buffer full, the partitions. `app.conductor.discard(topic)` ends that.
+        with its buffer full, the partitions. `app.conductor.discard(topic)` ends that, but for the
+        message that was in hand: it is yours to ack.
 
         Raises AppClosed: the app is not open. Not a checkpoint; asking for a message is one.
         """

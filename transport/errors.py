@@ -47,6 +47,10 @@ class Fenced(TransportError):
     """Another process has taken this member's or this producer's identity."""
 
 
+class TransactionAborted(TransportError):
+    """The transaction was aborted: what was written in it is undone, its messages come again."""
+
+
 class OffsetOutOfRange(TransportError):
     """The position lies outside the log and the policy is not to reset it."""
 

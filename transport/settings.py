@@ -50,7 +50,10 @@ def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
     Raises TypeError naming what is unknown.
     """
     mine = {field.name for field in attrs.fields(Settings)} - {"client"}
-    theirs = {field.name for field in attrs.fields(ClientSettings)} - {"group_id"}
+    theirs = {field.name for field in attrs.fields(ClientSettings)} - {
+        "group_id",
+        "transactional_id",
+    }
     if unknown := sorted(set(options) - mine - theirs):
         raise TypeError(f"unknown settings: {', '.join(unknown)}")
     client = ClientSettings(

@@ -168,7 +168,12 @@ class ConsumerClient(Protocol):
         """Every partition of the topic. Raises UnknownTopic."""
 
     def group_metadata(self) -> GroupMetadata:
-        """This member's identity, for transactions."""
+        """This member's identity, the fence of its transactions.
+
+        Raises RebalanceInProgress where it may have changed by a rebalance that `next_rebalance`
+        has not returned yet: what is committed under it must still be ours. A generation below 0
+        means no member.
+        """
 
     async def close(self, timeout: float) -> None:
         """Leave the group and end the threads. No rebalance is raised any more.
@@ -237,6 +242,32 @@ class ProducerClient(Protocol):
         timeout: float,
     ) -> None:
         """Create a topic; one that exists is fine. Returns when it can be written."""
+
+    # Only with a transactional id; one of these at a time. `open` has then fenced whoever had the
+    # id before, and ended what that one had left open. All raise Fenced (another one has the id
+    # now), AuthorizationFailed, BrokerUnavailable, ClientClosed.
+
+    async def begin(self) -> None:
+        """Begin a transaction: what is sent from now on belongs to it. Asks no broker."""
+
+    async def send_offsets(
+        self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
+    ) -> None:
+        """Let the transaction commit these offsets of a group when it is committed itself.
+
+        Raises TransactionAborted: it can only be aborted, be it that the group knows no such member
+        in this generation.
+        """
+
+    async def commit(self, timeout: float) -> None:
+        """Commit the transaction, after all that was sent in it was delivered.
+
+        Raises TransactionAborted: it can only be aborted. CommitUnknown: no answer; `abort` ends
+        it then, one way or the other, and the group's committed offsets tell which.
+        """
+
+    async def abort(self, timeout: float) -> None:
+        """End the transaction, whatever state it is in; afterwards nothing of it is left open."""
 
     async def close(self, timeout: float) -> None:
         """Send what is left within `timeout` seconds, fail the rest, end the threads."""

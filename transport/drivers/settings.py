@@ -31,6 +31,9 @@ class ClientSettings:
         commit_timeout: for the broker's answer to a commit.
         acks: "all", 1 or 0 brokers that have a message before it counts as delivered.
         delivery_timeout: from the sending of a message to its outcome.
+        transactional_id: of a producer that writes in transactions; set by the app.
+        transaction_timeout: so long a transaction may stay open before the broker aborts it; so
+            long a reader may have to wait after a crash.
         client_options: handed to the client library as they are; they win.
 
     Raises:
@@ -64,6 +67,8 @@ class ClientSettings:
         default=None, validator=in_((None, "gzip", "snappy", "lz4", "zstd"))
     )
     delivery_timeout: float = attrs.field(default=120.0, validator=_duration)
+    transactional_id: str | None = None
+    transaction_timeout: float = attrs.field(default=60.0, validator=_duration)
     client_options: Mapping[str, object] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:

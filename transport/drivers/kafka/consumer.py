@@ -36,6 +36,7 @@ from transport.errors import (
     CommitRefused,
     CommitUnknown,
     NotAssigned,
+    RebalanceInProgress,
     TransportError,
 )
 from transport.types import TP, GroupMetadata, Record
@@ -71,6 +72,7 @@ class KafkaConsumerClient:
         self._listener: RebalanceListener | None = None
         self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
+        self._told = 0  # how many rebalances `next_rebalance` has returned
         self._interrupted = threading.Event()
         self._giving_back = False
         # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
@@ -119,7 +121,9 @@ class KafkaConsumerClient:
     async def next_rebalance(self) -> Rebalance:
         self._calls.check_open()
         try:
-            return await self._next_event.receive()
+            rebalance = await self._next_event.receive()
+            self._told += 1
+            return rebalance
         except trio.EndOfChannel:
             raise ClientClosed("the consumer was closed") from None
 
@@ -170,7 +174,11 @@ class KafkaConsumerClient:
 
     def group_metadata(self) -> GroupMetadata:
         self._calls.check_open()
+        # In this order: a new identity comes after the rebalance that led to it.
         member = self._consumer.group_metadata()
+        assert self._listener is not None
+        if self._listener.raised != self._told:
+            raise RebalanceInProgress("a rebalance has not been looked at yet")
         return GroupMetadata(
             member.group_id, member.generation_id, member.member_id, member.group_instance_id
         )

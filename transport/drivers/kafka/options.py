@@ -14,6 +14,7 @@ from transport.drivers.settings import ClientSettings
 
 # The client's own is 30 s: a broker that is back would be found that much too late.
 RECONNECT_BACKOFF_MAX_MS = 1000
+TRANSACTION_BACKOFF_MS = 20
 
 _STRATEGIES = {
     "cooperative": (CooperativeStickyAssignor,),
@@ -65,7 +66,20 @@ def producer_options(
         "request_timeout_ms": _ms(request) - 1,
         # Only a message whose topic was forgotten meanwhile waits for metadata when it is sent.
         "max_block_ms": _ms(settings.connect_timeout),
+        **_transactional(settings),
         **_chosen(settings, KafkaProducer),
+    }
+
+
+def _transactional(settings: ClientSettings) -> dict[str, Any]:
+    if settings.transactional_id is None:
+        return {}
+    return {
+        "transactional_id": settings.transactional_id,
+        "transaction_timeout_ms": _ms(settings.transaction_timeout),
+        # The client sleeps so long for each request that comes too soon after the transaction
+        # before: one takes 108 ms with its default of 100, and 5 ms with this.
+        "retry_backoff_ms": TRANSACTION_BACKOFF_MS,
     }
 
 

@@ -25,8 +25,16 @@ from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
+from transport.drivers.kafka.transaction import Transaction, abort_on_failure
 from transport.drivers.settings import ClientSettings
-from transport.errors import ClientClosed, TransportError
+from transport.errors import (
+    AuthorizationFailed,
+    ClientClosed,
+    Fenced,
+    TransactionAborted,
+    TransportError,
+)
+from transport.types import TP, GroupMetadata
 
 # How long a network thread takes to end that waits for nothing.
 QUICK = 0.25
@@ -85,6 +93,7 @@ class KafkaProducerClient:
         self._producer: KafkaProducer | None = None
         self._discarded: list[KafkaProducer] = []
         self._deliveries: Deliveries | None = None  # from the opening on
+        self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
 
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
@@ -142,6 +151,22 @@ class KafkaProducerClient:
         await self._calls.make(
             self._administering, "create topic", self._create, topic, wanted, timeout
         )
+
+    async def begin(self) -> None:
+        await self._calls.make(self._sending, "begin", self._begin)
+
+    async def send_offsets(
+        self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
+    ) -> None:
+        await self._calls.make(
+            self._sending, "send offsets", self._send_offsets, offsets, group, timeout
+        )
+
+    async def commit(self, timeout: float) -> None:
+        await self._calls.make(self._sending, "commit", self._commit, timeout)
+
+    async def abort(self, timeout: float) -> None:
+        await self._calls.make(self._sending, "abort", self._abort, timeout)
 
     async def close(self, timeout: float) -> None:
         end = trio.current_time() + timeout
@@ -223,9 +248,58 @@ class KafkaProducerClient:
             if producer is None and made is not None:
                 made.close()  # its thread was not started, but sockets are open
         self._client = made
-        keep_alive(producer)
         self._producer = producer
+        if self._settings.transactional_id is None:
+            keep_alive(producer)
+        else:
+            abort_on_failure(producer)
+            self._take_id_over(producer, attempt)
         return producer
+
+    def _take_id_over(self, producer: KafkaProducer, attempt: Attempt) -> None:
+        """Fence who had the transactional id before, and end what that one left open."""
+        taken = False
+        try:
+            with attempt.errors():
+                producer.init_transactions()
+            taken = True
+        finally:
+            if not taken:
+                self._discard()
+
+    def _begin(self) -> None:
+        producer = self._connect()
+        self._transaction = Transaction(producer)
+        self._transaction.begin()
+
+    def _open_transaction(self) -> Transaction:
+        transaction = self._transaction
+        if transaction is None or transaction.producer is not self._producer:
+            raise TransactionAborted("no transaction was begun, or its client was let go")
+        return transaction
+
+    def _send_offsets(
+        self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
+    ) -> None:
+        self._open_transaction().send_offsets(offsets, group, timeout)
+
+    def _commit(self, timeout: float) -> None:
+        self._open_transaction().commit(timeout)
+        self._transaction = None
+
+    def _abort(self, timeout: float) -> None:
+        """Abort in order, or let the client go: the next one under the id ends what is open."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is None or transaction.producer is not self._producer:
+            self._connect()
+            return
+        try:
+            transaction.abort(timeout)
+        except (Fenced, AuthorizationFailed):
+            raise
+        except TransportError:
+            self._discard()
+            self._connect()
 
     def _send(self, batch: Batch) -> None:
         runs: dict[tuple[str, int | None], Run] = {}
@@ -233,7 +307,10 @@ class KafkaProducerClient:
         if batch.left == 0:
             return  # its deadline passed while it waited for its turn
         try:
-            producer = self._connect()
+            if self._settings.transactional_id is None:
+                producer = self._connect()
+            else:
+                producer = self._open_transaction().producer
         except TransportError as error:
             refused = [(message, error) for message in batch.messages]
         else:

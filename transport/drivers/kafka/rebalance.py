@@ -29,6 +29,9 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         drop: called on the IO thread, while the polling thread is inside the client, with the
             partitions that go.
         deliver: called in trio with each rebalance, in order.
+
+    Attributes:
+        raised: how many rebalances there were; written on the IO thread.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._deliver = deliver
         self._token = trio.lowlevel.current_trio_token()
         self._consumer: Any = None  # the KafkaConsumer
+        self.raised = 0
         self._closed = False
         self._pending: Rebalance | None = None
 
@@ -100,6 +104,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             with contextlib.suppress(Exception):  # the loop may have ended: nobody waits then
                 net.call_soon_threadsafe(lambda: resolve(seek))
 
+        self.raised += 1
         rebalance = Rebalance(kind, tps, coordinator.group_metadata().generation_id, bound, release)
 
         def expire() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 
 def keep_alive(producer: Any) -> None:
-    """Let a new producer outlive such a refusal; one with transactions is left as it is."""
+    """Let a new producer without transactions outlive such a refusal."""
     # `_transaction_manager`, `classify_batch_error`: where the client decides that.
     manager = producer._transaction_manager
-    if manager is None or manager.is_transactional():
+    if manager is None:
         return
     classify = manager.classify_batch_error
 

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Collection
 
 from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.coordinator import Coordinator
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.errors import UnknownTopic
@@ -29,6 +30,7 @@ class MemoryBroker:
 
     Attributes:
         topics_changed: rung when a topic was created.
+        transactions: the coordinator of all of them.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class MemoryBroker:
             raise ValueError(f"default_partitions must be at least 1, not {default_partitions}")
         self.clock = clock or itertools.count(FIRST_TIMESTAMP_MS).__next__
         self.topics_changed = Bell()
+        self.transactions = Coordinator()
         self._default_partitions = default_partitions
         self._auto_create = auto_create
         self._topics: dict[str, list[Log]] = {}
@@ -110,6 +113,7 @@ class MemoryBroker:
             self._era = era
             for group in self._groups.values():
                 group.restart(now)
+            self.transactions.restart(now)
 
     def missing(self, topics: Collection[str]) -> list[str]:
         """Those topics that do not exist, sorted."""

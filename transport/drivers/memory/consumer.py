@@ -22,11 +22,13 @@ from transport.drivers.memory.log import Log
 from transport.drivers.memory.membership import Change, Membership
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
+    BrokerUnavailable,
     ClientClosed,
     CommitFailed,
     CommitRefused,
     NotAssigned,
     OffsetOutOfRange,
+    RebalanceInProgress,
     UnknownTopic,
 )
 from transport.types import TP, GroupMetadata, Record
@@ -54,6 +56,7 @@ class MemoryConsumer:
         self._attach = attach
         self._settings = settings
         self._group_id = settings.group_id
+        self._committed_only = settings.isolation == "read_committed"
         self._connection: Connection | None = None
         self._closed = False
         self._logs: dict[TP, Log] = {}  # of what is assigned, in the order of the next fetch
@@ -91,6 +94,7 @@ class MemoryConsumer:
         connection.membership.begin_poll(trio.current_time())
         try:
             while True:
+                connection.broker.transactions.expire(trio.current_time())
                 await self._attend_group(connection)
                 if self._all_released():
                     batch = self._fetch(connection)
@@ -157,8 +161,16 @@ class MemoryConsumer:
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        offsets = (await self._enter()).group.offsets
-        return {tp: offsets[tp] for tp in tps if tp in offsets}
+        connection = await self._enter()
+        transactions, group = connection.broker.transactions, connection.group
+        with trio.move_on_after(timeout):
+            while self._committed_only and any(tp in group.unstable for tp in tps):
+                with trio.CancelScope(deadline=transactions.next_deadline()):
+                    await _rung([transactions.bell], trio.Event())
+                transactions.expire(trio.current_time())
+                self._connected()
+            return {tp: group.offsets[tp] for tp in tps if tp in group.offsets}
+        raise BrokerUnavailable(f"open transactions held the offsets for more than {timeout:g} s")
 
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -170,13 +182,17 @@ class MemoryConsumer:
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         broker = (await self._enter()).broker
-        return {tp: broker.log(tp).end for tp in tps}
+        logs = {tp: broker.log(tp) for tp in tps}
+        stable = self._committed_only
+        return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         return frozenset((await self._enter()).broker.partitions(topic))
 
     def group_metadata(self) -> GroupMetadata:
         membership = self._connected().membership
+        if self._rebalances:
+            raise RebalanceInProgress("a rebalance has not been looked at yet")
         return GroupMetadata(
             self._group_id,
             membership.generation,
@@ -270,7 +286,9 @@ class MemoryConsumer:
         for tp, log in self._logs.items():
             if tp in self._paused or room < most:  # a partition gets its full part, or waits
                 continue
-            found = log.read(self._positions[tp], most)
+            if tp not in self._positions:
+                continue
+            found = log.read(self._positions[tp], most, committed=self._committed_only)
             self._positions[tp] = found.position
             self._ends[tp] = log.end
             if found.records:
@@ -283,6 +301,8 @@ class MemoryConsumer:
     def _locate(self, tp: TP, log: Log, group: Group) -> None:
         position = self._positions.get(tp)
         if position is None:
+            if self._committed_only and tp in group.unstable:
+                return  # it may be another one in a moment
             position = group.offsets.get(tp)
         if position is not None and (log.start <= position <= log.end or tp in self._paused):
             self._positions[tp] = position
@@ -300,8 +320,9 @@ class MemoryConsumer:
         """Wait for anything that a poll has to look at."""
         bells = [log.bell for tp, log in self._logs.items() if tp not in self._paused]
         self._wake = trio.Event()
-        with trio.CancelScope(deadline=connection.group.next_deadline()):
-            await _rung([connection.group.bell, *bells], self._wake)
+        group, transactions = connection.group, connection.broker.transactions
+        with trio.CancelScope(deadline=min(group.next_deadline(), transactions.next_deadline())):
+            await _rung([group.bell, transactions.bell, *bells], self._wake)
 
 
 async def _rung(bells: Collection[Bell], event: trio.Event) -> None:

@@ -69,6 +69,7 @@ class Group:
         members: by id, in the order in which they came.
         generation: the running one; the last one while the barrier is up.
         offsets: what was committed.
+        unstable: how many open transactions hold an offset of a partition.
         bell: rung when a member may have to do something, or to wait for less long.
     """
 
@@ -76,6 +77,7 @@ class Group:
         self.members: dict[str, Member] = {}
         self.generation = 0
         self.offsets: dict[TP, int] = {}
+        self.unstable: dict[TP, int] = {}
         self.bell = Bell()
         self._partitions = partitions
         self._names = 0
@@ -200,6 +202,11 @@ class Group:
             CommitFailed: there is no such member (any more).
             Fenced: another one has taken its place.
         """
+        self.check_commit(member_id, generation)
+        self.offsets.update(offsets)
+
+    def check_commit(self, member_id: str, generation: int) -> None:
+        """Raise what `commit` would."""
         self.check_identity(member_id)
         member = self.members.get(member_id)
         if member is None:
@@ -209,7 +216,6 @@ class Group:
             raise RebalanceInProgress(
                 f"{member_id!r} commits in generation {generation} between two generations"
             )
-        self.offsets.update(offsets)
 
     def _expect(self, member: Member, deadline: float) -> None:
         member.expires = deadline

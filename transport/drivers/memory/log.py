@@ -64,12 +64,26 @@ class Log:
         self._offsets: list[int] = []
         self._weights: list[int] = []  # of each record and all before it, trimmed ones too
         self._trimmed = 0  # weight of the records that were trimmed
+        self._open: dict[object, list[int]] = {}  # the offsets of each open transaction
+        self._aborted: set[int] = set()
+
+    @property
+    def stable_end(self) -> int:
+        """The end for who reads what is committed: the first offset of an open transaction."""
+        return min((offsets[0] for offsets in self._open.values()), default=self.end)
 
     def append(
-        self, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        timestamp_ms: int,
+        transaction: object = None,
     ) -> int:
-        """Add a record; its offset."""
+        """Add a record, to an open transaction if one is named; its offset."""
         offset = self.end
+        if transaction is not None:
+            self._open.setdefault(transaction, []).append(offset)
         weight = content_size(key, value, headers) + FRAME_BYTES
         self._records.append(
             StoredRecord(
@@ -88,6 +102,13 @@ class Log:
         self.end = offset + 1
         return offset
 
+    def end_transaction(self, transaction: object, *, committed: bool) -> None:
+        """Write the marker, which takes an offset, behind what the transaction has written here."""
+        offsets = self._open.pop(transaction, [])
+        if not committed:
+            self._aborted.update(offsets)
+        self.skip(1)
+
     def skip(self, count: int) -> None:
         """Leave a gap of `count` offsets, as compaction or a marker does."""
         self.end += count
@@ -103,24 +124,36 @@ class Log:
             self._trimmed = self._weights[gone - 1]
             del self._records[:gone], self._offsets[:gone], self._weights[:gone]
 
-    def read(self, offset: int, max_bytes: int) -> Slice:
+    def read(self, offset: int, max_bytes: int, *, committed: bool = False) -> Slice:
         """Records from `offset` on.
 
         At least one record where there is any, more as long as they weigh no more than
         `max_bytes` together. Where there is none, the way leads past the gap, to the end.
+
+        Args:
+            committed: without what was aborted, and only up to the first open transaction.
 
         Raises:
             OffsetOutOfRange: `offset` is neither in the log nor its end.
         """
         if not self.start <= offset <= self.end:
             raise OffsetOutOfRange(f"offset {offset} is not within [{self.start}, {self.end}]")
+        end = self.stable_end if committed else self.end
         first = bisect_left(self._offsets, offset)
-        if first == len(self._records):
-            return Slice((), self.end, 0)
+        last = bisect_left(self._offsets, end)
+        if committed:
+            while first < last and self._offsets[first] in self._aborted:
+                first += 1
+        if first >= last:
+            return Slice((), max(offset, end), 0)
         before = self._weights[first - 1] if first else self._trimmed
         beyond = max(bisect_right(self._weights, before + max_bytes, lo=first), first + 1)
+        beyond = min(beyond, last)
+        records = self._records[first:beyond]
+        if committed and self._aborted:
+            records = [record for record in records if record.offset not in self._aborted]
         return Slice(
-            records=self._records[first:beyond],
+            records=records,
             position=self._offsets[beyond - 1] + 1,
             weight=self._weights[beyond - 1] - before,
         )

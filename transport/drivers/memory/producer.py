@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
@@ -9,11 +10,20 @@ import trio
 
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.memory.broker import MemoryBroker
+from transport.drivers.memory.coordinator import Holder
 from transport.drivers.memory.log import Log, content_size
 from transport.drivers.settings import ClientSettings
-from transport.errors import ClientClosed, MessageTooLarge, UnknownTopic
+from transport.errors import (
+    ClientClosed,
+    CommitFailed,
+    Fenced,
+    MessageTooLarge,
+    RebalanceInProgress,
+    TransactionAborted,
+    UnknownTopic,
+)
 from transport.partitioner import java_partitioner
-from transport.types import TP, RecordMetadata
+from transport.types import TP, GroupMetadata, RecordMetadata
 
 
 class MemoryProducer:
@@ -29,11 +39,18 @@ class MemoryProducer:
         self._broker: MemoryBroker | None = None
         self._report: Reports | None = None
         self._sends = 0
+        self._holder: Holder | None = None  # of the transactional id
+        self._in_transaction = False
 
     async def open(self, report: Reports) -> None:
         await trio.lowlevel.checkpoint()
         self._report = report
-        self._broker = self._attach()
+        broker = self._attach()
+        if (transactional_id := self._settings.transactional_id) is not None:
+            self._holder = broker.transactions.register(
+                transactional_id, self._settings.transaction_timeout
+            )
+        self._broker = broker
 
     async def keep_deadlines(self) -> NoReturn:
         await trio.sleep_forever()  # what is sent is delivered, or refused, at once
@@ -69,7 +86,40 @@ class MemoryProducer:
         await trio.lowlevel.checkpoint()
         self._open_broker().create_topic(topic, partitions)
 
+    async def begin(self) -> None:
+        broker, holder = await self._enter_transactions()
+        broker.transactions.check(holder)
+        self._in_transaction = True
+
+    async def send_offsets(
+        self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
+    ) -> None:
+        broker, holder = await self._enter_transactions()
+        self._begun(broker, holder)
+        now = trio.current_time()
+        read_by = broker.group(group.group_id)
+        read_by.expire(now)
+        try:
+            read_by.check_commit(group.member_id, group.generation_id)
+        except (CommitFailed, RebalanceInProgress) as error:
+            raise TransactionAborted(str(error)) from error
+        broker.transactions.hold(holder, read_by, offsets, now)
+
+    async def commit(self, timeout: float) -> None:
+        broker, holder = await self._enter_transactions()
+        self._begun(broker, holder)
+        broker.transactions.end(holder, committed=True)
+        self._in_transaction = False
+
+    async def abort(self, timeout: float) -> None:
+        broker, holder = await self._enter_transactions()
+        broker.transactions.end(holder, committed=False)
+        self._in_transaction = False
+
     async def close(self, timeout: float) -> None:
+        if self._broker is not None and self._holder is not None and self._in_transaction:
+            with contextlib.suppress(Fenced):
+                self._broker.transactions.end(self._holder, committed=False)
         self._broker = None
         await trio.lowlevel.checkpoint()
 
@@ -82,6 +132,21 @@ class MemoryProducer:
             raise ClientClosed("the producer is not open")
         return self._broker
 
+    async def _enter_transactions(self) -> tuple[MemoryBroker, Holder]:
+        """The checkpoint of each call; before anything is done, so that cancelling undoes all."""
+        self._open_broker()
+        if self._holder is None:
+            raise ValueError("the producer has no transactional id")
+        await trio.lowlevel.checkpoint()
+        broker = self._open_broker()
+        broker.transactions.expire(trio.current_time())
+        return broker, self._holder
+
+    def _begun(self, broker: MemoryBroker, holder: Holder) -> None:
+        broker.transactions.check(holder)
+        if not self._in_transaction:
+            raise TransactionAborted("no transaction was begun")
+
     def _write(self, broker: MemoryBroker, message: Outgoing, written: dict[TP, Log]) -> Outcome:
         size = content_size(message.key, message.value, message.headers)
         if size > self._settings.max_request_size:
@@ -89,12 +154,15 @@ class MemoryProducer:
         try:
             tp = TP(message.topic, self._partition(broker, message))
             log = broker.log(tp)
-        except UnknownTopic as error:
+            if self._holder is not None:
+                self._begun(broker, self._holder)
+                broker.transactions.write(self._holder, tp, log, trio.current_time())
+        except (UnknownTopic, Fenced, TransactionAborted) as error:
             return error
         timestamp_ms = message.timestamp_ms
         if timestamp_ms is None:
             timestamp_ms = broker.clock()
-        offset = log.append(message.key, message.value, message.headers, timestamp_ms)
+        offset = log.append(message.key, message.value, message.headers, timestamp_ms, self._holder)
         written[tp] = log
         if self._settings.acks == 0:
             offset = -1

@@ -1,0 +1,234 @@
+"""The contract: what is written in a transaction is seen as a whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+
+from tests.drivers.rig import PATIENCE, SETTINGS, Member, Rig, Sender, outgoing, until
+from transport.errors import Fenced, RebalanceInProgress, TransactionAborted, TransportError
+from transport.types import TP, GroupMetadata, RecordMetadata
+
+
+@asynccontextmanager
+async def writer(rig: Rig, transactional_id: str, **settings: object) -> AsyncIterator[Sender]:
+    settings = {"transaction_timeout": 10.0, **settings}
+    async with rig.sender(transactional_id=transactional_id, **settings) as sender:
+        yield sender
+
+
+async def write(sender: Sender, topic: str, *values: bytes) -> None:
+    batch = [outgoing(topic, partition=0, value=value) for value in values]
+    for outcome in await sender.send(batch):
+        assert isinstance(outcome, RecordMetadata), outcome
+
+
+async def seen(rig: Rig, topic: str, count: int, **settings: object) -> list[bytes | None]:
+    """The values that a reader gets; `count` of them are waited for."""
+    async with rig.member([topic], **settings) as reader:
+        records = await reader.take(count)
+        await reader.nothing_comes(0.2)
+        return [record.value for _, record in records]
+
+
+async def fence_of(member: Member) -> GroupMetadata:
+    await until(lambda: member.assigned, member)
+    return member.client.group_metadata()
+
+
+async def test_a_commit_shows_all_of_it_and_an_abort_nothing(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name()) as sender:
+        await sender.client.begin()
+        await write(sender, topic, b"1", b"2")
+        await sender.client.abort(PATIENCE)
+        await sender.client.begin()
+        await write(sender, topic, b"3", b"4")
+        await sender.client.commit(PATIENCE)
+    assert await seen(rig, topic, 2) == [b"3", b"4"]
+    assert await seen(rig, topic, 4, isolation="read_uncommitted") == [b"1", b"2", b"3", b"4"]
+
+
+async def test_what_is_open_is_not_seen_nor_what_is_behind_it(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name()) as sender, rig.sender() as plain:
+        await sender.client.begin()
+        await write(sender, topic, b"open")
+        await write(plain, topic, b"behind")
+        async with rig.member([topic]) as reader:
+            await until(lambda: reader.assigned, reader)
+            await reader.nothing_comes()
+            assert (await reader.client.end_offsets([TP(topic, 0)])) == {TP(topic, 0): 0}
+            await sender.client.commit(PATIENCE)
+            values = [record.value for _, record in await reader.take(2)]
+    assert values == [b"open", b"behind"]
+
+
+async def test_the_position_gets_past_the_markers(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with writer(rig, rig.name()) as sender:
+        await sender.client.begin()
+        await write(sender, topic, b"1")
+        await sender.client.commit(PATIENCE)
+        await sender.client.begin()
+        await write(sender, topic, b"2")
+        await sender.client.abort(PATIENCE)
+        async with rig.member([topic]) as reader:
+            await reader.take(1)
+            await reader.nothing_comes(0.2)
+            assert await reader.client.positions([tp]) == {tp: 4}
+            assert await reader.client.end_offsets([tp]) == {tp: 4}
+
+
+async def test_offsets_are_the_groups_with_the_commit(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with (
+        writer(rig, rig.name()) as sender,
+        rig.sender() as plain,
+        rig.member([topic]) as member,
+    ):
+        await write(plain, topic, b"1", b"2", b"3")
+        await member.take(3)
+        for offset, end in (1, sender.client.abort), (2, sender.client.commit):
+            await sender.client.begin()
+            await sender.client.send_offsets({tp: offset}, await fence_of(member), PATIENCE)
+            await end(PATIENCE)
+            expected = {tp: 2} if offset == 2 else {}
+            assert await member.client.committed([tp]) == expected
+
+
+async def test_offsets_of_an_open_transaction_are_waited_for(rig: Rig) -> None:
+    """Else the next owner would start before what is about to be committed."""
+    topic = await rig.topic(1)
+    tp, group = TP(topic, 0), rig.name()
+    async with writer(rig, rig.name()) as sender:
+        async with rig.sender() as plain:
+            await write(plain, topic, b"1", b"2", b"3")
+        async with rig.member([topic], group_id=group) as member:
+            await member.take(3)
+            await sender.client.begin()
+            await sender.client.send_offsets({tp: 2}, await fence_of(member), PATIENCE)
+        async with rig.member([topic], group_id=group) as heir:
+            await until(lambda: heir.assigned, heir)
+            await heir.nothing_comes()
+            await sender.client.commit(PATIENCE)
+            ((_, record),) = await heir.take(1)
+    assert record.value == b"3"
+
+
+async def test_who_takes_an_id_over_aborts_and_fences(rig: Rig) -> None:
+    topic, transactional_id = await rig.topic(1), rig.name()
+    async with writer(rig, transactional_id) as old:
+        await old.client.begin()
+        await write(old, topic, b"of the old one")
+        async with writer(rig, transactional_id) as new:
+            await new.client.begin()
+            await write(new, topic, b"of the new one")
+            with pytest.raises(Fenced):
+                await old.client.commit(PATIENCE)
+            await new.client.commit(PATIENCE)
+    assert await seen(rig, topic, 1) == [b"of the new one"]
+
+
+async def test_a_fenced_one_that_writes_on_takes_nothing_back(rig: Rig) -> None:
+    topic, transactional_id = await rig.topic(1), rig.name()
+    async with writer(rig, transactional_id) as old:
+        await old.client.begin()
+        await write(old, topic, b"of the old one")
+        async with writer(rig, transactional_id) as new:
+            await new.client.begin()
+            await write(new, topic, b"of the new one")
+            (outcome,) = await old.send([outgoing(topic, partition=0)])
+            assert isinstance(outcome, TransportError)
+            with pytest.raises((Fenced, TransactionAborted)):
+                await old.client.commit(PATIENCE)
+            with pytest.raises(Fenced):
+                await old.client.abort(PATIENCE)
+            await new.client.commit(PATIENCE)
+    assert await seen(rig, topic, 1) == [b"of the new one"]
+
+
+async def test_who_is_no_member_any_more_commits_no_offsets(rig: Rig) -> None:
+    topic, group = await rig.topic(1), rig.name()
+    tp = TP(topic, 0)
+    async with writer(rig, rig.name()) as sender, rig.sender() as plain:
+        await write(plain, topic, b"1")
+        async with rig.member([topic], group_id=group) as member:
+            await member.take(1)
+            stale = await fence_of(member)
+        async with rig.member([topic], group_id=group) as heir:
+            await until(lambda: heir.assigned, heir)
+            await sender.client.begin()
+            with pytest.raises(TransactionAborted):
+                await sender.client.send_offsets({tp: 1}, stale, PATIENCE)
+            await sender.client.abort(PATIENCE)
+            assert await heir.client.committed([tp]) == {}
+            await sender.client.begin()  # it is of use again
+            await sender.client.send_offsets({tp: 1}, heir.client.group_metadata(), PATIENCE)
+            await sender.client.commit(PATIENCE)
+            assert await heir.client.committed([tp]) == {tp: 1}
+
+
+async def test_no_identity_before_a_rebalance_was_looked_at(rig: Rig) -> None:
+    """What it fences may be lost by a rebalance that is on its way."""
+    topic = await rig.topic(1)
+    client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
+    await client.open()
+    await client.subscribe([topic])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.poll)
+        with trio.fail_after(PATIENCE):
+            while True:
+                try:
+                    client.group_metadata()
+                except RebalanceInProgress:
+                    break
+                await trio.sleep(0.01)
+            while (rebalance := await client.next_rebalance()).kind.value != "assigned":
+                rebalance.release()
+            assert client.group_metadata().generation_id > 0
+            rebalance.release()
+        client.interrupt()
+        nursery.cancel_scope.cancel()
+    await client.close(PATIENCE)
+
+
+async def test_an_abort_ends_a_transaction_that_lost_a_message(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name(), max_request_size=50_000) as sender:
+        await sender.client.begin()
+        large = outgoing(topic, partition=0, value=b"." * 200_000)
+        outcomes = await sender.send([outgoing(topic, partition=0, value=b"lost"), large])
+        assert not isinstance(outcomes[1], RecordMetadata)
+        await sender.client.abort(PATIENCE)
+        await sender.client.begin()
+        await write(sender, topic, b"found")
+        await sender.client.commit(PATIENCE)
+    assert await seen(rig, topic, 1) == [b"found"]
+
+
+async def test_nothing_is_sent_outside_of_a_transaction(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name()) as sender:
+        (outcome,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(outcome, TransactionAborted)
+        with pytest.raises(TransactionAborted):
+            await sender.client.commit(PATIENCE)
+
+
+async def test_one_that_is_open_for_too_long_is_aborted(rig: Rig) -> None:
+    """A crash leaves it to the broker, which looks every few seconds."""
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name(), transaction_timeout=1.0) as sender, rig.sender() as plain:
+        await sender.client.begin()
+        await write(sender, topic, b"left behind")
+        await write(plain, topic, b"behind it")
+        await sender.client.kill()
+        with trio.fail_after(30):
+            assert await seen(rig, topic, 1) == [b"behind it"]

@@ -1,0 +1,93 @@
+"""One transaction of a producer of the client: its steps, each with a bound and an outcome.
+
+The client's public calls wait for the broker without an end, so the same requests are made and
+waited for here. What it does with a batch that failed in a transaction is put right as well:
+
+- One that it has failed by its own timeout is forgotten, and the transaction commits without it.
+- One that was refused because another producer has our id makes it take the id back, which would
+  fence the rightful one.
+
+Both have to abort the transaction; aborting finds out who is fenced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kafka.errors
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.structs import ConsumerGroupMetadata
+
+from transport.drivers.kafka.errors import REFUSED_US, of_a_call
+from transport.errors import CommitUnknown, TransactionAborted
+from transport.types import TP, GroupMetadata
+
+_FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
+
+
+def abort_on_failure(producer: Any) -> None:
+    """Let whatever fails a batch of a new transactional producer abort its transaction."""
+    # `_transaction_manager`, `classify_batch_error`: where the client decides that.
+    manager = producer._transaction_manager
+    classify = manager.classify_batch_error
+
+    def classify_strictly(error: Any, batch: Any, **details: Any) -> Any:
+        verdict = classify(error, batch, **details)
+        return verdict if verdict == manager.ERROR_CLASS_FATAL else manager.ERROR_CLASS_ABORTABLE
+
+    manager.classify_batch_error = classify_strictly
+
+
+class Transaction:
+    """On the sending thread. Raises Fenced, AuthorizationFailed, TransactionAborted; `commit`
+    raises CommitUnknown as well."""
+
+    def __init__(self, producer: Any) -> None:
+        self.producer = producer
+        # `_transaction_manager`: the public calls have no timeout.
+        self._manager = producer._transaction_manager
+
+    def begin(self) -> None:
+        with self._errors():
+            self.producer.begin_transaction()
+
+    def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        wanted = {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()}
+        member = ConsumerGroupMetadata(
+            group.group_id, group.generation_id, group.member_id, group.group_instance_id
+        )
+        with self._errors():
+            result = self._manager.send_offsets_to_transaction(wanted, member)
+            if not self._has_ended(result, timeout):
+                raise TransactionAborted(f"no answer to the offsets within {timeout:g} s")
+
+    def commit(self, timeout: float) -> None:
+        with self._errors():
+            if not self._has_ended(self._manager.begin_commit(), timeout):
+                raise CommitUnknown(f"no answer to the commit within {timeout:g} s")
+
+    def abort(self, timeout: float) -> None:
+        """Raises TransactionAborted where the client is of no use any more."""
+        # What went wrong may have left a gap in the numbers of its messages.
+        was_broken = self._manager.has_error()
+        with self._errors():
+            if not self._has_ended(self._manager.begin_abort(), timeout):
+                raise TransactionAborted(f"no answer to the abort within {timeout:g} s")
+        if was_broken:
+            raise TransactionAborted("aborted after an error")
+
+    def _has_ended(self, result: Any, timeout: float) -> bool:
+        self.producer._sender.wakeup()
+        return bool(result.wait(timeout_ms=timeout * 1000))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except kafka.errors.KafkaError as error:
+            cause = self._manager.last_error or error
+            if isinstance(cause, (*_FENCED, *REFUSED_US)):
+                raise of_a_call(cause) from error
+            raise TransactionAborted(f"{type(cause).__name__}: {cause}") from error

@@ -1,0 +1,133 @@
+"""The coordinator of transactions: who writes under an id, and what is in its transaction. Pure.
+
+- An **id** has one producer: the next one to come under it ends the transaction of the one before
+  and fences it, that is, whatever that one asks for from then on is refused.
+- A **transaction** begins with the first thing written in it. Its end writes a marker behind what
+  it has written in each partition, and makes its offsets the group's, or forgets both.
+- One that is not ended within its **timeout** is aborted, and its producer is fenced.
+- While a transaction holds an offset for a partition of a group, that group's committed offset is
+  **unstable**: who wants to start from it waits.
+
+Time is passed in, in seconds of one monotonic clock; who waits uses `next_deadline`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+
+from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.group import Group
+from transport.drivers.memory.log import Log
+from transport.errors import Fenced
+from transport.types import TP
+
+
+@attrs.define(eq=False)
+class Holder:
+    """The producer of an id, and its transaction.
+
+    Attributes:
+        logs: those written to in the open transaction.
+        offsets: held for each group.
+        deadline: of the open transaction.
+    """
+
+    transactional_id: str
+    timeout: float
+    logs: dict[TP, Log] = attrs.field(factory=dict)
+    offsets: list[tuple[Group, dict[TP, int]]] = attrs.field(factory=list)
+    deadline: float = math.inf
+
+    @property
+    def is_open(self) -> bool:
+        return self.deadline < math.inf
+
+
+class Coordinator:
+    """Every transaction of one broker.
+
+    Attributes:
+        bell: rung when a transaction has ended.
+    """
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self._holders: dict[str, Holder] = {}
+
+    def register(self, transactional_id: str, timeout: float) -> Holder:
+        """Take an id over; what its last holder has not ended is aborted, and that one fenced."""
+        if (old := self._holders.get(transactional_id)) is not None:
+            self._end(old, committed=False)
+        holder = self._holders[transactional_id] = Holder(transactional_id, timeout)
+        return holder
+
+    def check(self, holder: Holder) -> None:
+        """Raise Fenced if the id is not this producer's any more."""
+        if self._holders.get(holder.transactional_id) is not holder:
+            raise Fenced(
+                f"another producer has taken over {holder.transactional_id!r},"
+                " or its transaction was open for too long"
+            )
+
+    def write(self, holder: Holder, tp: TP, log: Log, now: float) -> None:
+        """The transaction writes to a partition."""
+        self._begin(holder, now)
+        holder.logs[tp] = log
+
+    def hold(self, holder: Holder, group: Group, offsets: Mapping[TP, int], now: float) -> None:
+        """The transaction commits offsets, once it is committed itself."""
+        self._begin(holder, now)
+        held = dict(offsets)
+        holder.offsets.append((group, held))
+        for tp in held:
+            group.unstable[tp] = group.unstable.get(tp, 0) + 1
+
+    def end(self, holder: Holder, *, committed: bool) -> None:
+        """End the transaction. Raises Fenced."""
+        self.check(holder)
+        self._end(holder, committed=committed)
+
+    def expire(self, now: float) -> None:
+        """Abort what is over its time; to be called before anything else at a moment."""
+        for transactional_id, holder in list(self._holders.items()):
+            if holder.deadline <= now:
+                self._end(holder, committed=False)
+                del self._holders[transactional_id]
+
+    def next_deadline(self) -> float:
+        """When `expire` has something to do."""
+        return min((holder.deadline for holder in self._holders.values()), default=math.inf)
+
+    def restart(self, now: float) -> None:
+        """Go on with another clock: what is open runs out from `now`."""
+        for holder in self._holders.values():
+            if holder.is_open:
+                holder.deadline = now + holder.timeout
+
+    def _begin(self, holder: Holder, now: float) -> None:
+        self.check(holder)
+        if not holder.is_open:
+            holder.deadline = now + holder.timeout
+            self.bell.ring()  # there may be an earlier deadline
+
+    def _end(self, holder: Holder, *, committed: bool) -> None:
+        if not holder.is_open:
+            return
+        holder.deadline = math.inf
+        logs, holder.logs = holder.logs, {}
+        held, holder.offsets = holder.offsets, []
+        for log in logs.values():
+            log.end_transaction(holder, committed=committed)
+        for group, offsets in held:
+            for tp in offsets:
+                group.unstable[tp] -= 1
+                if not group.unstable[tp]:
+                    del group.unstable[tp]
+            if committed:
+                group.offsets.update(offsets)
+        self.bell.ring()
+        for log in logs.values():
+            log.bell.ring()

@@ -61,6 +61,6 @@ def test_a_rebalance_is_bounded_below_the_poll_interval(
 
 def test_every_setting_of_the_client_can_be_given_to_the_app() -> None:
     values = {field.name: field.default for field in attrs.fields(ClientSettings)}
-    del values["group_id"], values["client_options"]
+    del values["group_id"], values["client_options"], values["transactional_id"]
     app = App("group", **values)
     assert app.settings.client == ClientSettings(group_id="group")

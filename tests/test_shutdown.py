@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from nurseries import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.nurseries.clock import jumping
-from transport import TP, AppClosed, ClientClosed
+from transport import TP, AppClosed, ClientClosed, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
 
@@ -28,6 +28,25 @@ async def test_what_is_acked_is_committed_and_what_is_not_is_delivered_again() -
     async with app_on(broker) as app:
         left = await take(app.topic("orders").noack(), 2)
         assert [message.offset for message in left] == [3, 4]
+
+
+@jumping
+async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each try was answered: nothing was committed, and what was acked comes again."""
+
+    async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
+        await trio.sleep(0.01)
+        raise RebalanceInProgress("for as long as the app lives")
+
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker, commit_interval=1e6) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        message.ack()
+        app.consumer.client.commit = refuse
+    assert committed(broker) == {}
+    assert "in a rebalance to the end" in caplog.text
 
 
 @jumping

@@ -29,8 +29,11 @@ from transport.errors import (
     Fenced,
     MessageTooLarge,
     NotAssigned,
+    NotInTransaction,
     OffsetOutOfRange,
     RebalanceInProgress,
+    TransactionAborted,
+    TransactionFailed,
     TransportError,
     UnknownTopic,
 )
@@ -40,6 +43,7 @@ from transport.producer import Delivery, Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.settings import Settings
 from transport.topic import Topic
+from transport.transactions import TransactionManager
 from transport.types import TP, GroupMetadata, Record, RecordMetadata
 
 __all__ = [
@@ -70,6 +74,7 @@ __all__ = [
     "MessageTooLarge",
     "Messages",
     "NotAssigned",
+    "NotInTransaction",
     "OffsetOutOfRange",
     "Producer",
     "RebalanceInProgress",
@@ -79,6 +84,9 @@ __all__ = [
     "SchedulingStrategy",
     "Settings",
     "Topic",
+    "TransactionAborted",
+    "TransactionFailed",
+    "TransactionManager",
     "Transport",
     "TransportError",
     "UnknownTopic",

@@ -57,12 +57,12 @@ class App:
         urls = [broker] if isinstance(broker, str) else list(broker)
         self.transport = self.Transport(urls, self)
         self.conductor = self.transport.create_conductor()
+        self.producer = self.transport.create_producer()
         self.consumer = self.transport.create_consumer(
             self.conductor.on_records,
             on_partitions_revoked=lambda tps: self.on_partitions_revoked(tps),
             on_partitions_assigned=lambda tps: self.on_partitions_assigned(tps),
         )
-        self.producer = self.transport.create_producer()
         self.is_open = False
         self._root = _Root(self)
         self._running: AbstractAsyncContextManager[_Root] | None = None
@@ -98,6 +98,13 @@ class App:
         The place to seek to offsets that are kept elsewhere. May come with an empty set. Bounded:
         past `drain_timeout` it is cancelled, and delivery begins.
         """
+
+    def transaction_group(self, tp: TP) -> str:
+        """What a partition's transactional id names beside its number: the topic's name.
+
+        For a subclass whose partitions of several topics are written for under one id.
+        """
+        return tp.topic
 
     # Life
 

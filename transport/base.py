@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transport import conductor, consumer, fetcher, producer
+from transport import conductor, consumer, fetcher, producer, transactions
 from transport.drivers import driver_for
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ class Transport:
 
     Consumer: ClassVar[type[consumer.Consumer]] = consumer.Consumer
     Producer: ClassVar[type[producer.Producer]] = producer.Producer
+    TransactionManager: ClassVar[type[transactions.TransactionManager]] = (
+        transactions.TransactionManager
+    )
     Conductor: ClassVar[type[conductor.Conductor]] = conductor.Conductor
     Fetcher: ClassVar[type[fetcher.Fetcher]] = fetcher.Fetcher
 
@@ -45,6 +48,12 @@ class Transport:
     def create_producer(self, **kwargs: Any) -> producer.Producer:
         """A new producer; the keyword arguments are those of the `Producer` class."""
         return self.Producer(self, **kwargs)
+
+    def create_transaction_manager(
+        self, consumer: consumer.Consumer, producer: producer.Producer, **kwargs: Any
+    ) -> transactions.TransactionManager:
+        """New transactions of a consumer, written by a producer."""
+        return self.TransactionManager(self, consumer=consumer, producer=producer, **kwargs)
 
     def create_conductor(self, **kwargs: Any) -> conductor.Conductor:
         """A new conductor; the keyword arguments are those of the `Conductor` class."""

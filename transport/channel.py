@@ -13,6 +13,7 @@ from transport.flow import Flow
 from transport.ledger import Lane, Ledger, Load
 from transport.message import Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.source import in_hand
 from transport.types import TP
 
 # An iterator gives way to other tasks at least this often, in seconds, and once a turn.
@@ -45,9 +46,10 @@ class Channel:
         value: Codec | None = None,
         on_full: Callable[[], None] = lambda: None,
         scheduler: SchedulingStrategy[Lane] | None = None,
+        names_source: bool = False,
     ) -> None:
         self.name = name
-        self.load = Load(limit, on_fall=self._on_fall)
+        self.load = Load(limit, names_source=names_source, on_fall=self._on_fall)
         self.is_full = False
         self.ended = False
         self.on_key_decode_error: DecodeErrorHook = raise_decode_error
@@ -90,6 +92,18 @@ class Channel:
             self.is_full = self.load.alarm = True
             self._on_full()
         self.notify()
+
+    def hold(self, tp: TP) -> None:
+        """Nothing of the partition may be taken, even in a turn under way."""
+        if self._lane is not None and self._lane.ledger.tp == tp:
+            self.quota = 0
+
+    def let_on(self, tp: TP) -> None:
+        """The partition may deliver again."""
+        lane = self._lanes.get(tp)
+        if lane is not None and lane.waiting:
+            self._scheduler.add(lane)
+            self.notify()
 
     def notify(self) -> None:
         """Wake who waits for a message: there may be one, or never again."""
@@ -227,6 +241,8 @@ class Messages(_Reader):
                 continue
             if self._acks:
                 self._current = message
+            if channel.load.names_source:
+                in_hand.set(message)
             return message
 
 
@@ -258,4 +274,6 @@ class Batches(_Reader):
                     continue
             if self._acks:
                 self._current = batch
+            if channel.load.names_source:
+                in_hand.set(batch)
             return batch

@@ -1,9 +1,7 @@
-"""Commits: one at a time, the latest safe offsets, each with an outcome.
+"""Commits: the latest safe offsets, each with an outcome, which is entered into the ledgers.
 
-A commit is a *round*. Who wants one joins the round that has not begun yet, or the running one if
-that already carries all that the caller could want; rounds follow one another in one task, so two
-commits never race each other to the broker. Only the waiting for a round can be cancelled. Its
-outcome is entered into the ledgers whoever is left to see it.
+Who wants one joins the next round (see `Rounds`), or the running one if that already carries all
+that the caller could want.
 """
 
 from __future__ import annotations
@@ -16,14 +14,9 @@ import trio
 
 from transport.assignment import Assignment
 from transport.drivers.base import ConsumerClient
-from transport.errors import (
-    AppClosed,
-    CommitFailed,
-    CommitUnknown,
-    RebalanceInProgress,
-    TransportError,
-)
+from transport.errors import CommitFailed, CommitUnknown, RebalanceInProgress, TransportError
 from transport.ledger import Ledger
+from transport.rounds import Round, Rounds
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
@@ -33,19 +26,6 @@ logger = logging.getLogger("transport.consumer")
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.02, 0.5
 
 
-@attrs.define(eq=False)
-class _Round:
-    """One commit, for all who wait for it."""
-
-    topics: set[str | TP] | None  # None: all
-    moved: bool = False
-    error: Exception | None = None
-    ended: trio.Event = attrs.field(factory=trio.Event)
-
-    def widen(self, topics: Collection[str | TP] | None) -> None:
-        self.topics = None if self.topics is None or topics is None else self.topics | set(topics)
-
-
 class Committer:
     """Makes the commits of one consumer.
 
@@ -53,6 +33,9 @@ class Committer:
         timeout: seconds that the broker has for an answer.
         patience: seconds that a commit is tried again for, until the group has come to rest.
         can_join: whether the member can join its group meanwhile; not while a rebalance is served.
+
+    Attributes:
+        is_refused: the last try was refused: nothing of it was made, and no other is under way.
     """
 
     def __init__(
@@ -69,12 +52,10 @@ class Committer:
         self._timeout = timeout
         self._patience = patience
         self._can_join = can_join
-        self._next: _Round | None = None
-        self._running: _Round | None = None
+        self._rounds = Rounds(self._make)
         self._carried: dict[Ledger, int] = {}  # what the running round commits
-        self._wanted = trio.Event()
         self._unknown: set[Ledger] = set()
-        self._has_ended = False
+        self.is_refused = False
 
     @property
     def unknown(self) -> set[TP]:
@@ -98,70 +79,42 @@ class Committer:
         if round_ is None:
             await trio.lowlevel.checkpoint()
             return False
-        await round_.ended.wait()
-        if round_.error is not None:
-            raise round_.error
-        return round_.moved
+        return await round_.wait()
 
     async def wait_for_running(self) -> bool:
         """Wait for the end of the round that is under way; whether there was one."""
-        running = self._running or self._next
-        if running is None:
-            await trio.lowlevel.checkpoint()
-            return False
-        await running.ended.wait()
-        return True
+        return await self._rounds.wait_for_running()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Make the rounds, until cancelled. What goes wrong in one is raised by `commit`, to
         whoever waits for it; errors that are no TransportError are raised here as well."""
-        try:
-            while True:
-                await self._wanted.wait()
-                self._wanted = trio.Event()
-                self._running, self._next = self._next, None
-                if self._running is not None:
-                    await self._complete(self._running)
-        finally:
-            self._has_ended = True
-            if self._next is not None:
-                self._next.error = AppClosed("the app is closing: nothing was committed")
-                self._next.ended.set()
-
-    async def _complete(self, round_: _Round) -> None:
-        try:
-            await self._make(round_)
-        except TransportError as exc:
-            round_.error = exc
-        except BaseException:  # cancelled as well: whoever waits for the round is told
-            round_.error = CommitUnknown("the app ended before the answer to a commit")
-            self._lose_track()
-            raise
-        finally:
-            self._running = None
-            self._carried = {}
-            round_.ended.set()
+        await self._rounds.run()
 
     @trio.lowlevel.enable_ki_protection
-    def _join(self, topics: Collection[str | TP] | None) -> _Round | None:
+    def _join(self, topics: Collection[str | TP] | None) -> Round | None:
         due = self._assignment.due(topics)
         if not due:
             return None
-        if self._running is not None and all(
+        running = self._rounds.running
+        if running is not None and all(
             self._carried.get(ledger, -1) >= offset for ledger, offset in due.items()
         ):
-            return self._running
-        if self._has_ended:
-            raise AppClosed("the app is closing: nothing can be committed")
-        if self._next is None:
-            self._next = _Round(None if topics is None else set(topics))
-            self._wanted.set()
-        else:
-            self._next.widen(topics)
-        return self._next
+            return running
+        return self._rounds.join(topics)
 
-    async def _make(self, round_: _Round) -> None:
+    async def _make(self, round_: Round) -> None:
+        """Make a round; where it has no outcome, the ledgers are known for it."""
+        try:
+            await self._try(round_)
+        except BaseException as exc:  # cancelled as well
+            if isinstance(exc, CommitUnknown) or not isinstance(exc, TransportError):
+                self._lose_track()
+            raise
+        finally:
+            self._carried = {}
+
+    async def _try(self, round_: Round) -> None:
         """Commit, again after a rebalance that came between, for what is still owned.
 
         What a member owns is for the rebalances alone to say. A commit can be refused for lack of
@@ -173,18 +126,17 @@ class Committer:
         while due := self._assignment.due(round_.topics):
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
+            self.is_refused = False
             try:
                 await self._client.commit(offsets, self._timeout)
             except (RebalanceInProgress, CommitFailed) as exc:
+                self.is_refused = True
                 is_out = isinstance(exc, CommitFailed)
                 if trio.current_time() + backoff > give_up or (is_out and not self._can_join()):
                     logger.warning("a commit was given up, what it held may come again: %s", exc)
                     return
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
-            except CommitUnknown:
-                self._lose_track()
-                raise
             else:
                 self._unknown.difference_update(due)
                 for ledger, offset in due.items():

@@ -161,6 +161,18 @@ class Conductor(Service, MutableSet["Topic"]):
         for channel in self._channels.get(tp.topic, {}).values():
             channel.drop_lane(tp)
 
+    def hold(self, ledger: Ledger) -> None:
+        """Deliver nothing of a partition until `let_on`; what is fetched of it stays."""
+        ledger.is_held = True
+        for channel in self._channels.get(ledger.tp.topic, {}).values():
+            channel.hold(ledger.tp)
+
+    def let_on(self, ledger: Ledger) -> None:
+        """Deliver of it again."""
+        ledger.is_held = False
+        for channel in self._channels.get(ledger.tp.topic, {}).values():
+            channel.let_on(ledger.tp)
+
     def wake_iterators(self) -> None:
         """Wake every iterator to look again: flow was resumed."""
         for topic in self:

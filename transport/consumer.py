@@ -12,6 +12,7 @@ import trio
 
 from nurseries import Service, exposed, tick
 from transport.assignment import Assignment
+from transport.barrier import BarrierCommitter, ledger_is_empty
 from transport.committer import Committer, LivelockWatch
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
@@ -21,6 +22,8 @@ from transport.errors import (
     CommitUnknown,
     NotAssigned,
     RebalanceInProgress,
+    TransactionAborted,
+    TransportError,
 )
 from transport.flow import Flow
 from transport.handover import Handover
@@ -62,6 +65,8 @@ class Consumer(Service):
             acks go on is warned of.
 
     Attributes:
+        transactions: what is sent by handlers, and the offsets, as a whole.
+        in_transaction: whether they are used.
         scheduler: makes the strategy by which each topic object's partitions take turns.
         consumer_stopped_errors: errors that mean that the client is closing.
     """
@@ -94,13 +99,9 @@ class Consumer(Service):
         self.assignment = Assignment()
         self.flow = Flow()
         self.client: ConsumerClient = transport.driver.consumer(settings.client)
-        self.committer = Committer(
-            self.assignment,
-            self.client,
-            timeout=settings.client.commit_timeout,
-            patience=settings.client.rebalance_bound,
-            can_join=lambda: not self.handover.is_under_way,
-        )
+        self.in_transaction = settings.transactions is not None
+        self.transactions = transport.create_transaction_manager(self, self.app.producer)
+        self.committer = self._make_committer()
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
         self.scheduler = settings.scheduler
@@ -108,6 +109,23 @@ class Consumer(Service):
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
         self._phase = _Phase.NEW
+
+    def _make_committer(self) -> Committer | BarrierCommitter:
+        settings = self.app.settings
+        if self.in_transaction:
+            return BarrierCommitter(
+                self,
+                self.transactions,
+                bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
+                attempts=settings.transaction_attempts,
+            )
+        return Committer(
+            self.assignment,
+            self.client,
+            timeout=settings.client.commit_timeout,
+            patience=settings.client.rebalance_bound,
+            can_join=lambda: not self.handover.is_under_way,
+        )
 
     # Life
 
@@ -179,6 +197,10 @@ class Consumer(Service):
                 await self.commit()
         except CommitUnknown as exc:
             logger.warning("a commit got no answer, the next one settles it: %s", exc)
+        except TransportError:
+            if not self.in_transaction:
+                raise
+            # An abort has its warning, and its messages come again; the committer raises the rest.
         for tp, offset, age in self._watch.look(self.assignment, trio.current_time()):
             logger.warning(
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
@@ -191,9 +213,14 @@ class Consumer(Service):
     @trio.lowlevel.enable_ki_protection
     async def _last_commit(self, most: float) -> None:
         timeout = min(most, self.app.settings.client.commit_timeout)
-        with trio.move_on_after(timeout) as bound:
-            await self.commit()
-        if bound.cancelled_caught:
+        if isinstance(self.committer, BarrierCommitter):
+            self.committer.end()
+        # Whatever has ended the committer is told by itself.
+        with trio.move_on_after(timeout) as bound, contextlib.suppress(AppClosed):
+            await self.commit_and_end_transactions()
+        if bound.cancelled_caught and self.committer.is_refused:
+            logger.warning("the group was in a rebalance to the end: what is acked comes again")
+        elif bound.cancelled_caught:
             raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
 
     # Flow
@@ -277,7 +304,11 @@ class Consumer(Service):
         """See `Message.ack`."""
         return message.ack()
 
-    async def commit(self, topics: Collection[str | TP] | None = None) -> bool:
+    async def commit(
+        self,
+        topics: Collection[str | TP] | None = None,
+        start_new_transaction: bool = True,
+    ) -> bool:
         """Commit what is safe; returns whether an offset moved.
 
         Overlapping calls share one commit. False where nothing is to be committed, so also before
@@ -287,8 +318,15 @@ class Consumer(Service):
 
         Args:
             topics: names and partitions, mixed; None: everything assigned.
+            start_new_transaction: with transactions: go on after this one. Else nothing is
+                delivered until the next commit.
+
+        With transactions it waits until all that was begun is acked, while nothing is delivered,
+        and commits with the offsets what handlers have sent.
 
         Raises:
+            TransactionAborted: all since the last commit is undone, and delivered again.
+            NotInTransaction: with transactions, and a message in hand that it would wait for.
             CommitUnknown: no answer within the commit timeout; the next commit settles it.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
@@ -299,11 +337,26 @@ class Consumer(Service):
         # At a bad moment without the markers at the end; a later commit has them.
         with contextlib.suppress(RebalanceInProgress, AppClosed):
             await self.fetcher.catch_up()
+        if isinstance(self.committer, BarrierCommitter):
+            return await self.committer.commit(topics, goes_on=start_new_transaction)
         return await self.committer.commit(topics)
 
-    async def force_commit(self, topics: Collection[str | TP] | None = None) -> bool:
+    async def force_commit(
+        self,
+        topics: Collection[str | TP] | None = None,
+        start_new_transaction: bool = True,
+    ) -> bool:
         """Commit now, whatever the interval: the same as `commit`."""
-        return await self.commit(topics)
+        return await self.commit(topics, start_new_transaction)
+
+    async def commit_and_end_transactions(self) -> None:
+        """Commit what is safe, and begin no transaction after it.
+
+        Nothing is delivered until the next commit. An abort is no error here: a warning tells of
+        it, and its messages come again. Otherwise the same as `commit`.
+        """
+        with contextlib.suppress(TransactionAborted):
+            await self.commit(start_new_transaction=False)
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
         """Wait for a commit that is under way, if there is one; returns whether there was.
@@ -323,12 +376,7 @@ class Consumer(Service):
 
     async def _drained(self, ledgers: Iterable[Ledger]) -> None:
         for ledger in ledgers:
-            empty = trio.Event()
-            forget = ledger.when_empty(empty.set)
-            try:
-                await empty.wait()
-            finally:
-                forget()
+            await ledger_is_empty(ledger)
 
     # Seek
 
@@ -354,6 +402,8 @@ class Consumer(Service):
         self._check_open("seek in")
         if partition not in self.assignment:
             raise NotAssigned(f"{partition} is not assigned to this consumer")
+        if self.in_transaction and not self.handover.is_under_way:
+            await self.commit({partition})  # what was done before the seek stays done
         if not self.handover.start_at(partition, offset):
             await self.fetcher.seek(partition, offset)
 
@@ -385,6 +435,21 @@ class Consumer(Service):
         """The client was sought to `offset`. For the fetcher."""
         self.app.conductor.on_epoch(self.assignment.seek(tp, offset))
 
+    @trio.lowlevel.enable_ki_protection
+    def rewind(self, tp: TP, offset: int) -> Ledger:
+        """Begin a new epoch at `offset`; the client is sought there before the next poll.
+
+        One that is being handed over still is. Not a checkpoint.
+        """
+        was_draining = self.assignment[tp].is_draining
+        ledger = self.assignment.seek(tp, offset)
+        ledger.must_refetch = True
+        self.app.conductor.on_epoch(ledger)
+        if was_draining:
+            ledger.drain()
+        self._look_again()
+        return ledger
+
     # Ownership
 
     @trio.lowlevel.enable_ki_protection
@@ -393,6 +458,12 @@ class Consumer(Service):
         for ledger in self.assignment.let_go(list(tps), lost=True):
             self.app.conductor.on_let_go(ledger.tp)
         self.flow.forget(tps)
+
+    def abandon(self, tps: Collection[TP]) -> None:
+        """Partitions could not be handed over in time: they go as lost ones do."""
+        self.drop(tps)
+        if self._phase is _Phase.OPEN:
+            self.spawn("abandon", self.transactions.on_partitions_revoked, tps)
 
     def let_go(self, tps: Collection[TP], generation: int) -> None:
         """Partitions go in order, after their commit, in this generation. For the handover."""
@@ -414,8 +485,9 @@ class Consumer(Service):
         await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
         try:
             await self.committer.commit(revoked)
-        except (CommitUnknown, CommitRefused) as exc:
+        except (CommitUnknown, CommitRefused, TransactionAborted) as exc:
             logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
+        await self.transactions.on_partitions_revoked(revoked)
         await exposed(self._on_partitions_revoked, revoked)
 
     async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
@@ -425,11 +497,29 @@ class Consumer(Service):
         """
         for tp in sorted(assigned):
             self.app.conductor.on_epoch(self.assignment[tp])
+        if self.in_transaction:
+            await self._take_over(assigned)
         await exposed(self._on_partitions_assigned, assigned)
 
     async def on_partitions_lost(self, lost: frozenset[TP]) -> None:
-        """Tell the app; they are gone already, without a commit. Bounded as the others are."""
+        """Tell the app; they are gone already, without a commit. Bounded as the others are.
+
+        Raises Fenced: something was sent for them in a transaction.
+        """
+        self.transactions.on_partitions_lost(lost)
+        await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)
+
+    async def _take_over(self, assigned: frozenset[TP]) -> None:
+        """Nothing is delivered before what the last owner has left open is ended."""
+        conductor, mine = self.app.conductor, self.assignment
+        for tp in assigned:
+            conductor.hold(mine[tp])
+        await self.transactions.on_rebalance(frozenset(mine), frozenset(), assigned)
+        for tp in assigned:
+            scope = self.transactions.scope_of(tp)
+            if scope is not None and scope.is_ready and tp in mine:
+                conductor.let_on(mine[tp])
 
 
 def _names(tps: Iterable[TP]) -> str:

@@ -51,6 +51,14 @@ class TransactionAborted(TransportError):
     """The transaction was aborted: what was written in it is undone, its messages come again."""
 
 
+class TransactionFailed(TransportError):
+    """So many transactions in a row were aborted that there is no hope for the next one."""
+
+
+class NotInTransaction(TransportError):
+    """Nothing can be sent, or committed, in a transaction here and now; the text says why."""
+
+
 class OffsetOutOfRange(TransportError):
     """The position lies outside the log and the policy is not to reset it."""
 

@@ -108,7 +108,7 @@ class Handover:
             if not in_time:  # expired, cancelled or failed: nobody will let go of them after this
                 if event.expired.is_set():
                     _warn_of_overlap(ledgers)
-                consumer.drop(event.partitions)
+                consumer.abandon(event.partitions)
         if in_time:
             consumer.let_go(event.partitions, event.generation)
         consumer.fetcher.forget(event.partitions)

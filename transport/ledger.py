@@ -48,12 +48,14 @@ class Load:
 
     Attributes:
         limit: most messages begun; from that many held on, the channel is full.
+        names_source: whether a message in a handler's hands is what is sent then belongs to.
         held: fetched and not acked, waiting or begun.
         begun: delivered and not acked.
         alarm: somebody waits for the load to fall; `on_fall` is called at each ack.
     """
 
     limit: int
+    names_source: bool = False
     held: int = 0
     begun: int = 0
     alarm: bool = False
@@ -106,7 +108,9 @@ class Lane:
         self.load.held += len(records)
 
     def ready(self) -> int:
-        """How many messages can be taken in one go; 0: none waits."""
+        """How many messages can be taken in one go; 0: none waits, or none may be taken now."""
+        if self.ledger.is_held:
+            return 0
         if self._next == len(self._records):
             if not self._queue:
                 return 0
@@ -239,6 +243,8 @@ class Ledger:
         self._left: list[Lane] = []  # of those that did, and have messages begun
         self.is_shut = False
         self.is_draining = False
+        self.is_held = False  # what waits stays where it is, and none of it is taken
+        self.start = position  # where the epoch began; None as long as only the broker knows
         self.must_refetch = False  # the client is ahead of the position: seek it back first
 
     def open_lane(self, load: Load) -> Lane:
@@ -263,9 +269,11 @@ class Ledger:
         """
         if not self.lanes or self.must_refetch:
             if self.position is None:
-                self.position = records[0].offset
+                self.position = self.start = records[0].offset
             self.must_refetch = True
             return 0
+        if self.start is None:
+            self.start = records[0].offset
         for lane in self.lanes:
             lane.put(records)
         self.position = records[-1].offset + 1
@@ -280,6 +288,8 @@ class Ledger:
         """Nothing more comes before `position`: gaps, markers, aborted data at the end."""
         if not self.must_refetch and (self.position is None or position > self.position):
             self.position = position
+            if self.start is None:
+                self.start = position
 
     @property
     def refetching(self) -> int | None:
@@ -313,6 +323,11 @@ class Ledger:
         if safe is None or self.is_shut:
             return None
         return safe if self.committed is None or safe > self.committed else None
+
+    @property
+    def uncommitted(self) -> int | None:
+        """Where the work begins that is not committed; None while nothing is known."""
+        return self.start if self.committed is None else self.committed
 
     @property
     def is_idle(self) -> bool:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from trio.lowlevel import enable_ki_protection
 
+from transport.source import in_hand
 from transport.types import TP, Headers, Record
 
 if TYPE_CHECKING:
-    from transport.ledger import Lane
+    from transport.ledger import Lane, Ledger
 
 
 class Message:
@@ -63,6 +64,16 @@ class Message:
         return self._lane.ledger.epoch
 
     @property
+    def ledger(self) -> Ledger:
+        """The partition's books in the epoch of the message. For the transport."""
+        return self._lane.ledger
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an ack of it would still count."""
+        return self._lane.begun.get(self.offset) is self
+
+    @property
     def headers(self) -> Headers:
         return self.record.headers
 
@@ -107,6 +118,8 @@ class Message:
         return self.decref()
 
     async def __aenter__(self) -> Self:
+        if self._lane.load.names_source:
+            in_hand.set(self)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
@@ -137,7 +150,19 @@ class Batch(Sequence[Message]):
         """Ack every message in it; returns whether all of them counted. Not a checkpoint."""
         return self._lane.ack_all(self.messages)
 
+    @property
+    def ledger(self) -> Ledger:
+        """The partition's books in the epoch of the batch. For the transport."""
+        return self._lane.ledger
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an ack of it would still count, for any of its messages."""
+        return any(message.is_open for message in self.messages)
+
     async def __aenter__(self) -> Self:
+        if self._lane.load.names_source:
+            in_hand.set(self)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:

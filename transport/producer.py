@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -13,8 +14,17 @@ from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
-from transport.errors import AppClosed, ClientClosed, DeliveryFailed, MessageTooLarge
-from transport.types import TP, Headers, HeadersArg, RecordMetadata
+from transport.errors import (
+    AppClosed,
+    ClientClosed,
+    DeliveryFailed,
+    Fenced,
+    MessageTooLarge,
+    TransactionAborted,
+    TransportError,
+)
+from transport.transaction import Transaction
+from transport.types import TP, GroupMetadata, Headers, HeadersArg, RecordMetadata
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -91,13 +101,26 @@ class Producer(Service):
 
     What is accepted and not yet delivered is bounded in messages and bytes; `send` is where the
     bound is felt.
+
+    One with a transactional id sends within transactions only. It belongs to the producer that made
+    it (`begin_transaction`), and ends with it.
+
+    Attributes:
+        transaction: that of a producer with an id.
+        failure: why a message of this transaction was not delivered, the first of them.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, transactional_id: str | None = None) -> None:
         self.transport = transport
         self.app: App = transport.app
         settings = self.app.settings
-        super().__init__("Producer", grace=settings.grace)
+        name = "Producer" if transactional_id is None else f"Producer of {transactional_id}"
+        super().__init__(name, grace=settings.grace)
+        self.transaction: Transaction | None = None
+        if transactional_id is not None:
+            self.transaction = Transaction(self, transactional_id)
+        self.failure: Exception | None = None
+        self._writers: dict[str, Producer] = {}  # by their transactional ids
         self.client_id = settings.client.client_id
         self.linger_ms = round(settings.client.linger * 1000)
         self.max_batch_size = settings.client.max_batch_size
@@ -106,7 +129,9 @@ class Producer(Service):
         self.compression_type = settings.client.compression_type
         self.request_timeout = settings.client.request_timeout
         self.partitioner = settings.partitioner
-        self.client: ProducerClient = transport.driver.producer(settings.client)
+        self.client: ProducerClient = transport.driver.producer(
+            attrs.evolve(settings.client, transactional_id=transactional_id)
+        )
         self._max_messages = settings.send_buffer_messages
         self._max_bytes = settings.send_buffer_bytes
         self._bytes = 0
@@ -138,27 +163,37 @@ class Producer(Service):
         self._wake_senders()
         if self._is_killed:
             return
+        await self.stop_children()
         left = trio.current_effective_deadline() - trio.current_time()
         try:
             with trio.move_on_after(left * 0.6):
-                await self.flush()
+                await self._finish()
         finally:
             await self.client.close(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # what close failed has been reported by now
-            self._give_up("the app was closed")
+            self._fail(DeliveryFailed("the app was closed"))
         for topic, error in self._unseen.values():
             raise DeliveryFailed(
                 f"{len(self._unseen)} messages were not delivered and nobody has awaited them;"
                 f" the first went to {topic!r}"
             ) from error
 
+    async def _finish(self) -> None:
+        if self.transaction is None:
+            await self.flush()
+        elif self.transaction.is_open:
+            with contextlib.suppress(Fenced):  # who has the id now has ended what was open
+                await self.transaction.abort(TransactionAborted("the app is closing"))
+
     async def kill(self) -> None:
         """Go as a crash would. For demonstrations and tests."""
+        for writer in self._writers.values():
+            await writer.kill()
         self._is_killed = True
         self._accepts = False
         self._wake_senders()
         await self.client.kill()
-        self._give_up("the app was killed")
+        self._fail(DeliveryFailed("the app was killed"))
 
     # Sending
 
@@ -170,6 +205,8 @@ class Producer(Service):
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
+        *,
+        transactional_id: str | None = None,
     ) -> Delivery:
         """Accept a message; returns once there is room for it, with its delivery.
 
@@ -180,13 +217,30 @@ class Producer(Service):
             partition: None: by the key (see `key_partition`), without one as the client likes.
             timestamp: seconds since 1970; None: now.
             headers: pairs or a mapping of str to bytes.
+            transactional_id: of the open transaction that it belongs to.
 
         Raises:
+            TransactionAborted: no transaction of this id is open.
             UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata can't be had.
             MessageTooLarge: larger than `max_request_size` or the send buffer.
             ValueError: no such partition.
             AppClosed: the app is not open.
         """
+        return await self.writer(transactional_id).send_while(
+            _always, topic, key, value, partition, timestamp, headers
+        )
+
+    async def send_while(
+        self,
+        check: Callable[[], None],
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> Delivery:
+        """Accept a message as `send` does, unless `check` raises at that moment."""
         outgoing = Outgoing(
             topic,
             partition,
@@ -213,6 +267,7 @@ class Producer(Service):
             await self._room.wait()
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
+        check()
         return self._accept(outgoing, size)
 
     async def send_and_wait(
@@ -223,12 +278,16 @@ class Producer(Service):
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
+        *,
+        transactional_id: str | None = None,
     ) -> RecordMetadata:
         """Send a message and wait for its delivery; raises as both do.
 
         A checkpoint. Cancelled while it waits for the delivery: the message is sent all the same.
         """
-        delivery = await self.send(topic, key, value, partition, timestamp, headers)
+        delivery = await self.send(
+            topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
+        )
         return await delivery
 
     async def flush(self) -> None:
@@ -283,6 +342,109 @@ class Producer(Service):
     def supports_headers(self) -> bool:
         """Whether messages can have headers: yes."""
         return True
+
+    # Transactions
+
+    def writer(self, transactional_id: str | None) -> Producer:
+        """The producer with this id; None: this one. Raises TransactionAborted: there is none."""
+        if transactional_id is None:
+            return self
+        writer = self._writers.get(transactional_id)
+        if writer is None or writer.transaction is None or not writer.transaction.is_open:
+            raise TransactionAborted(f"no transaction of {transactional_id!r} is open")
+        return writer
+
+    async def begin_transaction(self, transactional_id: str) -> None:
+        """Begin a transaction; the first one of an id starts a producer for it.
+
+        That fences whoever had the id before, and aborts what that one left open. A checkpoint.
+        Cancelled: the start is undone, or the transaction has begun.
+
+        Raises RuntimeError: one of this id is open. Fenced, BrokerUnavailable, AuthorizationFailed.
+        """
+        if (writer := self._writers.get(transactional_id)) is None:
+            writer = await self._start_writer(transactional_id)
+        assert writer.transaction is not None
+        if writer.transaction.is_open:
+            raise RuntimeError(f"a transaction of {transactional_id!r} is open already")
+        await writer.transaction.begin()
+
+    async def maybe_begin_transaction(self, transactional_id: str) -> None:
+        """Begin a transaction unless one of this id is open; otherwise as `begin_transaction`."""
+        writer = self._writers.get(transactional_id)
+        if writer is None or writer.transaction is None or not writer.transaction.is_open:
+            await self.begin_transaction(transactional_id)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def commit_transaction(self, transactional_id: str) -> None:
+        """Commit what was sent in it, all or nothing. A checkpoint.
+
+        Cancelled: it is committed or not; `abort_transaction` settles that. Raises
+        TransactionAborted, CommitUnknown: it is to be aborted; Fenced, AuthorizationFailed,
+        BrokerUnavailable.
+        """
+        await self.transaction_of(transactional_id).commit({}, None)
+
+    async def abort_transaction(self, transactional_id: str) -> None:
+        """Undo what was sent in it; its deliveries fail. A checkpoint; raises Fenced."""
+        await self.transaction_of(transactional_id).abort(TransactionAborted("it was aborted"))
+
+    async def stop_transaction(self, transactional_id: str) -> None:
+        """Abort what is open, and end the producer of this id, if there is one. A checkpoint.
+
+        Cancelled: it ends all the same.
+        """
+        if (writer := self._writers.pop(transactional_id, None)) is not None:
+            await writer.stop()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def commit_transactions(
+        self,
+        tid_to_offset_map: Mapping[str, Mapping[TP, int]],
+        group_id: GroupMetadata | str,
+        start_new_transaction: bool = True,
+    ) -> None:
+        """Commit several transactions, each with its offsets, one after the other. A checkpoint.
+
+        Args:
+            tid_to_offset_map: the offsets for each transactional id.
+            group_id: the group whose offsets they are. Given as this consumer's metadata
+                it is a fence as well: what a member thrown out of its group commits is refused.
+            start_new_transaction: begin the next one of each.
+
+        Raises as `commit_transaction` does, at the first that fails; those before it are committed.
+        """
+        group = GroupMetadata(group_id, -1, "") if isinstance(group_id, str) else group_id
+        for transactional_id, offsets in tid_to_offset_map.items():
+            transaction = self.transaction_of(transactional_id)
+            await transaction.commit(offsets, group)
+            if start_new_transaction:
+                await transaction.begin()
+
+    def transaction_of(self, transactional_id: str) -> Transaction:
+        """What is committed under this id. Raises TransactionAborted: nothing was ever begun."""
+        writer = self._writers.get(transactional_id)
+        if writer is None or writer.transaction is None:
+            raise TransactionAborted(f"no transaction of {transactional_id!r} was begun")
+        return writer.transaction
+
+    @trio.lowlevel.enable_ki_protection
+    async def _start_writer(self, transactional_id: str) -> Producer:
+        writer = self.transport.create_producer(transactional_id=transactional_id)
+        try:
+            await self.add_service(writer)
+        except BaseExceptionGroup as group:
+            raise _only_error(group) from group
+        self._writers[transactional_id] = writer
+        return writer
+
+    def give_up(self, why: TransportError) -> None:
+        """Fail what is accepted and has no outcome; what was not handed over is never sent."""
+        self._queue.clear()
+        self._fail(why)
+        self._unseen.clear()  # who aborts a transaction knows
 
     def _measure(self, outgoing: Outgoing) -> int:
         size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
@@ -341,6 +503,8 @@ class Producer(Service):
             if delivery is None:
                 continue  # it has its outcome
             self._bytes -= delivery.size
+            if isinstance(outcome, Exception) and self.failure is None:
+                self.failure = outcome
             number = next(self._failed) if isinstance(outcome, Exception) else -1
             delivery.end(outcome, functools.partial(self._unseen.pop, number, None))
             ended.append(delivery)
@@ -351,12 +515,23 @@ class Producer(Service):
             flush.look()
         self._wake_senders()
 
-    def _give_up(self, why: str) -> None:
-        self._report([(outgoing, DeliveryFailed(why)) for outgoing in self._in_flight])
+    def _fail(self, why: TransportError) -> None:
+        self._report([(outgoing, why) for outgoing in self._in_flight])
 
     def _wake_senders(self) -> None:
         self._room.set()
         self._room = trio.Event()
+
+
+def _always() -> None:
+    """A check that nothing fails."""
+
+
+def _only_error(error: BaseException) -> BaseException:
+    """What the start of a service came to, out of the groups of its nurseries."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _pairs(headers: HeadersArg) -> Headers:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import gt
+from attrs.validators import gt, in_
 
 from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
@@ -29,6 +29,9 @@ class Settings:
         metadata_max_age: a topic's number of partitions is asked for again after so long.
         partitioner: a key's partition, given the key and the number of partitions.
         scheduler: makes what decides whose turn it is among the partitions of a topic object.
+        transactions: "member" or "partition": what a handler sends and the offset of its message
+            are committed in one transaction, of the whole member or of each partition; None: not.
+        transaction_attempts: so many transactions in a row may be aborted before the app fails.
         client: what the broker's client is built with.
     """
 
@@ -41,6 +44,10 @@ class Settings:
     metadata_max_age: float = attrs.field(default=300.0, validator=gt(0))
     partitioner: Partitioner = java_partitioner
     scheduler: Callable[[], SchedulingStrategy[Any]] = RoundRobin
+    transactions: str | None = attrs.field(
+        default=None, validator=in_((None, "member", "partition"))
+    )
+    transaction_attempts: int = attrs.field(default=10, validator=gt(0))
     client: ClientSettings = attrs.field(factory=ClientSettings)
 
 

@@ -8,10 +8,12 @@ from transport.channel import Batches, Channel, DecodeErrorHook, Messages
 from transport.codec import Codec, CodecArg, codec_for
 from transport.errors import AppClosed
 from transport.producer import Delivery
+from transport.source import IN_HAND, InHand
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
 
 if TYPE_CHECKING:
     from transport.app import App
+    from transport.source import Source
 
 R = TypeVar("R", Messages, Batches)
 
@@ -45,6 +47,7 @@ class Topic:
             value=self._value,
             on_full=self._on_full,
             scheduler=app.consumer.scheduler(),
+            names_source=app.consumer.in_transaction,
         )
 
     # Reading
@@ -114,15 +117,22 @@ class Topic:
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
     ) -> Delivery:
-        """Send a message; see `Producer.send`. Key and value are encoded by the topic's types."""
-        return await self.app.producer.send(
-            self.name,
-            _encode(self._key, key),
-            _encode(self._value, value),
-            partition,
-            timestamp,
-            headers,
+        """Send a message; see `Producer.send`. Key and value are encoded by the topic's types.
+
+        Args:
+            source: with transactions, the message or the batch in whose transaction it is sent; by
+                default what the task has in hand. None: in no transaction.
+
+        Raises what `Producer.send` does; with transactions, what `TransactionManager.send` does.
+        """
+        consumer = self.app.consumer
+        encoded = _encode(self._key, key), _encode(self._value, value)
+        if not consumer.in_transaction:
+            return await self.app.producer.send(self.name, *encoded, partition, timestamp, headers)
+        return await consumer.transactions.send(
+            self.name, *encoded, partition, timestamp, headers, source=source
         )
 
     async def send_and_wait(
@@ -133,10 +143,16 @@ class Topic:
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
     ) -> RecordMetadata:
         """Send a message and wait for its delivery; see `Producer.send_and_wait`."""
         delivery = await self.send(
-            key=key, value=value, partition=partition, timestamp=timestamp, headers=headers
+            key=key,
+            value=value,
+            partition=partition,
+            timestamp=timestamp,
+            headers=headers,
+            source=source,
         )
         return await delivery
 

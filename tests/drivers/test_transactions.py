@@ -165,7 +165,7 @@ async def test_who_is_no_member_any_more_commits_no_offsets(rig: Rig) -> None:
         async with rig.member([topic], group_id=group) as heir:
             await until(lambda: heir.assigned, heir)
             await sender.client.begin()
-            with pytest.raises(TransactionAborted):
+            with pytest.raises(Fenced):
                 await sender.client.send_offsets({tp: 1}, stale, PATIENCE)
             await sender.client.abort(PATIENCE)
             assert await heir.client.committed([tp]) == {}

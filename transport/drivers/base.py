@@ -255,8 +255,8 @@ class ProducerClient(Protocol):
     ) -> None:
         """Let the transaction commit these offsets of a group when it is committed itself.
 
-        Raises TransactionAborted: it can only be aborted, be it that the group knows no such member
-        in this generation.
+        Raises TransactionAborted: it can only be aborted, be it that the group is in another
+        generation by now. Fenced: the group knows no such member (any more).
         """
 
     async def commit(self, timeout: float) -> None:

@@ -21,9 +21,11 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.structs import ConsumerGroupMetadata
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
-from transport.errors import CommitUnknown, TransactionAborted
+from transport.errors import CommitUnknown, Fenced, TransactionAborted
 from transport.types import TP, GroupMetadata
 
+# The client tells only by its text which of the fences of a group it met.
+_UNKNOWN = kafka.errors.UnknownMemberIdError.__name__
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 
 
@@ -88,6 +90,8 @@ class Transaction:
             yield
         except kafka.errors.KafkaError as error:
             cause = self._manager.last_error or error
+            if isinstance(cause, kafka.errors.CommitFailedError) and _UNKNOWN in str(cause):
+                raise Fenced(f"this member was thrown out of its group: {cause}") from error
             if isinstance(cause, (*_FENCED, *REFUSED_US)):
                 raise of_a_call(cause) from error
             raise TransactionAborted(f"{type(cause).__name__}: {cause}") from error

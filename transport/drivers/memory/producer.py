@@ -101,8 +101,10 @@ class MemoryProducer:
         read_by.expire(now)
         try:
             read_by.check_commit(group.member_id, group.generation_id)
-        except (CommitFailed, RebalanceInProgress) as error:
+        except RebalanceInProgress as error:
             raise TransactionAborted(str(error)) from error
+        except CommitFailed as error:
+            raise Fenced(str(error)) from error
         broker.transactions.hold(holder, read_by, offsets, now)
 
     async def commit(self, timeout: float) -> None:

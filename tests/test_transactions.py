@@ -1,0 +1,496 @@
+"""I9 on `memory://`: output and offset are committed as one, or neither is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from nurseries.service import Node
+from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.nurseries.clock import jumping
+from transport import (
+    TP,
+    App,
+    CommitUnknown,
+    Fenced,
+    GroupMetadata,
+    NotInTransaction,
+    TransactionAborted,
+    TransactionFailed,
+)
+from transport.drivers.memory import MemoryBroker
+from transport.source import in_hand
+
+IN = [TP("in", number) for number in range(2)]
+OUT = TP("out", 0)
+MODES = pytest.mark.parametrize("mode", ["member", "partition"])
+
+
+def exactly_once(broker: MemoryBroker, mode: str = "member", **settings: object) -> App:
+    options: dict[str, object] = {"commit_interval": 1e6, "commit_timeout": 5.0, **settings}
+    return app_on(broker, transactions=mode, **options)
+
+
+async def elsewhere(call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call in a task that has nothing in hand."""
+    in_hand.set(None)
+    await call()
+
+
+async def wait_for_news(broker: MemoryBroker) -> None:
+    """Wait until a transaction has ended."""
+    ended = trio.Event()
+    broker.transactions.bell.listen(ended.set)
+    await ended.wait()
+
+
+def results(broker: MemoryBroker, *, committed: bool = True) -> list[bytes | None]:
+    log = broker.log(OUT)
+    return [record.value for record in log.read(0, 1 << 20, committed=committed).records]
+
+
+def pipeline(*, records: int = 0, partitions: int = 1) -> MemoryBroker:
+    return (
+        broker_with(*IN[:partitions], OUT, records=0)
+        if not records
+        else filled(broker_with(*IN[:partitions], OUT), records, partitions)
+    )
+
+
+def filled(broker: MemoryBroker, records: int, partitions: int) -> MemoryBroker:
+    for number in range(records):
+        for tp in IN[:partitions]:
+            write(broker, tp, 1, b"%d-%d" % (tp.partition, number))
+    return broker
+
+
+@MODES
+@jumping
+async def test_what_a_handler_sends_is_seen_with_the_commit_of_its_message(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.producer.flush()
+        await app.consumer.transactions.flush()
+        assert results(broker, committed=False) == [b"0-0", b"0-1"]
+        assert results(broker) == []
+        assert committed(broker) == {}
+        assert await app.consumer.commit()
+        assert results(broker) == [b"0-0", b"0-1"]
+        assert committed(broker) == {IN[0]: 2}
+
+
+@MODES
+@jumping
+async def test_a_commit_is_made_every_interval_and_at_the_end(mode: str) -> None:
+    broker = pipeline(records=3)
+    async with exactly_once(broker, mode, commit_interval=1.0) as app:
+        out = app.topic("out")
+        async for message in app.topic("in"):
+            await out.send(value=message.value)
+            if message.offset == 1:
+                await trio.sleep(10.0)  # the barrier waits for us
+            if message.offset == 2:
+                app.stop()
+    assert results(broker) == [b"0-0", b"0-1", b"0-2"]
+    assert committed(broker) == {IN[0]: 3}
+
+
+@MODES
+@jumping
+async def test_a_crash_undoes_what_was_not_committed(mode: str) -> None:
+    broker = pipeline(records=3)
+    settings = {"transaction_timeout": 10.0, "session_timeout": 5.0}
+    async with exactly_once(broker, mode, **settings) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        async with await anext(messages) as message:
+            await out.send_and_wait(value=message.value)
+        await app.consumer.commit()
+        async with await anext(messages) as message:
+            await out.send_and_wait(value=message.value)
+        await app.kill()
+    assert results(broker, committed=False) == [b"0-0", b"0-1"]
+    async with exactly_once(broker, mode, **settings) as app:
+        out = app.topic("out")
+        for message in await take(app.topic("in").noack(), 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+        await trio.sleep(A_WHILE)  # what the first one left open has run out by then
+        broker.transactions.expire(trio.current_time())
+    assert results(broker) == [b"0-0", b"0-1", b"0-2"]
+
+
+@jumping
+async def test_the_next_owner_of_a_partition_ends_what_the_last_one_left_open() -> None:
+    """With an id for each partition nobody has to wait for the transaction's timeout."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, "partition", session_timeout=5.0) as app:
+        out = app.topic("out")
+        (message,) = await take(app.topic("in").noack(), 1)
+        await out.send_and_wait(value=b"undone")
+        message.ack()
+        await app.kill()
+    async with exactly_once(broker, "partition") as app:
+        out = app.topic("out")
+        (message,) = await take(app.topic("in").noack(), 1)
+        async with message:
+            await out.send(value=b"done")
+        await app.consumer.commit()
+        assert results(broker) == [b"done"]
+
+
+@MODES
+@jumping
+async def test_the_transactional_ids(mode: str) -> None:
+    broker = pipeline(records=1, partitions=2)
+
+    class Grouped(App):
+        def transaction_group(self, tp: TP) -> str:
+            return f"{tp.topic}put"
+
+    async with app_on(broker, kind=Grouped, transactions=mode) as app:
+        await take(app.topic("in").noack(), 2)
+        ids = {scope.transactional_id for scope in app.consumer.transactions.scopes}
+    if mode == "partition":
+        assert ids == {"group-input-0", "group-input-1"}
+    else:
+        (transactional_id,) = ids
+        assert transactional_id.startswith("group-")
+
+
+@jumping
+async def test_a_static_member_has_the_same_id_in_each_life() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, group_instance_id="west") as app:
+        await take(app.topic("in").noack(), 1)
+        assert [s.transactional_id for s in app.consumer.transactions.scopes] == ["group-west"]
+
+
+@MODES
+@jumping
+async def test_the_offset_is_committed_with_the_output_wherever_that_goes(mode: str) -> None:
+    """The transaction is that of the input's partition, not of the output's."""
+    broker = broker_with(*IN, TP("wide", 4))
+    filled(broker, 1, 2)
+    async with exactly_once(broker, mode) as app:
+        wide = app.topic("wide")
+        first, second = await take(app.topic("in").noack(), 2)
+        for partition in range(4):
+            await wide.send(value=b"of the first", partition=partition, source=first)
+            await wide.send(value=b"of the second", partition=partition, source=second)
+        first.ack()
+        if mode == "partition":
+            await elsewhere(lambda: app.consumer.commit({first.tp}))
+            seen = [broker.log(TP("wide", n)).read(0, 1 << 20).records for n in range(4)]
+            assert committed(broker) == {first.tp: 1}
+            assert broker.log(TP("wide", 0)).stable_end <= 1  # the second's is open
+            assert all(len(records) == 2 for records in seen)
+        second.ack()
+        await app.consumer.commit()
+        assert committed(broker) == {IN[0]: 1, IN[1]: 1}
+        for partition in range(4):
+            log = broker.log(TP("wide", partition))
+            assert len(log.read(0, 1 << 20, committed=True).records) == 2
+
+
+@MODES
+@jumping
+async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
+    broker = pipeline(records=4)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        messages = app.topic("in").noack()
+        first, second = await take(messages, 2)
+        first.ack()
+        nursery.start_soon(elsewhere, app.consumer.commit)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1.0):
+            await anext(messages)
+            pytest.fail("nothing is delivered at a barrier")
+        assert committed(broker) == {}
+        second.ack()
+        third, _ = await take(messages, 2)
+        assert third.offset == 2
+        assert committed(broker) == {IN[0]: 2}
+
+
+@MODES
+@jumping
+async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, drain_timeout=5.0) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        first, second = await take(messages, 2)
+        await out.send(value=b"undone", source=first)
+        first.ack()
+        with pytest.RaisesGroup(pytest.RaisesExc(TransactionAborted, match="1 messages were not")):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(elsewhere, app.consumer.commit)
+        assert not second.ack(), "it belongs to the epoch before"
+        with pytest.raises(TransactionAborted):
+            await out.send(value=b"too late", source=second)
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+    assert committed(broker) == {IN[0]: 2}
+    assert "was aborted" in caplog.text
+
+
+@jumping
+async def test_who_has_a_message_in_hand_cannot_commit() -> None:
+    """It would wait for itself."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        async for message in app.topic("in"):
+            with pytest.raises(NotInTransaction):
+                await app.consumer.commit()
+            with pytest.raises(NotInTransaction):
+                await app.consumer.seek(message.tp, 0)
+            break
+
+
+@jumping
+async def test_what_is_sent_belongs_to_the_message_in_hand_also_in_tasks_of_the_handler() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        out = app.topic("out")
+        async for _ in app.topic("in"):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(lambda: out.send(value=b"x"))
+            app.stop()
+    assert results(broker) == [b"x"] * 3
+
+
+@jumping
+async def test_a_message_that_is_done_and_none_at_all_are_no_source() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        out = app.topic("out")
+        with pytest.raises(NotInTransaction, match="source=None"):
+            await out.send(value=b"of nothing")
+        (message,) = await take(app.topic("in").noack(), 1)
+        message.ack()
+        with pytest.raises(NotInTransaction, match="acked"):
+            await out.send(value=b"too late")
+        await out.send_and_wait(value=b"outside", source=None)
+        assert results(broker) == [b"outside"]
+
+
+@jumping
+async def test_a_batch_is_a_source() -> None:
+    broker = pipeline(records=3)
+    async with exactly_once(broker) as app:
+        out = app.topic("out")
+        async for batch in app.topic("in").batches():
+            await out.send(value=b"%d" % len(batch))
+            app.stop()
+    assert results(broker) == [b"3"]
+    assert committed(broker) == {IN[0]: 3}
+
+
+@MODES
+@jumping
+async def test_a_message_that_cannot_be_delivered_aborts_all_of_its_transaction(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        app.producer.writer(scope.transactional_id).failure = RuntimeError("as the broker says")
+        with pytest.raises(TransactionAborted, match="not delivered"):
+            await app.consumer.commit()
+        assert results(broker) == []
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+        assert results(broker) == [b"0-0", b"0-1"]
+
+
+@MODES
+@pytest.mark.parametrize("was_made", [True, False])
+@jumping
+async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        (first,) = await take(messages, 1)
+        async with first:
+            await out.send(value=first.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        client = app.producer.writer(scope.transactional_id).client
+        make = client.commit
+
+        async def lose_the_answer(timeout: float) -> None:
+            client.commit = make
+            if was_made:
+                await make(timeout)
+                await client.begin()
+            raise CommitUnknown("no answer")
+
+        look = app.consumer.client.committed
+
+        async def look_late(tps: Collection[TP]) -> dict[TP, int]:
+            await wait_all_tasks_blocked()  # what comes again is fetched by then
+            return await look(tps)
+
+        client.commit = lose_the_answer
+        app.consumer.client.committed = look_late
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        for message in await take(messages, 1 if was_made else 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+    assert committed(broker) == {IN[0]: 2}
+
+
+@MODES
+@jumping
+async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:
+    broker = pipeline(records=1)
+
+    async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        raise TransactionAborted("for ever")
+
+    with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
+        async with exactly_once(broker, mode, commit_interval=1.0, transaction_attempts=3) as app:
+            async for message in app.topic("in"):
+                await app.topic("out").send(value=message.value)
+                (scope,) = app.consumer.transactions.scopes
+                app.producer.writer(scope.transactional_id).client.send_offsets = refuse
+    assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_a_fenced_member_ends(mode: str) -> None:
+    broker = pipeline(records=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, mode, commit_interval=1.0) as app:
+            async for message in app.topic("in"):
+                await app.topic("out").send(value=message.value)
+                (scope,) = app.consumer.transactions.scopes
+                broker.transactions.register(scope.transactional_id, 60.0)
+    assert results(broker) == []
+    assert committed(broker) == {}
+
+
+@MODES
+@jumping
+async def test_who_is_thrown_out_within_a_transaction_ends(mode: str) -> None:
+    """What a zombie does: it wakes up, and others have its partitions."""
+    broker = pipeline(records=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, mode) as app:
+            async for message in app.topic("in"):
+                await app.topic("out").send(value=message.value)
+                if message.offset == 1:
+                    group = broker.group("group")
+                    group.leave(next(iter(group.members)), trio.current_time())
+    assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_a_rebalance_commits_before_it_hands_over(mode: str) -> None:
+    broker = pipeline(records=50, partitions=2)
+
+    async def work(app: App) -> None:
+        out = app.topic("out")
+        async with app:
+            async for message in app.topic("in"):
+                await trio.sleep(0.1)
+                await out.send(value=message.value)
+
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            settings = {"commit_interval": 1.0}
+            nursery.start_soon(work, exactly_once(broker, mode, **settings))
+            await trio.sleep(2.05)
+            nursery.start_soon(work, exactly_once(broker, mode, **settings))
+            while sum(committed(broker).values()) < 100:
+                await wait_for_news(broker)
+            nursery.cancel_scope.cancel()
+    seen = results(broker)
+    assert len(seen) == 100
+    assert len(set(seen)) == 100
+
+
+@MODES
+@jumping
+async def test_start_new_transaction_false_delivers_nothing_until_the_next_commit(
+    mode: str,
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack(), None
+        (first,) = await take(messages[0], 1)
+        first.ack()
+        assert await app.consumer.commit(start_new_transaction=False)
+        write(broker, IN[0])
+        assert await nothing_comes(messages[0])
+        await app.consumer.commit()
+        assert (await anext(messages[0])).offset == 1
+
+
+@MODES
+@jumping
+async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> None:
+    broker = pipeline(records=1, partitions=2)
+
+    def names(node: Node) -> list[str]:
+        return [node.name, *(name for child in node.children for name in names(child))]
+
+    async with exactly_once(broker, mode) as app:
+        await take(app.topic("in").noack(), 2)
+        writers = [name for name in names(app.tree()) if name.startswith("Producer of group-")]
+        assert len(writers) == (2 if mode == "partition" else 1)
+
+
+@jumping
+async def test_the_producers_own_calls() -> None:
+    """By transactional id, as in the seed's names; for who reads by other means."""
+    broker = pipeline()
+    async with app_on(broker) as app:
+        producer = app.producer
+        with pytest.raises(TransactionAborted):
+            await producer.send("out", None, b"none is open", transactional_id="mine")
+        await producer.begin_transaction("mine")
+        await producer.maybe_begin_transaction("mine")
+        with pytest.raises(RuntimeError):
+            await producer.begin_transaction("mine")
+        await producer.send("out", None, b"1", 0, transactional_id="mine")
+        await producer.abort_transaction("mine")
+        await producer.begin_transaction("mine")
+        await producer.send("out", None, b"2", 0, transactional_id="mine")
+        assert results(broker) == []
+        await producer.commit_transaction("mine")
+        assert results(broker) == [b"2"]
+        await producer.begin_transaction("mine")
+        await producer.send_and_wait("out", None, b"3", 0, transactional_id="mine")
+        await producer.commit_transactions({"mine": {IN[0]: 7}}, "others")
+        assert committed(broker, "others") == {IN[0]: 7}
+        await producer.send("out", None, b"4", 0, transactional_id="mine")
+        await producer.stop_transaction("mine")
+        await producer.stop_transaction("never begun")
+    assert results(broker) == [b"2", b"3"]

@@ -1,0 +1,253 @@
+"""Commits in transactions: each ends at a barrier.
+
+A transaction may be committed when all its messages are done, for it holds what was sent for each
+of them: so delivery is held, what is begun is waited for, and then output and offsets are committed
+as one. Where that fails, or takes too long, all is undone: the transaction is aborted, and its
+messages are delivered again, in a new epoch from where the last commit ended. No ack and no send of
+the old epoch reaches the new transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from transport.errors import (
+    AuthorizationFailed,
+    BrokerUnavailable,
+    CommitUnknown,
+    Fenced,
+    NotInTransaction,
+    RebalanceInProgress,
+    TransactionAborted,
+    TransactionFailed,
+    TransportError,
+)
+from transport.ledger import Ledger
+from transport.rounds import Round, Rounds
+from transport.source import in_hand
+from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.consumer import Consumer
+    from transport.transactions import Scope, TransactionManager
+
+logger = logging.getLogger("transport.consumer")
+
+# Nothing mends these: they end the app.
+_FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.02, 1.0
+
+
+class BarrierCommitter:
+    """Makes the commits of a consumer whose messages are handled in transactions.
+
+    Args:
+        bound: seconds that a barrier waits for handlers.
+        attempts: so many transactions of a scope in a row may be aborted.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        transactions: TransactionManager,
+        *,
+        bound: float,
+        attempts: int,
+    ) -> None:
+        self.is_refused = False
+        self._consumer = consumer
+        self._transactions = transactions
+        self._bound = bound
+        self._attempts = attempts
+        self._is_last = False
+        self._rounds = Rounds(self._make, fatal=_FATAL)
+
+    @property
+    def unknown(self) -> set[TP]:
+        """None: what got no answer is settled before anything else is delivered."""
+        return set()
+
+    async def commit(
+        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+    ) -> bool:
+        """Commit what is done of `topics`, with all that was sent for it; whether an offset moved.
+
+        A checkpoint. Cancelled: the commit goes on.
+
+        Args:
+            goes_on: begin the next transaction; else nothing is delivered until the next commit.
+
+        Raises:
+            NotInTransaction: the task has a message in hand, which the commit would wait for.
+            TransactionAborted: all since the last commit was undone, and is delivered again.
+            Fenced, AuthorizationFailed, TransactionFailed: these end the app as well.
+        """
+        held = in_hand.get()
+        if held is not None and held.is_open and held.ledger in self._mine():
+            raise NotInTransaction(f"a commit waits for {held!r}, which is in hand: ack it first")
+        round_ = self._rounds.join(topics)
+        round_.goes_on = round_.goes_on and goes_on
+        return await round_.wait()
+
+    async def wait_for_running(self) -> bool:
+        """Wait for the end of the round that is under way; whether there was one."""
+        return await self._rounds.wait_for_running()
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Make the rounds, until cancelled. Raises Fenced and AuthorizationFailed."""
+        await self._rounds.run()
+
+    def end(self) -> None:
+        """The rounds from now on wait for no handler, and begin nothing new. Not a checkpoint."""
+        self._is_last = True
+
+    async def _make(self, round_: Round) -> None:
+        errors: list[TransportError] = []
+
+        async def make(scope: Scope) -> None:
+            try:
+                await self._commit(scope, round_)
+            except TransportError as exc:
+                errors.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for scope in list(self._transactions.scopes):
+                if self._is_meant(scope, round_.topics):
+                    nursery.start_soon(make, scope)
+        errors.sort(key=lambda error: not isinstance(error, _FATAL))
+        for error in errors:
+            raise error
+
+    async def _commit(self, scope: Scope, round_: Round) -> None:
+        if not scope.is_ready:
+            try:
+                await self._begin(scope)
+            except BrokerUnavailable as exc:
+                logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+                return
+        ledgers = self._ledgers(scope)
+        if not scope.written and all(ledger.due is None for ledger in ledgers):
+            return
+        with self._held(scope):
+            try:
+                await self._drain(ledgers)
+                await self._commit_drained(scope, round_)
+            except _FATAL:
+                raise
+            except TransportError as exc:
+                await self._go_back(scope, exc, goes_on=round_.goes_on)
+                if not isinstance(exc, TransactionAborted):
+                    raise TransactionAborted(f"aborted after {exc!r}") from exc
+                raise
+
+    async def _drain(self, ledgers: Collection[Ledger]) -> None:
+        with trio.move_on_after(0 if self._is_last else self._bound):
+            for ledger in ledgers:
+                await ledger_is_empty(ledger)
+        left = [message for ledger in ledgers for message in ledger.unacked]
+        if left:
+            raise TransactionAborted(
+                f"{len(left)} messages were not done within {self._bound:g} s: {left[0]!r}"
+            )
+
+    async def _commit_drained(self, scope: Scope, round_: Round) -> None:
+        backoff = _FIRST_BACKOFF
+        give_up = trio.current_time() + self._bound
+        while True:
+            due = {ledger: offset for ledger in self._ledgers(scope) if (offset := ledger.due)}
+            try:
+                await self._transactions.commit_scope(
+                    scope,
+                    {ledger.tp: offset for ledger, offset in due.items()},
+                    start_new_transaction=round_.goes_on and not self._is_last,
+                )
+            except RebalanceInProgress:
+                if trio.current_time() + backoff > give_up:
+                    raise
+                await trio.sleep(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF)
+            else:
+                break
+        for ledger, offset in due.items():
+            ledger.committed = offset
+        round_.moved = round_.moved or bool(due)
+
+    async def _go_back(self, scope: Scope, why: TransportError, *, goes_on: bool) -> None:
+        """Undo the transaction, and let its messages be delivered again."""
+        logger.warning("a transaction was aborted, its messages are delivered again: %s", why)
+        for ledger in self._ledgers(scope):
+            if (offset := ledger.uncommitted) is not None:
+                self._rewind(ledger.tp, offset)
+        aborted = TransactionAborted(f"aborted after {why!r}")
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                await self._transactions.abort_scope(scope, aborted)
+                if isinstance(why, CommitUnknown):
+                    await self._look_back(scope)
+                break
+            except BrokerUnavailable as exc:
+                logger.warning("a transaction cannot be aborted yet: %s", exc)
+                await trio.sleep(backoff)
+                backoff = min(backoff * 2, _LAST_BACKOFF)
+        if scope.aborts >= self._attempts:
+            raise TransactionFailed(f"{scope.aborts} in a row were aborted: {why}") from why
+        if goes_on and not self._is_last:
+            await self._begin(scope)
+
+    async def _look_back(self, scope: Scope) -> None:
+        """A commit without an answer is committed or not by now: the offsets tell."""
+        tps = [ledger.tp for ledger in self._ledgers(scope)]
+        for tp, offset in (await self._consumer.client.committed(tps)).items():
+            ledger = self._consumer.assignment.get(tp)
+            if ledger is not None and ledger.start is not None and offset > ledger.start:
+                self._rewind(tp, offset)
+
+    async def _begin(self, scope: Scope) -> None:
+        await self._transactions.take_over(scope)
+        for ledger in self._ledgers(scope):
+            self._consumer.app.conductor.let_on(ledger)
+
+    def _rewind(self, tp: TP, offset: int) -> None:
+        ledger = self._consumer.rewind(tp, offset)
+        self._consumer.app.conductor.hold(ledger)
+
+    @contextmanager
+    def _held(self, scope: Scope) -> Iterator[None]:
+        """Deliver nothing of the scope meanwhile."""
+        conductor = self._consumer.app.conductor
+        for ledger in self._ledgers(scope):
+            conductor.hold(ledger)
+        try:
+            yield
+        finally:
+            if scope.is_ready:  # else what is delivered could not be handled
+                for ledger in self._ledgers(scope):
+                    conductor.let_on(ledger)
+
+    def _ledgers(self, scope: Scope) -> list[Ledger]:
+        return [ledger for ledger in self._mine() if scope.covers(ledger.tp)]
+
+    def _mine(self) -> list[Ledger]:
+        return list(self._consumer.assignment.values())
+
+    def _is_meant(self, scope: Scope, topics: Collection[str | TP] | None) -> bool:
+        return topics is None or any(
+            ledger.tp in topics or ledger.tp.topic in topics for ledger in self._ledgers(scope)
+        )
+
+
+async def ledger_is_empty(ledger: Ledger) -> None:
+    """Wait until no message of it is begun any more. Cancelling changes nothing."""
+    empty = trio.Event()
+    forget = ledger.when_empty(empty.set)
+    try:
+        await empty.wait()
+    finally:
+        forget()

@@ -1,0 +1,56 @@
+"""The transactions of one producer, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from transport.errors import TransactionAborted, TransportError
+from transport.types import TP, GroupMetadata
+
+if TYPE_CHECKING:
+    from transport.producer import Producer
+
+
+class Transaction:
+    """What of a producer with an id is committed as a whole. One call at a time.
+
+    Each call is a checkpoint. Cancelled, the step is made as a whole or not at all, and nobody is
+    told which: `abort` settles it. All raise Fenced, which nothing mends, and what the driver does.
+
+    Attributes:
+        is_open: begun, and not known to have ended.
+    """
+
+    def __init__(self, producer: Producer, transactional_id: str) -> None:
+        self.transactional_id = transactional_id
+        self.is_open = False
+        self._producer = producer
+        self._timeout = producer.app.settings.client.commit_timeout
+
+    async def begin(self) -> None:
+        """Begin one, if none is open."""
+        if not self.is_open:
+            self._producer.failure = None
+            await self._producer.client.begin()
+            self.is_open = True
+
+    async def commit(self, offsets: Mapping[TP, int], group: GroupMetadata | None) -> None:
+        """Deliver what was sent, then commit it together with a group's offsets.
+
+        Raises TransactionAborted: a message was not delivered, or the group does not know the
+        member; CommitUnknown. Then it is to be aborted.
+        """
+        await self._producer.flush()
+        if (failure := self._producer.failure) is not None:
+            raise TransactionAborted(f"a message was not delivered: {failure}") from failure
+        if offsets and group is not None:
+            await self._producer.client.send_offsets(offsets, group, self._timeout)
+        await self._producer.client.commit(self._timeout)
+        self.is_open = False
+
+    async def abort(self, why: TransportError) -> None:
+        """Undo what was sent, and fail what has no outcome yet with `why`."""
+        self._producer.give_up(why)
+        await self._producer.client.abort(self._timeout)
+        self.is_open = False

@@ -1,0 +1,317 @@
+"""Which transaction a message belongs to: that of the message it was made of.
+
+A *scope* is what shares a transaction: a partition that is read from, or everything that the
+member reads. Its transactional id says who may write for it. What is written while a message is
+handled, and that message's offset, are in the transaction of one and the same scope, so a crash
+leaves both or neither (I9).
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import trio
+
+from transport.errors import (
+    BrokerUnavailable,
+    Fenced,
+    NotInTransaction,
+    RebalanceInProgress,
+    TransactionAborted,
+    TransportError,
+)
+from transport.ledger import Ledger
+from transport.producer import Delivery, Producer
+from transport.source import IN_HAND, InHand, in_hand
+from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
+
+if TYPE_CHECKING:
+    from transport.app import App
+    from transport.base import Transport
+    from transport.consumer import Consumer
+    from transport.source import Source
+
+
+logger = logging.getLogger("transport.consumer")
+
+
+@attrs.frozen
+class TPG:
+    """A partition as the transactional id names it."""
+
+    topic: str
+    partition: int
+    group: str
+
+
+@attrs.define(eq=False)
+class Scope:
+    """Who shares a transaction.
+
+    Attributes:
+        tp: the one partition; None: all that the member has.
+        is_ready: its transaction has begun; until then nothing of the scope is delivered.
+        written: the epochs whose messages something was sent for in this transaction.
+        aborts: how many transactions in a row were aborted.
+    """
+
+    transactional_id: str
+    tp: TP | None = None
+    is_ready: bool = False
+    written: set[Ledger] = attrs.field(factory=set)
+    aborts: int = 0
+
+    def covers(self, tp: TP) -> bool:
+        return self.tp is None or self.tp == tp
+
+
+class TransactionManager:
+    """The transactions of one consumer, by the partitions that it reads.
+
+    Made for every app; of use where its setting `transactions` is on.
+
+    Attributes:
+        transactional_id_format: of a partition's transactional id; `tpg` has `topic`, `partition`
+            and `group` (see `App.transaction_group`).
+    """
+
+    transactional_id_format: ClassVar[str] = "{group_id}-{tpg.group}-{tpg.partition}"
+
+    def __init__(
+        self, transport: Transport, *, consumer: Consumer, producer: Producer, **_: Any
+    ) -> None:
+        self.transport = transport
+        self.app: App = transport.app
+        self.consumer = consumer
+        self.producer = producer
+        self._scopes: dict[TP | None, Scope] = {}
+        if self.app.settings.transactions == "member":
+            self._scopes[None] = Scope(self._id_of_member())
+
+    # Scopes
+
+    @property
+    def scopes(self) -> Collection[Scope]:
+        return self._scopes.values()
+
+    def scope_of(self, tp: TP) -> Scope | None:
+        """Whose transaction the messages of a partition belong to; None: it is not ours."""
+        return self._scopes.get(None) or self._scopes.get(tp)
+
+    def transactional_id(self, tp: TP) -> str:
+        """The id under which is written for a partition."""
+        tpg = TPG(tp.topic, tp.partition, self.app.transaction_group(tp))
+        return self.transactional_id_format.format(group_id=self.app.id, tpg=tpg)
+
+    async def on_rebalance(
+        self, assigned: Collection[TP], revoked: Collection[TP], newly_assigned: Collection[TP]
+    ) -> None:
+        """Take over what has come; nothing of it is delivered before that is done.
+
+        That fences its last owner and ends what that one left open. A checkpoint. Cancelled: what
+        is not done is done before the next commit.
+
+        Args:
+            assigned: what is ours now. revoked: what is gone. newly_assigned: what has come.
+        """
+        if None not in self._scopes:
+            for tp in newly_assigned:
+                self._scopes.setdefault(tp, Scope(self.transactional_id(tp), tp))
+        async with trio.open_nursery() as nursery:
+            for scope in self._scopes.values():
+                if not scope.is_ready:
+                    nursery.start_soon(self._try_to_take_over, scope)
+
+    async def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
+        """Let go of the transactional ids of partitions that are going, after their last commit.
+
+        What is open of them is aborted. A checkpoint. Cancelled: they are let go all the same.
+        """
+        gone = [self._scopes.pop(tp) for tp in revoked if tp in self._scopes]
+        async with trio.open_nursery() as nursery:
+            for scope in gone:
+                nursery.start_soon(self.producer.stop_transaction, scope.transactional_id)
+
+    async def take_over(self, scope: Scope) -> None:
+        """Begin the scope's transaction."""
+        await self.producer.maybe_begin_transaction(scope.transactional_id)
+        scope.is_ready = True
+
+    async def _try_to_take_over(self, scope: Scope) -> None:
+        try:
+            await self.take_over(scope)
+        except BrokerUnavailable as exc:
+            logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+
+    def on_partitions_lost(self, lost: Collection[TP]) -> None:
+        """Raise Fenced if something was sent for what is lost: another member may do it, too."""
+        for scope in self._scopes.values():
+            if tps := {ledger.tp for ledger in scope.written if ledger.tp in lost}:
+                raise Fenced(
+                    "this member was thrown out of its group within the transaction of"
+                    f" {scope.transactional_id!r}, which is undone; it has lost"
+                    f" {', '.join(map(str, sorted(tps)))}"
+                )
+
+    # Sending
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        *,
+        transactional_id: str | None = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> Delivery:
+        """Accept a message as `Producer.send` does, in the transaction of its source.
+
+        Args:
+            transactional_id: names the transaction, whatever the source.
+            source: the message or the batch that it is made of; by default what the task has in
+                hand. None: in no transaction, it is seen at once and stays whatever comes.
+
+        Raises:
+            NotInTransaction: the source is acked already, or there is none.
+            TransactionAborted: the source's transaction was aborted; it will be delivered again.
+        """
+        if transactional_id is not None or source is None:
+            return await self.producer.send(
+                topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
+            )
+        origin = _origin(source)
+        writer, check = self._claim(origin)
+        return await writer.send_while(check, topic, key, value, partition, timestamp, headers)
+
+    async def send_and_wait(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        *,
+        transactional_id: str | None = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> RecordMetadata:
+        """The same, and wait for its delivery; it is seen once the transaction is committed."""
+        delivery = await self.send(
+            topic,
+            key,
+            value,
+            partition,
+            timestamp,
+            headers,
+            transactional_id=transactional_id,
+            source=source,
+        )
+        return await delivery
+
+    async def flush(self) -> None:
+        """Wait until all that was accepted is delivered or has failed. See `Producer.flush`."""
+        await self.producer.flush()
+        for scope in list(self._scopes.values()):
+            if scope.is_ready:
+                await self.producer.writer(scope.transactional_id).flush()
+
+    async def create_topic(self, topic: str, partitions: int, *args: Any, **options: Any) -> None:
+        """See `Producer.create_topic`."""
+        await self.producer.create_topic(topic, partitions, *args, **options)
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        """See `Producer.key_partition`."""
+        return self.producer.key_partition(topic, key)
+
+    def supports_headers(self) -> bool:
+        """Whether messages can have headers: yes."""
+        return self.producer.supports_headers()
+
+    # Ending
+
+    async def commit(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        """Commit offsets, each in the transaction of its partition's scope, with all sent in it.
+
+        For who holds the barrier: nothing of these scopes may be in a handler's hands. A
+        checkpoint. Cancelled: some scopes are committed and some are not.
+
+        Raises TransactionAborted, CommitUnknown, at the first scope that cannot be committed: it is
+        to be aborted. RebalanceInProgress: nothing was done there. Fenced, AuthorizationFailed.
+        """
+        by_scope: dict[Scope, dict[TP, int]] = {}
+        for tp, offset in offsets.items():
+            scope = self.scope_of(tp)
+            if scope is None:
+                raise TransactionAborted(f"{tp} is not assigned to this consumer")
+            by_scope.setdefault(scope, {})[tp] = offset
+        for scope, share in by_scope.items():
+            await self.commit_scope(scope, share, start_new_transaction=start_new_transaction)
+        return bool(by_scope)
+
+    async def commit_scope(
+        self, scope: Scope, offsets: Mapping[TP, int], *, start_new_transaction: bool = True
+    ) -> None:
+        """Commit the transaction of one scope; see `commit`."""
+        if any(ledger.is_shut for ledger in scope.written):
+            raise TransactionAborted("it holds what was made of messages that are delivered again")
+        group = self._fence()
+        await self.producer.commit_transactions(
+            {scope.transactional_id: offsets}, group, start_new_transaction
+        )
+        scope.written.clear()
+        scope.aborts = 0
+        scope.is_ready = start_new_transaction
+
+    async def abort_scope(self, scope: Scope, why: TransportError) -> None:
+        """Undo what was sent in the transaction of a scope, and begin the next one."""
+        scope.is_ready = False
+        await self.producer.transaction_of(scope.transactional_id).abort(why)
+        scope.written.clear()
+        scope.aborts += 1
+
+    def _fence(self) -> GroupMetadata:
+        group = self.consumer.client.group_metadata()
+        # The broker takes whatever comes without a member's name for unfenced.
+        if group.generation_id < 0 or not group.member_id:
+            raise RebalanceInProgress("this consumer is no member of its group at the moment")
+        return group
+
+    def _claim(self, origin: Source) -> tuple[Producer, Callable[[], None]]:
+        """Who writes for a source; and what raises once nothing may be written for it."""
+        ledger = origin.ledger
+        scope = self.scope_of(ledger.tp)
+        if scope is None:
+            raise TransactionAborted(f"{ledger.tp} is not assigned to this consumer any more")
+        written = scope.written
+
+        def check() -> None:
+            if ledger.is_shut:
+                raise TransactionAborted(f"{origin!r} is delivered again, or is not ours any more")
+            if not origin.is_open:
+                raise NotInTransaction(f"{origin!r} is acked: nothing more can be sent for it")
+            written.add(ledger)
+
+        check()
+        return self.producer.writer(scope.transactional_id), check
+
+    def _id_of_member(self) -> str:
+        client = self.app.settings.client
+        return f"{self.app.id}-{client.group_instance_id or uuid.uuid4()}"
+
+
+def _origin(source: Source | InHand) -> Source:
+    if not isinstance(source, InHand):
+        return source
+    held = in_hand.get()
+    if held is None:
+        raise NotInTransaction(
+            "no message is in hand: name the source, or source=None to send outside of transactions"
+        )
+    return held

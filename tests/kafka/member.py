@@ -103,9 +103,7 @@ async def handle(topic: Topic, diary: Diary, batch: int, pause: float) -> None:
 async def watch(app: App, topic: Topic, diary: Diary) -> None:
     load = topic.channel.load
     while True:
-        generation = (
-            app.consumer.client.group_metadata().generation_id if app.consumer.assignment else -1
-        )
+        generation = app.consumer.assignment.generation if app.consumer.assignment else -1
         diary.write(
             [
                 f"seen {time.monotonic():.3f} {generation} {len(app.consumer.unacked)}"

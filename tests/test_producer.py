@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import attrs
@@ -31,7 +32,7 @@ from transport.partitioner import java_partitioner
 ORDERS = TP("orders", 0)
 
 
-@attrs.define
+@attrs.define(slots=False)
 class HeldBack:
     """A producer's client that reports only what it is told to."""
 
@@ -64,6 +65,8 @@ class HeldBack:
         replication: int,
         config: Mapping[str, str],
         timeout: float,
+        *,
+        wait: bool = True,
     ) -> None: ...
 
     async def close(self, timeout: float) -> None:
@@ -210,6 +213,61 @@ async def test_a_topic_is_created_once_and_one_that_exists_is_fine() -> None:
 
 
 # Deliveries
+
+
+@jumping
+async def test_create_topic_makes_its_options_the_topics_configuration() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        create = app.producer.create_topic
+        await create("plain", 1)
+        await create(
+            "options",
+            2,
+            1,
+            config={"max.message.bytes": 5000, "message.timestamp.type": "LogAppendTime"},
+            timeout=timedelta(seconds=5),
+            retention=timedelta(hours=1),
+            compacting=True,
+            deleting=True,
+        )
+        await create("compacting", 1, compacting=True, retention=1.5, ensure_created=False)
+        await create("deleting", 1, deleting=True, compacting=False)
+        with pytest.raises(ValueError, match="compacts or deletes"):
+            await create("neither", 1, deleting=False)
+    assert broker.config("plain") == {}
+    assert broker.config("options") == {
+        "max.message.bytes": "5000",
+        "message.timestamp.type": "LogAppendTime",
+        "retention.ms": "3600000",
+        "cleanup.policy": "compact,delete",
+    }
+    assert broker.config("compacting") == {"retention.ms": "1500", "cleanup.policy": "compact"}
+    assert broker.config("deleting") == {"cleanup.policy": "delete"}
+    assert len(broker.partitions("options")) == 2
+
+
+@jumping
+async def test_a_topic_is_created_one_call_at_a_time() -> None:
+    client = HeldBack()
+    under_way: list[str] = []
+    most: dict[str, int] = {}
+
+    async def create_topic(topic: str, *args: Any, **options: Any) -> None:
+        under_way.append(topic)
+        most[topic] = max(most.get(topic, 0), under_way.count(topic))
+        most["all"] = max(most.get("all", 0), len(under_way))
+        await trio.sleep(1)
+        under_way.remove(topic)
+
+    client.create_topic = create_topic  # type: ignore[method-assign]
+    async with app_with(client) as app, trio.open_nursery() as nursery:
+        for topic in ("a", "b", "a", "b", "a"):
+            nursery.start_soon(app.producer.create_topic, topic, 1)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(0.5):  # who gives up holds nobody up
+            await app.producer.create_topic("a", 1)
+    assert most == {"a": 1, "b": 1, "all": 2}
 
 
 @jumping

@@ -11,6 +11,7 @@ async with app:
 
 from transport.app import App
 from transport.base import Transport
+from transport.buffer import FutureMessage, PendingMessage, ProducerBuffer
 from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
@@ -20,6 +21,7 @@ from transport.errors import (
     AppClosed,
     AuthorizationFailed,
     BrokerUnavailable,
+    BufferFull,
     ClientClosed,
     CommitFailed,
     CommitRefused,
@@ -55,6 +57,7 @@ __all__ = [
     "Batch",
     "Batches",
     "BrokerUnavailable",
+    "BufferFull",
     "ClientClosed",
     "ClientSettings",
     "Codec",
@@ -69,6 +72,7 @@ __all__ = [
     "DeliveryTimeout",
     "Fenced",
     "Fetcher",
+    "FutureMessage",
     "GroupMetadata",
     "Message",
     "MessageTooLarge",
@@ -76,7 +80,9 @@ __all__ = [
     "NotAssigned",
     "NotInTransaction",
     "OffsetOutOfRange",
+    "PendingMessage",
     "Producer",
+    "ProducerBuffer",
     "RebalanceInProgress",
     "Record",
     "RecordMetadata",

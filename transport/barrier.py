@@ -5,6 +5,9 @@ of them: so delivery is held, what is begun is waited for, and then output and o
 as one. Where that fails, or takes too long, all is undone: the transaction is aborted, and its
 messages are delivered again, in a new epoch from where the last commit ended. No ack and no send of
 the old epoch reaches the new transaction.
+
+Every step of a transaction, from its begin to the end of its producer, is made in a round, so none
+meets another half-way.
 """
 
 from __future__ import annotations
@@ -116,6 +119,7 @@ class BarrierCommitter:
             except TransportError as exc:
                 errors.append(exc)
 
+        await self._transactions.stop_gone()
         async with trio.open_nursery() as nursery:
             for scope in list(self._transactions.scopes):
                 if self._is_meant(scope, round_.topics):
@@ -210,7 +214,7 @@ class BarrierCommitter:
                 self._rewind(tp, offset)
 
     async def _begin(self, scope: Scope) -> None:
-        await self._transactions.take_over(scope)
+        await self._transactions.begin_scope(scope)
         for ledger in self._ledgers(scope):
             self._consumer.app.conductor.let_on(ledger)
 

@@ -516,7 +516,7 @@ class Consumer(Service):
         for tp in assigned:
             conductor.hold(mine[tp])
         await self.transactions.on_rebalance(frozenset(mine), frozenset(), assigned)
-        for tp in assigned:
+        for tp in assigned:  # what has come to a member whose transaction had begun before
             scope = self.transactions.scope_of(tp)
             if scope is not None and scope.is_ready and tp in mine:
                 conductor.let_on(mine[tp])

@@ -71,6 +71,10 @@ class AppClosed(TransportError):
     """The app is not open: not yet, or no longer."""
 
 
+class BufferFull(TransportError):
+    """So many messages are to be sent soon already that one more cannot be taken."""
+
+
 class DeliveryFailed(TransportError):
     """A message was accepted but not delivered; the cause says why."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +15,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
+from transport.buffer import FutureMessage, ProducerBuffer
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
 from transport.errors import (
     AppClosed,
@@ -48,6 +51,7 @@ class Delivery:
     size: int
     outcome: Outcome | None = None
     was_seen: bool = False
+    on_end: Callable[[Delivery], None] | None = None
     _on_seen: Callable[[], object] | None = None
     _ended: trio.Event | None = None
     _waiting: int = 0
@@ -65,8 +69,7 @@ class Delivery:
         else:
             await trio.lowlevel.checkpoint()
         self.was_seen = True
-        if self._on_seen is not None:
-            self._on_seen()
+        self.on_seen()
         if isinstance(self.outcome, RecordMetadata):
             return self.outcome
         assert self.outcome is not None
@@ -75,10 +78,18 @@ class Delivery:
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
 
+    def on_seen(self) -> None:
+        """Somebody knows of the outcome."""
+        self.was_seen = True
+        if self._on_seen is not None:
+            self._on_seen()
+
     def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
         """For the producer, which wants to know once somebody has seen a failure."""
         self.outcome = outcome
         self._on_seen = on_seen
+        if self.on_end is not None:
+            self.on_end(self)
         if self._ended is not None:
             self._ended.set()
         self.was_seen = self.was_seen or self._waiting > 0
@@ -129,6 +140,9 @@ class Producer(Service):
         self.compression_type = settings.client.compression_type
         self.request_timeout = settings.client.request_timeout
         self.partitioner = settings.partitioner
+        self.ssl_context = settings.client.ssl_context
+        self.buffer = ProducerBuffer(settings.send_buffer_messages)
+        self.threaded_producer = ThreadedProducer(self)
         self.client: ProducerClient = transport.driver.producer(
             attrs.evolve(settings.client, transactional_id=transactional_id)
         )
@@ -142,6 +156,7 @@ class Producer(Service):
         self._room = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
+        self._creating: dict[str, trio.Event] = {}  # topics
         self._unseen: dict[int, tuple[str, Exception]] = {}  # failed, and nobody has asked
         self._failed = itertools.count()
         self._accepts = False
@@ -153,12 +168,20 @@ class Producer(Service):
     async def on_start(self) -> None:
         await self.client.open(self._report)
         self._accepts = True
+        self.buffer.open()
         self.spawn("sender", self._send_batches)
+        self.spawn("buffer", self._send_what_is_buffered)
         self.spawn("deadlines", self.client.keep_deadlines)
 
     @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
         """Deliver what was accepted, then close; raises if a failure was never looked at."""
+        self.buffer.close()
+        left = trio.current_effective_deadline() - trio.current_time()
+        if not self._is_killed:
+            with trio.move_on_after(left * 0.3):
+                await self.buffer.wait()
+        self._refuse_the_buffered(AppClosed("the app was closed"))
         self._accepts = False
         self._wake_senders()
         if self._is_killed:
@@ -190,6 +213,7 @@ class Producer(Service):
         for writer in self._writers.values():
             await writer.kill()
         self._is_killed = True
+        self.buffer.close()
         self._accepts = False
         self._wake_senders()
         await self.client.kill()
@@ -270,6 +294,18 @@ class Producer(Service):
         check()
         return self._accept(outgoing, size)
 
+    def send_soon(self, fut: FutureMessage) -> None:
+        """Send a message from code that cannot wait, or from another thread. Not a checkpoint.
+
+        It is sent in its turn, and `fut` gets the outcome; a failure that nobody has looked at is
+        raised at the end of the app. One topic that does not answer delays no other.
+
+        Raises:
+            BufferFull: `send_buffer_messages` are to be sent already.
+            AppClosed: the app is not open.
+        """
+        self.buffer.put(fut)
+
     async def send_and_wait(
         self,
         topic: str,
@@ -293,8 +329,9 @@ class Producer(Service):
     async def flush(self) -> None:
         """Wait until all that was accepted before the call is delivered or has failed.
 
-        A checkpoint. Cancelling changes nothing.
+        So is what was to be sent soon. A checkpoint. Cancelling changes nothing.
         """
+        await self.buffer.wait()
         flush = _Flush(set(self._in_flight.values()))
         flush.look()
         self._flushes.append(flush)
@@ -309,24 +346,46 @@ class Producer(Service):
         partitions: int,
         replication: int = 1,
         *,
-        config: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
+        config: Mapping[str, Any] | None = None,
+        timeout: float | timedelta = 30.0,
+        retention: float | timedelta | None = None,
+        compacting: bool | None = None,
+        deleting: bool | None = None,
+        ensure_created: bool = True,
     ) -> None:
-        """Create a topic and wait until it can be written; one that exists is fine.
+        """Create a topic; one that exists is fine, and stays as it is.
 
-        A checkpoint. Cancelled: it may be created all the same.
+        A checkpoint. Cancelled: it may be created all the same. Calls for one topic are made one
+        after the other.
 
         Args:
-            config: the topic's, such as `{"retention.ms": "60000"}`.
-            timeout: seconds.
+            config: the topic's, such as `{"retention.ms": 60000}`; the following go before it.
+            timeout: seconds, or a timedelta, for the broker's answer and the waiting.
+            retention: seconds, or a timedelta, for which records are kept.
+            compacting, deleting: whether old records go by their keys, and by their age.
+            ensure_created: wait until it can be written.
 
         Raises:
             UnknownTopic: no topic can have the name. BrokerUnavailable, AuthorizationFailed.
+            ValueError: a topic that neither compacts nor deletes.
             AppClosed: the app is not open.
         """
         if not self._accepts:
             raise AppClosed("the app is not open: no topic can be created")
-        await self.client.create_topic(topic, partitions, replication, config or {}, timeout)
+        wanted = {name: _text(value) for name, value in (config or {}).items()}
+        if retention is not None:
+            wanted["retention.ms"] = str(round(_seconds(retention) * 1000))
+        if policy := _cleanup_policy(compacting, deleting):
+            wanted["cleanup.policy"] = policy
+        while topic in self._creating:
+            await self._creating[topic].wait()
+        self._creating[topic] = trio.Event()
+        try:
+            await self.client.create_topic(
+                topic, partitions, replication, wanted, _seconds(timeout), wait=ensure_created
+            )
+        finally:
+            self._creating.pop(topic).set()
 
     def key_partition(self, topic: str, key: bytes) -> TP:
         """The partition that a key belongs to, by the partitioner.
@@ -442,6 +501,7 @@ class Producer(Service):
 
     def give_up(self, why: TransportError) -> None:
         """Fail what is accepted and has no outcome; what was not handed over is never sent."""
+        self._refuse_the_buffered(why)
         self._queue.clear()
         self._fail(why)
         self._unseen.clear()  # who aborts a transaction knows
@@ -496,6 +556,62 @@ class Producer(Service):
                 return
 
     @trio.lowlevel.enable_ki_protection
+    async def _send_what_is_buffered(self) -> None:
+        """In order, but for topics that are not known yet, each of which waits by itself."""
+        unknown: dict[str, collections.deque[FutureMessage]] = {}
+
+        async def send_all(topic: str) -> None:
+            messages = unknown[topic]
+            while messages:
+                await self._send_buffered(messages[0])
+                messages.popleft()
+            del unknown[topic]
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                fut = await self.buffer.take()
+                topic = fut.message.topic
+                if topic in unknown:
+                    unknown[topic].append(fut)
+                elif self._known_partitions(topic) is None:
+                    unknown[topic] = collections.deque([fut])
+                    nursery.start_soon(send_all, topic)
+                else:
+                    await self._send_buffered(fut)
+
+    async def _send_buffered(self, fut: FutureMessage) -> None:
+        message = fut.message
+        is_answered = False
+        try:
+            delivery = await self.send(
+                message.topic,
+                message.key,
+                message.value,
+                message.partition,
+                message.timestamp,
+                message.headers,
+            )
+            delivery.on_end = lambda ended: _pass_on(ended, fut)
+            is_answered = True
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns one message
+            self._refuse(fut, exc)
+            is_answered = True
+        finally:
+            if not is_answered:
+                self._refuse(fut, AppClosed("the app was closed"))
+            self.buffer.release(fut)
+
+    def _refuse(self, fut: FutureMessage, why: Exception) -> None:
+        number = next(self._failed)
+        self._unseen[number] = fut.message.topic, why
+        fut.end(why, functools.partial(self._unseen.pop, number, None))
+
+    def _refuse_the_buffered(self, why: TransportError) -> None:
+        for fut in self.buffer.drop():
+            self._refuse(fut, why)
+            self.buffer.release(fut)
+
+    @trio.lowlevel.enable_ki_protection
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         ended = []
         for outgoing, outcome in reports:
@@ -523,6 +639,47 @@ class Producer(Service):
         self._room = trio.Event()
 
 
+class ThreadedProducer:
+    """The producer for threads that are not trio's: each call crosses over and back.
+
+    Threads that send much do better with `Producer.send_soon`, which crosses by the batch.
+    """
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+
+    def send_and_wait(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+    ) -> RecordMetadata:
+        """Send a message and block until it is delivered; raises as `Producer.send_and_wait` does.
+
+        From any thread but trio's own (RuntimeError). Raises AppClosed, or trio.RunFinishedError,
+        where the app is gone.
+        """
+        token = self._producer.buffer.token
+        return trio.from_thread.run(
+            self._producer.send_and_wait,
+            topic,
+            key,
+            value,
+            partition,
+            timestamp,
+            headers,
+            trio_token=token,
+        )
+
+
+def _pass_on(delivery: Delivery, fut: FutureMessage) -> None:
+    assert delivery.outcome is not None
+    fut.end(delivery.outcome, delivery.on_seen)
+
+
 def _always() -> None:
     """A check that nothing fails."""
 
@@ -532,6 +689,24 @@ def _only_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _seconds(duration: float | timedelta) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cleanup_policy(compacting: bool | None, deleting: bool | None) -> str:
+    """The topic's `cleanup.policy`; "" for what the broker does by itself."""
+    if compacting is None and deleting is None:
+        return ""
+    policies = [name for name, on in (("compact", compacting), ("delete", deleting)) if on]
+    if not policies:
+        raise ValueError("a topic compacts or deletes, or does both")
+    return ",".join(policies)
 
 
 def _pairs(headers: HeadersArg) -> Headers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from transport.buffer import FutureMessage, PendingMessage
 from transport.channel import Batches, Channel, DecodeErrorHook, Messages
 from transport.codec import Codec, CodecArg, codec_for
 from transport.errors import AppClosed
@@ -134,6 +135,36 @@ class Topic:
         return await consumer.transactions.send(
             self.name, *encoded, partition, timestamp, headers, source=source
         )
+
+    def send_soon(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> FutureMessage:
+        """Send a message from code that cannot wait; see `Producer.send_soon`. Not a checkpoint.
+
+        From any thread, but with transactions from trio's alone.
+        """
+        message = PendingMessage(
+            topic=self.name,
+            key=_encode(self._key, key),
+            value=_encode(self._value, value),
+            partition=partition,
+            timestamp=timestamp,
+            headers=headers,
+        )
+        fut = FutureMessage(message)
+        consumer = self.app.consumer
+        if consumer.in_transaction:
+            consumer.transactions.send_soon(fut, source=source)
+        else:
+            self.app.producer.send_soon(fut)
+        return fut
 
     async def send_and_wait(
         self,

@@ -8,7 +8,7 @@ leaves both or neither (I9).
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import trio
 
+from transport.buffer import FutureMessage
 from transport.errors import (
-    BrokerUnavailable,
     Fenced,
     NotInTransaction,
     RebalanceInProgress,
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from transport.base import Transport
     from transport.consumer import Consumer
     from transport.source import Source
-
-
-logger = logging.getLogger("transport.consumer")
 
 
 @attrs.frozen
@@ -89,6 +86,7 @@ class TransactionManager:
         self.consumer = consumer
         self.producer = producer
         self._scopes: dict[TP | None, Scope] = {}
+        self._gone: list[Scope] = []  # whose producers are still there
         if self.app.settings.transactions == "member":
             self._scopes[None] = Scope(self._id_of_member())
 
@@ -121,10 +119,8 @@ class TransactionManager:
         if None not in self._scopes:
             for tp in newly_assigned:
                 self._scopes.setdefault(tp, Scope(self.transactional_id(tp), tp))
-        async with trio.open_nursery() as nursery:
-            for scope in self._scopes.values():
-                if not scope.is_ready:
-                    nursery.start_soon(self._try_to_take_over, scope)
+        if any(not scope.is_ready for scope in self._scopes.values()):
+            await self._settle(newly_assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
         """Let go of the transactional ids of partitions that are going, after their last commit.
@@ -132,20 +128,26 @@ class TransactionManager:
         What is open of them is aborted. A checkpoint. Cancelled: they are let go all the same.
         """
         gone = [self._scopes.pop(tp) for tp in revoked if tp in self._scopes]
-        async with trio.open_nursery() as nursery:
-            for scope in gone:
-                nursery.start_soon(self.producer.stop_transaction, scope.transactional_id)
+        self._gone += gone
+        if gone:
+            await self._settle(())
 
-    async def take_over(self, scope: Scope) -> None:
+    async def _settle(self, tps: Collection[TP]) -> None:
+        """Let the committer, which makes every step of a transaction, do what is to be done."""
+        with contextlib.suppress(TransactionAborted):  # of another scope; a warning tells of it
+            await self.consumer.commit(tps)
+
+    async def begin_scope(self, scope: Scope) -> None:
         """Begin the scope's transaction."""
         await self.producer.maybe_begin_transaction(scope.transactional_id)
         scope.is_ready = True
 
-    async def _try_to_take_over(self, scope: Scope) -> None:
-        try:
-            await self.take_over(scope)
-        except BrokerUnavailable as exc:
-            logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+    async def stop_gone(self) -> None:
+        """End the producers of the scopes that were let go."""
+        gone, self._gone = self._gone, []
+        async with trio.open_nursery() as nursery:
+            for scope in gone:
+                nursery.start_soon(self.producer.stop_transaction, scope.transactional_id)
 
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
         """Raise Fenced if something was sent for what is lost: another member may do it, too."""
@@ -189,6 +191,19 @@ class TransactionManager:
         origin = _origin(source)
         writer, check = self._claim(origin)
         return await writer.send_while(check, topic, key, value, partition, timestamp, headers)
+
+    def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
+        """Send a message as `Producer.send_soon` does, in the transaction of its source.
+
+        The commit waits for it, so the source may be acked right after. Not a checkpoint; from
+        trio's thread only. Raises as `send` and `Producer.send_soon` do.
+        """
+        if source is None:
+            self.producer.send_soon(fut)
+        else:
+            writer, check = self._claim(_origin(source))
+            check()
+            writer.send_soon(fut)
 
     async def send_and_wait(
         self,

@@ -240,8 +240,10 @@ class ProducerClient(Protocol):
         replication: int,
         config: Mapping[str, str],
         timeout: float,
+        *,
+        wait: bool = True,
     ) -> None:
-        """Create a topic; one that exists is fine. Returns when it can be written."""
+        """Create a topic; one that exists is fine. `wait`: return when it can be written."""
 
     # Only with a transactional id; one of these at a time. `open` has then fenced whoever had the
     # id before, and ended what that one had left open. All raise Fenced (another one has the id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ class ClientSettings:
         commit_timeout: for the broker's answer to a commit.
         acks: "all", 1 or 0 brokers that have a message before it counts as delivered.
         delivery_timeout: from the sending of a message to its outcome.
+        ssl_context: for TLS, in place of the certificates among `client_options`.
         transactional_id: of a producer that writes in transactions; set by the app.
         transaction_timeout: so long a transaction may stay open before the broker aborts it; so
             long a reader may have to wait after a crash.
@@ -67,6 +69,7 @@ class ClientSettings:
         default=None, validator=in_((None, "gzip", "snappy", "lz4", "zstd"))
     )
     delivery_timeout: float = attrs.field(default=120.0, validator=_duration)
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     transactional_id: str | None = None
     transaction_timeout: float = attrs.field(default=60.0, validator=_duration)
     client_options: Mapping[str, object] = attrs.field(factory=dict)

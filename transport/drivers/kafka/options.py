@@ -104,6 +104,7 @@ def _common(
         # We keep our own numbers; the client's cost it time on every fetch and batch.
         "metrics_enabled": False,
         **security,
+        **({} if settings.ssl_context is None else {"ssl_context": settings.ssl_context}),
     }
 
 

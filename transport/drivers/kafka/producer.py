@@ -138,6 +138,8 @@ class KafkaProducerClient:
         replication: int,
         config: Mapping[str, str],
         timeout: float,
+        *,
+        wait: bool = True,
     ) -> None:
         self._calls.check_open()
         if self._administering.current is None and not self._administering.alive:
@@ -149,7 +151,7 @@ class KafkaProducerClient:
             "configs": dict(config),
         }
         await self._calls.make(
-            self._administering, "create topic", self._create, topic, wanted, timeout
+            self._administering, "create topic", self._create, topic, wanted, timeout, wait
         )
 
     async def begin(self) -> None:
@@ -351,7 +353,7 @@ class KafkaProducerClient:
 
     # On the administering thread.
 
-    def _create(self, topic: str, wanted: Mapping[str, Any], timeout: float) -> None:
+    def _create(self, topic: str, wanted: Mapping[str, Any], timeout: float, wait: bool) -> None:
         timeout_ms = round(timeout * 1000)
         attempt = Attempt(self._options["bootstrap_servers"], lambda _: None)
         with attempt.errors():
@@ -359,6 +361,7 @@ class KafkaProducerClient:
         try:
             with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
                 admin.create_topics({topic: wanted}, timeout_ms=timeout_ms)
-            admin.wait_for_topics([topic], timeout_ms=timeout_ms)
+            if wait:
+                admin.wait_for_topics([topic], timeout_ms=timeout_ms)
         finally:
             admin.close()

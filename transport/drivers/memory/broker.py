@@ -7,7 +7,7 @@ a fixed one. So a program that drives it in the same order gets the same results
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.coordinator import Coordinator
@@ -48,11 +48,17 @@ class MemoryBroker:
         self._default_partitions = default_partitions
         self._auto_create = auto_create
         self._topics: dict[str, list[Log]] = {}
+        self._configs: dict[str, dict[str, str]] = {}
         self._groups: dict[str, Group] = {}
         self._era: object = None
 
-    def create_topic(self, topic: str, partitions: int) -> bool:
+    def create_topic(
+        self, topic: str, partitions: int, config: Mapping[str, str] | None = None
+    ) -> bool:
         """Create the topic; False, and nothing changed, if it exists.
+
+        Args:
+            config: kept, and without an effect.
 
         Raises UnknownTopic for a name that no topic can have.
         """
@@ -63,8 +69,15 @@ class MemoryBroker:
         if topic in self._topics:
             return False
         self._topics[topic] = [Log() for _ in range(partitions)]
+        self._configs[topic] = dict(config or {})
         self.topics_changed.ring()
         return True
+
+    def config(self, topic: str) -> Mapping[str, str]:
+        """What the topic was created with. Raises UnknownTopic."""
+        if not self.has_topic(topic):
+            raise UnknownTopic(f"no such topic: {topic!r}")
+        return self._configs[topic]
 
     def has_topic(self, topic: str) -> bool:
         """Whether the topic exists, or does by now because we asked."""

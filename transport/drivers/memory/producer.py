@@ -81,10 +81,12 @@ class MemoryProducer:
         replication: int,
         config: Mapping[str, str],
         timeout: float,
+        *,
+        wait: bool = True,
     ) -> None:
-        """As in the protocol; there are no replicas, and no configuration has an effect."""
+        """As in the protocol; there are no replicas, and a configuration is only kept."""
         await trio.lowlevel.checkpoint()
-        self._open_broker().create_topic(topic, partitions)
+        self._open_broker().create_topic(topic, partitions, config)
 
     async def begin(self) -> None:
         broker, holder = await self._enter_transactions()

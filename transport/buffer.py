@@ -139,7 +139,7 @@ class ProducerBuffer:
     def release(self, message: FutureMessage) -> None:
         """The message is accepted or refused."""
         with self._lock:
-            del self._held[message]
+            self._held.pop(message, None)
 
     async def wait(self) -> None:
         """Wait for the outcomes of all that is held now. A checkpoint."""
@@ -150,9 +150,10 @@ class ProducerBuffer:
             await message.ended.wait()
 
     def drop(self) -> list[FutureMessage]:
-        """Take out all that nobody has taken."""
+        """Let go of all that is held, also of what was taken and not released."""
         with self._lock:
-            dropped = list(self._messages)
+            dropped = list(self._held)
+            self._held.clear()
             self._messages.clear()
         return dropped
 

@@ -581,9 +581,15 @@ class Producer(Service):
 
     async def _send_buffered(self, fut: FutureMessage) -> None:
         message = fut.message
+
+        def check() -> None:
+            if fut.is_done:  # it was dropped meanwhile
+                raise AppClosed("it was given up")
+
         is_answered = False
         try:
-            delivery = await self.send(
+            delivery = await self.send_while(
+                check,
                 message.topic,
                 message.key,
                 message.value,
@@ -602,6 +608,8 @@ class Producer(Service):
             self.buffer.release(fut)
 
     def _refuse(self, fut: FutureMessage, why: Exception) -> None:
+        if fut.is_done:
+            return
         number = next(self._failed)
         self._unseen[number] = fut.message.topic, why
         fut.end(why, functools.partial(self._unseen.pop, number, None))
@@ -609,7 +617,6 @@ class Producer(Service):
     def _refuse_the_buffered(self, why: TransportError) -> None:
         for fut in self.buffer.drop():
             self._refuse(fut, why)
-            self.buffer.release(fut)
 
     @trio.lowlevel.enable_ki_protection
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:

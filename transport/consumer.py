@@ -28,7 +28,9 @@ from transport.errors import (
 from transport.flow import Flow
 from transport.handover import Handover
 from transport.ledger import Ledger
+from transport.lookout import Lookout
 from transport.message import Message
+from transport.stuck import Stuck
 from transport.types import TP, Record
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ class Consumer(Service):
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
+        self._lookout = Lookout(self)
+        self._stuck_interval = settings.stuck_interval
         self._phase = _Phase.NEW
 
     def _make_committer(self) -> Committer | BarrierCommitter:
@@ -179,6 +183,7 @@ class Consumer(Service):
             self.spawn("rebalance", self._serve_rebalances)
             self.spawn("committer", self.committer.run)
             self.spawn("commit ticker", tick, self.commit_interval, self._beat)
+            self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             await self.add_service(self.fetcher)
 
     @contextlib.contextmanager
@@ -449,6 +454,46 @@ class Consumer(Service):
             ledger.drain()
         self._look_again()
         return ledger
+
+    # Partitions that are stuck
+
+    @property
+    def stuck(self) -> tuple[Stuck, ...]:
+        """What the last look at all partitions has found: which are stuck, and where."""
+        return self._lookout.stuck
+
+    async def verify_all_partitions_active(self) -> None:
+        """Look for partitions that are stuck; a warning names each, once, and where it is.
+
+        Done every `stuck_interval`. The broker is asked for the end of those logs of which nothing
+        was heard for a while; that takes three times `commit_timeout` at most. What was found
+        is kept in `stuck`.
+
+        A checkpoint; cancelling changes nothing. Raises nothing: no answer is a finding.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._phase is _Phase.OPEN:
+            await self._lookout.look_at_all()
+
+    def verify_event_path(self, now: float, tp: TP) -> Stuck | None:
+        """Whether a partition is stuck, as far as it can be told without asking the broker.
+
+        So one of which nothing comes is found by `verify_all_partitions_active` alone. What is
+        new is warned of as there. Not a checkpoint.
+
+        Args:
+            now: seconds on trio's clock. tp: if it is not assigned, the answer is None.
+        """
+        return self._lookout.look_at(now, tp, whole=True)
+
+    def verify_recovery_event_path(self, now: float, tp: TP) -> Stuck | None:
+        """The same for a partition that is read to catch up, say from an offset kept elsewhere.
+
+        Of such a one it matters whether the client is polled and brings something, not whether
+        handlers and commits get on; and polled it has to be while delivery is stopped or the
+        partition paused as well, for that keeps the membership. Not a checkpoint.
+        """
+        return self._lookout.look_at(now, tp, whole=False)
 
     # Ownership
 

@@ -341,6 +341,16 @@ class Ledger:
             yield from lane.begun.values()
 
     @property
+    def oldest_begun(self) -> int | None:
+        """The offset of the first message that is begun and not acked."""
+        return min((next(iter(lane.begun)) for lane in self._all_lanes if lane.begun), default=None)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are fetched and not taken, over the lanes."""
+        return sum(lane.waiting for lane in self.lanes)
+
+    @property
     def acked(self) -> int:
         """How many messages of this epoch were acked, over the lanes that are still of use."""
         return sum(lane.acked for lane in self._all_lanes)

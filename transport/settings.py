@@ -21,6 +21,11 @@ class Settings:
         commit_interval: between two commits of what is acked.
         commit_livelock_soft_timeout: an offset that stands still for so long while acks go on
             is warned of.
+        stuck_interval: between two looks for partitions that are stuck.
+        stuck_fetch_timeout, stuck_response_timeout, stuck_highwater_timeout, stuck_ack_timeout,
+            stuck_commit_timeout: so long each stage of a partition's way may stand still before
+            that is warned of: the polling, the broker's answers, messages that are known of and do
+            not come, handlers, and commits, for which `commit_interval` is added.
         buffer_size: most messages of one topic object that are delivered and unacked; with so
             many fetched its partitions are paused until half of them are done.
         grace: the whole of the orderly end.
@@ -37,6 +42,12 @@ class Settings:
 
     commit_interval: float = attrs.field(default=1.0, validator=gt(0))
     commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=gt(0))
+    stuck_interval: float = attrs.field(default=30.0, validator=gt(0))
+    stuck_fetch_timeout: float = attrs.field(default=120.0, validator=gt(0))
+    stuck_response_timeout: float = attrs.field(default=180.0, validator=gt(0))
+    stuck_highwater_timeout: float = attrs.field(default=180.0, validator=gt(0))
+    stuck_ack_timeout: float = attrs.field(default=300.0, validator=gt(0))
+    stuck_commit_timeout: float = attrs.field(default=300.0, validator=gt(0))
     buffer_size: int = attrs.field(default=16384, validator=gt(0))
     grace: float = attrs.field(default=20.0, validator=gt(0))
     send_buffer_messages: int = attrs.field(default=50_000, validator=gt(0))

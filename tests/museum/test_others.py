@@ -12,7 +12,9 @@ from tests.kafka.cluster import Broker
 from tests.lanes import Place
 from tests.museum.members import NEVER, Commits, Work, every, member, send
 from tests.nurseries.clock import jumping
-from transport import TP, CommitFailed, CommitUnknown, RebalanceInProgress
+from transport import TP, App, CommitFailed, CommitUnknown, RebalanceInProgress
+from transport.drivers.memory.consumer import MemoryConsumer
+from transport.stuck import Case
 
 ORDERS = [TP("orders", number) for number in range(2)]
 both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
@@ -256,6 +258,43 @@ async def test_confluent_kafka_python_1801_every_commit_has_a_bound_and_an_outco
 
 
 # kafka-python 3131
+
+
+async def test_kafka_python_3131_the_client_stops_returning_one_partitions_records(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A healthy member, with its other partitions going on, got nothing of one of them until the
+    next rebalance, and nothing said so. The broker is asked, and the partition is named."""
+    tps = await place.create(2)
+    settings = {"stuck_response_timeout": 1.0, "stuck_highwater_timeout": 1.0}
+    async with member(place, **settings) as app:
+        messages = app.topic(place.name).noack()
+        await send(app, tps, 1)
+        for message in await take(messages, 2):
+            message.ack()
+        await app.consumer.commit()
+        forget_to_fetch(app, tps[0])
+        await send(app, tps, 3)
+        for message in await take(messages, 3):
+            assert message.tp == tps[1]
+            message.ack()
+        await app.consumer.verify_all_partitions_active()
+        assert app.consumer.stuck == ()
+        await trio.sleep(1.5)
+        await app.consumer.verify_all_partitions_active()
+        (stuck,) = app.consumer.stuck
+        assert (stuck.tp, stuck.case) == (tps[0], Case.NO_RESPONSE)
+        assert (stuck.position, stuck.offset) == (1, 4)
+        assert f"{tps[0]} is stuck: no response" in caplog.text
+
+
+def forget_to_fetch(app: App, tp: TP) -> None:
+    """Let the client ask for nothing of the partition any more, and keep it to itself."""
+    client = app.consumer.client
+    if isinstance(client, MemoryConsumer):
+        client._paused.add(tp)
+    else:
+        client._assignment()[tp].paused = True  # type: ignore[attr-defined]
 
 
 def test_kafka_python_3131_a_client_that_has_the_fix_is_required() -> None:

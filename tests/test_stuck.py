@@ -20,7 +20,7 @@ from transport import TP, App, BrokerUnavailable
 from transport.assignment import Assignment
 from transport.drivers.memory import MemoryBroker
 from transport.ledger import Ledger, Load
-from transport.stuck import Answer, Case, Sight, Stuck, Timeouts, Watch, fetching, handling
+from transport.stuck import Answer, Sight, Stuck, StuckCase, Timeouts, Watch, fetching, handling
 
 ORDERS = [TP("orders", number) for number in range(2)]
 ONE = ORDERS[0]
@@ -62,19 +62,19 @@ def test_a_partition_that_is_read_to_its_end_may_be_quiet_for_ever() -> None:
 @pytest.mark.parametrize(
     ("seen", "case", "timeout", "offset"),
     [
-        ({"late_at": 0.0}, Case.NO_FETCH, 10.0, None),
-        ({"answer": Answer(None, 10)}, Case.NO_RESPONSE, 20.0, None),
-        ({"answer": Answer(12, 10)}, Case.NO_RESPONSE, 20.0, 12),
-        ({"answer": Answer(0, None), "highwater": None}, Case.NO_RESPONSE, 20.0, 0),
-        ({"answer": Answer(12, 10), "highwater": 12}, Case.HIGHWATER_AHEAD, 30.0, 12),
-        ({"answer": Answer(10, 10), "highwater": 12}, Case.HIGHWATER_AHEAD, 30.0, 12),
-        ({"begun": 7}, Case.NOT_ACKED, 40.0, 7),
-        ({"due": 10, "committed": 5}, Case.NOT_COMMITTED, 50.0, 5),
-        ({"waiting": 3, "committed": 5}, Case.NOT_COMMITTED, 50.0, 5),
+        ({"late_at": 0.0}, StuckCase.NO_FETCH, 10.0, None),
+        ({"answer": Answer(None, 10)}, StuckCase.NO_RESPONSE, 20.0, None),
+        ({"answer": Answer(12, 10)}, StuckCase.NO_RESPONSE, 20.0, 12),
+        ({"answer": Answer(0, None), "highwater": None}, StuckCase.NO_RESPONSE, 20.0, 0),
+        ({"answer": Answer(12, 10), "highwater": 12}, StuckCase.HIGHWATER_AHEAD, 30.0, 12),
+        ({"answer": Answer(10, 10), "highwater": 12}, StuckCase.HIGHWATER_AHEAD, 30.0, 12),
+        ({"begun": 7}, StuckCase.NOT_ACKED, 40.0, 7),
+        ({"due": 10, "committed": 5}, StuckCase.NOT_COMMITTED, 50.0, 5),
+        ({"waiting": 3, "committed": 5}, StuckCase.NOT_COMMITTED, 50.0, 5),
     ],
 )
 def test_each_case_is_told_after_its_own_time(
-    seen: dict[str, Any], case: Case, timeout: float, offset: int | None
+    seen: dict[str, Any], case: StuckCase, timeout: float, offset: int | None
 ) -> None:
     assert judged(sight(**seen), timeout - 0.1) is None
     stuck = judged(sight(**seen), timeout)
@@ -112,7 +112,7 @@ def test_what_waits_behind_a_handler_is_not_what_nobody_takes() -> None:
 def test_the_first_place_on_the_way_is_told() -> None:
     stuck = judged(sight(late_at=0.0, answer=Answer(None, None), begun=1, due=1), LATE)
     assert stuck is not None
-    assert stuck.case is Case.NO_FETCH
+    assert stuck.case is StuckCase.NO_FETCH
 
 
 # What is remembered from one look to the next
@@ -186,10 +186,10 @@ def test_commits_that_fail_are_behind_though_handlers_go_on() -> None:
 def test_it_is_told_once_and_again_when_it_was_over() -> None:
     looks = Looks()
     watch, ledger = looks.watch, looks.ledger
-    stuck = Stuck(ONE, Case.NOT_ACKED, 0.0, 4, 0, "")
+    stuck = Stuck(ONE, StuckCase.NOT_ACKED, 0.0, 4, 0, "")
     assert watch.is_news(ledger, stuck)
     assert not watch.is_news(ledger, stuck)
-    assert watch.is_news(ledger, attrs.evolve(stuck, case=Case.NO_FETCH))
+    assert watch.is_news(ledger, attrs.evolve(stuck, case=StuckCase.NO_FETCH))
     assert not watch.is_news(ledger, None)
     assert watch.is_news(ledger, stuck)
 
@@ -215,7 +215,7 @@ async def watched(broker: MemoryBroker, **settings: Any) -> AsyncIterator[App]:
         yield app
 
 
-def found(app: App) -> dict[TP, Case]:
+def found(app: App) -> dict[TP, StuckCase]:
     return {stuck.tp: stuck.case for stuck in app.consumer.stuck}
 
 
@@ -262,12 +262,12 @@ async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
         await trio.sleep(100)
         assert not app.consumer.stuck
         await trio.sleep(100)
-        assert found(app) == dict.fromkeys(ORDERS, Case.NO_FETCH)
+        assert found(app) == dict.fromkeys(ORDERS, StuckCase.NO_FETCH)
         app.consumer.stop_flow()
         now = trio.current_time()
         recovery = app.consumer.verify_recovery_event_path(now, ONE)
         assert recovery is not None
-        assert recovery.case is Case.NO_FETCH
+        assert recovery.case is StuckCase.NO_FETCH
         assert app.consumer.verify_event_path(now, ONE) is None
         goes_on.set()
         await trio.sleep(10)
@@ -289,7 +289,7 @@ async def test_no_response_of_the_broker() -> None:
         await trio.sleep(150)
         assert not app.consumer.stuck
         await trio.sleep(100)
-        assert found(app) == dict.fromkeys(ORDERS, Case.NO_RESPONSE)
+        assert found(app) == dict.fromkeys(ORDERS, StuckCase.NO_RESPONSE)
         del app.consumer.client.end_offsets
         await trio.sleep(20)
         assert not app.consumer.stuck
@@ -305,7 +305,7 @@ async def test_no_response_within_any_time_is_none() -> None:
         before = trio.current_time()
         await app.consumer.verify_all_partitions_active()
         assert trio.current_time() <= before + 3 * 3.0
-        assert found(app) == {ONE: Case.NO_RESPONSE}
+        assert found(app) == {ONE: StuckCase.NO_RESPONSE}
 
 
 @jumping
@@ -321,7 +321,7 @@ async def test_high_water_ahead_of_the_position() -> None:
         assert not app.consumer.stuck
         await trio.sleep(150)
         (stuck,) = app.consumer.stuck
-        assert (stuck.tp, stuck.case, stuck.position) == (ONE, Case.HIGHWATER_AHEAD, 1)
+        assert (stuck.tp, stuck.case, stuck.position) == (ONE, StuckCase.HIGHWATER_AHEAD, 1)
         assert stuck.offset == 4
 
 
@@ -335,7 +335,7 @@ async def test_delivered_and_not_acked(caplog: pytest.LogCaptureFixture) -> None
             message.ack()
         await trio.sleep(LATE)
         (stuck,) = app.consumer.stuck
-        assert (stuck.tp, stuck.case, stuck.offset) == (ONE, Case.NOT_ACKED, 0)
+        assert (stuck.tp, stuck.case, stuck.offset) == (ONE, StuckCase.NOT_ACKED, 0)
         assert app.consumer.verify_event_path(trio.current_time(), ONE) == stuck
         assert app.consumer.verify_event_path(trio.current_time(), ORDERS[1]) is None
         assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
@@ -362,7 +362,7 @@ async def test_position_ahead_of_the_commit_as_none_is_made() -> None:
         assert not app.consumer.stuck
         await trio.sleep(200)
         (stuck,) = app.consumer.stuck
-        assert (stuck.tp, stuck.case, stuck.position) == (ONE, Case.NOT_COMMITTED, 2)
+        assert (stuck.tp, stuck.case, stuck.position) == (ONE, StuckCase.NOT_COMMITTED, 2)
         assert "acked" in stuck.why
         goes_on.set()
         await trio.sleep(10)
@@ -376,7 +376,7 @@ async def test_position_ahead_of_the_commit_as_nobody_takes_the_messages() -> No
         app.topic("orders").noack()
         await trio.sleep(LATE)
         (stuck,) = app.consumer.stuck
-        assert (stuck.tp, stuck.case) == (ONE, Case.NOT_COMMITTED)
+        assert (stuck.tp, stuck.case) == (ONE, StuckCase.NOT_COMMITTED)
         assert "nobody" in stuck.why
 
 
@@ -421,7 +421,7 @@ async def test_no_response_of_a_broker_that_stands_still(kafka_broker: Broker) -
         try:
             await app.consumer.verify_all_partitions_active()
             (stuck,) = app.consumer.stuck
-            assert (stuck.tp, stuck.case, stuck.position) == (tp, Case.NO_RESPONSE, 1)
+            assert (stuck.tp, stuck.case, stuck.position) == (tp, StuckCase.NO_RESPONSE, 1)
         finally:
             kafka_broker.thaw()
         await app.consumer.client.end_offsets([tp])

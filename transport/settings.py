@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import gt, in_
+from attrs.validators import gt, in_, instance_of, optional
 
 from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
 from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.sensor import Sensor
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +34,7 @@ class Settings:
             waits beyond that.
         metadata_max_age: a topic's number of partitions is asked for again after so long.
         partitioner: a key's partition, given the key and the number of partitions.
+        monitor: a `Sensor`, such as `Monitor()`, that is told what happens; None: nobody is.
         scheduler: makes what decides whose turn it is among the partitions of a topic object.
         transactions: "member" or "partition": what a handler sends and the offset of its message
             are committed in one transaction, of the whole member or of each partition; None: not.
@@ -59,6 +61,7 @@ class Settings:
         default=None, validator=in_((None, "member", "partition"))
     )
     transaction_attempts: int = attrs.field(default=10, validator=gt(0))
+    monitor: Sensor | None = attrs.field(default=None, validator=optional(instance_of(Sensor)))
     client: ClientSettings = attrs.field(factory=ClientSettings)
 
 

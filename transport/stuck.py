@@ -17,7 +17,7 @@ from transport.ledger import Ledger
 from transport.types import TP
 
 
-class Case(enum.Enum):
+class StuckCase(enum.Enum):
     """Where on its way a partition is stuck, in the order of the way."""
 
     NO_FETCH = "no fetch"
@@ -40,7 +40,7 @@ class Stuck:
     """
 
     tp: TP
-    case: Case
+    case: StuckCase
     since: float
     position: int | None
     offset: int | None
@@ -105,7 +105,7 @@ class Sight:
 def fetching(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
     """Whether the first half of the way stands still: up to a message's being fetched."""
     if sight.late_at is not None and now - sight.late_at >= timeouts.fetch:
-        return _stuck(sight, Case.NO_FETCH, sight.late_at, None, "the client is not polled")
+        return _stuck(sight, StuckCase.NO_FETCH, sight.late_at, None, "the client is not polled")
     quiet = now - sight.heard_at
     answer = sight.answer
     if not sight.is_wanted or answer is None:
@@ -116,7 +116,7 @@ def fetching(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
     if answer.end is None:
         if quiet >= timeouts.response:
             why = "the broker does not answer"
-            return _stuck(sight, Case.NO_RESPONSE, sight.heard_at, None, why)
+            return _stuck(sight, StuckCase.NO_RESPONSE, sight.heard_at, None, why)
         return None
     if sight.highwater is not None and sight.highwater > (position or 0):
         if quiet >= timeouts.highwater:
@@ -125,10 +125,10 @@ def fetching(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
                 if answer.end > (position or 0)
                 else "what comes next belongs to a transaction that is not over"
             )
-            return _stuck(sight, Case.HIGHWATER_AHEAD, sight.heard_at, sight.highwater, why)
+            return _stuck(sight, StuckCase.HIGHWATER_AHEAD, sight.heard_at, sight.highwater, why)
     elif quiet >= timeouts.response and (sight.highwater is None or answer.end > (position or 0)):
         why = "the client hears nothing of it, though the broker answers"
-        return _stuck(sight, Case.NO_RESPONSE, sight.heard_at, answer.end, why)
+        return _stuck(sight, StuckCase.NO_RESPONSE, sight.heard_at, answer.end, why)
     return None
 
 
@@ -136,7 +136,7 @@ def handling(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
     """Whether the second half stands still: from a message's delivery to its commit."""
     if sight.begun is not None and now - sight.begun_at >= timeouts.ack:
         why = "a handler holds that message"
-        return _stuck(sight, Case.NOT_ACKED, sight.begun_at, sight.begun, why)
+        return _stuck(sight, StuckCase.NOT_ACKED, sight.begun_at, sight.begun, why)
     if now - sight.behind_at < timeouts.commit:
         return None
     if sight.due is not None:
@@ -145,10 +145,10 @@ def handling(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
         why = "nobody takes its messages"
     else:
         return None
-    return _stuck(sight, Case.NOT_COMMITTED, sight.behind_at, sight.committed, why)
+    return _stuck(sight, StuckCase.NOT_COMMITTED, sight.behind_at, sight.committed, why)
 
 
-def _stuck(sight: Sight, case: Case, since: float, offset: int | None, why: str) -> Stuck:
+def _stuck(sight: Sight, case: StuckCase, since: float, offset: int | None, why: str) -> Stuck:
     return Stuck(sight.tp, case, since, sight.position, offset, why)
 
 
@@ -169,7 +169,7 @@ class Watch:
     """Remembers when what was last different, ledger by ledger, and what was told of."""
 
     _seen: dict[Ledger, _Seen] = attrs.field(factory=dict)
-    _told: set[tuple[Ledger, Case]] = attrs.field(factory=set)
+    _told: set[tuple[Ledger, StuckCase]] = attrs.field(factory=set)
 
     def look(
         self,

@@ -14,7 +14,7 @@ from tests.museum.members import NEVER, Commits, Work, every, member, send
 from tests.nurseries.clock import jumping
 from transport import TP, App, CommitFailed, CommitUnknown, RebalanceInProgress
 from transport.drivers.memory.consumer import MemoryConsumer
-from transport.stuck import Case
+from transport.stuck import StuckCase
 
 ORDERS = [TP("orders", number) for number in range(2)]
 both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
@@ -283,7 +283,7 @@ async def test_kafka_python_3131_the_client_stops_returning_one_partitions_recor
         await trio.sleep(1.5)
         await app.consumer.verify_all_partitions_active()
         (stuck,) = app.consumer.stuck
-        assert (stuck.tp, stuck.case) == (tps[0], Case.NO_RESPONSE)
+        assert (stuck.tp, stuck.case) == (tps[0], StuckCase.NO_RESPONSE)
         assert (stuck.position, stuck.offset) == (1, 4)
         assert f"{tps[0]} is stuck: no response" in caplog.text
 

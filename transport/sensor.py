@@ -56,7 +56,7 @@ class Sensor:
         """A commit begins; one at a time."""
 
     def on_commit_completed(self, consumer: Consumer, state: Any, moved: bool) -> None:
-        """It has ended. `moved`: whether an offset did; not so where nothing was left to commit, and
+        """It has ended. `moved`: whether an offset did; not where nothing was left to commit, and
         where it was given up, as the group did not come to rest (a warning says so)."""
 
     def on_commit_error(self, consumer: Consumer, state: Any, error: Exception) -> None:

@@ -462,3 +462,22 @@ async def test_all_that_is_sent_is_received_and_committed(place: Place) -> None:
         assert seen.rebalances.count >= 1
     assert sum((await place.committed()).values()) == count
     assert sum(monitor.messages_in.values()) == sum(monitor.messages_out.values()) == count
+
+
+@pytest.mark.parametrize("transactions", ["member", "partition"])
+@jumping
+async def test_what_is_sent_and_committed_in_transactions_counts_as_well(transactions: str) -> None:
+    monitor = Monitor()
+    broker = broker_with(*ORDERS, records=5)
+    settings = {"monitor": monitor, "transactions": transactions, "commit_interval": NEVER}
+    async with app_on(broker, **settings) as app:
+        bills, messages = app.topic("bills"), app.topic("orders").noack()
+        for _ in range(10):
+            message = await anext(messages)
+            await bills.send(value=message.value)
+            message.ack()
+        await app.consumer.commit()
+        seen = monitor.snapshot()
+    assert (seen.messages_in, seen.messages_out, seen.lag) == (10, 10, 0)
+    assert (seen.sends_initiated, seen.sends_completed, seen.in_flight) == (10, 10, 0)
+    assert (seen.commits.count, seen.commits.failed) == (1, 0)

@@ -276,6 +276,29 @@ async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @jumping
+async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
+    broker = broker_with(ONE, records=1)
+    async with watched(broker, stuck_response_timeout=LATE, stuck_highwater_timeout=LATE) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        goes_on = trio.Event()
+
+        async def hang() -> dict[TP, Any]:
+            await goes_on.wait()
+            return {}
+
+        poll, app.consumer.client.poll = app.consumer.client.poll, hang
+        app.consumer.fetcher.look_again()
+        await trio.sleep(100)
+        assert not app.consumer.stuck
+        await trio.sleep(50)
+        assert found(app) == {ONE: StuckCase.NO_FETCH}
+        app.consumer.client.poll = poll
+        goes_on.set()
+        await trio.sleep(10)
+        assert not app.consumer.stuck
+
+
+@jumping
 async def test_no_response_of_the_broker() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with watched(broker) as app:

@@ -47,15 +47,14 @@ class Fetcher(Service):
         self._stopping = False
         self._stopped = trio.Event()
         self._subscribed: frozenset[str] = frozenset()
-        # Since when the client should have been polled, and was not; None: a poll is under way,
-        # and nobody has interrupted it.
+        # Since when the polling side should have come round; None: nobody has asked it to.
         self.late_at: float | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         self._stopping = False
         self._stopped = trio.Event()
-        self.late_at = trio.current_time()
+        self.late_at = None
         self.spawn("poll", self._run)
 
     @trio.lowlevel.enable_ki_protection
@@ -129,7 +128,6 @@ class Fetcher(Service):
                 flow.not_fetching.close()
             self.late_at = None
             batches = await client.poll()
-            self.late_at = trio.current_time()
             consumer.handover.settle()
             for tp, records in batches.items():
                 if tp in assignment and not assignment[tp].is_draining:

@@ -119,18 +119,10 @@ class Probe(Service):
     async def on_start(self) -> None:
         self.spawn("errors", self._end_the_app)
 
-    @trio.lowlevel.enable_ki_protection
-    async def on_stop(self) -> None:
-        self._raise()
-
     async def _end_the_app(self) -> None:
         await self._failed.wait()
-        self._raise()
-
-    def _raise(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        assert self._error is not None
+        raise self._error
 
     # What several points have in common
 

@@ -77,7 +77,7 @@ class Sight:
 
     Attributes:
         is_wanted: it is to be fetched from: not paused, not held back, no rebalance under way.
-        late_at: since when the client should have been polled, and was not; None: it is polled.
+        late_at: since when the polling side should have come round; None: it has.
         heard_at: when the position or the high water were last seen to have changed.
         begun: the oldest message that is delivered and not acked ...
         begun_at: ... and since when that is.

@@ -270,7 +270,7 @@ async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
         assert recovery.case is StuckCase.NO_FETCH
         assert app.consumer.verify_event_path(now, ONE) is None
         goes_on.set()
-        await trio.sleep(10)
+        await trio.sleep(15)
         assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
     assert "orders-0 is stuck: no fetch" in caplog.text
 
@@ -294,7 +294,7 @@ async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
         assert found(app) == {ONE: StuckCase.NO_FETCH}
         app.consumer.client.poll = poll
         goes_on.set()
-        await trio.sleep(10)
+        await trio.sleep(15)
         assert not app.consumer.stuck
 
 
@@ -363,7 +363,7 @@ async def test_delivered_and_not_acked(caplog: pytest.LogCaptureFixture) -> None
         assert app.consumer.verify_event_path(trio.current_time(), ORDERS[1]) is None
         assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
         kept.ack()
-        await trio.sleep(10)
+        await trio.sleep(15)
         assert app.consumer.stuck == ()
     assert caplog.text.count("orders-0 is stuck: delivered and not acked") == 1
 
@@ -388,7 +388,7 @@ async def test_position_ahead_of_the_commit_as_none_is_made() -> None:
         assert (stuck.tp, stuck.case, stuck.position) == (ONE, StuckCase.NOT_COMMITTED, 2)
         assert "acked" in stuck.why
         goes_on.set()
-        await trio.sleep(10)
+        await trio.sleep(15)
         assert not app.consumer.stuck
 
 

@@ -250,6 +250,7 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
             "rebalance",
             "committer",
             "commit ticker",
+            "lookout",
             "Fetcher",
             "poll",
         }

@@ -41,9 +41,12 @@ from transport.errors import (
 )
 from transport.fetcher import Fetcher
 from transport.message import Batch, Message
+from transport.monitor import Monitor, PartitionState, Snapshot, Timing
 from transport.producer import Delivery, Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.sensor import Sensor
 from transport.settings import Settings
+from transport.stuck import Stuck, StuckCase
 from transport.topic import Topic
 from transport.transactions import TransactionManager
 from transport.types import TP, GroupMetadata, Record, RecordMetadata
@@ -77,9 +80,11 @@ __all__ = [
     "Message",
     "MessageTooLarge",
     "Messages",
+    "Monitor",
     "NotAssigned",
     "NotInTransaction",
     "OffsetOutOfRange",
+    "PartitionState",
     "PendingMessage",
     "Producer",
     "ProducerBuffer",
@@ -88,7 +93,12 @@ __all__ = [
     "RecordMetadata",
     "RoundRobin",
     "SchedulingStrategy",
+    "Sensor",
     "Settings",
+    "Snapshot",
+    "Stuck",
+    "StuckCase",
+    "Timing",
     "Topic",
     "TransactionAborted",
     "TransactionFailed",

@@ -12,6 +12,7 @@ from nurseries import Node, Service, running
 from transport.base import Transport
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
+from transport.sensor import Probe
 from transport.settings import Settings, settings_from
 from transport.topic import Topic
 from transport.types import TP
@@ -26,6 +27,9 @@ class _Root(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
+        if (probe := self._app.probe) is not None:
+            await self.add_service(probe)
+            probe(probe.sensor.on_open, self._app)
         await self.add_service(self._app.producer)
         await self.add_service(self._app.conductor)
         await self.add_service(self._app.consumer)
@@ -54,6 +58,8 @@ class App:
     def __init__(self, id: str, broker: str | Sequence[str] = "memory://", **settings: Any) -> None:
         self.id = id
         self.settings: Settings = settings_from(id, settings)
+        sensor = self.settings.monitor
+        self.probe = None if sensor is None else Probe(sensor)
         urls = [broker] if isinstance(broker, str) else list(broker)
         self.transport = self.Transport(urls, self)
         self.conductor = self.transport.create_conductor()
@@ -70,6 +76,11 @@ class App:
     @property
     def driver(self) -> Driver:
         return self.transport.driver
+
+    @property
+    def monitor(self) -> Any:
+        """What was given as the setting of that name; None: nothing was."""
+        return self.settings.monitor
 
     def topic(self, name: str, *, key_type: CodecArg = None, value_type: CodecArg = None) -> Topic:
         """A topic to send to and to iterate over. Nothing happens at the broker yet.

@@ -31,7 +31,7 @@ from transport.errors import (
     TransportError,
 )
 from transport.ledger import Ledger
-from transport.rounds import Round, Rounds
+from transport.rounds import Around, Round, Rounds
 from transport.source import in_hand
 from transport.types import TP
 
@@ -52,6 +52,7 @@ class BarrierCommitter:
     Args:
         bound: seconds that a barrier waits for handlers.
         attempts: so many transactions of a scope in a row may be aborted.
+        around: entered around each commit.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class BarrierCommitter:
         *,
         bound: float,
         attempts: int,
+        around: Around | None = None,
     ) -> None:
         self.is_refused = False
         self._consumer = consumer
@@ -68,7 +70,7 @@ class BarrierCommitter:
         self._bound = bound
         self._attempts = attempts
         self._is_last = False
-        self._rounds = Rounds(self._make, fatal=_FATAL)
+        self._rounds = Rounds(self._make, fatal=_FATAL, around=around)
 
     @property
     def unknown(self) -> set[TP]:

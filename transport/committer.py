@@ -16,7 +16,7 @@ from transport.assignment import Assignment
 from transport.drivers.base import ConsumerClient
 from transport.errors import CommitFailed, CommitUnknown, RebalanceInProgress, TransportError
 from transport.ledger import Ledger
-from transport.rounds import Round, Rounds
+from transport.rounds import Around, Round, Rounds
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
@@ -33,6 +33,7 @@ class Committer:
         timeout: seconds that the broker has for an answer.
         patience: seconds that a commit is tried again for, until the group has come to rest.
         can_join: whether the member can join its group meanwhile; not while a rebalance is served.
+        around: entered around each commit.
 
     Attributes:
         is_refused: the last try was refused: nothing of it was made, and no other is under way.
@@ -46,13 +47,14 @@ class Committer:
         timeout: float,
         patience: float,
         can_join: Callable[[], bool],
+        around: Around | None = None,
     ) -> None:
         self._assignment = assignment
         self._client = client
         self._timeout = timeout
         self._patience = patience
         self._can_join = can_join
-        self._rounds = Rounds(self._make)
+        self._rounds = Rounds(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # what the running round commits
         self._unknown: set[Ledger] = set()
         self.is_refused = False

@@ -127,6 +127,8 @@ class Conductor(Service, MutableSet["Topic"]):
         """Enter what was fetched of a partition and hand it to the channels. In the order of the
         polls; not a checkpoint."""
         if ledger.fetched(records):
+            if (probe := self.app.probe) is not None:
+                probe(probe.sensor.on_messages_in, ledger.tp, len(records))
             for channel in self._channels.get(ledger.tp.topic, {}).values():
                 channel.filled(ledger.tp)
 

@@ -28,7 +28,10 @@ from transport.errors import (
 from transport.flow import Flow
 from transport.handover import Handover
 from transport.ledger import Ledger
+from transport.lookout import Lookout
 from transport.message import Message
+from transport.rounds import Round
+from transport.stuck import Stuck
 from transport.types import TP, Record
 
 if TYPE_CHECKING:
@@ -108,16 +111,20 @@ class Consumer(Service):
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
+        self._lookout = Lookout(self)
+        self._stuck_interval = settings.stuck_interval
         self._phase = _Phase.NEW
 
     def _make_committer(self) -> Committer | BarrierCommitter:
         settings = self.app.settings
+        around = None if self.app.probe is None else self._tell_commit
         if self.in_transaction:
             return BarrierCommitter(
                 self,
                 self.transactions,
                 bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
                 attempts=settings.transaction_attempts,
+                around=around,
             )
         return Committer(
             self.assignment,
@@ -125,6 +132,7 @@ class Consumer(Service):
             timeout=settings.client.commit_timeout,
             patience=settings.client.rebalance_bound,
             can_join=lambda: not self.handover.is_under_way,
+            around=around,
         )
 
     # Life
@@ -179,6 +187,7 @@ class Consumer(Service):
             self.spawn("rebalance", self._serve_rebalances)
             self.spawn("committer", self.committer.run)
             self.spawn("commit ticker", tick, self.commit_interval, self._beat)
+            self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             await self.add_service(self.fetcher)
 
     @contextlib.contextmanager
@@ -283,6 +292,8 @@ class Consumer(Service):
 
     def on_buffer_full(self, tp: TP) -> None:
         """A channel of the partition's topic is full: its fetching pauses before the next poll."""
+        if (probe := self.app.probe) is not None:
+            probe(probe.sensor.on_topic_buffer_full, tp)
         self._look_again()
 
     def on_buffer_drop(self, tp: TP) -> None:
@@ -340,6 +351,21 @@ class Consumer(Service):
         if isinstance(self.committer, BarrierCommitter):
             return await self.committer.commit(topics, goes_on=start_new_transaction)
         return await self.committer.commit(topics)
+
+    @contextlib.contextmanager
+    def _tell_commit(self, round_: Round) -> Iterator[None]:
+        """Tell the monitor of a commit, around it."""
+        probe = self.app.probe
+        assert probe is not None
+        state = probe(probe.sensor.on_commit_initiated, self)
+        try:
+            yield
+        finally:
+            probe.acked(self.assignment.values())
+            if round_.error is not None:
+                probe(probe.sensor.on_commit_error, self, state, round_.error)
+            else:
+                probe(probe.sensor.on_commit_completed, self, state, round_.moved)
 
     async def force_commit(
         self,
@@ -433,7 +459,10 @@ class Consumer(Service):
     @trio.lowlevel.enable_ki_protection
     def begin_epoch(self, tp: TP, offset: int) -> None:
         """The client was sought to `offset`. For the fetcher."""
+        old = self.assignment.get(tp)
         self.app.conductor.on_epoch(self.assignment.seek(tp, offset))
+        if self.app.probe is not None and old is not None:
+            self.app.probe.acked([old])
 
     @trio.lowlevel.enable_ki_protection
     def rewind(self, tp: TP, offset: int) -> Ledger:
@@ -441,22 +470,64 @@ class Consumer(Service):
 
         One that is being handed over still is. Not a checkpoint.
         """
-        was_draining = self.assignment[tp].is_draining
+        old = self.assignment[tp]
+        was_draining = old.is_draining
         ledger = self.assignment.seek(tp, offset)
         ledger.must_refetch = True
         self.app.conductor.on_epoch(ledger)
+        if self.app.probe is not None:
+            self.app.probe.acked([old])
         if was_draining:
             ledger.drain()
         self._look_again()
         return ledger
+
+    # Partitions that are stuck
+
+    @property
+    def stuck(self) -> tuple[Stuck, ...]:
+        """What the last look at all partitions has found: which are stuck, and where."""
+        return self._lookout.stuck
+
+    async def verify_all_partitions_active(self) -> None:
+        """Look for partitions that are stuck; a warning names each, once, and where it is.
+
+        Done every `stuck_interval`. The broker is asked for the end of those logs of which nothing
+        was heard for a while; that takes three times `commit_timeout` at most. What was found
+        is kept in `stuck`.
+
+        A checkpoint; cancelling changes nothing. Raises nothing: no answer is a finding.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._phase is _Phase.OPEN:
+            await self._lookout.look_at_all()
+
+    def verify_event_path(self, now: float, tp: TP) -> Stuck | None:
+        """Whether a partition is stuck, as far as it can be told without asking the broker.
+
+        So one of which nothing comes is found by `verify_all_partitions_active` alone. What is
+        new is warned of as there. Not a checkpoint.
+
+        Args:
+            now: seconds on trio's clock. tp: if it is not assigned, the answer is None.
+        """
+        return self._lookout.look_at(now, tp, whole=True)
+
+    def verify_recovery_event_path(self, now: float, tp: TP) -> Stuck | None:
+        """The same for a partition that is read to catch up, say from an offset kept elsewhere.
+
+        Of such a one it matters whether the client is polled and brings something, not whether
+        handlers and commits get on; and polled it has to be while delivery is stopped or the
+        partition paused as well, for that keeps the membership. Not a checkpoint.
+        """
+        return self._lookout.look_at(now, tp, whole=False)
 
     # Ownership
 
     @trio.lowlevel.enable_ki_protection
     def drop(self, tps: Collection[TP]) -> None:
         """Partitions are lost, or the end has come: they go without a commit."""
-        for ledger in self.assignment.let_go(list(tps), lost=True):
-            self.app.conductor.on_let_go(ledger.tp)
+        self._forget(self.assignment.let_go(list(tps), lost=True))
         self.flow.forget(tps)
 
     def abandon(self, tps: Collection[TP]) -> None:
@@ -469,9 +540,14 @@ class Consumer(Service):
         """Partitions go in order, after their commit, in this generation. For the handover."""
         if generation >= 0:
             self.assignment.generation = generation
-        for ledger in self.assignment.let_go(tps):
-            self.app.conductor.on_let_go(ledger.tp)
+        self._forget(self.assignment.let_go(tps))
         self.flow.forget(tps)
+
+    def _forget(self, gone: Sequence[Ledger]) -> None:
+        for ledger in gone:
+            self.app.conductor.on_let_go(ledger.tp)
+        if self.app.probe is not None:
+            self.app.probe.acked(gone)
 
     async def _serve_rebalances(self) -> None:
         with self.ending_quietly():

@@ -8,7 +8,7 @@ never land in a later epoch than the one it was fetched in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -47,11 +47,14 @@ class Fetcher(Service):
         self._stopping = False
         self._stopped = trio.Event()
         self._subscribed: frozenset[str] = frozenset()
+        # Since when the polling side should have come round; None: nobody has asked it to.
+        self.late_at: float | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         self._stopping = False
         self._stopped = trio.Event()
+        self.late_at = None
         self.spawn("poll", self._run)
 
     @trio.lowlevel.enable_ki_protection
@@ -63,6 +66,8 @@ class Fetcher(Service):
 
     def look_again(self) -> None:
         """Something that concerns the polling side has changed. Not a checkpoint."""
+        if self.late_at is None:
+            self.late_at = trio.current_time()
         self.app.consumer.client.interrupt()
 
     async def seek(self, tp: TP, offset: int) -> None:
@@ -78,6 +83,19 @@ class Fetcher(Service):
             await self._ask(self._look_at_positions)
         else:
             await trio.lowlevel.checkpoint()
+
+    async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        """Up to where the client has read; answered once the polling side comes round.
+
+        A checkpoint. Raises like `seek` when it can't be done now.
+        """
+        found: dict[TP, int] = {}
+
+        async def look() -> None:
+            found.update(await self.app.consumer.client.positions(tps))
+
+        await self._ask(look)
+        return found
 
     def refuse(self, error: TransportError) -> None:
         """Fail what is asked for and not begun: the next poll may wait for who asked."""
@@ -108,6 +126,7 @@ class Fetcher(Service):
             await self._pause_and_resume()
             if flow.active:
                 flow.not_fetching.close()
+            self.late_at = None
             batches = await client.poll()
             consumer.handover.settle()
             for tp, records in batches.items():
@@ -181,14 +200,15 @@ class Fetcher(Service):
                 await self.app.consumer.client.seek(ledger.tp, position)
                 ledger.sought_back()
 
+    def is_wanted(self, tp: TP) -> bool:
+        """Whether the partition is to be fetched from: not stopped, paused or held back."""
+        flow = self.app.consumer.flow
+        return flow.active and tp not in flow.paused and not self.app.conductor.is_held_back(tp)
+
     async def _pause_and_resume(self) -> None:
-        consumer, conductor = self.app.consumer, self.app.conductor
+        consumer = self.app.consumer
         flow, client = consumer.flow, consumer.client
-        wanted = frozenset(
-            tp
-            for tp in consumer.assignment
-            if not flow.active or tp in flow.paused or conductor.is_held_back(tp)
-        )
+        wanted = frozenset(tp for tp in consumer.assignment if not self.is_wanted(tp))
         if pause := wanted - self._paused:
             await client.pause(sorted(pause))
         if resume := self._paused - wanted:

@@ -8,9 +8,10 @@ were to start from has to be told to the client once more (`settle`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVarTuple
 
 import trio
 
@@ -49,6 +50,7 @@ class Handover:
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
         self._starts: dict[TP, int] = {}  # ... and where to begin
+        self.not_ended: list[Any] = []  # rebalances that the monitor has to hear the end of
         self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
@@ -64,12 +66,16 @@ class Handover:
             self.is_under_way = True
             try:
                 if not self._has_ended:
-                    with trio.CancelScope() as self._serving:
+                    with trio.CancelScope() as self._serving, self._told_of(event):
                         await serve[event.kind](event)
             finally:
                 self.is_under_way = False
                 self._coming = frozenset()
                 event.release()  # whatever has become of it: a poll waits for that
+
+    def _told_of(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
+        probe = self._consumer.app.probe
+        return contextlib.nullcontext() if probe is None else probe.rebalance(self._consumer, event)
 
     def end(self) -> None:
         """Wait for nothing any more: what is unacked now will never be acked. Not a checkpoint."""
@@ -91,6 +97,12 @@ class Handover:
             if event.expired.is_set():
                 for ledger in ledgers:
                     ledger.must_refetch = True
+        if self.not_ended:
+            states, self.not_ended = self.not_ended, []
+            app = self._consumer.app
+            for state in states:
+                if app.probe is not None:
+                    app.probe(app.probe.sensor.on_rebalance_end, app, state)
 
     async def _on_revoked(self, event: Rebalance) -> None:
         """Drain, commit, let go; past the bound the partitions are lost."""

@@ -65,13 +65,24 @@ class Load:
 class Lane:
     """One partition's messages on their way through one channel, during one epoch."""
 
-    __slots__ = ("_next", "_queue", "_records", "_when_empty", "begun", "ledger", "load", "taken")
+    __slots__ = (
+        "_given_up",
+        "_next",
+        "_queue",
+        "_records",
+        "_when_empty",
+        "begun",
+        "ledger",
+        "load",
+        "taken",
+    )
 
     def __init__(self, ledger: Ledger, load: Load) -> None:
         self.ledger = ledger
         self.load = load
         self.begun: dict[int, Message] = {}
-        self.taken = 0  # how many were ever taken
+        self.taken = 0  # how many were ever taken ...
+        self._given_up = 0  # ... and not acked when the epoch ended
         self._records: Sequence[Record] = ()  # the batch that is being taken from ...
         self._next = 0  # ... and the index of its first waiting record
         self._queue: deque[Sequence[Record]] = deque()  # the batches behind it
@@ -100,7 +111,7 @@ class Lane:
     @property
     def acked(self) -> int:
         """How many messages were ever acked."""
-        return self.taken - len(self.begun)
+        return self.taken - self._given_up - len(self.begun)
 
     def put(self, records: Sequence[Record]) -> None:
         """Records that were fetched, in offset order."""
@@ -201,6 +212,7 @@ class Lane:
         self.drop_waiting()
         self.load.held -= len(self.begun)
         self.load.begun -= len(self.begun)
+        self._given_up += len(self.begun)
         self.begun.clear()
         self._after_ack()
 
@@ -241,6 +253,8 @@ class Ledger:
         self.committed = committed
         self.lanes: list[Lane] = []  # of the channels that listen
         self._left: list[Lane] = []  # of those that did, and have messages begun
+        self._acked_of_gone = 0  # acked in those that had none
+        self._acked_before = 0  # as of the last `newly_acked`
         self.is_shut = False
         self.is_draining = False
         self.is_held = False  # what waits stays where it is, and none of it is taken
@@ -259,7 +273,9 @@ class Ledger:
         first = lane.drop_waiting()
         if not self.lanes:
             self._rewind(first)  # nobody has had it
-        self._left = [left for left in (*self._left, lane) if left.begun]
+        left = (*self._left, lane)
+        self._acked_of_gone += sum(lane.acked for lane in left if not lane.begun)
+        self._left = [lane for lane in left if lane.begun]
 
     def fetched(self, records: Sequence[Record]) -> int:
         """Enter a batch into every lane; returns how many records were entered.
@@ -341,9 +357,24 @@ class Ledger:
             yield from lane.begun.values()
 
     @property
+    def oldest_begun(self) -> int | None:
+        """The offset of the first message that is begun and not acked."""
+        return min((next(iter(lane.begun)) for lane in self._all_lanes if lane.begun), default=None)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are fetched and not taken, over the lanes."""
+        return sum(lane.waiting for lane in self.lanes)
+
+    @property
     def acked(self) -> int:
-        """How many messages of this epoch were acked, over the lanes that are still of use."""
-        return sum(lane.acked for lane in self._all_lanes)
+        """How many messages of this epoch were acked, over the lanes."""
+        return self._acked_of_gone + sum(lane.acked for lane in self._all_lanes)
+
+    def newly_acked(self) -> int:
+        """How many of them since the last call."""
+        before, self._acked_before = self._acked_before, self.acked
+        return self._acked_before - before
 
     def drain(self) -> None:
         """Deliver nothing more: what is not begun is dropped, and will be fetched again."""

@@ -506,6 +506,11 @@ class Producer(Service):
         self._fail(why)
         self._unseen.clear()  # who aborts a transaction knows
 
+    @property
+    def in_flight(self) -> int:
+        """How many messages are accepted and have no outcome yet."""
+        return len(self._in_flight) + sum(writer.in_flight for writer in self._writers.values())
+
     def _measure(self, outgoing: Outgoing) -> int:
         size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
         for name, data in outgoing.headers:
@@ -548,6 +553,8 @@ class Producer(Service):
             await self._filled.wait()
             batch, self._queue = self._queue, []
             self._filled = trio.Event()
+            if (probe := self.app.probe) is not None:
+                probe(probe.sensor.on_sends_initiated, self, len(batch))
             try:
                 await self.client.send(batch)
             except ClientClosed:
@@ -633,6 +640,8 @@ class Producer(Service):
             ended.append(delivery)
             if not delivery.was_seen and isinstance(outcome, Exception):
                 self._unseen[number] = outgoing.topic, outcome
+        if (probe := self.app.probe) is not None:
+            probe.delivered(self, ended)
         for flush in self._flushes:
             flush.left.difference_update(ended)
             flush.look()

@@ -7,6 +7,7 @@ round can be cancelled; its outcome is known whoever is left to see it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 
 import attrs
@@ -43,11 +44,15 @@ class Round:
         self.topics = None if self.topics is None or topics is None else self.topics | set(topics)
 
 
+Around = Callable[[Round], contextlib.AbstractContextManager[object]]
+
+
 class Rounds:
     """The rounds of one consumer.
 
     Args:
         make: makes one; what it raises is the round's error.
+        around: entered around each; the round has its outcome at the end.
         fatal: errors that `run` raises as well, and ends with. So it does with those that are no
             TransportError.
 
@@ -59,10 +64,12 @@ class Rounds:
         self,
         make: Callable[[Round], Awaitable[None]],
         *,
+        around: Around | None = None,
         fatal: tuple[type[TransportError], ...] = (),
     ) -> None:
         self.running: Round | None = None
         self._make = make
+        self._around = around or contextlib.nullcontext
         self._fatal = fatal
         self._next: Round | None = None
         self._wanted = trio.Event()
@@ -98,7 +105,8 @@ class Rounds:
                 self._wanted = trio.Event()
                 self.running, self._next = self._next, None
                 if self.running is not None:
-                    await self._complete(self.running)
+                    with self._around(self.running):
+                        await self._complete(self.running)
         finally:
             self._has_ended = True
             if self._next is not None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import gt, in_
+from attrs.validators import gt, in_, instance_of, optional
 
 from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
 from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.sensor import Sensor
 
 
 @attrs.frozen(kw_only=True)
@@ -21,6 +22,11 @@ class Settings:
         commit_interval: between two commits of what is acked.
         commit_livelock_soft_timeout: an offset that stands still for so long while acks go on
             is warned of.
+        stuck_interval: between two looks for partitions that are stuck.
+        stuck_fetch_timeout, stuck_response_timeout, stuck_highwater_timeout, stuck_ack_timeout,
+            stuck_commit_timeout: so long each stage of a partition's way may stand still before
+            that is warned of: the polling, the broker's answers, messages that are known of and do
+            not come, handlers, and commits, for which `commit_interval` is added.
         buffer_size: most messages of one topic object that are delivered and unacked; with so
             many fetched its partitions are paused until half of them are done.
         grace: the whole of the orderly end.
@@ -28,6 +34,7 @@ class Settings:
             waits beyond that.
         metadata_max_age: a topic's number of partitions is asked for again after so long.
         partitioner: a key's partition, given the key and the number of partitions.
+        monitor: a `Sensor`, such as `Monitor()`, that is told what happens; None: nobody is.
         scheduler: makes what decides whose turn it is among the partitions of a topic object.
         transactions: "member" or "partition": what a handler sends and the offset of its message
             are committed in one transaction, of the whole member or of each partition; None: not.
@@ -37,6 +44,12 @@ class Settings:
 
     commit_interval: float = attrs.field(default=1.0, validator=gt(0))
     commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=gt(0))
+    stuck_interval: float = attrs.field(default=30.0, validator=gt(0))
+    stuck_fetch_timeout: float = attrs.field(default=120.0, validator=gt(0))
+    stuck_response_timeout: float = attrs.field(default=180.0, validator=gt(0))
+    stuck_highwater_timeout: float = attrs.field(default=180.0, validator=gt(0))
+    stuck_ack_timeout: float = attrs.field(default=300.0, validator=gt(0))
+    stuck_commit_timeout: float = attrs.field(default=300.0, validator=gt(0))
     buffer_size: int = attrs.field(default=16384, validator=gt(0))
     grace: float = attrs.field(default=20.0, validator=gt(0))
     send_buffer_messages: int = attrs.field(default=50_000, validator=gt(0))
@@ -48,6 +61,7 @@ class Settings:
         default=None, validator=in_((None, "member", "partition"))
     )
     transaction_attempts: int = attrs.field(default=10, validator=gt(0))
+    monitor: Sensor | None = attrs.field(default=None, validator=optional(instance_of(Sensor)))
     client: ClientSettings = attrs.field(factory=ClientSettings)
 
 

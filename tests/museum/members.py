@@ -1,0 +1,149 @@
+"""Members of a group whose comings and goings a test can wait for, on either broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+import trio
+from kafka import KafkaProducer
+
+from tests.lanes import Place
+from transport import TP, App, Message
+from transport.drivers.memory import MemoryBroker
+
+# No commit comes by itself: what is committed is what a test, a rebalance or the end commits.
+NEVER = 1e6
+
+
+class Member(App):
+    """Knows what it owns, by the hooks alone; `guard` is entered by the hook for what goes."""
+
+    guard: Callable[[], Any] | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.owned: set[TP] = set()
+        self._turned = trio.Event()
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        self._turn(self.owned | assigned)
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        self._turn(self.owned - revoked)
+        if self.guard is not None:
+            async with self.guard():
+                pass
+
+    async def owns(self, count: int) -> set[TP]:
+        """Wait until it owns so many partitions."""
+        while len(self.owned) != count:
+            await self._turned.wait()
+        return set(self.owned)
+
+    def _turn(self, owned: set[TP]) -> None:
+        self.owned = set(owned)
+        self._turned.set()
+        self._turned = trio.Event()
+
+
+def member(place: Place, **settings: Any) -> Member:
+    """A member of the place's group, quick to hear of another."""
+    return Member(place.name, place.url, heartbeat_interval=0.5, **settings)
+
+
+async def send(app: App, tps: Iterable[TP], count: int) -> None:
+    """So many records into each of the partitions."""
+    for tp in sorted(tps):
+        for _ in range(count):
+            await app.producer.send(tp.topic, None, b"value", tp.partition)
+    await app.producer.flush()
+
+
+@attrs.define
+class Work:
+    """What handlers have done, until all of it is there.
+
+    Attributes:
+        expected: partition and offset of every record.
+    """
+
+    expected: set[tuple[TP, int]]
+    done: set[tuple[TP, int]] = attrs.field(factory=set)
+    complete: trio.Event = attrs.field(factory=trio.Event)
+
+    async def handle(
+        self, app: App, name: str, seconds: float = 0.0, commits: bool = False
+    ) -> None:
+        """Work through the topic; `commits`: after each message."""
+        async for message in app.topic(name).noack():
+            await trio.sleep(seconds)
+            message.ack()
+            if commits:
+                await app.consumer.commit()
+            self.note(message)
+
+    def note(self, message: Message) -> None:
+        self.done.add((message.tp, message.offset))
+        if self.done >= self.expected:
+            self.complete.set()
+
+
+def every(tps: Iterable[TP], offsets: Iterable[int]) -> set[tuple[TP, int]]:
+    offsets = list(offsets)
+    return {(tp, offset) for tp in tps for offset in offsets}
+
+
+class Commits:
+    """Every commit that a consumer tries from now on.
+
+    Attributes:
+        tried: as they went to the client, in order.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.tried: list[dict[TP, int]] = []
+        self._made: dict[TP, int] = {}
+        self._turned = trio.Event()
+        commit = app.consumer.client.commit
+
+        async def noted(offsets: Mapping[TP, int], timeout: float) -> None:
+            self.tried.append(dict(offsets))
+            await commit(offsets, timeout)
+            self._made.update(offsets)
+            self._turned.set()
+            self._turned = trio.Event()
+
+        app.consumer.client.commit = noted  # type: ignore[method-assign]
+
+    async def reach(self, tp: TP, offset: int) -> None:
+        """Wait until that much of the partition is committed."""
+        while self._made.get(tp, -1) < offset:
+            await self._turned.wait()
+
+
+async def leave_a_gap(place: Place, tp: TP) -> None:
+    """Offsets that hold nothing: a marker and aborted data on Kafka, just a gap in memory."""
+    driver = place.app().driver
+    if place.url.startswith("memory://"):
+        broker: MemoryBroker = driver._attach()  # type: ignore[attr-defined]
+        broker.gap(tp, 4)
+    else:
+        servers = place.url.removeprefix("kafka://").split(",")
+        await trio.to_thread.run_sync(_abort_a_transaction, servers, tp)
+
+
+def _abort_a_transaction(servers: list[str], tp: TP) -> None:
+    producer = KafkaProducer(
+        bootstrap_servers=servers, transactional_id=f"of {tp}", retry_backoff_ms=5
+    )
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for _ in range(3):
+            producer.send(tp.topic, b"aborted", partition=tp.partition)
+        producer.flush()
+        producer.abort_transaction()  # which leaves a marker behind the three
+    finally:
+        producer.close()

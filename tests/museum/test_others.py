@@ -1,0 +1,310 @@
+"""Where others failed their users on the same ground: each test is a report, by its number."""
+
+from __future__ import annotations
+
+from importlib.metadata import requires, version
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, committed, take, write
+from tests.kafka.cluster import Broker
+from tests.lanes import Place
+from tests.museum.members import NEVER, Commits, Work, every, member, send
+from tests.nurseries.clock import jumping
+from transport import TP, App, CommitFailed, CommitUnknown, RebalanceInProgress
+from transport.drivers.memory.consumer import MemoryConsumer
+from transport.stuck import StuckCase
+
+ORDERS = [TP("orders", number) for number in range(2)]
+both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+
+
+# faust-streaming 502
+
+
+@both_ways
+async def test_faust_streaming_502_what_was_acked_before_a_rebalance_is_handled_again(
+    place: Place, assignment: str
+) -> None:
+    """Three messages were processed and acked; then a second replica came, and had them again:
+    partitions went without a commit on the way out."""
+    tps = await place.create(2)
+    settings = {"commit_interval": NEVER, "assignment": assignment}
+    async with (one := member(place, **settings)):
+        await send(one, tps, 3)
+        for message in await take(one.topic(place.name).noack(), 6):
+            message.ack()
+        async with (two := member(place, **settings)):
+            twos = two.topic(place.name).noack()
+            (moved,) = await two.owns(1)
+            assert await two.consumer.client.committed([moved]) == {moved: 3}
+            await send(two, [moved], 1)
+            assert (await anext(twos)).offset == 3
+
+
+# librdkafka 2933, faststream 1414
+
+
+async def test_librdkafka_2933_faststream_1414_a_commit_during_a_rebalance_stalls_the_consumer(
+    place: Place,
+) -> None:
+    """A commit overlapped with a rebalance and failed: the fetching, which was to go on after
+    it, never did. Here handlers commit after every message while members come and go."""
+    tps = await place.create(4)
+    work = Work(every(tps, range(60)))
+    async with (one := member(place)), trio.open_nursery() as nursery:
+        await send(one, tps, 50)
+        for _ in range(2):
+            nursery.start_soon(work.handle, one, place.name, 0.01, True)
+        await one.owns(4)
+        for _ in range(3):
+            async with (guest := member(place)), trio.open_nursery() as guests:
+                guests.start_soon(
+                    lambda app: work.handle(app, place.name, 0.01, commits=True), guest
+                )
+                await guest.owns(2)
+                guests.cancel_scope.cancel()
+        await one.owns(4)
+        await send(one, tps, 10)
+        await work.complete.wait()
+        nursery.cancel_scope.cancel()
+    assert await place.committed() == dict.fromkeys(tps, 60)
+
+
+@pytest.mark.parametrize("error", [RebalanceInProgress, CommitFailed])
+@jumping
+async def test_librdkafka_2933_faststream_1414_a_commit_that_fails_in_a_rebalance_stalls_nothing(
+    error: type[Exception],
+) -> None:
+    """The same with a broker that refuses every commit from before the rebalance until long after
+    it: messages go on coming, to both members, and all is committed once that is over."""
+    broker = broker_with(*ORDERS, records=5)
+    async with app_on(broker) as one:
+        ones = one.topic("orders").noack()
+        for message in await take(ones, 10):
+            message.ack()
+        commit = one.consumer.client.commit
+
+        async def refuse(*_: object) -> None:
+            raise error("between two generations")
+
+        one.consumer.client.commit = refuse
+        async with app_on(broker) as two:
+            twos = two.topic("orders").noack()
+            again = await anext(twos)  # its commit failed, so it comes again, and is no loss
+            assert again.offset == 0
+            again.ack()
+            for message in await take(twos, 4):
+                message.ack()
+            for tp in ORDERS:
+                write(broker, tp)
+            mine = await anext(ones)
+            kept = mine.tp
+            mine.ack()
+            (await anext(twos)).ack()
+            await trio.sleep(100)
+            one.consumer.client.commit = commit
+            write(broker, kept)
+            (await anext(ones)).ack()
+    assert {tp: broker.log(tp).end for tp in ORDERS} == committed(broker)
+
+
+# reactor-kafka 240
+
+
+async def test_reactor_kafka_240_acks_from_before_a_rebalance_are_committed_after_it(
+    place: Place,
+) -> None:
+    """Messages were still in the pipeline when their partition went; their acks were committed
+    afterwards, over the head of the new owner, who had got further."""
+    tps = await place.create(2)
+    settings = {"commit_interval": NEVER, "drain_timeout": 1.0}
+    async with (one := member(place, **settings)), (two := member(place, **settings)):
+        await send(one, tps, 5)
+        in_the_pipeline = await take(one.topic(place.name).noack(), 10)
+        twos = two.topic(place.name).noack()
+        (moved,) = await two.owns(1)  # past the bound
+        for message in await take(twos, 5):
+            assert message.tp == moved
+            message.ack()
+        await two.consumer.commit()
+        for message in in_the_pipeline[:-1]:
+            assert message.ack() == (message.tp != moved and message.tp in one.owned)
+            await one.consumer.commit()
+            assert await two.consumer.client.committed([moved]) == {moved: 5}
+
+
+# alpakka-kafka 750, sentry 95753
+
+
+async def test_alpakka_kafka_750_sentry_95753_a_commit_task_goes_on_with_revoked_partitions(
+    place: Place,
+) -> None:
+    """The task that commits lived on after the revocation, with the offsets of what was gone:
+    every commit failed from then on, that of the partitions that were kept as well."""
+    tps = set(await place.create(2))
+    async with (one := member(place, commit_interval=0.05)):
+        ones = one.topic(place.name).noack()
+        await send(one, tps, 3)
+        late = await take(ones, 6)
+        for message in late:
+            message.ack()
+        async with (two := member(place, commit_interval=0.05)):
+            twos = two.topic(place.name).noack()
+            (moved,) = await two.owns(1)
+            (kept,) = await one.owns(1)
+            commits = Commits(one)
+            for number in range(5):
+                await send(one, tps, 1)
+                mine, theirs = await anext(ones), await anext(twos)
+                assert (mine.tp, theirs.tp) == (kept, moved)
+                mine.ack()
+                theirs.ack()
+                for old in late:
+                    old.ack()
+                await commits.reach(kept, 4 + number)
+            assert len(commits.tried) >= 5
+            assert all(set(offsets) == {kept} for offsets in commits.tried)
+
+
+# aiokafka 335
+
+
+async def test_aiokafka_335_a_lock_over_getmany_that_the_rebalance_callback_wants_deadlocks(
+    place: Place,
+) -> None:
+    """A handler held its lock while it waited for messages, and the callback for what goes wanted
+    that lock: no messages came until the rebalance was over, so both waited for ever."""
+    tps = await place.create(2)
+    lock = trio.Lock()
+    work = Work(every(tps, range(1, 3)))
+    async with (
+        (one := member(place, drain_timeout=1.0)),
+        (two := member(place)),
+        trio.open_nursery() as nursery,
+    ):
+        one.guard = lambda: lock
+        mine = one.topic(place.name).noack()
+
+        async def handle() -> None:
+            while True:
+                async with lock, await anext(mine) as message:
+                    work.note(message)
+
+        await send(one, tps, 1)
+        nursery.start_soon(handle)
+        await one.owns(2)
+        nursery.start_soon(work.handle, two, place.name)
+        await two.owns(1)
+        await send(one, tps, 2)
+        await work.complete.wait()
+        nursery.cancel_scope.cancel()
+
+
+# confluent-kafka-python 1801
+
+
+@jumping
+async def test_confluent_kafka_python_1801_a_commit_hangs_and_takes_the_consumer_with_it() -> None:
+    """A synchronous commit hung now and then, and the consumer with it until it lost its
+    partitions. Here a commit that gets no answer holds up nothing but who waits for it."""
+    broker = broker_with(ORDERS[0], records=3)
+    with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
+        async with app_on(broker, grace=20.0) as app:
+            messages = app.topic("orders").noack()
+            (await anext(messages)).ack()
+
+            async def hang(*_: object) -> None:
+                await trio.sleep_forever()
+
+            app.consumer.client.commit = hang
+            with trio.move_on_after(30) as waiting:
+                await app.consumer.commit()
+            assert waiting.cancelled_caught
+            write(broker, ORDERS[0], 2)
+            for message in await take(messages, 4):
+                assert message.ack()
+            ended = trio.current_time()
+    assert trio.current_time() <= ended + 20.0
+    assert broker.group("group").members == {}
+
+
+@pytest.mark.kafka
+async def test_confluent_kafka_python_1801_every_commit_has_a_bound_and_an_outcome(
+    kafka_broker: Broker,
+) -> None:
+    """The same with a broker that does not answer: the commit ends with its timeout, and the next
+    one, when the broker is back, settles what became of it."""
+    place = Place(f"kafka://{kafka_broker.bootstrap}", "orders")
+    (tp,) = await place.create(1, b"value", b"value")
+    async with member(place, commit_interval=NEVER, commit_timeout=1.0) as app:
+        messages = app.topic(place.name).noack()
+        first, second = await take(messages, 2)
+        first.ack()
+        kafka_broker.freeze()
+        try:
+            with trio.fail_after(5.0), pytest.raises(CommitUnknown):
+                await app.consumer.commit()
+            assert app.consumer.committer.unknown == {tp}
+        finally:
+            kafka_broker.thaw()
+        second.ack()
+        assert await app.consumer.commit()
+        assert app.consumer.committer.unknown == set()
+        await send(app, [tp], 1)
+        assert (await anext(messages)).offset == 2
+        assert await place.committed() == {tp: 2}
+
+
+# kafka-python 3131
+
+
+async def test_kafka_python_3131_the_client_stops_returning_one_partitions_records(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A healthy member, with its other partitions going on, got nothing of one of them until the
+    next rebalance, and nothing said so. The broker is asked, and the partition is named."""
+    tps = await place.create(2)
+    settings = {"stuck_response_timeout": 1.0, "stuck_highwater_timeout": 1.0}
+    async with member(place, **settings) as app:
+        messages = app.topic(place.name).noack()
+        await send(app, tps, 1)
+        for message in await take(messages, 2):
+            message.ack()
+        await app.consumer.commit()
+        forget_to_fetch(app, tps[0])
+        await send(app, tps, 3)
+        for message in await take(messages, 3):
+            assert message.tp == tps[1]
+            message.ack()
+        await app.consumer.verify_all_partitions_active()
+        assert app.consumer.stuck == ()
+        await trio.sleep(1.5)
+        await app.consumer.verify_all_partitions_active()
+        (stuck,) = app.consumer.stuck
+        assert (stuck.tp, stuck.case) == (tps[0], StuckCase.NO_RESPONSE)
+        assert (stuck.position, stuck.offset) == (1, 4)
+        assert f"{tps[0]} is stuck: no response" in caplog.text
+
+
+def forget_to_fetch(app: App, tp: TP) -> None:
+    """Let the client ask for nothing of the partition any more, and keep it to itself."""
+    client = app.consumer.client
+    if isinstance(client, MemoryConsumer):
+        client._paused.add(tp)
+    else:
+        client._assignment()[tp].paused = True  # type: ignore[attr-defined]
+
+
+def test_kafka_python_3131_a_client_that_has_the_fix_is_required() -> None:
+    """3.0.7 and 3.0.8 stopped returning the records of one partition until the next rebalance."""
+    (required,) = [r for r in requires("kafka-nursery") or () if r.startswith("kafka-python")]
+    specifiers = required.partition("]")[2].split(";")[0].split(",")
+    (least,) = [text.removeprefix(">=") for text in specifiers if text.startswith(">=")]
+    assert numbers(least) > (3, 0, 8)
+    assert numbers(version("kafka-python")) >= numbers(least)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.strip().split("."))

@@ -1,0 +1,483 @@
+"""What a sensor is told, and what the monitor makes of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.apps import app_on, broker_with, nothing_comes, take, write
+from tests.lanes import Place
+from tests.nurseries.clock import jumping
+from transport import (
+    TP,
+    App,
+    CommitUnknown,
+    DeliveryFailed,
+    MessageTooLarge,
+    Monitor,
+    RecordMetadata,
+    Sensor,
+    StuckCase,
+)
+from transport.drivers.base import ProducerClient
+
+ORDERS = [TP("orders", number) for number in range(2)]
+ONE = ORDERS[0]
+NEVER = 1e6
+POINTS = [name for name in vars(Sensor) if name.startswith("on_")]
+
+
+class Diary(Sensor):
+    """Writes down every call, and hands out numbers for those that begin something."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def told(self, *names: str) -> list[tuple[Any, ...]]:
+        """What the calls of these points were given, in order."""
+        return [given for name, given in self.calls if name in names]
+
+
+def _noting(name: str) -> Callable[..., int]:
+    def note(self: Diary, *given: Any) -> int:
+        self.calls.append((name, given))
+        return len(self.calls)
+
+    return note
+
+
+for _name in POINTS:
+    setattr(Diary, _name, _noting(_name))
+
+
+# The points
+
+
+@jumping
+async def test_on_open() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE), monitor=diary) as app:
+        assert diary.calls == [("on_open", (app,))]
+        assert app.monitor is diary
+
+
+@jumping
+async def test_on_messages_in_by_the_batch() -> None:
+    diary = Diary()
+    broker = broker_with(*ORDERS, records=100)
+    async with app_on(broker, monitor=diary) as app:
+        await take(app.topic("orders").noack(), 200)
+        assert diary.told("on_messages_in") == [(tp, 100) for tp in ORDERS]
+        write(broker, ONE, 3)
+        await trio.sleep(1)
+        assert diary.told("on_messages_in")[2:] == [(ONE, 3)]
+
+
+@jumping
+async def test_on_messages_out_at_commits() -> None:
+    diary = Diary()
+    async with app_on(broker_with(*ORDERS, records=3), monitor=diary, commit_interval=NEVER) as app:
+        messages = await take(app.topic("orders").noack(), 6)
+        for message in messages[1:]:
+            message.ack()
+            message.ack()
+        await app.consumer.commit()
+        assert sorted(diary.told("on_messages_out")) == [(ONE, 2), (ORDERS[1], 3)]
+        messages[0].ack()
+        await app.consumer.commit()
+        assert diary.told("on_messages_out")[2:] == [(ONE, 1)]
+
+
+@jumping
+async def test_on_messages_out_when_a_partition_goes_or_is_sought() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE, records=5), monitor=diary, commit_interval=NEVER) as app:
+        orders = app.topic("orders")
+        for message in (await take(orders.noack(), 5))[:3]:
+            message.ack()
+        await app.consumer.seek(ONE, 0)
+        assert diary.told("on_messages_out") == [(ONE, 3)]  # not those that were given up
+        for message in (await take(orders.noack(), 5))[1:3]:
+            message.ack()
+        app.consumer.drop({ONE})
+        assert diary.told("on_messages_out") == [(ONE, 3), (ONE, 2)]
+
+
+@jumping
+async def test_on_messages_out_once_for_each_topic_object() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE, records=5), monitor=diary, commit_interval=NEVER) as app:
+        topics = [app.topic("orders") for _ in range(2)]
+        readers = [topic.noack() for topic in topics]
+        for reader in readers:
+            for message in await take(reader, 5):
+                message.ack()
+        app.conductor.discard(topics[0])
+        await app.consumer.commit()
+        assert sum(count for _, count in diary.told("on_messages_out")) == 10
+
+
+@jumping
+async def test_on_topic_buffer_full() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE, records=9), monitor=diary, buffer_size=4) as app:
+        await anext(app.topic("orders").noack())
+        assert diary.told("on_topic_buffer_full") == [(ONE,)]
+
+
+@jumping
+async def test_on_commit_initiated_and_completed() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE, records=1), monitor=diary, commit_interval=NEVER) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        await app.consumer.commit()
+        (begun,) = diary.told("on_commit_initiated")
+        (ended,) = diary.told("on_commit_completed")
+        assert begun == (app.consumer,)
+        state = diary.calls.index(("on_commit_initiated", begun)) + 1
+        assert ended == (app.consumer, state, True)
+        await app.consumer.commit()  # there is nothing to commit
+        assert len(diary.told("on_commit_initiated")) == 1
+
+
+@jumping
+async def test_on_commit_error() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE, records=1), monitor=diary, commit_interval=NEVER) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        commit = app.consumer.client.commit
+
+        async def unknown(*_: object) -> None:
+            raise CommitUnknown("no answer")
+
+        app.consumer.client.commit = unknown
+        with pytest.raises(CommitUnknown):
+            await app.consumer.commit()
+        app.consumer.client.commit = commit
+        ((_, _, error),) = diary.told("on_commit_error")
+        assert isinstance(error, CommitUnknown)
+        assert not diary.told("on_commit_completed")
+
+
+@jumping
+async def test_on_sends_initiated_and_completed() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE), monitor=diary) as app:
+        for _ in range(5):
+            await app.topic("orders").send(value=b"value", partition=0)
+        await app.producer.flush()
+        assert diary.told("on_sends_initiated") == [(app.producer, 5)]
+        ((_, written),) = diary.told("on_sends_completed")
+        assert [(metadata.tp, metadata.offset) for metadata in written] == [
+            (ONE, offset) for offset in range(5)
+        ]
+        assert isinstance(written[0], RecordMetadata)
+
+
+@jumping
+async def test_on_sends_error() -> None:
+    diary = Diary()
+    async with app_on(broker_with(ONE), monitor=diary) as app:
+        client: ProducerClient = app.producer.client
+
+        async def refuse(batch: Any) -> None:
+            app.producer._report([(outgoing, MessageTooLarge("too large")) for outgoing in batch])
+
+        client.send = refuse  # type: ignore[method-assign]
+        delivery = await app.topic("orders").send(value=b"value", partition=0)
+        with pytest.raises(DeliveryFailed):
+            await delivery
+        ((_, errors),) = diary.told("on_sends_error")
+        assert [type(error) for error in errors] == [MessageTooLarge]
+        assert not diary.told("on_sends_completed")
+
+
+@jumping
+async def test_on_assignment_start_and_completed_and_on_rebalance_start_return_and_end() -> None:
+    diary = Diary()
+    broker = broker_with(*ORDERS)
+    async with app_on(broker, monitor=diary) as one:
+        one.topic("orders").noack()
+        await trio.sleep(1)
+        both = frozenset(ORDERS)
+        assert [name for name, _ in diary.calls if "ssign" in name or "rebal" in name] == [
+            "on_rebalance_start",
+            "on_assignment_start",
+            "on_assignment_completed",
+            "on_rebalance_return",
+            "on_rebalance_end",
+        ]
+        assert diary.told("on_rebalance_start") == [(one, "assigned", both)]
+        assert diary.told("on_assignment_start") == [(one.consumer, both)]
+        del diary.calls[:]
+        async with app_on(broker) as two:
+            two.topic("orders").noack()
+            await trio.sleep(10)
+        await trio.sleep(100)
+        kinds = [kind for _, kind, _ in diary.told("on_rebalance_start")]
+        assert {"revoked", "assigned"} <= set(kinds)
+        starts = [
+            number + 1
+            for number, (name, _) in enumerate(diary.calls)
+            if name == "on_rebalance_start"
+        ]
+        for end in ("on_rebalance_return", "on_rebalance_end"):
+            assert [state for _, state in diary.told(end)] == starts
+
+
+@jumping
+async def test_on_assignment_error() -> None:
+    class Fails(App):
+        async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+            raise ZeroDivisionError
+
+    diary = Diary()
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with app_on(broker_with(ONE), kind=Fails, monitor=diary) as app:
+            await nothing_comes(app.topic("orders").noack())
+    ((_, _, error),) = diary.told("on_assignment_error")
+    assert pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True).matches(error)
+    assert not diary.told("on_assignment_completed")
+
+
+# A sensor that fails
+
+
+@pytest.mark.parametrize(
+    "point",
+    sorted(set(POINTS) - {"on_commit_error", "on_sends_error", "on_assignment_error"}),
+)
+@jumping
+async def test_its_error_ends_the_app_and_splits_nothing(point: str) -> None:
+    sensor = Diary()
+
+    def fail(*_: object) -> None:
+        sensor.calls.append(("failed", ()))
+        raise ZeroDivisionError(point)
+
+    setattr(sensor, point, fail)
+    broker = broker_with(ONE, records=5)
+    settings = {"monitor": sensor, "buffer_size": 4, "commit_interval": NEVER}
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with app_on(broker, **settings) as app:
+            orders = app.topic("orders")
+            await orders.send(value=b"value", partition=0)
+            messages = orders.noack()
+            for _ in range(6):
+                (await anext(messages)).ack()
+            await app.consumer.commit()
+            await trio.sleep(10)
+    assert sensor.calls[-1] == ("failed", ())  # nothing is told after it
+    assert broker.group("group").members == {}
+    # What was acked is committed on the way out, and the rest comes again.
+    safe, end = broker.group("group").offsets.get(ONE, 0), broker.log(ONE).end
+    async with app_on(broker, commit_interval=NEVER) as app:
+        left = await take(app.topic("orders").noack(), end - safe)
+        assert [message.offset for message in left] == list(range(safe, end))
+
+
+@jumping
+async def test_its_error_at_the_very_end_comes_out_as_well() -> None:
+    class Fails(Sensor):
+        def on_messages_out(self, tp: TP, count: int) -> None:
+            raise ZeroDivisionError
+
+    broker = broker_with(ONE, records=1)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with app_on(broker, monitor=Fails(), commit_interval=NEVER) as app:
+            (await anext(app.topic("orders").noack())).ack()
+    assert broker.group("group").offsets == {ONE: 1}
+
+
+def test_only_a_sensor_is_taken() -> None:
+    with pytest.raises(TypeError, match="monitor"):
+        App("group", monitor=object())
+
+
+# What it costs
+
+
+def calls_of(sensor: Sensor | None, records: int) -> int:
+    """How many Python functions are called while so many messages are taken and acked."""
+    calls = 0
+
+    def count(frame: object, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    async def read() -> None:
+        broker = broker_with(ONE, records=records)
+        async with app_on(broker, monitor=sensor, commit_interval=NEVER) as app:
+            messages = app.topic("orders").noack()
+            (await anext(messages)).ack()
+            sys.setprofile(count)
+            try:
+                for _ in range(records - 1):
+                    (await anext(messages)).ack()
+            finally:
+                sys.setprofile(None)
+
+    trio.run(read, clock=trio.testing.MockClock(autojump_threshold=0))
+    return calls
+
+
+def test_a_message_costs_the_same_with_a_monitor_as_without_one() -> None:
+    assert calls_of(Monitor(), 500) == calls_of(None, 500)
+
+
+# The monitor
+
+
+@jumping
+async def test_a_snapshot_of_what_is_assigned() -> None:
+    monitor = Monitor()
+    with pytest.raises(RuntimeError):
+        monitor.snapshot()
+    broker = broker_with(*ORDERS, records=5)
+    async with app_on(broker, monitor=monitor, commit_interval=NEVER) as app:
+        assert monitor.snapshot().assignment == frozenset()
+        batches = app.topic("orders").batches(3, noack=True)
+        first = await anext(batches)
+        first[0].ack()
+        first[0].ack()
+        await app.consumer.commit()
+        seen = monitor.snapshot()
+        assert seen.assignment == frozenset(ORDERS)
+        state = seen.partitions[first.tp]
+        assert (state.position, state.highwater, state.committed) == (5, 5, 1)
+        assert (state.lag, state.waiting, state.unacked) == (4, 2, 2)
+        assert (seen.lag, seen.unacked, seen.doubled_acks) == (9, 2, 1)
+        await app.consumer.seek(first.tp, 0)
+        assert not first[1].ack()
+        assert monitor.snapshot().stale_acks == 1
+
+
+@jumping
+async def test_how_long_commits_and_rebalances_take() -> None:
+    class Slow(App):
+        async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+            await trio.sleep(3)
+
+    monitor = Monitor()
+    broker = broker_with(ONE, records=2)
+    async with app_on(broker, kind=Slow, monitor=monitor, commit_interval=NEVER) as app:
+        commit, seconds = app.consumer.client.commit, iter([2.0, 4.0, 0.0])
+
+        async def slow(*args: Any) -> None:
+            await trio.sleep(next(seconds))
+            await commit(*args)
+
+        app.consumer.client.commit = slow
+        for message in await take(app.topic("orders").noack(), 2):
+            message.ack()
+            await app.consumer.commit()
+        seen = monitor.snapshot()
+        took = attrs.astuple(seen.commits)
+        assert took == (2, 0, 4.0, 4.0, 6.0)
+        assert seen.commits.mean == 3.0
+        assert (seen.assignments.count, seen.assignments.longest) == (1, 3.0)
+        assert (seen.rebalances.count, seen.rebalances.mean) == (1, 3.0)
+        write(broker, ONE)
+        await trio.sleep(1)
+        assert monitor.snapshot().buffers_full == 0
+
+
+@jumping
+async def test_what_is_in_flight_and_what_failed() -> None:
+    monitor = Monitor()
+    async with app_on(broker_with(ONE), monitor=monitor) as app:
+        kept: list[Any] = []
+
+        async def keep(batch: Any) -> None:
+            kept.extend(batch)
+
+        app.producer.client.send = keep  # type: ignore[method-assign]
+        deliveries = [await app.topic("orders").send(value=b"v", partition=0) for _ in range(3)]
+        await trio.sleep(1)
+        seen = monitor.snapshot()
+        assert (seen.sends_initiated, seen.in_flight) == (3, 3)
+        written = RecordMetadata("orders", 0, 0, 0.0)
+        app.producer._report([(kept[0], written), (kept[1], DeliveryFailed("no"))])
+        with pytest.raises(DeliveryFailed):
+            await deliveries[1]
+        seen = monitor.snapshot()
+        assert (seen.sends_completed, seen.sends_failed, seen.in_flight) == (1, 1, 1)
+        app.producer._report([(kept[2], written)])
+
+
+@jumping
+async def test_what_is_stuck_is_shown() -> None:
+    monitor = Monitor()
+    async with app_on(broker_with(ONE, records=1), monitor=monitor) as app:
+        message = await anext(app.topic("orders").noack())
+        await trio.sleep(1000)
+        (stuck,) = monitor.snapshot().stuck
+        assert stuck.case is StuckCase.NOT_ACKED
+        message.ack()
+
+
+@jumping
+async def test_a_monitor_is_for_one_app() -> None:
+    monitor = Monitor()
+    async with app_on(broker_with(ONE), monitor=monitor):
+        pass
+    with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        async with app_on(broker_with(ONE), monitor=monitor):
+            pass
+
+
+async def test_all_that_is_sent_is_received_and_committed(place: Place) -> None:
+    """A whole run: the counts add up."""
+    count = 2000
+    tps = await place.create(4)
+    monitor = Monitor()
+    async with place.app(monitor=monitor, commit_interval=NEVER) as app:
+        orders = app.topic(place.name)
+        for number in range(count):
+            await orders.send(key=b"%d" % number, value=b"value")
+        await app.producer.flush()
+        seen = monitor.snapshot()
+        assert (seen.sends_initiated, seen.sends_completed) == (count, count)
+        assert (seen.sends_failed, seen.in_flight) == (0, 0)
+        left = count
+        async for batch in orders.batches(noack=True):
+            batch.ack()
+            left -= len(batch)
+            if not left:
+                break
+        await app.consumer.commit()
+        seen = monitor.snapshot()
+        assert seen.assignment == set(tps)
+        assert (seen.messages_in, seen.messages_out) == (count, count)
+        assert (seen.lag, seen.unacked) == (0, 0)
+        assert sum(state.committed or 0 for state in seen.partitions.values()) == count
+        assert seen.commits.count >= 1
+        assert seen.commits.failed == 0
+        assert seen.rebalances.count >= 1
+    assert sum((await place.committed()).values()) == count
+    assert sum(monitor.messages_in.values()) == sum(monitor.messages_out.values()) == count
+
+
+@pytest.mark.parametrize("transactions", ["member", "partition"])
+@jumping
+async def test_what_is_sent_and_committed_in_transactions_counts_as_well(transactions: str) -> None:
+    monitor = Monitor()
+    broker = broker_with(*ORDERS, records=5)
+    settings = {"monitor": monitor, "transactions": transactions, "commit_interval": NEVER}
+    async with app_on(broker, **settings) as app:
+        bills, messages = app.topic("bills"), app.topic("orders").noack()
+        for _ in range(10):
+            message = await anext(messages)
+            await bills.send(value=message.value)
+            message.ack()
+        await app.consumer.commit()
+        seen = monitor.snapshot()
+    assert (seen.messages_in, seen.messages_out, seen.lag) == (10, 10, 0)
+    assert (seen.sends_initiated, seen.sends_completed, seen.in_flight) == (10, 10, 0)
+    assert (seen.commits.count, seen.commits.failed) == (1, 0)

@@ -1,0 +1,131 @@
+"""Looks for partitions that are stuck: what has to be asked, of whom, and who is told.
+
+What it means to be stuck stands in `transport/stuck.py`. A partition of which nothing comes may
+just have nothing that could come; so of those that have been quiet the broker is asked for the end
+of their logs, and the client for its position, past markers. Both are rare, and bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from transport.errors import BrokerUnavailable, TransportError
+from transport.ledger import Ledger
+from transport.stuck import Answer, Sight, Stuck, Timeouts, Watch, fetching, handling
+from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.consumer import Consumer
+
+logger = logging.getLogger("transport.consumer")
+
+
+class Lookout:
+    """Watches over the partitions of one consumer.
+
+    Attributes:
+        stuck: what the last look at all of them has found.
+    """
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.stuck: tuple[Stuck, ...] = ()
+        self._consumer = consumer
+        self._watch = Watch()
+        settings = consumer.app.settings
+        self._patience = settings.client.commit_timeout
+        self._timeouts = Timeouts(
+            fetch=settings.stuck_fetch_timeout,
+            response=settings.stuck_response_timeout,
+            highwater=settings.stuck_highwater_timeout,
+            ack=settings.stuck_ack_timeout,
+            commit=settings.stuck_commit_timeout + consumer.commit_interval,
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    async def look_at_all(self) -> None:
+        """See `Consumer.verify_all_partitions_active`; while the consumer is open."""
+        consumer = self._consumer
+        consumer.fetcher.look_again()  # a polling side that hangs does not come round
+        answers = await self._ask(self._quiet(trio.current_time()))
+        now = trio.current_time()
+        ledgers = list(consumer.assignment.values())
+        self._watch.keep(ledgers)
+        found = [self._judge(now, ledger, answers.get(ledger)) for ledger in ledgers]
+        self.stuck = tuple(stuck for stuck in found if stuck is not None)
+
+    @trio.lowlevel.enable_ki_protection
+    def look_at(self, now: float, tp: TP, *, whole: bool) -> Stuck | None:
+        """Look at one; unless `whole` at the first half of its way alone, and though it is not
+        to be fetched from."""
+        ledger = self._consumer.assignment.get(tp)
+        return None if ledger is None else self._judge(now, ledger, None, whole=whole)
+
+    def _judge(
+        self, now: float, ledger: Ledger, answer: Answer | None, *, whole: bool = True
+    ) -> Stuck | None:
+        sight = self._see(now, ledger, answer)
+        stuck = None
+        if sight.is_wanted or not whole:
+            stuck = fetching(sight, now, self._timeouts)
+        if stuck is None and whole:
+            stuck = handling(sight, now, self._timeouts)
+        if self._watch.is_news(ledger, stuck) and stuck is not None:
+            _warn(stuck, now)
+        return stuck
+
+    def _see(self, now: float, ledger: Ledger, answer: Answer | None = None) -> Sight:
+        consumer = self._consumer
+        is_moving = not ledger.is_draining and not consumer.handover.is_under_way
+        return self._watch.look(
+            ledger,
+            now,
+            is_wanted=is_moving and consumer.fetcher.is_wanted(ledger.tp),
+            is_delivered=is_moving and consumer.flow.active,
+            # A poll waits for a rebalance that is being served, which has a bound of its own.
+            late_at=None if consumer.handover.is_under_way else consumer.fetcher.late_at,
+            highwater=consumer.client.highwater(ledger.tp),
+            answer=answer,
+        )
+
+    def _quiet(self, now: float) -> list[Ledger]:
+        """Those to be fetched from of which nothing was heard for a while."""
+        least = min(self._timeouts.response, self._timeouts.highwater)
+        sights = [(ledger, self._see(now, ledger)) for ledger in self._consumer.assignment.values()]
+        return [
+            ledger for ledger, sight in sights if sight.is_wanted and now - sight.heard_at >= least
+        ]
+
+    async def _ask(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
+        """Where the logs of these end; without them if that can't be told now."""
+        if not ledgers:
+            return {}
+        tps = [ledger.tp for ledger in ledgers]
+        positions: Mapping[TP, int] = {}
+        ends: Mapping[TP, int] = {}
+        try:
+            with trio.move_on_after(self._patience):
+                positions = await self._consumer.fetcher.positions(tps)
+            # The client keeps to its time-out; it may have to wait for a commit first.
+            with trio.move_on_after(2 * self._patience):
+                ends = await self._consumer.client.end_offsets(tps, self._patience)
+        except BrokerUnavailable:
+            pass  # that is an answer, too
+        except TransportError:
+            return {}
+        return {ledger: Answer(ends.get(ledger.tp), positions.get(ledger.tp)) for ledger in ledgers}
+
+
+def _warn(stuck: Stuck, now: float) -> None:
+    logger.warning(
+        "%s is stuck: %s for %.1f s, at %s%s: %s",
+        stuck.tp,
+        stuck.case.value,
+        now - stuck.since,
+        stuck.position,
+        "" if stuck.offset is None else f" and {stuck.offset}",
+        stuck.why,
+    )

@@ -12,6 +12,7 @@ from nurseries import Node, Service, running
 from transport.base import Transport
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
+from transport.drivers.memory import MemoryBroker
 from transport.sensor import Probe
 from transport.settings import Settings, settings_from
 from transport.topic import Topic
@@ -45,7 +46,7 @@ class App:
 
     Args:
         id: the consumer group, and the name in the tree.
-        broker: an URL or several of one cluster: `memory://NAME`, `kafka://HOST:PORT,HOST:PORT`,
+        broker: a `MemoryBroker`, or an URL or several of one cluster: `memory://NAME`, `kafka://HOST:PORT,HOST:PORT`,
             `kafka+ssl://`, `kafka+sasl://user:password@…`, `kafka+sasl+ssl://`.
         **settings: the fields of `Settings` and of `ClientSettings`.
 
@@ -55,13 +56,17 @@ class App:
 
     Transport: ClassVar[type[Transport]] = Transport
 
-    def __init__(self, id: str, broker: str | Sequence[str] = "memory://", **settings: Any) -> None:
+    def __init__(
+        self,
+        id: str,
+        broker: str | Sequence[str] | MemoryBroker = "memory://",
+        **settings: Any,
+    ) -> None:
         self.id = id
         self.settings: Settings = settings_from(id, settings)
         sensor = self.settings.monitor
         self.probe = None if sensor is None else Probe(sensor)
-        urls = [broker] if isinstance(broker, str) else list(broker)
-        self.transport = self.Transport(urls, self)
+        self.transport = self.Transport([broker] if isinstance(broker, str) else broker, self)
         self.conductor = self.transport.create_conductor()
         self.producer = self.transport.create_producer()
         self.consumer = self.transport.create_consumer(

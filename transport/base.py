@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transport import conductor, consumer, fetcher, producer, transactions
 from transport.drivers import driver_for
+from transport.drivers.base import Driver
+from transport.drivers.memory import MemoryBroker, MemoryDriver
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -18,7 +20,8 @@ class Transport:
     A subclass that names another class for a part gets it used.
 
     Args:
-        url: one or more URLs of one cluster, such as `kafka://127.0.0.1:9092` or `memory://`.
+        url: one or more URLs of one cluster, such as `kafka://127.0.0.1:9092` or `memory://`; or
+            a `MemoryBroker`.
     """
 
     Consumer: ClassVar[type[consumer.Consumer]] = consumer.Consumer
@@ -29,10 +32,15 @@ class Transport:
     Conductor: ClassVar[type[conductor.Conductor]] = conductor.Conductor
     Fetcher: ClassVar[type[fetcher.Fetcher]] = fetcher.Fetcher
 
-    def __init__(self, url: Sequence[str], app: App) -> None:
-        self.url = list(url)
+    def __init__(self, url: Sequence[str] | MemoryBroker, app: App) -> None:
         self.app = app
-        self.driver = driver_for(self.url)
+        self.driver: Driver
+        if isinstance(url, MemoryBroker):
+            self.url = ["memory://"]
+            self.driver = MemoryDriver(broker=url)
+        else:
+            self.url = list(url)
+            self.driver = driver_for(self.url)
 
     @property
     def driver_version(self) -> str:

@@ -121,6 +121,13 @@ class Conductor(Service, MutableSet["Topic"]):
         else:
             await trio.lowlevel.checkpoint()
 
+    async def on_client_only_start(self) -> None:
+        """The app reads without a group (`client_only`): wait for what it is to read, if anything.
+
+        A checkpoint; cancelling changes nothing. Raises AppClosed.
+        """
+        await self.maybe_wait_for_subscriptions()
+
     # Messages
 
     def on_records(self, ledger: Ledger, records: Sequence[Record]) -> None:

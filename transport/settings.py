@@ -64,6 +64,10 @@ class Settings:
     monitor: Sensor | None = attrs.field(default=None, validator=optional(instance_of(Sensor)))
     client: ClientSettings = attrs.field(factory=ClientSettings)
 
+    def __attrs_post_init__(self) -> None:
+        if self.transactions is not None and not self.client.is_member:
+            raise ValueError("transactions need a group, whose membership is their fence")
+
 
 def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
     """Settings out of an app's keyword arguments, its own and its client's, in one namespace.

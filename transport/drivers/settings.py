@@ -7,10 +7,19 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 import attrs
+from attrs.converters import optional as optional_converter
 from attrs.validators import gt, in_, optional
+
+from transport.types import TP
 
 _duration = gt(0.0)
 _size = gt(0)
+
+
+def _by_tp(offsets: Mapping[TP, int | None]) -> dict[TP, int | None]:
+    return {TP(*tp): offset for tp, offset in offsets.items()}
+
+
 _ACKS: Container[Any] = ("all", -1, 0, 1)
 
 
@@ -22,6 +31,11 @@ class ClientSettings:
         auto_offset_reset: "earliest", "latest" or "error": where to start without a committed
             offset, or with one outside the log.
         assignment: "cooperative" or "eager".
+        client_only: read all partitions of the topics without a group: nothing is shared with
+            anybody, and no commit reaches the broker.
+        partitions: read just these of the topics' partitions, each from the offset given here, or,
+            where that is None, from the group's committed one. Nothing is shared; the group keeps
+            the commits, and must have no members.
         session_timeout: so long a member may be silent before the group goes on without it.
         max_poll_interval: so long its polling may stand still, in a rebalance for example.
         drain_timeout: bound of a rebalance (see `rebalance_bound`).
@@ -49,6 +63,10 @@ class ClientSettings:
         default="earliest", validator=in_(("earliest", "latest", "error"))
     )
     assignment: str = attrs.field(default="cooperative", validator=in_(("cooperative", "eager")))
+    client_only: bool = False
+    partitions: Mapping[TP, int | None] | None = attrs.field(
+        default=None, converter=optional_converter(_by_tp)
+    )
     session_timeout: float = attrs.field(default=45.0, validator=_duration)
     heartbeat_interval: float = attrs.field(default=3.0, validator=_duration)
     max_poll_interval: float = attrs.field(default=300.0, validator=_duration)
@@ -75,12 +93,21 @@ class ClientSettings:
     client_options: Mapping[str, object] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        if self.client_only and self.partitions is not None:
+            raise ValueError("client_only reads all partitions: name none")
+        if any(offset is not None and offset < 0 for offset in (self.partitions or {}).values()):
+            raise ValueError("an offset is 0 or more")
         if self._most <= 0:
             raise ValueError(
                 "max_poll_interval must be longer than commit_timeout and heartbeat_interval"
                 f" together and a second, not {self.max_poll_interval!r} s: a rebalance waits for"
                 " handlers and a commit, and the client leaves the group when it does not poll"
             )
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the consumer shares its topics with the others of its group."""
+        return not self.client_only and self.partitions is None
 
     @property
     def rebalance_bound(self) -> float:

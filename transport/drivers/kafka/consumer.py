@@ -23,11 +23,12 @@ import trio
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
-from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance
+from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.join import drop_join, keep_join
+from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
 from transport.drivers.settings import ClientSettings
@@ -59,7 +60,7 @@ class KafkaConsumerClient:
     """
 
     def __init__(self, settings: ClientSettings, options: Mapping[str, Any]) -> None:
-        if options["group_id"] is None:
+        if options["group_id"] is None and not settings.client_only:
             raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._settings = settings
         self._options = options
@@ -70,6 +71,7 @@ class KafkaConsumerClient:
         self._client: Any = None  # the KafkaNetClient: connections, metadata, IO thread
         self._consumer: Any = None  # the KafkaConsumer
         self._listener: RebalanceListener | None = None
+        self._reader = None if settings.is_member else Reader(settings)
         self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
         self._told = 0  # how many rebalances `next_rebalance` has returned
@@ -103,6 +105,8 @@ class KafkaConsumerClient:
         await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
+        if self._reader is not None:
+            await self._reassign(self._reader)
         held = await self._calls.make(self._polling, "poll", self._poll)
         while self._unreleased:
             await self._unreleased[0].released.wait()
@@ -146,11 +150,19 @@ class KafkaConsumerClient:
         return None if state is None else state.highwater
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        if self._settings.client_only:
+            self._calls.check_open()
+            await trio.lowlevel.checkpoint()
+            return
         await self._calls.make(self._committing, "commit", self._commit, dict(offsets), timeout)
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
+        if self._settings.client_only:
+            self._calls.check_open()
+            await trio.lowlevel.checkpoint()
+            return {}
         return await self._calls.make(self._committing, "committed", self._committed, tps, timeout)
 
     async def beginning_offsets(
@@ -174,6 +186,8 @@ class KafkaConsumerClient:
 
     def group_metadata(self) -> GroupMetadata:
         self._calls.check_open()
+        if self._settings.client_only:
+            return GroupMetadata("", -1, "")
         # In this order: a new identity comes after the rebalance that led to it.
         member = self._consumer.group_metadata()
         assert self._listener is not None
@@ -209,6 +223,28 @@ class KafkaConsumerClient:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
 
     # In trio.
+
+    async def _reassign(self, reader: Reader) -> None:
+        """Without a group we see for ourselves what comes and goes, and tell of it alike."""
+        for kind, tps in reader.changes(self._client.cluster):
+            starts: dict[TP, int] = {}
+            bound = self._settings.rebalance_bound
+            rebalance = Rebalance(kind, tps, 0, bound, starts.update)
+            if kind is RebalanceKind.REVOKED:
+                await self._assign(reader.assigned - tps, {})
+            assert self._listener is not None
+            self._listener.raised += 1
+            self._deliver(rebalance)
+            with trio.move_on_after(bound) as scope:
+                await rebalance.released.wait()
+            if scope.cancelled_caught:
+                rebalance.expired.set()
+            if kind is RebalanceKind.ASSIGNED:
+                named = {tp: at for tp in tps if (at := reader.start_of(tp)) is not None}
+                await self._assign(reader.assigned | tps, named | starts)
+
+    async def _assign(self, tps: frozenset[TP], starts: Mapping[TP, int]) -> None:
+        await self._calls.make(self._polling, "assign", self._read_just, tps, starts)
 
     def _deliver(self, rebalance: Rebalance) -> None:
         if self._calls.closed:
@@ -251,7 +287,19 @@ class KafkaConsumerClient:
         assert self._listener is not None
         self._listener.attach(self._consumer)
 
+    def _read_just(self, tps: frozenset[TP], starts: Mapping[TP, int]) -> None:
+        """Read these, those that are new from `starts` or by the client's own rule."""
+        assert self._reader is not None
+        self._drop(self._reader.assigned - tps)
+        self._reader.assigned = tps
+        self._consumer.assign([TopicPartition(*tp) for tp in sorted(tps)])
+        for tp, offset in starts.items():
+            self._consumer.seek(TopicPartition(*tp), offset)
+
     def _subscribe(self, topics: list[str]) -> None:
+        if self._reader is not None:
+            self._reader.topics = frozenset(topics)
+            return
         consumer = self._consumer
         self._giving_back = not topics and consumer.subscription() is not None
         if topics:
@@ -268,6 +316,8 @@ class KafkaConsumerClient:
         while True:
             held = self._held_back()  # for each turn anew: a rebalance may have dropped some
             if len(held) < len(self._fetched) or over or self._polling.waiting:
+                return held
+            if self._reader is not None and self._reader.is_due(self._client.cluster):
                 return held
             # Read before the turn: one that is interrupted beforehand takes a turn as well, so
             # that who interrupts each poll sees the group get on.

@@ -29,8 +29,8 @@ def consumer_options(
     """What to build a KafkaConsumer with. Raises ValueError for what it cannot take."""
     return {
         **_common(servers, security, settings),
-        "group_id": settings.group_id,
-        "group_instance_id": settings.group_instance_id,
+        "group_id": None if settings.client_only else settings.group_id,
+        "group_instance_id": settings.group_instance_id if settings.is_member else None,
         "auto_offset_reset": _RESETS[settings.auto_offset_reset],
         "partition_assignment_strategy": _STRATEGIES[settings.assignment],
         "enable_auto_commit": False,

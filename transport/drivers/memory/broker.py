@@ -29,7 +29,7 @@ class MemoryBroker:
         clock: gives the timestamp, in milliseconds, of a record that comes without one.
 
     Attributes:
-        topics_changed: rung when a topic was created.
+        topics_changed: rung when a topic was created, or got more partitions.
         transactions: the coordinator of all of them.
     """
 
@@ -72,6 +72,12 @@ class MemoryBroker:
         self._configs[topic] = dict(config or {})
         self.topics_changed.ring()
         return True
+
+    def add_partitions(self, topic: str, count: int) -> None:
+        """Let the topic have `count` more partitions. Raises UnknownTopic."""
+        self.partitions(topic)
+        self._topics[topic] += [Log() for _ in range(count)]
+        self.topics_changed.ring()
 
     def config(self, topic: str) -> Mapping[str, str]:
         """What the topic was created with. Raises UnknownTopic."""

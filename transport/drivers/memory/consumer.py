@@ -20,6 +20,7 @@ from transport.drivers.memory.consent import Consent
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.drivers.memory.membership import Change, Membership
+from transport.drivers.memory.reader import Reader
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     BrokerUnavailable,
@@ -40,7 +41,7 @@ class Connection:
 
     broker: MemoryBroker
     group: Group
-    membership: Membership
+    membership: Membership | Reader
 
 
 class MemoryConsumer:
@@ -51,11 +52,11 @@ class MemoryConsumer:
     """
 
     def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
-        if settings.group_id is None:
+        if settings.group_id is None and not settings.client_only:
             raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._attach = attach
         self._settings = settings
-        self._group_id = settings.group_id
+        self._group_id = "" if settings.client_only else settings.group_id or ""
         self._committed_only = settings.isolation == "read_committed"
         self._connection: Connection | None = None
         self._closed = False
@@ -75,8 +76,15 @@ class MemoryConsumer:
         if self._closed:
             raise ClientClosed("the consumer was closed")
         broker = self._attach()
-        group = broker.group(self._group_id)
-        self._connection = Connection(broker, group, Membership(group, self._settings))
+        settings = self._settings
+        # Without a group the offsets are kept where nobody else can see them.
+        group = Group(broker.partitions) if settings.client_only else broker.group(self._group_id)
+        membership: Membership | Reader
+        if settings.is_member:
+            membership = Membership(group, settings)
+        else:
+            membership = Reader(group, settings, broker.partitions)
+        self._connection = Connection(broker, group, membership)
 
     async def subscribe(self, topics: Collection[str]) -> None:
         connection = await self._enter()
@@ -266,6 +274,8 @@ class MemoryConsumer:
             self._paused.discard(tp)
             if change.kind is RebalanceKind.ASSIGNED:
                 self._logs[tp] = connection.broker.log(tp)
+                if (start := (self._settings.partitions or {}).get(tp)) is not None:
+                    self._positions[tp] = start
             else:
                 del self._logs[tp]
 
@@ -322,7 +332,8 @@ class MemoryConsumer:
         self._wake = trio.Event()
         group, transactions = connection.group, connection.broker.transactions
         with trio.CancelScope(deadline=min(group.next_deadline(), transactions.next_deadline())):
-            await _rung([group.bell, transactions.bell, *bells], self._wake)
+            topics = connection.broker.topics_changed
+            await _rung([group.bell, transactions.bell, topics, *bells], self._wake)
 
 
 async def _rung(bells: Collection[Bell], event: trio.Event) -> None:

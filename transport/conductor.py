@@ -139,6 +139,10 @@ class Conductor(Service, MutableSet["Topic"]):
             for channel in self._channels.get(ledger.tp.topic, {}).values():
                 channel.filled(ledger.tp)
 
+    def channels(self) -> list[Channel]:
+        """Those that listen, by topic."""
+        return [channel for channels in self._channels.values() for channel in channels.values()]
+
     def is_held_back(self, tp: TP) -> bool:
         """Whether to fetch nothing of it: a channel of its topic is full, or there is none."""
         channels = self._channels.get(tp.topic)

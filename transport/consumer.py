@@ -26,6 +26,7 @@ from transport.errors import (
     TransportError,
 )
 from transport.flow import Flow
+from transport.getmany import GetMany
 from transport.handover import Handover
 from transport.ledger import Ledger
 from transport.lookout import Lookout
@@ -71,6 +72,8 @@ class Consumer(Service):
         transactions: what is sent by handlers, and the offsets, as a whole.
         in_transaction: whether they are used.
         scheduler: makes the strategy by which each topic object's partitions take turns.
+        randomly_assigned_topics: names that need not be among what is assigned. Nothing in here
+            asks for a topic to be, so this is kept for those who do.
         consumer_stopped_errors: errors that mean that the client is closing.
     """
 
@@ -108,6 +111,7 @@ class Consumer(Service):
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
         self.scheduler = settings.scheduler
+        self.randomly_assigned_topics: set[str] = set()
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
         self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
@@ -232,6 +236,17 @@ class Consumer(Service):
         elif bound.cancelled_caught:
             raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
 
+    def on_init_dependencies(self) -> list[Service]:
+        """The services that run below this one."""
+        return [self.fetcher]
+
+    def close(self) -> None:
+        """Ask for the end: delivery stops, what is safe is committed, the group is left.
+
+        The app goes on, to send for example. Not a checkpoint; `ended` tells when it is done.
+        """
+        self.stop_soon()
+
     # Flow
 
     @property
@@ -304,6 +319,46 @@ class Consumer(Service):
         if self._phase is _Phase.OPEN:
             self.fetcher.look_again()
 
+    # Messages without iterators
+
+    def getmany(self, timeout: float) -> GetMany:
+        """An async iterator over (TP, Message): what there is now of all topics of the Conductor.
+
+        It waits at most `timeout` seconds for a first message, and for none after it. Partitions
+        take turns by the scheduler, topic objects one after the other; what is stale, or not ours
+        any more, does not come. The messages are to be acked, and shared with the iterators of the
+        same topic objects. A topic is listened to from `app.conductor.add(topic)` on.
+
+        Each step is a checkpoint. Cancelled: no message was taken.
+        """
+        channels = self.app.conductor.channels
+        return GetMany(channels, trio.current_time() + timeout)
+
+    def track_message(self, message: Message) -> None:
+        """Nothing is left to do: a message is tracked from the moment it is handed out (I1).
+
+        Raises ValueError: it is none of this consumer's, or was acked or given up already.
+        """
+        if not message.is_open or message.ledger not in self.assignment.values():
+            raise ValueError(f"{message!r} is not in anybody's hands")
+
+    async def on_task_error(self, exc: BaseException) -> None:
+        """The handling of a message has failed: commit what is safe, then do as the policy says.
+
+        The message stays unacked. To be called by who catches the error of a handler; an error that
+        leaves the block of `async with app` ends the app in order without it. A checkpoint.
+
+        Args:
+            exc: raised again where the setting `on_task_error` is "fail"; logged with "go_on".
+        """
+        try:
+            await self.commit()
+        except TransportError as error:
+            logger.warning("no commit after a handler has failed: %s", error)
+        if self.app.settings.on_task_error == "fail":
+            raise exc
+        logger.error("a handler has failed, its message stays unacked", exc_info=exc)
+
     # Acks and commits
 
     @property
@@ -312,7 +367,10 @@ class Consumer(Service):
         return {message for ledger in self.assignment.values() for message in ledger.unacked}
 
     def ack(self, message: Message) -> bool:
-        """See `Message.ack`."""
+        """See `Message.ack`. One of another consumer is not acked: False, and it is counted."""
+        if message.ledger.tally is not self.assignment.tally:
+            self.assignment.tally.stale += 1
+            return False
         return message.ack()
 
     async def commit(

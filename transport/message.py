@@ -96,7 +96,12 @@ class Message:
         return self.record.serialized_value_size
 
     def incref(self, n: int = 1) -> None:
-        """Share the message with `n` more holders; it is acked once all have let go."""
+        """Share the message with `n` more holders; it is acked once all have let go.
+
+        Raises ValueError: all have let go already.
+        """
+        if self.refcount <= 0:
+            raise ValueError(f"{self!r} has no holder any more")
         self.refcount += n
 
     @enable_ki_protection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Self
@@ -87,10 +88,18 @@ class App:
         """What was given as the setting of that name; None: nothing was."""
         return self.settings.monitor
 
-    def topic(self, name: str, *, key_type: CodecArg = None, value_type: CodecArg = None) -> Topic:
+    def topic(
+        self,
+        name: str | re.Pattern[str],
+        *,
+        key_type: CodecArg = None,
+        value_type: CodecArg = None,
+    ) -> Topic:
         """A topic to send to and to iterate over. Nothing happens at the broker yet.
 
         Args:
+            name: or a compiled pattern, for all topics whose whole name matches. Those that are
+                created later are found within `pattern_interval`.
             key_type, value_type: bytes (the default), str, or a `Codec` such as `JSON`.
 
         Raises:

@@ -71,12 +71,12 @@ class Channel:
         """The partition is assigned, or begins a new epoch."""
         self._lanes[ledger.tp] = ledger.open_lane(self.load)
 
-    def close_lanes(self) -> None:
-        """Listen no more."""
-        for lane in self._lanes.values():
+    def close_lanes(self, topic: str) -> None:
+        """Listen to a topic no more."""
+        for tp in [tp for tp in self._lanes if tp.topic == topic]:
+            lane = self._lanes.pop(tp)
             lane.ledger.close_lane(lane)
             self._scheduler.discard(lane)
-        self._lanes.clear()
         self._on_fall()
 
     def drop_lane(self, tp: TP) -> None:

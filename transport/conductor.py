@@ -29,6 +29,7 @@ class Conductor(Service, MutableSet["Topic"]):
         super().__init__("Conductor")
         self.app = app
         self._channels: dict[str, dict[Topic, Channel]] = {}
+        self._patterns: dict[Topic, None] = {}
         self._subscribed: frozenset[str] = frozenset()
         self._has_ended = False
         self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
@@ -39,24 +40,23 @@ class Conductor(Service, MutableSet["Topic"]):
     @trio.lowlevel.enable_ki_protection
     def add(self, topic: Topic) -> None:
         """Listen to a topic from now on; once is enough. Not a checkpoint."""
-        channels = self._channels.setdefault(topic.name, {})
-        if topic not in channels:
-            channels[topic] = topic.channel
-            if self._has_ended:
-                topic.channel.end()
-            for tp, ledger in self.app.consumer.assignment.items():
-                if tp.topic == topic.name and not ledger.is_draining:
-                    topic.channel.open_lane(ledger)
-            self._changed()
+        if topic in self:
+            return
+        if self._has_ended:
+            topic.channel.end()
+        if topic.pattern is None:
+            self._listen(topic, topic.name)
+        else:
+            self._patterns[topic] = None
+        self._changed()
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, topic: Topic) -> None:
         """Listen no more; what is begun may still be acked. Not a checkpoint."""
-        channels = self._channels.get(topic.name, {})
-        if (channel := channels.pop(topic, None)) is not None:
-            channel.close_lanes()
-            if not channels:
-                del self._channels[topic.name]
+        if topic in self:
+            self._patterns.pop(topic, None)
+            for name in [name for name, channels in self._channels.items() if topic in channels]:
+                self._ignore(topic, name)
             self._changed()
 
     def clear(self) -> None:
@@ -65,13 +65,14 @@ class Conductor(Service, MutableSet["Topic"]):
             self.discard(topic)
 
     def __contains__(self, topic: object) -> bool:
-        return any(topic in channels for channels in self._channels.values())
+        return topic in self._patterns or any(topic in each for each in self._channels.values())
 
     def __iter__(self) -> Iterator[Topic]:
-        return iter([topic for channels in self._channels.values() for topic in channels])
+        named = {topic: None for channels in self._channels.values() for topic in channels}
+        return iter(named | self._patterns)
 
     def __len__(self) -> int:
-        return sum(map(len, self._channels.values()))
+        return sum(1 for _ in self)
 
     # MutableSet compares by content; a conductor is itself and nothing else.
     __hash__ = object.__hash__
@@ -97,10 +98,36 @@ class Conductor(Service, MutableSet["Topic"]):
         self._turn()
 
     async def wait_until_wanted(self) -> None:
-        """Wait until there is something to subscribe to. A checkpoint."""
+        """Wait until there is something to subscribe to, or to look for. A checkpoint."""
         await trio.lowlevel.checkpoint()
-        while not self._channels:
+        while not self._channels and not self._patterns:
             await self._turned.wait()
+
+    # Patterns
+
+    async def wait_for_patterns(self) -> None:
+        """Wait until there is a pattern to look for topics with. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while not self._patterns:
+            await self._turned.wait()
+
+    async def wait_for_change(self) -> None:
+        """Wait until topics come or go, or something has become of them."""
+        await self._turned.wait()
+
+    @trio.lowlevel.enable_ki_protection
+    def on_topics(self, names: Collection[str]) -> None:
+        """These are all topics that there are: listen to what matches now, and to no other."""
+        before = self.wanted
+        for topic in self._patterns:
+            had = {name for name, channels in self._channels.items() if topic in channels}
+            matching = {name for name in names if topic.matches(name)}
+            for name in sorted(matching - had):
+                self._listen(topic, name)
+            for name in sorted(had - matching):
+                self._ignore(topic, name)
+        if self.wanted != before:
+            self._changed()
 
     async def wait_for_subscriptions(self) -> None:
         """Wait until the consumer is subscribed to the present, non-empty set.
@@ -206,6 +233,18 @@ class Conductor(Service, MutableSet["Topic"]):
     @property
     def shortlabel(self) -> str:
         return "Conductor"
+
+    def _listen(self, topic: Topic, name: str) -> None:
+        self._channels.setdefault(name, {})[topic] = topic.channel
+        for tp, ledger in self.app.consumer.assignment.items():
+            if tp.topic == name and not ledger.is_draining:
+                topic.channel.open_lane(ledger)
+
+    def _ignore(self, topic: Topic, name: str) -> None:
+        channels = self._channels[name]
+        channels.pop(topic).close_lanes(name)
+        if not channels:
+            del self._channels[name]
 
     def _changed(self) -> None:
         self._turn()

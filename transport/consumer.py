@@ -17,6 +17,7 @@ from transport.committer import Committer, LivelockWatch
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
+    BrokerUnavailable,
     ClientClosed,
     CommitRefused,
     CommitUnknown,
@@ -192,7 +193,21 @@ class Consumer(Service):
             self.spawn("committer", self.committer.run)
             self.spawn("commit ticker", tick, self.commit_interval, self._beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
+            self.spawn("patterns", self._look_for_topics)
             await self.add_service(self.fetcher)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _look_for_topics(self) -> None:
+        conductor, interval = self.app.conductor, self.app.settings.pattern_interval
+        while True:
+            await conductor.wait_for_patterns()
+            try:
+                with self.ending_quietly():
+                    conductor.on_topics(await self.client.topics())
+            except BrokerUnavailable as exc:
+                logger.warning("cannot look for topics that match a pattern: %s", exc)
+            with trio.move_on_after(interval):
+                await conductor.wait_for_change()
 
     @contextlib.contextmanager
     def ending_quietly(self) -> Iterator[None]:

@@ -34,6 +34,7 @@ class Settings:
             waits beyond that.
         metadata_max_age: a topic's number of partitions is asked for again after so long.
         on_task_error: "fail" or "go_on": what `Consumer.on_task_error` does after its commit.
+        pattern_interval: between two looks for topics that match a pattern.
         partitioner: a key's partition, given the key and the number of partitions.
         monitor: a `Sensor`, such as `Monitor()`, that is told what happens; None: nobody is.
         scheduler: makes what decides whose turn it is among the partitions of a topic object.
@@ -56,6 +57,7 @@ class Settings:
     send_buffer_messages: int = attrs.field(default=50_000, validator=gt(0))
     send_buffer_bytes: int = attrs.field(default=32 << 20, validator=gt(0))
     metadata_max_age: float = attrs.field(default=300.0, validator=gt(0))
+    pattern_interval: float = attrs.field(default=10.0, validator=gt(0))
     on_task_error: str = attrs.field(default="fail", validator=in_(("fail", "go_on")))
     partitioner: Partitioner = java_partitioner
     scheduler: Callable[[], SchedulingStrategy[Any]] = RoundRobin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transport.buffer import FutureMessage, PendingMessage
@@ -26,13 +27,26 @@ class Topic:
     name gets all of them. The app joins its group when the first of its topics is iterated over.
 
     Args:
+        name: of the topic; or a pattern, for all topics whose whole name it matches, which can be
+            read and not sent to.
         key_type, value_type: bytes, str or a `Codec`.
+
+    Attributes:
+        pattern: None for a topic with a name.
     """
 
     def __init__(
-        self, app: App, name: str, *, key_type: CodecArg = None, value_type: CodecArg = None
+        self,
+        app: App,
+        name: str | re.Pattern[str],
+        *,
+        key_type: CodecArg = None,
+        value_type: CodecArg = None,
     ) -> None:
-        if not is_topic_name(name):
+        self.pattern = None if isinstance(name, str) else name
+        if isinstance(name, re.Pattern):
+            name = name.pattern
+        elif not is_topic_name(name):
             raise ValueError(
                 f"{name!r} is no topic name: up to 249 of letters, digits, '.', '_' and '-'"
             )
@@ -128,12 +142,12 @@ class Topic:
 
         Raises what `Producer.send` does; with transactions, what `TransactionManager.send` does.
         """
-        consumer = self.app.consumer
+        consumer, name = self.app.consumer, self._sent_to()
         encoded = _encode(self._key, key), _encode(self._value, value)
         if not consumer.in_transaction:
-            return await self.app.producer.send(self.name, *encoded, partition, timestamp, headers)
+            return await self.app.producer.send(name, *encoded, partition, timestamp, headers)
         return await consumer.transactions.send(
-            self.name, *encoded, partition, timestamp, headers, source=source
+            name, *encoded, partition, timestamp, headers, source=source
         )
 
     def send_soon(
@@ -151,7 +165,7 @@ class Topic:
         From any thread, but with transactions from trio's alone.
         """
         message = PendingMessage(
-            topic=self.name,
+            topic=self._sent_to(),
             key=_encode(self._key, key),
             value=_encode(self._value, value),
             partition=partition,
@@ -187,6 +201,15 @@ class Topic:
         )
         return await delivery
 
+    def matches(self, name: str) -> bool:
+        """Whether messages of the topic of this name come through this object."""
+        return name == self.name if self.pattern is None else bool(self.pattern.fullmatch(name))
+
+    def _sent_to(self) -> str:
+        if self.pattern is not None:
+            raise ValueError(f"nothing can be sent to a pattern: {self.name!r}")
+        return self.name
+
     def _listen(self, reader: R) -> R:
         if not self.app.is_open:
             raise AppClosed(f"the app {self.app.id!r} is not open: use it in `async with app:`")
@@ -197,7 +220,7 @@ class Topic:
         consumer = self.app.consumer
         change = consumer.on_buffer_full if self.channel.is_full else consumer.on_buffer_drop
         for tp in consumer.assignment:
-            if tp.topic == self.name:
+            if self.matches(tp.topic):
                 change(tp)
 
     def __repr__(self) -> str:

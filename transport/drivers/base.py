@@ -164,6 +164,9 @@ class ConsumerClient(Protocol):
     ) -> dict[TP, int]:
         """The offset after the last one that the isolation level lets a reader see."""
 
+    async def topics(self) -> frozenset[str]:
+        """Every topic that there is and that we may see, without the broker's own."""
+
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         """Every partition of the topic. Raises UnknownTopic."""
 

@@ -179,6 +179,9 @@ class KafkaConsumerClient:
             self._committing, "end offsets", self._log_ends, "end_offsets", tps, timeout
         )
 
+    async def topics(self) -> frozenset[str]:
+        return await self._calls.make(self._committing, "topics", self._topics)
+
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         with self._calls.errors():
             counts = await partition_counts(self._client, [topic], timeout)
@@ -429,6 +432,9 @@ class KafkaConsumerClient:
             [TopicPartition(*tp) for tp in tps], timeout_ms=round(timeout * 1000)
         )
         return {TP(*tp): committed.offset for tp, committed in offsets.items()}
+
+    def _topics(self) -> frozenset[str]:
+        return frozenset(self._consumer.topics())
 
     def _log_ends(self, method: str, tps: Collection[TP], timeout: float) -> dict[TP, int]:
         offsets = getattr(self._consumer, method)(

@@ -85,6 +85,11 @@ class MemoryBroker:
             raise UnknownTopic(f"no such topic: {topic!r}")
         return self._configs[topic]
 
+    @property
+    def topics(self) -> frozenset[str]:
+        """The names of all topics."""
+        return frozenset(self._topics)
+
     def has_topic(self, topic: str) -> bool:
         """Whether the topic exists, or does by now because we asked."""
         if self._auto_create and is_topic_name(topic):

@@ -1,0 +1,92 @@
+"""Listening to all topics whose names match a pattern."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, nothing_comes, take, write
+from tests.lanes import Place
+from tests.nurseries.clock import jumping
+from transport import TP, App, Message, UnknownTopic
+
+ORDERS, BILLS = TP("shop.orders", 0), TP("shop.bills", 0)
+SHOP = re.compile(r"shop\..*")
+
+
+async def test_topics_that_match_and_those_that_are_created_later(place: Place) -> None:
+    names = [f"{place.name}.{kind}" for kind in ("orders", "bills", "later")]
+    async with App(place.name, place.url, pattern_interval=0.2, heartbeat_interval=0.5) as app:
+        for name in names[:2]:
+            await app.producer.create_topic(name, 1)
+            await app.topic(name).send(value=name.encode())
+        messages = app.topic(re.compile(re.escape(place.name) + r"\..*")).noack()
+        seen = [message.topic for message in await take(messages, 2)]
+        assert sorted(seen) == sorted(names[:2])
+        await app.producer.create_topic(names[2], 1)
+        await app.topic(names[2]).send(value=b"v")
+        assert (await anext(messages)).topic == names[2]
+        assert app.conductor.subscribed == set(names)
+
+
+@jumping
+async def test_the_whole_name_has_to_match() -> None:
+    broker = broker_with(ORDERS, TP("a.shop.orders", 0), records=1)
+    async with app_on(broker) as app:
+        messages = app.topic(SHOP).noack()
+        assert (await anext(messages)).tp == ORDERS
+        assert await nothing_comes(messages)
+
+
+@jumping
+async def test_a_pattern_that_nothing_matches_yet() -> None:
+    broker = broker_with(TP("another", 0), records=1)
+    async with app_on(broker, pattern_interval=1.0) as app, trio.open_nursery() as nursery:
+        messages = app.topic(SHOP).noack()
+
+        async def create_later() -> None:
+            await trio.sleep(5.0)
+            broker.create_topic("shop.orders", 1)
+            write(broker, ORDERS)
+
+        nursery.start_soon(create_later)
+        assert (await anext(messages)).tp == ORDERS
+        assert 5.0 <= trio.current_time() <= 6.5
+
+
+@jumping
+async def test_beside_a_topic_by_its_name_each_gets_all() -> None:
+    broker = broker_with(ORDERS, BILLS, records=1)
+    async with app_on(broker) as app:
+        by_pattern, by_name = app.topic(SHOP), app.topic("shop.orders")
+        app.conductor.add(by_name)
+        both: list[Message] = await take(by_pattern.noack(), 2)
+        (one,) = await take(by_name.noack(), 1)
+        assert {message.tp for message in both} == {ORDERS, BILLS}
+        assert one.tp == ORDERS
+        assert set(app.conductor) == {by_pattern, by_name}
+        assert len(app.conductor) == 2
+        assert by_pattern in app.conductor
+        app.conductor.discard(by_pattern)
+        await app.conductor.wait_for_subscriptions()
+        assert app.conductor.subscribed == {"shop.orders"}
+        assert by_pattern not in app.conductor
+
+
+@jumping
+async def test_nothing_can_be_sent_to_a_pattern() -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        with pytest.raises(ValueError, match="pattern"):
+            await app.topic(SHOP).send(value=b"v")
+        with pytest.raises(ValueError, match="pattern"):
+            app.topic(SHOP).send_soon(value=b"v")
+
+
+@jumping
+async def test_a_name_without_a_topic_is_an_error_beside_a_pattern_too() -> None:
+    with pytest.RaisesGroup(UnknownTopic, flatten_subgroups=True):
+        async with app_on(broker_with(ORDERS, auto_create=False)) as app:
+            app.conductor.add(app.topic("nowhere"))
+            await take(app.topic(SHOP).noack(), 1)

@@ -12,6 +12,7 @@ meets another half-way.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -64,12 +65,13 @@ class BarrierCommitter:
         attempts: int,
         around: Around | None = None,
     ) -> None:
-        self.is_refused = False
+        self.is_refused = True
         self._consumer = consumer
         self._transactions = transactions
         self._bound = bound
         self._attempts = attempts
         self._is_last = False
+        self._drains: set[trio.CancelScope] = set()
         self._rounds = Rounds(self._make, fatal=_FATAL, around=around)
 
     @property
@@ -99,6 +101,16 @@ class BarrierCommitter:
         round_.goes_on = round_.goes_on and goes_on
         return await round_.wait()
 
+    async def go_back(self, topics: Collection[str | TP] | None = None) -> None:
+        """Undo what is not committed, and let its messages be delivered again.
+
+        A checkpoint. Cancelled: it is done all the same. Raises what is fatal, as `commit` does.
+        """
+        round_ = self._rounds.join(topics)
+        round_.goes_back = True
+        with contextlib.suppress(TransactionAborted):
+            await round_.wait()
+
     async def wait_for_running(self) -> bool:
         """Wait for the end of the round that is under way; whether there was one."""
         return await self._rounds.wait_for_running()
@@ -109,8 +121,10 @@ class BarrierCommitter:
         await self._rounds.run()
 
     def end(self) -> None:
-        """The rounds from now on wait for no handler, and begin nothing new. Not a checkpoint."""
+        """Wait for no handler any more, and begin nothing new. Not a checkpoint."""
         self._is_last = True
+        for drain in self._drains:
+            drain.cancel()
 
     async def _make(self, round_: Round) -> None:
         errors: list[TransportError] = []
@@ -131,31 +145,37 @@ class BarrierCommitter:
             raise error
 
     async def _commit(self, scope: Scope, round_: Round) -> None:
+        failure: TransportError | None = None
         if not scope.is_ready:
-            try:
+            if not self._is_last:
                 await self._begin(scope)
-            except BrokerUnavailable as exc:
-                logger.warning("nothing is delivered before a transaction has begun: %s", exc)
-                return
-        ledgers = self._ledgers(scope)
-        if not scope.written and all(ledger.due is None for ledger in ledgers):
+            return  # nothing was delivered until now
+        if not round_.goes_back and not scope.written and not self._due(scope):
             return
         with self._held(scope):
             try:
-                await self._drain(ledgers)
+                if round_.goes_back:
+                    raise TransactionAborted("it was asked for")
+                await self._drain(self._ledgers(scope))
                 await self._commit_drained(scope, round_)
             except _FATAL:
                 raise
             except TransportError as exc:
-                await self._go_back(scope, exc, goes_on=round_.goes_on)
-                if not isinstance(exc, TransactionAborted):
-                    raise TransactionAborted(f"aborted after {exc!r}") from exc
-                raise
+                await self._go_back(scope, exc)
+                failure = exc
+            if round_.goes_on and not self._is_last:
+                await self._begin(scope)
+        if failure is not None:
+            raise TransactionAborted(f"aborted after {failure!r}") from failure
 
     async def _drain(self, ledgers: Collection[Ledger]) -> None:
-        with trio.move_on_after(0 if self._is_last else self._bound):
-            for ledger in ledgers:
-                await ledger_is_empty(ledger)
+        with trio.move_on_after(0 if self._is_last else self._bound) as drain:
+            self._drains.add(drain)
+            try:
+                for ledger in ledgers:
+                    await ledger_is_empty(ledger)
+            finally:
+                self._drains.discard(drain)
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left:
             raise TransactionAborted(
@@ -163,33 +183,34 @@ class BarrierCommitter:
             )
 
     async def _commit_drained(self, scope: Scope, round_: Round) -> None:
+        due = self._due(scope)
         backoff = _FIRST_BACKOFF
         give_up = trio.current_time() + self._bound
         while True:
-            due = {ledger: offset for ledger in self._ledgers(scope) if (offset := ledger.due)}
+            offsets = {ledger.tp: offset for ledger, offset in due.items()}
+            self.is_refused = False
             try:
-                await self._transactions.commit_scope(
-                    scope,
-                    {ledger.tp: offset for ledger, offset in due.items()},
-                    start_new_transaction=round_.goes_on and not self._is_last,
-                )
+                await self._transactions.commit_scope(scope, offsets)
             except RebalanceInProgress:
+                self.is_refused = True
                 if trio.current_time() + backoff > give_up:
                     raise
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
+                due = self._due(scope)  # some may be lost meanwhile
             else:
                 break
+        self.is_refused = True
         for ledger, offset in due.items():
             ledger.committed = offset
         round_.moved = round_.moved or bool(due)
 
-    async def _go_back(self, scope: Scope, why: TransportError, *, goes_on: bool) -> None:
+    async def _go_back(self, scope: Scope, why: TransportError) -> None:
         """Undo the transaction, and let its messages be delivered again."""
         logger.warning("a transaction was aborted, its messages are delivered again: %s", why)
         for ledger in self._ledgers(scope):
             if (offset := ledger.uncommitted) is not None:
-                self._rewind(ledger.tp, offset)
+                self._consumer.rewind(ledger.tp, offset)
         aborted = TransactionAborted(f"aborted after {why!r}")
         backoff = _FIRST_BACKOFF
         while True:
@@ -204,8 +225,6 @@ class BarrierCommitter:
                 backoff = min(backoff * 2, _LAST_BACKOFF)
         if scope.aborts >= self._attempts:
             raise TransactionFailed(f"{scope.aborts} in a row were aborted: {why}") from why
-        if goes_on and not self._is_last:
-            await self._begin(scope)
 
     async def _look_back(self, scope: Scope) -> None:
         """A commit without an answer is committed or not by now: the offsets tell."""
@@ -213,29 +232,37 @@ class BarrierCommitter:
         for tp, offset in (await self._consumer.client.committed(tps)).items():
             ledger = self._consumer.assignment.get(tp)
             if ledger is not None and ledger.start is not None and offset > ledger.start:
-                self._rewind(tp, offset)
+                self._consumer.rewind(tp, offset)
 
     async def _begin(self, scope: Scope) -> None:
-        await self._transactions.begin_scope(scope)
-        for ledger in self._ledgers(scope):
-            self._consumer.app.conductor.let_on(ledger)
-
-    def _rewind(self, tp: TP, offset: int) -> None:
-        ledger = self._consumer.rewind(tp, offset)
-        self._consumer.app.conductor.hold(ledger)
+        """Begin the next transaction; where there is no broker a later round does."""
+        try:
+            await self._transactions.begin_scope(scope)
+        except BrokerUnavailable as exc:
+            logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+        self._let_on(scope)
 
     @contextmanager
     def _held(self, scope: Scope) -> Iterator[None]:
-        """Deliver nothing of the scope meanwhile."""
-        conductor = self._consumer.app.conductor
+        """Deliver nothing of the scope meanwhile, nor of what comes to it."""
+        scope.is_held = True
         for ledger in self._ledgers(scope):
-            conductor.hold(ledger)
+            self._consumer.app.conductor.hold(ledger)
         try:
             yield
         finally:
-            if scope.is_ready:  # else what is delivered could not be handled
-                for ledger in self._ledgers(scope):
-                    conductor.let_on(ledger)
+            scope.is_held = False
+            self._let_on(scope)
+
+    def _let_on(self, scope: Scope) -> None:
+        if scope.delivers:
+            for ledger in self._ledgers(scope):
+                self._consumer.app.conductor.let_on(ledger)
+
+    def _due(self, scope: Scope) -> dict[Ledger, int]:
+        return {
+            ledger: offset for ledger in self._ledgers(scope) if (offset := ledger.due) is not None
+        }
 
     def _ledgers(self, scope: Scope) -> list[Ledger]:
         return [ledger for ledger in self._mine() if scope.covers(ledger.tp)]

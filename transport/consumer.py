@@ -509,6 +509,8 @@ class Consumer(Service):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every partition that has a committed offset there; returns those offsets.
 
+        With transactions, what is not committed is undone, and so delivered again as a whole.
+
         A checkpoint at each partition. Cancelled: some are sought and some are not.
 
         Raises:
@@ -516,6 +518,10 @@ class Consumer(Service):
             BrokerUnavailable, AuthorizationFailed: the offsets can't be had.
         """
         self._check_open("seek in")
+        if isinstance(self.committer, BarrierCommitter):
+            await self.committer.go_back()
+            starts = {tp: ledger.uncommitted for tp, ledger in self.assignment.items()}
+            return {tp: offset for tp, offset in starts.items() if offset is not None}
         committed = await self.client.committed(list(self.assignment))
         for tp, offset in committed.items():
             await self.seek(tp, offset)
@@ -533,7 +539,7 @@ class Consumer(Service):
     def begin_epoch(self, tp: TP, offset: int) -> None:
         """The client was sought to `offset`. For the fetcher."""
         old = self.assignment.get(tp)
-        self.app.conductor.on_epoch(self.assignment.seek(tp, offset))
+        self._enter_epoch(self.assignment.seek(tp, offset))
         if self.app.probe is not None and old is not None:
             self.app.probe.acked([old])
 
@@ -547,7 +553,7 @@ class Consumer(Service):
         was_draining = old.is_draining
         ledger = self.assignment.seek(tp, offset)
         ledger.must_refetch = True
-        self.app.conductor.on_epoch(ledger)
+        self._enter_epoch(ledger)
         if self.app.probe is not None:
             self.app.probe.acked([old])
         if was_draining:
@@ -595,6 +601,12 @@ class Consumer(Service):
         """
         return self._lookout.look_at(now, tp, whole=False)
 
+    def _enter_epoch(self, ledger: Ledger) -> None:
+        """An epoch begins; with transactions nothing of it is delivered outside of one."""
+        self.app.conductor.on_epoch(ledger)
+        if self.in_transaction and not self.transactions.delivers(ledger.tp):
+            self.app.conductor.hold(ledger)
+
     # Ownership
 
     @trio.lowlevel.enable_ki_protection
@@ -606,8 +618,10 @@ class Consumer(Service):
     def abandon(self, tps: Collection[TP]) -> None:
         """Partitions could not be handed over in time: they go as lost ones do."""
         self.drop(tps)
+        # At once: if they come back, it is with another producer.
+        self.transactions.let_go(tps)
         if self._phase is _Phase.OPEN:
-            self.spawn("abandon", self.transactions.on_partitions_revoked, tps)
+            self.spawn("abandon", self.transactions.stop_what_is_gone)
 
     def let_go(self, tps: Collection[TP], generation: int) -> None:
         """Partitions go in order, after their commit, in this generation. For the handover."""
@@ -634,7 +648,7 @@ class Consumer(Service):
         await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
         try:
             await self.committer.commit(revoked)
-        except (CommitUnknown, CommitRefused, TransactionAborted) as exc:
+        except (AppClosed, CommitUnknown, CommitRefused, TransactionAborted) as exc:
             logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
         await self.transactions.on_partitions_revoked(revoked)
         await exposed(self._on_partitions_revoked, revoked)
@@ -645,9 +659,10 @@ class Consumer(Service):
         Bounded from outside; past the bound it is cancelled.
         """
         for tp in sorted(assigned):
-            self.app.conductor.on_epoch(self.assignment[tp])
+            self._enter_epoch(self.assignment[tp])
         if self.in_transaction:
-            await self._take_over(assigned)
+            # Nothing is delivered before what the last owner has left open is ended.
+            await self.transactions.on_rebalance(frozenset(self.assignment), frozenset(), assigned)
         await exposed(self._on_partitions_assigned, assigned)
 
     async def on_partitions_lost(self, lost: frozenset[TP]) -> None:
@@ -658,17 +673,6 @@ class Consumer(Service):
         self.transactions.on_partitions_lost(lost)
         await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)
-
-    async def _take_over(self, assigned: frozenset[TP]) -> None:
-        """Nothing is delivered before what the last owner has left open is ended."""
-        conductor, mine = self.app.conductor, self.assignment
-        for tp in assigned:
-            conductor.hold(mine[tp])
-        await self.transactions.on_rebalance(frozenset(mine), frozenset(), assigned)
-        for tp in assigned:  # what has come to a member whose transaction had begun before
-            scope = self.transactions.scope_of(tp)
-            if scope is not None and scope.is_ready and tp in mine:
-                conductor.let_on(mine[tp])
 
 
 def _names(tps: Iterable[TP]) -> str:

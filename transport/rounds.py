@@ -25,10 +25,12 @@ class Round:
         topics: names and partitions; None: all.
         moved: whether an offset moved.
         goes_on: whether the next transaction is to begin after it.
+        goes_back: it is to undo, not to commit.
     """
 
     topics: set[str | TP] | None
     goes_on: bool = True
+    goes_back: bool = False
     moved: bool = False
     error: Exception | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)

@@ -18,6 +18,7 @@ import trio
 
 from transport.buffer import FutureMessage
 from transport.errors import (
+    AppClosed,
     Fenced,
     NotInTransaction,
     RebalanceInProgress,
@@ -51,7 +52,8 @@ class Scope:
 
     Attributes:
         tp: the one partition; None: all that the member has.
-        is_ready: its transaction has begun; until then nothing of the scope is delivered.
+        is_ready: its transaction has begun.
+        is_held: it is at a barrier.
         written: the epochs whose messages something was sent for in this transaction.
         aborts: how many transactions in a row were aborted.
     """
@@ -59,8 +61,14 @@ class Scope:
     transactional_id: str
     tp: TP | None = None
     is_ready: bool = False
+    is_held: bool = False
     written: set[Ledger] = attrs.field(factory=set)
     aborts: int = 0
+
+    @property
+    def delivers(self) -> bool:
+        """Whether its messages may be given to handlers."""
+        return self.is_ready and not self.is_held
 
     def covers(self, tp: TP) -> bool:
         return self.tp is None or self.tp == tp
@@ -100,6 +108,11 @@ class TransactionManager:
         """Whose transaction the messages of a partition belong to; None: it is not ours."""
         return self._scopes.get(None) or self._scopes.get(tp)
 
+    def delivers(self, tp: TP) -> bool:
+        """Whether messages of a partition may be given to handlers now."""
+        scope = self.scope_of(tp)
+        return scope is not None and scope.delivers
+
     def transactional_id(self, tp: TP) -> str:
         """The id under which is written for a partition."""
         tpg = TPG(tp.topic, tp.partition, self.app.transaction_group(tp))
@@ -127,14 +140,24 @@ class TransactionManager:
 
         What is open of them is aborted. A checkpoint. Cancelled: they are let go all the same.
         """
-        gone = [self._scopes.pop(tp) for tp in revoked if tp in self._scopes]
-        self._gone += gone
-        if gone:
+        self.let_go(revoked)
+        await self.stop_what_is_gone()
+
+    def let_go(self, tps: Collection[TP]) -> None:
+        """Nothing can be sent for these partitions any more. Not a checkpoint."""
+        self._gone += [self._scopes.pop(tp) for tp in tps if tp in self._scopes]
+
+    async def stop_what_is_gone(self) -> None:
+        """Have the producers ended of what was let go. A checkpoint."""
+        if self._gone:
             await self._settle(())
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def _settle(self, tps: Collection[TP]) -> None:
         """Let the committer, which makes every step of a transaction, do what is to be done."""
-        with contextlib.suppress(TransactionAborted):  # of another scope; a warning tells of it
+        # An abort, be it of another scope, has its warning; and at the end nothing has to be done.
+        with contextlib.suppress(TransactionAborted, AppClosed):
             await self.consumer.commit(tps)
 
     async def begin_scope(self, scope: Scope) -> None:
@@ -267,22 +290,20 @@ class TransactionManager:
                 raise TransactionAborted(f"{tp} is not assigned to this consumer")
             by_scope.setdefault(scope, {})[tp] = offset
         for scope, share in by_scope.items():
-            await self.commit_scope(scope, share, start_new_transaction=start_new_transaction)
+            await self.commit_scope(scope, share)
+            if start_new_transaction:
+                await self.begin_scope(scope)
         return bool(by_scope)
 
-    async def commit_scope(
-        self, scope: Scope, offsets: Mapping[TP, int], *, start_new_transaction: bool = True
-    ) -> None:
-        """Commit the transaction of one scope; see `commit`."""
+    async def commit_scope(self, scope: Scope, offsets: Mapping[TP, int]) -> None:
+        """Commit the transaction of one scope, and begin no other; see `commit`."""
         if any(ledger.is_shut for ledger in scope.written):
             raise TransactionAborted("it holds what was made of messages that are delivered again")
         group = self._fence()
-        await self.producer.commit_transactions(
-            {scope.transactional_id: offsets}, group, start_new_transaction
-        )
+        await self.producer.transaction_of(scope.transactional_id).commit(offsets, group)
+        scope.is_ready = False
         scope.written.clear()
         scope.aborts = 0
-        scope.is_ready = start_new_transaction
 
     async def abort_scope(self, scope: Scope, why: TransportError) -> None:
         """Undo what was sent in the transaction of a scope, and begin the next one."""
@@ -301,10 +322,6 @@ class TransactionManager:
     def _claim(self, origin: Source) -> tuple[Producer, Callable[[], None]]:
         """Who writes for a source; and what raises once nothing may be written for it."""
         ledger = origin.ledger
-        scope = self.scope_of(ledger.tp)
-        if scope is None:
-            raise TransactionAborted(f"{ledger.tp} is not assigned to this consumer any more")
-        written = scope.written
 
         def check() -> None:
             if ledger.is_shut:
@@ -313,7 +330,10 @@ class TransactionManager:
                 raise NotInTransaction(f"{origin!r} is acked: nothing more can be sent for it")
             written.add(ledger)
 
+        scope = self.scope_of(ledger.tp)
+        written = set() if scope is None else scope.written
         check()
+        assert scope is not None, "an epoch that is open belongs to a scope"
         return self.producer.writer(scope.transactional_id), check
 
     def _id_of_member(self) -> str:

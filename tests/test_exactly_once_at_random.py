@@ -1,0 +1,224 @@
+"""I9, whatever members do: who reads what is committed sees the results of each record once.
+
+Members come, read, write and go as they like; brokers' answers are lost, members are thrown out of
+their group, transactions are refused. A seed tells the whole history.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, committed, write
+from tests.nurseries.clock import run
+from transport import (
+    TP,
+    App,
+    ClientClosed,
+    CommitUnknown,
+    Fenced,
+    Message,
+    RebalanceInProgress,
+    Topic,
+    TransactionAborted,
+    TransactionFailed,
+)
+from transport.drivers.memory import MemoryBroker
+
+ORDERS = [TP("orders", number) for number in range(3)]
+RESULTS = [TP("results", number) for number in range(2)]
+TIMEOUT = 20.0  # of a transaction
+
+
+class Failed(Exception):
+    """What a handler raises."""
+
+
+def results_of(tp: TP, offset: int) -> list[bytes]:
+    """What a record is made into: up to three results, over all partitions."""
+    return [b"%d %d %d" % (tp.partition, offset, n) for n in range(offset % 4)]
+
+
+@attrs.define
+class History:
+    """One history, drawn from a seed as it goes."""
+
+    draw: random.Random
+    mode: str
+    assignment: str
+    broker: MemoryBroker = attrs.field(factory=lambda: broker_with(*ORDERS, *RESULTS))
+    produced: set[tuple[TP, int]] = attrs.field(factory=set)
+
+    async def play(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.produce)
+            async with trio.open_nursery() as members:
+                for number in range(self.draw.randint(3, 8)):
+                    members.start_soon(self.live, f"member {number}")
+                    await trio.sleep(self.draw.uniform(0, 6))
+            nursery.cancel_scope.cancel()
+        await self.do_the_rest()
+        self.check()
+
+    def check(self) -> None:
+        wanted = Counter(value for place in self.produced for value in results_of(*place))
+        seen: Counter[bytes] = Counter()
+        for tp in RESULTS:
+            log = self.broker.log(tp)
+            assert log.stable_end == log.end, "a transaction is open for ever"
+            seen.update(record.value for record in log.read(0, 1 << 30, committed=True).records)
+        assert seen == wanted
+
+    async def produce(self) -> None:
+        while True:
+            tp = self.draw.choice(ORDERS)
+            start, count = self.broker.log(tp).end, self.draw.randint(1, 5)
+            write(self.broker, tp, count)
+            self.produced.update((tp, offset) for offset in range(start, start + count))
+            await trio.sleep(self.draw.random())
+
+    def app(self, **settings: Any) -> App:
+        bounds: dict[str, Any] = {"session_timeout": 6.0, "drain_timeout": 5.0}
+        return app_on(
+            self.broker,
+            assignment=self.assignment,
+            transactions=self.mode,
+            transaction_timeout=TIMEOUT,
+            commit_timeout=3.0,
+            **bounds,
+            **settings,
+        )
+
+    async def live(self, name: str) -> None:
+        app = self.app(
+            commit_interval=self.draw.choice([0.3, 1.0, 5.0]),
+            buffer_size=self.draw.choice([1, 4, 100]),
+        )
+        try:
+            async with app, trio.open_nursery() as nursery:
+                nursery.start_soon(self.meddle, app)
+                topic = app.topic("orders")
+                for _ in range(self.draw.randint(1, 3)):
+                    nursery.start_soon(self.read, topic, app.topic("results"))
+                await trio.sleep(self.draw.uniform(0.5, 14))
+                await self.go(app)
+                nursery.cancel_scope.cancel()
+        except* (Failed, Fenced, TransactionFailed):
+            pass
+
+    async def go(self, app: App) -> None:
+        match self.draw.choice(["stop", "cancel", "kill", "raise"]):
+            case "stop":
+                app.stop()
+                await trio.sleep(2)
+            case "kill":
+                await app.kill()
+            case "raise":
+                raise Failed
+
+    async def read(self, topic: Topic, results: Topic) -> None:
+        match self.draw.choice(["messages", "noack", "batches"]):
+            case "messages":
+                async for message in topic:
+                    await self.handle(results, message)
+            case "noack":
+                async for message in topic.noack():
+                    async with message:
+                        await self.handle(results, message)
+            case "batches":
+                async for batch in topic.batches(self.draw.choice([None, 1, 3])):
+                    await self.handle(results, *batch)
+
+    async def handle(self, results: Topic, *messages: Message) -> None:
+        try:
+            for message in messages:
+                for value in results_of(message.tp, message.offset):
+                    place = self.draw.randrange(len(RESULTS))
+                    if self.draw.random() < 0.3:
+                        results.send_soon(value=value, partition=place, source=message)
+                    else:
+                        await results.send(value=value, partition=place)
+                    if self.draw.random() < 0.3:
+                        await trio.sleep(self.draw.random() / 2)
+            if self.draw.random() < 0.02:
+                await trio.sleep(8.0)  # past the bound of a barrier
+        except TransactionAborted:
+            pass  # it comes again
+
+    async def meddle(self, app: App) -> None:
+        consumer = app.consumer
+        while True:
+            await trio.sleep(self.draw.random() * 2)
+            match self.draw.choice(["commit", "pause", "flow", "back", "evict", "break", "break"]):
+                case "commit":
+                    await self.ignoring(consumer.commit)
+                case "pause":
+                    consumer.pause_partitions(ORDERS[:2])
+                    await trio.sleep(0.5)
+                    consumer.resume_partitions(ORDERS[:2])
+                case "flow":
+                    consumer.stop_flow()
+                    await trio.sleep(0.3)
+                    consumer.resume_flow()
+                case "back":
+                    if consumer.assignment:
+                        await self.ignoring(consumer.seek_to_committed)
+                case "evict" if self.draw.random() < 0.2 and consumer.assignment:
+                    group, member = self.broker.group("group"), consumer.client.group_metadata
+                    with contextlib.suppress(RebalanceInProgress):
+                        group.leave(member().member_id, trio.current_time())
+                case "break":
+                    self.break_next_call(app)
+
+    async def ignoring(self, call: Callable[[], Any]) -> None:
+        with contextlib.suppress(TransactionAborted, RebalanceInProgress, ClientClosed):
+            await call()
+
+    def break_next_call(self, app: App) -> None:
+        """The next step of a transaction fails, or its answer is lost."""
+        scopes = [scope for scope in app.consumer.transactions.scopes if scope.is_ready]
+        if not scopes:
+            return
+        client: Any = app.producer.writer(self.draw.choice(scopes).transactional_id).client
+        name = self.draw.choice(["commit", "send_offsets"])
+        if name in vars(client):
+            return  # one at a time
+        make, was_made = getattr(client, name), self.draw.random() < 0.5
+
+        async def fail(*args: Any) -> None:
+            delattr(client, name)
+            if was_made:
+                await make(*args)
+            raise (CommitUnknown if name == "commit" else TransactionAborted)("by chance")
+
+        setattr(client, name, fail)
+
+    async def do_the_rest(self) -> None:
+        ends = {tp: end for tp in ORDERS if (end := self.broker.log(tp).end)}
+        with trio.fail_after(900):
+            async with self.app(commit_interval=0.5) as app, trio.open_nursery() as nursery:
+                nursery.start_soon(self.read, app.topic("orders"), app.topic("results"))
+                while committed(self.broker) != ends:  # noqa: ASYNC110 - it is looked at from outside
+                    await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+        await trio.sleep(TIMEOUT)
+        self.broker.transactions.expire(trio.current_time())
+
+
+@pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+@pytest.mark.parametrize("mode", ["member", "partition"])
+@pytest.mark.parametrize("seed", range(25, 300))
+def test_whatever_members_do(
+    seed: int, mode: str, assignment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # trio shuffles the tasks that are ready: let it do so by the seed as well.
+    monkeypatch.setattr(trio._core._run, "_r", random.Random(seed))
+    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    run(History(random.Random(seed), mode, assignment).play)

@@ -65,14 +65,19 @@ class BarrierCommitter:
         attempts: int,
         around: Around | None = None,
     ) -> None:
-        self.is_refused = True
         self._consumer = consumer
         self._transactions = transactions
         self._bound = bound
         self._attempts = attempts
         self._is_last = False
+        self._unanswered: set[Scope] = set()  # whose commit is under way, or has an unknown outcome
         self._drains: set[trio.CancelScope] = set()
         self._rounds = Rounds(self._make, fatal=_FATAL, around=around)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether no commit is under way whose outcome nobody knows."""
+        return not self._unanswered
 
     @property
     def unknown(self) -> set[TP]:
@@ -188,19 +193,24 @@ class BarrierCommitter:
         give_up = trio.current_time() + self._bound
         while True:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
-            self.is_refused = False
+            self._unanswered.add(scope)
             try:
                 await self._transactions.commit_scope(scope, offsets)
+            except CommitUnknown:
+                raise
             except RebalanceInProgress:
-                self.is_refused = True
+                self._unanswered.discard(scope)
                 if trio.current_time() + backoff > give_up:
                     raise
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
                 due = self._due(scope)  # some may be lost meanwhile
+            except TransportError:
+                self._unanswered.discard(scope)
+                raise
             else:
+                self._unanswered.discard(scope)
                 break
-        self.is_refused = True
         for ledger, offset in due.items():
             ledger.committed = offset
         round_.moved = round_.moved or bool(due)
@@ -218,6 +228,7 @@ class BarrierCommitter:
                 await self._transactions.abort_scope(scope, aborted)
                 if isinstance(why, CommitUnknown):
                     await self._look_back(scope)
+                self._unanswered.discard(scope)
                 break
             except BrokerUnavailable as exc:
                 logger.warning("a transaction cannot be aborted yet: %s", exc)

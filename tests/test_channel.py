@@ -172,7 +172,7 @@ def test_partitions_that_go_make_room() -> None:
 def test_a_channel_that_listens_no_more_makes_room() -> None:
     bench = Bench(limit=2)
     bench.fetched(A, 0, 1)
-    bench.channel.close_lanes()
+    bench.channel.close_lanes("a")
     assert bench.turns == [True, False]
     assert bench.take() == []
 

@@ -9,6 +9,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from transport.codec import Codec, DecodeError
+from transport.decoding import Codecs, Decoded
 from transport.flow import Flow
 from transport.ledger import Lane, Ledger, Load
 from transport.message import Batch, Message
@@ -64,6 +65,11 @@ class Channel:
         self.quota = 0  # ... and how many more it may deliver in it
         self._news: trio.Event | None = None  # of those who wait for a message
         self.must_decode = key is not None or value is not None
+        self.decoded: dict[str, Decoded] = {}  # by topic, shared with channels of the same codecs
+
+    @property
+    def codecs(self) -> Codecs:
+        return self._key, self._value
 
     # From the fetcher's side
 
@@ -146,6 +152,10 @@ class Channel:
 
     async def decode(self, message: Message) -> bool:
         """Decode key and value in place; False: it could not be, and the hook has dealt with it."""
+        shared = self.decoded.get(message.topic) if self.decoded else None
+        if shared is not None and (ready := shared.take(message.tp, message.offset)) is not None:
+            message.key, message.value = ready
+            return True
         part, codec, hook = "key", self._key, self.on_key_decode_error
         try:
             if codec is not None and message.key is not None:
@@ -158,6 +168,8 @@ class Channel:
             error = DecodeError(f"{where}: {exc!r}", message)
             error.__cause__ = exc
         else:
+            if shared is not None:
+                shared.keep(message.tp, message.offset, message.key, message.value)
             return True
         await hook(error, message)
         message.ack()

@@ -9,6 +9,7 @@ import trio
 
 from nurseries import Service
 from transport.channel import Channel
+from transport.decoding import Codecs, Decoded
 from transport.errors import AppClosed
 from transport.ledger import Ledger
 from transport.types import TP, Record
@@ -192,14 +193,16 @@ class Conductor(Service, MutableSet["Topic"]):
 
     def on_epoch(self, ledger: Ledger) -> None:
         """A partition is assigned, or begins a new epoch."""
+        self.on_let_go(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():
-            channel.drop_lane(ledger.tp)
             channel.open_lane(ledger)
 
     def on_let_go(self, tp: TP) -> None:
         """A partition's epoch has ended, and no other begins."""
         for channel in self._channels.get(tp.topic, {}).values():
             channel.drop_lane(tp)
+            if tp.topic in channel.decoded:
+                channel.decoded[tp.topic].forget(tp)
 
     def hold(self, ledger: Ledger) -> None:
         """Deliver nothing of a partition until `let_on`; what is fetched of it stays."""
@@ -236,6 +239,7 @@ class Conductor(Service, MutableSet["Topic"]):
 
     def _listen(self, topic: Topic, name: str) -> None:
         self._channels.setdefault(name, {})[topic] = topic.channel
+        self._share_decoding(name)
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name and not ledger.is_draining:
                 topic.channel.open_lane(ledger)
@@ -243,8 +247,22 @@ class Conductor(Service, MutableSet["Topic"]):
     def _ignore(self, topic: Topic, name: str) -> None:
         channels = self._channels[name]
         channels.pop(topic).close_lanes(name)
+        topic.channel.decoded.pop(name, None)
+        self._share_decoding(name)
         if not channels:
             del self._channels[name]
+
+    def _share_decoding(self, name: str) -> None:
+        """Each record is decoded once for all channels of the topic with the same codecs."""
+        by_codecs: dict[Codecs, list[Channel]] = {}
+        for channel in self._channels[name].values():
+            by_codecs.setdefault(channel.codecs, []).append(channel)
+        for channels in by_codecs.values():
+            decoded = Decoded(len(channels))
+            for channel in channels:
+                channel.decoded.pop(name, None)
+                if channel.must_decode and len(channels) > 1:
+                    channel.decoded[name] = decoded
 
     def _changed(self) -> None:
         self._turn()

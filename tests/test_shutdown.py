@@ -251,6 +251,7 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
             "committer",
             "commit ticker",
             "lookout",
+            "patterns",
             "Fetcher",
             "poll",
         }

@@ -1,0 +1,160 @@
+"""What a producer writes, as Kafka's own tools see it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+
+from tests.kafka.cluster import tool
+from transport import App, MessageTooLarge, RecordMetadata
+
+pytestmark = pytest.mark.kafka
+
+CONSOLE = "org.apache.kafka.tools.ConsoleProducer"
+CONFIGS = "kafka.admin.ConfigCommand"
+KEYS = ["", "a", "key", "key-17", "ключ", "\u00ff\u00fe", "x" * 100, *map(str, range(50))]
+
+
+def an_app(bootstrap: str, **settings: object) -> App:
+    return App("items", broker=f"kafka://{bootstrap}", **settings)
+
+
+def records_of(bootstrap: str, topic: str, partitions: int) -> dict[int, list[object]]:
+    """The records of each partition, by a bare client."""
+    reader = KafkaConsumer(bootstrap_servers=bootstrap.split(","), enable_auto_commit=False)
+    try:
+        tps = [TopicPartition(topic, number) for number in range(partitions)]
+        reader.assign(tps)
+        reader.seek_to_beginning()
+        ends = reader.end_offsets(tps)
+        found: dict[int, list[object]] = {tp.partition: [] for tp in tps}
+        while any(reader.position(tp) < ends[tp] for tp in tps):
+            for tp, records in reader.poll(timeout_ms=500).items():
+                found[tp.partition] += records
+        return found
+    finally:
+        reader.close()
+
+
+def size_on_disk(bootstrap: str, topic: str) -> int:
+    """The bytes of a topic's logs, as kafka-log-dirs tells."""
+    told = tool(
+        "org.apache.kafka.tools.LogDirsCommand",
+        *("--describe", "--topic-list", topic),
+        bootstrap=bootstrap,
+    )
+    (line,) = [line for line in told.splitlines() if line.startswith("{")]
+    brokers = json.loads(line)["brokers"]
+    dirs = [log_dir for broker in brokers for log_dir in broker["logDirs"]]
+    return sum(each["size"] for log_dir in dirs for each in log_dir["partitions"])
+
+
+@pytest.mark.parametrize("partitions", [7, 12])
+async def test_key_partition_is_where_kafkas_own_producer_puts_the_key(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], partitions: int
+) -> None:
+    topic = kafka_topic(partitions)
+    options = ["--reader-property", "parse.key=true", "--reader-property", "key.separator=|"]
+    lines = "\n".join(f"{key}|value" for key in KEYS) + "\n"
+    tool(CONSOLE, "--topic", topic, *options, bootstrap=kafka_bootstrap, stdin=lines)
+    found = records_of(kafka_bootstrap, topic, partitions)
+    places = {record.key: number for number, records in found.items() for record in records}
+    assert set(places) == {key.encode() for key in KEYS}
+    async with an_app(kafka_bootstrap) as app:
+        await app.producer.send_and_wait(topic, None, b"so that the topic is known")
+        ours = {key: app.producer.key_partition(topic, key).partition for key in places}
+        written = await app.topic(topic).send_and_wait(key="ключ".encode(), value=b"v")
+    assert ours == places
+    assert written.partition == places["ключ".encode()]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "snappy", "lz4", "zstd"])
+async def test_compression_makes_it_smaller_and_comes_out_the_same(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], kind: str
+) -> None:
+    topic = kafka_topic(1)
+    values = [b"%d" % number + b"." * 10_000 for number in range(50)]
+    async with an_app(kafka_bootstrap, compression_type=kind, linger=0.05) as app:
+        assert app.producer.compression_type == kind
+        for value in values:
+            await app.topic(topic).send(value=value)
+    found = records_of(kafka_bootstrap, topic, 1)[0]
+    assert [record.value for record in found] == values
+    assert 0 < size_on_disk(kafka_bootstrap, topic) < 100_000
+
+
+async def test_create_topic_with_all_its_options(kafka_bootstrap: str) -> None:
+    async with an_app(kafka_bootstrap) as app:
+        name = f"items-{id(app)}"
+        for _ in range(2):  # one that exists is fine
+            await app.producer.create_topic(
+                name,
+                3,
+                1,
+                config={"max.message.bytes": 5000},
+                timeout=timedelta(seconds=20),
+                retention=timedelta(hours=1),
+                compacting=True,
+                deleting=True,
+                ensure_created=True,
+            )
+        assert (await app.producer.send_and_wait(name, b"k", b"v")).offset == 0
+        told = tool(
+            CONFIGS,
+            *("--describe", "--entity-type", "topics", "--entity-name", name),
+            bootstrap=kafka_bootstrap,
+        )
+        assert "retention.ms=3600000" in told
+        assert "cleanup.policy=compact,delete" in told
+        assert "max.message.bytes=5000" in told
+        assert len(records_of(kafka_bootstrap, name, 3)) == 3
+
+
+async def test_an_oversized_message_is_an_error_for_itself_alone(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    """Larger than the topic allows, which only the broker knows."""
+    topic = kafka_topic(1, max_message_bytes="2000")
+    async with an_app(kafka_bootstrap) as app:
+        deliveries = [
+            await app.topic(topic).send(value=b"." * (5000 if number % 5 == 2 else 10))
+            for number in range(40)
+        ]
+        for number, delivery in enumerate(deliveries):
+            if number % 5 == 2:
+                with pytest.raises(MessageTooLarge):
+                    await delivery
+            else:
+                assert isinstance(await delivery, RecordMetadata)
+    assert len(records_of(kafka_bootstrap, topic, 1)[0]) == 32
+
+
+async def test_timestamps_and_headers(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    ours, theirs = kafka_topic(1), kafka_topic(1, message_timestamp_type="LogAppendTime")
+    headers = [("a", b"1"), ("a", b"2"), ("b", b"")]
+    async with an_app(kafka_bootstrap) as app:
+        written = await app.topic(ours).send_and_wait(value=b"v", timestamp=1.5, headers=headers)
+        assert written.timestamp == 1.5
+        await app.topic(theirs).send_and_wait(value=b"v", timestamp=1.5, headers={"a": b"1"})
+        message = await anext(app.topic(theirs).noack())
+        assert message.timestamp_type == 1
+        assert message.timestamp > 1.5
+    (record,) = records_of(kafka_bootstrap, ours, 1)[0]
+    assert (record.timestamp, record.timestamp_type, list(record.headers)) == (1500, 0, headers)
+
+
+async def test_a_users_partitioner_decides(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    topic = kafka_topic(4)
+    async with an_app(kafka_bootstrap, partitioner=lambda key, count: len(key) % count) as app:
+        for key in (b"", b"1", b"22", b"333", b"4444"):
+            written = await app.topic(topic).send_and_wait(key=key, value=b"v")
+            assert written.partition == len(key) % 4
+            assert app.producer.key_partition(topic, key) == written.tp

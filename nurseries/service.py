@@ -275,6 +275,11 @@ class Service:
             raise ServiceError(f"{self.name} ended instead of restarting")
 
     @property
+    def is_restarting(self) -> bool:
+        """Whether the stop that is under way leads to another life."""
+        return self._restarted is not None
+
+    @property
     def ended(self) -> trio.Event:
         """Set when `serve` is about to return or raise."""
         return self._ended

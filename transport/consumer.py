@@ -119,6 +119,7 @@ class Consumer(Service):
         self._lookout = Lookout(self)
         self._stuck_interval = settings.stuck_interval
         self._phase = _Phase.NEW
+        self._was_active = True
 
     def _make_committer(self) -> Committer | BarrierCommitter:
         settings = self.app.settings
@@ -154,8 +155,10 @@ class Consumer(Service):
         What goes wrong on the way is raised at its end. Each step has its share of the grace,
         so that one which waits for a dead broker takes nothing from those after it.
         """
+        self._was_active = self.flow.active
         self.stop_flow()
-        self.app.conductor.end()
+        if not self.is_restarting:
+            self.app.conductor.end()
         if self._phase is not _Phase.OPEN:
             return
         left = trio.current_effective_deadline() - trio.current_time()
@@ -165,11 +168,24 @@ class Consumer(Service):
             # What is unacked now will never be acked: a hand-over must not wait for it, and the
             # poll, which waits for the hand-over, can end.
             self.handover.end()
+            self.transactions.let_go(list(self.assignment))
             self.drop(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
             self._phase = _Phase.CLOSING
             await self.client.close(left * _LEAVE_SHARE)
+
+    @trio.lowlevel.enable_ki_protection
+    async def on_restart(self) -> None:
+        """Be another member: with a new client, from what is committed. The iterators go on."""
+        self.client = self.transport.driver.consumer(self.app.settings.client)
+        self.committer = self._make_committer()
+        self.fetcher = self.transport.Fetcher(self.app)
+        self.handover = Handover(self)
+        self._phase = _Phase.NEW
+        self.app.conductor.on_subscribed(frozenset())
+        if self._was_active:
+            self.resume_flow()
 
     async def kill(self) -> None:
         """Go as a crash would: no commit, no leaving. For demonstrations and tests."""

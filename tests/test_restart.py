@@ -1,0 +1,75 @@
+"""A consumer that is restarted goes on, as another member, from what is committed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.apps import app_on, broker_with, committed, take
+from tests.lanes import Place
+from tests.nurseries.clock import jumping
+from transport import TP
+
+ORDERS = [TP("orders", number) for number in range(2)]
+
+
+async def test_the_iterators_go_on_and_what_is_unacked_comes_again(place: Place) -> None:
+    tps = await place.create(1, b"0", b"1", b"2", b"3")
+    async with place.app() as app:
+        messages = app.topic(place.name).noack()
+        first, second = await take(messages, 2)
+        first.ack()
+        before = app.consumer.client
+        await app.consumer.restart()
+        assert app.consumer.client is not before
+        assert not second.ack()
+        for value in (b"1", b"2", b"3"):
+            async with await anext(messages) as message:
+                assert message.value == value
+        await app.topic(place.name).send(value=b"4", partition=0)
+        async with await anext(messages) as message:
+            assert message.value == b"4"
+    assert await place.committed() == {tps[0]: 5}
+
+
+@jumping
+async def test_flow_that_was_stopped_stays_so() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with app_on(broker) as app:
+        messages = app.topic("orders").noack()
+        (message,) = await take(messages, 1)
+        message.ack()
+        app.consumer.stop_flow()
+        await app.consumer.restart()
+        assert not app.consumer.flow_active
+        app.consumer.resume_flow()
+        await take(messages, 1)
+
+
+@jumping
+async def test_before_anything_was_read() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker) as app:
+        await app.consumer.restart()
+        await take(app.topic("orders").noack(), 1)
+
+
+@pytest.mark.parametrize("mode", ["member", "partition"])
+@jumping
+async def test_with_transactions(mode: str) -> None:
+    broker = broker_with(*ORDERS, TP("out", 0))
+    for tp in ORDERS:
+        broker.log(tp).append(None, b"v", (), 0)
+        broker.log(tp).append(None, b"w", (), 0)
+    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+        out, messages = app.topic("out"), app.topic("orders").noack()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.restart()
+        assert sum(committed(broker).values()) == 1
+        for message in await take(messages, 3):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert sum(committed(broker).values()) == 4
+    seen = broker.log(TP("out", 0)).read(0, 1000, committed=True).records
+    assert sorted(record.value for record in seen) == [b"v", b"v", b"w", b"w"]

@@ -152,7 +152,7 @@ async def exposed(fn: Callable[..., Awaitable[object]], *args: object) -> None:
 
 def _waits_in(task: trio.lowlevel.Task | None) -> tuple[str, ...]:
     """Names of the functions outside of trio in which the task is suspended."""
-    if task is None or task is trio.lowlevel.current_task():
+    if task is None or (trio.lowlevel.in_trio_task() and task is trio.lowlevel.current_task()):
         return ()
     return tuple(
         frame.f_code.co_qualname

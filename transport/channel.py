@@ -146,9 +146,13 @@ class Channel:
 
     async def news(self) -> None:
         """Wait until something has changed that may let a message be delivered."""
+        await self.next_news().wait()
+
+    def next_news(self) -> trio.Event:
+        """Set at the next such change."""
         if self._news is None:
             self._news = trio.Event()
-        await self._news.wait()
+        return self._news
 
     async def decode(self, message: Message) -> bool:
         """Decode key and value in place; False: it could not be, and the hook has dealt with it."""

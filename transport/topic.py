@@ -94,10 +94,20 @@ class Topic:
             noack: leave the acking to the user: `async with batch:` or `batch.ack()`. Otherwise
                 a batch is acked as a whole when the next one is asked for.
         """
+        most = self.batch_size(max_size)
+        return self._listen(Batches(self.channel, acks=not noack, most=most))
+
+    def batch_size(self, max_size: int | None) -> int:
+        """Most messages in a batch. Raises ValueError: `max_size` is below 1."""
         if max_size is not None and max_size < 1:
             raise ValueError(f"max_size is 1 or more, not {max_size}")
-        most = min(max_size or 1024, self.app.settings.buffer_size)
-        return self._listen(Batches(self.channel, acks=not noack, most=most))
+        return min(max_size or 1024, self.app.settings.buffer_size)
+
+    def listen(self) -> None:
+        """Listen from now on, as asking for an iterator does. Raises AppClosed."""
+        if not self.app.is_open:
+            raise AppClosed(f"the app {self.app.id!r} is not open: use it in `async with app:`")
+        self.app.conductor.add(self)
 
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:
@@ -211,9 +221,7 @@ class Topic:
         return self.name
 
     def _listen(self, reader: R) -> R:
-        if not self.app.is_open:
-            raise AppClosed(f"the app {self.app.id!r} is not open: use it in `async with app:`")
-        self.app.conductor.add(self)
+        self.listen()
         return reader
 
     def _on_full(self) -> None:

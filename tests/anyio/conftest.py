@@ -1,0 +1,35 @@
+"""These tests run on both backends of anyio, by anyio's own plugin."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.lanes import Place
+from transport.drivers.memory import MemoryBroker
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("anyio") is not None:
+            # The other plugin takes every coroutine function for its own.
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "trio"]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def there(request: pytest.FixtureRequest) -> Place:
+    """A broker for apps, on the real clock."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    if request.param == "memory":
+        # One that outlives a guest, as a Kafka does.
+        broker: Any = MemoryBroker()
+        return Place(broker, name)
+    return Place(f"kafka://{request.getfixturevalue('kafka_bootstrap')}", name)

@@ -1,0 +1,213 @@
+"""An anyio program embeds the transport, on either backend, with the same lines."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.lanes import Place
+from transport import JSON, TP, App, AppClosed, BrokerUnavailable, RecordMetadata, UnknownTopic
+from transport.anyio import open_app
+from transport.drivers.memory import MemoryBroker
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 20.0
+
+
+def app_of(there: Place, **settings: Any) -> App:
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "commit_interval": 1e6, **settings}
+    return App(there.name, there.url, **options)
+
+
+async def take(messages: Any, count: int) -> list[Any]:
+    with anyio.fail_after(PATIENCE):
+        return [await anext(messages) for _ in range(count)]
+
+
+async def test_open_send_iterate_ack_and_commit(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders = app.topic(there.name, value_type=JSON)
+        delivery = await orders.send(key=b"k", value={"n": 1})
+        assert isinstance(await delivery, RecordMetadata)
+        assert (await orders.send_and_wait(value={"n": 2})).offset == 1
+        assert app.producer.key_partition(there.name, b"k") == TP(there.name, 0)
+        seen = []
+        with anyio.fail_after(PATIENCE):
+            async for message in orders:
+                seen.append(message.value)
+                if len(seen) == 2:
+                    break
+        assert seen == [{"n": 1}, {"n": 2}]
+        assert [message.offset for message in app.consumer.unacked] == [1]
+        assert await app.consumer.commit()
+        await app.consumer.seek(TP(there.name, 0), 0)
+        (again,) = await take(orders.noack(), 1)
+        assert again.offset == 0
+        assert await app.consumer.seek_to_committed() == {TP(there.name, 0): 1}
+        (again,) = await take(orders.noack(), 1)
+        assert again.offset == 1
+
+
+async def test_batches_and_noack(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders = app.topic(there.name)
+        for number in range(10):
+            await orders.send(value=b"%d" % number)
+        await app.producer.flush()
+        (batch,) = await take(orders.batches(4, noack=True), 1)
+        assert [message.value for message in batch] == [b"0", b"1", b"2", b"3"]
+        async with batch:
+            pass
+        (message,) = await take(orders.noack(), 1)
+        assert message.ack()
+        await app.consumer.commit()
+    async with open_app(app_of(there)) as app:
+        (message,) = await take(app.topic(there.name).noack(), 1)
+        assert message.offset == 5
+
+
+async def test_cancelling_a_wait_for_a_message_loses_none(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders = app.topic(there.name)
+        messages = orders.noack()
+        for number in range(5):
+            with anyio.move_on_after(0.05):
+                await anext(messages)
+                pytest.fail("there is none yet")
+            await orders.send(value=b"%d" % number)
+            (message,) = await take(messages, 1)
+            async with message:
+                assert message.value == b"%d" % number
+
+
+async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_end_is_in_order(
+    there: Place,
+) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        for number in range(3):
+            await app.topic(there.name).send(value=b"%d" % number)
+    with anyio.move_on_after(PATIENCE) as scope:
+        async with open_app(app_of(there)) as app:
+            async for message in app.topic(there.name):
+                if message.offset == 1:
+                    scope.cancel()
+                    await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    async with open_app(app_of(there)) as app:
+        (message,) = await take(app.topic(there.name).noack(), 1)
+        assert message.offset == 1, "what was acked was committed, and no more"
+
+
+async def test_an_error_of_a_handler_comes_out_and_the_app_is_closed(there: Place) -> None:
+    native = app_of(there)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True, allow_unwrapped=True):
+        async with open_app(native):
+            raise ZeroDivisionError
+    assert not native.is_open
+
+
+async def test_a_crash_in_the_tree_cancels_the_block_and_comes_out() -> None:
+    broker = MemoryBroker(auto_create=False)
+    with pytest.RaisesGroup(UnknownTopic, flatten_subgroups=True):
+        async with open_app(App("app", broker, connect_timeout=0.1)) as app:
+            async for _ in app.topic("nowhere"):
+                pytest.fail("there is nothing")
+            await anyio.sleep_forever()
+
+
+async def test_errors_of_calls_come_out_of_them() -> None:
+    broker = MemoryBroker(auto_create=False)
+    async with open_app(App("app", broker)) as app:
+        with pytest.raises(UnknownTopic):
+            await app.topic("nowhere").send(value=b"v")
+        with pytest.raises(AppClosed):
+            await app.consumer.seek(TP("nowhere", 0), 0)
+    with pytest.raises(AppClosed):
+        await app.topic("nowhere").send(value=b"v")
+
+
+async def test_a_broker_that_is_not_there() -> None:
+    with pytest.RaisesGroup(BrokerUnavailable, flatten_subgroups=True):
+        async with open_app(App("app", "kafka://127.0.0.1:9", connect_timeout=0.3)):
+            pytest.fail("it is not there")
+
+
+async def test_an_opening_can_be_cancelled() -> None:
+    with anyio.move_on_after(0.3) as scope:
+        async with open_app(App("app", "kafka://127.0.0.1:9", connect_timeout=30.0)):
+            pytest.fail("it is not there")
+    assert scope.cancelled_caught
+
+
+async def test_several_apps_and_several_tasks() -> None:
+    broker = MemoryBroker()
+    broker.create_topic("orders", 4)
+    seen: list[int] = []
+
+    async def work(name: str) -> None:
+        async with open_app(App("group", broker)) as app:
+            async for message in app.topic("orders"):
+                seen.append(int(message.value))
+                if len(seen) == 400:
+                    done.set()
+
+    done = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        for name in ("a", "b"):
+            tasks.start_soon(work, name)
+        async with open_app(App("sender", broker)) as app:
+            for number in range(400):
+                await app.topic("orders").send(value=b"%d" % number)
+            with anyio.fail_after(PATIENCE):
+                await done.wait()
+        tasks.cancel_scope.cancel()
+    assert sorted(set(seen)) == list(range(400))
+
+
+async def test_nothing_is_left_behind_and_it_can_be_opened_again() -> None:
+    before = set(threading.enumerate())
+    broker = MemoryBroker()
+    for _ in range(3):
+        async with open_app(App("app", broker)) as app:
+            await app.topic("orders").send_and_wait(value=b"v")
+            assert "Producer" in {child.name for child in app.tree().children}
+    for thread in set(threading.enumerate()) - before:
+        # Workers of a backend may wait for more work; no thread is of ours.
+        assert "kafka" not in thread.name.lower()
+
+
+async def test_stop_ends_the_iterators_and_kill_is_a_crash(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        await app.topic(there.name).send_and_wait(value=b"v")
+        with anyio.fail_after(PATIENCE):
+            async for _ in app.topic(there.name):
+                app.stop()
+    async with open_app(app_of(there, session_timeout=6.0)) as app:
+        await app.topic(there.name).send_and_wait(value=b"w")
+        (message,) = await take(app.topic(there.name).noack(), 1)
+        assert message.value == b"w"
+        await app.kill()
+
+
+@pytest.mark.parametrize("mode", ["member", "partition"])
+async def test_transactions(there: Place, mode: str) -> None:
+    async with open_app(app_of(there, transactions=mode)) as app:
+        for name in (there.name, f"{there.name}-out"):
+            await app.producer.create_topic(name, 1)
+        orders, results = app.topic(there.name), app.topic(f"{there.name}-out")
+        await orders.send_and_wait(value=b"v", source=None)
+        (message,) = await take(orders.noack(), 1)
+        async with message:
+            await results.send(value=b"result")
+        await app.consumer.commit()
+        (result,) = await take(results.noack(), 1)
+        assert result.value == b"result"

@@ -1,0 +1,470 @@
+"""The transport for anyio programs, on either of its backends.
+
+    from transport.anyio import open_app
+
+    async with open_app(App("orders", broker="kafka://127.0.0.1:9092")) as app:
+        orders = app.topic("orders")
+        await orders.send(key=b"k", value=b"v")
+        async for message in orders:
+            ...
+
+On trio that is the app itself. On asyncio the same tree runs as a trio *guest* of the asyncio loop,
+in the same thread: one guest for each loop, which lives from the first app that is opened to the
+last that is closed. What an asyncio task asks for that has to wait is made by a task of the guest;
+who is cancelled cancels that one and waits for its end. Messages are taken from the app's buffers
+without any crossing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+import time
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+)
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, TypeVarTuple
+
+import anyio
+import attrs
+import outcome
+import sniffio
+import trio
+from anyio.lowlevel import RunVar
+
+from nurseries import Node
+from transport import app as native
+from transport.buffer import FutureMessage
+from transport.channel import DecodeErrorHook
+from transport.codec import CodecArg
+from transport.consumer import Consumer
+from transport.errors import AppClosed
+from transport.message import Batch, Message
+from transport.producer import Delivery, Producer
+from transport.source import IN_HAND, InHand, in_hand
+from transport.topic import Topic
+from transport.types import TP, HeadersArg, RecordMetadata
+
+if TYPE_CHECKING:
+    from transport.source import Source
+
+T = TypeVar("T")
+M = TypeVar("M", Message, Batch)
+Ts = TypeVarTuple("Ts")
+
+# A reader gives way to other tasks at least this often, in seconds.
+_GIVE_WAY = 0.001
+
+
+@attrs.define(eq=False)
+class _Call(Generic[T]):
+    """Something that an asyncio task has the guest do."""
+
+    future: asyncio.Future[outcome.Outcome[T]]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    async def make(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> None:
+        """In the guest."""
+        ended: outcome.Outcome[T] = outcome.Error(trio.BrokenResourceError("it was cancelled"))
+        try:
+            with self.scope:
+                try:
+                    ended = outcome.Value(await fn(*args))
+                except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                    ended = outcome.Error(error)
+        finally:
+            self.future.set_result(ended)
+
+    async def wait(self, cancel: Callable[[], None]) -> T:
+        """In the asyncio task. Cancelled: the call is cancelled, and has ended."""
+        try:
+            await asyncio.shield(self.future)
+        except asyncio.CancelledError:
+            cancel()
+            with anyio.CancelScope(shield=True):
+                while not self.future.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.shield(self.future)
+            raise
+        return self.future.result().unwrap()
+
+
+class _Guest:
+    """trio in the thread of an asyncio loop; counted by those who use it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.users = 0
+        self._loop = loop
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
+        self._nursery: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        trio.lowlevel.start_guest_run(
+            self._live,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            done_callback=self._ended.set_result,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+
+    async def ready(self) -> None:
+        await asyncio.shield(self._ready)
+
+    def start(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> _Call[T]:
+        """Have a task of the guest make a call; from the thread of the loop."""
+        if self._nursery is None or self._token is None:
+            raise AppClosed("the app is not open any more")
+        call: _Call[T] = _Call(self._loop.create_future())
+        self._token.run_sync_soon(self._nursery.start_soon, call.make, fn, *args)
+        return call
+
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Have a call made and wait for it."""
+        call = self.start(fn, *args)
+        return await call.wait(lambda: self.soon(call.scope.cancel))
+
+    def soon(self, fn: Callable[[], object]) -> None:
+        assert self._token is not None
+        self._token.run_sync_soon(fn)
+
+    async def end(self) -> None:
+        """End the guest, and wait for that, whatever is cancelled."""
+        assert self._nursery is not None
+        self.soon(self._nursery.cancel_scope.cancel)
+        self._nursery = None  # nothing can be asked for any more
+        await _Call(self._ended).wait(lambda: None)
+
+    async def _live(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._token = trio.lowlevel.current_trio_token()
+            self._ready.set_result(None)
+            await trio.sleep_forever()
+
+
+_current: RunVar[_Guest | None] = RunVar("the trio guest of an asyncio loop")
+
+
+@contextlib.asynccontextmanager
+async def _guest() -> AsyncIterator[_Guest]:
+    """The guest of the running loop; the last one to leave ends it."""
+    guest = _current.get(None)
+    if guest is None:
+        guest = _Guest(asyncio.get_running_loop())
+        _current.set(guest)
+    guest.users += 1
+    try:
+        await guest.ready()
+        yield guest
+    finally:
+        guest.users -= 1
+        if guest.users == 0:
+            _current.set(None)
+            await guest.end()
+
+
+@contextlib.asynccontextmanager
+async def open_app(app: native.App) -> AsyncIterator[AnyApp]:
+    """Open an app in an anyio program; what `async with app:` is to a trio program.
+
+    A checkpoint on both sides. An error in the tree cancels the block and comes out of it in an
+    exception group. However the block ends, also by cancelling, the app is closed in order,
+    within its `grace`.
+
+    Returns the app itself on trio, and on asyncio an `AioApp`, which offers the same calls to the
+    tasks of asyncio.
+    """
+    if sniffio.current_async_library() == "trio":
+        async with app:
+            yield app
+        return
+    async with _guest() as guest, anyio.create_task_group() as tasks:
+        opened, closing = asyncio.Event(), trio.Event()
+
+        async def live() -> None:
+            async with app:
+                opened.set()
+                await closing.wait()
+
+        life = guest.start(live)
+
+        async def watch() -> None:
+            await life.wait(lambda: guest.soon(closing.set))
+
+        tasks.start_soon(watch)  # what goes wrong cancels us, and comes out of the group
+        try:
+            await opened.wait()
+            yield AioApp(app, guest)
+        finally:
+            guest.soon(closing.set if opened.is_set() else life.scope.cancel)
+            with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
+                await life.wait(lambda: None)
+
+
+class AioApp:
+    """An app for the tasks of an asyncio loop; made by `open_app`.
+
+    Attributes:
+        native: the app. What of it does not wait may be called.
+        consumer, producer: their calls that wait, for asyncio's tasks.
+    """
+
+    def __init__(self, app: native.App, guest: _Guest) -> None:
+        self.native = app
+        self.consumer = AioConsumer(app.consumer, guest)
+        self.producer = AioProducer(app.producer, guest)
+        self._guest = guest
+
+    def topic(
+        self,
+        name: str | re.Pattern[str],
+        *,
+        key_type: CodecArg = None,
+        value_type: CodecArg = None,
+    ) -> AioTopic:
+        """See `App.topic`."""
+        topic = self.native.topic(name, key_type=key_type, value_type=value_type)
+        return AioTopic(topic, self._guest)
+
+    def stop(self) -> None:
+        """See `App.stop`."""
+        self.native.stop()
+
+    def tree(self) -> Node:
+        """See `App.tree`."""
+        return self.native.tree()
+
+    async def kill(self) -> None:
+        """See `App.kill`."""
+        await self._guest.call(self.native.kill)
+
+
+class AioConsumer:
+    """A consumer's calls that wait; see `Consumer` for each."""
+
+    def __init__(self, consumer: Consumer, guest: _Guest) -> None:
+        self.native = consumer
+        self._guest = guest
+
+    async def commit(
+        self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
+    ) -> bool:
+        """See `Consumer.commit`."""
+        return await self._guest.call(self.native.commit, topics, start_new_transaction)
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """See `Consumer.seek`."""
+        await self._guest.call(self.native.seek, partition, offset)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """See `Consumer.seek_to_committed`."""
+        return await self._guest.call(self.native.seek_to_committed)
+
+    async def wait_empty(self) -> None:
+        """See `Consumer.wait_empty`."""
+        await self._guest.call(self.native.wait_empty)
+
+    async def wait_for_stopped_flow(self) -> None:
+        """See `Consumer.wait_for_stopped_flow`."""
+        await self._guest.call(self.native.wait_for_stopped_flow)
+
+    async def restart(self) -> None:
+        """See `Consumer.on_restart`."""
+        await self._guest.call(self.native.restart)
+
+    def stop_flow(self) -> None:
+        """See `Consumer.stop_flow`."""
+        self.native.stop_flow()
+
+    def resume_flow(self) -> None:
+        """See `Consumer.resume_flow`."""
+        self.native.resume_flow()
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """See `Consumer.pause_partitions`."""
+        self.native.pause_partitions(tps)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """See `Consumer.resume_partitions`."""
+        self.native.resume_partitions(tps)
+
+    @property
+    def unacked(self) -> set[Message]:
+        """See `Consumer.unacked`."""
+        return self.native.unacked
+
+
+class AioProducer:
+    """A producer's calls that wait; see `Producer` for each. Topics send."""
+
+    def __init__(self, producer: Producer, guest: _Guest) -> None:
+        self.native = producer
+        self._guest = guest
+
+    async def create_topic(
+        self, topic: str, partitions: int, replication: int = 1, **options: Any
+    ) -> None:
+        """See `Producer.create_topic`."""
+        create = functools.partial(self.native.create_topic, **options)
+        await self._guest.call(create, topic, partitions, replication)
+
+    async def flush(self) -> None:
+        """See `Producer.flush`."""
+        await self._guest.call(self.native.flush)
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        """See `Producer.key_partition`."""
+        return self.native.key_partition(topic, key)
+
+
+AnyApp: TypeAlias = Any  # an App on trio, an AioApp on asyncio: two classes with the same calls
+
+
+class AioTopic:
+    """A topic for asyncio's tasks; see `Topic` for what each call means."""
+
+    def __init__(self, topic: Topic, guest: _Guest) -> None:
+        self.native = topic
+        self._guest = guest
+
+    def __aiter__(self) -> AioReader[Message]:
+        """The messages; each is acked when the next one is asked for."""
+        return self._read(self.native.channel.take, acks=True)
+
+    def noack(self) -> AioReader[Message]:
+        """The messages, to be acked by the user."""
+        return self._read(self.native.channel.take, acks=False)
+
+    def batches(self, max_size: int | None = None, *, noack: bool = False) -> AioReader[Batch]:
+        """Batches of one partition's messages."""
+        most = self.native.batch_size(max_size)
+        return self._read(lambda: self.native.channel.take_batch(most), acks=not noack)
+
+    @property
+    def on_key_decode_error(self) -> DecodeErrorHook:
+        """See `Topic`; awaited by the asyncio task that iterates."""
+        return self.native.on_key_decode_error
+
+    @on_key_decode_error.setter
+    def on_key_decode_error(self, hook: DecodeErrorHook) -> None:
+        self.native.on_key_decode_error = hook
+
+    @property
+    def on_value_decode_error(self) -> DecodeErrorHook:
+        """The same for a value."""
+        return self.native.on_value_decode_error
+
+    @on_value_decode_error.setter
+    def on_value_decode_error(self, hook: DecodeErrorHook) -> None:
+        self.native.on_value_decode_error = hook
+
+    async def send(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> AioDelivery:
+        """See `Topic.send`. Cancelled: nothing was accepted, or all of it."""
+        if isinstance(source, InHand):  # the guest's task does not have in hand what we have
+            source = in_hand.get() or source
+
+        async def send() -> Delivery:
+            return await self.native.send(
+                key=key,
+                value=value,
+                partition=partition,
+                timestamp=timestamp,
+                headers=headers,
+                source=source,
+            )
+
+        return AioDelivery(await self._guest.call(send), self._guest)
+
+    def _read(self, take: Callable[[], M | None], *, acks: bool) -> AioReader[M]:
+        self.native.listen()
+        return AioReader(self.native, self._guest, take, acks=acks)
+
+    def send_soon(self, **message: Any) -> FutureMessage:
+        """See `Topic.send_soon`; wait for the outcome by `AioApp.flush`."""
+        return self.native.send_soon(**message)
+
+    async def send_and_wait(self, **message: Any) -> RecordMetadata:
+        """See `Topic.send_and_wait`."""
+        return await (await self.send(**message))
+
+
+class AioDelivery:
+    """A delivery that asyncio's tasks can await; see `Delivery`."""
+
+    def __init__(self, delivery: Delivery, guest: _Guest) -> None:
+        self.native = delivery
+        self._guest = guest
+
+    async def wait(self) -> RecordMetadata:
+        """Wait for the outcome: the same as awaiting the object."""
+        return await self._guest.call(self.native.wait)
+
+    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
+        return self.wait().__await__()
+
+
+class AioReader(Generic[M]):
+    """An async iterator for asyncio's tasks over messages or batches.
+
+    It takes them right out of the app's buffers and crosses over only to wait for news, so whatever
+    is cancelled, no message is lost on the way.
+    """
+
+    _current: M | None = None
+
+    def __init__(
+        self, topic: Topic, guest: _Guest, take: Callable[[], M | None], *, acks: bool
+    ) -> None:
+        self._channel = topic.channel
+        self._guest = guest
+        self._take: Callable[[], M | None] = take
+        self._acks = acks
+        self._gave_way = -1.0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> M:
+        if (done := self._current) is not None:
+            self._current = None
+            done.ack()
+        channel = self._channel
+        while True:
+            if time.monotonic() - self._gave_way > _GIVE_WAY or channel.quota <= 0:
+                await asyncio.sleep(0)
+                self._gave_way = time.monotonic()
+            if (taken := self._take()) is None:
+                if channel.ended:
+                    raise StopAsyncIteration
+                await self._guest.call(channel.next_news().wait)
+                continue
+            if channel.must_decode and not await self._decode(taken):
+                continue
+            if self._acks:
+                self._current = taken
+            if channel.load.names_source:
+                in_hand.set(taken)
+            return taken
+
+    async def _decode(self, taken: Message | Batch) -> bool:
+        """Decode in place; False: nothing is left. The hooks are the user's, of this side."""
+        if isinstance(taken, Message):
+            return await self._channel.decode(taken)
+        taken.messages = [m for m in taken.messages if await self._channel.decode(m)]
+        return bool(taken.messages)

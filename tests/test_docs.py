@@ -22,7 +22,7 @@ def programs() -> list[object]:
         for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
         for text in (path.read_text(),)
         for block in BLOCK.finditer(text)
-        if "trio.run(" in block[1]
+        if "trio.run(" in block[1] or "anyio.run(" in block[1]
     ]
 
 

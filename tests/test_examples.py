@@ -65,7 +65,7 @@ def until_ctrl_c(*args: str) -> tuple[str, int, str]:
 
 def test_each_example_is_tested() -> None:
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"orders", *EXAMPLES}
+    assert names == {"orders", "http_service", *EXAMPLES}  # that one in tests/anyio
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

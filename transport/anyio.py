@@ -36,7 +36,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, TypeVa
 import anyio
 import attrs
 import outcome
-import sniffio
 import trio
 from anyio.lowlevel import RunVar
 
@@ -181,7 +180,7 @@ async def open_app(app: native.App) -> AsyncIterator[AnyApp]:
     Returns the app itself on trio, and on asyncio an `AioApp`, which offers the same calls to the
     tasks of asyncio.
     """
-    if sniffio.current_async_library() == "trio":
+    if trio.lowlevel.in_trio_task():
         async with app:
             yield app
         return

@@ -199,7 +199,8 @@ class KafkaProducerClient:
         if self._opening is not None:
             # `_manager`: an open waits for a broker on a loop that its thread runs itself; this
             # ends the waiting. The client's close() is for that thread alone.
-            self._opening._manager.close()
+            with contextlib.suppress(RuntimeError):  # it has given up meanwhile
+                self._opening._manager.close()
         stuck = []
         for worker in (self._sending, self._administering):
             if worker is self._sending:

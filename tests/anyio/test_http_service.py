@@ -1,0 +1,70 @@
+"""The HTTP service of the examples, run by uvicorn, called, and asked to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Its address, and its process."""
+    broker = "memory://"
+    if request.param == "kafka":
+        broker = f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "examples/http_service.py", broker, str(port)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        yield f"http://127.0.0.1:{port}", process
+        process.kill()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_writes_on_a_request_reads_in_the_background_and_ends(
+    service: tuple[str, subprocess.Popen[bytes]], number: signal.Signals
+) -> None:
+    address, process = service
+    url = f"{address}/greetings"
+    until(lambda: answers(url), process)
+    before = len(httpx.get(url).json())
+    for name in ("world", "trio"):
+        assert httpx.post(f"{url}/{name}").status_code == 201
+    until(lambda: len(httpx.get(url).json()) >= before + 2, process)
+    assert {"world", "trio"} <= set(httpx.get(url).json())
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert b"Application shutdown complete" in errors
+    assert b"ERROR" not in errors

@@ -12,7 +12,7 @@ ARGS ?=
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
 
-.PHONY: help demo test test-fast test-kafka check format bench clean
+.PHONY: help demo test test-fast test-kafka check docs format bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,10 +51,14 @@ test-kafka: $(READY) ## The Kafka lane alone; KAFKA_BOOTSTRAP_SERVERS stands in 
 	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
 	@$(BIN)/pytest -m kafka $(ARGS)
 
-check: $(READY) ## ruff, and mypy --strict on both packages
+check: $(READY) ## ruff, mypy --strict on both packages, and the docs without a warning
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: $(READY) ## Build the docs as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY) ## Let ruff put the code in its form
 	$(BIN)/ruff check --fix .
@@ -64,5 +68,5 @@ bench: $(READY) ## The benchmarks, against bare kafka-python; results in benchma
 	@$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment, Kafka's jars and all caches
-	rm -rf .venv .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -100,7 +100,8 @@ class App:
         Args:
             name: or a compiled pattern, for all topics whose whole name matches. Those that are
                 created later are found within `pattern_interval`.
-            key_type, value_type: bytes (the default), str, or a `Codec` such as `JSON`.
+            key_type: bytes (the default), str, or a `Codec` such as `JSON`.
+            value_type: the same for values.
 
         Raises:
             ValueError: the broker would not allow the name.

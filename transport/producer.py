@@ -362,7 +362,8 @@ class Producer(Service):
             config: the topic's, such as `{"retention.ms": 60000}`; the following go before it.
             timeout: seconds, or a timedelta, for the broker's answer and the waiting.
             retention: seconds, or a timedelta, for which records are kept.
-            compacting, deleting: whether old records go by their keys, and by their age.
+            compacting: whether old records go by their keys.
+            deleting: whether old records go by their age.
             ensure_created: wait until it can be written.
 
         Raises:

@@ -23,10 +23,11 @@ class Settings:
         commit_livelock_soft_timeout: an offset that stands still for so long while acks go on
             is warned of.
         stuck_interval: between two looks for partitions that are stuck.
-        stuck_fetch_timeout, stuck_response_timeout, stuck_highwater_timeout, stuck_ack_timeout,
-            stuck_commit_timeout: so long each stage of a partition's way may stand still before
-            that is warned of: the polling, the broker's answers, messages that are known of and do
-            not come, handlers, and commits, for which `commit_interval` is added.
+        stuck_fetch_timeout: so long the polling may stand still before that is warned of.
+        stuck_response_timeout: the same for the broker's answers.
+        stuck_highwater_timeout: the same for messages that are known of and do not come.
+        stuck_ack_timeout: the same for handlers.
+        stuck_commit_timeout: the same for commits; `commit_interval` is added.
         buffer_size: most messages of one topic object that are delivered and unacked; with so
             many fetched its partitions are paused until half of them are done.
         grace: the whole of the orderly end.

@@ -29,7 +29,8 @@ class Topic:
     Args:
         name: of the topic; or a pattern, for all topics whose whole name it matches, which can be
             read and not sent to.
-        key_type, value_type: bytes, str or a `Codec`.
+        key_type: bytes, str or a `Codec`.
+        value_type: the same for values.
 
     Attributes:
         pattern: None for a topic with a name.

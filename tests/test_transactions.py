@@ -291,6 +291,16 @@ async def test_a_message_that_is_done_and_none_at_all_are_no_source() -> None:
 
 
 @jumping
+async def test_one_topic_object_listens_to_a_topic() -> None:
+    """With two, one could be ahead: its results committed, the offset held back by the other."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        await take(app.topic("in").noack(), 1)
+        with pytest.raises(RuntimeError, match="one topic object"):
+            app.topic("in").noack()
+
+
+@jumping
 async def test_a_batch_is_a_source() -> None:
     broker = pipeline(records=3)
     async with exactly_once(broker) as app:

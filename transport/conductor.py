@@ -40,7 +40,10 @@ class Conductor(Service, MutableSet["Topic"]):
 
     @trio.lowlevel.enable_ki_protection
     def add(self, topic: Topic) -> None:
-        """Listen to a topic from now on; once is enough. Not a checkpoint."""
+        """Listen to a topic from now on; once is enough. Not a checkpoint.
+
+        Raises RuntimeError: with transactions, another topic object listens to it already.
+        """
         if topic in self:
             return
         if self._has_ended:
@@ -238,6 +241,11 @@ class Conductor(Service, MutableSet["Topic"]):
         return "Conductor"
 
     def _listen(self, topic: Topic, name: str) -> None:
+        if self.app.consumer.in_transaction and self._channels.get(name):
+            # What the one has done could be committed, and its offset, held back by the other, not.
+            raise RuntimeError(
+                f"with transactions one topic object listens to a topic: share that of {name!r}"
+            )
         self._channels.setdefault(name, {})[topic] = topic.channel
         self._share_decoding(name)
         for tp, ledger in self.app.consumer.assignment.items():

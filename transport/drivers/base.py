@@ -246,7 +246,12 @@ class ProducerClient(Protocol):
         *,
         wait: bool = True,
     ) -> None:
-        """Create a topic; one that exists is fine. `wait`: return when it can be written."""
+        """Create a topic; one that exists is fine. `wait`: return when it can be written.
+
+        Raises BrokerUnavailable within `timeout` seconds and a moment, UnknownTopic for a name that
+        no topic can have, AuthorizationFailed, TransportError: the broker refuses the rest.
+        Cancelled: it may be created all the same.
+        """
 
     # Only with a transactional id; one of these at a time. `open` has then fenced whoever had the
     # id before, and ended what that one had left open. All raise Fenced (another one has the id

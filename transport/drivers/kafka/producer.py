@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 
 import kafka.errors
 import trio
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import admin_options, producer_options
@@ -29,6 +30,7 @@ from transport.drivers.kafka.transaction import Transaction, abort_on_failure
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,
+    BrokerUnavailable,
     ClientClosed,
     Fenced,
     TransactionAborted,
@@ -38,6 +40,8 @@ from transport.types import TP, GroupMetadata
 
 # How long a network thread takes to end that waits for nothing.
 QUICK = 0.25
+# So much longer than the client are we to wait: its own error says more.
+MOMENT = 0.25
 
 
 class _Nothing(Serializer):  # type: ignore[misc]
@@ -90,6 +94,7 @@ class KafkaProducerClient:
         self._administering = Worker(f"{self._calls.name}: administering")
         self._client: Any = None  # the KafkaNetClient of the current producer
         self._opening: Any = None  # that of a producer that is being made
+        self._creations: set[Creation] = set()  # of topics, under way
         self._producer: KafkaProducer | None = None
         self._discarded: list[KafkaProducer] = []
         self._deliveries: Deliveries | None = None  # from the opening on
@@ -150,9 +155,16 @@ class KafkaProducerClient:
             "replication_factor": replication,
             "configs": dict(config),
         }
-        await self._calls.make(
-            self._administering, "create topic", self._create, topic, wanted, timeout, wait
-        )
+        creation = Creation(self._admin_options, topic, wanted, timeout, wait=wait)
+        self._creations.add(creation)
+        try:
+            with trio.move_on_after(timeout + MOMENT) as scope:
+                await self._calls.make(self._administering, "create topic", creation.make)
+        finally:
+            self._creations.discard(creation)
+            creation.give_up()
+        if scope.cancelled_caught:
+            raise BrokerUnavailable(f"{topic!r} was not created within {timeout:g} s")
 
     async def begin(self) -> None:
         await self._calls.make(self._sending, "begin", self._begin)
@@ -201,6 +213,8 @@ class KafkaProducerClient:
             # ends the waiting. The client's close() is for that thread alone.
             with contextlib.suppress(RuntimeError):  # it has given up meanwhile
                 self._opening._manager.close()
+        for creation in self._creations:
+            creation.give_up()
         stuck = []
         for worker in (self._sending, self._administering):
             if worker is self._sending:
@@ -351,18 +365,3 @@ class KafkaProducerClient:
                 with contextlib.suppress(RuntimeError):  # it has ended meanwhile
                     sender._client._manager.close()
                 sender.join(max(0.0, timeout - QUICK))
-
-    # On the administering thread.
-
-    def _create(self, topic: str, wanted: Mapping[str, Any], timeout: float, wait: bool) -> None:
-        timeout_ms = round(timeout * 1000)
-        attempt = Attempt(self._options["bootstrap_servers"], lambda _: None)
-        with attempt.errors():
-            admin = KafkaAdminClient(**{**attempt.options(KafkaAdminClient), **self._admin_options})
-        try:
-            with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
-                admin.create_topics({topic: wanted}, timeout_ms=timeout_ms)
-            if wait:
-                admin.wait_for_topics([topic], timeout_ms=timeout_ms)
-        finally:
-            admin.close()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
+from typing import Any
+
 import attrs
 import pytest
 
 from transport import App
+from transport.drivers.kafka.options import admin_options, consumer_options, producer_options
 from transport.drivers.settings import ClientSettings
 
 DURATIONS = [
@@ -27,6 +32,30 @@ DURATIONS = [
 def test_a_duration_is_more_than_nothing(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         App("group", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["linger", "max_batch_size"])
+def test_what_may_be_nothing_is_not_less(name: str) -> None:
+    App("group", **{name: 0})
+    with pytest.raises(ValueError, match=name):
+        App("group", **{name: -1})
+
+
+@pytest.mark.parametrize("options", [consumer_options, producer_options, admin_options])
+def test_an_ssl_context_reaches_each_client_and_is_not_shown(
+    options: Callable[..., dict[str, Any]],
+) -> None:
+    context = ssl.create_default_context()
+    app = App("group", "kafka+ssl://127.0.0.1:9092", ssl_context=context)
+    assert app.producer.ssl_context is context
+    client = app.settings.client
+    assert (
+        options(["127.0.0.1:9092"], {"security_protocol": "SSL"}, client)["ssl_context"] is context
+    )
+    assert "ssl_context" not in options(
+        ["127.0.0.1:9092"], {}, attrs.evolve(client, ssl_context=None)
+    )
+    assert "SSLContext" not in repr(app.settings)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 from attrs.converters import optional as optional_converter
-from attrs.validators import gt, in_, optional
+from attrs.validators import ge, gt, in_, optional
 
 from transport.types import TP
 
@@ -80,8 +80,8 @@ class ClientSettings:
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)
     acks: int | str = attrs.field(default="all", validator=in_(_ACKS))
-    linger: float = 0.005
-    max_batch_size: int = 64 << 10
+    linger: float = attrs.field(default=0.005, validator=ge(0.0))
+    max_batch_size: int = attrs.field(default=64 << 10, validator=ge(0))
     max_request_size: int = attrs.field(default=1 << 20, validator=_size)
     compression_type: str | None = attrs.field(
         default=None, validator=in_((None, "gzip", "snappy", "lz4", "zstd"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from transport import (
     TP,
     App,
     AppClosed,
+    BrokerUnavailable,
     ClientClosed,
     DeliveryFailed,
     MessageTooLarge,
@@ -128,6 +129,31 @@ async def test_headers_are_pairs_or_a_mapping(headers: Any) -> None:
         assert list(record.headers) == pairs
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"h": "text"},
+        {"h": None},
+        {"h": bytearray(b"1")},
+        {b"h": b"1"},
+        {5: b"1"},
+        [("h",)],
+        ["ab"],
+        "ab",
+        5,
+    ],
+)
+@jumping
+async def test_headers_of_other_types_are_refused_for_their_message_alone(headers: Any) -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        orders = app.topic("orders")
+        await orders.send(value=b"before")
+        with pytest.raises(TypeError):
+            await orders.send(value=b"bad", headers=headers)
+        assert (await orders.send_and_wait(value=b"after")).offset == 1
+
+
 @jumping
 async def test_messages_of_one_key_go_to_one_partition_that_java_would_choose() -> None:
     broker = broker_with(TP("orders", 11))
@@ -145,6 +171,46 @@ async def test_a_users_partitioner_goes_first() -> None:
     async with app_on(broker, partitioner=lambda key, count: count - 1) as app:
         metadata = await app.topic("orders").send_and_wait(key=b"k", value=b"v")
         assert metadata.partition == 3
+
+
+@pytest.mark.parametrize("chosen", [4, -1])
+@jumping
+async def test_a_partitioner_that_chooses_what_there_is_not(chosen: int) -> None:
+    broker = broker_with(TP("orders", 3))
+    error = f"the partitioner chose {chosen} for a key: 'orders' has 4 partitions"
+    async with app_on(broker, partitioner=lambda key, count: chosen if key == b"bad" else 2) as app:
+        orders = app.topic("orders")
+        first = await orders.send(key=b"good", value=b"v")
+        with pytest.raises(ValueError, match=error):
+            await orders.send(key=b"bad", value=b"v")
+        fut = orders.send_soon(key=b"bad", value=b"v")
+        with pytest.raises(ValueError, match=error):
+            await fut
+        with pytest.raises(ValueError, match=error):
+            app.producer.key_partition("orders", b"bad")
+        last = await orders.send_and_wait(key=b"good", value=b"v")
+        assert ((await first).offset, last.offset) == (0, 1)
+
+
+@jumping
+async def test_a_partitioner_that_gives_no_number() -> None:
+    async with app_on(broker_with(ORDERS), partitioner=lambda key, count: "0") as app:
+        with pytest.raises(TypeError):
+            await app.topic("orders").send(key=b"k", value=b"v")
+
+
+@jumping
+async def test_a_partitioner_is_a_users_code_that_ctrl_c_may_interrupt() -> None:
+    protected: list[bool] = []
+
+    def partitioner(key: bytes, count: int) -> int:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return 0
+
+    async with app_on(broker_with(ORDERS), partitioner=partitioner) as app:
+        await app.topic("orders").send_soon(key=b"k", value=b"v")
+        await app.topic("orders").send_soon(key=b"k", value=b"v")  # it is known by now
+    assert protected == [False, False]
 
 
 @jumping
@@ -212,9 +278,6 @@ async def test_a_topic_is_created_once_and_one_that_exists_is_fine() -> None:
         assert len(broker.partitions("new")) == 3
 
 
-# Deliveries
-
-
 @jumping
 async def test_create_topic_makes_its_options_the_topics_configuration() -> None:
     broker = broker_with(ORDERS)
@@ -268,6 +331,76 @@ async def test_a_topic_is_created_one_call_at_a_time() -> None:
         with trio.move_on_after(0.5):  # who gives up holds nobody up
             await app.producer.create_topic("a", 1)
     assert most == {"a": 1, "b": 1, "all": 2}
+
+
+@jumping
+async def test_calls_that_create_the_same_topic_share_one_request() -> None:
+    client = HeldBack()
+    asked: list[int] = []
+
+    async def create_topic(topic: str, partitions: int, *args: Any, **options: Any) -> None:
+        asked.append(partitions)
+        await trio.sleep(1)
+        if partitions == 7:
+            raise BrokerUnavailable("no")
+
+    client.create_topic = create_topic  # type: ignore[method-assign]
+    async with app_with(client) as app:
+        create = app.producer.create_topic
+
+        async def fail() -> None:
+            with pytest.raises(BrokerUnavailable):
+                await create("a", 7)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(create, "a", 1)
+        assert asked == [1]
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(fail)
+        assert asked == [1, 7]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create, "a", 1)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(create, "a", 2)  # that is something else
+        assert asked == [1, 7, 1, 2]
+
+
+@jumping
+async def test_who_gives_up_creating_a_topic_leaves_it_to_those_who_wait() -> None:
+    client = HeldBack()
+    asked: list[float] = []
+
+    async def create_topic(*args: Any, **options: Any) -> None:
+        asked.append(trio.current_time())
+        await trio.sleep(1)
+
+    client.create_topic = create_topic  # type: ignore[method-assign]
+    async with app_with(client) as app, trio.open_nursery() as nursery:
+        with trio.move_on_after(0.5) as scope:
+            for _ in range(2):
+                nursery.start_soon(_after_a_moment, app.producer.create_topic, "a", 1)
+            await app.producer.create_topic("a", 1)
+        assert scope.cancelled_caught
+    assert len(asked) == 2  # of who gave up, and of the two who wait
+    assert asked[1] - asked[0] == pytest.approx(0.5)
+
+
+async def _after_a_moment(call: Callable[..., Awaitable[object]], *args: object) -> None:
+    await trio.sleep(0.1)
+    await call(*args)
+
+
+@pytest.mark.parametrize("partitions", [0, -1])
+@jumping
+async def test_a_topic_has_a_partition(partitions: int) -> None:
+    async with app_with(HeldBack()) as app:
+        with pytest.raises(ValueError, match="at least 1 partition"):
+            await app.producer.create_topic("new", partitions)
+
+
+# Deliveries
 
 
 @jumping
@@ -391,6 +524,42 @@ async def test_a_flush_waits_for_what_was_accepted_before_it_and_no_more() -> No
         client.end(1)
         await wait_all_tasks_blocked()
         assert flushed == [trio.current_time()]
+        client.end(1)
+
+
+@jumping
+async def test_a_flush_that_waits_for_the_buffer_waits_for_nothing_that_came_later() -> None:
+    client = HeldBack()
+    answered = trio.Event()
+
+    async def partition_count(topic: str, timeout: float) -> int:
+        if topic == "slow":
+            await answered.wait()
+        return 1
+
+    client.partition_count = partition_count  # type: ignore[method-assign]
+    async with app_with(client) as app, trio.open_nursery() as nursery:
+        slow = app.topic("slow").send_soon(value=b"soon")
+        await wait_all_tasks_blocked()
+        flushed = trio.Event()
+
+        async def flush() -> None:
+            await app.producer.flush()
+            flushed.set()
+
+        nursery.start_soon(flush)
+        await wait_all_tasks_blocked()
+        await app.topic("orders").send(value=b"later")
+        await wait_all_tasks_blocked()
+        answered.set()
+        await wait_all_tasks_blocked()
+        assert [outgoing.value for outgoing in client.taken] == [b"later", b"soon"]
+        assert not flushed.is_set()
+        client.taken.reverse()
+        client.end(1)
+        await wait_all_tasks_blocked()
+        assert flushed.is_set()
+        await slow
         client.end(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -175,6 +176,124 @@ async def test_a_failure_that_nobody_looked_at_comes_out_at_the_end() -> None:
     with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
         async with app_on(broker) as app:
             app.producer.send_soon(soon("nowhere"))
+
+
+@jumping
+async def test_a_failure_that_a_task_waits_for_is_seen() -> None:
+    """Also where it comes at the very end, and the task has no turn before the app is gone."""
+    client = HeldBack()
+    seen: list[Exception] = []
+
+    async def wait(fut: FutureMessage) -> None:
+        with pytest.raises(DeliveryFailed) as caught:
+            await fut
+        seen.append(caught.value)
+
+    async with trio.open_nursery() as nursery, app_with(client) as app:
+        app.producer.send_soon(fut := soon())
+        nursery.start_soon(wait, fut)
+        await wait_all_tasks_blocked()
+    assert len(seen) == 1
+
+
+async def test_a_failure_that_a_thread_was_told_is_seen() -> None:
+    broker = broker_with(ORDERS, auto_create=False)
+    async with app_on(broker) as app:
+
+        def work() -> None:
+            app.producer.send_soon(fut := soon("nowhere"))
+            with pytest.raises(UnknownTopic):
+                fut.result(10.0)
+
+        await in_thread(work)
+
+
+@jumping
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_seen() -> None:
+    client = HeldBack()
+    with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
+        async with app_with(client) as app:
+            app.producer.send_soon(fut := soon())
+            with trio.move_on_after(1):
+                await fut
+            client.end(error=DeliveryFailed("no"))
+
+
+@jumping
+async def test_a_future_is_for_one_message() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        app.producer.send_soon(fut := soon())
+        with pytest.raises(ValueError, match="given before"):
+            app.producer.send_soon(fut)
+        assert (await fut).offset == 0
+        with pytest.raises(ValueError, match="given before"):
+            app.producer.send_soon(fut)
+    assert values(broker) == [b"v"]
+
+
+@jumping
+async def test_a_future_that_was_not_taken_can_be_given_again() -> None:
+    client = HeldBack()
+    async with app_with(client, send_buffer_messages=1) as app:
+        app.producer.send_soon(soon())
+        with pytest.raises(BufferFull):
+            app.producer.send_soon(fut := soon())
+        await wait_all_tasks_blocked()
+        app.producer.send_soon(fut)
+        client.end()
+        await wait_all_tasks_blocked()
+        client.end()
+        await fut
+
+
+@jumping
+async def test_trios_own_thread_does_not_block_for_an_outcome() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        app.producer.send_soon(fut := soon())
+        with pytest.raises(RuntimeError, match="awaited"):
+            fut.result(0.1)
+        assert await fut == fut.result()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"topic": 5}, {"key": "k"}, {"value": "v"}, {"partition": "0"}, {"timestamp": "now"}],
+)
+def test_a_pending_message_of_other_types_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        PendingMessage(**{"topic": "orders", **wrong})
+
+
+@jumping
+async def test_a_topic_that_there_is_not_fails_all_that_wait_for_it_at_once() -> None:
+    """Each of them is asked for: one look, however many there are, and one more for latecomers."""
+    client = HeldBack()
+    protected: list[bool] = []
+
+    async def partition_count(topic: str, timeout: float) -> int:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        await trio.sleep(timeout)
+        raise UnknownTopic(topic)
+
+    client.partition_count = partition_count  # type: ignore[method-assign]
+    async with app_with(client, connect_timeout=10.0) as app:
+        start = trio.current_time()
+        early = [soon("nowhere") for _ in range(100)]
+        for fut in early:
+            app.producer.send_soon(fut)
+        await trio.sleep(9)
+        late = [soon("nowhere") for _ in range(100)]
+        for fut in late:
+            app.producer.send_soon(fut)
+        for futures, when in (early, 10), (late, 20):
+            for fut in futures:
+                with pytest.raises(UnknownTopic):
+                    await fut
+            assert trio.current_time() - start == pytest.approx(when)
+        assert len(app.producer.buffer) == 0
+    assert protected == [True, True]
 
 
 @jumping

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import attrs
 import trio
+from attrs.validators import instance_of, optional
 
 from transport.drivers.base import Outcome
 from transport.errors import AppClosed, BufferFull
@@ -18,13 +20,18 @@ from transport.types import HeadersArg, RecordMetadata
 
 @attrs.frozen(kw_only=True)
 class PendingMessage:
-    """A message that is not sent yet; the fields are the arguments of `Producer.send`."""
+    """A message that is not sent yet; the fields are the arguments of `Producer.send`.
 
-    topic: str
-    key: bytes | None = None
-    value: bytes | None = None
-    partition: int | None = None
-    timestamp: float | None = None
+    Raises TypeError: a field is something else.
+    """
+
+    topic: str = attrs.field(validator=instance_of(str))
+    key: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
+    value: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
+    partition: int | None = attrs.field(default=None, validator=optional(instance_of(int)))
+    timestamp: float | None = attrs.field(
+        default=None, validator=optional(instance_of((int, float)))
+    )
     headers: HeadersArg = None
 
 
@@ -36,6 +43,7 @@ class FutureMessage:
 
     Attributes:
         ended: set once the outcome is known.
+        is_given: a producer has it; none takes it again.
     """
 
     def __init__(self, message: PendingMessage) -> None:
@@ -43,6 +51,8 @@ class FutureMessage:
         self.ended = trio.Event()
         self._outcome: concurrent.futures.Future[RecordMetadata] = concurrent.futures.Future()
         self._on_seen: Callable[[], object] = lambda: None
+        self._waiting: list[None] = []  # one for each who waits; a thread may be one of them
+        self.is_given = False
 
     @property
     def is_done(self) -> bool:
@@ -54,18 +64,25 @@ class FutureMessage:
         if self.ended.is_set():
             await trio.lowlevel.checkpoint()
         else:
-            await self.ended.wait()
+            with self._counted():
+                await self.ended.wait()
         self._on_seen()
         return self._outcome.result()
 
     def result(self, timeout: float | None = None) -> RecordMetadata:
         """Block for the outcome, in a thread that is not trio's.
 
-        Raises TimeoutError after `timeout` seconds.
+        Raises TimeoutError after `timeout` seconds; RuntimeError: in trio's thread it would wait
+        for itself.
         """
-        outcome = self._outcome.result(timeout)
-        self._on_seen()
-        return outcome
+        if not self.is_done and trio.lowlevel.in_trio_run():
+            raise RuntimeError("the outcome is awaited in trio, not blocked for")
+        try:
+            with self._counted():
+                return self._outcome.result(timeout)
+        finally:
+            if self.is_done:
+                self._on_seen()
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
@@ -73,11 +90,22 @@ class FutureMessage:
     def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
         """For the producer, in trio; it wants to know once somebody has seen a failure."""
         self._on_seen = on_seen
+        was_awaited = bool(self._waiting)  # before they are told: a thread goes on at once
         if isinstance(outcome, RecordMetadata):
             self._outcome.set_result(outcome)
         else:
             self._outcome.set_exception(outcome)
         self.ended.set()
+        if was_awaited:
+            on_seen()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._waiting.append(None)
+        try:
+            yield
+        finally:
+            self._waiting.pop()
 
 
 class ProducerBuffer:
@@ -118,12 +146,18 @@ class ProducerBuffer:
 
     @trio.lowlevel.enable_ki_protection
     def put(self, message: FutureMessage) -> None:
-        """Add a message; from any thread, without waiting. Raises BufferFull, AppClosed."""
+        """Add a message; from any thread, without waiting.
+
+        Raises BufferFull, AppClosed; ValueError: a producer has it already.
+        """
         with self._lock:
             if self._token is None:
                 raise AppClosed("the app is not open: nothing can be sent")
+            if message.is_given:
+                raise ValueError("a FutureMessage is for one message: it was given before")
             if len(self._held) >= self.limit:
                 raise BufferFull(f"{self.limit} messages are to be sent already")
+            message.is_given = True
             self._held[message] = None
             self._messages.append(message)
             if len(self._messages) == 1:
@@ -142,10 +176,10 @@ class ProducerBuffer:
             self._held.pop(message, None)
 
     async def wait(self) -> None:
-        """Wait for the outcomes of all that is held now. A checkpoint."""
-        await trio.lowlevel.checkpoint()
+        """Wait for the outcomes of all that is held at the call. A checkpoint."""
         with self._lock:
             held = list(self._held)
+        await trio.lowlevel.checkpoint()
         for message in held:
             await message.ended.wait()
 

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from transport.errors import (
     TransactionAborted,
     TransportError,
 )
+from transport.partitioner import Partitioner, java_partitioner
 from transport.transaction import Transaction
 from transport.types import TP, GroupMetadata, Headers, HeadersArg, RecordMetadata
 
@@ -84,7 +86,7 @@ class Delivery:
         if self._on_seen is not None:
             self._on_seen()
 
-    def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
+    def end(self, outcome: Outcome, on_seen: Callable[[], object] | None = None) -> None:
         """For the producer, which wants to know once somebody has seen a failure."""
         self.outcome = outcome
         self._on_seen = on_seen
@@ -93,6 +95,21 @@ class Delivery:
         if self._ended is not None:
             self._ended.set()
         self.was_seen = self.was_seen or self._waiting > 0
+
+
+@attrs.define(eq=False)
+class _Creation:
+    """A topic that is being created.
+
+    Attributes:
+        wanted: what is asked of the broker.
+        is_done: the broker has answered; with `error`, where that is not None.
+    """
+
+    wanted: tuple[int, int, Mapping[str, str], float, bool]
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    is_done: bool = False
+    error: Exception | None = None
 
 
 @attrs.define(eq=False)
@@ -156,7 +173,7 @@ class Producer(Service):
         self._room = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
-        self._creating: dict[str, trio.Event] = {}  # topics
+        self._creating: dict[str, _Creation] = {}  # by topic
         self._unseen: dict[int, tuple[str, Exception]] = {}  # failed, and nobody has asked
         self._failed = itertools.count()
         self._accepts = False
@@ -247,7 +264,8 @@ class Producer(Service):
             TransactionAborted: no transaction of this id is open.
             UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata can't be had.
             MessageTooLarge: larger than `max_request_size` or the send buffer.
-            ValueError: no such partition.
+            ValueError: no such partition, be it that the partitioner chose it.
+            TypeError: headers that are something else.
             AppClosed: the app is not open.
         """
         return await self.writer(transactional_id).send_while(
@@ -279,7 +297,11 @@ class Producer(Service):
             count = await self._ask_partitions(topic)
         if partition is None:
             if key is not None:
-                outgoing.partition = self.partitioner(key, count)
+                outgoing.partition = (
+                    java_partitioner(key, count)
+                    if self.partitioner is java_partitioner
+                    else self._ask_partitioner(topic, key, count)
+                )
         elif not 0 <= partition < count:
             raise ValueError(f"{topic!r} has {count} partitions, none is {partition}")
         self._turn += 1
@@ -302,6 +324,7 @@ class Producer(Service):
 
         Raises:
             BufferFull: `send_buffer_messages` are to be sent already.
+            ValueError: `fut` was given to a producer before.
             AppClosed: the app is not open.
         """
         self.buffer.put(fut)
@@ -331,11 +354,11 @@ class Producer(Service):
 
         So is what was to be sent soon. A checkpoint. Cancelling changes nothing.
         """
-        await self.buffer.wait()
         flush = _Flush(set(self._in_flight.values()))
         flush.look()
         self._flushes.append(flush)
         try:
+            await self.buffer.wait()  # for what it holds now: no checkpoint comes between
             await flush.ended.wait()
         finally:
             self._flushes.remove(flush)
@@ -355,8 +378,8 @@ class Producer(Service):
     ) -> None:
         """Create a topic; one that exists is fine, and stays as it is.
 
-        A checkpoint. Cancelled: it may be created all the same. Calls for one topic are made one
-        after the other.
+        A checkpoint. Cancelled: it may be created all the same. For one topic there is one
+        request at a time: calls that ask for the same share it, others wait for its end.
 
         Args:
             config: the topic's, such as `{"retention.ms": 60000}`; the following go before it.
@@ -367,8 +390,11 @@ class Producer(Service):
             ensure_created: wait until it can be written.
 
         Raises:
-            UnknownTopic: no topic can have the name. BrokerUnavailable, AuthorizationFailed.
-            ValueError: a topic that neither compacts nor deletes.
+            UnknownTopic: no topic can have the name. AuthorizationFailed.
+            BrokerUnavailable: no answer within the timeout, or it cannot be written yet; it may be
+                created all the same.
+            TransportError: the broker does not take the options; it says why.
+            ValueError: less than one partition, or a topic that neither compacts nor deletes.
             AppClosed: the app is not open.
         """
         if not self._accepts:
@@ -378,26 +404,28 @@ class Producer(Service):
             wanted["retention.ms"] = str(round(_seconds(retention) * 1000))
         if policy := _cleanup_policy(compacting, deleting):
             wanted["cleanup.policy"] = policy
-        while topic in self._creating:
-            await self._creating[topic].wait()
-        self._creating[topic] = trio.Event()
-        try:
-            await self.client.create_topic(
-                topic, partitions, replication, wanted, _seconds(timeout), wait=ensure_created
-            )
-        finally:
-            self._creating.pop(topic).set()
+        if partitions < 1:
+            raise ValueError(f"a topic has at least 1 partition, not {partitions}")
+        asked = (partitions, replication, wanted, _seconds(timeout), ensure_created)
+        while (creation := self._creating.get(topic)) is not None:
+            await creation.ended.wait()
+            if creation.is_done and creation.wanted == asked:
+                if creation.error is not None:
+                    raise creation.error
+                return
+        await self._create(topic, _Creation(asked))
 
     def key_partition(self, topic: str, key: bytes) -> TP:
         """The partition that a key belongs to, by the partitioner.
 
         Not a checkpoint. Raises LookupError if nothing was sent to the topic yet, since only
-        the broker knows how many partitions it has.
+        the broker knows how many partitions it has; ValueError: the partitioner chose none of
+        them.
         """
         if topic not in self._partitions:
             raise LookupError(f"the partitions of {topic!r} are not known yet")
         count, _ = self._partitions[topic]
-        return TP(topic, self.partitioner(key, count))
+        return TP(topic, self._ask_partitioner(topic, key, count))
 
     def supports_headers(self) -> bool:
         """Whether messages can have headers: yes."""
@@ -538,6 +566,31 @@ class Producer(Service):
         self._partitions[topic] = count, trio.current_time() + settings.metadata_max_age
         return count
 
+    def _ask_partitioner(self, topic: str, key: bytes, count: int) -> int:
+        chosen = operator.index(_exposed(self.partitioner, key, count))
+        if not 0 <= chosen < count:
+            raise ValueError(
+                f"the partitioner chose {chosen} for a key: {topic!r} has {count} partitions"
+            )
+        return chosen
+
+    @trio.lowlevel.enable_ki_protection
+    async def _create(self, topic: str, creation: _Creation) -> None:
+        partitions, replication, config, timeout, wait = creation.wanted
+        self._creating[topic] = creation
+        try:
+            await self.client.create_topic(
+                topic, partitions, replication, config, timeout, wait=wait
+            )
+            creation.is_done = True
+        except Exception as exc:
+            creation.error = exc
+            creation.is_done = True
+            raise
+        finally:
+            del self._creating[topic]
+            creation.ended.set()
+
     @trio.lowlevel.enable_ki_protection
     def _accept(self, outgoing: Outgoing, size: int) -> Delivery:
         delivery = Delivery(outgoing, size)
@@ -568,11 +621,19 @@ class Producer(Service):
         """In order, but for topics that are not known yet, each of which waits by itself."""
         unknown: dict[str, collections.deque[FutureMessage]] = {}
 
+        @trio.lowlevel.enable_ki_protection
         async def send_all(topic: str) -> None:
             messages = unknown[topic]
             while messages:
-                await self._send_buffered(messages[0])
-                messages.popleft()
+                asking = len(messages)  # who comes later has a look of its own, if this one fails
+                why = await self._why_unknown(topic)
+                for _ in range(asking):
+                    if why is None:
+                        await self._send_buffered(messages[0])
+                    else:
+                        self._refuse(messages[0], why)
+                        self.buffer.release(messages[0])
+                    messages.popleft()
             del unknown[topic]
 
         async with trio.open_nursery() as nursery:
@@ -586,6 +647,14 @@ class Producer(Service):
                     nursery.start_soon(send_all, topic)
                 else:
                     await self._send_buffered(fut)
+
+    async def _why_unknown(self, topic: str) -> Exception | None:
+        if self._known_partitions(topic) is None:
+            try:
+                await self._ask_partitions(topic)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this topic alone
+                return exc
+        return None
 
     async def _send_buffered(self, fut: FutureMessage) -> None:
         message = fut.message
@@ -634,19 +703,27 @@ class Producer(Service):
             if delivery is None:
                 continue  # it has its outcome
             self._bytes -= delivery.size
-            if isinstance(outcome, Exception) and self.failure is None:
-                self.failure = outcome
-            number = next(self._failed) if isinstance(outcome, Exception) else -1
-            delivery.end(outcome, functools.partial(self._unseen.pop, number, None))
+            if isinstance(outcome, Exception):
+                self._end_failed(delivery, outcome)
+            else:
+                delivery.end(outcome)
             ended.append(delivery)
-            if not delivery.was_seen and isinstance(outcome, Exception):
-                self._unseen[number] = outgoing.topic, outcome
         if (probe := self.app.probe) is not None:
             probe.delivered(self, ended)
         for flush in self._flushes:
             flush.left.difference_update(ended)
             flush.look()
         self._wake_senders()
+
+    def _end_failed(self, delivery: Delivery, error: Exception) -> None:
+        if self.failure is None:
+            self.failure = error
+        number = next(self._failed)
+        # First: a thread may see it as soon as it has ended.
+        self._unseen[number] = delivery.outgoing.topic, error
+        delivery.end(error, functools.partial(self._unseen.pop, number, None))
+        if delivery.was_seen:
+            self._unseen.pop(number, None)
 
     def _fail(self, why: TransportError) -> None:
         self._report([(outgoing, why) for outgoing in self._in_flight])
@@ -697,6 +774,12 @@ def _pass_on(delivery: Delivery, fut: FutureMessage) -> None:
     fut.end(delivery.outcome, delivery.on_seen)
 
 
+@trio.lowlevel.disable_ki_protection
+def _exposed(partitioner: Partitioner, key: bytes, count: int) -> int:
+    """Run code of a user, which Ctrl-C may interrupt anywhere."""
+    return partitioner(key, count)
+
+
 def _always() -> None:
     """A check that nothing fails."""
 
@@ -727,6 +810,13 @@ def _cleanup_policy(compacting: bool | None, deleting: bool | None) -> str:
 
 
 def _pairs(headers: HeadersArg) -> Headers:
-    if headers is None:
+    if not headers:
         return ()
-    return tuple(headers.items()) if isinstance(headers, Mapping) else tuple(headers)
+    pairs = []
+    for pair in headers.items() if isinstance(headers, Mapping) else headers:
+        match pair:
+            case (str(name), bytes(data)):
+                pairs.append((name, data))
+            case _:
+                raise TypeError(f"headers are pairs of str and bytes, not {pair!r}")
+    return pairs

@@ -128,6 +128,11 @@ class Broker:
     ) -> None:
         self._closing.close()
 
+    @property
+    def data(self) -> Path:
+        """The folder with a folder for each partition, TOPIC-NUMBER."""
+        return self._home / "data"
+
     def start(self) -> None:
         """Start a stopped or killed broker on the same ports and data; returns when it is ready.
 

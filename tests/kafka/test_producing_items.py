@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from tests.kafka.cluster import tool
+from tests.kafka.cluster import Broker, tool
 from transport import App, MessageTooLarge, RecordMetadata
 
 pytestmark = pytest.mark.kafka
@@ -87,6 +88,28 @@ async def test_compression_makes_it_smaller_and_comes_out_the_same(
     assert 0 < size_on_disk(kafka_bootstrap, topic) < 100_000
 
 
+def codecs(log: bytes) -> set[int]:
+    """How the batches of a log's file are compressed: the low bits of their attributes."""
+    found, position = set(), 0
+    while position < len(log):
+        (length,) = struct.unpack_from(">i", log, position + 8)
+        (attributes,) = struct.unpack_from(">h", log, position + 21)
+        found.add(attributes & 7)
+        position += 12 + length
+    return found
+
+
+async def test_each_kind_of_compression_is_what_the_log_holds(kafka_broker: Broker) -> None:
+    kinds = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+    for kind, code in kinds.items():
+        topic = f"by-{kind}"
+        async with an_app(kafka_broker.bootstrap, compression_type=kind) as app:
+            await app.producer.create_topic(topic, 1)
+            await app.producer.send_and_wait(topic, None, b"." * 10_000)
+        (file,) = kafka_broker.data.glob(f"{topic}-0/*.log")
+        assert codecs(file.read_bytes().rstrip(b"\0")) == {code}
+
+
 async def test_create_topic_with_all_its_options(kafka_bootstrap: str) -> None:
     async with an_app(kafka_bootstrap) as app:
         name = f"items-{id(app)}"
@@ -141,10 +164,12 @@ async def test_timestamps_and_headers(
     async with an_app(kafka_bootstrap) as app:
         written = await app.topic(ours).send_and_wait(value=b"v", timestamp=1.5, headers=headers)
         assert written.timestamp == 1.5
-        await app.topic(theirs).send_and_wait(value=b"v", timestamp=1.5, headers={"a": b"1"})
+        stamped = await app.topic(theirs).send_and_wait(
+            value=b"v", timestamp=1.5, headers={"a": b"1"}
+        )
         message = await anext(app.topic(theirs).noack())
         assert message.timestamp_type == 1
-        assert message.timestamp > 1.5
+        assert message.timestamp == stamped.timestamp > 1.5  # the broker's
     (record,) = records_of(kafka_bootstrap, ours, 1)[0]
     assert (record.timestamp, record.timestamp_type, list(record.headers)) == (1500, 0, headers)
 

@@ -1,0 +1,256 @@
+"""What fails while sending is an error for exactly the messages it hit, and for no others."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    KafkaAdminClient,
+    ResourcePattern,
+    ResourceType,
+)
+
+from tests.drivers.test_kafka import LOGINS
+from tests.kafka import cluster
+from tests.kafka.cluster import Broker
+from tests.kafka.test_producing_items import an_app, records_of
+from transport import (
+    App,
+    AuthorizationFailed,
+    BrokerUnavailable,
+    Delivery,
+    DeliveryTimeout,
+    MessageTooLarge,
+    RecordMetadata,
+    UnknownTopic,
+)
+from transport.drivers.base import Outcome
+
+pytestmark = pytest.mark.kafka
+
+
+def values_of(bootstrap: str, topic: str) -> dict[int, bytes]:
+    """The values of partition 0, by their offsets."""
+    return {record.offset: record.value for record in records_of(bootstrap, topic, 1)[0]}
+
+
+async def outcome_of(delivery: Delivery) -> Outcome:
+    with contextlib.suppress(Exception):
+        await delivery
+    assert delivery.outcome is not None
+    return delivery.outcome
+
+
+def may_only_see(bootstrap: str, topic: str) -> None:
+    """Let the user `guest` know of a topic, and not write to it."""
+    admin = KafkaAdminClient(
+        bootstrap_servers=bootstrap,
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_plain_username="admin",
+        sasl_plain_password="admin-pw",
+    )
+    try:
+        acl = ACL(
+            principal="User:guest",
+            host="*",
+            operation=ACLOperation.DESCRIBE,
+            permission_type=ACLPermissionType.ALLOW,
+            resource_pattern=ResourcePattern(ResourceType.TOPIC, topic),
+        )
+        admin.create_acls([acl])
+    finally:
+        admin.close()
+
+
+async def test_good_and_bad_messages_in_one_batch(
+    kafka_java: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too large for its topic, without the right to write, for a topic that there is not."""
+    properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SASL_PLAINTEXT")
+    properties = properties.replace("create.topics.enable=true", "create.topics.enable=false")
+    everyone = "allow.everyone.if.no.acl.found=true\n"
+    monkeypatch.setattr(cluster, "PROPERTIES", properties + LOGINS + everyone)
+    with Broker() as broker:
+
+        def app_of(login: str) -> App:
+            url = f"kafka+sasl://{login}@{broker.bootstrap}"
+            return App("mixed", url, connect_timeout=3.0, linger=0.1)
+
+        async with app_of("admin:admin-pw") as app:
+            await app.producer.create_topic("good", 1)
+            await app.producer.create_topic("small", 1, config={"max.message.bytes": 2000})
+            await app.producer.create_topic("secret", 1)
+        await trio.to_thread.run_sync(may_only_see, broker.bootstrap, "secret")
+
+        async with app_of("guest:guest-pw") as app:
+            send = app.producer.send
+            missing = app.topic("missing").send_soon(value=b"v")
+            sent = [
+                (number, kind, await send(topic, None, value))
+                for number in range(10)
+                for kind, topic, value in (
+                    ("good", "good", b"%d" % number),
+                    ("good", "small", b"%d" % number),
+                    ("large", "small", b"." * 5000),
+                    ("secret", "secret", b"%d" % number),
+                )
+            ]
+            expected = {
+                "good": RecordMetadata,
+                "large": MessageTooLarge,
+                "secret": AuthorizationFailed,
+            }
+            for number, kind, delivery in sent:
+                assert type(await outcome_of(delivery)) is expected[kind], (number, kind)
+            with pytest.raises(UnknownTopic, match="missing"):
+                await missing
+            with pytest.raises(UnknownTopic, match="missing"):
+                await send("missing", None, b"v")
+            for topic in ("good", "small"):
+                assert (await app.producer.send_and_wait(topic, None, b"later")).offset == 10
+
+
+async def test_a_frozen_broker_fails_what_was_in_flight_and_a_flush_ends(
+    kafka_broker: Broker,
+) -> None:
+    bootstrap = kafka_broker.bootstrap
+    async with an_app(bootstrap, delivery_timeout=3.0) as app:
+        await app.producer.create_topic("t", 1)
+        before = await app.producer.send("t", None, b"before")
+        await before
+        kafka_broker.freeze()
+        sent = [await app.producer.send("t", None, b"frozen-%d" % n) for n in range(20)]
+        soon = app.topic("t").send_soon(value=b"frozen-soon")
+        with trio.fail_after(5.0):
+            await app.producer.flush()
+        assert [type(delivery.outcome) for delivery in sent] == [DeliveryTimeout] * 20
+        with pytest.raises(DeliveryTimeout):
+            await soon
+        kafka_broker.thaw()
+        with trio.fail_after(20.0):
+            after = [await app.producer.send_and_wait("t", None, b"after") for _ in range(3)]
+        for delivery in sent:
+            await outcome_of(delivery)
+    found = values_of(bootstrap, "t")
+    assert [found[each.offset] for each in after] == [b"after"] * 3
+    # What has timed out may have been written: in no case is it written twice.
+    assert len(found) == len(set(found.values())) + 2
+
+
+async def test_a_broker_that_is_gone_while_sending(kafka_broker: Broker) -> None:
+    """Each message has its one outcome, and what is delivered is where its outcome says."""
+    bootstrap = kafka_broker.bootstrap
+    sent: dict[bytes, Delivery] = {}
+    async with an_app(bootstrap, delivery_timeout=5.0, connect_timeout=20.0) as app:
+        await app.producer.create_topic("t", 1)
+
+        under_way = trio.Event()
+
+        async def go_on_sending() -> None:
+            while True:
+                value = b"%d" % len(sent)
+                sent[value] = await app.producer.send("t", None, value)
+                await trio.sleep(0.002)
+                if len(sent) == 200:
+                    under_way.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on_sending)
+            await under_way.wait()
+            await trio.to_thread.run_sync(kafka_broker.kill)
+            in_flight = len(sent)
+            with trio.fail_after(15.0):
+                await app.producer.flush()  # while others go on
+            await trio.to_thread.run_sync(kafka_broker.start)
+            last = len(sent)
+            with trio.fail_after(30.0):
+                *_, latest = sent.values()
+                while not isinstance(await outcome_of(latest), RecordMetadata):
+                    *_, latest = sent.values()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(15.0):
+            outcomes = {value: await outcome_of(delivery) for value, delivery in sent.items()}
+    assert {type(each) for each in outcomes.values()} == {RecordMetadata, DeliveryTimeout}
+    found = values_of(bootstrap, "t")
+    written = {v: o for v, o in outcomes.items() if isinstance(o, RecordMetadata)}
+    assert {value: found.get(each.offset) for value, each in written.items()} == {
+        value: value for value in written
+    }
+    # Those that were answered before it went, and those after, are delivered.
+    assert in_flight < last < len(sent)
+    assert isinstance(outcomes[b"0"], RecordMetadata)
+    assert len(found) >= len(written)
+
+
+async def test_creating_a_topic_ends_in_time_under_a_frozen_broker(kafka_broker: Broker) -> None:
+    async with an_app(kafka_broker.bootstrap, grace=5.0) as app:
+        await app.producer.create_topic("before", 1)
+        kafka_broker.freeze()
+        start = trio.current_time()
+        with pytest.raises(BrokerUnavailable):
+            await app.producer.create_topic("frozen", 1, timeout=1.0)
+        assert trio.current_time() - start < 2.0
+        with trio.move_on_after(0.5) as scope:
+            await app.producer.create_topic("cancelled", 1)
+        assert scope.cancelled_caught
+        kafka_broker.thaw()
+        await app.producer.create_topic("after", 1, timeout=10.0)
+        kafka_broker.freeze()
+        with trio.move_on_after(0.5):  # it is under way at the end, and no thread is left in it
+            await app.producer.create_topic("end", 1)
+        start = trio.current_time()
+    assert trio.current_time() - start < 3.0
+    kafka_broker.thaw()
+
+
+TLS = """
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,SSL:SSL
+inter.broker.listener.name=SSL
+ssl.keystore.type=PEM
+ssl.keystore.location={folder}/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={folder}/certificate.pem
+"""
+
+
+def write_certificate(folder: Path) -> None:
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", folder / "key.pem", "-out", folder / "certificate.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    pem = (folder / "key.pem").read_text() + (folder / "certificate.pem").read_text()
+    (folder / "broker.pem").write_text(pem)
+
+
+async def test_an_ssl_context_decides_whom_to_trust(
+    kafka_java: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_certificate(tmp_path)
+    properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SSL")
+    monkeypatch.setattr(cluster, "PROPERTIES", properties + TLS.format(folder=tmp_path))
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem"))
+    with Broker() as broker:
+        url = f"kafka+ssl://{broker.bootstrap}"
+        async with App("tls", url, ssl_context=trusting) as app:
+            assert app.producer.ssl_context is trusting
+            await app.producer.create_topic("t", 1)
+            assert (await app.producer.send_and_wait("t", None, b"v")).offset == 0
+            assert (await anext(app.topic("t").noack())).value == b"v"
+        wary = App("tls", url, ssl_context=ssl.create_default_context(), connect_timeout=2.0)
+        refused = pytest.RaisesExc(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED")
+        with pytest.RaisesGroup(refused, flatten_subgroups=True):
+            await wary.__aenter__()

@@ -17,7 +17,7 @@ from typing import Any
 
 import kafka.errors
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.subscription_state import (
     AsyncConsumerRebalanceListener,
     SubscriptionState,
@@ -217,6 +217,27 @@ def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:
         )
     assert time.monotonic() - before < 5.0
     made[0].close()
+
+
+def test_an_admin_client_is_ended_by_its_manager_on_its_loop() -> None:
+    made: list[Any] = []
+
+    def client(**options: Any) -> Any:
+        made.append(KafkaAdminClient.DEFAULT_CONFIG["kafka_client"](**options))
+        manager = made[-1]._manager
+        threading.Timer(0.2, lambda: manager.call_soon(manager.close)).start()
+        return made[-1]
+
+    before = time.monotonic()
+    with pytest.raises(kafka.errors.KafkaTimeoutError):
+        KafkaAdminClient(
+            bootstrap_servers="127.0.0.1:9", kafka_client=client, bootstrap_timeout_ms=30_000
+        )
+    assert time.monotonic() - before < 5.0
+    thread = made[0]._net._io_thread
+    assert thread.is_alive()  # so it is for us to end it
+    made[0].close()
+    assert not thread.is_alive()
 
 
 # `cluster._topics`.

@@ -122,7 +122,7 @@ class BarrierCommitter:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Make the rounds, until cancelled. Raises Fenced and AuthorizationFailed."""
+        """Make the rounds, until cancelled. Raises what nothing mends (`_FATAL`)."""
         await self._rounds.run()
 
     def end(self) -> None:
@@ -202,7 +202,7 @@ class BarrierCommitter:
                 self._unanswered.discard(scope)
                 if trio.current_time() + backoff > give_up:
                     raise
-                await trio.sleep(backoff)
+                await trio.sleep(backoff)  # nothing tells of the end of a join
                 backoff = min(backoff * 2, _LAST_BACKOFF)
                 due = self._due(scope)  # some may be lost meanwhile
             except TransportError:
@@ -232,7 +232,7 @@ class BarrierCommitter:
                 break
             except BrokerUnavailable as exc:
                 logger.warning("a transaction cannot be aborted yet: %s", exc)
-                await trio.sleep(backoff)
+                await trio.sleep(backoff)  # nothing tells that a broker is back but asking it
                 backoff = min(backoff * 2, _LAST_BACKOFF)
         if scope.aborts >= self._attempts:
             raise TransactionFailed(f"{scope.aborts} in a row were aborted: {why}") from why

@@ -109,7 +109,8 @@ class Committer:
         """Make a round; where it has no outcome, the ledgers are known for it."""
         try:
             await self._try(round_)
-        except BaseException as exc:  # cancelled as well
+        except BaseException as exc:
+            # Also where we are cancelled: what was asked of the broker has no outcome then.
             if isinstance(exc, CommitUnknown) or not isinstance(exc, TransportError):
                 self._lose_track()
             raise
@@ -137,7 +138,7 @@ class Committer:
                 if trio.current_time() + backoff > give_up or (is_out and not self._can_join()):
                     logger.warning("a commit was given up, what it held may come again: %s", exc)
                     return
-                await trio.sleep(backoff)
+                await trio.sleep(backoff)  # nothing tells of the end of a join
                 backoff = min(backoff * 2, _LAST_BACKOFF)
             else:
                 self._unknown.difference_update(due)

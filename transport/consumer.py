@@ -509,6 +509,8 @@ class Consumer(Service):
                 are coming; fails at once so that the two do not wait for each other. Those
                 that come may be sought in `on_partitions_assigned`.
             AppClosed: the app is not open.
+            TransactionAborted: with transactions: what was to be committed first could not be.
+            NotInTransaction: with transactions: a message is in hand; ack it first.
         """
         partition = TP(*partition)
         if offset < 0:

@@ -15,7 +15,7 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from nurseries import Service
+from nurseries import Service, State
 from transport.buffer import FutureMessage, ProducerBuffer
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
 from transport.errors import (
@@ -448,12 +448,13 @@ class Producer(Service):
         That fences whoever had the id before, and aborts what that one left open. A checkpoint.
         Cancelled: the start is undone, or the transaction has begun.
 
-        Raises RuntimeError: one of this id is open. Fenced, BrokerUnavailable, AuthorizationFailed.
+        Raises RuntimeError: one of this id is open, or being begun. Fenced, BrokerUnavailable,
+        AuthorizationFailed.
         """
         if (writer := self._writers.get(transactional_id)) is None:
             writer = await self._start_writer(transactional_id)
         assert writer.transaction is not None
-        if writer.transaction.is_open:
+        if writer.transaction.is_open or writer.state is not State.RUNNING:
             raise RuntimeError(f"a transaction of {transactional_id!r} is open already")
         await writer.transaction.begin()
 
@@ -521,11 +522,17 @@ class Producer(Service):
     @trio.lowlevel.enable_ki_protection
     async def _start_writer(self, transactional_id: str) -> Producer:
         writer = self.transport.create_producer(transactional_id=transactional_id)
+        # Before it is there: a second one of this id would fence the first.
+        self._writers[transactional_id] = writer
+        started = False
         try:
             await self.add_service(writer)
-        except BaseExceptionGroup as group:
+            started = True
+        except BaseExceptionGroup as group:  # what cancels us stays in it, and so what it is
             raise _only_error(group) from group
-        self._writers[transactional_id] = writer
+        finally:
+            if not started:
+                del self._writers[transactional_id]
         return writer
 
     def give_up(self, why: TransportError) -> None:

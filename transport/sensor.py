@@ -150,7 +150,7 @@ class Probe(Service):
         coming = self(sensor.on_assignment_start, consumer, event.partitions) if comes else None
         try:
             yield
-        except BaseException as exc:
+        except BaseException as exc:  # cancelled by the end of the app as well: it is told, too
             if comes:
                 self(sensor.on_assignment_error, consumer, coming, exc)
             raise

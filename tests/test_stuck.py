@@ -433,7 +433,7 @@ async def test_no_response_of_a_broker_that_stands_still(kafka_broker: Broker) -
     place = Place(f"kafka://{kafka_broker.bootstrap}", "orders")
     (tp,) = await place.create(1, b"value")
     settings = {"stuck_response_timeout": 0.5, "stuck_highwater_timeout": 0.5}
-    async with place.app(commit_timeout=0.5, **settings) as app:
+    async with place.app(commit_timeout=3.0, **settings) as app:
         (await anext(app.topic(place.name).noack())).ack()
         await app.consumer.commit()
         await app.consumer.verify_all_partitions_active()

@@ -31,7 +31,7 @@ def produce(bootstrap: str, topic: str, count: int) -> None:
 
 def consume(bootstrap: str, topic: str, count: int, *args: str) -> list[str]:
     text = tool(
-        *(CONSUMER, "--topic", topic, "--max-messages", str(count), "--timeout-ms", "20000"),
+        *(CONSUMER, "--topic", topic, "--max-messages", str(count), "--timeout-ms", "50000"),
         *("--from-beginning", *args),
         bootstrap=bootstrap,
     )

@@ -10,7 +10,7 @@ import trio
 from kafka import KafkaProducer
 
 from tests.lanes import Place
-from transport import TP, App, Message
+from transport import TP, App, Message, Topic
 from transport.drivers.memory import MemoryBroker
 
 # No commit comes by itself: what is committed is what a test, a rebalance or the end commits.
@@ -74,10 +74,10 @@ class Work:
     complete: trio.Event = attrs.field(factory=trio.Event)
 
     async def handle(
-        self, app: App, name: str, seconds: float = 0.0, commits: bool = False
+        self, app: App, topic: Topic, seconds: float = 0.0, commits: bool = False
     ) -> None:
-        """Work through the topic; `commits`: after each message."""
-        async for message in app.topic(name).noack():
+        """Work through the topic, which handlers share; `commits`: after each message."""
+        async for message in topic.noack():
             await trio.sleep(seconds)
             message.ack()
             if commits:

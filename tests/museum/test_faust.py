@@ -238,11 +238,11 @@ async def test_robinhood_faust_378_the_consumer_stalls_after_a_rebalance(
     work = Work(every(tps, range(30)))
     async with (one := member(place, **settings)), trio.open_nursery() as nursery:
         await send(one, tps, 20)
-        nursery.start_soon(work.handle, one, place.name, 0.05)
+        nursery.start_soon(work.handle, one, one.topic(place.name), 0.05)
         await one.owns(2)
         for _ in range(2):
             async with (two := member(place, **settings)), trio.open_nursery() as guests:
-                guests.start_soon(work.handle, two, place.name, 0.05)
+                guests.start_soon(work.handle, two, two.topic(place.name), 0.05)
                 await two.owns(1)
                 await one.owns(1)
                 guests.cancel_scope.cancel()

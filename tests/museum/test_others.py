@@ -55,14 +55,13 @@ async def test_librdkafka_2933_faststream_1414_a_commit_during_a_rebalance_stall
     work = Work(every(tps, range(60)))
     async with (one := member(place)), trio.open_nursery() as nursery:
         await send(one, tps, 50)
+        topic = one.topic(place.name)
         for _ in range(2):
-            nursery.start_soon(work.handle, one, place.name, 0.01, True)
+            nursery.start_soon(work.handle, one, topic, 0.01, True)
         await one.owns(4)
         for _ in range(3):
             async with (guest := member(place)), trio.open_nursery() as guests:
-                guests.start_soon(
-                    lambda app: work.handle(app, place.name, 0.01, commits=True), guest
-                )
+                guests.start_soon(work.handle, guest, guest.topic(place.name), 0.01, True)
                 await guest.owns(2)
                 guests.cancel_scope.cancel()
         await one.owns(4)
@@ -195,7 +194,7 @@ async def test_aiokafka_335_a_lock_over_getmany_that_the_rebalance_callback_want
         await send(one, tps, 1)
         nursery.start_soon(handle)
         await one.owns(2)
-        nursery.start_soon(work.handle, two, place.name)
+        nursery.start_soon(work.handle, two, two.topic(place.name))
         await two.owns(1)
         await send(one, tps, 2)
         await work.complete.wait()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+import kafka.errors
 import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from transport import App
 from transport.drivers.kafka.options import admin_options, consumer_options, producer_options
@@ -56,6 +59,55 @@ def test_an_ssl_context_reaches_each_client_and_is_not_shown(
         ["127.0.0.1:9092"], {}, attrs.evolve(client, ssl_context=None)
     )
     assert "SSLContext" not in repr(app.settings)
+
+
+SECRETS = {"sasl_plain_password": "a-secret", "ssl_password": "a-secret"}
+
+
+@pytest.mark.parametrize(
+    ("options", "client_class"),
+    [
+        (consumer_options, KafkaConsumer),
+        (producer_options, KafkaProducer),
+        (admin_options, KafkaAdminClient),
+    ],
+)
+@pytest.mark.parametrize("given", [(SECRETS, {}), ({}, SECRETS)])
+def test_a_password_is_handed_over_and_nowhere_shown(
+    caplog: pytest.LogCaptureFixture,
+    options: Callable[..., dict[str, Any]],
+    client_class: Callable[..., Any],
+    given: tuple[dict[str, str], dict[str, str]],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    security, chosen = given
+    app = App("group", client_options=chosen, connect_timeout=0.01)
+    wanted = options(["127.0.0.1:1"], security, app.settings.client)
+    assert {name: wanted[name] for name in SECRETS} == SECRETS
+    with pytest.raises(kafka.errors.KafkaError) as caught:
+        client_class(
+            **wanted,
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="PLAIN",
+            sasl_plain_username="me",
+        )
+    assert "kafka" in caplog.text
+    for shown in (caplog.text, str(caught.value), repr(app.settings), repr(wanted)):
+        assert "a-secret" not in shown
+
+
+def test_client_options_choose_another_way_to_log_in() -> None:
+    """For mechanisms without a user and a password, which an URL of a login has."""
+    provider = object()
+    login = {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "OAUTHBEARER",
+        "sasl_oauth_token_provider": provider,
+    }
+    app = App("group", "kafka+ssl://127.0.0.1:9092", client_options=login)
+    for options in (consumer_options, producer_options, admin_options):
+        wanted = options(["127.0.0.1:9092"], {"security_protocol": "SSL"}, app.settings.client)
+        assert login.items() <= wanted.items()
 
 
 @pytest.mark.parametrize(

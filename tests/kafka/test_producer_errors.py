@@ -250,6 +250,11 @@ async def test_an_ssl_context_decides_whom_to_trust(
             await app.producer.create_topic("t", 1)
             assert (await app.producer.send_and_wait("t", None, b"v")).offset == 0
             assert (await anext(app.topic("t").noack())).value == b"v"
+        options = {"ssl_cafile": str(tmp_path / "certificate.pem")}
+        async with App("tls-options", url, client_options=options) as app:
+            await app.producer.create_topic("u", 1)
+            assert (await app.producer.send_and_wait("u", None, b"v")).offset == 0
+            assert (await anext(app.topic("u").noack())).value == b"v"
         wary = App("tls", url, ssl_context=ssl.create_default_context(), connect_timeout=2.0)
         refused = pytest.RaisesExc(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED")
         with pytest.RaisesGroup(refused, flatten_subgroups=True):

@@ -20,6 +20,11 @@ def _by_tp(offsets: Mapping[TP, int | None]) -> dict[TP, int | None]:
     return {TP(*tp): offset for tp, offset in offsets.items()}
 
 
+def _names(options: Mapping[str, object]) -> str:
+    """What may be shown: the values may be passwords."""
+    return f"<{', '.join(sorted(options))}>"
+
+
 _ACKS: Container[Any] = ("all", -1, 0, 1)
 
 
@@ -50,7 +55,8 @@ class ClientSettings:
         transactional_id: of a producer that writes in transactions; set by the app.
         transaction_timeout: so long a transaction may stay open before the broker aborts it; so
             long a reader may have to wait after a crash.
-        client_options: handed to the client library as they are; they win.
+        client_options: handed to the client library as they are; they win. repr() shows their
+            names alone.
 
     Raises:
         ValueError: a value that cannot be, or `max_poll_interval` leaves no room for a rebalance.
@@ -90,7 +96,7 @@ class ClientSettings:
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     transactional_id: str | None = None
     transaction_timeout: float = attrs.field(default=60.0, validator=_duration)
-    client_options: Mapping[str, object] = attrs.field(factory=dict)
+    client_options: Mapping[str, object] = attrs.field(factory=dict, repr=_names)
 
     def __attrs_post_init__(self) -> None:
         if self.client_only and self.partitions is not None:

@@ -16,11 +16,23 @@ from transport.drivers.settings import ClientSettings
 RECONNECT_BACKOFF_MAX_MS = 1000
 TRANSACTION_BACKOFF_MS = 20
 
+# A client writes its options into its log at DEBUG.
+_PASSWORDS = ("sasl_plain_password", "ssl_password")
+
 _STRATEGIES = {
     "cooperative": (CooperativeStickyAssignor,),
     "eager": (RangePartitionAssignor, RoundRobinPartitionAssignor),
 }
 _RESETS = {"earliest": "earliest", "latest": "latest", "error": "none"}
+
+
+class Secret(str):
+    """A password, which the log of the client does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
 
 
 def consumer_options(
@@ -88,7 +100,7 @@ def admin_options(
 ) -> dict[str, Any]:
     """What to build a KafkaAdminClient with."""
     known = KafkaAdminClient.DEFAULT_CONFIG
-    wanted = {**_common(servers, security, settings), **settings.client_options}
+    wanted = {**_common(servers, security, settings), **_secretive(settings.client_options)}
     return {name: value for name, value in wanted.items() if name in known}
 
 
@@ -103,7 +115,7 @@ def _common(
         "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
         # We keep our own numbers; the client's cost it time on every fetch and batch.
         "metrics_enabled": False,
-        **security,
+        **_secretive(security),
         **({} if settings.ssl_context is None else {"ssl_context": settings.ssl_context}),
     }
 
@@ -114,7 +126,15 @@ def _chosen(settings: ClientSettings, client: Any) -> dict[str, Any]:
     if unknown := sorted(set(settings.client_options) - known):
         raise ValueError(f"kafka-python has no such client options: {', '.join(unknown)}")
     mine = client.DEFAULT_CONFIG
-    return {name: value for name, value in settings.client_options.items() if name in mine}
+    chosen = _secretive(settings.client_options)
+    return {name: value for name, value in chosen.items() if name in mine}
+
+
+def _secretive(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: Secret(value) if name in _PASSWORDS and isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def _ms(seconds: float) -> int:

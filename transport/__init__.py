@@ -16,6 +16,7 @@ from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
 from transport.consumer import Consumer
+from transport.drivers.memory import MemoryBroker
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AppClosed,
@@ -77,6 +78,7 @@ __all__ = [
     "Fetcher",
     "FutureMessage",
     "GroupMetadata",
+    "MemoryBroker",
     "Message",
     "MessageTooLarge",
     "Messages",

@@ -36,6 +36,7 @@ class Codec:
 
 TEXT = Codec(str.encode, bytes.decode)
 JSON = Codec(lambda value: json.dumps(value, separators=(",", ":")).encode(), json.loads)
+"""Values that are JSON in UTF-8."""
 
 CodecArg = Codec | type[bytes] | type[str] | None
 

@@ -12,6 +12,7 @@ import trio.testing
 
 from tests.drivers.rig import PATIENCE, SETTINGS, Rig, outgoing, shared, until
 from tests.lanes import run_jumping
+from transport import App
 from transport.drivers.base import RebalanceKind
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import ClientClosed, CommitRefused, Fenced, UnknownTopic
@@ -258,3 +259,19 @@ def test_a_broker_of_ones_own_outlives_runs() -> None:
 
     run(crash)
     run(come_back)
+
+
+@JUMPING
+async def test_a_broker_says_what_is_written_and_committed() -> None:
+    broker = MemoryBroker(default_partitions=2)
+    async with App("group", broker) as app:
+        for number in (1, 0, 1):
+            await app.producer.send_and_wait("t", None, b"%d" % number, number)
+        messages = app.topic("t").noack()
+        for _ in range(3):
+            (await anext(messages)).ack()
+    assert [record.value for record in broker.records("t")] == [b"0", b"1", b"1"]
+    assert broker.committed("group") == {TP("t", 0): 1, TP("t", 1): 2}
+    assert broker.committed("another") == {}
+    with pytest.raises(UnknownTopic):
+        MemoryBroker(auto_create=False).records("t")

@@ -51,6 +51,24 @@ def test_reading_on_finds_each_record_once_in_order(
         assert position == log.end
 
 
+@given(steps=STEPS, ends=st.lists(st.sampled_from([True, False, None]), min_size=1))
+def test_all_that_is_committed_is_what_a_reader_gets(
+    steps: list[tuple[str, int]], ends: list[bool | None]
+) -> None:
+    """With transactions that were committed or aborted, or are open."""
+    log, _ = build(steps)
+    for number, committed in enumerate(ends):
+        log.append(None, b"", (), 0, transaction=number)
+        log.append(None, b"", (), 0)
+        if committed is not None:
+            log.end_transaction(number, committed=committed)
+    position, found = log.start, []
+    while position < log.stable_end:
+        records, position, _ = log.read(position, 100, committed=True)
+        found += records
+    assert log.committed_records() == found
+
+
 @given(steps=STEPS)
 def test_a_read_takes_as_much_as_fits(steps: list[tuple[str, int]]) -> None:
     log, sizes = build(steps)

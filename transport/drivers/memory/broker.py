@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.coordinator import Coordinator
 from transport.drivers.memory.group import Group
-from transport.drivers.memory.log import Log
+from transport.drivers.memory.log import Log, StoredRecord
 from transport.errors import UnknownTopic
 from transport.types import TP, is_topic_name
 
@@ -108,6 +108,19 @@ class MemoryBroker:
         if not 0 <= tp[1] < len(partitions):
             raise UnknownTopic(f"{tp[0]}-{tp[1]}")
         return partitions[tp[1]]
+
+    def records(self, topic: str) -> list[StoredRecord]:
+        """What a reader of what is committed sees of the topic, partition by partition.
+
+        Raises UnknownTopic.
+        """
+        return [
+            record for tp in self.partitions(topic) for record in self.log(tp).committed_records()
+        ]
+
+    def committed(self, group_id: str) -> dict[TP, int]:
+        """The offsets that the group has committed: of each partition the next one to be read."""
+        return dict(self._groups[group_id].offsets) if group_id in self._groups else {}
 
     def group(self, group_id: str) -> Group:
         """The group of that name; an empty one where there was none."""

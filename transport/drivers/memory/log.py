@@ -124,6 +124,11 @@ class Log:
             self._trimmed = self._weights[gone - 1]
             del self._records[:gone], self._offsets[:gone], self._weights[:gone]
 
+    def committed_records(self) -> list[StoredRecord]:
+        """All that is there for who reads what is committed."""
+        end = bisect_left(self._offsets, self.stable_end)
+        return [record for record in self._records[:end] if record.offset not in self._aborted]
+
     def read(self, offset: int, max_bytes: int, *, committed: bool = False) -> Slice:
         """Records from `offset` on.
 

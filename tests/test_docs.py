@@ -1,35 +1,248 @@
-"""The programs in the documentation run as they stand, and end by themselves."""
+"""What README and docs say runs: each program, each command, each link; nothing is passed over.
+
+A block of Python is a whole program, or a file of tests. A block of text behind one is what it
+prints. Indented lines are commands.
+"""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
+import trio
+import trio.testing
+
+import nurseries
+import transport
+from tests.kafka.cluster import Broker
+from tests.programs import Ended, run_all
+from transport import App, Monitor
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TREE = "docs/architecture.md"
+KAFKA = re.compile(r"(?<!\+)kafka://[\w.:]+")
+COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?P<start>make|python -m) (?P<name>\S+)(?P<rest>[^#`]*)")
+LINK = re.compile(r"\]\((?P<path>[^)#:\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 
 
-def programs() -> list[object]:
-    """Each Python block that is a whole program, named by file and line."""
-    return [
-        pytest.param(
-            block[1], id=f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, block.start(1))}"
+@attrs.frozen
+class Block:
+    """A block between fences.
+
+    Attributes:
+        line: of its page, which begins it.
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks_of(name: str, text: str) -> Iterator[Block]:
+    """The blocks of a page; a fence that is not written as ours are is an error."""
+    fence: tuple[int, str] | None = None
+    inside: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not re.match(r"\s*(```|~~~)", line):
+            inside.append(line)
+        elif fence is None:
+            assert re.fullmatch(r"```\w*", line), f"{name}:{number}: {line!r}"
+            fence, inside = (number, line[3:]), []
+        else:
+            assert line == "```", f"{name}:{number}: {line!r}"
+            yield Block(name, *fence, "".join(f"{each}\n" for each in inside))
+            fence = None
+    assert fence is None, f"{name}:{fence}: without an end"
+
+
+def prose_of(page: Path) -> list[str]:
+    """The lines outside of fences."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).split("\n")
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(name_of(page), page.read_text())]
+PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+SHOWN = {
+    program: shown.text
+    for program, shown in itertools.pairwise(BLOCKS)
+    if (program.language, shown.language) == ("python", "text") and program.page == shown.page
+}
+COMMANDS = {
+    (page, match["start"], match["name"], match["rest"].strip())
+    for page in PAGES
+    for line in prose_of(page)
+    for code in re.findall(r"^    (.+)|`([^`]+)`", line)
+    for match in COMMAND.finditer("".join(code))
+}
+
+each_program = pytest.mark.parametrize("program", PROGRAMS, ids=str)
+
+# For the programs that name a file of certificates: nobody's, without a key.
+FILES = {
+    "ca.pem": """\
+-----BEGIN CERTIFICATE-----
+MIIBeTCCAR+gAwIBAgIUa4vYV74gvwvs4OCCB/Q5m+QG5VswCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGbm9ib2R5MCAXDTI2MTEyNDIyMTYxNVoYDzIxMjYxMDMxMjIx
+NjE1WjARMQ8wDQYDVQQDDAZub2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AASVk5DLGudYj+uqm5fWx08XSMJCiCmyUvkkkN8s185RF2PgY3+qL2RzjFoOECbJ
+5M8bAoKLCkKErV2uQTkyWN6Po1MwUTAdBgNVHQ4EFgQUG7Eay/KrUq80zsyc23nN
+QVRQz2owHwYDVR0jBBgwFoAUG7Eay/KrUq80zsyc23nNQVRQz2owDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiAerTCYw0d78Bmgr8/h34f01ykKClq0
+gB+WDXHKL5pdhgIhAIolEBShHghUQKhFHDOhgcwIJcGytRXnwY0sIL53nDQP
+-----END CERTIFICATE-----
+"""
+}
+
+
+@functools.cache
+def ended_in_memory() -> dict[Block, Ended]:
+    """What became of each program, with `memory://` in place of a broker that is not there."""
+    sources = [KAFKA.sub("memory://", program.text) for program in PROGRAMS]
+    return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
+
+
+@each_program
+def test_a_program_runs_and_prints_what_is_shown(program: Block) -> None:
+    ended = ended_in_memory()[program]
+    assert ended.code == 0, ended.errors + ended.output
+    if program in SHOWN:
+        assert ended.output == SHOWN[program]
+
+
+def test_the_tutorial_is_right_that_a_bill_is_there_twice_without_transactions() -> None:
+    (program,) = [p for p in PROGRAMS if p.page == "docs/tutorial.md" and "member" in p.text]
+    plain = program.text.replace(', transactions="member"', "")
+    (ended,) = run_all([plain.replace(", source=None", "")])
+    assert ended.output.count("bill for meal 2") == 2
+
+
+@pytest.mark.kafka
+def test_the_tutorial_prints_the_same_on_kafka(kafka_broker: Broker) -> None:
+    """Its programs one after the other on one broker, in real time; the lines in any order."""
+    for program in PROGRAMS:
+        if program.page == "docs/tutorial.md":
+            source = KAFKA.sub("memory://", program.text)
+            on_kafka = source.replace("memory://", f"kafka://{kafka_broker.bootstrap}")
+            (ended,) = run_all([f"import time\n{on_kafka}"])
+            assert ended.code == 0, ended.errors
+            assert sorted(ended.output.splitlines()) == sorted(SHOWN[program].splitlines())
+
+
+def test_no_block_is_passed_over() -> None:
+    assert {block.language for block in BLOCKS} == {"python", "text"}
+    texts = [block for block in BLOCKS if block.language == "text" and block.page != TREE]
+    assert len(texts) == len(SHOWN), "a text that is no program's output"
+    assert all(block in SHOWN for block in PROGRAMS if block.page == "docs/tutorial.md")
+    for package in ("transport", "nurseries"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert "```" not in path.read_text(), f"a block in {path}, which nobody runs"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\n",
+        "```py title=x\n```\n",
+        "~~~\n~~~\n",
+        "  ```python\n  ```\n",
+        "```python\n```python\n```\n",
+    ],
+)
+def test_a_fence_that_is_not_as_ours_is_found(text: str) -> None:
+    with pytest.raises(AssertionError):
+        list(blocks_of("page", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_indented_is_a_command(page: Path) -> None:
+    for line in prose_of(page):
+        if line.startswith("    "):
+            assert COMMAND.match(line.strip()), line
+
+
+def test_each_target_of_make_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for _, start, name, _ in COMMANDS if start == "make"}
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_each_module_that_is_to_be_run_answers() -> None:
+    modules = {(name, *rest.split()[:1]) for _, start, name, rest in COMMANDS if start != "make"}
+    for command in modules:
+        ended = subprocess.run(
+            [sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True
         )
-        for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-        for text in (path.read_text(),)
-        for block in BLOCK.finditer(text)
-        if "trio.run(" in block[1] or "anyio.run(" in block[1]
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.startswith("usage:")
+
+
+def anchors_of(page: Path) -> set[str]:
+    """As a site, and GitHub, name the headings."""
+    headings = re.findall(r"^#+ (.+)$", "\n".join(prose_of(page)), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.finditer("\n".join(prose_of(page))):
+        target = (page.parent / link["path"]).resolve() if link["path"] else page
+        assert target.exists(), link[0]
+        assert not link["anchor"] or link["anchor"] in anchors_of(target), link[0]
+
+
+def test_each_page_is_in_the_navigation_and_can_be_reached() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
+    assert set(re.findall(r"[\w/]+\.md", navigation)) == pages
+    guides = {name for name in pages if "/" not in name} - {"index.md"}
+    for front in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        linked = {Path(link["path"]).name for link in LINK.finditer(front.read_text())}
+        assert guides <= linked, front
+
+
+def test_each_public_name_has_its_reference() -> None:
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    listed = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    for package in (transport, nurseries):
+        for name in package.__all__:
+            module = getattr(getattr(package, name), "__module__", "")
+            assert {f"{package.__name__}.{name}", module} & listed, name
+
+
+async def test_the_tree_is_the_tree_of_an_app(autojump_clock: trio.testing.MockClock) -> None:
+    """Down to the parts; but for two tasks that the page leaves out."""
+    (drawn,) = [block.text for block in BLOCKS if block.page == TREE]
+    told = [
+        (len(match["indent"]) // 4, match["name"])
+        for line in drawn.splitlines()
+        if (match := re.match(r"(?P<indent>[│├└─ ]*)(?P<name>\w+( \w+)*)", line))
     ]
-
-
-@pytest.mark.parametrize("program", programs())
-def test_a_program_in_the_documentation_runs(program: str) -> None:
-    program = re.sub(r"kafka://[\w.:]+", "memory://", program)  # no broker is needed to read on
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 0, ended.stderr
+    app = App("orders", monitor=Monitor(), transactions="partition")
+    async with app:
+        await app.producer.create_topic("orders", 1)
+        app.topic(re.compile("orders")).listen()
+        await trio.sleep(1)
+        root = app.tree()
+    real = [(0, "App")]
+    for part in root.children:
+        real.append((1, part.name))
+        real += [(2, re.sub(r"(?<=Producer of ).*", "ID", task.name)) for task in part.children]
+    assert told == [row for row in real if row != (2, "errors")]

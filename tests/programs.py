@@ -1,0 +1,102 @@
+"""Runs programs, each in a process of its own that is forked off when the imports are made.
+
+A program costs a start of the interpreter and its imports, most of a second; here all of them
+share that. What holds tests is run by pytest. The clock of trio's programs jumps unless `time`
+is imported, which is what those do that wait for a thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import trio
+import trio.testing
+
+MOST_SECONDS = 120
+ROOT = Path(__file__).parent.parent
+
+
+@attrs.frozen
+class Ended:
+    """What became of a program."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def run_all(programs: Sequence[str], files: dict[str, str] | None = None) -> list[Ended]:
+    """Run the programs, all at once.
+
+    Args:
+        files: what is in the directory in which each of them runs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (files or {}).items():
+            Path(folder, name).write_text(text)
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.programs", folder],
+            input=json.dumps(programs),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    return [Ended(*each) for each in json.loads(ended.stdout)]
+
+
+def _fork(folder: Path, number: int, program: str) -> tuple[int, Path]:
+    """Start a program; its process id, and the file without the endings of its output's."""
+    path = folder / f"program_{number}.py"
+    path.write_text(program)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(MOST_SECONDS)  # ends the process
+        os.chdir(folder)
+        for descriptor, ending in ((1, ".out"), (2, ".err")):
+            os.dup2(os.open(path.with_suffix(ending), os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.exit(_execute(path, program))
+    return pid, path
+
+
+def _execute(path: Path, program: str) -> int:
+    if re.search(r"^(async )?def test_", program, re.MULTILINE):
+        options = ["-q", "-c", os.devnull, "--rootdir", str(path.parent), "-p", "no:cacheprovider"]
+        return pytest.main([*options, str(path)])
+    if not re.search(r"^import time$", program, re.MULTILINE):
+        trio.run = functools.partial(trio.run, clock=trio.testing.MockClock(autojump_threshold=0))
+    runpy.run_path(str(path), run_name="__main__")
+    return 0
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    programs = json.load(sys.stdin)
+    children = [_fork(folder, number, program) for number, program in enumerate(programs)]
+    ended = []
+    for pid, path in children:
+        _, status = os.waitpid(pid, 0)
+        out, err = (path.with_suffix(ending).read_text() for ending in (".out", ".err"))
+        ended.append((os.waitstatus_to_exitcode(status), out, err))
+    json.dump(ended, sys.stdout)
+
+
+if __name__ == "__main__":
+    import pytest
+
+    import transport.anyio
+    import transport.drivers.kafka  # noqa: F401
+
+    main()

@@ -1,8 +1,7 @@
 """Runs programs, each in a process of its own that is forked off when the imports are made.
 
 A program costs a start of the interpreter and its imports, most of a second; here all of them
-share that. What holds tests is run by pytest. The clock of trio's programs jumps unless `time`
-is imported, which is what those do that wait for a thread.
+share that. What holds tests is run by pytest.
 """
 
 from __future__ import annotations
@@ -36,18 +35,22 @@ class Ended:
     errors: str
 
 
-def run_all(programs: Sequence[str], files: dict[str, str] | None = None) -> list[Ended]:
+def run_all(
+    programs: Sequence[str], files: dict[str, str] | None = None, *, jumping: bool = True
+) -> list[Ended]:
     """Run the programs, all at once.
 
     Args:
         files: what is in the directory in which each of them runs.
+        jumping: let trio's clock jump, but for programs that import `time`: they wait for a thread.
     """
+    order = {"programs": programs, "jumping": jumping}
     with tempfile.TemporaryDirectory() as folder:
         for name, text in (files or {}).items():
             Path(folder, name).write_text(text)
         ended = subprocess.run(
             [sys.executable, "-m", "tests.programs", folder],
-            input=json.dumps(programs),
+            input=json.dumps(order),
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -57,7 +60,7 @@ def run_all(programs: Sequence[str], files: dict[str, str] | None = None) -> lis
     return [Ended(*each) for each in json.loads(ended.stdout)]
 
 
-def _fork(folder: Path, number: int, program: str) -> tuple[int, Path]:
+def _fork(folder: Path, number: int, program: str, jumping: bool) -> tuple[int, Path]:
     """Start a program; its process id, and the file without the endings of its output's."""
     path = folder / f"program_{number}.py"
     path.write_text(program)
@@ -67,15 +70,15 @@ def _fork(folder: Path, number: int, program: str) -> tuple[int, Path]:
         os.chdir(folder)
         for descriptor, ending in ((1, ".out"), (2, ".err")):
             os.dup2(os.open(path.with_suffix(ending), os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.exit(_execute(path, program))
+        sys.exit(_execute(path, program, jumping))
     return pid, path
 
 
-def _execute(path: Path, program: str) -> int:
+def _execute(path: Path, program: str, jumping: bool) -> int:
     if re.search(r"^(async )?def test_", program, re.MULTILINE):
         options = ["-q", "-c", os.devnull, "--rootdir", str(path.parent), "-p", "no:cacheprovider"]
         return pytest.main([*options, str(path)])
-    if not re.search(r"^import time$", program, re.MULTILINE):
+    if jumping and not re.search(r"^import time$", program, re.MULTILINE):
         trio.run = functools.partial(trio.run, clock=trio.testing.MockClock(autojump_threshold=0))
     runpy.run_path(str(path), run_name="__main__")
     return 0
@@ -83,8 +86,11 @@ def _execute(path: Path, program: str) -> int:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    programs = json.load(sys.stdin)
-    children = [_fork(folder, number, program) for number, program in enumerate(programs)]
+    order = json.load(sys.stdin)
+    children = [
+        _fork(folder, number, program, order["jumping"])
+        for number, program in enumerate(order["programs"])
+    ]
     ended = []
     for pid, path in children:
         _, status = os.waitpid(pid, 0)

@@ -139,7 +139,7 @@ def test_the_tutorial_prints_the_same_on_kafka(kafka_broker: Broker) -> None:
         if program.page == "docs/tutorial.md":
             source = KAFKA.sub("memory://", program.text)
             on_kafka = source.replace("memory://", f"kafka://{kafka_broker.bootstrap}")
-            (ended,) = run_all([f"import time\n{on_kafka}"])
+            (ended,) = run_all([on_kafka], jumping=False)
             assert ended.code == 0, ended.errors
             assert sorted(ended.output.splitlines()) == sorted(SHOWN[program].splitlines())
 

@@ -183,9 +183,8 @@ class BarrierCommitter:
                 self._drains.discard(drain)
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left:
-            raise TransactionAborted(
-                f"{len(left)} messages were not done within {self._bound:g} s: {left[0]!r}"
-            )
+            by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
+            raise TransactionAborted(f"{len(left)} messages were not done {by_then}: {left[0]!r}")
 
     async def _commit_drained(self, scope: Scope, round_: Round) -> None:
         due = self._due(scope)

@@ -284,6 +284,11 @@ class Service:
         """Set when `serve` is about to return or raise."""
         return self._ended
 
+    @property
+    def time_left(self) -> float:
+        """For `on_stop`: how many seconds of the grace are left, 0 or more."""
+        return max(0.0, trio.current_effective_deadline() - trio.current_time())
+
     def tree(self) -> Node:
         """What the service and all below it do at this moment."""
         below = tuple(child.look() for child in self._children)

@@ -504,3 +504,24 @@ async def test_the_producers_own_calls() -> None:
         await producer.stop_transaction("mine")
         await producer.stop_transaction("never begun")
     assert results(broker) == [b"2", b"3"]
+
+
+@MODES
+@jumping
+async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, on_task_error="go_on") as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        for failures in range(3):
+            message = await anext(messages)
+            await out.send(value=b"half of it")
+            began = trio.current_time()
+            await app.consumer.on_task_error(ZeroDivisionError())
+            assert trio.current_time() - began < 1, "the barrier waits for what has failed"
+            assert message.offset == 0, failures
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]

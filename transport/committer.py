@@ -7,7 +7,7 @@ that the caller could want.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import attrs
 import trio
@@ -24,6 +24,8 @@ logger = logging.getLogger("transport.consumer")
 # Between two tries of a commit that met a rebalance: the join has no end that is announced to
 # a member that keeps what it has.
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.02, 0.5
+# The timeout is for the client to keep; it has so many seconds more to tell of it.
+_MARGIN = 2.0
 
 
 class Committer:
@@ -131,7 +133,7 @@ class Committer:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             self.is_refused = False
             try:
-                await self._client.commit(offsets, self._timeout)
+                await self._commit(offsets)
             except (RebalanceInProgress, CommitFailed) as exc:
                 self.is_refused = True
                 is_out = isinstance(exc, CommitFailed)
@@ -146,6 +148,14 @@ class Committer:
                     ledger.committed = offset
                 round_.moved = True
                 return
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> None:
+        """Have an answer in time, also of a client that hangs."""
+        try:
+            with trio.fail_after(self._timeout + _MARGIN):
+                await self._client.commit(offsets, self._timeout)
+        except trio.TooSlowError:
+            raise CommitUnknown(f"the client gave no answer for {self._timeout:g} s") from None
 
     def _lose_track(self) -> None:
         """What the running round carries was committed, or was not."""

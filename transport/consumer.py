@@ -33,6 +33,7 @@ from transport.ledger import Ledger
 from transport.lookout import Lookout
 from transport.message import Message
 from transport.rounds import Round
+from transport.source import in_hand
 from transport.stuck import Stuck
 from transport.types import TP, Record
 
@@ -161,7 +162,7 @@ class Consumer(Service):
             self.app.conductor.end()
         if self._phase is not _Phase.OPEN:
             return
-        left = trio.current_effective_deadline() - trio.current_time()
+        left = self.time_left
         try:
             await self._last_commit(left * _COMMIT_SHARE)
         finally:
@@ -376,14 +377,21 @@ class Consumer(Service):
     async def on_task_error(self, exc: BaseException) -> None:
         """The handling of a message has failed: commit what is safe, then do as the policy says.
 
-        The message stays unacked. To be called by who catches the error of a handler; an error that
-        leaves the block of `async with app` ends the app in order without it. A checkpoint.
+        The message stays unacked. With transactions nothing is safe that is in one with it: what is
+        not committed is undone, and delivered again; after `transaction_attempts` of that in a row
+        the app fails whatever the policy is. To be called by who catches the error of a handler; an
+        error that leaves the block of `async with app` ends the app in order without it. A
+        checkpoint.
 
         Args:
             exc: raised again where the setting `on_task_error` is "fail"; logged with "go_on".
         """
         try:
-            await self.commit()
+            if isinstance(self.committer, BarrierCommitter):
+                held = in_hand.get()
+                await self.committer.go_back(None if held is None else {held.ledger.tp})
+            else:
+                await self.commit()
         except TransportError as error:
             logger.warning("no commit after a handler has failed: %s", error)
         if self.app.settings.on_task_error == "fail":
@@ -427,15 +435,17 @@ class Consumer(Service):
         Raises:
             TransactionAborted: all since the last commit is undone, and delivered again.
             NotInTransaction: with transactions, and a message in hand that it would wait for.
-            CommitUnknown: no answer within the commit timeout; the next commit settles it.
+            CommitUnknown: no answer within the commit timeout, and as long again where the client
+                does not tell either how far it is; the next commit settles it.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
         """
         if self._phase is not _Phase.OPEN:
             await trio.lowlevel.checkpoint()
             return False
-        # At a bad moment without the markers at the end; a later commit has them.
-        with contextlib.suppress(RebalanceInProgress, AppClosed):
+        timeout = self.app.settings.client.commit_timeout
+        # At a bad moment, or where the client hangs, without the markers at the end.
+        with contextlib.suppress(RebalanceInProgress, AppClosed), trio.move_on_after(timeout):
             await self.fetcher.catch_up()
         if isinstance(self.committer, BarrierCommitter):
             return await self.committer.commit(topics, goes_on=start_new_transaction)

@@ -194,9 +194,8 @@ class Producer(Service):
     async def on_stop(self) -> None:
         """Deliver what was accepted, then close; raises if a failure was never looked at."""
         self.buffer.close()
-        left = trio.current_effective_deadline() - trio.current_time()
         if not self._is_killed:
-            with trio.move_on_after(left * 0.3):
+            with trio.move_on_after(self.time_left * 0.3):
                 await self.buffer.wait()
         self._refuse_the_buffered(AppClosed("the app was closed"))
         self._accepts = False
@@ -204,7 +203,7 @@ class Producer(Service):
         if self._is_killed:
             return
         await self.stop_children()
-        left = trio.current_effective_deadline() - trio.current_time()
+        left = self.time_left
         try:
             with trio.move_on_after(left * 0.6):
                 await self._finish()

@@ -1226,3 +1226,21 @@ def test_ctrl_c_interrupts_the_users_code_and_stops_in_order(where: str, served:
     assert "top stop" in notes
     assert notes.count("child stop done") == notes.count("child start") > 0
     assert_ended(service, child)
+
+
+@jumping
+async def test_a_stop_is_told_how_much_of_its_grace_is_left() -> None:
+    left: list[float] = []
+
+    class Slow(Service):
+        async def on_stop(self) -> None:
+            left.append(self.time_left)
+            await trio.sleep(4.0)
+            left.append(self.time_left)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(8.0)
+            left.append(self.time_left)
+
+    async with running(Slow(grace=10.0)):
+        pass
+    assert left == pytest.approx([10.0, 6.0, 0.0])

@@ -194,6 +194,13 @@ class Conductor(Service, MutableSet["Topic"]):
 
     # Ownership
 
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        """Partitions have come, and their channels know of them; for a subclass to do more.
+
+        Nothing is fetched of them before this returns: the offsets that they start from may be
+        sought here. May come with an empty set. Bounded: past `drain_timeout` it is cancelled.
+        """
+
     def on_epoch(self, ledger: Ledger) -> None:
         """A partition is assigned, or begins a new epoch."""
         self.on_let_go(ledger.tp)

@@ -682,7 +682,7 @@ class Consumer(Service):
         await exposed(self._on_partitions_revoked, revoked)
 
     async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
-        """Tell the channels and the app; nothing is fetched of the partitions before.
+        """Tell the channels, the conductor and the app; nothing is fetched of them before.
 
         Bounded from outside; past the bound it is cancelled.
         """
@@ -691,6 +691,7 @@ class Consumer(Service):
         if self.in_transaction:
             # Nothing is delivered before what the last owner has left open is ended.
             await self.transactions.on_rebalance(frozenset(self.assignment), frozenset(), assigned)
+        await exposed(self.app.conductor.on_partitions_assigned, assigned)
         await exposed(self._on_partitions_assigned, assigned)
 
     async def on_partitions_lost(self, lost: frozenset[TP]) -> None:

@@ -155,7 +155,8 @@ class Conductor(Service, MutableSet["Topic"]):
     async def on_client_only_start(self) -> None:
         """The app reads without a group (`client_only`): wait for what it is to read, if anything.
 
-        A checkpoint; cancelling changes nothing. Raises AppClosed.
+        Called as such an app begins to read; for a subclass, too. A checkpoint; cancelling changes
+        nothing. Raises AppClosed.
         """
         await self.maybe_wait_for_subscriptions()
 

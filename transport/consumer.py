@@ -211,6 +211,8 @@ class Consumer(Service):
             self.spawn("commit ticker", tick, self.commit_interval, self._beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             self.spawn("patterns", self._look_for_topics)
+            if self.app.settings.client.client_only:
+                self.spawn("client only", self._tell_of_client_only)
             await self.add_service(self.fetcher)
 
     @trio.lowlevel.enable_ki_protection
@@ -225,6 +227,11 @@ class Consumer(Service):
                 logger.warning("cannot look for topics that match a pattern: %s", exc)
             with trio.move_on_after(interval):
                 await conductor.wait_for_change()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _tell_of_client_only(self) -> None:
+        with contextlib.suppress(AppClosed):  # it may end before it is subscribed to anything
+            await exposed(self.app.conductor.on_client_only_start)
 
     @contextlib.contextmanager
     def ending_quietly(self) -> Iterator[None]:

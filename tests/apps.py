@@ -55,8 +55,8 @@ async def take(messages: AsyncIterator[T], count: int) -> list[T]:
     return [await anext(messages) for _ in range(count)]
 
 
-async def nothing_comes(messages: AsyncIterator[Any]) -> bool:
+async def nothing_comes(messages: AsyncIterator[Any], seconds: float = A_WHILE) -> bool:
     """Whether nothing is delivered for a while; the wait is cancelled then."""
-    with trio.move_on_after(A_WHILE) as wait:
+    with trio.move_on_after(seconds) as wait:
         await anext(messages)
     return wait.cancelled_caught

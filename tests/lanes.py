@@ -5,16 +5,23 @@ On `memory://` the clock jumps, so that no test waits for real time; Kafka runs 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
+from tests.apps import A_WHILE
 from transport import TP, App
 from transport.drivers.settings import ClientSettings
+
+A = TypeVar("A", bound=App)
+
+# No commit comes by itself: what is committed is what a test, a rebalance or the end commits.
+NEVER = 1e6
 
 
 def run_jumping(test: Callable[[], Awaitable[object]], **options: Any) -> object:
@@ -51,18 +58,40 @@ class Place:
     url: str
     name: str
 
-    def app(self, **settings: Any) -> App:
+    def app(self, kind: type[A] = App, **settings: Any) -> A:  # type: ignore[assignment]
         """An app of the group, quick to hear of another member."""
-        return App(self.name, self.url, heartbeat_interval=0.5, **settings)
+        return kind(self.name, self.url, heartbeat_interval=0.5, **settings)
+
+    def tps(self, partitions: int) -> list[TP]:
+        """The topic's, if it has so many."""
+        return [TP(self.name, number) for number in range(partitions)]
 
     async def create(self, partitions: int, *values: bytes) -> list[TP]:
         """The topic, with these values in its partition 0; returns its partitions."""
-        async with self.app() as app:
+        async with self.opened(partitions, *values):
+            return self.tps(partitions)
+
+    @asynccontextmanager
+    async def opened(
+        self,
+        partitions: int,
+        *values: bytes,
+        kind: type[A] = App,  # type: ignore[assignment]
+        **settings: Any,
+    ) -> AsyncIterator[A]:
+        """An app that commits when it is told to, on the new topic with these values in its
+        partition 0."""
+        async with self.app(kind, **{"commit_interval": NEVER, **settings}) as app:
             await app.producer.create_topic(self.name, partitions)
-            orders = app.topic(self.name)
             for value in values:
-                await orders.send(value=value, partition=0)
-        return [TP(self.name, number) for number in range(partitions)]
+                await app.producer.send(self.name, None, value, 0)
+            await app.producer.flush()
+            yield app
+
+    @property
+    def a_while(self) -> float:
+        """Seconds in which something would come that is not to come."""
+        return A_WHILE if self.url.startswith("memory://") else 0.5
 
     async def committed(self) -> dict[TP, int]:
         """What the group has committed, as the broker tells an outsider."""

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from tests.apps import app_on, broker_with, nothing_comes, take, write
-from tests.lanes import Place
+from tests.lanes import NEVER, Place
 from tests.nurseries.clock import jumping
 from transport import (
     TP,
@@ -29,7 +29,6 @@ from transport.drivers.base import ProducerClient
 
 ORDERS = [TP("orders", number) for number in range(2)]
 ONE = ORDERS[0]
-NEVER = 1e6
 POINTS = [name for name in vars(Sensor) if name.startswith("on_")]
 
 

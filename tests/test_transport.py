@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import trio
@@ -11,64 +10,9 @@ from tests.nurseries.clock import jumping
 from transport import (
     App,
     ClientClosed,
-    Conductor,
     Consumer,
-    Fetcher,
-    Producer,
     RoundRobin,
-    Transport,
 )
-
-
-class Mine(Transport):
-    class Consumer(Consumer):
-        pass
-
-    class Fetcher(Fetcher):
-        pass
-
-    class Producer(Producer):
-        pass
-
-    class Conductor(Conductor):
-        pass
-
-
-class MyApp(App):
-    Transport = Mine
-
-
-@jumping
-async def test_a_part_that_a_subclass_names_is_used() -> None:
-    async with MyApp("orders") as app:
-        assert type(app.transport) is Mine
-        assert type(app.consumer) is Mine.Consumer
-        assert type(app.consumer.fetcher) is Mine.Fetcher
-        assert type(app.producer) is Mine.Producer
-        assert type(app.conductor) is Mine.Conductor
-
-
-@jumping
-async def test_keyword_arguments_go_to_the_part() -> None:
-    async def hook(_: object) -> None: ...
-
-    app = App("orders", commit_interval=7.0)
-    options: dict[str, Any] = {"on_partitions_revoked": hook, "on_partitions_assigned": hook}
-    callback = app.conductor.on_records
-    assert app.transport.create_consumer(callback, **options).commit_interval == 7.0
-    consumer = app.transport.create_consumer(
-        callback, **options, commit_interval=0.5, commit_livelock_soft_timeout=9.0
-    )
-    assert consumer.commit_interval == 0.5
-    assert consumer.commit_livelock_soft_timeout == 9.0
-    assert consumer.transport is app.transport
-    assert consumer.app is app
-
-
-def test_it_names_the_driver_and_its_version() -> None:
-    assert re.fullmatch(r"memory=[\d.]+", App("orders").transport.driver_version)
-    kafka = App("orders", broker="kafka://127.0.0.1:1")
-    assert re.fullmatch(r"kafka-python=3\.0\.\d+", kafka.transport.driver_version)
 
 
 def test_errors_that_mean_that_the_client_is_closing() -> None:

@@ -13,9 +13,6 @@ from tests.lanes import Place
 from transport import TP, App, Message, Topic
 from transport.drivers.memory import MemoryBroker
 
-# No commit comes by itself: what is committed is what a test, a rebalance or the end commits.
-NEVER = 1e6
-
 
 class Member(App):
     """Knows what it owns, by the hooks alone; `guard` is entered by the hook for what goes."""
@@ -50,7 +47,7 @@ class Member(App):
 
 def member(place: Place, **settings: Any) -> Member:
     """A member of the place's group, quick to hear of another."""
-    return Member(place.name, place.url, heartbeat_interval=0.5, **settings)
+    return place.app(Member, **settings)
 
 
 async def send(app: App, tps: Iterable[TP], count: int) -> None:

@@ -14,8 +14,8 @@ import trio.testing
 
 from nurseries import tick
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
-from tests.lanes import Place
-from tests.museum.members import NEVER, Commits, Work, every, leave_a_gap, member, send
+from tests.lanes import NEVER, Place
+from tests.museum.members import Commits, Work, every, leave_a_gap, member, send
 from tests.nurseries.clock import jumping
 from transport import TP
 from transport.drivers.memory import MemoryBroker

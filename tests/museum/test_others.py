@@ -10,8 +10,8 @@ import trio
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.kafka.cluster import Broker
-from tests.lanes import Place
-from tests.museum.members import NEVER, Commits, Work, every, member, send
+from tests.lanes import NEVER, Place
+from tests.museum.members import Commits, Work, every, member, send
 from tests.nurseries.clock import jumping
 from transport import TP, App, CommitFailed, CommitUnknown, RebalanceInProgress, Record
 from transport.drivers.memory.consumer import MemoryConsumer

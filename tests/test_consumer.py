@@ -6,101 +6,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from transport import TP, NotAssigned
+from transport import TP
 
 ORDERS, ORDERS_1 = TP("orders", 0), TP("orders", 1)
 BILLS = TP("bills", 0)
 
 
 # Flow
-
-
-@jumping
-async def test_nothing_is_delivered_while_flow_is_stopped() -> None:
-    broker = broker_with(ORDERS, records=10)
-    app = app_on(broker)
-    orders = app.topic("orders")
-    async with app:
-        messages = orders.noack()
-        await anext(messages)
-        app.consumer.stop_flow()
-        await app.consumer.wait_for_stopped_flow()
-        write(broker, ORDERS, 5)
-        assert await nothing_comes(messages)
-        app.consumer.resume_flow()
-        rest = await take(messages, 14)
-        assert [message.offset for message in rest] == list(range(1, 15))
-
-
-@jumping
-async def test_who_waits_for_a_message_gets_it_when_flow_is_resumed() -> None:
-    broker = broker_with(ORDERS)
-    app = app_on(broker)
-    orders = app.topic("orders")
-    async with app, trio.open_nursery() as nursery:
-        got: list[int] = []
-
-        async def read() -> None:
-            got.append((await anext(orders.noack())).offset)
-
-        nursery.start_soon(read)
-        await wait_all_tasks_blocked()
-        app.consumer.stop_flow()
-        await app.consumer.wait_for_stopped_flow()
-        write(broker, ORDERS)
-        await trio.sleep(A_WHILE)
-        assert got == []
-        app.consumer.resume_flow()
-        await trio.sleep(A_WHILE)
-        assert got == [0]
-
-
-@jumping
-async def test_waiting_for_stopped_flow_waits_for_the_poll_under_way() -> None:
-    app = app_on(broker_with(ORDERS))
-    orders = app.topic("orders")
-    async with app:
-        orders.noack()
-        await wait_all_tasks_blocked()
-        consumer = app.consumer
-        assert not consumer.not_waiting_next_records.is_set()
-        consumer.stop_flow()
-        assert not consumer.not_waiting_next_records.is_set()
-        await consumer.wait_for_stopped_flow()
-        assert consumer.not_waiting_next_records.is_set()
-        consumer.resume_flow()
-        await wait_all_tasks_blocked()
-        assert not consumer.not_waiting_next_records.is_set()
-
-
-@jumping
-async def test_waiting_for_stopped_flow_waits_until_it_is_stopped() -> None:
-    app = app_on(broker_with(ORDERS))
-    async with app:
-        app.topic("orders").noack()
-        with trio.move_on_after(A_WHILE) as wait:
-            await app.consumer.wait_for_stopped_flow()
-        assert wait.cancelled_caught
-
-
-@jumping
-async def test_the_flow_can_be_looked_at_and_waited_for() -> None:
-    app = app_on(broker_with(ORDERS))
-    async with app:
-        consumer = app.consumer
-        assert consumer.flow_active
-        assert consumer.can_resume_flow.is_set()
-        assert not consumer.suspend_flow.is_set()
-        consumer.stop_flow()
-        consumer.stop_flow()
-        assert not consumer.flow_active
-        assert not consumer.can_resume_flow.is_set()
-        assert consumer.suspend_flow.is_set()
-        consumer.resume_flow()
-        assert consumer.flow_active
-        assert consumer.can_resume_flow.is_set()
 
 
 @jumping
@@ -118,36 +32,6 @@ async def test_flow_that_is_stopped_keeps_the_membership() -> None:
 
 
 # Pauses
-
-
-@jumping
-async def test_a_paused_partition_is_not_fetched_from_the_others_are() -> None:
-    broker = broker_with(ORDERS, ORDERS_1)
-    app = app_on(broker)
-    orders = app.topic("orders")
-    async with app:
-        messages = orders.noack()
-        await wait_all_tasks_blocked()
-        app.consumer.pause_partitions([ORDERS])
-        await wait_all_tasks_blocked()
-        write(broker, ORDERS, 3)
-        write(broker, ORDERS_1, 3)
-        assert {message.tp for message in await take(messages, 3)} == {ORDERS_1}
-        assert await nothing_comes(messages)
-        app.consumer.resume_partitions([ORDERS])
-        assert {message.tp for message in await take(messages, 3)} == {ORDERS}
-
-
-@jumping
-async def test_a_pause_of_what_is_not_assigned_is_passed_over_and_counted() -> None:
-    app = app_on(broker_with(ORDERS))
-    async with app:
-        app.topic("orders").noack()
-        await wait_all_tasks_blocked()
-        app.consumer.pause_partitions([BILLS, TP("orders", 7)])
-        app.consumer.resume_partitions([BILLS])
-        assert app.consumer.flow.ignored == 3
-        assert app.consumer.flow.paused == set()
 
 
 @jumping
@@ -215,19 +99,6 @@ async def test_a_topic_that_comes_back_gets_what_it_had_not_begun() -> None:
 # Seeks
 
 
-@pytest.mark.parametrize("offset", [0, 2, 7])
-@jumping
-async def test_a_seek_goes_on_at_the_offset(offset: int) -> None:
-    broker = broker_with(ORDERS, records=10)
-    app = app_on(broker)
-    orders = app.topic("orders")
-    async with app:
-        messages = orders.noack()
-        await take(messages, 4)
-        await app.consumer.seek(ORDERS, offset)
-        assert (await anext(messages)).offset == offset
-
-
 @jumping
 async def test_what_was_delivered_before_a_seek_cannot_be_acked_any_more() -> None:
     broker = broker_with(ORDERS, records=5)
@@ -279,26 +150,6 @@ async def test_a_seek_past_the_end_is_put_right_by_the_reset_policy() -> None:
 
 
 @jumping
-async def test_an_offset_is_not_negative() -> None:
-    app = app_on(broker_with(ORDERS))
-    async with app:
-        app.topic("orders").noack()
-        await wait_all_tasks_blocked()
-        with pytest.raises(ValueError, match="-1"):
-            await app.consumer.seek(ORDERS, -1)
-
-
-@jumping
-async def test_a_seek_of_what_is_not_assigned_says_so() -> None:
-    app = app_on(broker_with(ORDERS))
-    async with app:
-        app.topic("orders").noack()
-        await wait_all_tasks_blocked()
-        with pytest.raises(NotAssigned, match="bills-0"):
-            await app.consumer.seek(BILLS, 0)
-
-
-@jumping
 async def test_a_seek_that_is_cancelled_before_it_begins_has_not_happened() -> None:
     broker = broker_with(ORDERS, records=5)
     app = app_on(broker)
@@ -335,39 +186,7 @@ async def test_a_seek_that_is_cancelled_is_made_as_a_whole_or_not_at_all(steps: 
         assert message.offset == (3 if message.epoch == 2 else 1)
 
 
-@jumping
-async def test_seek_to_committed_goes_back_to_what_the_group_committed() -> None:
-    broker = broker_with(ORDERS, ORDERS_1, records=5)
-    committed(broker).update({ORDERS: 2, ORDERS_1: 0})
-    app = app_on(broker, commit_interval=1000.0)
-    async with app:
-        batches = app.topic("orders").batches(noack=True)
-        for batch in await take(batches, 2):
-            batch.ack()
-        assert await app.consumer.seek_to_committed() == {ORDERS: 2, ORDERS_1: 0}
-        assert {batch.tp: batch[0].offset for batch in await take(batches, 2)} == {
-            ORDERS: 2,
-            ORDERS_1: 0,
-        }
-
-
 # Commits
-
-
-@jumping
-async def test_a_commit_tells_whether_an_offset_moved() -> None:
-    broker = broker_with(ORDERS, records=3)
-    app = app_on(broker, commit_interval=1000.0)
-    async with app:
-        messages = app.topic("orders").noack()
-        first, second = await take(messages, 2)
-        first.ack()
-        assert await app.consumer.commit()
-        assert committed(broker) == {ORDERS: 1}
-        assert not await app.consumer.commit()
-        second.ack()
-        assert await app.consumer.force_commit()
-        assert committed(broker) == {ORDERS: 2}
 
 
 @jumping
@@ -393,21 +212,6 @@ async def test_the_place_to_start_from_is_committed_too() -> None:
 
 
 @jumping
-async def test_a_commit_may_name_topics_and_partitions_mixed() -> None:
-    broker = broker_with(ORDERS, ORDERS_1, BILLS, records=1)
-    app = app_on(broker, commit_interval=1000.0)
-    async with app:
-        for message in await take(app.topic("orders").noack(), 2):
-            message.ack()
-        (await anext(app.topic("bills").noack())).ack()
-        assert await app.consumer.commit(["bills", ORDERS_1])
-        assert committed(broker) == {BILLS: 1, ORDERS_1: 1}
-        assert not await app.consumer.commit([])
-        assert await app.conductor.commit(["orders"])
-        assert committed(broker) == {BILLS: 1, ORDERS_1: 1, ORDERS: 1}
-
-
-@jumping
 async def test_acks_are_committed_every_interval() -> None:
     broker = broker_with(ORDERS, records=2)
     app = app_on(broker, commit_interval=5.0)
@@ -418,38 +222,6 @@ async def test_acks_are_committed_every_interval() -> None:
         assert committed(broker) == {}
         await trio.sleep(0.2)
         assert committed(broker) == {ORDERS: 1}
-
-
-@jumping
-async def test_who_waits_for_a_commit_that_is_under_way_hears_of_its_end() -> None:
-    broker = broker_with(ORDERS, records=1)
-    app = app_on(broker, commit_interval=1000.0)
-    async with app, trio.open_nursery() as nursery:
-        (await anext(app.topic("orders").noack())).ack()
-        assert not await app.consumer.maybe_wait_for_commit_to_finish()
-        nursery.start_soon(app.consumer.commit)
-        while not await app.consumer.maybe_wait_for_commit_to_finish():
-            pass
-        assert committed(broker) == {ORDERS: 1}
-
-
-@jumping
-async def test_wait_empty_waits_for_every_ack_and_commits() -> None:
-    broker = broker_with(ORDERS, ORDERS_1, records=1)
-    app = app_on(broker, commit_interval=1000.0)
-    async with app, trio.open_nursery() as nursery:
-        messages = await take(app.topic("orders").noack(), 2)
-
-        async def work() -> None:
-            for message in messages:
-                await trio.sleep(10)
-                message.ack()
-
-        start = trio.current_time()
-        nursery.start_soon(work)
-        await app.consumer.wait_empty()
-        assert trio.current_time() - start == 20
-        assert committed(broker) == {ORDERS: 1, ORDERS_1: 1}
 
 
 @pytest.mark.parametrize("records", [0, 1])
@@ -480,22 +252,3 @@ async def test_a_gap_at_the_end_does_not_pass_what_is_unacked() -> None:
         first.ack()
         await trio.sleep(A_WHILE)
         assert committed(broker) == {ORDERS: 1}
-
-
-@jumping
-async def test_an_offset_that_stands_still_while_acks_go_on_is_warned_of(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    broker = broker_with(ORDERS, records=50)
-    app = app_on(broker, commit_livelock_soft_timeout=30.0)
-    async with app:
-        async for message in app.topic("orders").noack():
-            if message.offset != 3:
-                message.ack()
-            if message.offset == 45:
-                break
-            await trio.sleep(1)
-    warnings = [record.getMessage() for record in caplog.records if "stood" in record.getMessage()]
-    assert len(warnings) == 1
-    assert "orders-0" in warnings[0]
-    assert "at 3 for" in warnings[0]

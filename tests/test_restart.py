@@ -5,30 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.apps import app_on, broker_with, committed, take
-from tests.lanes import Place
 from tests.nurseries.clock import jumping
 from transport import TP
 
 ORDERS = [TP("orders", number) for number in range(2)]
-
-
-async def test_the_iterators_go_on_and_what_is_unacked_comes_again(place: Place) -> None:
-    tps = await place.create(1, b"0", b"1", b"2", b"3")
-    async with place.app() as app:
-        messages = app.topic(place.name).noack()
-        first, second = await take(messages, 2)
-        first.ack()
-        before = app.consumer.client
-        await app.consumer.restart()
-        assert app.consumer.client is not before
-        assert not second.ack()
-        for value in (b"1", b"2", b"3"):
-            async with await anext(messages) as message:
-                assert message.value == value
-        await app.topic(place.name).send(value=b"4", partition=0)
-        async with await anext(messages) as message:
-            assert message.value == b"4"
-    assert await place.committed() == {tps[0]: 5}
 
 
 @jumping

@@ -5,6 +5,7 @@ On `memory://` the clock jumps, so that no test waits for real time; Kafka runs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -45,6 +46,13 @@ BOTH = [
     pytest.param("memory", marks=pytest.mark.trio(run=run_jumping)),
     pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.trio(run=run_in_real_time)]),
 ]
+
+
+def wait_for_threads() -> None:
+    """From now on threads are waited for: no clock may jump over them."""
+    clock = trio.lowlevel.current_clock()
+    if isinstance(clock, trio.testing.MockClock):
+        clock.autojump_threshold, clock.rate = math.inf, 1.0
 
 
 @attrs.frozen

@@ -28,7 +28,6 @@ from transport import (
 )
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.memory import MemoryDriver
-from transport.partitioner import java_partitioner
 
 ORDERS = TP("orders", 0)
 
@@ -102,33 +101,6 @@ def app_with(client: HeldBack, **settings: Any) -> App:
 # Where it goes
 
 
-@jumping
-async def test_a_message_is_where_its_delivery_says() -> None:
-    broker = broker_with(ORDERS)
-    async with app_on(broker) as app:
-        orders = app.topic("orders")
-        metadata = await orders.send_and_wait(
-            key=b"k", value=b"v", timestamp=1.5, headers={"h": b"1"}
-        )
-        assert metadata == RecordMetadata("orders", 0, 0, 1.5)
-        assert metadata.tp == ORDERS
-        (record,) = broker.log(ORDERS).read(0, 1000).records
-        assert (record.key, record.value, record.timestamp) == (b"k", b"v", 1500)
-        assert list(record.headers) == [("h", b"1")]
-
-
-@pytest.mark.parametrize("headers", [[("h", b"1"), ("h", b"2")], {"a": b"1", "b": b"2"}, None])
-@jumping
-async def test_headers_are_pairs_or_a_mapping(headers: Any) -> None:
-    broker = broker_with(ORDERS)
-    async with app_on(broker) as app:
-        assert app.producer.supports_headers()
-        await app.topic("orders").send_and_wait(value=b"v", headers=headers)
-        (record,) = broker.log(ORDERS).read(0, 1000).records
-        pairs = list(headers.items()) if isinstance(headers, dict) else headers or []
-        assert list(record.headers) == pairs
-
-
 @pytest.mark.parametrize(
     "headers",
     [
@@ -152,25 +124,6 @@ async def test_headers_of_other_types_are_refused_for_their_message_alone(header
         with pytest.raises(TypeError):
             await orders.send(value=b"bad", headers=headers)
         assert (await orders.send_and_wait(value=b"after")).offset == 1
-
-
-@jumping
-async def test_messages_of_one_key_go_to_one_partition_that_java_would_choose() -> None:
-    broker = broker_with(TP("orders", 11))
-    async with app_on(broker) as app:
-        orders = app.topic("orders")
-        for key in (b"21", b"foobar", b"abc"):
-            sent = [(await orders.send_and_wait(key=key, value=b"v")).tp for _ in range(3)]
-            assert set(sent) == {TP("orders", java_partitioner(key, 12))}
-            assert app.producer.key_partition("orders", key) == sent[0]
-
-
-@jumping
-async def test_a_users_partitioner_goes_first() -> None:
-    broker = broker_with(TP("orders", 3))
-    async with app_on(broker, partitioner=lambda key, count: count - 1) as app:
-        metadata = await app.topic("orders").send_and_wait(key=b"k", value=b"v")
-        assert metadata.partition == 3
 
 
 @pytest.mark.parametrize("chosen", [4, -1])
@@ -233,13 +186,6 @@ async def test_a_partition_that_there_is_not(partition: int) -> None:
 
 
 @jumping
-async def test_the_partition_of_a_key_is_not_known_before_the_topic_is() -> None:
-    async with app_on(broker_with(ORDERS)) as app:
-        with pytest.raises(LookupError, match="orders"):
-            app.producer.key_partition("orders", b"k")
-
-
-@jumping
 async def test_how_many_partitions_there_are_is_asked_again_in_time() -> None:
     client = HeldBack()
     async with app_with(client, metadata_max_age=60.0) as app:
@@ -267,15 +213,6 @@ async def test_messages_of_a_partition_arrive_in_the_order_in_which_they_were_se
         await app.producer.flush()
         values = [int(r.value or b"") for r in broker.log(ORDERS).read(0, 10**6).records]
         assert values == list(range(1000))
-
-
-@jumping
-async def test_a_topic_is_created_once_and_one_that_exists_is_fine() -> None:
-    broker = broker_with()
-    async with app_on(broker) as app:
-        await app.producer.create_topic("new", 3)
-        await app.producer.create_topic("new", 5)
-        assert len(broker.partitions("new")) == 3
 
 
 @jumping

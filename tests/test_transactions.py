@@ -477,35 +477,6 @@ async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> No
         assert len(writers) == (2 if mode == "partition" else 1)
 
 
-@jumping
-async def test_the_producers_own_calls() -> None:
-    """By transactional id, as in the seed's names; for who reads by other means."""
-    broker = pipeline()
-    async with app_on(broker) as app:
-        producer = app.producer
-        with pytest.raises(TransactionAborted):
-            await producer.send("out", None, b"none is open", transactional_id="mine")
-        await producer.begin_transaction("mine")
-        await producer.maybe_begin_transaction("mine")
-        with pytest.raises(RuntimeError):
-            await producer.begin_transaction("mine")
-        await producer.send("out", None, b"1", 0, transactional_id="mine")
-        await producer.abort_transaction("mine")
-        await producer.begin_transaction("mine")
-        await producer.send("out", None, b"2", 0, transactional_id="mine")
-        assert results(broker) == []
-        await producer.commit_transaction("mine")
-        assert results(broker) == [b"2"]
-        await producer.begin_transaction("mine")
-        await producer.send_and_wait("out", None, b"3", 0, transactional_id="mine")
-        await producer.commit_transactions({"mine": {IN[0]: 7}}, "others")
-        assert committed(broker, "others") == {IN[0]: 7}
-        await producer.send("out", None, b"4", 0, transactional_id="mine")
-        await producer.stop_transaction("mine")
-        await producer.stop_transaction("never begun")
-    assert results(broker) == [b"2", b"3"]
-
-
 @MODES
 @jumping
 async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(mode: str) -> None:

@@ -172,14 +172,3 @@ async def test_timestamps_and_headers(
         assert message.timestamp == stamped.timestamp > 1.5  # the broker's
     (record,) = records_of(kafka_bootstrap, ours, 1)[0]
     assert (record.timestamp, record.timestamp_type, list(record.headers)) == (1500, 0, headers)
-
-
-async def test_a_users_partitioner_decides(
-    kafka_bootstrap: str, kafka_topic: Callable[..., str]
-) -> None:
-    topic = kafka_topic(4)
-    async with an_app(kafka_bootstrap, partitioner=lambda key, count: len(key) % count) as app:
-        for key in (b"", b"1", b"22", b"333", b"4444"):
-            written = await app.topic(topic).send_and_wait(key=key, value=b"v")
-            assert written.partition == len(key) % 4
-            assert app.producer.key_partition(topic, key) == written.tp

@@ -1,0 +1,44 @@
+"""The fetcher, item by item: the polling side of the client."""
+
+from __future__ import annotations
+
+import trio
+
+from tests.apps import take
+from tests.lanes import Place
+
+
+async def test_app(place: Place) -> None:
+    async with place.opened(1) as app:
+        assert app.consumer.fetcher.app is app
+
+
+async def test_on_stop(place: Place) -> None:
+    """It stops fetching, and comes back only once no poll is under way."""
+    async with place.opened(1, b"0") as app:
+        polls, began = 0, trio.Event()
+        poll = app.consumer.client.poll
+
+        async def counted() -> object:
+            nonlocal polls
+            polls += 1
+            began.set()
+            try:
+                return await poll()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.1)  # it takes its time to come back
+                polls -= 1
+
+        app.consumer.client.poll = counted
+        messages = app.topic(place.name).noack()
+        await take(messages, 1)
+        await began.wait()
+        assert polls == 1
+        await app.consumer.fetcher.on_stop()
+        assert polls == 0
+        began = trio.Event()
+        await app.producer.send_and_wait(place.name, None, b"1", 0)
+        with trio.move_on_after(place.a_while):
+            await began.wait()
+        assert not began.is_set(), "nothing is fetched any more"

@@ -1,0 +1,197 @@
+"""Each item of `faust.transport.base` has a test by its name that runs on both brokers.
+
+A part's tests stand in the file named after it, and each begins with the names of the items that it
+proves, so that a test can be found from an item and none is without one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import pytest
+
+import transport
+from tests.test_faust_names import NAMES, ROWS
+
+# Items that the seed does not name among its classes.
+BESIDE = {
+    "Conductor": "on_key_decode_error on_value_decode_error",
+    "Consumer": "on_start on_partitions_lost",
+    "SupportTypes": """TP Message acked refcount incref decref ack RecordMetadata PendingMessage
+        FutureMessage SchedulingStrategy ProducerBuffer Sensor""",
+}
+# Those whose test stands with others of its kind.
+ELSEWHERE = {
+    "App.client_only": (
+        "tests/test_reading_alone.py",
+        "test_client_only_gets_everything_beside_others_and_commits_nothing",
+    ),
+    "App.partitions": (
+        "tests/test_reading_alone.py",
+        "test_named_partitions_start_where_they_are_told_and_commit",
+    ),
+    "App.topic of a pattern": (
+        "tests/test_patterns.py",
+        "test_topics_that_match_and_those_that_are_created_later",
+    ),
+    "Transport.url that is wrong": (
+        "tests/drivers/test_urls.py",
+        "test_what_is_wrong_is_said_without_the_password",
+    ),
+    # In memory there is no connection.
+    "Producer.ssl_context": (
+        "tests/kafka/test_producer_errors.py",
+        "test_an_ssl_context_decides_whom_to_trust",
+    ),
+    "Service.diag": ("tests/test_shutdown.py", "test_the_tree_can_be_looked_at_while_it_runs"),
+}
+GONE = {row["theirs"] for row in ROWS if row["how"] == "gone"}
+PARTS = [name for name in {**NAMES, **BESIDE} if name != "Service"]
+TESTS = Path(__file__).parent.parent
+
+
+def items(part: str) -> set[str]:
+    names = NAMES.get(part, "").split() + BESIDE.get(part, "").split()
+    return {name for name in names if f"{part}.{name}" not in GONE | set(ELSEWHERE)}
+
+
+def snake(name: str) -> str:
+    """A name as it stands in the name of a file or a test."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def found_in(part: str) -> dict[str, Callable[..., object]]:
+    module = importlib.import_module(f"tests.items.test_{snake(part)}")
+    return {name: test for name, test in vars(module).items() if name.startswith("test_")}
+
+
+def proved_by(test: str, names: Collection[str]) -> set[str]:
+    """The items that the name of a test begins with."""
+    by_words = {snake(name): name for name in names}
+    longest_first = "|".join(sorted(by_words, key=len, reverse=True))
+    begins = re.match(rf"test((?:_(?:{longest_first})(?![a-z0-9]))*)", test)
+    assert begins is not None
+    return {by_words[word] for word in re.findall(rf"_({longest_first})(?![a-z0-9])", begins[1])}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_item_has_a_test_by_its_name(part: str) -> None:
+    proved = {test: proved_by(test, items(part)) for test in found_in(part)}
+    assert [test for test, names in proved.items() if not names] == [], "named after no item"
+    assert items(part) - set().union(*proved.values()) == set(), "without a test"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_of_them_runs_on_both_brokers(part: str) -> None:
+    for name, test in found_in(part).items():
+        assert "place" in inspect.signature(test).parameters, name
+
+
+@pytest.mark.parametrize(("file", "test"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_those_elsewhere_are_there(file: str, test: str) -> None:
+    text = (TESTS.parent / file).read_text()
+    assert re.search(rf"^(async )?def {test}\(", text, re.MULTILINE)
+
+
+# As the seed writes them, without the loop.
+CALLS = """
+    Transport(url, app)
+    Transport.create_consumer(callback)
+    Transport.create_producer()
+    Transport.create_transaction_manager(consumer, producer)
+    Transport.create_conductor()
+    Conductor(app)
+    async Conductor.commit(topics)
+    Conductor.acks_enabled_for(topic)
+    async Conductor.wait_for_subscriptions()
+    async Conductor.maybe_wait_for_subscriptions()
+    async Conductor.on_partitions_assigned(assigned)
+    async Conductor.on_client_only_start()
+    Conductor.clear()
+    Conductor.add(topic)
+    Conductor.discard(topic)
+    Consumer(transport, callback, on_partitions_revoked, on_partitions_assigned, *,
+        commit_interval, commit_livelock_soft_timeout)
+    Consumer.on_init_dependencies()
+    async Consumer.on_start()
+    async Consumer.on_restart()
+    async Consumer.on_stop()
+    async Consumer.on_task_error(exc)
+    Consumer.close()
+    Consumer.on_buffer_full(tp)
+    Consumer.on_buffer_drop(tp)
+    async Consumer.perform_seek()
+    async Consumer.seek_to_committed()
+    async Consumer.seek(partition, offset)
+    Consumer.stop_flow()
+    Consumer.resume_flow()
+    async Consumer.wait_for_stopped_flow()
+    Consumer.pause_partitions(tps)
+    Consumer.resume_partitions(tps)
+    async Consumer.on_partitions_revoked(revoked)
+    async Consumer.on_partitions_assigned(assigned, generation_id)
+    Consumer.getmany(timeout)
+    Consumer.track_message(message)
+    Consumer.ack(message)
+    async Consumer.wait_empty()
+    async Consumer.commit_and_end_transactions()
+    async Consumer.verify_all_partitions_active()
+    Consumer.verify_event_path(now, tp)
+    Consumer.verify_recovery_event_path(now, tp)
+    async Consumer.commit(topics, start_new_transaction)
+    async Consumer.force_commit(topics, start_new_transaction)
+    async Consumer.maybe_wait_for_commit_to_finish()
+    Fetcher(app)
+    async Fetcher.on_stop()
+    Producer(transport)
+    async Producer.on_start()
+    async Producer.send(topic, key, value, partition, timestamp, headers, *, transactional_id)
+    Producer.send_soon(fut)
+    async Producer.send_and_wait(topic, key, value, partition, timestamp, headers, *,
+        transactional_id)
+    async Producer.flush()
+    async Producer.create_topic(topic, partitions, replication, *, config, timeout, retention,
+        compacting, deleting, ensure_created)
+    Producer.key_partition(topic, key)
+    Producer.supports_headers()
+    async Producer.begin_transaction(transactional_id)
+    async Producer.commit_transaction(transactional_id)
+    async Producer.abort_transaction(transactional_id)
+    async Producer.stop_transaction(transactional_id)
+    async Producer.maybe_begin_transaction(transactional_id)
+    async Producer.commit_transactions(tid_to_offset_map, group_id, start_new_transaction)
+    TransactionManager(transport, *, consumer, producer)
+    async TransactionManager.on_partitions_revoked(revoked)
+    async TransactionManager.on_rebalance(assigned, revoked, newly_assigned)
+    async TransactionManager.send(topic, key, value, partition, timestamp, headers, *,
+        transactional_id)
+    TransactionManager.send_soon(fut)
+    async TransactionManager.send_and_wait(topic, key, value, partition, timestamp, headers, *,
+        transactional_id)
+    async TransactionManager.commit(offsets, start_new_transaction)
+    async TransactionManager.flush()
+    async TransactionManager.create_topic(topic, partitions, replication, *, config, timeout,
+        retention, compacting, deleting, ensure_created)
+    TransactionManager.key_partition(topic, key)
+    TransactionManager.supports_headers()
+"""
+
+
+@pytest.mark.parametrize(
+    ("is_async", "cls", "method", "arguments"),
+    re.findall(r"(async )?(\w+)\.?(\w*)\((.*?)\)", CALLS, re.DOTALL),
+)
+def test_arguments_and_their_order(is_async: str, cls: str, method: str, arguments: str) -> None:
+    ours = getattr(getattr(transport, cls), method or "__init__")
+    assert inspect.iscoroutinefunction(ours) == bool(is_async)
+    before, _, by_keyword = arguments.partition("*")
+    positional = re.findall(r"\w+", before)
+    keywords = {name: name for name in re.findall(r"\w+", by_keyword)}
+    bound = inspect.signature(ours).bind("self", *positional, **keywords)
+    for name in [*positional, *keywords]:
+        passed_on = [*bound.arguments.get("args", ()), *bound.arguments.get("options", {}).values()]
+        assert bound.arguments.get(name) == name or name in passed_on

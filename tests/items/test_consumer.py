@@ -12,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import nothing_comes, take
+from tests.items.fetched import Fetched
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Member, member, send
 from transport import (
@@ -167,8 +168,12 @@ async def test_pause_partitions_ends_with_the_assignment(place: Place) -> None:
         app.consumer.pause_partitions(await app.owns(1))
         app.conductor.discard(orders)
         await app.owns(0)
-        await app.producer.send_and_wait(place.name, None, b"1", 0)
-        assert (await anext(orders.noack())).offset == 1
+        for offset in (
+            1,
+            2,
+        ):  # the poll that brings the partition may bring the first, paused or not
+            await app.producer.send_and_wait(place.name, None, b"v", 0)
+            assert (await anext(orders.noack())).offset == offset
 
 
 async def test_on_buffer_full_on_buffer_drop(place: Place) -> None:
@@ -204,29 +209,29 @@ async def test_on_buffer_full_on_buffer_drop(place: Place) -> None:
 
 
 async def test_getmany(place: Place) -> None:
-    """Pairs of TP and message, fair over partitions, of all topics; what is stale is dropped."""
-    tps = place.tps(2)
-    async with place.opened(2) as app:
+    """Pairs of TP and message, of all topics, fair over partitions; what is stale is dropped."""
+    tps = [*place.tps(2), TP(f"{place.name}.b", 0)]
+    fetched = Fetched(450)
+    async with place.opened(2, monitor=fetched) as app:
+        await app.producer.create_topic(tps[2].topic, 1)
         await send(app, tps, 150)
-        app.conductor.add(app.topic(place.name))
-        seen: list[Message] = []
+        for name in {tp.topic for tp in tps}:
+            app.conductor.add(app.topic(name))
+        await fetched.all.wait()
         turns: list[TP] = []
-        while len(seen) < 300:
-            async for tp, message in app.consumer.getmany(5.0):
-                assert tp == message.tp
-                assert app.consumer.unacked >= {message}
-                seen.append(message)
-                if turns[-1:] != [tp]:
-                    turns.append(tp)
-        assert len(turns) > 2, "they take turns"
-        assert all(app.consumer.ack(message) for message in seen)
-        await send(app, tps[:1], 3)
-        first = await anext(app.consumer.getmany(5.0))
-        await app.consumer.seek(tps[0], 152)
-        async for _, message in app.consumer.getmany(5.0):
-            assert message.offset == 152
-        assert first[1].offset == 150
+        async for tp, message in app.consumer.getmany(5.0):
+            assert tp == message.tp
+            assert app.consumer.ack(message)
+            if turns[-1:] != [tp]:
+                turns.append(tp)
+        assert set(turns[:4]) == set(turns[4:8]) == set(tps), "they take turns"
         assert [pair async for pair in app.consumer.getmany(0.01)] == []
+        await app.consumer.seek(tps[0], 148)
+        stale = await anext(app.consumer.getmany(5.0))
+        await app.consumer.seek(tps[0], 149)
+        _, message = await anext(app.consumer.getmany(5.0))
+        assert (stale[1].offset, message.offset) == (148, 149)
+        assert not app.consumer.ack(stale[1])
 
 
 async def test_track_message_ack_unacked(place: Place) -> None:

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.apps import take
+from tests.items.fetched import Fetched
 from tests.lanes import Place
 from tests.museum.members import send
 from transport import (
@@ -138,19 +139,6 @@ class Lowest:
 
     def turn(self) -> Any:
         return min(self.lanes, key=lambda lane: lane.ledger.tp, default=None)
-
-
-class Fetched(Sensor):
-    """Tells when so many messages were fetched."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-        self.all = trio.Event()
-
-    def on_messages_in(self, tp: TP, count: int) -> None:
-        self.left -= count
-        if self.left == 0:
-            self.all.set()
 
 
 async def test_scheduling_strategy(place: Place) -> None:

@@ -130,15 +130,19 @@ async def test_send_send_soon_send_and_wait(place: Place) -> None:
 
 
 async def test_flush(place: Place) -> None:
+    """It waits for what is sent in the transactions, too."""
     async with by_partition(place) as app:
         sources = await of_each(app, place)
         transactions = app.consumer.transactions
         deliveries = [
             await transactions.send(out(place), None, b"v", 0, source=source) for source in sources
         ]
-        deliveries.append(await transactions.send(out(place), None, b"v", 0, source=None))
+        assert not all(delivery.outcome for delivery in deliveries)
         await transactions.flush()
         assert all(isinstance(delivery.outcome, RecordMetadata) for delivery in deliveries)
+        outside = await transactions.send(out(place), None, b"v", 0, source=None)
+        await transactions.flush()
+        assert isinstance(outside.outcome, RecordMetadata)
 
 
 async def test_key_partition_create_topic_supports_headers(place: Place) -> None:

@@ -1,0 +1,20 @@
+"""Waiting until messages are fetched, and so may be delivered in any order."""
+
+from __future__ import annotations
+
+import trio
+
+from transport import TP, Sensor
+
+
+class Fetched(Sensor):
+    """Tells when so many messages were fetched."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.all = trio.Event()
+
+    def on_messages_in(self, tp: TP, count: int) -> None:
+        self.left -= count
+        if self.left == 0:
+            self.all.set()

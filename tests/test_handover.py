@@ -9,7 +9,7 @@ import trio
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from transport import TP, App, AuthorizationFailed, CommitRefused, Fenced
+from transport import TP, App, AuthorizationFailed, CommitRefused, Conductor, Fenced, Transport
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
@@ -65,6 +65,30 @@ async def test_a_slow_hook_for_what_comes(kind: type[App]) -> None:
     async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
         messages = await take(app.topic("orders").noack(), 5)
         assert [message.offset for message in messages] == list(range(5))
+
+
+class SlowConductor(Conductor):
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        await trio.sleep(SLOW)
+        await super().on_partitions_assigned(assigned)
+
+
+class WithSlowConductor(App):
+    class Transport(Transport):
+        Conductor = SlowConductor
+
+
+@pytest.mark.parametrize("transactions", [None, "partition"])
+@jumping
+async def test_a_conductor_that_is_cut_off_keeps_its_channels(transactions: str | None) -> None:
+    broker = broker_with(ORDERS, records=5)
+    settings = {"drain_timeout": BOUND, "transactions": transactions}
+    async with WithSlowConductor("group", broker, **settings) as app:
+        messages = await take(app.topic("orders").noack(), 5)
+        assert [message.offset for message in messages] == list(range(5))
+        for message in messages:
+            message.ack()
+    assert committed(broker) == {ORDERS: 5}
 
 
 @slow

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import re
 import time
@@ -93,15 +94,38 @@ class _Call(Generic[T]):
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.shield(self.future)
             raise
-        return self.future.result().unwrap()
+        match self.future.result():  # not unwrap(): several may wait for it
+            case outcome.Value() as ended:
+                value: T = ended.value
+                return value
+            case outcome.Error() as failed:
+                raise failed.error
+        raise AssertionError("ended without an outcome")
+
+    async def wait_out(self, cancel: Callable[[], None]) -> None:
+        """The same; but what it has raised goes before the cancelling of who waits for it."""
+        try:
+            await self.wait(cancel)
+        except asyncio.CancelledError:
+            match self.future.result():
+                case outcome.Error() as failed:
+                    raise failed.error from None
+            raise
 
 
 class _Guest:
-    """trio in the thread of an asyncio loop; counted by those who use it."""
+    """trio in the thread of an asyncio loop; counted by those who use it.
+
+    Attributes:
+        is_ending: nothing can be asked for any more. A loop has one guest: the next begins once
+            this one is gone.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.users = 0
+        self.is_ending = False
         self._loop = loop
+        self._calls: set[_Call[Any]] = set()  # that have not ended
         self._ready: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
         self._nursery: trio.Nursery | None = None
@@ -110,7 +134,7 @@ class _Guest:
             self._live,
             run_sync_soon_threadsafe=loop.call_soon_threadsafe,
             run_sync_soon_not_threadsafe=loop.call_soon,
-            done_callback=self._ended.set_result,
+            done_callback=self._on_end,
             host_uses_signal_set_wakeup_fd=True,
         )
 
@@ -118,11 +142,14 @@ class _Guest:
         await asyncio.shield(self._ready)
 
     def start(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> _Call[T]:
-        """Have a task of the guest make a call; from the thread of the loop."""
-        if self._nursery is None or self._token is None:
+        """Have a task of the guest make a call, in our context; from the thread of the loop."""
+        if self.is_ending or self._token is None:
             raise AppClosed("the app is not open any more")
         call: _Call[T] = _Call(self._loop.create_future())
-        self._token.run_sync_soon(self._nursery.start_soon, call.make, fn, *args)
+        self._calls.add(call)
+        call.future.add_done_callback(lambda _: self._calls.discard(call))
+        begin = functools.partial(self._begin, call, fn, *args)
+        self._token.run_sync_soon(contextvars.copy_context().run, begin)
         return call
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
@@ -132,20 +159,42 @@ class _Guest:
 
     def soon(self, fn: Callable[[], object]) -> None:
         assert self._token is not None
-        self._token.run_sync_soon(fn)
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(fn)
 
     async def end(self) -> None:
         """End the guest, and wait for that, whatever is cancelled."""
-        assert self._nursery is not None
-        self.soon(self._nursery.cancel_scope.cancel)
-        self._nursery = None  # nothing can be asked for any more
-        await _Call(self._ended).wait(lambda: None)
+        self.is_ending = True
+        if self._nursery is not None:
+            self.soon(self._nursery.cancel_scope.cancel)
+        # Shielded: an error on its way out must not turn into a cancellation here.
+        with anyio.CancelScope(shield=True):
+            await _Call(self._ended).wait_out(lambda: None)
+
+    async def gone(self) -> None:
+        """Wait for its end."""
+        await asyncio.shield(self._ended)
+
+    # In the guest
 
     async def _live(self) -> None:
         async with trio.open_nursery() as self._nursery:
             self._token = trio.lowlevel.current_trio_token()
             self._ready.set_result(None)
-            await trio.sleep_forever()
+            if not self.is_ending:  # else whoever wanted it was cancelled meanwhile
+                await trio.sleep_forever()
+
+    def _begin(self, call: _Call[T], fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(call.make, fn, *args)
+
+    def _on_end(self, ended: outcome.Outcome[None]) -> None:
+        """The run is over, also where something has ended it that was not asked for."""
+        self.is_ending = True
+        for call in list(self._calls):
+            if not call.future.done():
+                call.future.set_result(outcome.Error(AppClosed("trio has ended")))
+        self._ended.set_result(ended)
 
 
 _current: RunVar[_Guest | None] = RunVar("the trio guest of an asyncio loop")
@@ -154,7 +203,10 @@ _current: RunVar[_Guest | None] = RunVar("the trio guest of an asyncio loop")
 @contextlib.asynccontextmanager
 async def _guest() -> AsyncIterator[_Guest]:
     """The guest of the running loop; the last one to leave ends it."""
-    guest = _current.get(None)
+    while (guest := _current.get(None)) is not None and guest.is_ending:
+        await guest.gone()
+        if _current.get(None) is guest:
+            _current.set(None)
     if guest is None:
         guest = _Guest(asyncio.get_running_loop())
         _current.set(guest)
@@ -165,7 +217,6 @@ async def _guest() -> AsyncIterator[_Guest]:
     finally:
         guest.users -= 1
         if guest.users == 0:
-            _current.set(None)
             await guest.end()
 
 
@@ -195,7 +246,11 @@ async def open_app(app: native.App) -> AsyncIterator[AnyApp]:
         life = guest.start(live)
 
         async def watch() -> None:
-            await life.wait(lambda: guest.soon(closing.set))
+            try:
+                await life.wait_out(lambda: guest.soon(closing.set))
+            except trio.BrokenResourceError:
+                if not life.scope.cancel_called:  # else it is we who have cancelled the opening
+                    raise
 
         tasks.start_soon(watch)  # what goes wrong cancels us, and comes out of the group
         try:
@@ -395,7 +450,7 @@ class AioTopic:
         return AioReader(self.native, self._guest, take, acks=acks)
 
     def send_soon(self, **message: Any) -> FutureMessage:
-        """See `Topic.send_soon`; wait for the outcome by `AioApp.flush`."""
+        """See `Topic.send_soon`; wait for the outcome by `AioProducer.flush`."""
         return self.native.send_soon(**message)
 
     async def send_and_wait(self, **message: Any) -> RecordMetadata:

@@ -9,7 +9,16 @@ import anyio
 import pytest
 
 from tests.lanes import Place
-from transport import JSON, TP, App, AppClosed, BrokerUnavailable, RecordMetadata, UnknownTopic
+from transport import (
+    JSON,
+    TP,
+    App,
+    AppClosed,
+    BrokerUnavailable,
+    NotInTransaction,
+    RecordMetadata,
+    UnknownTopic,
+)
 from transport.anyio import open_app
 from transport.drivers.memory import MemoryBroker
 
@@ -123,6 +132,19 @@ async def test_a_crash_in_the_tree_cancels_the_block_and_comes_out() -> None:
             await anyio.sleep_forever()
 
 
+async def test_what_goes_wrong_at_the_end_comes_out_of_a_cancelled_block_too() -> None:
+    async def fail(timeout: float) -> None:
+        raise ZeroDivisionError
+
+    app = App("app", MemoryBroker())
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        with anyio.CancelScope() as scope:
+            async with open_app(app):
+                app.producer.client.close = fail  # type: ignore[method-assign]
+                scope.cancel()
+                await anyio.sleep_forever()
+
+
 async def test_errors_of_calls_come_out_of_them() -> None:
     broker = MemoryBroker(auto_create=False)
     async with open_app(App("app", broker)) as app:
@@ -211,3 +233,17 @@ async def test_transactions(there: Place, mode: str) -> None:
         await app.consumer.commit()
         (result,) = await take(results.noack(), 1)
         assert result.value == b"result"
+
+
+async def test_who_has_a_message_in_hand_cannot_commit() -> None:
+    """It would wait for itself, on either side."""
+    broker = MemoryBroker()
+    async with open_app(App("app", broker, transactions="member", commit_interval=1e6)) as app:
+        await app.topic("in").send_and_wait(value=b"v", source=None)
+        with anyio.fail_after(PATIENCE):
+            async for message in app.topic("in"):
+                with pytest.raises(NotInTransaction):
+                    await app.consumer.commit()
+                with pytest.raises(NotInTransaction):
+                    await app.consumer.seek(message.tp, 0)
+                app.stop()

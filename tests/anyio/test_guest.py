@@ -1,0 +1,89 @@
+"""trio as a guest of an asyncio loop: when it begins, when it ends, and what interrupts it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+
+import pytest
+
+from transport import App
+from transport.anyio import open_app
+from transport.drivers.memory import MemoryBroker
+
+# More turns of the loop than an app takes to open, or to close.
+TURNS = 60
+
+
+async def sends(broker: MemoryBroker) -> None:
+    async with open_app(App("after", broker)) as app:
+        await app.topic("orders").send_and_wait(value=b"v")
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("count", range(TURNS))
+def test_a_task_that_is_cancelled_as_it_opens_an_app_is_cancelled(count: int) -> None:
+    async def main() -> None:
+        broker = MemoryBroker()
+
+        async def program() -> None:
+            async with open_app(App("app", broker)):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(program())
+        await turns(count)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await sends(broker)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", range(TURNS))
+def test_an_app_can_be_opened_while_the_last_one_closes(count: int) -> None:
+    async def main() -> None:
+        broker, opened = MemoryBroker(), asyncio.Event()
+
+        async def program() -> None:
+            async with open_app(App("app", broker)):
+                opened.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(program())
+            await opened.wait()
+            await turns(count)
+            await sends(broker)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", range(TURNS))
+def test_ctrl_c_that_trio_gets_comes_out_of_the_app(count: int) -> None:
+    """Where the loop takes no care of it, as `asyncio.run` does, it is trio that is interrupted."""
+
+    async def program(opened: asyncio.Event) -> None:
+        async with open_app(App("app", MemoryBroker())) as app:
+            opened.set()
+            async for _ in app.topic("orders"):
+                pytest.fail("there is nothing")
+
+    async def main() -> None:
+        opened = asyncio.Event()
+        task = asyncio.create_task(program(opened))
+        await opened.wait()
+        signal.raise_signal(signal.SIGINT)
+        await turns(count)
+        task.cancel()
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await task
+        assert raised.group_contains(KeyboardInterrupt)
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(main())

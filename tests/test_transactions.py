@@ -262,6 +262,22 @@ async def test_who_has_a_message_in_hand_cannot_commit() -> None:
             break
 
 
+@MODES
+@jumping
+async def test_a_message_of_another_app_is_no_source(mode: str) -> None:
+    """Its offset is committed there, so nothing that is sent here could be committed with it."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, exactly_once(broker, mode, id="other") as other:
+        async for message in app.topic("in"):
+            await take(other.topic("in").noack(), 1)
+            in_hand.set(message)
+            with pytest.raises(NotInTransaction, match="of another app"):
+                await other.topic("out").send(value=b"v")
+            with pytest.raises(NotInTransaction, match="of another app"):
+                other.topic("out").send_soon(value=b"v", source=message)
+            break
+
+
 @jumping
 async def test_what_is_sent_belongs_to_the_message_in_hand_also_in_tasks_of_the_handler() -> None:
     broker = pipeline(records=1)

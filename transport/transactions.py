@@ -322,6 +322,8 @@ class TransactionManager:
     def _claim(self, origin: Source) -> tuple[Producer, Callable[[], None]]:
         """Who writes for a source; and what raises once nothing may be written for it."""
         ledger = origin.ledger
+        if ledger.tally is not self.consumer.assignment.tally:
+            raise NotInTransaction(f"{origin!r} is of another app, which commits it")
 
         def check() -> None:
             if ledger.is_shut:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -20,6 +21,7 @@ from transport import (
     NotInTransaction,
     TransactionAborted,
     TransactionFailed,
+    TransportError,
 )
 from transport.drivers.memory import MemoryBroker
 from transport.source import in_hand
@@ -65,6 +67,20 @@ def filled(broker: MemoryBroker, records: int, partitions: int) -> MemoryBroker:
         for tp in IN[:partitions]:
             write(broker, tp, 1, b"%d-%d" % (tp.partition, number))
     return broker
+
+
+def lose_the_answer_to_a_commit(app: App, transactional_id: str, *, was_made: bool) -> None:
+    """To the next one."""
+    client = app.producer.writer(transactional_id).client
+    make = client.commit
+
+    async def lose_it(timeout: float) -> None:
+        client.commit = make
+        if was_made:
+            await make(timeout)
+        raise CommitUnknown("no answer")
+
+    client.commit = lose_it
 
 
 @MODES
@@ -388,6 +404,98 @@ async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool
         await app.consumer.commit()
     assert results(broker) == [b"0-0", b"0-1"]
     assert committed(broker) == {IN[0]: 2}
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+@MODES
+@jumping
+async def test_a_commit_without_an_answer_is_looked_up_also_after_a_seek_back(
+    mode: str, was_made: bool
+) -> None:
+    """What was committed before the seek, and is further on, is no sign that it was made."""
+    broker = pipeline(records=4)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        for message in await take(messages, 4):
+            message.ack()
+        await app.consumer.commit()
+        await app.consumer.seek(IN[0], 0)
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=was_made)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        for message in await take(messages, 2 if was_made else 4):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1", b"0-2", b"0-3"]
+    assert committed(broker) == {IN[0]: 4}
+
+
+@MODES
+@jumping
+async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=True)
+        look = app.consumer.client.committed
+
+        async def refuse(tps: Collection[TP]) -> dict[TP, int]:
+            app.consumer.client.committed = look
+            raise TransportError("the group's coordinator has moved")
+
+        app.consumer.client.committed = refuse
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+
+
+@jumping
+async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epoch_on() -> None:
+    """It belongs to a scope that was let go, whose producer is about to be ended."""
+    broker = pipeline(records=1, partitions=2)
+    settings = {"drain_timeout": 2.0, "commit_timeout": 1e3, "max_poll_interval": 1e4}
+    async with exactly_once(broker, "partition", **settings) as app, trio.open_nursery() as nursery:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        for message in await take(messages, 2):
+            message.ack()
+        asked, answer = trio.Event(), trio.Event()
+        for scope in app.consumer.transactions.scopes:
+            client = app.producer.writer(scope.transactional_id).client
+
+            async def commit_late(timeout: float, make: Any = client.commit) -> None:
+                asked.set()
+                await answer.wait()
+                await make(timeout)
+
+            client.commit = commit_late
+        nursery.start_soon(elsewhere, app.consumer.commit)
+        await asked.wait()
+        async with app_on(broker) as other:  # takes one of them over, past our bound, and leaves
+            other.topic("in").listen()
+            await trio.sleep(10.0)
+            assert len(app.consumer.assignment) == 1
+        await trio.sleep(10.0)
+        assert len(app.consumer.assignment) == 2
+        filled(broker, 1, 2)
+        answer.set()
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await trio.sleep(10.0)
+        await app.consumer.commit()
+    assert len(results(broker)) == 2
+    assert committed(broker) == {IN[0]: 2, IN[1]: 2}
 
 
 @MODES

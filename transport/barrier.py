@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ import trio
 from transport.errors import (
     AuthorizationFailed,
     BrokerUnavailable,
+    ClientClosed,
     CommitUnknown,
     Fenced,
     NotInTransaction,
@@ -70,7 +71,8 @@ class BarrierCommitter:
         self._bound = bound
         self._attempts = attempts
         self._is_last = False
-        self._unanswered: set[Scope] = set()  # whose commit is under way, or has an unknown outcome
+        # Whose commit is under way, or has an unknown outcome; and to where it moves what.
+        self._unanswered: dict[Scope, dict[Ledger, int]] = {}
         self._drains: set[trio.CancelScope] = set()
         self._rounds = Rounds(self._make, fatal=_FATAL, around=around)
 
@@ -192,23 +194,23 @@ class BarrierCommitter:
         give_up = trio.current_time() + self._bound
         while True:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
-            self._unanswered.add(scope)
+            self._unanswered[scope] = due
             try:
                 await self._transactions.commit_scope(scope, offsets)
             except CommitUnknown:
                 raise
             except RebalanceInProgress:
-                self._unanswered.discard(scope)
+                del self._unanswered[scope]
                 if trio.current_time() + backoff > give_up:
                     raise
                 await trio.sleep(backoff)  # nothing tells of the end of a join
                 backoff = min(backoff * 2, _LAST_BACKOFF)
                 due = self._due(scope)  # some may be lost meanwhile
             except TransportError:
-                self._unanswered.discard(scope)
+                del self._unanswered[scope]
                 raise
             else:
-                self._unanswered.discard(scope)
+                del self._unanswered[scope]
                 break
         for ledger, offset in due.items():
             ledger.committed = offset
@@ -217,32 +219,34 @@ class BarrierCommitter:
     async def _go_back(self, scope: Scope, why: TransportError) -> None:
         """Undo the transaction, and let its messages be delivered again."""
         logger.warning("a transaction was aborted, its messages are delivered again: %s", why)
+        asked = self._unanswered.get(scope, {})
+        unknown = {}  # the epochs that follow those
         for ledger in self._ledgers(scope):
             if (offset := ledger.uncommitted) is not None:
-                self._consumer.rewind(ledger.tp, offset)
+                begun = self._consumer.rewind(ledger.tp, offset)
+                if ledger in asked:
+                    unknown[begun] = asked[ledger]
         aborted = TransactionAborted(f"aborted after {why!r}")
-        backoff = _FIRST_BACKOFF
-        while True:
-            try:
-                await self._transactions.abort_scope(scope, aborted)
-                if isinstance(why, CommitUnknown):
-                    await self._look_back(scope)
-                self._unanswered.discard(scope)
-                break
-            except BrokerUnavailable as exc:
-                logger.warning("a transaction cannot be aborted yet: %s", exc)
-                await trio.sleep(backoff)  # nothing tells that a broker is back but asking it
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+        await _insist(lambda: self._transactions.abort_scope(scope, aborted))
+        await _insist(lambda: self._look_back(unknown))
+        self._unanswered.pop(scope, None)
         if scope.aborts >= self._attempts:
             raise TransactionFailed(f"{scope.aborts} in a row were aborted: {why}") from why
 
-    async def _look_back(self, scope: Scope) -> None:
-        """A commit without an answer is committed or not by now: the offsets tell."""
-        tps = [ledger.tp for ledger in self._ledgers(scope)]
-        for tp, offset in (await self._consumer.client.committed(tps)).items():
-            ledger = self._consumer.assignment.get(tp)
-            if ledger is not None and ledger.start is not None and offset > ledger.start:
-                self._consumer.rewind(tp, offset)
+    async def _look_back(self, unknown: Mapping[Ledger, int]) -> None:
+        """A commit without an answer is made by now, as a whole, or is not: the offsets tell.
+
+        They may have been further on before it, where a partition was sought back.
+        """
+        ours = {ledger: offset for ledger, offset in unknown.items() if not ledger.is_shut}
+        if not ours:
+            return
+        committed = await self._consumer.client.committed([ledger.tp for ledger in ours])
+        if any(committed.get(ledger.tp) != offset for ledger, offset in ours.items()):
+            return
+        for ledger, offset in ours.items():
+            if not ledger.is_shut:
+                self._consumer.rewind(ledger.tp, offset)
 
     async def _begin(self, scope: Scope) -> None:
         """Begin the next transaction; where there is no broker a later round does."""
@@ -275,7 +279,8 @@ class BarrierCommitter:
         }
 
     def _ledgers(self, scope: Scope) -> list[Ledger]:
-        return [ledger for ledger in self._mine() if scope.covers(ledger.tp)]
+        scope_of = self._transactions.scope_of  # not that of one that was let go meanwhile
+        return [ledger for ledger in self._mine() if scope_of(ledger.tp) is scope]
 
     def _mine(self) -> list[Ledger]:
         return list(self._consumer.assignment.values())
@@ -284,6 +289,20 @@ class BarrierCommitter:
         return topics is None or any(
             ledger.tp in topics or ledger.tp.topic in topics for ledger in self._ledgers(scope)
         )
+
+
+async def _insist(call: Callable[[], Awaitable[None]]) -> None:
+    """Make a call, again and again until it is answered: nothing goes on before."""
+    backoff = _FIRST_BACKOFF
+    while True:
+        try:
+            return await call()
+        except (*_FATAL, ClientClosed, TransactionAborted):
+            raise
+        except TransportError as exc:
+            logger.warning("a transaction cannot be ended yet: %s", exc)
+            await trio.sleep(backoff)  # nothing tells that a broker is back but asking it
+            backoff = min(backoff * 2, _LAST_BACKOFF)
 
 
 async def ledger_is_empty(ledger: Ledger) -> None:

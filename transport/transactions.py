@@ -51,7 +51,6 @@ class Scope:
     """Who shares a transaction.
 
     Attributes:
-        tp: the one partition; None: all that the member has.
         is_ready: its transaction has begun.
         is_held: it is at a barrier.
         written: the epochs whose messages something was sent for in this transaction.
@@ -59,7 +58,6 @@ class Scope:
     """
 
     transactional_id: str
-    tp: TP | None = None
     is_ready: bool = False
     is_held: bool = False
     written: set[Ledger] = attrs.field(factory=set)
@@ -69,9 +67,6 @@ class Scope:
     def delivers(self) -> bool:
         """Whether its messages may be given to handlers."""
         return self.is_ready and not self.is_held
-
-    def covers(self, tp: TP) -> bool:
-        return self.tp is None or self.tp == tp
 
 
 class TransactionManager:
@@ -131,7 +126,7 @@ class TransactionManager:
         """
         if None not in self._scopes:
             for tp in newly_assigned:
-                self._scopes.setdefault(tp, Scope(self.transactional_id(tp), tp))
+                self._scopes.setdefault(tp, Scope(self.transactional_id(tp)))
         if any(not scope.is_ready for scope in self._scopes.values()):
             await self._settle(newly_assigned)
 

@@ -15,6 +15,7 @@ from tests.nurseries.clock import jumping
 from transport import (
     TP,
     App,
+    BrokerUnavailable,
     CommitUnknown,
     Fenced,
     GroupMetadata,
@@ -496,6 +497,30 @@ async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epo
         await app.consumer.commit()
     assert len(results(broker)) == 2
     assert committed(broker) == {IN[0]: 2, IN[1]: 2}
+
+
+@jumping
+async def test_a_partition_goes_in_order_also_where_its_transaction_cannot_be_aborted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The broker ends what is left open; that is no reason for the app to end."""
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition") as app:
+        messages = app.topic("in").noack()
+        for message in await take(messages, 2):
+            message.ack()
+
+        async def fail(timeout: float) -> None:
+            raise BrokerUnavailable("nobody is there")
+
+        for scope in app.consumer.transactions.scopes:
+            app.producer.writer(scope.transactional_id).client.abort = fail
+        async with app_on(broker) as other:
+            other.topic("in").listen()
+            await trio.sleep(A_WHILE)
+            assert len(app.consumer.assignment) == len(other.consumer.assignment) == 1
+    assert committed(broker) == {IN[0]: 1, IN[1]: 1}
+    assert "has left its transaction to run out" in caplog.text
 
 
 @MODES

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
 import itertools
+import logging
 import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import timedelta
@@ -34,6 +34,8 @@ from transport.types import TP, GroupMetadata, Headers, HeadersArg, RecordMetada
 if TYPE_CHECKING:
     from transport.app import App
     from transport.base import Transport
+
+logger = logging.getLogger("transport.producer")
 
 # What a record takes beside its key, value and headers, at most, in bytes.
 _OVERHEAD = 70
@@ -221,8 +223,12 @@ class Producer(Service):
         if self.transaction is None:
             await self.flush()
         elif self.transaction.is_open:
-            with contextlib.suppress(Fenced):  # who has the id now has ended what was open
+            try:
                 await self.transaction.abort(TransactionAborted("the app is closing"))
+            except Fenced:
+                pass  # who has the id now has ended what was open
+            except TransportError as exc:
+                logger.warning("%s has left its transaction to run out: %s", self.name, exc)
 
     async def kill(self) -> None:
         """Go as a crash would. For demonstrations and tests."""

@@ -523,6 +523,23 @@ async def test_a_partition_goes_in_order_also_where_its_transaction_cannot_be_ab
     assert "has left its transaction to run out" in caplog.text
 
 
+@jumping
+async def test_a_kill_while_a_partition_goes() -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition") as app:
+        await take(app.topic("in").noack(), 2)
+        first, second = [scope.transactional_id for scope in app.consumer.transactions.scopes]
+        client = app.producer.writer(first).client
+        kill = client.kill
+
+        async def kill_late() -> None:
+            await app.producer.stop_transaction(second)
+            await kill()
+
+        client.kill = kill_late
+        await app.kill()
+
+
 @MODES
 @jumping
 async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:

@@ -232,12 +232,12 @@ class Producer(Service):
 
     async def kill(self) -> None:
         """Go as a crash would. For demonstrations and tests."""
-        for writer in self._writers.values():
-            await writer.kill()
         self._is_killed = True
         self.buffer.close()
         self._accepts = False
         self._wake_senders()
+        for writer in list(self._writers.values()):  # one may end meanwhile
+            await writer.kill()
         await self.client.kill()
         self._fail(DeliveryFailed("the app was killed"))
 

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -384,6 +384,30 @@ async def test_closing_while_a_rebalance_waits(
         with trio.fail_after(3.0):
             await client.close(2.0)
         rebalance.release()
+
+
+async def test_leaving_that_gets_stuck_is_cut_off_and_no_error(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
+) -> None:
+    """As while the group is in a rebalance: the thread has come back, so nothing was abandoned."""
+    topic = kafka_topic()
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic)
+        cut = threading.Event()
+        leave, close = client._consumer.close, client._client.close
+
+        def leave_late(**how: Any) -> None:
+            cut.wait()
+            leave(**how)
+
+        def cut_off() -> None:
+            close()
+            cut.set()
+
+        client._consumer.close, client._client.close = leave_late, cut_off
+        with trio.fail_after(3.0):
+            await client.close(2.0)
 
 
 async def test_an_eager_group_starts_from_what_is_committed(

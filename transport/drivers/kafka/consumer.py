@@ -214,7 +214,8 @@ class KafkaConsumerClient:
         if stuck:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
         if left_group is not None:
-            with translated(of_a_call):
+            # Stuck, but freed by the cut: nobody is left, and the group finds out by the session.
+            with translated(of_a_call), contextlib.suppress(WorkerStuck):
                 await left_group.wait()
 
     async def kill(self) -> None:

@@ -50,6 +50,25 @@ async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
 
 
 @jumping
+async def test_a_kill_during_the_last_commit_is_a_crash_and_no_error() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker, commit_interval=1e6) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        message.ack()
+        commit = app.consumer.client.commit
+
+        async def commit_late(offsets: Mapping[TP, int], timeout: float) -> None:
+            await trio.sleep(1.0)
+            await commit(offsets, timeout)
+
+        app.consumer.client.commit = commit_late
+        app.consumer.close()
+        await wait_all_tasks_blocked()
+        await app.kill()
+    assert committed(broker) == {}
+
+
+@jumping
 async def test_after_a_break_the_message_in_hand_is_unacked() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker) as app:

@@ -268,7 +268,11 @@ class Consumer(Service):
         if isinstance(self.committer, BarrierCommitter):
             self.committer.end()
         # Whatever has ended the committer is told by itself.
-        with trio.move_on_after(timeout) as bound, contextlib.suppress(AppClosed):
+        with (
+            trio.move_on_after(timeout) as bound,
+            contextlib.suppress(AppClosed),
+            self.ending_quietly(),  # where it is killed meanwhile
+        ):
             await self.commit_and_end_transactions()
         if bound.cancelled_caught and self.committer.is_refused:
             logger.warning("the group was in a rebalance to the end: what is acked comes again")

@@ -16,6 +16,7 @@ from transport import (
     TP,
     App,
     BrokerUnavailable,
+    ClientClosed,
     CommitUnknown,
     Fenced,
     GroupMetadata,
@@ -82,6 +83,25 @@ def lose_the_answer_to_a_commit(app: App, transactional_id: str, *, was_made: bo
         raise CommitUnknown("no answer")
 
     client.commit = lose_it
+
+
+def commits_wait_for(app: App, asked: trio.Event, answer: trio.Event) -> None:
+    """Let the broker take its time for the commits of what is open now."""
+    for scope in app.consumer.transactions.scopes:
+        client = app.producer.writer(scope.transactional_id).client
+
+        async def commit_late(timeout: float, make: Any = client.commit) -> None:
+            asked.set()
+            await answer.wait()
+            await make(timeout)
+
+        client.commit = commit_late
+
+
+async def fails_as_closed(call: Callable[[], Awaitable[object]]) -> None:
+    in_hand.set(None)
+    with pytest.raises(ClientClosed):
+        await call()
 
 
 @MODES
@@ -471,15 +491,7 @@ async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epo
         for message in await take(messages, 2):
             message.ack()
         asked, answer = trio.Event(), trio.Event()
-        for scope in app.consumer.transactions.scopes:
-            client = app.producer.writer(scope.transactional_id).client
-
-            async def commit_late(timeout: float, make: Any = client.commit) -> None:
-                asked.set()
-                await answer.wait()
-                await make(timeout)
-
-            client.commit = commit_late
+        commits_wait_for(app, asked, answer)
         nursery.start_soon(elsewhere, app.consumer.commit)
         await asked.wait()
         async with app_on(broker) as other:  # takes one of them over, past our bound, and leaves
@@ -521,6 +533,54 @@ async def test_a_partition_goes_in_order_also_where_its_transaction_cannot_be_ab
             assert len(app.consumer.assignment) == len(other.consumer.assignment) == 1
     assert committed(broker) == {IN[0]: 1, IN[1]: 1}
     assert "has left its transaction to run out" in caplog.text
+
+
+@jumping
+async def test_a_kill_while_a_partition_waits_to_be_let_go_is_no_error() -> None:
+    """It was abandoned past the bound of its hand-over, and waits for a commit under way."""
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition", drain_timeout=2.0) as app:
+        for message in await take(app.topic("in").noack(), 2):
+            async with message:
+                await app.topic("out").send(value=message.value)
+        asked, answer = trio.Event(), trio.Event()
+        commits_wait_for(app, asked, answer)
+        async with app_on(broker) as other, trio.open_nursery() as nursery:
+            nursery.start_soon(fails_as_closed, lambda: app.consumer.commit({IN[1]}))
+            await asked.wait()
+            other.topic("in").listen()
+            await trio.sleep(10.0)
+            assert list(app.consumer.assignment) == [IN[0]]
+            nursery.start_soon(fails_as_closed, app.consumer.commit)
+            await wait_all_tasks_blocked()
+            await app.kill()
+            answer.set()
+
+
+@jumping
+async def test_a_transaction_that_cannot_begin_is_begun_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker) as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        (scope,) = app.consumer.transactions.scopes
+        client = app.producer.writer(scope.transactional_id).client
+        begin = client.begin
+
+        async def refuse() -> None:
+            client.begin = begin
+            raise TransportError("the coordinator is loading")
+
+        client.begin = refuse
+        in_hand.set(None)
+        assert await app.consumer.commit()
+        assert "before a transaction has begun: the coordinator is loading" in caplog.text
+        assert await nothing_comes(messages)
+        await app.consumer.commit()
+        (await anext(messages)).ack()
+    assert committed(broker) == {IN[0]: 2}
 
 
 @jumping

@@ -22,7 +22,6 @@ import trio
 
 from transport.errors import (
     AuthorizationFailed,
-    BrokerUnavailable,
     ClientClosed,
     CommitUnknown,
     Fenced,
@@ -249,10 +248,12 @@ class BarrierCommitter:
                 self._consumer.rewind(ledger.tp, offset)
 
     async def _begin(self, scope: Scope) -> None:
-        """Begin the next transaction; where there is no broker a later round does."""
+        """Begin the next transaction; where that cannot be done now a later round does."""
         try:
             await self._transactions.begin_scope(scope)
-        except BrokerUnavailable as exc:
+        except (*_FATAL, ClientClosed):
+            raise
+        except TransportError as exc:
             logger.warning("nothing is delivered before a transaction has begun: %s", exc)
         self._let_on(scope)
 

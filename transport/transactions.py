@@ -19,6 +19,7 @@ import trio
 from transport.buffer import FutureMessage
 from transport.errors import (
     AppClosed,
+    ClientClosed,
     Fenced,
     NotInTransaction,
     RebalanceInProgress,
@@ -151,8 +152,9 @@ class TransactionManager:
 
     async def _settle(self, tps: Collection[TP]) -> None:
         """Let the committer, which makes every step of a transaction, do what is to be done."""
-        # An abort, be it of another scope, has its warning; and at the end nothing has to be done.
-        with contextlib.suppress(TransactionAborted, AppClosed):
+        # An abort, be it of another scope, has its warning. At the end, and after a kill, nothing
+        # has to be done.
+        with contextlib.suppress(TransactionAborted, AppClosed, ClientClosed):
             await self.consumer.commit(tps)
 
     async def begin_scope(self, scope: Scope) -> None:

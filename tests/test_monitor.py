@@ -104,7 +104,7 @@ async def test_on_messages_out_when_a_partition_goes_or_is_sought() -> None:
         assert diary.told("on_messages_out") == [(ONE, 3)]  # not those that were given up
         for message in (await take(orders.noack(), 5))[1:3]:
             message.ack()
-        app.consumer.drop({ONE})
+        app.consumer.ownership.drop({ONE})
         assert diary.told("on_messages_out") == [(ONE, 3), (ONE, 2)]
 
 

@@ -222,7 +222,7 @@ class BarrierCommitter:
         unknown = {}  # the epochs that follow those
         for ledger in self._ledgers(scope):
             if (offset := ledger.uncommitted) is not None:
-                begun = self._consumer.rewind(ledger.tp, offset)
+                begun = self._consumer.ownership.rewind(ledger.tp, offset)
                 if ledger in asked:
                     unknown[begun] = asked[ledger]
         aborted = TransactionAborted(f"aborted after {why!r}")
@@ -245,7 +245,7 @@ class BarrierCommitter:
             return
         for ledger, offset in ours.items():
             if not ledger.is_shut:
-                self._consumer.rewind(ledger.tp, offset)
+                self._consumer.ownership.rewind(ledger.tp, offset)
 
     async def _begin(self, scope: Scope) -> None:
         """Begin the next transaction; where that cannot be done now a later round does."""

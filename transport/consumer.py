@@ -32,6 +32,7 @@ from transport.handover import Handover
 from transport.ledger import Ledger
 from transport.lookout import Lookout
 from transport.message import Message
+from transport.ownership import Ownership
 from transport.rounds import Round
 from transport.source import in_hand
 from transport.stuck import Stuck
@@ -109,6 +110,14 @@ class Consumer(Service):
         self.client: ConsumerClient = transport.driver.consumer(settings.client)
         self.in_transaction = settings.transactions is not None
         self.transactions = transport.create_transaction_manager(self, self.app.producer)
+        self.ownership = Ownership(
+            self.assignment,
+            self.flow,
+            self.app.conductor,
+            self.transactions if self.in_transaction else None,
+            self.app.probe,
+            look_again=self._look_again,
+        )
         self.committer = self._make_committer()
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
@@ -170,7 +179,7 @@ class Consumer(Service):
             # poll, which waits for the hand-over, can end.
             self.handover.end()
             self.transactions.let_go(list(self.assignment))
-            self.drop(self.assignment)
+            self.ownership.drop(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
             self._phase = _Phase.CLOSING
@@ -194,7 +203,7 @@ class Consumer(Service):
         self.stop_flow()
         self.app.conductor.end()
         self.handover.end()
-        self.drop(self.assignment)
+        self.ownership.drop(self.assignment)
         if was is _Phase.OPEN:
             await self.client.kill()
 
@@ -574,32 +583,6 @@ class Consumer(Service):
         """Seek all partitions to their committed offsets: the same as `seek_to_committed`."""
         await self.seek_to_committed()
 
-    @trio.lowlevel.enable_ki_protection
-    def begin_epoch(self, tp: TP, offset: int) -> None:
-        """The client was sought to `offset`. For the fetcher."""
-        old = self.assignment.get(tp)
-        self._enter_epoch(self.assignment.seek(tp, offset))
-        if self.app.probe is not None and old is not None:
-            self.app.probe.acked([old])
-
-    @trio.lowlevel.enable_ki_protection
-    def rewind(self, tp: TP, offset: int) -> Ledger:
-        """Begin a new epoch at `offset`; the client is sought there before the next poll.
-
-        One that is being handed over still is. Not a checkpoint.
-        """
-        old = self.assignment[tp]
-        was_draining = old.is_draining
-        ledger = self.assignment.seek(tp, offset)
-        ledger.must_refetch = True
-        self._enter_epoch(ledger)
-        if self.app.probe is not None:
-            self.app.probe.acked([old])
-        if was_draining:
-            ledger.drain()
-        self._look_again()
-        return ledger
-
     # Partitions that are stuck
 
     @property
@@ -640,40 +623,12 @@ class Consumer(Service):
         """
         return self._lookout.look_at(now, tp, whole=False)
 
-    def _enter_epoch(self, ledger: Ledger) -> None:
-        """An epoch begins; with transactions nothing of it is delivered outside of one."""
-        self.app.conductor.on_epoch(ledger)
-        if self.in_transaction and not self.transactions.delivers(ledger.tp):
-            self.app.conductor.hold(ledger)
-
     # Ownership
 
-    @trio.lowlevel.enable_ki_protection
-    def drop(self, tps: Collection[TP]) -> None:
-        """Partitions are lost, or the end has come: they go without a commit."""
-        self._forget(self.assignment.let_go(list(tps), lost=True))
-        self.flow.forget(tps)
-
-    def abandon(self, tps: Collection[TP]) -> None:
-        """Partitions could not be handed over in time: they go as lost ones do."""
-        self.drop(tps)
-        # At once: if they come back, it is with another producer.
-        self.transactions.let_go(tps)
+    def stop_abandoned(self) -> None:
+        """End, soon, the producers of what was abandoned. For the handover; not a checkpoint."""
         if self._phase is _Phase.OPEN:
             self.spawn("abandon", self.transactions.stop_what_is_gone)
-
-    def let_go(self, tps: Collection[TP], generation: int) -> None:
-        """Partitions go in order, after their commit, in this generation. For the handover."""
-        if generation >= 0:
-            self.assignment.generation = generation
-        self._forget(self.assignment.let_go(tps))
-        self.flow.forget(tps)
-
-    def _forget(self, gone: Sequence[Ledger]) -> None:
-        for ledger in gone:
-            self.app.conductor.on_let_go(ledger.tp)
-        if self.app.probe is not None:
-            self.app.probe.acked(gone)
 
     async def _serve_rebalances(self) -> None:
         with self.ending_quietly():
@@ -698,7 +653,7 @@ class Consumer(Service):
         Bounded from outside; past the bound it is cancelled.
         """
         for tp in sorted(assigned):
-            self._enter_epoch(self.assignment[tp])
+            self.ownership.enter_epoch(self.assignment[tp])
         if self.in_transaction:
             # Nothing is delivered before what the last owner has left open is ended.
             await self.transactions.on_rebalance(frozenset(self.assignment), frozenset(), assigned)

@@ -137,7 +137,7 @@ class Fetcher(Service):
         consumer = self.app.consumer
         if consumer.assignment[tp].is_behind(records[0].offset):
             # The position was outside the log, and the client was reset to a place within.
-            consumer.begin_epoch(tp, records[0].offset)
+            consumer.ownership.begin_epoch(tp, records[0].offset)
         consumer.callback(consumer.assignment[tp], records)
 
     async def _subscribe(self) -> None:
@@ -189,9 +189,9 @@ class Fetcher(Service):
         try:
             await consumer.client.seek(tp, offset)
         except TransportError:
-            consumer.drop({tp})
+            consumer.ownership.drop({tp})
             raise
-        consumer.begin_epoch(tp, offset)
+        consumer.ownership.begin_epoch(tp, offset)
 
     async def _refetch(self) -> None:
         ledgers = list(self.app.consumer.assignment.values())

@@ -87,7 +87,7 @@ class Handover:
         if tp not in self._coming:
             return False
         self._starts[tp] = offset
-        self._consumer.begin_epoch(tp, offset)
+        self._consumer.ownership.begin_epoch(tp, offset)
         return True
 
     def settle(self) -> None:
@@ -120,9 +120,10 @@ class Handover:
             if not in_time:  # expired, cancelled or failed: nobody will let go of them after this
                 if event.expired.is_set():
                     _warn_of_overlap(ledgers)
-                consumer.abandon(event.partitions)
+                consumer.ownership.abandon(event.partitions)
+                consumer.stop_abandoned()
         if in_time:
-            consumer.let_go(event.partitions, event.generation)
+            consumer.ownership.let_go(event.partitions, event.generation)
         consumer.fetcher.forget(event.partitions)
 
     async def _on_assigned(self, event: Rebalance) -> None:
@@ -138,7 +139,7 @@ class Handover:
         event.release(self._starts)
 
     async def _on_lost(self, event: Rebalance) -> None:
-        self._consumer.drop(event.partitions)
+        self._consumer.ownership.drop(event.partitions)
         self._consumer.fetcher.forget(event.partitions)
         if not await _within(event, self._consumer.on_partitions_lost, event.partitions):
             _warn_of_hook(event)

@@ -470,7 +470,7 @@ async def test_on_partitions_lost(place: Place) -> None:
     async with place.opened(1, *THREE, kind=Losing) as app:
         messages = app.topic(place.name).noack()
         first = await anext(messages)
-        app.consumer.drop({tp})  # as the client tells it: with the handover's own step
+        app.consumer.ownership.drop({tp})  # as the client tells it: with the handover's own step
         await app.consumer.on_partitions_lost(frozenset({tp}))
         assert told == [{tp}]
         assert not first.ack()

@@ -14,7 +14,8 @@ import trio
 from tests.nurseries.clock import jumping
 from tests.records import records
 from transport.assignment import Assignment
-from transport.committer import Committer, LivelockWatch
+from transport.commits import LivelockWatch
+from transport.committer import Committer
 from transport.errors import (
     AppClosed,
     AuthorizationFailed,

@@ -107,8 +107,8 @@ class BarrierCommitter:
         round_.goes_on = round_.goes_on and goes_on
         return await round_.wait()
 
-    async def go_back(self, topics: Collection[str | TP] | None = None) -> None:
-        """Undo what is not committed, and let its messages be delivered again.
+    async def go_back(self, topics: Collection[str | TP] | None = None) -> bool:
+        """Undo what is not committed, and let its messages be delivered again: True.
 
         A checkpoint. Cancelled: it is done all the same. Raises what is fatal, as `commit` does.
         """
@@ -116,6 +116,7 @@ class BarrierCommitter:
         round_.goes_back = True
         with contextlib.suppress(TransactionAborted):
             await round_.wait()
+        return True
 
     async def wait_for_running(self) -> bool:
         """Wait for the end of the round that is under way; whether there was one."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 
-import attrs
 import trio
 
 from transport.assignment import Assignment
@@ -66,13 +65,18 @@ class Committer:
         """Partitions whose last commit got no answer, until the next one settles it."""
         return {ledger.tp for ledger in self._unknown if not ledger.is_shut}
 
-    async def commit(self, topics: Collection[str | TP] | None = None) -> bool:
+    async def commit(
+        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+    ) -> bool:
         """Commit what is safe of `topics` (names or partitions; None: of all).
 
         Returns whether an offset moved; False also where the group has not come to rest, or has not
         taken the member back, while we had patience (a warning says so). A checkpoint. Cancelled:
         the commit goes on, once it has begun as well as before; its outcome is entered into the
         ledgers.
+
+        Args:
+            goes_on: delivery does so in any case.
 
         Raises:
             CommitUnknown: no answer within the timeout; the next commit settles it.
@@ -84,6 +88,14 @@ class Committer:
             await trio.lowlevel.checkpoint()
             return False
         return await round_.wait()
+
+    async def go_back(self, topics: Collection[str | TP] | None = None) -> bool:
+        """Nothing can be undone without transactions: False. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return False
+
+    def end(self) -> None:
+        """No commit waits for a handler, so none has to be hurried."""
 
     async def wait_for_running(self) -> bool:
         """Wait for the end of the round that is under way; whether there was one."""
@@ -161,33 +173,3 @@ class Committer:
         """What the running round carries was committed, or was not."""
         carried = (*self._unknown, *self._carried)
         self._unknown = {ledger for ledger in carried if not ledger.is_shut}
-
-
-@attrs.define
-class LivelockWatch:
-    """Finds partitions whose acks go on while the offset to commit stands still.
-
-    One message that is never acked holds back all that come after it; nothing else shows that.
-
-    Args:
-        timeout: seconds that an offset may stand still.
-    """
-
-    timeout: float
-    _seen: dict[Ledger, tuple[int, int | None, float, bool]] = attrs.field(factory=dict)
-
-    def look(self, assignment: Assignment, now: float) -> list[tuple[TP, int, float]]:
-        """Partition, offset and age in seconds of each new case; each is told once."""
-        cases = []
-        seen = {}
-        for tp, ledger in assignment.items():
-            acked, safe = ledger.acked, ledger.safe
-            old_acked, old_safe, since, told = self._seen.get(ledger, (acked, None, now, False))
-            if safe is None or safe != old_safe:
-                old_acked, since, told = acked, now, False
-            elif acked > old_acked and now - since >= self.timeout and not told:
-                cases.append((tp, safe, now - since))
-                told = True
-            seen[ledger] = (old_acked, safe, since, told)
-        self._seen = seen
-        return cases

@@ -12,8 +12,8 @@ import trio
 
 from nurseries import Service, exposed, tick
 from transport.assignment import Assignment
-from transport.barrier import BarrierCommitter, ledger_is_empty
-from transport.committer import Committer, LivelockWatch
+from transport.barrier import ledger_is_empty
+from transport.commits import Commits, committer_of
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
@@ -33,7 +33,6 @@ from transport.ledger import Ledger
 from transport.lookout import Lookout
 from transport.message import Message
 from transport.ownership import Ownership
-from transport.rounds import Round
 from transport.source import in_hand
 from transport.stuck import Stuck
 from transport.types import TP, Record
@@ -118,38 +117,18 @@ class Consumer(Service):
             self.app.probe,
             look_again=self._look_again,
         )
-        self.committer = self._make_committer()
+        self.committer = committer_of(self)
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
         self.scheduler = settings.scheduler
         self.randomly_assigned_topics: set[str] = set()
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
-        self._watch = LivelockWatch(self.commit_livelock_soft_timeout)
+        self._commits = Commits(self)
         self._lookout = Lookout(self)
         self._stuck_interval = settings.stuck_interval
         self._phase = _Phase.NEW
         self._was_active = True
-
-    def _make_committer(self) -> Committer | BarrierCommitter:
-        settings = self.app.settings
-        around = None if self.app.probe is None else self._tell_commit
-        if self.in_transaction:
-            return BarrierCommitter(
-                self,
-                self.transactions,
-                bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
-                attempts=settings.transaction_attempts,
-                around=around,
-            )
-        return Committer(
-            self.assignment,
-            self.client,
-            timeout=settings.client.commit_timeout,
-            patience=settings.client.rebalance_bound,
-            can_join=lambda: not self.handover.is_under_way,
-            around=around,
-        )
 
     # Life
 
@@ -173,7 +152,7 @@ class Consumer(Service):
             return
         left = self.time_left
         try:
-            await self._last_commit(left * _COMMIT_SHARE)
+            await self._commits.last(left * _COMMIT_SHARE)
         finally:
             # What is unacked now will never be acked: a hand-over must not wait for it, and the
             # poll, which waits for the hand-over, can end.
@@ -189,7 +168,7 @@ class Consumer(Service):
     async def on_restart(self) -> None:
         """Be another member: with a new client, from what is committed. The iterators go on."""
         self.client = self.transport.driver.consumer(self.app.settings.client)
-        self.committer = self._make_committer()
+        self.committer = committer_of(self)
         self.fetcher = self.transport.Fetcher(self.app)
         self.handover = Handover(self)
         self._phase = _Phase.NEW
@@ -217,7 +196,7 @@ class Consumer(Service):
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
             self.spawn("committer", self.committer.run)
-            self.spawn("commit ticker", tick, self.commit_interval, self._beat)
+            self.spawn("commit ticker", tick, self.commit_interval, self._commits.beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             self.spawn("patterns", self._look_for_topics)
             if self.app.settings.client.client_only:
@@ -250,43 +229,6 @@ class Consumer(Service):
         except self.consumer_stopped_errors:
             if self._phase is not _Phase.CLOSING:
                 raise
-
-    @trio.lowlevel.enable_ki_protection
-    async def _beat(self) -> None:
-        try:
-            with self.ending_quietly():
-                await self.commit()
-        except CommitUnknown as exc:
-            logger.warning("a commit got no answer, the next one settles it: %s", exc)
-        except TransportError:
-            if not self.in_transaction:
-                raise
-            # An abort has its warning, and its messages come again; the committer raises the rest.
-        for tp, offset, age in self._watch.look(self.assignment, trio.current_time()):
-            logger.warning(
-                "%s: the offset to commit has stood at %d for %.1f s while later messages"
-                " were acked: the message there is not",
-                tp,
-                offset,
-                age,
-            )
-
-    @trio.lowlevel.enable_ki_protection
-    async def _last_commit(self, most: float) -> None:
-        timeout = min(most, self.app.settings.client.commit_timeout)
-        if isinstance(self.committer, BarrierCommitter):
-            self.committer.end()
-        # Whatever has ended the committer is told by itself.
-        with (
-            trio.move_on_after(timeout) as bound,
-            contextlib.suppress(AppClosed),
-            self.ending_quietly(),  # where it is killed meanwhile
-        ):
-            await self.commit_and_end_transactions()
-        if bound.cancelled_caught and self.committer.is_refused:
-            logger.warning("the group was in a rebalance to the end: what is acked comes again")
-        elif bound.cancelled_caught:
-            raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
 
     def on_init_dependencies(self) -> list[Service]:
         """The services that run below this one."""
@@ -407,10 +349,8 @@ class Consumer(Service):
             exc: raised again where the setting `on_task_error` is "fail"; logged with "go_on".
         """
         try:
-            if isinstance(self.committer, BarrierCommitter):
-                held = in_hand.get()
-                await self.committer.go_back(None if held is None else {held.ledger.tp})
-            else:
+            held = in_hand.get()
+            if not await self.committer.go_back(None if held is None else {held.ledger.tp}):
                 await self.commit()
         except TransportError as error:
             logger.warning("no commit after a handler has failed: %s", error)
@@ -467,24 +407,7 @@ class Consumer(Service):
         # At a bad moment, or where the client hangs, without the markers at the end.
         with contextlib.suppress(RebalanceInProgress, AppClosed), trio.move_on_after(timeout):
             await self.fetcher.catch_up()
-        if isinstance(self.committer, BarrierCommitter):
-            return await self.committer.commit(topics, goes_on=start_new_transaction)
-        return await self.committer.commit(topics)
-
-    @contextlib.contextmanager
-    def _tell_commit(self, round_: Round) -> Iterator[None]:
-        """Tell the monitor of a commit, around it."""
-        probe = self.app.probe
-        assert probe is not None
-        state = probe(probe.sensor.on_commit_initiated, self)
-        try:
-            yield
-        finally:
-            probe.acked(self.assignment.values())
-            if round_.error is not None:
-                probe(probe.sensor.on_commit_error, self, state, round_.error)
-            else:
-                probe(probe.sensor.on_commit_completed, self, state, round_.moved)
+        return await self.committer.commit(topics, goes_on=start_new_transaction)
 
     async def force_commit(
         self,
@@ -566,8 +489,7 @@ class Consumer(Service):
             BrokerUnavailable, AuthorizationFailed: the offsets can't be had.
         """
         self._check_open("seek in")
-        if isinstance(self.committer, BarrierCommitter):
-            await self.committer.go_back()
+        if await self.committer.go_back():
             starts = {tp: ledger.uncommitted for tp, ledger in self.assignment.items()}
             return {tp: offset for tp, offset in starts.items() if offset is not None}
         committed = await self.client.committed(list(self.assignment))

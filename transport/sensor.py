@@ -17,6 +17,7 @@ import trio
 from nurseries import Service
 from transport.drivers.base import Rebalance, RebalanceKind
 from transport.ledger import Ledger
+from transport.rounds import Round
 from transport.types import TP, RecordMetadata
 
 if TYPE_CHECKING:
@@ -140,6 +141,19 @@ class Probe(Service):
             self(self.sensor.on_sends_completed, producer, written)
         if errors := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
             self(self.sensor.on_sends_error, producer, errors)
+
+    @contextlib.contextmanager
+    def commit(self, consumer: Consumer, round_: Round) -> Iterator[None]:
+        """Tell of a commit, around the making of it."""
+        state = self(self.sensor.on_commit_initiated, consumer)
+        try:
+            yield
+        finally:
+            self.acked(consumer.assignment.values())
+            if round_.error is not None:
+                self(self.sensor.on_commit_error, consumer, state, round_.error)
+            else:
+                self(self.sensor.on_commit_completed, consumer, state, round_.moved)
 
     @contextlib.contextmanager
     def rebalance(self, consumer: Consumer, event: Rebalance) -> Iterator[None]:

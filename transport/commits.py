@@ -1,0 +1,167 @@
+"""The commits that nobody asks for: one at each interval, and one at the end.
+
+What becomes of them is for the log, for nobody waits for it; and each is a look at what acks have
+come to since the last. How a commit is made is the committer's to say, of which there are two: for
+offsets alone, and with all that was sent as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+import trio
+
+from transport.assignment import Assignment
+from transport.barrier import BarrierCommitter
+from transport.committer import Committer
+from transport.errors import AppClosed, CommitUnknown, TransportError
+from transport.ledger import Ledger
+from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.consumer import Consumer
+
+logger = logging.getLogger("transport.consumer")
+
+
+class AnyCommitter(Protocol):
+    """Makes the commits of one consumer, one at a time: `Committer` or `BarrierCommitter`."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether no commit is under way whose outcome nobody knows."""
+
+    @property
+    def unknown(self) -> set[TP]:
+        """Partitions whose last commit got no answer, until it is settled."""
+
+    async def commit(
+        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+    ) -> bool:
+        """Commit what is safe of `topics` (None: of all); whether an offset moved.
+
+        `goes_on`: with transactions, whether the next one is begun.
+        """
+
+    async def go_back(self, topics: Collection[str | TP] | None = None) -> bool:
+        """Undo what is not committed, and deliver it again; False: that cannot be done."""
+
+    async def wait_for_running(self) -> bool:
+        """Wait for the end of the commit that is under way; whether there was one."""
+
+    async def run(self) -> None:
+        """Make the commits, until cancelled."""
+
+    def end(self) -> None:
+        """Wait for no handler any more. Not a checkpoint."""
+
+
+def committer_of(consumer: Consumer) -> AnyCommitter:
+    """A committer for a consumer and its present client."""
+    settings, probe = consumer.app.settings, consumer.app.probe
+    around = None if probe is None else functools.partial(probe.commit, consumer)
+    if consumer.in_transaction:
+        return BarrierCommitter(
+            consumer,
+            consumer.transactions,
+            bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
+            attempts=settings.transaction_attempts,
+            around=around,
+        )
+    return Committer(
+        consumer.assignment,
+        consumer.client,
+        timeout=settings.client.commit_timeout,
+        patience=settings.client.rebalance_bound,
+        can_join=lambda: not consumer.handover.is_under_way,
+        around=around,
+    )
+
+
+class Commits:
+    """Sees to it that a consumer commits."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._watch = LivelockWatch(consumer.commit_livelock_soft_timeout)
+
+    @trio.lowlevel.enable_ki_protection
+    async def beat(self) -> None:
+        """The interval has passed: commit, and look for a livelock.
+
+        Raises, without transactions, what a commit is refused for.
+        """
+        consumer = self._consumer
+        try:
+            with consumer.ending_quietly():
+                await consumer.commit()
+        except CommitUnknown as exc:
+            logger.warning("a commit got no answer, the next one settles it: %s", exc)
+        except TransportError:
+            if not consumer.in_transaction:
+                raise
+            # An abort has its warning, and its messages come again; the committer raises the rest.
+        for tp, offset, age in self._watch.look(consumer.assignment, trio.current_time()):
+            logger.warning(
+                "%s: the offset to commit has stood at %d for %.1f s while later messages"
+                " were acked: the message there is not",
+                tp,
+                offset,
+                age,
+            )
+
+    @trio.lowlevel.enable_ki_protection
+    async def last(self, most: float) -> None:
+        """Commit what is safe at the end, within `most` seconds and the commit timeout.
+
+        Raises CommitUnknown: it got no answer within them.
+        """
+        consumer = self._consumer
+        timeout = min(most, consumer.app.settings.client.commit_timeout)
+        consumer.committer.end()
+        # Whatever has ended the committer is told by itself.
+        with (
+            trio.move_on_after(timeout) as bound,
+            contextlib.suppress(AppClosed),
+            consumer.ending_quietly(),  # where it is killed meanwhile
+        ):
+            await consumer.commit_and_end_transactions()
+        if bound.cancelled_caught and consumer.committer.is_refused:
+            logger.warning("the group was in a rebalance to the end: what is acked comes again")
+        elif bound.cancelled_caught:
+            raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
+
+
+@attrs.define
+class LivelockWatch:
+    """Finds partitions whose acks go on while the offset to commit stands still.
+
+    One message that is never acked holds back all that come after it; nothing else shows that.
+
+    Args:
+        timeout: seconds that an offset may stand still.
+    """
+
+    timeout: float
+    _seen: dict[Ledger, tuple[int, int | None, float, bool]] = attrs.field(factory=dict)
+
+    def look(self, assignment: Assignment, now: float) -> list[tuple[TP, int, float]]:
+        """Partition, offset and age in seconds of each new case; each is told once."""
+        cases = []
+        seen = {}
+        for tp, ledger in assignment.items():
+            acked, safe = ledger.acked, ledger.safe
+            old_acked, old_safe, since, told = self._seen.get(ledger, (acked, None, now, False))
+            if safe is None or safe != old_safe:
+                old_acked, since, told = acked, now, False
+            elif acked > old_acked and now - since >= self.timeout and not told:
+                cases.append((tp, safe, now - since))
+                told = True
+            seen[ledger] = (old_acked, safe, since, told)
+        self._seen = seen
+        return cases

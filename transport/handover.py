@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVarTuple
+from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
 
 import trio
 
@@ -50,7 +50,6 @@ class Handover:
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
         self._starts: dict[TP, int] = {}  # ... and where to begin
-        self.not_ended: list[Any] = []  # rebalances that the monitor has to hear the end of
         self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
@@ -97,12 +96,8 @@ class Handover:
             if event.expired.is_set():
                 for ledger in ledgers:
                     ledger.must_refetch = True
-        if self.not_ended:
-            states, self.not_ended = self.not_ended, []
-            app = self._consumer.app
-            for state in states:
-                if app.probe is not None:
-                    app.probe(app.probe.sensor.on_rebalance_end, app, state)
+        if (probe := self._consumer.app.probe) is not None:
+            probe.polled(self._consumer.app)
 
     async def _on_revoked(self, event: Rebalance) -> None:
         """Drain, commit, let go; past the bound the partitions are lost."""

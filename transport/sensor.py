@@ -103,6 +103,7 @@ class Probe(Service):
     def __init__(self, sensor: Sensor) -> None:
         super().__init__("Monitor")
         self.sensor = sensor
+        self._rebalances: list[Any] = []  # their states, until the poll that ends them
         self._error: Exception | None = None
         self._failed = trio.Event()
 
@@ -173,5 +174,11 @@ class Probe(Service):
                 self(sensor.on_assignment_completed, consumer, coming)
         finally:
             self(sensor.on_rebalance_return, app, state)
-            consumer.handover.not_ended.append(state)
+            self._rebalances.append(state)
             consumer.fetcher.look_again()  # or an idle poll would not end
+
+    def polled(self, app: App) -> None:
+        """A poll has ended: tell the end of the rebalances that we have consented to before."""
+        states, self._rebalances = self._rebalances, []
+        for state in states:
+            self(self.sensor.on_rebalance_end, app, state)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from transport.backoff import Backoff
 from transport.errors import (
     AuthorizationFailed,
     ClientClosed,
@@ -44,7 +45,8 @@ logger = logging.getLogger("transport.consumer")
 
 # Nothing mends these: they end the app.
 _FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
-_FIRST_BACKOFF, _LAST_BACKOFF = 0.02, 1.0
+# The longest wait between two tries of a step.
+_LONGEST_WAIT = 1.0
 
 
 class BarrierCommitter:
@@ -190,8 +192,7 @@ class BarrierCommitter:
 
     async def _commit_drained(self, scope: Scope, round_: Round) -> None:
         due = self._due(scope)
-        backoff = _FIRST_BACKOFF
-        give_up = trio.current_time() + self._bound
+        backoff = Backoff(_LONGEST_WAIT, self._bound)
         while True:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             self._unanswered[scope] = due
@@ -201,10 +202,9 @@ class BarrierCommitter:
                 raise
             except RebalanceInProgress:
                 del self._unanswered[scope]
-                if trio.current_time() + backoff > give_up:
+                if backoff.is_spent:
                     raise
-                await trio.sleep(backoff)  # nothing tells of the end of a join
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+                await backoff.wait()
                 due = self._due(scope)  # some may be lost meanwhile
             except TransportError:
                 del self._unanswered[scope]
@@ -295,7 +295,7 @@ class BarrierCommitter:
 
 async def _insist(call: Callable[[], Awaitable[None]]) -> None:
     """Make a call, again and again until it is answered: nothing goes on before."""
-    backoff = _FIRST_BACKOFF
+    backoff = Backoff(_LONGEST_WAIT)
     while True:
         try:
             return await call()
@@ -303,8 +303,7 @@ async def _insist(call: Callable[[], Awaitable[None]]) -> None:
             raise
         except TransportError as exc:
             logger.warning("a transaction cannot be ended yet: %s", exc)
-            await trio.sleep(backoff)  # nothing tells that a broker is back but asking it
-            backoff = min(backoff * 2, _LAST_BACKOFF)
+            await backoff.wait()
 
 
 async def ledger_is_empty(ledger: Ledger) -> None:

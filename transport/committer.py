@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import trio
 
 from transport.assignment import Assignment
+from transport.backoff import Backoff
 from transport.drivers.base import ConsumerClient
 from transport.errors import CommitFailed, CommitUnknown, RebalanceInProgress, TransportError
 from transport.ledger import Ledger
@@ -20,9 +21,8 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# Between two tries of a commit that met a rebalance: the join has no end that is announced to
-# a member that keeps what it has.
-_FIRST_BACKOFF, _LAST_BACKOFF = 0.02, 0.5
+# The longest wait between two tries of a commit that met a rebalance.
+_LONGEST_WAIT = 0.5
 # The timeout is for the client to keep; it has so many seconds more to tell of it.
 _MARGIN = 2.0
 
@@ -138,8 +138,7 @@ class Committer:
         a membership also where the member joins anew and keeps what it has; if it does not, its
         partitions are lost by then, and nothing of theirs is due.
         """
-        backoff = _FIRST_BACKOFF
-        give_up = trio.current_time() + self._patience
+        backoff = Backoff(_LONGEST_WAIT, self._patience)
         while due := self._assignment.due(round_.topics):
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
@@ -149,11 +148,10 @@ class Committer:
             except (RebalanceInProgress, CommitFailed) as exc:
                 self.is_refused = True
                 is_out = isinstance(exc, CommitFailed)
-                if trio.current_time() + backoff > give_up or (is_out and not self._can_join()):
+                if backoff.is_spent or (is_out and not self._can_join()):
                     logger.warning("a commit was given up, what it held may come again: %s", exc)
                     return
-                await trio.sleep(backoff)  # nothing tells of the end of a join
-                backoff = min(backoff * 2, _LAST_BACKOFF)
+                await backoff.wait()
             else:
                 self._unknown.difference_update(due)
                 for ledger, offset in due.items():

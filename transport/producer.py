@@ -17,6 +17,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service, State
 from transport.buffer import FutureMessage, ProducerBuffer
+from transport.creation import Creations
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
 from transport.errors import (
     AppClosed,
@@ -100,21 +101,6 @@ class Delivery:
 
 
 @attrs.define(eq=False)
-class _Creation:
-    """A topic that is being created.
-
-    Attributes:
-        wanted: what is asked of the broker.
-        is_done: the broker has answered; with `error`, where that is not None.
-    """
-
-    wanted: tuple[int, int, Mapping[str, str], float, bool]
-    ended: trio.Event = attrs.field(factory=trio.Event)
-    is_done: bool = False
-    error: Exception | None = None
-
-
-@attrs.define(eq=False)
 class _Flush:
     """What was accepted before a flush and has no outcome yet."""
 
@@ -175,7 +161,7 @@ class Producer(Service):
         self._room = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
-        self._creating: dict[str, _Creation] = {}  # by topic
+        self._creations = Creations(self.client)
         self._unseen: dict[int, tuple[str, Exception]] = {}  # failed, and nobody has asked
         self._failed = itertools.count()
         self._accepts = False
@@ -404,21 +390,17 @@ class Producer(Service):
         """
         if not self._accepts:
             raise AppClosed("the app is not open: no topic can be created")
-        wanted = {name: _text(value) for name, value in (config or {}).items()}
-        if retention is not None:
-            wanted["retention.ms"] = str(round(_seconds(retention) * 1000))
-        if policy := _cleanup_policy(compacting, deleting):
-            wanted["cleanup.policy"] = policy
-        if partitions < 1:
-            raise ValueError(f"a topic has at least 1 partition, not {partitions}")
-        asked = (partitions, replication, wanted, _seconds(timeout), ensure_created)
-        while (creation := self._creating.get(topic)) is not None:
-            await creation.ended.wait()
-            if creation.is_done and creation.wanted == asked:
-                if creation.error is not None:
-                    raise creation.error
-                return
-        await self._create(topic, _Creation(asked))
+        await self._creations.create(
+            topic,
+            partitions,
+            replication,
+            config=config,
+            timeout=timeout,
+            retention=retention,
+            compacting=compacting,
+            deleting=deleting,
+            ensure_created=ensure_created,
+        )
 
     def key_partition(self, topic: str, key: bytes) -> TP:
         """The partition that a key belongs to, by the partitioner.
@@ -585,23 +567,6 @@ class Producer(Service):
                 f"the partitioner chose {chosen} for a key: {topic!r} has {count} partitions"
             )
         return chosen
-
-    @trio.lowlevel.enable_ki_protection
-    async def _create(self, topic: str, creation: _Creation) -> None:
-        partitions, replication, config, timeout, wait = creation.wanted
-        self._creating[topic] = creation
-        try:
-            await self.client.create_topic(
-                topic, partitions, replication, config, timeout, wait=wait
-            )
-            creation.is_done = True
-        except Exception as exc:
-            creation.error = exc
-            creation.is_done = True
-            raise
-        finally:
-            del self._creating[topic]
-            creation.ended.set()
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, outgoing: Outgoing, size: int) -> Delivery:
@@ -801,24 +766,6 @@ def _only_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _seconds(duration: float | timedelta) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else duration
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _cleanup_policy(compacting: bool | None, deleting: bool | None) -> str:
-    """The topic's `cleanup.policy`; "" for what the broker does by itself."""
-    if compacting is None and deleting is None:
-        return ""
-    policies = [name for name, on in (("compact", compacting), ("delete", deleting)) if on]
-    if not policies:
-        raise ValueError("a topic compacts or deletes, or does both")
-    return ",".join(policies)
 
 
 def _pairs(headers: HeadersArg) -> Headers:

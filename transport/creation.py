@@ -1,0 +1,135 @@
+"""Creating topics: what is asked of the broker, and by one request at a time for each topic.
+
+Who asks for what is being asked for already shares the answer; who asks for the topic otherwise
+waits for that one's end, so that no two requests for one topic race each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import trio
+
+from transport.drivers.base import ProducerClient
+
+
+@attrs.frozen
+class _Wanted:
+    """What is asked of the broker for a topic.
+
+    Attributes:
+        timeout: seconds for the answer and the waiting.
+        wait: until the topic can be written.
+    """
+
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    timeout: float
+    wait: bool
+
+
+@attrs.define(eq=False)
+class _Creation:
+    """A topic that is being created.
+
+    Attributes:
+        is_done: the broker has answered; with `error`, where that is not None.
+    """
+
+    wanted: _Wanted
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    is_done: bool = False
+    error: Exception | None = None
+
+
+class Creations:
+    """The topics that one client is creating."""
+
+    def __init__(self, client: ProducerClient) -> None:
+        self._client = client
+        self._running: dict[str, _Creation] = {}  # by topic
+
+    async def create(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        *,
+        config: Mapping[str, Any] | None,
+        timeout: float | timedelta,
+        retention: float | timedelta | None,
+        compacting: bool | None,
+        deleting: bool | None,
+        ensure_created: bool,
+    ) -> None:
+        """See `Producer.create_topic`."""
+        texts = _config(config, retention, compacting, deleting)
+        if partitions < 1:
+            raise ValueError(f"a topic has at least 1 partition, not {partitions}")
+        wanted = _Wanted(partitions, replication, texts, _seconds(timeout), ensure_created)
+        while (creation := self._running.get(topic)) is not None:
+            await creation.ended.wait()
+            if creation.is_done and creation.wanted == wanted:
+                if creation.error is not None:
+                    raise creation.error
+                return
+        await self._create(topic, _Creation(wanted))
+
+    @trio.lowlevel.enable_ki_protection
+    async def _create(self, topic: str, creation: _Creation) -> None:
+        wanted = creation.wanted
+        self._running[topic] = creation
+        try:
+            await self._client.create_topic(
+                topic,
+                wanted.partitions,
+                wanted.replication,
+                wanted.config,
+                wanted.timeout,
+                wait=wanted.wait,
+            )
+            creation.is_done = True
+        except Exception as exc:
+            creation.error = exc
+            creation.is_done = True
+            raise
+        finally:
+            del self._running[topic]
+            creation.ended.set()
+
+
+def _config(
+    config: Mapping[str, Any] | None,
+    retention: float | timedelta | None,
+    compacting: bool | None,
+    deleting: bool | None,
+) -> dict[str, str]:
+    """As the broker reads it; what is named goes before `config`."""
+    texts = {name: _text(value) for name, value in (config or {}).items()}
+    if retention is not None:
+        texts["retention.ms"] = str(round(_seconds(retention) * 1000))
+    if policy := _cleanup_policy(compacting, deleting):
+        texts["cleanup.policy"] = policy
+    return texts
+
+
+def _seconds(duration: float | timedelta) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cleanup_policy(compacting: bool | None, deleting: bool | None) -> str:
+    """The topic's `cleanup.policy`; "" for what the broker does by itself."""
+    if compacting is None and deleting is None:
+        return ""
+    policies = [name for name, on in (("compact", compacting), ("delete", deleting)) if on]
+    if not policies:
+        raise ValueError("a topic compacts or deletes, or does both")
+    return ",".join(policies)

@@ -15,7 +15,7 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from nurseries import Service, State
+from nurseries import Service
 from transport.buffer import FutureMessage, ProducerBuffer
 from transport.creation import Creations
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
@@ -31,6 +31,7 @@ from transport.errors import (
 from transport.partitioner import Partitioner, java_partitioner
 from transport.transaction import Transaction
 from transport.types import TP, GroupMetadata, Headers, HeadersArg, RecordMetadata
+from transport.writers import Writers
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -122,6 +123,7 @@ class Producer(Service):
     it (`begin_transaction`), and ends with it.
 
     Attributes:
+        writers: the producers with transactional ids, for the transactions of this one.
         transaction: that of a producer with an id.
         failure: why a message of this transaction was not delivered, the first of them.
     """
@@ -136,7 +138,7 @@ class Producer(Service):
         if transactional_id is not None:
             self.transaction = Transaction(self, transactional_id)
         self.failure: Exception | None = None
-        self._writers: dict[str, Producer] = {}  # by their transactional ids
+        self.writers = Writers(self)
         self.client_id = settings.client.client_id
         self.linger_ms = round(settings.client.linger * 1000)
         self.max_batch_size = settings.client.max_batch_size
@@ -222,7 +224,7 @@ class Producer(Service):
         self.buffer.close()
         self._accepts = False
         self._wake_senders()
-        for writer in list(self._writers.values()):  # one may end meanwhile
+        for writer in self.writers:
             await writer.kill()
         await self.client.kill()
         self._fail(DeliveryFailed("the app was killed"))
@@ -422,12 +424,7 @@ class Producer(Service):
 
     def writer(self, transactional_id: str | None) -> Producer:
         """The producer with this id; None: this one. Raises TransactionAborted: there is none."""
-        if transactional_id is None:
-            return self
-        writer = self._writers.get(transactional_id)
-        if writer is None or writer.transaction is None or not writer.transaction.is_open:
-            raise TransactionAborted(f"no transaction of {transactional_id!r} is open")
-        return writer
+        return self if transactional_id is None else self.writers.in_transaction(transactional_id)
 
     async def begin_transaction(self, transactional_id: str) -> None:
         """Begin a transaction; the first one of an id starts a producer for it.
@@ -438,20 +435,14 @@ class Producer(Service):
         Raises RuntimeError: one of this id is open, or being begun. Fenced, BrokerUnavailable,
         AuthorizationFailed.
         """
-        if (writer := self._writers.get(transactional_id)) is None:
-            writer = await self._start_writer(transactional_id)
-        assert writer.transaction is not None
-        if writer.transaction.is_open or writer.state is not State.RUNNING:
-            raise RuntimeError(f"a transaction of {transactional_id!r} is open already")
-        await writer.transaction.begin()
+        await self.writers.begin(transactional_id)
 
     async def maybe_begin_transaction(self, transactional_id: str) -> None:
         """Begin a transaction unless one of this id is open; otherwise as `begin_transaction`."""
-        writer = self._writers.get(transactional_id)
-        if writer is None or writer.transaction is None or not writer.transaction.is_open:
-            await self.begin_transaction(transactional_id)
-        else:
+        if self.writers.is_open(transactional_id):
             await trio.lowlevel.checkpoint()
+        else:
+            await self.begin_transaction(transactional_id)
 
     async def commit_transaction(self, transactional_id: str) -> None:
         """Commit what was sent in it, all or nothing. A checkpoint.
@@ -460,21 +451,20 @@ class Producer(Service):
         TransactionAborted, CommitUnknown: it is to be aborted; Fenced, AuthorizationFailed,
         BrokerUnavailable.
         """
-        await self.transaction_of(transactional_id).commit({}, None)
+        await self.writers.transaction_of(transactional_id).commit({}, None)
 
     async def abort_transaction(self, transactional_id: str) -> None:
         """Undo what was sent in it; its deliveries fail. A checkpoint; raises Fenced."""
-        await self.transaction_of(transactional_id).abort(TransactionAborted("it was aborted"))
+        await self.writers.transaction_of(transactional_id).abort(
+            TransactionAborted("it was aborted")
+        )
 
     async def stop_transaction(self, transactional_id: str) -> None:
         """Abort what is open, and end the producer of this id, if there is one. A checkpoint.
 
         Cancelled: it ends all the same.
         """
-        if (writer := self._writers.pop(transactional_id, None)) is not None:
-            await writer.stop()
-        else:
-            await trio.lowlevel.checkpoint()
+        await self.writers.stop(transactional_id)
 
     async def commit_transactions(
         self,
@@ -494,33 +484,10 @@ class Producer(Service):
         """
         group = GroupMetadata(group_id, -1, "") if isinstance(group_id, str) else group_id
         for transactional_id, offsets in tid_to_offset_map.items():
-            transaction = self.transaction_of(transactional_id)
+            transaction = self.writers.transaction_of(transactional_id)
             await transaction.commit(offsets, group)
             if start_new_transaction:
                 await transaction.begin()
-
-    def transaction_of(self, transactional_id: str) -> Transaction:
-        """What is committed under this id. Raises TransactionAborted: nothing was ever begun."""
-        writer = self._writers.get(transactional_id)
-        if writer is None or writer.transaction is None:
-            raise TransactionAborted(f"no transaction of {transactional_id!r} was begun")
-        return writer.transaction
-
-    @trio.lowlevel.enable_ki_protection
-    async def _start_writer(self, transactional_id: str) -> Producer:
-        writer = self.transport.create_producer(transactional_id=transactional_id)
-        # Before it is there: a second one of this id would fence the first.
-        self._writers[transactional_id] = writer
-        started = False
-        try:
-            await self.add_service(writer)
-            started = True
-        except BaseExceptionGroup as group:  # what cancels us stays in it, and so what it is
-            raise _only_error(group) from group
-        finally:
-            if not started:
-                del self._writers[transactional_id]
-        return writer
 
     def give_up(self, why: TransportError) -> None:
         """Fail what is accepted and has no outcome; what was not handed over is never sent."""
@@ -532,7 +499,7 @@ class Producer(Service):
     @property
     def in_flight(self) -> int:
         """How many messages are accepted and have no outcome yet."""
-        return len(self._in_flight) + sum(writer.in_flight for writer in self._writers.values())
+        return len(self._in_flight) + sum(each.in_flight for each in self.writers)
 
     def _measure(self, outgoing: Outgoing) -> int:
         size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
@@ -759,13 +726,6 @@ def _exposed(partitioner: Partitioner, key: bytes, count: int) -> int:
 
 def _always() -> None:
     """A check that nothing fails."""
-
-
-def _only_error(error: BaseException) -> BaseException:
-    """What the start of a service came to, out of the groups of its nurseries."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _pairs(headers: HeadersArg) -> Headers:

@@ -297,7 +297,7 @@ class TransactionManager:
         if any(ledger.is_shut for ledger in scope.written):
             raise TransactionAborted("it holds what was made of messages that are delivered again")
         group = self._fence()
-        await self.producer.transaction_of(scope.transactional_id).commit(offsets, group)
+        await self.producer.writers.transaction_of(scope.transactional_id).commit(offsets, group)
         scope.is_ready = False
         scope.written.clear()
         scope.aborts = 0
@@ -305,7 +305,7 @@ class TransactionManager:
     async def abort_scope(self, scope: Scope, why: TransportError) -> None:
         """Undo what was sent in the transaction of a scope, and begin the next one."""
         scope.is_ready = False
-        await self.producer.transaction_of(scope.transactional_id).abort(why)
+        await self.producer.writers.transaction_of(scope.transactional_id).abort(why)
         scope.written.clear()
         scope.aborts += 1
 

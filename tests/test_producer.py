@@ -413,7 +413,7 @@ async def test_of_a_failure_that_was_seen_nothing_is_kept() -> None:
             client.end(error=DeliveryFailed("no"))
             with pytest.raises(DeliveryFailed):
                 await delivery
-        assert not app.producer._unseen
+        assert not app.producer.failures
 
 
 @jumping

@@ -376,7 +376,9 @@ async def test_a_message_that_cannot_be_delivered_aborts_all_of_its_transaction(
             async with message:
                 await out.send(value=message.value)
         scope = next(iter(app.consumer.transactions.scopes))
-        app.producer.writer(scope.transactional_id).failure = RuntimeError("as the broker says")
+        app.producer.writer(scope.transactional_id).failures.first = RuntimeError(
+            "as the broker says"
+        )
         with pytest.raises(TransactionAborted, match="not delivered"):
             await app.consumer.commit()
         assert results(broker) == []

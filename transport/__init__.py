@@ -16,6 +16,7 @@ from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
 from transport.consumer import Consumer
+from transport.delivery import Delivery
 from transport.drivers.memory import MemoryBroker
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -43,7 +44,7 @@ from transport.errors import (
 from transport.fetcher import Fetcher
 from transport.message import Batch, Message
 from transport.monitor import Monitor, PartitionState, Snapshot, Timing
-from transport.producer import Delivery, Producer
+from transport.producer import Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.sensor import Sensor
 from transport.settings import Settings

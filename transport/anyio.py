@@ -46,9 +46,10 @@ from transport.buffer import FutureMessage
 from transport.channel import DecodeErrorHook
 from transport.codec import CodecArg
 from transport.consumer import Consumer
+from transport.delivery import Delivery
 from transport.errors import AppClosed
 from transport.message import Batch, Message
-from transport.producer import Delivery, Producer
+from transport.producer import Producer
 from transport.source import IN_HAND, InHand, in_hand
 from transport.topic import Topic
 from transport.types import TP, HeadersArg, RecordMetadata

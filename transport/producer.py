@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import collections
-import functools
-import itertools
 import logging
 import operator
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 from nurseries import Service
 from transport.buffer import FutureMessage, ProducerBuffer
 from transport.creation import Creations
+from transport.delivery import Delivery, Failures, InFlight
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
 from transport.errors import (
     AppClosed,
@@ -45,74 +44,6 @@ _OVERHEAD = 70
 _TURN = 64
 
 
-@attrs.define(eq=False)
-class Delivery:
-    """A message that was accepted: `await` it for where it was written.
-
-    Any number of tasks may await it, from any task. Awaiting is a checkpoint; cancelling ends
-    only the waiting. Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
-    """
-
-    outgoing: Outgoing
-    size: int
-    outcome: Outcome | None = None
-    was_seen: bool = False
-    on_end: Callable[[Delivery], None] | None = None
-    _on_seen: Callable[[], object] | None = None
-    _ended: trio.Event | None = None
-    _waiting: int = 0
-
-    async def wait(self) -> RecordMetadata:
-        """Wait for the outcome: the same as awaiting the object."""
-        if self.outcome is None:
-            if self._ended is None:
-                self._ended = trio.Event()
-            self._waiting += 1
-            try:
-                await self._ended.wait()
-            finally:
-                self._waiting -= 1
-        else:
-            await trio.lowlevel.checkpoint()
-        self.was_seen = True
-        self.on_seen()
-        if isinstance(self.outcome, RecordMetadata):
-            return self.outcome
-        assert self.outcome is not None
-        raise self.outcome
-
-    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
-        return self.wait().__await__()
-
-    def on_seen(self) -> None:
-        """Somebody knows of the outcome."""
-        self.was_seen = True
-        if self._on_seen is not None:
-            self._on_seen()
-
-    def end(self, outcome: Outcome, on_seen: Callable[[], object] | None = None) -> None:
-        """For the producer, which wants to know once somebody has seen a failure."""
-        self.outcome = outcome
-        self._on_seen = on_seen
-        if self.on_end is not None:
-            self.on_end(self)
-        if self._ended is not None:
-            self._ended.set()
-        self.was_seen = self.was_seen or self._waiting > 0
-
-
-@attrs.define(eq=False)
-class _Flush:
-    """What was accepted before a flush and has no outcome yet."""
-
-    left: set[Delivery]
-    ended: trio.Event = attrs.field(factory=trio.Event)
-
-    def look(self) -> None:
-        if not self.left:
-            self.ended.set()
-
-
 class Producer(Service):
     """Sends messages, in batches, from one task.
 
@@ -125,7 +56,7 @@ class Producer(Service):
     Attributes:
         writers: the producers with transactional ids, for the transactions of this one.
         transaction: that of a producer with an id.
-        failure: why a message of this transaction was not delivered, the first of them.
+        failures: why messages were not delivered; the first of this transaction.
     """
 
     def __init__(self, transport: Transport, *, transactional_id: str | None = None) -> None:
@@ -137,7 +68,6 @@ class Producer(Service):
         self.transaction: Transaction | None = None
         if transactional_id is not None:
             self.transaction = Transaction(self, transactional_id)
-        self.failure: Exception | None = None
         self.writers = Writers(self)
         self.client_id = settings.client.client_id
         self.linger_ms = round(settings.client.linger * 1000)
@@ -153,19 +83,15 @@ class Producer(Service):
         self.client: ProducerClient = transport.driver.producer(
             attrs.evolve(settings.client, transactional_id=transactional_id)
         )
-        self._max_messages = settings.send_buffer_messages
-        self._max_bytes = settings.send_buffer_bytes
-        self._bytes = 0
+        self.failures = Failures()
+        self._in_flight = InFlight(
+            settings.send_buffer_messages, settings.send_buffer_bytes, self.failures
+        )
         self._queue: list[Outgoing] = []
         self._filled = trio.Event()
-        self._in_flight: dict[Outgoing, Delivery] = {}
-        self._flushes: list[_Flush] = []
-        self._room = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
         self._creations = Creations(self.client)
-        self._unseen: dict[int, tuple[str, Exception]] = {}  # failed, and nobody has asked
-        self._failed = itertools.count()
         self._accepts = False
         self._is_killed = False
 
@@ -189,7 +115,7 @@ class Producer(Service):
                 await self.buffer.wait()
         self._refuse_the_buffered(AppClosed("the app was closed"))
         self._accepts = False
-        self._wake_senders()
+        self._in_flight.wake()
         if self._is_killed:
             return
         await self.stop_children()
@@ -201,11 +127,7 @@ class Producer(Service):
             await self.client.close(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # what close failed has been reported by now
             self._fail(DeliveryFailed("the app was closed"))
-        for topic, error in self._unseen.values():
-            raise DeliveryFailed(
-                f"{len(self._unseen)} messages were not delivered and nobody has awaited them;"
-                f" the first went to {topic!r}"
-            ) from error
+        self.failures.check()
 
     async def _finish(self) -> None:
         if self.transaction is None:
@@ -223,7 +145,7 @@ class Producer(Service):
         self._is_killed = True
         self.buffer.close()
         self._accepts = False
-        self._wake_senders()
+        self._in_flight.wake()
         for writer in self.writers:
             await writer.kill()
         await self.client.kill()
@@ -302,8 +224,8 @@ class Producer(Service):
             await checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
-        while self._accepts and not self._has_room(size):
-            await self._room.wait()
+        while self._accepts and not self._in_flight.has_room(size):
+            await self._in_flight.news()
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
         check()
@@ -347,14 +269,9 @@ class Producer(Service):
 
         So is what was to be sent soon. A checkpoint. Cancelling changes nothing.
         """
-        flush = _Flush(set(self._in_flight.values()))
-        flush.look()
-        self._flushes.append(flush)
-        try:
+        with self._in_flight.flushing() as flushed:
             await self.buffer.wait()  # for what it holds now: no checkpoint comes between
-            await flush.ended.wait()
-        finally:
-            self._flushes.remove(flush)
+            await flushed.wait()
 
     async def create_topic(
         self,
@@ -494,7 +411,7 @@ class Producer(Service):
         self._refuse_the_buffered(why)
         self._queue.clear()
         self._fail(why)
-        self._unseen.clear()  # who aborts a transaction knows
+        self.failures.forget()  # who aborts a transaction knows
 
     @property
     def in_flight(self) -> int:
@@ -505,7 +422,7 @@ class Producer(Service):
         size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
         for name, data in outgoing.headers:
             size += len(name) + len(data)
-        most = min(self.max_request_size, self._max_bytes)
+        most = min(self.max_request_size, self._in_flight.most_bytes)
         if size > most:
             raise MessageTooLarge(f"a message of {size} bytes for {outgoing.topic!r}: {most} fit")
         return size
@@ -513,11 +430,6 @@ class Producer(Service):
     def _known_partitions(self, topic: str) -> int | None:
         count, until = self._partitions.get(topic, (0, 0.0))
         return count if trio.current_time() < until else None
-
-    def _has_room(self, size: int) -> bool:
-        return not self._in_flight or (
-            len(self._in_flight) < self._max_messages and self._bytes + size <= self._max_bytes
-        )
 
     async def _ask_partitions(self, topic: str) -> int:
         if not self._accepts:
@@ -537,9 +449,7 @@ class Producer(Service):
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, outgoing: Outgoing, size: int) -> Delivery:
-        delivery = Delivery(outgoing, size)
-        self._in_flight[outgoing] = delivery
-        self._bytes += size
+        delivery = self._in_flight.accept(outgoing, size)
         if not self._queue:
             self._filled.set()
         self._queue.append(outgoing)
@@ -631,9 +541,7 @@ class Producer(Service):
     def _refuse(self, fut: FutureMessage, why: Exception) -> None:
         if fut.is_done:
             return
-        number = next(self._failed)
-        self._unseen[number] = fut.message.topic, why
-        fut.end(why, functools.partial(self._unseen.pop, number, None))
+        fut.end(why, self.failures.add(fut.message.topic, why))
 
     def _refuse_the_buffered(self, why: TransportError) -> None:
         for fut in self.buffer.drop():
@@ -641,40 +549,12 @@ class Producer(Service):
 
     @trio.lowlevel.enable_ki_protection
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
-        ended = []
-        for outgoing, outcome in reports:
-            delivery = self._in_flight.pop(outgoing, None)
-            if delivery is None:
-                continue  # it has its outcome
-            self._bytes -= delivery.size
-            if isinstance(outcome, Exception):
-                self._end_failed(delivery, outcome)
-            else:
-                delivery.end(outcome)
-            ended.append(delivery)
+        ended = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
             probe.delivered(self, ended)
-        for flush in self._flushes:
-            flush.left.difference_update(ended)
-            flush.look()
-        self._wake_senders()
-
-    def _end_failed(self, delivery: Delivery, error: Exception) -> None:
-        if self.failure is None:
-            self.failure = error
-        number = next(self._failed)
-        # First: a thread may see it as soon as it has ended.
-        self._unseen[number] = delivery.outgoing.topic, error
-        delivery.end(error, functools.partial(self._unseen.pop, number, None))
-        if delivery.was_seen:
-            self._unseen.pop(number, None)
 
     def _fail(self, why: TransportError) -> None:
         self._report([(outgoing, why) for outgoing in self._in_flight])
-
-    def _wake_senders(self) -> None:
-        self._room.set()
-        self._room = trio.Event()
 
 
 class ThreadedProducer:

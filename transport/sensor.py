@@ -23,7 +23,8 @@ from transport.types import TP, RecordMetadata
 if TYPE_CHECKING:
     from transport.app import App
     from transport.consumer import Consumer
-    from transport.producer import Delivery, Producer
+    from transport.delivery import Delivery
+    from transport.producer import Producer
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -31,7 +31,7 @@ class Transaction:
     async def begin(self) -> None:
         """Begin one, if none is open."""
         if not self.is_open:
-            self._producer.failure = None
+            self._producer.failures.first = None
             await self._producer.client.begin()
             self.is_open = True
 
@@ -42,7 +42,7 @@ class Transaction:
         member; CommitUnknown. Then it is to be aborted.
         """
         await self._producer.flush()
-        if (failure := self._producer.failure) is not None:
+        if (failure := self._producer.failures.first) is not None:
             raise TransactionAborted(f"a message was not delivered: {failure}") from failure
         if offsets and group is not None:
             await self._producer.client.send_offsets(offsets, group, self._timeout)

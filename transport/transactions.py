@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from transport.buffer import FutureMessage
+from transport.delivery import Delivery
 from transport.errors import (
     AppClosed,
     ClientClosed,
@@ -27,7 +28,7 @@ from transport.errors import (
     TransportError,
 )
 from transport.ledger import Ledger
-from transport.producer import Delivery, Producer
+from transport.producer import Producer
 from transport.source import IN_HAND, InHand, in_hand
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
 

@@ -11,7 +11,7 @@ async with app:
 
 from transport.app import App
 from transport.base import Transport
-from transport.buffer import FutureMessage, PendingMessage, ProducerBuffer
+from transport.buffer import ProducerBuffer
 from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
@@ -44,6 +44,7 @@ from transport.errors import (
 from transport.fetcher import Fetcher
 from transport.message import Batch, Message
 from transport.monitor import Monitor, PartitionState, Snapshot, Timing
+from transport.pending import FutureMessage, PendingMessage
 from transport.producer import Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.sensor import Sensor

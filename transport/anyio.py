@@ -42,13 +42,13 @@ from anyio.lowlevel import RunVar
 
 from nurseries import Node
 from transport import app as native
-from transport.buffer import FutureMessage
 from transport.channel import DecodeErrorHook
 from transport.codec import CodecArg
 from transport.consumer import Consumer
 from transport.delivery import Delivery
 from transport.errors import AppClosed
 from transport.message import Batch, Message
+from transport.pending import FutureMessage
 from transport.producer import Producer
 from transport.source import IN_HAND, InHand, in_hand
 from transport.topic import Topic

@@ -3,120 +3,30 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
-import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
-import attrs
 import trio
-from attrs.validators import instance_of, optional
 
-from transport.drivers.base import Outcome
-from transport.errors import AppClosed, BufferFull
-from transport.types import HeadersArg, RecordMetadata
+from transport.errors import AppClosed, BufferFull, TransportError
+from transport.pending import FutureMessage
 
-
-@attrs.frozen(kw_only=True)
-class PendingMessage:
-    """A message that is not sent yet; the fields are the arguments of `Producer.send`.
-
-    Raises TypeError: a field is something else.
-    """
-
-    topic: str = attrs.field(validator=instance_of(str))
-    key: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
-    value: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
-    partition: int | None = attrs.field(default=None, validator=optional(instance_of(int)))
-    timestamp: float | None = attrs.field(
-        default=None, validator=optional(instance_of((int, float)))
-    )
-    headers: HeadersArg = None
-
-
-class FutureMessage:
-    """What becomes of a pending message: `await` it for where it was written.
-
-    Any number of tasks may await it. Awaiting is a checkpoint; cancelling ends only the waiting. It
-    raises what `Producer.send` and the delivery raise. A thread without trio asks for `result`.
-
-    Attributes:
-        ended: set once the outcome is known.
-        is_given: a producer has it; none takes it again.
-    """
-
-    def __init__(self, message: PendingMessage) -> None:
-        self.message = message
-        self.ended = trio.Event()
-        self._outcome: concurrent.futures.Future[RecordMetadata] = concurrent.futures.Future()
-        self._on_seen: Callable[[], object] = lambda: None
-        self._waiting: list[None] = []  # one for each who waits; a thread may be one of them
-        self.is_given = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the outcome is known."""
-        return self._outcome.done()
-
-    async def wait(self) -> RecordMetadata:
-        """Wait for the outcome: the same as awaiting the object."""
-        if self.ended.is_set():
-            await trio.lowlevel.checkpoint()
-        else:
-            with self._counted():
-                await self.ended.wait()
-        self._on_seen()
-        return self._outcome.result()
-
-    def result(self, timeout: float | None = None) -> RecordMetadata:
-        """Block for the outcome, in a thread that is not trio's.
-
-        Raises TimeoutError after `timeout` seconds; RuntimeError: in trio's thread it would wait
-        for itself.
-        """
-        if not self.is_done and trio.lowlevel.in_trio_run():
-            raise RuntimeError("the outcome is awaited in trio, not blocked for")
-        try:
-            with self._counted():
-                return self._outcome.result(timeout)
-        finally:
-            if self.is_done:
-                self._on_seen()
-
-    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
-        return self.wait().__await__()
-
-    def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
-        """For the producer, in trio; it wants to know once somebody has seen a failure."""
-        self._on_seen = on_seen
-        was_awaited = bool(self._waiting)  # before they are told: a thread goes on at once
-        if isinstance(outcome, RecordMetadata):
-            self._outcome.set_result(outcome)
-        else:
-            self._outcome.set_exception(outcome)
-        self.ended.set()
-        if was_awaited:
-            on_seen()
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._waiting.append(None)
-        try:
-            yield
-        finally:
-            self._waiting.pop()
+if TYPE_CHECKING:
+    from transport.delivery import Delivery
+    from transport.producer import Producer
 
 
 class ProducerBuffer:
     """What is to be sent soon, in order; bounded, and filled from any thread.
 
     Args:
+        producer: accepts what is taken out.
         limit: most messages, until the producer has accepted or refused them.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, producer: Producer, limit: int) -> None:
         self.limit = limit
+        self._producer = producer
         self._messages: collections.deque[FutureMessage] = collections.deque()
         # Other threads come in here: the one place where they share anything with us.
         self._lock = threading.Lock()
@@ -163,18 +73,6 @@ class ProducerBuffer:
             if len(self._messages) == 1:
                 self._token.run_sync_soon(self._wake)
 
-    async def take(self) -> FutureMessage:
-        """Wait for the next message, which is held until `release`."""
-        while not self._messages:
-            self._filled = trio.Event()
-            await self._filled.wait()
-        return self._messages.popleft()
-
-    def release(self, message: FutureMessage) -> None:
-        """The message is accepted or refused."""
-        with self._lock:
-            self._held.pop(message, None)
-
     async def wait(self) -> None:
         """Wait for the outcomes of all that is held at the call. A checkpoint."""
         with self._lock:
@@ -183,13 +81,94 @@ class ProducerBuffer:
         for message in held:
             await message.ended.wait()
 
-    def drop(self) -> list[FutureMessage]:
-        """Let go of all that is held, also of what was taken and not released."""
+    def refuse_all(self, why: TransportError) -> None:
+        """Let go of all that is held, also of what was taken and not accepted yet."""
         with self._lock:
-            dropped = list(self._held)
+            held = list(self._held)
             self._held.clear()
             self._messages.clear()
-        return dropped
+        for fut in held:
+            self._refuse(fut, why)
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> NoReturn:
+        """Send what comes, until cancelled: in order, but for topics that are not known yet, each
+        of which waits by itself."""
+        unknown: dict[str, collections.deque[FutureMessage]] = {}
+
+        @trio.lowlevel.enable_ki_protection
+        async def send_all(topic: str) -> None:
+            messages = unknown[topic]
+            while messages:
+                asking = len(messages)  # who comes later has a look of its own, if this one fails
+                why = await self._why_unknown(topic)
+                for _ in range(asking):
+                    if why is None:
+                        await self._send(messages[0])
+                    else:
+                        self._refuse(messages[0], why)
+                        self._release(messages[0])
+                    messages.popleft()
+            del unknown[topic]
+
+        async with trio.open_nursery() as nursery:
+            while True:
+                fut = await self._take()
+                topic = fut.message.topic
+                if topic in unknown:
+                    unknown[topic].append(fut)
+                elif self._producer.known_partitions(topic) is None:
+                    unknown[topic] = collections.deque([fut])
+                    nursery.start_soon(send_all, topic)
+                else:
+                    await self._send(fut)
+
+    async def _take(self) -> FutureMessage:
+        """Wait for the next message, which is held until its release."""
+        while not self._messages:
+            self._filled = trio.Event()
+            await self._filled.wait()
+        return self._messages.popleft()
+
+    def _release(self, fut: FutureMessage) -> None:
+        """It is accepted or refused."""
+        with self._lock:
+            self._held.pop(fut, None)
+
+    async def _why_unknown(self, topic: str) -> Exception | None:
+        if self._producer.known_partitions(topic) is None:
+            try:
+                await self._producer.ask_partitions(topic)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this topic alone
+                return exc
+        return None
+
+    async def _send(self, fut: FutureMessage) -> None:
+        def check() -> None:
+            if fut.is_done:  # it was dropped meanwhile
+                raise AppClosed("it was given up")
+
+        is_answered = False
+        try:
+            delivery = await self._producer.send_while(check, fut.message.outgoing())
+            delivery.on_end = lambda ended: _pass_on(ended, fut)
+            is_answered = True
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns one message
+            self._refuse(fut, exc)
+            is_answered = True
+        finally:
+            if not is_answered:
+                self._refuse(fut, AppClosed("the app was closed"))
+            self._release(fut)
+
+    def _refuse(self, fut: FutureMessage, why: Exception) -> None:
+        if not fut.is_done:
+            fut.end(why, self._producer.failures.add(fut.message.topic, why))
 
     def _wake(self) -> None:
         self._filled.set()
+
+
+def _pass_on(delivery: Delivery, fut: FutureMessage) -> None:
+    assert delivery.outcome is not None
+    fut.end(delivery.outcome, delivery.on_seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
-from transport.buffer import FutureMessage, ProducerBuffer
+from transport.buffer import ProducerBuffer
 from transport.creation import Creations
 from transport.delivery import Delivery, Failures, InFlight
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
@@ -28,8 +27,10 @@ from transport.errors import (
     TransportError,
 )
 from transport.partitioner import Partitioner, java_partitioner
+from transport.pending import FutureMessage, outgoing_of
+from transport.threaded import ThreadedProducer
 from transport.transaction import Transaction
-from transport.types import TP, GroupMetadata, Headers, HeadersArg, RecordMetadata
+from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
 from transport.writers import Writers
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Producer(Service):
         self.request_timeout = settings.client.request_timeout
         self.partitioner = settings.partitioner
         self.ssl_context = settings.client.ssl_context
-        self.buffer = ProducerBuffer(settings.send_buffer_messages)
+        self.buffer = ProducerBuffer(self, settings.send_buffer_messages)
         self.threaded_producer = ThreadedProducer(self)
         self.client: ProducerClient = transport.driver.producer(
             attrs.evolve(settings.client, transactional_id=transactional_id)
@@ -103,7 +104,7 @@ class Producer(Service):
         self._accepts = True
         self.buffer.open()
         self.spawn("sender", self._send_batches)
-        self.spawn("buffer", self._send_what_is_buffered)
+        self.spawn("buffer", self.buffer.run)
         self.spawn("deadlines", self.client.keep_deadlines)
 
     @trio.lowlevel.enable_ki_protection
@@ -113,7 +114,7 @@ class Producer(Service):
         if not self._is_killed:
             with trio.move_on_after(self.time_left * 0.3):
                 await self.buffer.wait()
-        self._refuse_the_buffered(AppClosed("the app was closed"))
+        self.buffer.refuse_all(AppClosed("the app was closed"))
         self._accepts = False
         self._in_flight.wake()
         if self._is_killed:
@@ -183,33 +184,18 @@ class Producer(Service):
             TypeError: headers that are something else.
             AppClosed: the app is not open.
         """
-        return await self.writer(transactional_id).send_while(
-            _always, topic, key, value, partition, timestamp, headers
+        writer = self.writer(transactional_id)
+        return await writer.send_while(
+            _always, outgoing_of(topic, key, value, partition, timestamp, headers)
         )
 
-    async def send_while(
-        self,
-        check: Callable[[], None],
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-    ) -> Delivery:
+    async def send_while(self, check: Callable[[], None], outgoing: Outgoing) -> Delivery:
         """Accept a message as `send` does, unless `check` raises at that moment."""
-        outgoing = Outgoing(
-            topic,
-            partition,
-            key,
-            value,
-            _pairs(headers),
-            None if timestamp is None else round(timestamp * 1000),
-        )
+        topic, key, partition = outgoing.topic, outgoing.key, outgoing.partition
         size = self._measure(outgoing)
-        count = self._known_partitions(topic)
+        count = self.known_partitions(topic)
         if count is None:
-            count = await self._ask_partitions(topic)
+            count = await self.ask_partitions(topic)
         if partition is None:
             if key is not None:
                 outgoing.partition = (
@@ -408,7 +394,7 @@ class Producer(Service):
 
     def give_up(self, why: TransportError) -> None:
         """Fail what is accepted and has no outcome; what was not handed over is never sent."""
-        self._refuse_the_buffered(why)
+        self.buffer.refuse_all(why)
         self._queue.clear()
         self._fail(why)
         self.failures.forget()  # who aborts a transaction knows
@@ -427,11 +413,14 @@ class Producer(Service):
             raise MessageTooLarge(f"a message of {size} bytes for {outgoing.topic!r}: {most} fit")
         return size
 
-    def _known_partitions(self, topic: str) -> int | None:
+    def known_partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has; None: the broker is to be asked, for the first time or
+        again."""
         count, until = self._partitions.get(topic, (0, 0.0))
         return count if trio.current_time() < until else None
 
-    async def _ask_partitions(self, topic: str) -> int:
+    async def ask_partitions(self, topic: str) -> int:
+        """Ask the broker for it. A checkpoint; raises what `send` does for want of metadata."""
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
         settings = self.app.settings
@@ -471,83 +460,6 @@ class Producer(Service):
                 return
 
     @trio.lowlevel.enable_ki_protection
-    async def _send_what_is_buffered(self) -> None:
-        """In order, but for topics that are not known yet, each of which waits by itself."""
-        unknown: dict[str, collections.deque[FutureMessage]] = {}
-
-        @trio.lowlevel.enable_ki_protection
-        async def send_all(topic: str) -> None:
-            messages = unknown[topic]
-            while messages:
-                asking = len(messages)  # who comes later has a look of its own, if this one fails
-                why = await self._why_unknown(topic)
-                for _ in range(asking):
-                    if why is None:
-                        await self._send_buffered(messages[0])
-                    else:
-                        self._refuse(messages[0], why)
-                        self.buffer.release(messages[0])
-                    messages.popleft()
-            del unknown[topic]
-
-        async with trio.open_nursery() as nursery:
-            while True:
-                fut = await self.buffer.take()
-                topic = fut.message.topic
-                if topic in unknown:
-                    unknown[topic].append(fut)
-                elif self._known_partitions(topic) is None:
-                    unknown[topic] = collections.deque([fut])
-                    nursery.start_soon(send_all, topic)
-                else:
-                    await self._send_buffered(fut)
-
-    async def _why_unknown(self, topic: str) -> Exception | None:
-        if self._known_partitions(topic) is None:
-            try:
-                await self._ask_partitions(topic)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this topic alone
-                return exc
-        return None
-
-    async def _send_buffered(self, fut: FutureMessage) -> None:
-        message = fut.message
-
-        def check() -> None:
-            if fut.is_done:  # it was dropped meanwhile
-                raise AppClosed("it was given up")
-
-        is_answered = False
-        try:
-            delivery = await self.send_while(
-                check,
-                message.topic,
-                message.key,
-                message.value,
-                message.partition,
-                message.timestamp,
-                message.headers,
-            )
-            delivery.on_end = lambda ended: _pass_on(ended, fut)
-            is_answered = True
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns one message
-            self._refuse(fut, exc)
-            is_answered = True
-        finally:
-            if not is_answered:
-                self._refuse(fut, AppClosed("the app was closed"))
-            self.buffer.release(fut)
-
-    def _refuse(self, fut: FutureMessage, why: Exception) -> None:
-        if fut.is_done:
-            return
-        fut.end(why, self.failures.add(fut.message.topic, why))
-
-    def _refuse_the_buffered(self, why: TransportError) -> None:
-        for fut in self.buffer.drop():
-            self._refuse(fut, why)
-
-    @trio.lowlevel.enable_ki_protection
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         ended = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
@@ -555,47 +467,6 @@ class Producer(Service):
 
     def _fail(self, why: TransportError) -> None:
         self._report([(outgoing, why) for outgoing in self._in_flight])
-
-
-class ThreadedProducer:
-    """The producer for threads that are not trio's: each call crosses over and back.
-
-    Threads that send much do better with `Producer.send_soon`, which crosses by the batch.
-    """
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-
-    def send_and_wait(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None = None,
-        timestamp: float | None = None,
-        headers: HeadersArg = None,
-    ) -> RecordMetadata:
-        """Send a message and block until it is delivered; raises as `Producer.send_and_wait` does.
-
-        From any thread but trio's own (RuntimeError). Raises AppClosed, or trio.RunFinishedError,
-        where the app is gone.
-        """
-        token = self._producer.buffer.token
-        return trio.from_thread.run(
-            self._producer.send_and_wait,
-            topic,
-            key,
-            value,
-            partition,
-            timestamp,
-            headers,
-            trio_token=token,
-        )
-
-
-def _pass_on(delivery: Delivery, fut: FutureMessage) -> None:
-    assert delivery.outcome is not None
-    fut.end(delivery.outcome, delivery.on_seen)
 
 
 @trio.lowlevel.disable_ki_protection
@@ -606,16 +477,3 @@ def _exposed(partitioner: Partitioner, key: bytes, count: int) -> int:
 
 def _always() -> None:
     """A check that nothing fails."""
-
-
-def _pairs(headers: HeadersArg) -> Headers:
-    if not headers:
-        return ()
-    pairs = []
-    for pair in headers.items() if isinstance(headers, Mapping) else headers:
-        match pair:
-            case (str(name), bytes(data)):
-                pairs.append((name, data))
-            case _:
-                raise TypeError(f"headers are pairs of str and bytes, not {pair!r}")
-    return pairs

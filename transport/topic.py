@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from transport.buffer import FutureMessage, PendingMessage
 from transport.channel import Batches, Channel, DecodeErrorHook, Messages
 from transport.codec import Codec, CodecArg, codec_for
 from transport.delivery import Delivery
 from transport.errors import AppClosed
+from transport.pending import FutureMessage, PendingMessage
 from transport.source import IN_HAND, InHand
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
 

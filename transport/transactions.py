@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import trio
 
-from transport.buffer import FutureMessage
 from transport.delivery import Delivery
 from transport.errors import (
     AppClosed,
@@ -28,6 +27,7 @@ from transport.errors import (
     TransportError,
 )
 from transport.ledger import Ledger
+from transport.pending import FutureMessage, outgoing_of
 from transport.producer import Producer
 from transport.source import IN_HAND, InHand, in_hand
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
@@ -211,7 +211,9 @@ class TransactionManager:
             )
         origin = _origin(source)
         writer, check = self._claim(origin)
-        return await writer.send_while(check, topic, key, value, partition, timestamp, headers)
+        return await writer.send_while(
+            check, outgoing_of(topic, key, value, partition, timestamp, headers)
+        )
 
     def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
         """Send a message as `Producer.send_soon` does, in the transaction of its source.

@@ -157,8 +157,7 @@ class Consumer(Service):
             # What is unacked now will never be acked: a hand-over must not wait for it, and the
             # poll, which waits for the hand-over, can end.
             self.handover.end()
-            self.transactions.let_go(list(self.assignment))
-            self.ownership.drop(self.assignment)
+            self.ownership.abandon(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
             self._phase = _Phase.CLOSING

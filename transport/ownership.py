@@ -86,13 +86,15 @@ class Ownership:
     @trio.lowlevel.enable_ki_protection
     def drop(self, tps: Collection[TP]) -> None:
         """They are lost, or the end has come: they go without a commit."""
-        self._forget(tps, self._assignment.let_go(list(tps), lost=True))
+        tps = list(tps)  # all of the assignment, for example, which is empty after this
+        self._forget(tps, self._assignment.let_go(tps, lost=True))
 
     def abandon(self, tps: Collection[TP]) -> None:
         """They could not be handed over in time: they go as lost ones do.
 
         So do their transactions, at once: if they come back, it is with another producer.
         """
+        tps = list(tps)
         self.drop(tps)
         if self._transactions is not None:
             self._transactions.let_go(tps)

@@ -20,6 +20,7 @@ from transport import (
     CommitUnknown,
     Fenced,
     GroupMetadata,
+    MessageTooLarge,
     NotInTransaction,
     TransactionAborted,
     TransactionFailed,
@@ -387,6 +388,37 @@ async def test_a_message_that_cannot_be_delivered_aborts_all_of_its_transaction(
                 await out.send(value=message.value)
         await app.consumer.commit()
         assert results(broker) == [b"0-0", b"0-1"]
+
+
+@MODES
+@jumping
+async def test_a_message_sent_soon_that_is_refused_aborts_all_of_its_transaction(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, max_request_size=500) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages):
+            out.send_soon(value=b"v" * 1000)
+        with pytest.raises(TransactionAborted, match="not delivered"):
+            await app.consumer.commit()
+        assert committed(broker) == {}
+        async with await anext(messages) as message:
+            out.send_soon(value=message.value)
+        await app.consumer.commit()
+        assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
+async def test_a_handler_that_has_seen_a_message_refused_decides(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, max_request_size=500) as app:
+        out = app.topic("out")
+        async with await anext(app.topic("in").noack()):
+            with pytest.raises(MessageTooLarge):
+                await out.send_soon(value=b"v" * 1000)
+            out.send_soon(value=b"without it")
+        await app.consumer.commit()
+        assert results(broker) == [b"without it"]
 
 
 @MODES

@@ -80,7 +80,7 @@ class Failures:
     """Why messages were not delivered, as long as nobody has looked.
 
     Attributes:
-        first: of the messages that were accepted, since this was last None.
+        first: of the messages that were accepted, since this was last None; seen or not.
     """
 
     def __init__(self) -> None:
@@ -91,6 +91,11 @@ class Failures:
     def __len__(self) -> int:
         """How many nobody has seen."""
         return len(self._unseen)
+
+    @property
+    def unseen(self) -> Exception | None:
+        """The first that nobody has seen."""
+        return next((error for _, error in self._unseen.values()), None)
 
     def add(self, topic: str, error: Exception) -> Callable[[], object]:
         """Keep one; what is returned is to be called once somebody has seen it, by any thread."""

@@ -42,7 +42,10 @@ class Transaction:
         member; CommitUnknown. Then it is to be aborted.
         """
         await self._producer.flush()
-        if (failure := self._producer.failures.first) is not None:
+        failures = self._producer.failures
+        # Who has seen that a message was refused can go on without it, as where `send` raises.
+        failure = failures.unseen if failures.first is None else failures.first
+        if failure is not None:
             raise TransactionAborted(f"a message was not delivered: {failure}") from failure
         if offsets and group is not None:
             await self._producer.client.send_offsets(offsets, group, self._timeout)

@@ -182,6 +182,7 @@ class Service:
         self._life = trio.CancelScope()  # up to the stop, which cancels it
         self._bound = trio.CancelScope(shield=True)  # of on_stop; a parent may tighten it
         self._restarted: trio.Event | None = None  # there while a restart is asked for
+        self._was_ready = False
         self._on_crash: Callable[[], None] = lambda: None  # up the tree, before anything is stopped
         self._ended = trio.Event()
 
@@ -223,6 +224,7 @@ class Service:
             raise ServiceError(f"{self.name} is {self.state.value} already")
         if self._ended.is_set():
             self._ended = trio.Event()
+        self._was_ready = False
         ready = trio.Event()
         try:
             await self._live(ready, task_status)
@@ -351,7 +353,8 @@ class Service:
                     try:
                         await trio.sleep_forever()
                     finally:
-                        if not self._life.cancel_called:
+                        # What goes wrong before the first start is done is for who waits for it.
+                        if self._was_ready and not self._life.cancel_called:
                             self._on_crash()
                         self.state = State.STOPPING
                         self._nursery.start_soon(self._wind_down, begun)
@@ -380,6 +383,7 @@ class Service:
             begun.set()
         if self.state is State.STARTING:
             self.state = State.RUNNING
+            self._was_ready = True
             ready.set()
             task_status.started(self)
 

@@ -12,7 +12,6 @@ meets another half-way.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import trio
 
 from transport.backoff import Backoff
 from transport.errors import (
+    AppClosed,
     AuthorizationFailed,
     ClientClosed,
     CommitUnknown,
@@ -112,12 +112,17 @@ class BarrierCommitter:
     async def go_back(self, topics: Collection[str | TP] | None = None) -> bool:
         """Undo what is not committed, and let its messages be delivered again: True.
 
-        A checkpoint. Cancelled: it is done all the same. Raises what is fatal, as `commit` does.
+        A checkpoint. Cancelled: it is done all the same. Raises what is fatal, as `commit` does;
+        AppClosed.
         """
         round_ = self._rounds.join(topics)
         round_.goes_back = True
-        with contextlib.suppress(TransactionAborted):
+        try:
             await round_.wait()
+        except TransactionAborted:
+            pass  # as it was asked for
+        except CommitUnknown as error:
+            raise AppClosed("the app is closing: it is undone without us") from error
         return True
 
     async def wait_for_running(self) -> bool:

@@ -208,12 +208,14 @@ class Fetcher(Service):
     async def _pause_and_resume(self) -> None:
         consumer = self.app.consumer
         flow, client = consumer.flow, consumer.client
-        wanted = frozenset(tp for tp in consumer.assignment if not self.is_wanted(tp))
-        if pause := wanted - self._paused:
+        unwanted = frozenset(tp for tp in consumer.assignment if not self.is_wanted(tp))
+        if not flow.active:
+            unwanted |= self._paused  # and at the end, what is let go is not fetched once more
+        if pause := unwanted - self._paused:
             await client.pause(sorted(pause))
-        if resume := self._paused - wanted:
+        if resume := self._paused - unwanted:
             await client.resume(sorted(resume))
-        self._paused = wanted
+        self._paused = unwanted
         if not flow.active:
             flow.not_fetching.open()
 

@@ -47,8 +47,9 @@ class App:
 
     Args:
         id: the consumer group, and the name in the tree.
-        broker: a `MemoryBroker`, or an URL or several of one cluster: `memory://NAME`, `kafka://HOST:PORT,HOST:PORT`,
-            `kafka+ssl://`, `kafka+sasl://user:password@…`, `kafka+sasl+ssl://`.
+        broker: an URL or several of one cluster: `memory://NAME`, `kafka://HOST:PORT,HOST:PORT`,
+            `kafka+ssl://`, `kafka+sasl://user:password@…`, `kafka+sasl+ssl://`; or a
+            `MemoryBroker`, or another `Driver`.
         **settings: the fields of `Settings` and of `ClientSettings`.
 
     Raises:
@@ -60,7 +61,7 @@ class App:
     def __init__(
         self,
         id: str,
-        broker: str | Sequence[str] | MemoryBroker = "memory://",
+        broker: str | Sequence[str] | MemoryBroker | Driver = "memory://",
         **settings: Any,
     ) -> None:
         self.id = id

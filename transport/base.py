@@ -21,7 +21,7 @@ class Transport:
 
     Args:
         url: one or more URLs of one cluster, such as `kafka://127.0.0.1:9092` or `memory://`; or
-            a `MemoryBroker`.
+            a `MemoryBroker`, or another `Driver`.
     """
 
     Consumer: ClassVar[type[consumer.Consumer]] = consumer.Consumer
@@ -32,15 +32,18 @@ class Transport:
     Conductor: ClassVar[type[conductor.Conductor]] = conductor.Conductor
     Fetcher: ClassVar[type[fetcher.Fetcher]] = fetcher.Fetcher
 
-    def __init__(self, url: Sequence[str] | MemoryBroker, app: App) -> None:
+    def __init__(self, url: Sequence[str] | MemoryBroker | Driver, app: App) -> None:
         self.app = app
+        self.url: list[str] = []
         self.driver: Driver
         if isinstance(url, MemoryBroker):
             self.url = ["memory://"]
             self.driver = MemoryDriver(broker=url)
-        else:
+        elif isinstance(url, Sequence):
             self.url = list(url)
             self.driver = driver_for(self.url)
+        else:
+            self.driver = url
 
     @property
     def driver_version(self) -> str:

@@ -6,6 +6,7 @@ a fixed one. So a program that drives it in the same order gets the same results
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping
 
@@ -27,6 +28,7 @@ class MemoryBroker:
         default_partitions: of a topic that is created on its first use.
         auto_create: whether first use creates a topic; else it raises UnknownTopic.
         clock: gives the timestamp, in milliseconds, of a record that comes without one.
+        on_commit: told of each commit: the group's id, and its new offsets.
 
     Attributes:
         topics_changed: rung when a topic was created, or got more partitions.
@@ -39,6 +41,7 @@ class MemoryBroker:
         default_partitions: int = 4,
         auto_create: bool = True,
         clock: Callable[[], int] | None = None,
+        on_commit: Callable[[str, Mapping[TP, int]], None] = lambda group_id, offsets: None,
     ) -> None:
         if default_partitions < 1:
             raise ValueError(f"default_partitions must be at least 1, not {default_partitions}")
@@ -47,6 +50,7 @@ class MemoryBroker:
         self.transactions = Coordinator()
         self._default_partitions = default_partitions
         self._auto_create = auto_create
+        self._on_commit = on_commit
         self._topics: dict[str, list[Log]] = {}
         self._configs: dict[str, dict[str, str]] = {}
         self._groups: dict[str, Group] = {}
@@ -125,7 +129,8 @@ class MemoryBroker:
     def group(self, group_id: str) -> Group:
         """The group of that name; an empty one where there was none."""
         if group_id not in self._groups:
-            self._groups[group_id] = Group(self.partitions)
+            on_commit = functools.partial(self._on_commit, group_id)
+            self._groups[group_id] = Group(self.partitions, on_commit)
         return self._groups[group_id]
 
     def gap(self, tp: TP, count: int = 1) -> None:
@@ -138,6 +143,13 @@ class MemoryBroker:
         """Forget the partition's records below the offset `before`, as retention does."""
         log = self.log(tp)
         log.trim(before)
+        log.bell.ring()
+
+    def cut_off(self, tp: TP, end: int) -> None:
+        """Lose the partition's records from the offset `end` on, as a broker does that comes back
+        from an old copy. What is committed beyond it stays, as on Kafka."""
+        log = self.log(tp)
+        log.cut_off(end)
         log.bell.ring()
 
     def attend(self, era: object, now: float) -> None:

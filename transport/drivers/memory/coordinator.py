@@ -127,7 +127,7 @@ class Coordinator:
                 if not group.unstable[tp]:
                     del group.unstable[tp]
             if committed:
-                group.offsets.update(offsets)
+                group.take(offsets)
         self.bell.ring()
         for log in logs.values():
             log.bell.ring()

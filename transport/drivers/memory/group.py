@@ -64,6 +64,7 @@ class Group:
 
     Args:
         partitions: every partition of a topic.
+        on_commit: told of the offsets of each commit.
 
     Attributes:
         members: by id, in the order in which they came.
@@ -73,13 +74,18 @@ class Group:
         bell: rung when a member may have to do something, or to wait for less long.
     """
 
-    def __init__(self, partitions: Callable[[str], Iterable[TP]]) -> None:
+    def __init__(
+        self,
+        partitions: Callable[[str], Iterable[TP]],
+        on_commit: Callable[[Mapping[TP, int]], None] = lambda offsets: None,
+    ) -> None:
         self.members: dict[str, Member] = {}
         self.generation = 0
         self.offsets: dict[TP, int] = {}
         self.unstable: dict[TP, int] = {}
         self.bell = Bell()
         self._partitions = partitions
+        self._on_commit = on_commit
         self._names = 0
         self._fenced: set[str] = set()
         self._barrier = math.inf  # when it ends at the latest; inf: there is none
@@ -203,7 +209,12 @@ class Group:
             Fenced: another one has taken its place.
         """
         self.check_commit(member_id, generation)
+        self.take(offsets)
+
+    def take(self, offsets: Mapping[TP, int]) -> None:
+        """These offsets are committed now; who commits them was allowed to."""
         self.offsets.update(offsets)
+        self._on_commit(offsets)
 
     def check_commit(self, member_id: str, generation: int) -> None:
         """Raise what `commit` would."""

@@ -129,6 +129,15 @@ class Log:
         end = bisect_left(self._offsets, self.stable_end)
         return [record for record in self._records[:end] if record.offset not in self._aborted]
 
+    def cut_off(self, end: int) -> None:
+        """Lose what is from the offset `end` on, as a log does that comes back from an old copy."""
+        end = min(end, self.end)
+        left = bisect_left(self._offsets, end)
+        del self._records[left:], self._offsets[left:], self._weights[left:]
+        self._aborted = {offset for offset in self._aborted if offset < end}
+        self.start = min(self.start, end)
+        self.end = end
+
     def read(self, offset: int, max_bytes: int, *, committed: bool = False) -> Slice:
         """Records from `offset` on.
 

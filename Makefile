@@ -12,7 +12,10 @@ ARGS ?=
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
 
-.PHONY: help demo test test-fast test-kafka check docs format bench clean
+.PHONY: help demo test test-fast test-kafka properties check docs format bench clean
+# What has many cases: `make test` runs some of them, always the same, `make properties` very many.
+PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/test_exactly_once_at_random.py \
+  tests/test_ledger_model.py tests/test_cancel_everywhere.py
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +53,9 @@ test-fast: $(READY) ## The fast lane alone: no Kafka, no Java; ARGS="..." goes t
 test-kafka: $(READY) ## The Kafka lane alone; KAFKA_BOOTSTRAP_SERVERS stands in for a broker of its own
 	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
 	@$(BIN)/pytest -m kafka $(ARGS)
+
+properties: $(READY) ## The invariants in very many histories, by new seeds each time: some half an hour
+	@EFFORT=long $(BIN)/pytest $(PROPERTIES) $(ARGS)
 
 check: $(READY) ## ruff, mypy --strict on both packages, and the docs without a warning
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from kafka.admin import KafkaAdminClient
 
+import tests.effort  # noqa: F401 - which sets how hard Hypothesis tries
 from tests.kafka.cluster import Broker, ToolchainMissing
 from tests.kafka.toolchain import fetch_jars, find_java
 from tests.lanes import BOTH, Place

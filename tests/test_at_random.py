@@ -14,9 +14,10 @@ import pytest
 import trio
 
 from tests.apps import app_on, broker_with, committed, write
-from tests.nurseries.clock import run
+from tests.effort import SEEDS
 from transport import TP, App, Message, Topic
 from transport.drivers.memory import MemoryBroker
+from transport.testing import run
 
 ORDERS = [TP("orders", number) for number in range(3)]
 
@@ -151,9 +152,6 @@ class History:
 
 
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-@pytest.mark.parametrize("seed", range(50))
-def test_whatever_members_do(seed: int, assignment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # trio shuffles the tasks that are ready: let it do so by the seed as well.
-    monkeypatch.setattr(trio._core._run, "_r", random.Random(seed))
-    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
-    run(History(random.Random(seed), assignment).play)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_members_do(seed: int, assignment: str) -> None:
+    run(History(random.Random(seed), assignment).play, seed=seed)

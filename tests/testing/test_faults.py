@@ -1,0 +1,169 @@
+"""Each fault does to a call what its name says, and a dead driver does nothing any more."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from tests.apps import broker_with, take, write
+from tests.nurseries.clock import jumping
+from transport import TP, App, BrokerUnavailable, ClientClosed, CommitUnknown
+from transport.drivers.base import ConsumerClient, Outgoing, ProducerClient
+from transport.drivers.memory import MemoryDriver
+from transport.testing import (
+    Chance,
+    Fault,
+    Faults,
+    FaultyDriver,
+    MemoryBroker,
+    Script,
+    refused,
+    slow,
+    unanswered,
+)
+from transport.testing.faults import CALLS_OF_A_CONSUMER, CALLS_OF_A_PRODUCER
+
+ORDERS = TP("orders", 0)
+NEVER = 1e6
+
+
+def app_with(broker: MemoryBroker, faults: Faults | None) -> tuple[App, FaultyDriver]:
+    driver = FaultyDriver(MemoryDriver(broker=broker), faults)
+    return App("group", driver, commit_interval=NEVER), driver
+
+
+def only(call: str, fault: Fault) -> Script:
+    return Script({(call, 0): fault})
+
+
+async def commit_one(app: App) -> None:
+    (await anext(app.topic("orders").noack())).ack()
+    await app.consumer.commit()
+
+
+@jumping
+async def test_a_slow_call_comes_late_at_the_broker() -> None:
+    broker = broker_with(ORDERS, records=1)
+    app, _ = app_with(broker, only("commit", slow(2.0)))
+    async with app:
+        began = trio.current_time()
+        await commit_one(app)
+        assert trio.current_time() - began == pytest.approx(2.0)
+        assert broker.committed("group") == {ORDERS: 1}
+
+
+@jumping
+async def test_who_leaves_a_slow_call_has_made_it_all_the_same() -> None:
+    broker = broker_with(ORDERS)
+    driver = FaultyDriver(MemoryDriver(broker=broker), only("producer.send", slow(2.0)))
+    async with App("group", driver) as app:
+        with trio.move_on_after(1.0):
+            await app.producer.client.send([])
+        assert await app.topic("orders").send_and_wait(value=b"value")
+
+
+@jumping
+async def test_a_refused_call_is_not_made() -> None:
+    broker = broker_with(ORDERS, records=1)
+    error = BrokerUnavailable("gone")
+    app, _ = app_with(broker, only("commit", refused(error)))
+    async with app:
+        with pytest.raises(BrokerUnavailable, match="gone"):
+            await commit_one(app)
+        assert broker.committed("group") == {}
+
+
+@pytest.mark.parametrize("made", [True, False])
+@jumping
+async def test_an_answer_is_lost_whether_the_commit_was_made_or_not(made: bool) -> None:
+    """I7: it is unknown, is shown as such, and the next commit settles it."""
+    broker = broker_with(ORDERS, records=2)
+    app, _ = app_with(broker, only("commit", unanswered(1.0, made=made)))
+    async with app:
+        messages = app.topic("orders").noack()
+        first, second = await take(messages, 2)
+        first.ack()
+        with pytest.raises(CommitUnknown):
+            await app.consumer.commit()
+        assert broker.committed("group") == ({ORDERS: 1} if made else {})
+        assert app.consumer.committer.unknown == {ORDERS}
+        second.ack()
+        await app.consumer.commit()
+        assert app.consumer.committer.unknown == set()
+        assert broker.committed("group") == {ORDERS: 2}
+
+
+@jumping
+async def test_a_script_names_the_call_by_its_number() -> None:
+    script = Script({("commit", 1): slow(5.0)})
+    assert [script.of("commit"), script.of("poll"), script.of("commit"), script.of("commit")] == [
+        None,
+        None,
+        slow(5.0),
+        None,
+    ]
+
+
+def test_chance_is_the_same_for_a_seed() -> None:
+    def drawn(seed: int) -> list[Fault | None]:
+        chance = Chance(random.Random(seed), rate=0.5)
+        return [chance.of("commit") for _ in range(20)]
+
+    assert repr(drawn(1)) == repr(drawn(1))
+    assert drawn(1) != drawn(2)
+    assert None in drawn(1)
+
+
+@jumping
+async def test_after_a_crash_nothing_reaches_the_broker() -> None:
+    broker = broker_with(ORDERS, records=1)
+    app, driver = app_with(broker, None)
+    with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - its exit raises, too
+        async with app:
+            message = await anext(app.topic("orders").noack())
+            await driver.crash()
+            message.ack()
+            await trio.sleep_forever()
+    assert raised.value.split(ClientClosed)[1] is None
+    assert broker.committed("group") == {}
+    assert len(broker.group("group").members) == 1  # it has not left
+
+
+def test_the_calls_are_those_of_the_protocols() -> None:
+    assert {"poll", "commit", "seek", "pause", "committed"} <= CALLS_OF_A_CONSUMER
+    assert {"send", "begin", "commit", "abort", "send_offsets"} <= CALLS_OF_A_PRODUCER
+    assert not CALLS_OF_A_CONSUMER - set(vars(ConsumerClient))
+    assert not CALLS_OF_A_PRODUCER - set(vars(ProducerClient))
+
+
+@jumping
+async def test_a_program_by_the_side_is_not_touched() -> None:
+    """Faults are of one driver: another one on the same broker has none."""
+    broker = broker_with(ORDERS)
+    app, _ = app_with(broker, Chance(random.Random(0), rate=1.0))
+    async with App("other", broker, commit_interval=NEVER) as other:
+        write(broker, ORDERS)
+        began = trio.current_time()
+        await commit_one(other)
+        assert trio.current_time() == began
+    del app
+
+
+@jumping
+async def test_partitions_and_reports_come_in_any_order() -> None:
+    tps = [TP("orders", number) for number in range(6)]
+    broker = broker_with(*tps, records=1)
+    driver = FaultyDriver(MemoryDriver(broker=broker), order=random.Random(1))
+    async with App("group", driver, commit_interval=NEVER) as app:
+        messages = await take(app.topic("orders").noack(), 6)
+        assert [message.tp for message in messages] != tps
+        assert {message.tp for message in messages} == set(tps)
+        reported: list[int] = []
+        client = driver.producer(app.settings.client)
+        await client.open(lambda some: reported.extend(int(o.value or b"") for o, _ in some))
+        await client.send([Outgoing("bills", 0, None, b"%d" % n, (), None) for n in range(6)])
+        await client.close(1.0)
+        assert reported != sorted(reported)
+        assert sorted(reported) == list(range(6))

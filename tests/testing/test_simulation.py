@@ -1,0 +1,141 @@
+"""Simulations: a good service gets through, a naive one does not, and a seed is always the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+
+from tests.effort import SEEDS
+from tests.testing.services import (
+    TOPICS,
+    exactly_once,
+    good,
+    good_by_the_batch,
+    naive,
+    naive_by_a_buffer,
+)
+from transport import TP, App
+from transport.testing import (
+    Crash,
+    History,
+    InvariantViolated,
+    Report,
+    Start,
+    Write,
+    simulate,
+)
+from transport.testing.strategies import histories
+
+ORDERS = TP("orders", 0)
+MODES = pytest.mark.parametrize("mode", ["member", "partition"])
+
+
+def once_each(report: Report) -> Counter[bytes | None]:
+    return Counter(
+        b"%d-%d" % (tp.partition, offset)
+        for tp, offsets in report.books.written.items()
+        for offset in offsets
+    )
+
+
+@pytest.mark.parametrize("service", [good, good_by_the_batch])
+@given(histories(TOPICS), st.integers(0, 1000))
+def test_a_good_service_loses_nothing(service: Any, history: History, seed: int) -> None:
+    report = simulate(service, topics=TOPICS, history=history, seed=seed)
+    report.check()
+    assert report.lost == []
+    assert set(report.handled) == {
+        (tp, offset) for tp, offsets in report.books.written.items() for offset in offsets
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_alone_makes_a_history(seed: int) -> None:
+    simulate(good, topics=TOPICS, seed=seed).check()
+
+
+@MODES
+@given(histories(TOPICS, most=30), st.integers(0, 1000))
+@settings(max_examples=settings.default.max_examples // 2)
+def test_exactly_once_is_seen_once(mode: str, history: History, seed: int) -> None:
+    """I9."""
+    topics, outputs = TOPICS, {"bills": 2}
+    report = simulate(
+        exactly_once(mode), topics=topics, outputs=outputs, history=history, seed=seed
+    )
+    report.check()
+    assert report.outputs == once_each(report), report.told(AssertionError("not once each"))
+
+
+@pytest.mark.parametrize("service", [naive, naive_by_a_buffer])
+def test_a_naive_service_is_found_out(service: Any) -> None:
+    found = find(
+        histories(TOPICS, most=10),
+        lambda history: simulate(service, topics=TOPICS, history=history).violation is not None,
+        settings=settings(max_examples=300, derandomize=True, database=None),
+    )
+    report = simulate(service, topics=TOPICS, history=found)
+    assert len(found.events) <= 3
+    with pytest.raises(
+        InvariantViolated, match=r"I1: orders-0 was committed up to 1, and 0 is not"
+    ):
+        report.check()
+
+
+def test_a_failure_tells_its_seed_and_what_happened() -> None:
+    history = History(TOPICS, [Start(), Write(ORDERS), Crash(0, after=2.0)])
+    report = simulate(naive_by_a_buffer, topics=TOPICS, history=history, seed=12)
+    with pytest.raises(InvariantViolated) as raised:
+        report.check()
+    lines = str(raised.value).splitlines()
+    assert "(seed 12)" in lines[0]
+    assert [line.split("  ")[-1] for line in lines[1:4]] == [
+        "starts",
+        "orders-0: 1 records from 0 on",
+        "billing has committed orders-0: 1, orders-1: 0",
+    ]
+
+
+def test_what_is_done_twice_is_counted() -> None:
+    """A crash after the work and before its commit."""
+    history = History(TOPICS, [Start(), Write(ORDERS, 2), Crash(0, after=0.45)])
+    report = simulate(good, topics=TOPICS, history=history)
+    report.check()
+    assert report.handled == {(ORDERS, 0): 2, (ORDERS, 1): 1}
+    assert report.doubled == {(ORDERS, 0): 2}
+
+
+def test_what_nobody_does_is_lost() -> None:
+    async def idle(broker: Any, done: Any) -> None:
+        async with App("billing", broker=broker) as app:
+            async for order in app.topic("orders").noack():
+                if order.offset != 1:
+                    done(order)
+                    order.ack()
+
+    report = simulate(idle, topics=TOPICS, history=History(TOPICS, [Write(ORDERS, 3)]))
+    assert report.lost == [(ORDERS, 1)]
+    with pytest.raises(InvariantViolated, match="I3: 1 records were lost, first orders-0 offset 1"):
+        report.check()
+
+
+def test_a_service_that_fails_by_itself_is_reported() -> None:
+    async def failing(broker: Any, done: Any) -> None:
+        async with App("billing", broker=broker) as app:
+            async for _ in app.topic("orders").noack():
+                raise ZeroDivisionError
+
+    report = simulate(failing, topics=TOPICS, history=History(TOPICS, [Start(), Write(ORDERS)]))
+    assert report.errors
+    with pytest.raises(AssertionError):
+        report.check()
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    first, again = (simulate(good, topics=TOPICS, seed=3) for _ in range(2))
+    assert str(first.timeline) == str(again.timeline)
+    assert str(first.timeline) != str(simulate(good, topics=TOPICS, seed=4).timeline)

@@ -1,0 +1,246 @@
+"""What goes wrong between an app and its broker: a driver around a driver, with faults.
+
+A `Fault` is what becomes of one call of a client: it comes late, it is refused, its answer is lost.
+`Faults` says which call has which: by a script, by chance, or as a class of your own does.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, cast
+
+import attrs
+import trio
+from attrs.validators import ge
+
+from transport.drivers.base import ConsumerClient, Driver, ProducerClient
+from transport.drivers.settings import ClientSettings
+from transport.errors import (
+    BrokerUnavailable,
+    ClientClosed,
+    CommitUnknown,
+    RebalanceInProgress,
+    TransportError,
+)
+
+T = TypeVar("T")
+
+CALLS_OF_A_CONSUMER = frozenset(
+    name
+    for name, method in vars(ConsumerClient).items()
+    if inspect.iscoroutinefunction(method) and name not in ("close", "kill", "next_rebalance")
+)
+CALLS_OF_A_PRODUCER = frozenset(
+    name
+    for name, method in vars(ProducerClient).items()
+    if inspect.iscoroutinefunction(method) and name not in ("close", "kill", "keep_deadlines")
+)
+
+
+@attrs.frozen
+class Fault:
+    """What becomes of one call of a client.
+
+    Attributes:
+        delay: seconds by which it comes late at the broker.
+        error: what the caller gets; None: the answer.
+        is_made: whether it is made all the same; with an error, its answer is lost.
+    """
+
+    delay: float = attrs.field(default=0.0, validator=ge(0))
+    error: TransportError | None = None
+    is_made: bool = True
+
+    def __str__(self) -> str:
+        late = f"late by {self.delay:g} s" if self.delay else ""
+        lost = "" if self.error is None else f"{'made, ' if self.is_made else ''}{self.error!r}"
+        return ", ".join(filter(None, [late, lost])) or "nothing"
+
+
+def slow(seconds: float) -> Fault:
+    """The call comes late at the broker. Who is cancelled meanwhile has made it all the same."""
+    return Fault(delay=seconds)
+
+
+def refused(error: TransportError) -> Fault:
+    """The call is not made."""
+    return Fault(error=error, is_made=False)
+
+
+def unanswered(seconds: float, *, made: bool) -> Fault:
+    """No answer comes to a commit for so long, and it was made, or it was not."""
+    return Fault(delay=seconds, error=CommitUnknown("no answer"), is_made=made)
+
+
+class Faults(Protocol):
+    """Decides what goes wrong."""
+
+    def of(self, call: str) -> Fault | None:
+        """What becomes of this call, a method of `ConsumerClient` or `ProducerClient` by its name;
+        of a producer's with "producer." before it. None: it goes well. Asked once for each call.
+        """
+
+
+@attrs.define
+class Script:
+    """Faults by the name of the call and its number, counted from 0.
+
+    Args:
+        faults: such as `{("commit", 1): unanswered(5, made=True)}`.
+    """
+
+    faults: Mapping[tuple[str, int], Fault]
+    _made: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    def of(self, call: str) -> Fault | None:
+        number = self._made.get(call, 0)
+        self._made[call] = number + 1
+        return self.faults.get((call, number))
+
+
+@attrs.define
+class Chance:
+    """Faults by chance, each such that an app is meant to get over it.
+
+    Args:
+        draw: says when, and which.
+        rate: the share of calls that go wrong.
+        longest: most seconds by which one comes late.
+    """
+
+    draw: random.Random
+    rate: float = 0.05
+    longest: float = 3.0
+
+    def of(self, call: str) -> Fault | None:
+        if self.draw.random() >= self.rate:
+            return None
+        late = self.draw.uniform(0, self.longest)
+        match call:
+            case "commit":
+                return self.draw.choice(
+                    [
+                        slow(late),
+                        unanswered(late, made=True),
+                        unanswered(late, made=False),
+                        refused(RebalanceInProgress("so it was drawn")),
+                    ]
+                )
+            case "producer.commit":
+                made = self.draw.random() < 0.5
+                return self.draw.choice([slow(late), unanswered(late, made=made)])
+            case "producer.begin" | "producer.abort":
+                return self.draw.choice([slow(late), refused(BrokerUnavailable("so it was drawn"))])
+            case _:
+                return slow(late)
+
+
+class FaultyDriver:
+    """A driver with faults, which can crash: to be given to an `App` as its broker.
+
+    Args:
+        driver: the one that makes what is made.
+        faults: what goes wrong; None: nothing.
+        order: of the partitions in what is fetched, and of the reports on what was sent: shuffled
+            by this. None: as the driver has it.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        faults: Faults | None = None,
+        *,
+        order: random.Random | None = None,
+    ) -> None:
+        self.faults = faults
+        self._driver = driver
+        self._order = order
+        self._is_dead = False
+        self._clients: list[ConsumerClient | ProducerClient] = []
+
+    @property
+    def version(self) -> str:
+        return self._driver.version
+
+    def consumer(self, settings: ClientSettings) -> ConsumerClient:
+        client = self._driver.consumer(settings)
+        self._clients.append(client)
+        return cast(ConsumerClient, _Faulty(client, self._around, "", CALLS_OF_A_CONSUMER))
+
+    def producer(self, settings: ClientSettings) -> ProducerClient:
+        client = self._driver.producer(settings)
+        self._clients.append(client)
+        return cast(ProducerClient, _Faulty(client, self._around, "producer.", CALLS_OF_A_PRODUCER))
+
+    async def crash(self) -> None:
+        """Let all clients go as a crash of the process would: no commit, no leaving.
+
+        A checkpoint. To be followed by cancelling what ran the app. Cancelled: they go as well.
+        """
+        self._is_dead = True
+        with trio.CancelScope(shield=True):
+            for client in self._clients:
+                await client.kill()
+
+    async def _around(self, name: str, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        fault = None if self.faults is None else self.faults.of(name)
+        if fault is None:
+            return await self._make(name, call, *args)
+        try:
+            await trio.sleep(fault.delay)
+        except trio.Cancelled:
+            # What was handed to a client runs to its end, whoever is left to see that.
+            if fault.is_made and name != "poll" and not self._is_dead:
+                with trio.CancelScope(shield=True):
+                    await self._make(name, call, *args)
+            raise
+        result = await self._make(name, call, *args) if fault.is_made else None
+        if fault.error is not None:
+            raise fault.error
+        return result
+
+    async def _make(self, name: str, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        if self._is_dead:
+            raise ClientClosed("it has crashed")
+        match name, args:
+            case "poll", _:
+                return dict(self._shuffled((await call()).items()))
+            case "producer.open", (report,):
+                return await call(lambda reports: report(self._shuffled(reports)))
+            case _:
+                return await call(*args)
+
+    def _shuffled(self, things: Iterable[T]) -> list[T]:
+        shuffled = list(things)
+        if self._order is not None:
+            self._order.shuffle(shuffled)
+        return shuffled
+
+
+class _Faulty:
+    """A client whose calls go by way of a `FaultyDriver`; the rest is the client's own."""
+
+    def __init__(
+        self,
+        client: ConsumerClient | ProducerClient,
+        around: Callable[..., Awaitable[Any]],
+        prefix: str,
+        calls: frozenset[str],
+    ) -> None:
+        self._client = client
+        self._around = around
+        self._prefix = prefix
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if name not in self._calls:
+            return method
+        return functools.partial(self._call, name, method)
+
+    async def _call(self, name: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        call = functools.partial(method, **options)
+        return await self._around(self._prefix + name, call, *args)

@@ -1,0 +1,82 @@
+"""Hypothesis strategies: histories and faults, which shrink to the shortest that still fails.
+
+Needs Hypothesis, which the extra `testing` brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import strategies as st
+
+from transport.errors import BrokerUnavailable, RebalanceInProgress
+from transport.testing.faults import Fault, refused, slow, unanswered
+from transport.testing.history import (
+    AddPartitions,
+    Break,
+    Crash,
+    Event,
+    Gap,
+    History,
+    Start,
+    Stop,
+    Write,
+    WriteAborted,
+)
+from transport.types import TP
+
+_counts = st.integers(1, 5)
+_members = st.integers(0, 7)
+# Whole tenths, so that what has shrunk can be read.
+_pauses = st.integers(0, 50).map(lambda tenths: tenths / 10)
+
+
+def faults(call: str) -> st.SearchStrategy[Fault]:
+    """What an app is meant to get over, if it becomes of a call.
+
+    Args:
+        call: a method of `ConsumerClient`; of `ProducerClient` with "producer." before its name.
+    """
+    late = st.integers(0, 30).map(lambda tenths: tenths / 10)
+    kinds: list[st.SearchStrategy[Fault]] = [late.map(slow)]
+    if call in ("commit", "producer.commit"):
+        kinds.append(st.builds(unanswered, late, made=st.booleans()))
+    if call == "commit":
+        kinds.append(st.just(refused(RebalanceInProgress("it was drawn"))))
+    if call in ("producer.begin", "producer.abort"):
+        kinds.append(st.just(refused(BrokerUnavailable("it was drawn"))))
+    return st.one_of(kinds)
+
+
+def _breaks() -> st.SearchStrategy[Break]:
+    calls = ["poll", "commit", "committed", "producer.send", "producer.commit", "producer.begin"]
+    return st.sampled_from(calls).flatmap(
+        lambda call: st.builds(Break, st.just(call), faults(call), after=_pauses)
+    )
+
+
+def events(topics: Mapping[str, int]) -> st.SearchStrategy[Event]:
+    """One event in the life of a group that reads these topics, given with their partitions."""
+    tps = st.sampled_from([TP(topic, n) for topic, count in topics.items() for n in range(count)])
+    return st.one_of(
+        st.builds(Write, tps, _counts, after=_pauses),
+        st.builds(Start, after=_pauses),
+        st.builds(Gap, tps, _counts, after=_pauses),
+        st.builds(WriteAborted, tps, _counts, after=_pauses),
+        st.builds(Stop, _members, after=_pauses),
+        st.builds(Crash, _members, after=_pauses),
+        st.builds(AddPartitions, st.sampled_from(sorted(topics)), after=_pauses),
+        _breaks(),
+    )
+
+
+def histories(topics: Mapping[str, int], *, most: int = 40) -> st.SearchStrategy[History]:
+    """Histories of a group that reads these topics.
+
+    Args:
+        topics: with their numbers of partitions.
+        most: events in one.
+    """
+    return st.lists(events(topics), max_size=most).map(
+        lambda drawn: History(dict(topics), tuple(drawn))
+    )

@@ -1,0 +1,80 @@
+"""A driver that tells the model what passes between a member and its client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.model.reference import Reference
+from transport import TP, ClientSettings, Record
+from transport.drivers.base import ConsumerClient, Driver, ProducerClient, Rebalance, RebalanceKind
+from transport.testing import InvariantViolated
+
+
+class Spy:
+    """Implements `Driver`, by another one."""
+
+    def __init__(self, driver: Driver, reference: Reference, on_violation: Any) -> None:
+        self._driver = driver
+        self._reference = reference
+        self._on_violation = on_violation
+
+    @property
+    def version(self) -> str:
+        return self._driver.version
+
+    def consumer(self, settings: ClientSettings) -> ConsumerClient:
+        client: Any = _SpiedOn(self._driver.consumer(settings), self._reference, self._on_violation)
+        return client
+
+    def producer(self, settings: ClientSettings) -> ProducerClient:
+        return self._driver.producer(settings)
+
+
+class _SpiedOn:
+    def __init__(self, client: ConsumerClient, reference: Reference, on_violation: Any) -> None:
+        self._client = client
+        self._reference = reference
+        self._on_violation = on_violation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def next_rebalance(self) -> Rebalance:
+        event = await self._client.next_rebalance()
+        if event.kind is RebalanceKind.ASSIGNED:
+            self._reference.on_assigned(event.partitions)
+        elif event.kind is RebalanceKind.LOST:
+            self._reference.on_let_go(event.partitions)
+        else:
+            self._let_go_at_the_release(event)
+        return event
+
+    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+        batches = await self._client.poll()
+        offsets = {tp: [record.offset for record in records] for tp, records in batches.items()}
+        self._tell(self._reference.on_fetched, offsets)
+        return batches
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        await self._client.seek(tp, offset)
+        self._tell(self._reference.on_sought, tp, offset)
+
+    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        await self._client.commit(offsets, timeout)
+        self._tell(self._reference.on_committed, offsets)
+
+    def _let_go_at_the_release(self, event: Rebalance) -> None:
+        release = event._release
+
+        def let_go(seek: Mapping[TP, int]) -> None:
+            self._reference.on_let_go(event.partitions)
+            release(seek)
+
+        event._release = let_go
+
+    def _tell(self, on_event: Any, *args: Any) -> None:
+        try:
+            on_event(*args)
+        except InvariantViolated as violation:
+            self._on_violation(violation)

@@ -1,0 +1,34 @@
+"""I1 to I8 in every history that Hypothesis finds: members, handlers and faults as it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.model.events import EVENTS
+from tests.model.stage import Event, Settings, Stage
+from transport.testing import run
+
+SETTINGS = st.builds(
+    Settings,
+    assignment=st.sampled_from(["cooperative", "eager"]),
+    buffer_size=st.sampled_from([1, 3, 8, 100]),
+    commit_interval=st.sampled_from([0.3, 1.0, 100.0]),
+)
+
+
+def play(settings: Settings, events: Sequence[Event], seed: int) -> None:
+    stage = Stage(settings)
+    try:
+        run(lambda: stage.play(events), seed=seed)
+    except BaseException as error:
+        error.add_note(str(stage.timeline))
+        raise
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(SETTINGS, st.lists(EVENTS, max_size=50), st.integers(0, 1000))
+def test_invariants(settings: Settings, events: Sequence[Event], seed: int) -> None:
+    play(settings, events, seed)

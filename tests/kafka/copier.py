@@ -3,6 +3,10 @@
 For each message of one topic it writes "PARTITION OFFSET" into another; SIGTERM stops it::
 
     python -m tests.kafka.copier --bootstrap HOST:PORT --group G --source T --target T --mode member
+
+With `--zombie` it writes one batch, says so on stdout, and waits to be stopped and continued. Then
+it "commits" the batch as if nothing had happened, before it looks at what its group has become; or
+it "hears" of that first.
 """
 
 from __future__ import annotations
@@ -14,6 +18,11 @@ import signal
 import trio
 
 from transport import App, Topic
+from transport.drivers.base import Rebalance
+
+# Seconds that a zombie's commit may take; who is no member any more may be told to try again.
+COMMIT_PATIENCE = 3.0
+NEVER = 1e6
 
 
 async def copy(source: Topic, target: Topic, pause: float) -> None:
@@ -22,6 +31,43 @@ async def copy(source: Topic, target: Topic, pause: float) -> None:
             place = b"%d %d" % (message.partition, message.offset)
             await target.send(key=place, value=place)
         await trio.sleep(pause)
+
+
+class Hearing:
+    """Holds back from an app what becomes of its group, once it has got its partitions."""
+
+    def __init__(self, app: App) -> None:
+        self.again = trio.Event()
+        client = app.consumer.client
+        next_rebalance, has_some = client.next_rebalance, False
+
+        async def hear() -> Rebalance:
+            nonlocal has_some
+            if has_some:
+                await self.again.wait()
+            rebalance = await next_rebalance()
+            has_some = has_some or bool(rebalance.partitions)
+            return rebalance
+
+        client.next_rebalance = hear  # type: ignore[method-assign]
+
+
+async def rise_again(app: App, source: Topic, target: Topic, commits: bool) -> None:
+    hearing = Hearing(app)
+    with trio.open_signal_receiver(signal.SIGCONT) as continued:
+        batch = await anext(source.batches(100, noack=True))
+        for message in batch:
+            place = b"%d %d" % (message.partition, message.offset)
+            await target.send(key=place, value=place, source=batch)
+        await app.consumer.transactions.flush()
+        print("written", flush=True)
+        await anext(continued)
+    if commits:
+        batch.ack()
+        with trio.move_on_after(COMMIT_PATIENCE):
+            await app.consumer.commit()
+    hearing.again.set()
+    await trio.sleep_forever()
 
 
 async def stop_when_asked(app: App, *, task_status: trio.TaskStatus[None]) -> None:
@@ -36,8 +82,8 @@ async def main(args: argparse.Namespace) -> None:
         args.group,
         broker=f"kafka://{args.bootstrap}",
         transactions=args.mode,
-        transaction_timeout=8.0,
-        commit_interval=0.2,
+        transaction_timeout=args.transaction_timeout,
+        commit_interval=NEVER if args.zombie else 0.2,
         commit_timeout=5.0,
         session_timeout=args.session,
         heartbeat_interval=0.5,
@@ -47,8 +93,12 @@ async def main(args: argparse.Namespace) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(stop_when_asked, app)
         async with app, trio.open_nursery() as handlers:
-            for _ in range(2):
-                handlers.start_soon(copy, source, target, args.pause)
+            if args.zombie:
+                commits = args.zombie == "commits"
+                handlers.start_soon(rise_again, app, source, target, commits)
+            else:
+                for _ in range(2):
+                    handlers.start_soon(copy, source, target, args.pause)
         nursery.cancel_scope.cancel()
 
 
@@ -58,6 +108,8 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--pause", type=float, default=0.05, help="seconds that a batch takes")
     parser.add_argument("--session", type=float, default=3.0, help="the session's timeout")
+    parser.add_argument("--transaction-timeout", type=float, default=8.0, help="seconds")
+    parser.add_argument("--zombie", choices=["commits", "hears"], help="what it does first")
     return parser.parse_args()
 
 

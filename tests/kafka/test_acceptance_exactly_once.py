@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
 
 from tests.kafka.cluster import end_offsets
 from tests.kafka.members import PATIENCE, ROOT, lags, produce, until_no_lag
@@ -22,58 +23,83 @@ pytestmark = pytest.mark.kafka
 INPUTS = 50_000
 PARTITIONS = 6
 KILLS = 10
+BETWEEN_GENERATIONS = ("PreparingRebalance", "CompletingRebalance")
 MODES = pytest.mark.parametrize("mode", ["member", "partition"])
+
+
+class Copier:
+    """A running `tests.kafka.copier`."""
+
+    def __init__(self, errors: Path, options: Sequence[str]) -> None:
+        self._errors = errors
+        with errors.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.kafka.copier", *options],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                start_new_session=True,
+            )
+
+    @property
+    def errors(self) -> str:
+        """What it has written to stderr itself: warnings, and how it failed."""
+        return self._errors.read_text(errors="replace")
+
+    def says(self, line: str) -> None:
+        """Wait for this line on its stdout."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().rstrip() == line, self.errors[-5000:]
+
+    def check_alive(self) -> None:
+        assert self.process.poll() is None, f"it ended by itself:\n{self.errors[-5000:]}"
+
+    def stop(self) -> None:
+        """Ask it to end, which it does in order."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(15) == 0, self.errors[-5000:]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 class Copiers:
     """The processes of one test; those that are left are killed when it ends."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.running: list[subprocess.Popen[bytes]] = []
-        self._errors = folder / "errors"
-        self._command = [sys.executable, "-m", "tests.kafka.copier", *options]
+    def __init__(self, folder: Path) -> None:
+        self.running: list[Copier] = []
+        self._folder = folder
+        self._started = 0
 
-    @property
-    def errors(self) -> str:
-        return self._errors.read_text(errors="replace")
+    def start(self, *options: str) -> Copier:
+        self._started += 1
+        copier = Copier(self._folder / f"copier{self._started}.stderr", options)
+        self.running.append(copier)
+        return copier
 
-    def start(self) -> subprocess.Popen[bytes]:
-        with self._errors.open("ab") as errors:
-            process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
-        self.running.append(process)
-        return process
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        process.kill()
-        process.wait()
-        self.running.remove(process)
+    def kill(self, copier: Copier) -> None:
+        copier.kill()
+        self.running.remove(copier)
 
     def check_alive(self) -> None:
-        for process in self.running:
-            assert process.poll() is None, f"one ended by itself:\n{self.errors[-5000:]}"
+        for copier in self.running:
+            copier.check_alive()
 
     def close(self) -> None:
-        for process in list(self.running):
-            self.kill(process)
+        for copier in list(self.running):
+            self.kill(copier)
 
 
 @pytest.fixture
-def copiers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Copiers]]:
-    made: list[Copiers] = []
-
-    def make(*options: str) -> Copiers:
-        made.append(Copiers(tmp_path, *options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+def copiers(kafka_java: None, tmp_path: Path) -> Iterator[Copiers]:
+    copiers = Copiers(tmp_path)
+    yield copiers
+    copiers.close()
 
 
 def options(bootstrap: str, source: str, target: str, mode: str, *more: str) -> list[str]:
@@ -81,11 +107,11 @@ def options(bootstrap: str, source: str, target: str, mode: str, *more: str) -> 
     return [*places, "--mode", mode, *more]
 
 
-def read_committed(bootstrap: str, topic: str, partitions: int) -> Counter[str]:
-    """What a reader of committed records gets up to the end, once nothing is open any more."""
+def read(bootstrap: str, topic: str, partitions: int, isolation: str) -> Counter[str]:
+    """What a reader gets up to the end, once nothing is open any more."""
     reader = KafkaConsumer(
         bootstrap_servers=bootstrap.split(","),
-        isolation_level="read_committed",
+        isolation_level=isolation,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
     )
@@ -104,64 +130,97 @@ def read_committed(bootstrap: str, topic: str, partitions: int) -> Counter[str]:
         reader.close()
 
 
+def read_committed(bootstrap: str, topic: str, partitions: int) -> Counter[str]:
+    return read(bootstrap, topic, partitions, "read_committed")
+
+
 def once_each(ends: dict[int, int]) -> Counter[str]:
     return Counter(
         f"{partition} {offset}" for partition, end in ends.items() for offset in range(end)
     )
 
 
+def is_in_rebalance(admin: KafkaAdminClient, group: str) -> bool:
+    """Whether the group is between two generations at this moment."""
+    return bool(admin.describe_groups([group])[group]["group_state"] in BETWEEN_GENERATIONS)
+
+
+def until_in_rebalance(admin: KafkaAdminClient, group: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_in_rebalance(admin, group):
+        assert time.monotonic() < deadline, "the group is at rest, though a member was killed"
+
+
 @MODES
 def test_each_result_is_seen_once_whoever_is_killed(
     kafka_bootstrap: str,
+    kafka_admin: KafkaAdminClient,
     kafka_topic: Callable[..., str],
-    copiers: Callable[..., Copiers],
+    copiers: Copiers,
     mode: str,
 ) -> None:
+    """Half of them at any moment, the others within a rebalance."""
     source, target = kafka_topic(PARTITIONS), kafka_topic(3)
     produce(kafka_bootstrap, source, INPUTS, size=20)
     ends = {place[1]: end for place, end in end_offsets(kafka_bootstrap, source).items()}
+    assert sum(ends.values()) == INPUTS
     chance = random.Random(mode)
-    crew = copiers(*options(kafka_bootstrap, source, target, mode, "--pause", "0.2"))
+    command = options(kafka_bootstrap, source, target, mode, "--pause", "0.2")
     for _ in range(3):
-        crew.start()
-    for _ in range(KILLS):
-        time.sleep(chance.uniform(1.5, 3.5))
-        crew.check_alive()
-        crew.kill(chance.choice(crew.running))
-        crew.start()
+        copiers.start(*command)
+    at_any_moment = in_a_rebalance = 0
+    while at_any_moment < KILLS / 2 or in_a_rebalance < KILLS / 2:
+        if wait_for_rebalance := at_any_moment > in_a_rebalance:
+            until_in_rebalance(kafka_admin, source)
+        else:
+            time.sleep(chance.uniform(1.5, 3.5))
+        copiers.check_alive()
+        copiers.kill(chance.choice(copiers.running))
+        if not wait_for_rebalance:
+            at_any_moment += 1
+        elif is_in_rebalance(kafka_admin, source):  # as it was just before
+            in_a_rebalance += 1
+        copiers.start(*command)
     assert sum(lag or 0 for lag in lags(kafka_bootstrap, source).values()) > 0, "done too early"
     until_no_lag(kafka_bootstrap, source, PARTITIONS, timeout=180.0)
-    crew.check_alive()
-    for process in crew.running:
-        process.send_signal(signal.SIGTERM)
-    for process in crew.running:
-        assert process.wait(15) == 0, crew.errors[-5000:]
-    assert read_committed(kafka_bootstrap, target, 3) == once_each(ends)
+    copiers.check_alive()
+    for copier in copiers.running:
+        copier.process.send_signal(signal.SIGTERM)
+    for copier in copiers.running:
+        assert copier.process.wait(15) == 0, copier.errors[-5000:]
+    committed = read_committed(kafka_bootstrap, target, 3)
+    assert committed == once_each(ends)
+    written = read(kafka_bootstrap, target, 3, "read_uncommitted")
+    assert written.total() > committed.total(), "no kill has hit an open transaction"
 
 
 @MODES
+@pytest.mark.parametrize("first", ["commits", "hears"])
 def test_a_zombie_writes_nothing_and_ends(
     kafka_bootstrap: str,
     kafka_topic: Callable[..., str],
-    copiers: Callable[..., Copiers],
+    copiers: Copiers,
     mode: str,
+    first: str,
 ) -> None:
+    """Stopped with all of a transaction written, and continued after others have done its work: it
+    commits at once, or hears first that it is out. Its transaction's timeout is not what ends it.
+    """
     source, target = kafka_topic(2), kafka_topic(1)
-    produce(kafka_bootstrap, source, 4000, size=20)
+    produce(kafka_bootstrap, source, 1000, size=20)
     ends = {place[1]: end for place, end in end_offsets(kafka_bootstrap, source).items()}
-    zombies = copiers(*options(kafka_bootstrap, source, target, mode, "--pause", "0.5"))
-    zombie = zombies.start()
-    deadline = time.monotonic() + PATIENCE
-    while not any(end_offsets(kafka_bootstrap, target).values()):
-        assert time.monotonic() < deadline, zombies.errors
-    zombie.send_signal(signal.SIGSTOP)
+    command = options(kafka_bootstrap, source, target, mode, "--transaction-timeout", "60")
+    zombie = copiers.start(*command, "--zombie", first)
+    zombie.says("written")
+    zombie.process.send_signal(signal.SIGSTOP)
     try:
-        heir = zombies.start()
+        heir = copiers.start(*command)
         until_no_lag(kafka_bootstrap, source, 2, timeout=PATIENCE)
     finally:
-        zombie.send_signal(signal.SIGCONT)
-    assert zombie.wait(30) != 0
-    assert "Fenced" in zombies.errors
-    heir.send_signal(signal.SIGTERM)
-    assert heir.wait(15) == 0, zombies.errors[-5000:]
+        zombie.process.send_signal(signal.SIGCONT)
+    assert zombie.process.wait(30) != 0
+    assert "transport.errors.Fenced: " in zombie.errors
+    heir.stop()
+    assert "Fenced" not in heir.errors
     assert read_committed(kafka_bootstrap, target, 1) == once_each(ends)
+    assert read(kafka_bootstrap, target, 1, "read_uncommitted").total() > sum(ends.values())

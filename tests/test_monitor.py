@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -328,6 +330,38 @@ def calls_of(sensor: Sensor | None, records: int) -> int:
 
 def test_a_message_costs_the_same_with_a_monitor_as_without_one() -> None:
     assert calls_of(Monitor(), 500) == calls_of(None, 500)
+
+
+def test_without_a_monitor_nothing_of_it_is_called() -> None:
+    """In a whole life: messages are sent, fetched, acked and committed, partitions come and go."""
+    called: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        called.add(Path(frame.f_code.co_filename).name)
+
+    async def live() -> None:
+        broker = broker_with(*ORDERS, records=9)
+        settings: dict[str, Any] = {"buffer_size": 4, "commit_interval": 1.0}
+        async with app_on(broker, **settings) as one:
+            assert one.probe is None
+            assert one.monitor is None
+            await one.topic("orders").send_and_wait(value=b"value")
+            messages = one.topic("orders").noack()
+            for message in await take(messages, 4):
+                message.ack()
+            await one.consumer.commit()
+            await one.consumer.seek(message.tp, 0)
+            async with app_on(broker, **settings) as two:
+                (await anext(two.topic("orders").noack())).ack()
+            await trio.sleep(10)
+
+    sys.setprofile(note)
+    try:
+        trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
+    finally:
+        sys.setprofile(None)
+    assert {"consumer.py", "committer.py", "handover.py", "producer.py"} <= called
+    assert not called & {"sensor.py", "monitor.py"}
 
 
 # The monitor

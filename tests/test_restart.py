@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Collection
 
-from tests.apps import app_on, broker_with, committed, take
+import pytest
+import trio
+
+from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.nurseries.clock import jumping
 from transport import TP
+from transport.drivers.base import ConsumerClient
+from transport.drivers.settings import ClientSettings
 
 ORDERS = [TP("orders", number) for number in range(2)]
 
@@ -37,6 +42,36 @@ async def test_a_pause_does_not_outlive_it() -> None:
         for _ in range(2):  # the poll that brings the partition may bring the first of them, too
             broker.log(ORDERS[0]).append(None, b"v", (), 0)
             await take(messages, 1)
+
+
+@jumping
+async def test_the_new_client_is_subscribed_before_anybody_is_told_so() -> None:
+    async with app_on(broker_with(ORDERS[0], records=1)) as app:
+        messages = app.topic("orders").noack()
+        (await anext(messages)).ack()
+        assert app.conductor.subscribed == {"orders"}
+        make, may_subscribe = app.driver.consumer, trio.Event()
+
+        def slow(settings: ClientSettings) -> ConsumerClient:
+            client = make(settings)
+            subscribe = client.subscribe
+
+            async def subscribe_late(topics: Collection[str]) -> None:
+                await may_subscribe.wait()
+                await subscribe(topics)
+
+            client.subscribe = subscribe_late
+            return client
+
+        app.driver.consumer = slow
+        await app.consumer.restart()
+        assert app.conductor.subscribed == frozenset()
+        with trio.move_on_after(A_WHILE) as waiting:
+            await app.conductor.wait_for_subscriptions()
+        assert waiting.cancelled_caught
+        may_subscribe.set()
+        await app.conductor.wait_for_subscriptions()
+        assert app.conductor.subscribed == {"orders"}
 
 
 @jumping

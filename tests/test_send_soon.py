@@ -33,6 +33,14 @@ def values(broker: MemoryBroker, tp: TP = ORDERS) -> list[bytes | None]:
     return [record.value for record in broker.log(tp).read(0, 1 << 20).records]
 
 
+def all_of(broker: MemoryBroker, tp: TP) -> list[tuple[object, ...]]:
+    """What was written with each record."""
+    return [
+        (record.key, record.value, record.timestamp, list(record.headers))
+        for record in broker.log(tp).read(0, 1 << 20).records
+    ]
+
+
 def soon(topic: str = "orders", value: bytes = b"v") -> FutureMessage:
     return FutureMessage(PendingMessage(topic=topic, value=value, partition=0))
 
@@ -81,6 +89,18 @@ async def test_the_topics_send_soon_encodes_and_sends() -> None:
         assert await fut == RecordMetadata("orders", 0, 0, 1.5)
 
 
+@jumping
+async def test_send_soon_sends_all_that_the_message_has() -> None:
+    broker = broker_with(TP("orders", 2))
+    async with app_on(broker) as app:
+        message = PendingMessage(
+            topic="orders", key=b"k", value=b"v", partition=1, timestamp=1.5, headers={"h": b"1"}
+        )
+        app.producer.send_soon(fut := FutureMessage(message))
+        assert await fut == RecordMetadata("orders", 1, 0, 1.5)
+    assert all_of(broker, TP("orders", 1)) == [(b"k", b"v", 1500, [("h", b"1")])]
+
+
 async def test_send_soon_from_other_threads() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
@@ -99,17 +119,19 @@ async def test_send_soon_from_other_threads() -> None:
 
 
 async def test_the_threaded_producer_blocks_until_the_delivery() -> None:
-    broker = broker_with(ORDERS)
+    broker = broker_with(TP("orders", 2))
     async with app_on(broker) as app:
         written: list[RecordMetadata] = []
+        send_and_wait = app.producer.threaded_producer.send_and_wait
 
         def work() -> None:
-            written.append(app.producer.threaded_producer.send_and_wait("orders", None, b"v", 0))
+            written.append(send_and_wait("orders", b"k", b"v", 1, 1.5, {"h": b"1"}))
 
         await in_thread(work)
-        assert written[0].offset == 0
+        assert written == [RecordMetadata("orders", 1, 0, 1.5)]
     with pytest.raises(AppClosed):
         await in_thread(work)
+    assert all_of(broker, TP("orders", 1)) == [(b"k", b"v", 1500, [("h", b"1")])]
 
 
 @jumping

@@ -242,6 +242,22 @@ async def test_the_offset_is_committed_with_the_output_wherever_that_goes(mode: 
 
 @MODES
 @jumping
+async def test_what_is_sent_has_all_that_it_was_given(mode: str) -> None:
+    broker = broker_with(IN[0], TP("wide", 4), records=1)
+    async with exactly_once(broker, mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        send = app.consumer.transactions.send
+        await send("wide", b"k", b"v", 3, 1.5, {"h": b"1"}, source=message)
+        await send("wide", b"k", b"v", 3, 2.5, [("h", b"2")], source=None)
+        await app.consumer.transactions.flush()
+    written = broker.log(TP("wide", 3)).read(0, 1 << 20).records
+    assert {
+        (record.key, record.value, record.timestamp, *record.headers) for record in written
+    } == {(b"k", b"v", 1500, ("h", b"1")), (b"k", b"v", 2500, ("h", b"2"))}
+
+
+@MODES
+@jumping
 async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
     broker = pipeline(records=4)
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
@@ -678,6 +694,43 @@ async def test_who_is_thrown_out_within_a_transaction_ends(mode: str) -> None:
                     group = broker.group("group")
                     group.leave(next(iter(group.members)), trio.current_time())
     assert results(broker) == []
+
+
+@MODES
+@pytest.mark.parametrize("identity", [(-1, "member"), (3, "")])
+@jumping
+async def test_who_is_no_member_commits_nothing(mode: str, identity: tuple[int, str]) -> None:
+    """The broker takes offsets without a member's name, or without a generation, for those of
+    somebody who has no group to be fenced by."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, drain_timeout=5.0) as app:
+        messages, out = app.topic("in").noack(), app.topic("out")
+        async with await anext(messages) as message:
+            await out.send(value=b"undone")
+        (scope,) = app.consumer.transactions.scopes
+        writer = app.producer.writer(scope.transactional_id)
+        group_metadata, send_offsets = (
+            app.consumer.client.group_metadata,
+            writer.client.send_offsets,
+        )
+        sent: list[Mapping[TP, int]] = []
+
+        async def noted(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+            sent.append(offsets)
+            await send_offsets(offsets, group, timeout)
+
+        writer.client.send_offsets = noted
+        app.consumer.client.group_metadata = lambda: GroupMetadata("group", *identity)
+        with pytest.raises(TransactionAborted, match="no member"):
+            await app.consumer.commit()
+        assert (sent, committed(broker), results(broker)) == ([], {}, [])
+        app.consumer.client.group_metadata = group_metadata
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.commit()
+        assert sent == [{IN[0]: 1}]
+    assert committed(broker) == {IN[0]: 1}
+    assert results(broker) == [b"0-0"]
 
 
 @MODES

@@ -790,6 +790,12 @@ async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> No
         assert len(writers) == (2 if mode == "partition" else 1)
 
 
+def test_an_argument_that_the_transactions_do_not_know_is_an_error() -> None:
+    app = exactly_once(pipeline())
+    with pytest.raises(TypeError, match="comsumer"):
+        app.transport.create_transaction_manager(app.consumer, app.producer, comsumer=None)
+
+
 @MODES
 @jumping
 async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(mode: str) -> None:

@@ -83,9 +83,7 @@ class TransactionManager:
 
     transactional_id_format: ClassVar[str] = "{group_id}-{tpg.group}-{tpg.partition}"
 
-    def __init__(
-        self, transport: Transport, *, consumer: Consumer, producer: Producer, **_: Any
-    ) -> None:
+    def __init__(self, transport: Transport, *, consumer: Consumer, producer: Producer) -> None:
         self.transport = transport
         self.app: App = transport.app
         self.consumer = consumer

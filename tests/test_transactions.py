@@ -788,6 +788,7 @@ async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> No
         await take(app.topic("in").noack(), 2)
         writers = [name for name in names(app.tree()) if name.startswith("Producer of group-")]
         assert len(writers) == (2 if mode == "partition" else 1)
+    assert names(app.tree()) == ["App(group)"]
 
 
 def test_an_argument_that_the_transactions_do_not_know_is_an_error() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient
 
 from tests.kafka.cluster import Broker, tool
-from transport import App, MessageTooLarge, RecordMetadata
+from transport import App, MessageTooLarge, RecordMetadata, TransportError
 
 pytestmark = pytest.mark.kafka
 
 CONSOLE = "org.apache.kafka.tools.ConsoleProducer"
 CONFIGS = "kafka.admin.ConfigCommand"
+TOPICS = "org.apache.kafka.tools.TopicCommand"
 KEYS = ["", "a", "key", "key-17", "ключ", "\u00ff\u00fe", "x" * 100, *map(str, range(50))]
 
 
@@ -110,15 +114,26 @@ async def test_each_kind_of_compression_is_what_the_log_holds(kafka_broker: Brok
         assert codecs(file.read_bytes().rstrip(b"\0")) == {code}
 
 
+def described(bootstrap: str, topic: str) -> tuple[int, int, dict[str, str]]:
+    """A topic's partitions, its replicas and its own configuration, as Kafka's tools tell."""
+    told = tool(TOPICS, "--describe", "--topic", topic, bootstrap=bootstrap)
+    (line,) = [line for line in told.splitlines() if "PartitionCount" in line]
+    fields = dict(field.strip().split(": ", 1) for field in line.split("\t") if ": " in field)
+    asked = ("--describe", "--entity-type", "topics", "--entity-name", topic)
+    told = tool(CONFIGS, *asked, bootstrap=bootstrap)
+    config = dict(re.findall(r"^  ([a-z.]+)=(\S*) ", told, re.MULTILINE))
+    return int(fields["PartitionCount"]), int(fields["ReplicationFactor"]), config
+
+
 async def test_create_topic_with_all_its_options(kafka_bootstrap: str) -> None:
     async with an_app(kafka_bootstrap) as app:
-        name = f"items-{id(app)}"
+        name = f"items-{uuid.uuid4().hex[:12]}"
         for _ in range(2):  # one that exists is fine
             await app.producer.create_topic(
                 name,
                 3,
                 1,
-                config={"max.message.bytes": 5000},
+                config={"max.message.bytes": 5000, "retention.ms": 1, "cleanup.policy": "delete"},
                 timeout=timedelta(seconds=20),
                 retention=timedelta(hours=1),
                 compacting=True,
@@ -126,15 +141,57 @@ async def test_create_topic_with_all_its_options(kafka_bootstrap: str) -> None:
                 ensure_created=True,
             )
         assert (await app.producer.send_and_wait(name, b"k", b"v")).offset == 0
-        told = tool(
-            CONFIGS,
-            *("--describe", "--entity-type", "topics", "--entity-name", name),
-            bootstrap=kafka_bootstrap,
+        assert described(kafka_bootstrap, name) == (
+            3,
+            1,
+            {
+                "max.message.bytes": "5000",
+                "retention.ms": "3600000",
+                "cleanup.policy": "compact,delete",
+            },
         )
-        assert "retention.ms=3600000" in told
-        assert "cleanup.policy=compact,delete" in told
-        assert "max.message.bytes=5000" in told
         assert len(records_of(kafka_bootstrap, name, 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        ({"compacting": True}, "compact"),
+        ({"compacting": True, "deleting": False}, "compact"),
+        ({"deleting": True}, "delete"),
+        ({"compacting": False, "deleting": True}, "delete"),
+        ({}, None),
+    ],
+)
+async def test_create_topic_that_compacts_or_deletes(
+    kafka_bootstrap: str, options: dict[str, bool], policy: str | None
+) -> None:
+    async with an_app(kafka_bootstrap) as app:
+        name = f"items-{uuid.uuid4().hex[:12]}"
+        await app.producer.create_topic(name, 1, **options)
+        assert described(kafka_bootstrap, name)[2].get("cleanup.policy") == policy
+
+
+async def test_create_topic_without_waiting_for_it(kafka_bootstrap: str) -> None:
+    """The broker has accepted it; that it can be written to is left to who writes first."""
+    async with an_app(kafka_bootstrap) as app:
+        name = f"items-{uuid.uuid4().hex[:12]}"
+        await app.producer.create_topic(name, 5, ensure_created=False)
+        assert (await app.producer.send_and_wait(name, None, b"v", 4)).offset == 0
+        assert described(kafka_bootstrap, name)[:2] == (5, 1)
+
+
+async def test_more_replicas_than_there_are_brokers(
+    kafka_bootstrap: str, kafka_admin: KafkaAdminClient
+) -> None:
+    """2 on one broker. The error is the call's own, and it leaves no topic."""
+    brokers = len(kafka_admin.describe_cluster()["brokers"])
+    async with an_app(kafka_bootstrap) as app:
+        name = f"items-{uuid.uuid4().hex[:12]}"
+        with pytest.raises(TransportError, match=r"(?i)replication"):
+            await app.producer.create_topic(name, 1, brokers + 1)
+        await app.producer.create_topic(name, 2, brokers)
+        assert described(kafka_bootstrap, name)[:2] == (2, brokers)
 
 
 async def test_an_oversized_message_is_an_error_for_itself_alone(

@@ -9,6 +9,7 @@ from transport import conductor, consumer, fetcher, producer, transactions
 from transport.drivers import driver_for
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
+from transport.drivers.secret import Url
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -22,6 +23,9 @@ class Transport:
     Args:
         url: one or more URLs of one cluster, such as `kafka://127.0.0.1:9092` or `memory://`; or
             a `MemoryBroker`, or another `Driver`.
+
+    Attributes:
+        url: what was given; printed without its password, but good to open another app with.
     """
 
     Consumer: ClassVar[type[consumer.Consumer]] = consumer.Consumer
@@ -34,13 +38,13 @@ class Transport:
 
     def __init__(self, url: Sequence[str] | MemoryBroker | Driver, app: App) -> None:
         self.app = app
-        self.url: list[str] = []
+        self.url: list[Url] = []
         self.driver: Driver
         if isinstance(url, MemoryBroker):
-            self.url = ["memory://"]
+            self.url = [Url("memory://")]
             self.driver = MemoryDriver(broker=url)
         elif isinstance(url, Sequence):
-            self.url = list(url)
+            self.url = [Url(each) for each in url]
             self.driver = driver_for(self.url)
         else:
             self.driver = url

@@ -24,7 +24,12 @@ class Manager:
 
     def get_connection(self) -> Any:
         self.connections.append(
-            SimpleNamespace(init_future=Future(), connection_made=lambda transport: None)
+            SimpleNamespace(
+                init_future=Future(),
+                close_future=Future(),
+                connection_made=lambda transport: None,
+                _send_request=lambda request, **options: None,
+            )
         )
         return self.connections[-1]
 
@@ -36,9 +41,9 @@ class Manager:
 
 def build(manager: Manager) -> Attempt:
     client = SimpleNamespace(_manager=manager)
-    library_class = SimpleNamespace(DEFAULT_CONFIG={"kafka_client": lambda: client})
+    library_class = SimpleNamespace(DEFAULT_CONFIG={"kafka_client": lambda **options: client})
     attempt = Attempt(["host:1", "host:2"], lambda _: None)
-    attempt.options(library_class)["kafka_client"]()
+    attempt.options(library_class)["kafka_client"](security_protocol="PLAINTEXT")
     return attempt
 
 

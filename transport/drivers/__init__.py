@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 from transport.drivers.base import Driver
+from transport.drivers.secret import without_password
 
 SCHEMES = ("memory", "kafka", "kafka+ssl", "kafka+sasl", "kafka+sasl+ssl")
 DEFAULT_PORT = 9092
@@ -62,7 +63,7 @@ def _split(url: str) -> tuple[str, str | None, str]:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise _bad([url], "unknown scheme")
-    # A password may hold an @ that nobody encoded: the last one ends it.
+    # The last @ ends a login: a password may hold one that nobody encoded.
     login, at, hosts = rest.rpartition("@")
     return scheme, login if at else None, hosts.removesuffix("/")
 
@@ -110,18 +111,8 @@ def _server(url: str, text: str) -> str:
 
 
 def _bad(urls: Sequence[str], reason: str) -> ValueError:
-    shown = ", ".join(repr(_without_password(url)) for url in urls)
+    shown = ", ".join(repr(without_password(url)) for url in urls)
     return ValueError(f"{reason}: {shown}; {_schemes()}")
-
-
-def _without_password(url: str) -> str:
-    head, at, hosts = url.rpartition("@")
-    if not at:
-        return url
-    scheme, separator, login = head.partition("://")
-    if not separator:
-        scheme, login = "", head
-    return f"{scheme}{separator}{login.partition(':')[0]}:***@{hosts}"
 
 
 def _schemes() -> str:

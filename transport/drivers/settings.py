@@ -10,6 +10,7 @@ import attrs
 from attrs.converters import optional as optional_converter
 from attrs.validators import ge, gt, in_, optional
 
+from transport.drivers.secret import secretive
 from transport.types import TP
 
 _duration = gt(0.0)
@@ -96,7 +97,9 @@ class ClientSettings:
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     transactional_id: str | None = None
     transaction_timeout: float = attrs.field(default=60.0, validator=_duration)
-    client_options: Mapping[str, object] = attrs.field(factory=dict, repr=_names)
+    client_options: Mapping[str, object] = attrs.field(
+        factory=dict, converter=secretive, repr=_names
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.client_only and self.partitions is not None:

@@ -1,20 +1,26 @@
 """Why a client could not be built: it tries on until its time is up, and only says that.
 
-So we listen to the ends of the connections that it tries. A refused login ends the attempt at once.
-A broker refuses a login and closes the connection in one go, and the client drops what it reads
-together with the end: so we let it take that first.
+So we listen to the ends of the connections that it tries. A login or a certificate that is refused
+ends the attempt at once. A broker refuses a login and closes the connection in one go, and the
+client drops what it reads together with the end: so we let it take that first.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
-from transport.errors import BrokerUnavailable
+from transport.drivers.kafka.login import keep_unseen
+from transport.errors import AuthorizationFailed, BrokerUnavailable
+
+# What OpenSSL says when the other side refuses our certificate, or that we have none.
+_OUR_CERTIFICATE = re.compile(r"alert .*(certificate|unknown ca|access denied)", re.IGNORECASE)
 
 
 class Attempt:
@@ -28,12 +34,17 @@ class Attempt:
     def __init__(self, servers: Sequence[str], built: Callable[[Any], None]) -> None:
         self._servers = servers
         self._built = built
+        self._mechanism: str | None = None  # of the login
         self._failure: BaseException | None = None
+        self._is_refused = False
+        self._was_closed_on = False  # by a broker that had taken the connection
 
     def options(self, library_class: Any) -> dict[str, Any]:
         """What makes the class hand us its connections; among its public options."""
 
         def client(**options: Any) -> Any:
+            _check_files(options)
+            self._mechanism = options.get("sasl_mechanism")
             made = library_class.DEFAULT_CONFIG["kafka_client"](**options)
             self._listen(made._manager)
             self._built(made)
@@ -51,34 +62,86 @@ class Attempt:
         try:
             yield
         except kafka.errors.KafkaError as error:
+            if self._is_refused:
+                raise self._refusal() from error
             cause = self._failure or error
             if isinstance(cause, REFUSED_US):
                 raise of_a_call(cause) from error
             translation = of_a_call(error)
             if isinstance(translation, BrokerUnavailable):
                 servers = ", ".join(self._servers)
-                raise BrokerUnavailable(f"no broker answered at {servers}: {cause}") from error
+                reason = f"{cause}{self._hint(cause)}"
+                raise BrokerUnavailable(f"no broker answered at {servers}: {reason}") from error
             raise translation from error
 
+    def _refusal(self) -> Exception:
+        cause = self._failure
+        assert isinstance(cause, Exception)
+        if isinstance(cause, kafka.errors.UnsupportedSaslMechanismError):
+            return AuthorizationFailed(f"the broker takes no login by {self._mechanism}: {cause}")
+        if isinstance(cause, REFUSED_US):
+            return of_a_call(cause)
+        return AuthorizationFailed(f"the broker refuses our certificate, or wants one: {cause}")
+
+    def _hint(self, cause: BaseException) -> str:
+        if isinstance(cause, kafka.errors.InvalidReceiveError):
+            return "; this is no Kafka in the clear, but TLS, perhaps (kafka+ssl://)"
+        if self._was_closed_on and self._mechanism is None:
+            return "; a broker that wants a login (kafka+sasl://) closes the connection like this"
+        return ""
+
     def _listen(self, manager: Any) -> None:
-        # `_manager`, `get_connection`, `init_future`: the one place where the reason is told.
+        # `_manager`, `get_connection`, `init_future`, `close_future`: where the reason is told.
         connect = manager.get_connection
 
         def get_connection(*args: Any, **options: Any) -> Any:
             connection = connect(*args, **options)
+            keep_unseen(connection)
             if not manager.bootstrapped:
                 _hear_out(connection)
                 connection.init_future.add_errback(failed)
+                connection.close_future.add_errback(lambda error: closed_on(connection, error))
             return connection
 
         def failed(error: BaseException) -> None:
-            if manager.bootstrapped or isinstance(self._failure, REFUSED_US):
+            if manager.bootstrapped or self._is_refused:
                 return  # what fails after a refusal fails by our closing
             self._failure = error
-            if isinstance(error, REFUSED_US):
+            if isinstance(error, REFUSED_US) or _OUR_CERTIFICATE.search(str(error)):
+                self._is_refused = True
                 manager.close()  # nothing changes by trying again
 
+        def closed_on(connection: Any, error: BaseException) -> None:
+            if connection.init_future.succeeded():
+                self._was_closed_on = True
+                failed(error)
+
         manager.get_connection = get_connection
+
+
+def _check_files(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for a certificate that cannot be loaded.
+
+    The client would find that out at each connection, and try on.
+    """
+    if "SSL" not in options["security_protocol"] or options["ssl_context"] is not None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    password = options["ssl_password"]
+    loads: dict[str, Callable[[Any], object]] = {
+        "ssl_cafile": lambda path: context.load_verify_locations(path),
+        # Without a password a key that needs one would have OpenSSL ask for it at the terminal.
+        "ssl_certfile": lambda path: context.load_cert_chain(
+            path, options["ssl_keyfile"], password if password is not None else ""
+        ),
+        "ssl_crlfile": lambda path: context.load_verify_locations(path),
+    }
+    for name, load in loads.items():
+        if path := options[name]:
+            try:
+                load(path)
+            except (OSError, ValueError) as error:  # an SSLError is an OSError
+                raise ValueError(f"{name} {str(path)!r} cannot be loaded: {error}") from error
 
 
 def _hear_out(connection: Any) -> None:

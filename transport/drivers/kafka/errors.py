@@ -35,6 +35,8 @@ REFUSED_US = (
     client.IllegalSaslStateError,
     client.SecurityDisabledError,
 )
+# The client tells only by its text that the broker gives us no producer id.
+_NO_PRODUCER_ID = client.ClusterAuthorizationFailedError.__name__
 _THROWN_OUT = (
     client.CommitFailedError,
     client.UnknownMemberIdError,
@@ -66,6 +68,8 @@ def of_a_call(error: Exception) -> Exception:
         return Fenced(text)
     if isinstance(error, REFUSED_US):
         return AuthorizationFailed(text)
+    if _NO_PRODUCER_ID in text:
+        return AuthorizationFailed(f"may write to no topic at all: {text}")
     if isinstance(error, _OUTSIDE_THE_LOG):
         return OffsetOutOfRange(text)
     if isinstance(error, (client.UnknownTopicOrPartitionError, client.InvalidTopicError)):
@@ -100,7 +104,7 @@ def of_a_commit(error: Exception) -> Exception:
 def of_a_delivery(error: Exception) -> Exception:
     """Translate why a message was refused or not delivered; an outcome, with its cause set."""
     outcome: Exception
-    if isinstance(error, (*_FENCED, *REFUSED_US)):
+    if isinstance(error, (*_FENCED, *REFUSED_US)) or _NO_PRODUCER_ID in str(error):
         outcome = of_a_call(error)
     elif isinstance(error, _TOO_LARGE):
         outcome = MessageTooLarge(str(error))

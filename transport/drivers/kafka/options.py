@@ -10,29 +10,18 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
+from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
 # The client's own is 30 s: a broker that is back would be found that much too late.
 RECONNECT_BACKOFF_MAX_MS = 1000
 TRANSACTION_BACKOFF_MS = 20
 
-# A client writes its options into its log at DEBUG.
-_PASSWORDS = ("sasl_plain_password", "ssl_password")
-
 _STRATEGIES = {
     "cooperative": (CooperativeStickyAssignor,),
     "eager": (RangePartitionAssignor, RoundRobinPartitionAssignor),
 }
 _RESETS = {"earliest": "earliest", "latest": "latest", "error": "none"}
-
-
-class Secret(str):
-    """A password, which the log of the client does not show."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
 
 
 def consumer_options(
@@ -100,7 +89,7 @@ def admin_options(
 ) -> dict[str, Any]:
     """What to build a KafkaAdminClient with."""
     known = KafkaAdminClient.DEFAULT_CONFIG
-    wanted = {**_common(servers, security, settings), **_secretive(settings.client_options)}
+    wanted = {**_common(servers, security, settings), **settings.client_options}
     return {name: value for name, value in wanted.items() if name in known}
 
 
@@ -115,7 +104,7 @@ def _common(
         "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
         # We keep our own numbers; the client's cost it time on every fetch and batch.
         "metrics_enabled": False,
-        **_secretive(security),
+        **secretive(security),  # a client writes its options into its log at DEBUG
         **({} if settings.ssl_context is None else {"ssl_context": settings.ssl_context}),
     }
 
@@ -126,15 +115,7 @@ def _chosen(settings: ClientSettings, client: Any) -> dict[str, Any]:
     if unknown := sorted(set(settings.client_options) - known):
         raise ValueError(f"kafka-python has no such client options: {', '.join(unknown)}")
     mine = client.DEFAULT_CONFIG
-    chosen = _secretive(settings.client_options)
-    return {name: value for name, value in chosen.items() if name in mine}
-
-
-def _secretive(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: Secret(value) if name in _PASSWORDS and isinstance(value, str) else value
-        for name, value in options.items()
-    }
+    return {name: value for name, value in settings.client_options.items() if name in mine}
 
 
 def _ms(seconds: float) -> int:

@@ -26,7 +26,7 @@ from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
-from transport.drivers.kafka.transaction import Transaction, abort_on_failure
+from transport.drivers.kafka.transaction import Transaction, abort_on_failure, no_right_to
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,
@@ -278,7 +278,10 @@ class KafkaProducerClient:
         taken = False
         try:
             with attempt.errors():
-                producer.init_transactions()
+                try:
+                    producer.init_transactions()
+                except kafka.errors.TransactionalIdAuthorizationFailedError as error:
+                    raise no_right_to(str(self._settings.transactional_id), error) from error
             taken = True
         finally:
             if not taken:

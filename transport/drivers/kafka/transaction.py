@@ -21,7 +21,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.structs import ConsumerGroupMetadata
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
-from transport.errors import CommitUnknown, Fenced, TransactionAborted
+from transport.errors import AuthorizationFailed, CommitUnknown, Fenced, TransactionAborted
 from transport.types import TP, GroupMetadata
 
 # The client tells only by its text which of the fences of a group it met.
@@ -40,6 +40,10 @@ def abort_on_failure(producer: Any) -> None:
         return verdict if verdict == manager.ERROR_CLASS_FATAL else manager.ERROR_CLASS_ABORTABLE
 
     manager.classify_batch_error = classify_strictly
+
+
+def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:
+    return AuthorizationFailed(f"may not use the transactional id {transactional_id!r}: {error}")
 
 
 class Transaction:
@@ -92,6 +96,8 @@ class Transaction:
             cause = self._manager.last_error or error
             if isinstance(cause, kafka.errors.CommitFailedError) and _UNKNOWN in str(cause):
                 raise Fenced(f"this member was thrown out of its group: {cause}") from error
+            if isinstance(cause, kafka.errors.TransactionalIdAuthorizationFailedError):
+                raise no_right_to(self._manager.transactional_id, cause) from error
             if isinstance(cause, (*_FENCED, *REFUSED_US)):
                 raise of_a_call(cause) from error
             raise TransactionAborted(f"{type(cause).__name__}: {cause}") from error

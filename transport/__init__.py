@@ -40,6 +40,7 @@ from transport.errors import (
     TransactionFailed,
     TransportError,
     UnknownTopic,
+    UnreadableBatch,
 )
 from transport.fetcher import Fetcher
 from transport.message import Batch, Message
@@ -110,4 +111,5 @@ __all__ = [
     "Transport",
     "TransportError",
     "UnknownTopic",
+    "UnreadableBatch",
 ]

@@ -63,6 +63,12 @@ class OffsetOutOfRange(TransportError):
     """The position lies outside the log and the policy is not to reset it."""
 
 
+class UnreadableBatch(TransportError):
+    """What the broker sent of a partition is damaged, of an unknown format, or larger than allowed
+    once it is decompressed; the text names partition and offset. It would be sent again: seek past
+    it, or mend it at the broker."""
+
+
 class ClientClosed(TransportError):
     """The client was closed, or killed, while the call was under way or before it."""
 

@@ -101,7 +101,7 @@ class ConsumerClient(Protocol):
         waits it keeps up the membership and raises rebalances.
 
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
-        Fenced, AuthorizationFailed, ClientClosed.
+        UnreadableBatch (after what is good before it), Fenced, AuthorizationFailed, ClientClosed.
         """
 
     def interrupt(self) -> None:

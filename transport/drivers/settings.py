@@ -47,6 +47,9 @@ class ClientSettings:
         drain_timeout: bound of a rebalance (see `rebalance_bound`).
         isolation: "read_committed" or "read_uncommitted".
         fetch_max_bytes: most bytes of one fetch from one broker.
+        max_decompressed_bytes: a batch that decompresses to more ends the reading with
+            UnreadableBatch. What was fetched of a partition is unpacked up to about as much at a
+            time, where a message counts as 512 bytes at least.
         request_timeout: for one request to a broker.
         connect_timeout: for finding a broker, and a topic that is not there yet.
         commit_timeout: for the broker's answer to a commit.
@@ -83,6 +86,7 @@ class ClientSettings:
     )
     fetch_max_bytes: int = attrs.field(default=50 << 20, validator=_size)
     max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
+    max_decompressed_bytes: int = attrs.field(default=64 << 20, validator=_size)
     request_timeout: float = attrs.field(default=30.0, validator=_duration)
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)

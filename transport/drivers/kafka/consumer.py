@@ -31,6 +31,7 @@ from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
+from transport.drivers.kafka.unpacking import bound_unpacking
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
@@ -288,6 +289,7 @@ class KafkaConsumerClient:
         attempt = Attempt(self._options["bootstrap_servers"], built)
         with attempt.errors():
             self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
+        bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
         assert self._listener is not None
         self._listener.attach(self._consumer)
 

@@ -1,0 +1,124 @@
+"""Decompressing up to a bound, by Kafka's codecs.
+
+Each codec is read in pieces, or asked beforehand how much there is, so that never more than the
+bound and a piece is in memory.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+import lz4.frame
+import snappy
+import zstandard
+
+# Read so much at once.
+PIECE = 1 << 20
+# The blocks of the Java client's snappy: a header, then each with its length before it.
+_XERIAL = b"\x82SNAPPY\x00"
+_XERIAL_HEADER = 16
+
+
+Pieces = Callable[[memoryview, int], Iterator[bytes]]
+
+
+class TooLarge(Exception):
+    """There is more in it than may be."""
+
+
+def decompress(codec: int, data: memoryview, limit: int) -> bytes:
+    """What is compressed in there.
+
+    Args:
+        codec: its number in a batch's attributes.
+        limit: most bytes that may be in there.
+
+    Raises:
+        TooLarge: more than `limit`. ValueError: no such codec, or broken off. What the codec
+            raises for what is broken otherwise.
+    """
+    if codec not in _CODECS:
+        raise ValueError(f"a batch compressed by the unknown codec {codec}")
+    found: list[bytes] = []
+    left = limit
+    for piece in _CODECS[codec](data, limit):
+        left -= len(piece)
+        if left < 0:
+            raise TooLarge(_too_large(data, limit))
+        found.append(piece)
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+def _too_large(data: memoryview, limit: int) -> str:
+    return (
+        f"{len(data)} bytes decompress to more than max_decompressed_bytes allows, which is {limit}"
+    )
+
+
+def _gzip(data: memoryview, limit: int) -> Iterator[bytes]:
+    rest = bytes(data)
+    while rest:
+        stream = zlib.decompressobj(wbits=31)
+        while not stream.eof:
+            piece = stream.decompress(rest, PIECE)
+            rest = stream.unconsumed_tail
+            if not piece and not rest and not stream.eof:
+                raise ValueError("gzip data that is broken off")
+            yield piece
+        rest = stream.unused_data.lstrip(b"\0")
+
+
+def _lz4(data: memoryview, limit: int) -> Iterator[bytes]:
+    rest: bytes | None = bytes(data)
+    while rest:
+        stream = lz4.frame.LZ4FrameDecompressor()
+        while not stream.eof:
+            piece = stream.decompress(rest, max_length=PIECE)
+            rest = b""
+            if not piece and stream.needs_input:
+                raise ValueError("lz4 data that is broken off")
+            yield piece
+        rest = stream.unused_data
+
+
+def _zstd(data: memoryview, limit: int) -> Iterator[bytes]:
+    with zstandard.ZstdDecompressor().stream_reader(
+        io.BytesIO(data), read_across_frames=True
+    ) as stream:
+        while piece := stream.read(PIECE):
+            yield piece
+
+
+def _snappy(data: memoryview, limit: int) -> Iterator[bytes]:
+    blocks = _xerial_blocks(data) if data[: len(_XERIAL)] == _XERIAL else [data]
+    for block in blocks:
+        if _snappy_size(block) > limit:
+            raise TooLarge(_too_large(data, limit))
+        yield snappy.decompress(bytes(block))
+
+
+def _xerial_blocks(data: memoryview) -> Iterator[memoryview]:
+    at = _XERIAL_HEADER
+    while at < len(data):
+        (size,) = struct.unpack_from(">i", data, at)
+        at += 4
+        if size < 0 or at + size > len(data):
+            raise ValueError("snappy data that is broken off")
+        yield data[at : at + size]
+        at += size
+
+
+def _snappy_size(block: memoryview) -> int:
+    """What a block says of its size, before anything else; no more than that is made of it."""
+    size = 0
+    for index, byte in enumerate(block[:5]):
+        size |= (byte & 0x7F) << (7 * index)
+        if not byte & 0x80:
+            return size
+    raise ValueError("snappy data without its size")
+
+
+_CODECS: dict[int, Pieces] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}

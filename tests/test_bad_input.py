@@ -13,6 +13,7 @@ from tests.apps import app_on
 from tests.lanes import Place
 from tests.nurseries.clock import jumping
 from transport import JSON, App, AppClosed, BrokerUnavailable, DecodeError, UnknownTopic
+from transport.codec import CodecArg
 from transport.drivers.memory import MemoryBroker
 
 
@@ -161,6 +162,60 @@ async def test_a_value_that_does_not_decode_is_passed_over_where_the_program_say
     assert values == [1, 2, 4]
     assert [message.value for message in passed_over] == [b"no json"]
     assert await place.committed() == {tp: 4}
+
+
+@pytest.mark.parametrize("kind", [bytes, str, JSON])
+async def test_a_tombstone_stays_none_whatever_the_type(place: Place, kind: CodecArg) -> None:
+    await place.create(1)
+    async with place.app() as app:
+        topic = app.topic(place.name, key_type=kind, value_type=kind)
+        key = b"key" if kind is bytes else "key"
+        for sent in ((key, None), (None, None), (None, key)):
+            await topic.send(key=sent[0], value=sent[1])
+        messages = topic.noack()
+        found = [await anext(messages) for _ in range(3)]
+    assert [(each.key, each.value) for each in found] == [(key, None), (None, None), (None, key)]
+
+
+async def test_a_key_that_does_not_decode_stays_unacked_or_is_passed_over(place: Place) -> None:
+    (tp,) = await place.create(1)
+    passed_over: list[DecodeError] = []
+
+    async def keep(error: DecodeError, message: object) -> None:
+        passed_over.append(error)
+
+    async with place.app() as app:
+        for key in (b"good", b"\xff\xfe", b"later"):
+            await app.topic(place.name).send(key=key, value=b"v")
+    with pytest.RaisesGroup(pytest.RaisesExc(DecodeError, match=f"key of {tp} offset 1")):
+        async with place.app() as app:
+            async for _ in app.topic(place.name, key_type=str):
+                pass
+    assert await place.committed() == {tp: 1}
+    async with place.app() as app:
+        topic = app.topic(place.name, key_type=str)
+        topic.on_key_decode_error = keep
+        async for message in topic:
+            assert message.key == "later"
+            app.stop()
+    assert [error.message.key for error in passed_over] == [b"\xff\xfe"]
+    assert await place.committed() == {tp: 3}
+
+
+async def test_headers_may_be_many_empty_repeated_and_without_a_value(place: Place) -> None:
+    headers = [
+        ("", b""),
+        ("same", b"1"),
+        ("same", b"2"),
+        ("\u00e9", b"\xff"),
+        ("large", b"." * 100_000),
+    ]
+    headers += [(f"n{number}", b"%d" % number) for number in range(10_000)]
+    await place.create(1)
+    async with place.app() as app:
+        topic = app.topic(place.name)
+        await topic.send(value=b"v", headers=headers)
+        assert list((await anext(topic.noack())).headers) == headers
 
 
 # The app

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import inspect
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import kafka.errors
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import (
     AsyncConsumerRebalanceListener,
     SubscriptionState,
@@ -26,10 +28,16 @@ from kafka.consumer.subscription_state import (
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.future import Future
+from kafka.net.connection import KafkaConnection
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 from kafka.producer.transaction_manager import TransactionManager
+from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.legacy_records import LegacyRecordBatch
 
 from transport.drivers.kafka.join import keep_join
+from transport.drivers.kafka.login import keep_unseen
 
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
@@ -238,6 +246,58 @@ def test_an_admin_client_is_ended_by_its_manager_on_its_loop() -> None:
     assert thread.is_alive()  # so it is for us to end it
     made[0].close()
     assert not thread.is_alive()
+
+
+# `_send_request`, `parser`, `send_request`, `bytes_to_send`.
+
+
+@pytest.mark.parametrize("request_class", [SaslAuthenticateRequest, SaslBytesRequest])
+def test_a_login_passes_where_it_can_be_kept_out_of_the_log(
+    request_class: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("kafka").setLevel(logging.DEBUG)
+    ours, theirs = socket.socketpair()
+    with a_loop() as net, ours, theirs:
+        ours.setblocking(False)
+        connection = KafkaConnection(net, node_id=1)
+        keep_unseen(connection)
+
+        async def log_in() -> None:
+            connection.connection_made(KafkaTCPTransport(net, ours))
+            request = request_class(b"\0me\0s3cret")
+            if request_class is SaslAuthenticateRequest:
+                request.API_VERSION = 2
+            connection._send_request(request)
+
+        with caplog.at_level(logging.DEBUG):
+            net.run(log_in)
+            theirs.settimeout(5.0)
+            assert b"s3cret" in theirs.recv(4096)
+        net.run(close_of(connection))
+    assert "Send: b'***'" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def close_of(connection: Any) -> Callable[[], Any]:
+    async def close() -> None:
+        connection.close()
+
+    return close
+
+
+# `_fetcher`, `PartitionRecords`, `_parse_fetched_data`, and what batches keep where.
+
+
+def test_what_was_fetched_is_unpacked_through_these_names() -> None:
+    parse = inspect.getsource(Fetcher._parse_fetched_data)
+    assert "self.PartitionRecords(fetch_offset, tp, records," in parse
+    assert "self._parse_fetched_data(completion)" in inspect.getsource(Fetcher.fetched_records)
+    unpack = inspect.getsource(Fetcher.PartitionRecords._unpack_records)
+    assert "records.next_batch()" in unpack
+    assert "self.next_fetch_offset = last_batch.next_offset" in unpack  # at the end, as we end it
+    assert set(DefaultRecordBatch.__slots__) >= {"_buffer", "_pos", "_decompressed"}
+    assert "self._maybe_uncompress()" in inspect.getsource(DefaultRecordBatch.__iter__)
+    assert "self._decompress(" in inspect.getsource(LegacyRecordBatch.__iter__)
 
 
 # `cluster._topics`.

@@ -172,30 +172,40 @@ def test_a_header_whose_name_is_not_utf8_is_read_as_other_clients_read_it() -> N
 # What is too much.
 
 
-def zeros(codec: int, size: int) -> bytes:
-    """So many zeros, never in memory as a whole."""
-    piece, out = bytes(1 << 20), io.BytesIO()
-    count = size >> 20
-    if codec == 1:
-        for _ in range(count // 64):
-            out.write(gzip.compress(bytes(64 << 20), compresslevel=1))
-    elif codec == 2:
+def zeros(codec: int, size: int, head: bytes = b"", tail: bytes = b"") -> bytes:
+    """So many zeros with something around them, packed, and never in memory as a whole."""
+    pieces = [head, *[bytes(1 << 20)] * (size >> 20), tail]
+    if codec == 1:  # several files in one are one; packing the zeros once saves seconds
+        many = gzip.compress(bytes(64 << 20), compresslevel=9)
+        return gzip.compress(head) + many * (size >> 26) + gzip.compress(tail)
+    out = io.BytesIO()
+    if codec == 2:
         out.write(b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1))
-        block = snappy.compress(piece)
-        for _ in range(count):
+        for block in map(snappy.compress, filter(None, pieces)):
             out.write(struct.pack(">i", len(block)) + block)
     elif codec == 3:
         frame = lz4.frame.LZ4FrameCompressor()
         out.write(frame.begin())
-        for _ in range(count):
+        for piece in pieces:
             out.write(frame.compress(piece))
         out.write(frame.flush())
     else:
         zstd = zstandard.ZstdCompressor().compressobj()
-        for _ in range(count):
+        for piece in pieces:
             out.write(zstd.compress(piece))
         out.write(zstd.flush())
     return out.getvalue()
+
+
+def bomb(codec: int, size: int) -> bytes:
+    """A batch that is good but for its size: one message of so many zeros."""
+    head = bytearray(b"\0\0\0")  # attributes, the deltas of timestamp and offset
+    encode_varint(-1, head.append)
+    encode_varint(size, head.append)
+    length = bytearray()
+    encode_varint(len(head) + size + 1, length.append)
+    packed = zeros(codec, size, bytes(length + head), b"\0")  # no headers
+    return raw_batch(0, 1, packed, codec)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from transport import App
 from transport.drivers import SCHEMES, driver_for
 from transport.drivers.kafka import KafkaDriver
 from transport.drivers.kafka.options import consumer_options, producer_options
@@ -122,3 +123,15 @@ def test_settings_that_the_consumer_cannot_take(settings: ClientSettings) -> Non
     with pytest.raises(ValueError, match=r"no_such_thing|group_id") as caught:
         kafka("kafka://h:1").consumer(settings)
     assert "secret" not in str(caught.value)
+
+
+def test_a_url_is_good_for_another_app_and_shown_without_its_password() -> None:
+    url = "kafka+sasl://me:s@cret@h:1"
+    first = App("a", url)
+    second = App("b", first.transport.url)
+    assert second.transport.url == first.transport.url == [url]
+    assert kafka(*second.transport.url).servers == ("h:1",)
+    shown = second.transport.url[0]
+    for text in (f"{shown}", str(shown), repr(shown), f"{[shown]}", repr({"url": shown})):
+        assert "cret" not in text
+        assert "me:***@h:1" in text

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
@@ -45,8 +46,8 @@ PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{more}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{more}
 controller.listener.names=CONTROLLER
 log.dirs={data}
 num.partitions=4
@@ -90,11 +91,17 @@ class Broker:
     A sync context manager: entering takes about 3 s (the first time also fetches Kafka's jars) and
     raises ToolchainMissing or BrokerFailed. In a trio test that must not block, run its calls in a
     thread. Should this process be killed, a guard ends the broker and removes its data.
+
+    Args:
+        listeners: names of more listeners, each on a port of its own.
+        properties: more lines of its configuration; they say what the listeners speak.
     """
 
     bootstrap: str
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Sequence[str] = (), properties: str = "") -> None:
+        self._listeners = tuple(listeners)
+        self._properties = properties
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -103,14 +110,17 @@ class Broker:
             self._home = Path(tempfile.mkdtemp(prefix="kafka-nursery-"))
             self._guard = _Guard(self._home)
             stack.callback(self._guard.close)
-            port, controller_port = _free_ports()
+            port, controller_port, *ports = _free_ports(2 + len(self._listeners))
             self.bootstrap = f"127.0.0.1:{port}"
-            config = self._home / "server.properties"
-            config.write_text(
-                PROPERTIES.format(
-                    port=port, controller_port=controller_port, data=self._home / "data"
-                )
+            self.addresses = {
+                name: f"127.0.0.1:{each}" for name, each in zip(self._listeners, ports, strict=True)
+            }
+            more = "".join(f",{name}://{where}" for name, where in self.addresses.items())
+            properties = PROPERTIES.format(
+                port=port, controller_port=controller_port, more=more, data=self._home / "data"
             )
+            config = self._home / "server.properties"
+            config.write_text(properties + self._properties)
             self._log = self._home / "broker.log"
             self._command = _java(java, jars, "-Dkafka.log.level=INFO", HEAP, "kafka.Kafka")
             self._command.append(str(config))
@@ -336,8 +346,8 @@ def _java(java: str, jars: Path, *args: str) -> list[str]:
     ]
 
 
-def _free_ports() -> tuple[int, int]:
-    """Two ports below the range the system gives to outgoing connections.
+def _free_ports(number: int) -> list[int]:
+    """So many ports below the range the system gives to outgoing connections.
 
     Within it, a client that calls a broker that is down can be given the broker's own port.
     """
@@ -346,8 +356,8 @@ def _free_ports() -> tuple[int, int]:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             free.append(port)
-        if len(free) == 2:
-            return free[0], free[1]
+        if len(free) == number:
+            return free
     raise BrokerFailed("no free port on 127.0.0.1")
 
 

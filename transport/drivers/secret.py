@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 # Of the client's options; the last one is an URL that may hold a login.
 _SECRETS = ("sasl_plain_password", "ssl_password", "proxy_url")
@@ -23,6 +23,9 @@ class Url(str):
 
     __slots__ = ()
 
+    def __new__(cls, url: str) -> Self:
+        return super().__new__(cls, url[:])  # the bare text: of another Url too, and not as shown
+
     def __str__(self) -> str:
         return without_password(self)
 
@@ -38,7 +41,7 @@ def without_password(url: str) -> str:
     # A password may hold an @ that nobody encoded: the last one ends it.
     head, at, hosts = url.rpartition("@")
     if not at:
-        return "".join(url)
+        return url[:]
     scheme, separator, login = head.partition("://")
     if not separator:
         scheme, login = "", head

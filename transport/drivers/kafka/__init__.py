@@ -14,6 +14,7 @@ import kafka
 from transport.drivers.kafka.consumer import KafkaConsumerClient
 from transport.drivers.kafka.options import consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient
+from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
 __all__ = ["KafkaConsumerClient", "KafkaDriver", "KafkaProducerClient"]
@@ -31,7 +32,7 @@ class KafkaDriver:
         if not servers:
             raise ValueError("a cluster has at least one broker: give HOST:PORT")
         self.servers = tuple(servers)
-        self._security = dict(security or {})
+        self._security = secretive(security or {})
 
     def __repr__(self) -> str:
         return f"KafkaDriver({list(self.servers)!r})"

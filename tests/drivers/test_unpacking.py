@@ -175,11 +175,12 @@ def test_a_header_whose_name_is_not_utf8_is_read_as_other_clients_read_it() -> N
 def zeros(codec: int, size: int, head: bytes = b"", tail: bytes = b"") -> bytes:
     """So many zeros with something around them, packed, and never in memory as a whole."""
     pieces = [head, *[bytes(1 << 20)] * (size >> 20), tail]
-    if codec == 1:  # several files in one are one; packing the zeros once saves seconds
-        many = gzip.compress(bytes(64 << 20), compresslevel=9)
-        return gzip.compress(head) + many * (size >> 26) + gzip.compress(tail)
     out = io.BytesIO()
-    if codec == 2:
+    if codec == 1:
+        with gzip.GzipFile(fileobj=out, mode="wb") as file:
+            for piece in pieces:
+                file.write(piece)
+    elif codec == 2:
         out.write(b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1))
         for block in map(snappy.compress, filter(None, pieces)):
             out.write(struct.pack(">i", len(block)) + block)
@@ -218,7 +219,7 @@ def memory() -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("gzip", 30), ("snappy", 28), ("lz4", 28), ("zstd", 30)]
+    ("name", "size"), [("gzip", 28), ("snappy", 28), ("lz4", 28), ("zstd", 30)]
 )
 def test_a_bomb_is_an_error_and_takes_no_more_memory_than_is_allowed(
     memory: Callable[[], int], name: str, size: int

@@ -104,10 +104,11 @@ async def test_a_damaged_batch_is_an_error_each_time_and_nothing_is_skipped(
     assert [message.value for message in after] == [b"3", b"4"]
 
 
-@pytest.mark.parametrize("codec", ["gzip", "zstd"])
-async def test_a_bomb_ends_the_reading_and_takes_little_memory(broker: Broker, codec: str) -> None:
-    """800 MB of one value in some 100 KB: a broker takes it, as it does not unpack it whole."""
-    size = 800 << 20
+@pytest.mark.parametrize(("codec", "size"), [("gzip", 256 << 20), ("zstd", 1 << 30)])
+async def test_a_bomb_ends_the_reading_and_takes_little_memory(
+    broker: Broker, codec: str, size: int
+) -> None:
+    """One huge value in some KB: a broker takes it, as it does not unpack it whole."""
     await write(broker, f"bomb-{codec}", b"good")
     packed = await trio.to_thread.run_sync(bomb, CODECS[codec], size)
     assert len(packed) < 1 << 20
@@ -122,7 +123,7 @@ async def test_a_bomb_ends_the_reading_and_takes_little_memory(broker: Broker, c
             async for message in app.topic(f"bomb-{codec}"):
                 found.append(message.value)
     assert set(found) <= {b"good"}
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < size // 4
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < size // 2
 
 
 async def test_headers_that_are_very_large_or_very_many(broker: Broker) -> None:

@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from transport import App
 from transport.drivers.kafka.options import admin_options, consumer_options, producer_options
+from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
 DURATIONS = [
@@ -82,7 +83,7 @@ def test_a_password_is_handed_over_and_nowhere_shown(
     caplog.set_level(logging.DEBUG)
     security, chosen = given
     app = App("group", client_options=chosen, connect_timeout=0.01)
-    wanted = options(["127.0.0.1:1"], security, app.settings.client)
+    wanted = options(["127.0.0.1:1"], secretive(security), app.settings.client)
     assert {name: wanted[name] for name in SECRETS} == SECRETS
     with pytest.raises(kafka.errors.KafkaError) as caught:
         client_class(

@@ -217,7 +217,9 @@ async def test_after_the_end_the_calls_say_that_the_app_is_closed() -> None:
 
 
 @jumping
-async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grace() -> None:
+async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broker = broker_with(ORDERS[0], records=3)
     start = trio.current_time()
     with trio.move_on_after(5):
@@ -227,6 +229,9 @@ async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grac
             await trio.sleep_forever()  # messages[1] is never acked
     assert trio.current_time() - start < 5 + 10
     assert committed(broker) == {ORDERS[0]: 1}
+    assert caplog.messages == [
+        "orders-0: 1 messages were in hand at the end, from offset 1 on: they come again"
+    ]
 
 
 # The tree

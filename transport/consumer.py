@@ -157,11 +157,23 @@ class Consumer(Service):
             # What is unacked now will never be acked: a hand-over must not wait for it, and the
             # poll, which waits for the hand-over, can end.
             self.handover.end()
+            self._tell_what_is_left()
             self.ownership.abandon(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
             self._phase = _Phase.CLOSING
             await self.client.close(left * _LEAVE_SHARE)
+
+    def _tell_what_is_left(self) -> None:
+        """Name what handlers had in hand and will never ack."""
+        for tp, ledger in self.assignment.items():
+            if offsets := [message.offset for message in ledger.unacked]:
+                logger.warning(
+                    "%s: %d messages were in hand at the end, from offset %d on: they come again",
+                    tp,
+                    len(offsets),
+                    min(offsets),
+                )
 
     @trio.lowlevel.enable_ki_protection
     async def on_restart(self) -> None:

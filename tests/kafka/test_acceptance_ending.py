@@ -54,7 +54,8 @@ def test_the_broker_is_frozen(kafka_broker: Broker, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rebalancing", [False, True], ids=["alone", "asked for its partition"])
 def test_a_handler_is_stuck(crew: Crew, kafka_topic: Callable[..., str], rebalancing: bool) -> None:
-    """It is cancelled past the program's own grace; what it had is delivered to the next one."""
+    """It is cancelled past the program's own grace, and named; what it had is delivered to the next
+    one. A second SIGTERM changes nothing."""
     topic = kafka_topic(1)
     send(crew.bootstrap, topic, {0: [b"x", b"wait 1000 s", b"x"]})
     # Whoever joins makes it let go of all that it has, and waits for that.
@@ -65,13 +66,36 @@ def test_a_handler_is_stuck(crew: Crew, kafka_topic: Callable[..., str], rebalan
         heir = crew.start(topic, topic, tasks=2, stop_grace=1.0, **settings)
         heir.until(lambda _: is_rebalancing(crew.bootstrap, topic), "waiting for the other one")
 
+    stuck.process.send_signal(signal.SIGTERM)
     took = stuck.end(signal.SIGTERM, code=0, within=1.0 + GRACE + EXIT)
 
     assert took > 1.0
+    assert f"{topic}-0: 1 messages were in hand at the end, from offset 1 on" in stuck.errors
     if not rebalancing:
         heir = crew.start(topic, topic, tasks=2, stop_grace=1.0, **settings)
     heir.until(lambda diary: len(diary.acked) == 1, "acking what comes after it")
     assert [place for place, _ in heir.diary.begun] == [(0, 1), (0, 2)]
+    heir.end(signal.SIGINT, code=INTERRUPTED, within=GRACE + EXIT)
+
+
+@pytest.mark.parametrize("mode", ["member", "partition"])
+def test_a_handler_is_stuck_in_a_transaction(
+    crew: Crew, kafka_topic: Callable[..., str], mode: str
+) -> None:
+    """All of the transaction is undone, and comes again."""
+    topic = kafka_topic(1)
+    send(crew.bootstrap, topic, {0: [b"x", b"wait 1000 s", b"x"]})
+    settings: dict[str, Any] = {"transactions": mode, "grace": GRACE, "commit_interval": 0.5}
+    stuck = crew.start(topic, topic, tasks=1, stop_grace=1.0, **settings)
+    stuck.until(lambda diary: len(diary.begun) == 2, "stuck")
+
+    stuck.end(signal.SIGTERM, code=0, within=1.0 + GRACE + EXIT)
+
+    assert "a transaction was aborted" in stuck.errors
+    assert f"{topic}-0: 1 messages were in hand at the end" not in stuck.errors, "it was undone"
+    heir = crew.start(topic, topic, tasks=2, stop_grace=1.0, **settings)
+    heir.until(lambda diary: len(diary.begun) == 3, "handling all of it")
+    assert [place for place, _ in heir.diary.begun] == [(0, 0), (0, 1), (0, 2)]
     heir.end(signal.SIGINT, code=INTERRUPTED, within=GRACE + EXIT)
 
 

@@ -155,7 +155,7 @@ async def test_a_seek_holds_though_the_client_has_gone_on_meanwhile(kind: type[S
 async def test_a_hook_that_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
-        await anext(app.topic("orders").noack())
+        (await anext(app.topic("orders").noack())).ack()
         assert trio.current_time() == BOUND
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "assigned" in warning

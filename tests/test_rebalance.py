@@ -133,7 +133,7 @@ async def test_acks_after_a_rebalance_do_nothing_and_are_counted(
             assert all(committed(broker).get(tp, 0) == 0 for tp in taken)
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for tp in taken:
-        (warning,) = [text for text in warnings if str(tp) in text]
+        warning = next(text for text in warnings if str(tp) in text)
         assert "2 messages" in warning
         assert "the first is 0" in warning
 

@@ -8,8 +8,10 @@ import io
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import kafka.errors
 import lz4.frame
 import pytest
 import snappy
@@ -21,7 +23,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c, encode_varint
 
 from transport.drivers.kafka.decompression import TooLarge, decompress
-from transport.drivers.kafka.unpacking import RECORD_BYTES, BoundedRecords
+from transport.drivers.kafka.unpacking import RECORD_BYTES, BoundedRecords, bound_unpacking
 from transport.errors import UnreadableBatch
 
 LIMIT = 1 << 20
@@ -276,3 +278,14 @@ def test_a_batch_of_very_many_small_messages_is_taken_in_portions() -> None:
     found, portions = read_all([one], limit=300 * RECORD_BYTES)
     assert found == [b"%d" % n for n in range(1000)]
     assert portions == [300, 300, 300, 100]
+
+
+def test_what_the_broker_itself_finds_damaged_is_named_too() -> None:
+    def parse(fetch: Any) -> None:
+        raise kafka.errors.CorruptRecordError("Unexpected error while fetching data")
+
+    fetcher = SimpleNamespace(_parse_fetched_data=parse)
+    bound_unpacking(SimpleNamespace(_fetcher=fetcher), LIMIT)
+    fetch = SimpleNamespace(topic_partition=TopicPartition("t", 0), fetched_offset=7)
+    with pytest.raises(UnreadableBatch, match=r"t-0 offset 7: .*fetching data"):
+        fetcher._parse_fetched_data(fetch)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
-import subprocess
-from pathlib import Path
 
 import pytest
 import trio
@@ -211,52 +208,3 @@ async def test_creating_a_topic_ends_in_time_under_a_frozen_broker(kafka_broker:
         start = trio.current_time()
     assert trio.current_time() - start < 3.0
     kafka_broker.thaw()
-
-
-TLS = """
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,SSL:SSL
-inter.broker.listener.name=SSL
-ssl.keystore.type=PEM
-ssl.keystore.location={folder}/broker.pem
-ssl.truststore.type=PEM
-ssl.truststore.location={folder}/certificate.pem
-"""
-
-
-def write_certificate(folder: Path) -> None:
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", folder / "key.pem", "-out", folder / "certificate.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    pem = (folder / "key.pem").read_text() + (folder / "certificate.pem").read_text()
-    (folder / "broker.pem").write_text(pem)
-
-
-async def test_an_ssl_context_decides_whom_to_trust(
-    kafka_java: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    write_certificate(tmp_path)
-    properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SSL")
-    monkeypatch.setattr(cluster, "PROPERTIES", properties + TLS.format(folder=tmp_path))
-    trusting = ssl.create_default_context(cafile=str(tmp_path / "certificate.pem"))
-    with Broker() as broker:
-        url = f"kafka+ssl://{broker.bootstrap}"
-        async with App("tls", url, ssl_context=trusting) as app:
-            assert app.producer.ssl_context is trusting
-            await app.producer.create_topic("t", 1)
-            assert (await app.producer.send_and_wait("t", None, b"v")).offset == 0
-            assert (await anext(app.topic("t").noack())).value == b"v"
-        options = {"ssl_cafile": str(tmp_path / "certificate.pem")}
-        async with App("tls-options", url, client_options=options) as app:
-            await app.producer.create_topic("u", 1)
-            assert (await app.producer.send_and_wait("u", None, b"v")).offset == 0
-            assert (await anext(app.topic("u").noack())).value == b"v"
-        wary = App("tls", url, ssl_context=ssl.create_default_context(), connect_timeout=2.0)
-        refused = pytest.RaisesExc(BrokerUnavailable, match="CERTIFICATE_VERIFY_FAILED")
-        with pytest.RaisesGroup(refused, flatten_subgroups=True):
-            await wary.__aenter__()

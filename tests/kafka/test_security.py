@@ -66,6 +66,7 @@ async def test_who_may_writes_and_reads(secured: SecuredBroker, user: str) -> No
     url = secured.url(listener, login)
     with trio.fail_after(4 * MOMENT):
         async with App(f"of-{user}", url, ssl_context=context, client_options=options) as app:
+            assert app.producer.ssl_context is context
             sent = await app.topic("open").send_and_wait(value=user.encode())
             async for message in app.topic("open"):
                 if message.offset == sent.offset:

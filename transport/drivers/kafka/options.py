@@ -10,6 +10,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
+from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
 # The client's own is 30 s: a broker that is back would be found that much too late.
@@ -103,7 +104,7 @@ def _common(
         "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
         # We keep our own numbers; the client's cost it time on every fetch and batch.
         "metrics_enabled": False,
-        **security,
+        **secretive(security),  # a client writes its options into its log at DEBUG
         **({} if settings.ssl_context is None else {"ssl_context": settings.ssl_context}),
     }
 

@@ -29,8 +29,6 @@ from transport.types import TP
 # What a record weighs in memory at least, whatever is in it.
 RECORD_BYTES = 512
 KNOWN_FORMATS = (0, 1, 2)
-# Of the client's errors about a partition's fetch, those that it can't mend and does not explain.
-_OF_THE_PARTITION = (kafka.errors.CorruptRecordError, kafka.errors.UnknownError)
 
 
 def bound_unpacking(consumer: Any, limit: int) -> None:
@@ -47,7 +45,7 @@ def bound_unpacking(consumer: Any, limit: int) -> None:
     def parse_naming_the_place(fetch: Any) -> Any:
         try:
             return parse(fetch)
-        except _OF_THE_PARTITION as error:
+        except kafka.errors.CorruptRecordError as error:  # the broker has found out by itself
             tp = TP(*fetch.topic_partition)
             raise UnreadableBatch(f"{tp} offset {fetch.fetched_offset}: {error}") from error
 

@@ -1,23 +1,25 @@
 """A member that reads, transforms and writes, exactly once: as a program, to be killed.
 
-For each message of one topic it writes "PARTITION OFFSET" into another; SIGTERM stops it::
+For each message of one topic it writes "PARTITION OFFSET" into another; SIGTERM stops it. A batch
+that is written, and not acked yet, is a line on stdout::
 
     python -m tests.kafka.copier --bootstrap HOST:PORT --group G --source T --target T --mode member
 
-With `--zombie` it writes one batch, says so on stdout, and waits to be stopped and continued. Then
-it "commits" the batch as if nothing had happened, before it looks at what its group has become; or
-it "hears" of that first.
+With `--zombie` it writes one batch, and waits to be stopped and continued. Then it "commits" the
+batch as if nothing had happened, before it looks at what its group has become; or it "hears" of
+that first.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 
 import trio
 
-from transport import App, Topic
+from transport import App, Batch, Topic, TransactionAborted
 from transport.drivers.base import Rebalance
 
 # Seconds that a zombie's commit may take; who is no member any more may be told to try again.
@@ -25,11 +27,20 @@ COMMIT_PATIENCE = 3.0
 NEVER = 1e6
 
 
+async def write(batch: Batch, target: Topic) -> None:
+    deliveries = []
+    for message in batch:
+        place = b"%d %d" % (message.partition, message.offset)
+        deliveries.append(await target.send(key=place, value=place, source=batch))
+    for delivery in deliveries:
+        await delivery
+    print("written", flush=True)
+
+
 async def copy(source: Topic, target: Topic, pause: float) -> None:
     async for batch in source.batches(100):
-        for message in batch:
-            place = b"%d %d" % (message.partition, message.offset)
-            await target.send(key=place, value=place)
+        with contextlib.suppress(TransactionAborted):  # it is delivered again
+            await write(batch, target)
         await trio.sleep(pause)
 
 
@@ -56,11 +67,7 @@ async def rise_again(app: App, source: Topic, target: Topic, commits: bool) -> N
     hearing = Hearing(app)
     with trio.open_signal_receiver(signal.SIGCONT) as continued:
         batch = await anext(source.batches(100, noack=True))
-        for message in batch:
-            place = b"%d %d" % (message.partition, message.offset)
-            await target.send(key=place, value=place, source=batch)
-        await app.consumer.transactions.flush()
-        print("written", flush=True)
+        await write(batch, target)
         await anext(continued)
     if commits:
         batch.ack()

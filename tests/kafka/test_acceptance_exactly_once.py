@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from tests.kafka.cluster import end_offsets
-from tests.kafka.members import PATIENCE, ROOT, lags, produce, until_no_lag
+from tests.kafka.members import LOOK_INTERVAL, PATIENCE, ROOT, lags, produce, until_no_lag
 
 pytestmark = pytest.mark.kafka
 
@@ -30,16 +30,16 @@ MODES = pytest.mark.parametrize("mode", ["member", "partition"])
 class Copier:
     """A running `tests.kafka.copier`."""
 
-    def __init__(self, errors: Path, options: Sequence[str]) -> None:
-        self._errors = errors
-        with errors.open("wb") as file:
+    def __init__(self, folder: Path, name: str, options: Sequence[str]) -> None:
+        self._output = folder / f"{name}.stdout"
+        self._errors = folder / f"{name}.stderr"
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.kafka.copier", *options],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
+                stdout=output,
+                stderr=errors,
                 start_new_session=True,
             )
 
@@ -48,10 +48,10 @@ class Copier:
         """What it has written to stderr itself: warnings, and how it failed."""
         return self._errors.read_text(errors="replace")
 
-    def says(self, line: str) -> None:
-        """Wait for this line on its stdout."""
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().rstrip() == line, self.errors[-5000:]
+    @property
+    def written(self) -> int:
+        """How many batches it has written."""
+        return self._output.read_bytes().count(b"\n")
 
     def check_alive(self) -> None:
         assert self.process.poll() is None, f"it ended by itself:\n{self.errors[-5000:]}"
@@ -64,8 +64,6 @@ class Copier:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 class Copiers:
@@ -78,13 +76,25 @@ class Copiers:
 
     def start(self, *options: str) -> Copier:
         self._started += 1
-        copier = Copier(self._folder / f"copier{self._started}.stderr", options)
+        copier = Copier(self._folder, f"copier{self._started}", options)
         self.running.append(copier)
         return copier
 
     def kill(self, copier: Copier) -> None:
         copier.kill()
         self.running.remove(copier)
+
+    def until_one_writes(self) -> Copier:
+        """Wait until one of them has written the next batch, which is not acked yet; that one."""
+        before = {copier: copier.written for copier in self.running}
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            for copier, count in before.items():
+                if copier.written > count:
+                    return copier
+            self.check_alive()
+            assert time.monotonic() < deadline, "nothing is written"
+            time.sleep(LOOK_INTERVAL)
 
     def check_alive(self) -> None:
         for copier in self.running:
@@ -159,29 +169,28 @@ def test_each_result_is_seen_once_whoever_is_killed(
     copiers: Copiers,
     mode: str,
 ) -> None:
-    """Half of them at any moment, the others within a rebalance."""
+    """Half of them within a transaction, the others within a rebalance."""
     source, target = kafka_topic(PARTITIONS), kafka_topic(3)
     produce(kafka_bootstrap, source, INPUTS, size=20)
     ends = {place[1]: end for place, end in end_offsets(kafka_bootstrap, source).items()}
     assert sum(ends.values()) == INPUTS
     chance = random.Random(mode)
-    command = options(kafka_bootstrap, source, target, mode, "--pause", "0.2")
+    command = options(kafka_bootstrap, source, target, mode, "--pause", "0.3")
     for _ in range(3):
         copiers.start(*command)
-    at_any_moment = in_a_rebalance = 0
-    while at_any_moment < KILLS / 2 or in_a_rebalance < KILLS / 2:
-        if wait_for_rebalance := at_any_moment > in_a_rebalance:
+    in_a_transaction = in_a_rebalance = 0
+    while in_a_rebalance < KILLS / 2:
+        if in_a_transaction > in_a_rebalance:
             until_in_rebalance(kafka_admin, source)
+            copiers.check_alive()
+            copiers.kill(chance.choice(copiers.running))
+            in_a_rebalance += is_in_rebalance(kafka_admin, source)  # as it was just before
         else:
-            time.sleep(chance.uniform(1.5, 3.5))
-        copiers.check_alive()
-        copiers.kill(chance.choice(copiers.running))
-        if not wait_for_rebalance:
-            at_any_moment += 1
-        elif is_in_rebalance(kafka_admin, source):  # as it was just before
-            in_a_rebalance += 1
+            time.sleep(chance.uniform(0.0, 2.0))
+            copiers.kill(copiers.until_one_writes())
+            in_a_transaction += 1
         copiers.start(*command)
-    assert sum(lag or 0 for lag in lags(kafka_bootstrap, source).values()) > 0, "done too early"
+    assert any(lag != 0 for lag in lags(kafka_bootstrap, source).values()), "done too early"
     until_no_lag(kafka_bootstrap, source, PARTITIONS, timeout=180.0)
     copiers.check_alive()
     for copier in copiers.running:
@@ -211,7 +220,7 @@ def test_a_zombie_writes_nothing_and_ends(
     ends = {place[1]: end for place, end in end_offsets(kafka_bootstrap, source).items()}
     command = options(kafka_bootstrap, source, target, mode, "--transaction-timeout", "60")
     zombie = copiers.start(*command, "--zombie", first)
-    zombie.says("written")
+    assert copiers.until_one_writes() is zombie
     zombie.process.send_signal(signal.SIGSTOP)
     try:
         heir = copiers.start(*command)

@@ -12,7 +12,7 @@ ARGS ?=
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
 
-.PHONY: help demo test test-fast test-kafka properties check docs format bench clean
+.PHONY: help demo test test-fast test-kafka properties mutants check docs format bench clean
 # What has many cases: `make test` runs some of them, always the same, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/test_exactly_once_at_random.py \
   tests/test_ledger_model.py tests/test_cancel_everywhere.py
@@ -56,6 +56,9 @@ test-kafka: $(READY) ## The Kafka lane alone; KAFKA_BOOTSTRAP_SERVERS stands in 
 
 properties: $(READY) ## The invariants in very many histories, by new seeds each time: some half an hour
 	@EFFORT=long $(BIN)/pytest $(PROPERTIES) $(ARGS)
+
+mutants: $(READY) ## How many changes of the rules the tests notice; FILE=ledger.py for one file
+	@$(BIN)/python -m tests.mutants $(FILE)
 
 check: $(READY) ## ruff, mypy --strict on both packages, and the docs without a warning
 	$(BIN)/ruff check .

@@ -27,6 +27,10 @@ def deliver(ledger: Ledger, *offsets: int, acked: int) -> Lane:
     return lane
 
 
+def test_before_the_first_rebalance_there_is_no_generation(assignment: Assignment) -> None:
+    assert assignment.generation == -1
+
+
 def test_partitions_come_in_order_of_topic_and_number(assignment: Assignment) -> None:
     assignment.assign([B0, A1], 1)
     assignment.assign([A0], 2)
@@ -132,6 +136,31 @@ def test_a_lost_partition_starts_from_what_the_group_committed(assignment: Assig
     deliver(assignment[A0], 0, acked=1)
     assignment.let_go([A0], lost=True)
     assert assignment.assign([A0], 2) == {}
+
+
+def test_what_was_given_up_before_others_came_is_forgotten_though_generations_begin_anew(
+    assignment: Assignment,
+) -> None:
+    assignment.assign([A0], 1)
+    deliver(assignment[A0], 0, acked=1)
+    assignment.let_go([A0])
+    assignment.assign([A1], 2)
+    assert assignment.assign([A0], 2) == {}  # of a group that was made anew
+
+
+def test_given_back_with_nothing_known_it_starts_from_what_the_group_committed(
+    assignment: Assignment,
+) -> None:
+    assignment.assign([A0], 1)
+    assignment.let_go([A0])
+    assert assignment.assign([A0], 2) == {}
+
+
+def test_generation_0_is_a_generation(assignment: Assignment) -> None:
+    assignment.assign([A0], 0)
+    deliver(assignment[A0], 0, acked=1)
+    assignment.let_go([A0])
+    assert assignment.assign([A0], 1) == {A0: 1}
 
 
 def test_without_a_generation_nothing_is_known_of_who_came_between(

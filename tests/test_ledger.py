@@ -476,3 +476,114 @@ def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
     assert [(lane.load.held, lane.load.begun) for lane in lanes] == [(0, 0)] * 3
     assert not any(message.ack() for message in messages)
     assert ledger.tally.stale == 3
+
+
+def test_who_waits_no_more_is_not_told(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    message = take(lane)
+    ends: list[str] = []
+    leave = ledger.when_empty(lambda: ends.append("empty"))
+    ledger.when_empty(lambda: ends.append("still waiting"))
+    leave()
+    leave()
+    message.ack()
+    assert ends == ["still waiting"]
+
+
+def test_all_who_wait_are_told_once(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    first, second = take_all(lane)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("one"))
+    ledger.when_empty(lambda: ends.append("other"))
+    first.ack()
+    second.ack()
+    ledger.shut()
+    assert ends == ["one", "other"]
+
+
+# Where the work stands
+
+
+def test_an_epoch_starts_where_it_was_told_to(ledger: Ledger) -> None:
+    ledger = new_ledger(position=5)
+    open_lane(ledger)
+    ledger.fetched(records(7))
+    assert ledger.start == 5
+    ledger.advance(9)
+    assert ledger.start == 5
+
+
+def test_an_epoch_that_was_not_told_starts_at_the_first_that_comes(
+    ledger: Ledger, lane: Lane
+) -> None:
+    assert ledger.start is None
+    ledger.fetched(records(7, 8))
+    ledger.fetched(records(9))
+    assert ledger.start == 7
+
+
+def test_an_epoch_in_which_nothing_comes_starts_at_its_position(ledger: Ledger) -> None:
+    ledger.advance(4)
+    ledger.advance(6)
+    assert (ledger.start, ledger.position) == (4, 6)
+
+
+def test_what_came_while_nobody_listened_is_where_the_epoch_starts(ledger: Ledger) -> None:
+    ledger.fetched(records(7, 8))
+    ledger.fetched(records(9))
+    assert (ledger.start, ledger.position) == (7, 7)
+
+
+def test_the_work_that_is_not_committed_begins_at_the_start_or_at_the_last_commit(
+    ledger: Ledger, lane: Lane
+) -> None:
+    assert ledger.uncommitted is None
+    ledger.fetched(records(7, 8))
+    assert ledger.uncommitted == 7
+    ledger.committed = 0
+    assert ledger.uncommitted == 0
+
+
+def test_the_oldest_begun_is_that_of_the_slowest_channel(ledger: Ledger) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(records(0, 1))
+    assert ledger.oldest_begun is None
+    for lane in lanes[:2]:
+        take_all(lane)
+    assert ledger.oldest_begun == 0
+    for lane in lanes[:2]:
+        lane.begun[0].ack()
+    assert ledger.oldest_begun == 1
+
+
+def test_what_waits_is_counted_over_the_channels(ledger: Ledger) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(records(0, 1, 2))
+    take(one)
+    assert (ledger.waiting, one.waiting, other.waiting) == (5, 2, 3)
+
+
+def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: Ledger) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(records(0, 1))
+    assert ledger.acked == ledger.newly_acked() == 0
+    for lane in lanes:
+        take(lane).ack()
+    assert (ledger.acked, ledger.newly_acked()) == (3, 3)
+    left = take(lanes[0])
+    ledger.close_lane(lanes[0])  # with one begun
+    ledger.close_lane(lanes[1])  # with none
+    assert (ledger.acked, ledger.newly_acked()) == (3, 0)
+    left.ack()
+    assert (ledger.acked, ledger.newly_acked()) == (4, 1)
+    ledger.close_lane(lanes[2])
+    assert (ledger.acked, ledger.newly_acked()) == (4, 0)
+
+
+def test_what_the_end_of_an_epoch_gives_up_was_not_acked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    first, *_ = take_all(lane)
+    first.ack()
+    ledger.shut()
+    assert (lane.acked, ledger.acked) == (1, 1)

@@ -1,0 +1,32 @@
+"""Which files are mutated, and which tests have to notice it."""
+
+from __future__ import annotations
+
+CORE = ("test_ledger.py", "test_ledger_model.py", "test_channel.py", "test_assignment.py")
+APPS = (
+    "test_consumer.py",
+    "test_rebalance.py",
+    "test_shutdown.py",
+    "test_committer.py",
+    "test_handover.py",
+    "items/test_consumer.py",
+    "items/test_conductor.py",
+    "items/test_fetcher.py",
+)
+TRANSACTIONS = ("test_transactions.py", "items/test_transaction_manager.py")
+
+# A file of `transport`, and files or folders of `tests`. A mutant is shown to the tests that call
+# what was changed, the quickest first, so a long list costs time for survivors alone.
+PLAN: dict[str, tuple[str, ...]] = {
+    "ledger.py": CORE,
+    "message.py": (*CORE, "items/test_support_types.py", "test_transactions.py"),
+    "assignment.py": (*CORE, "test_rebalance.py"),
+    "flow.py": ("test_flow.py", "items/test_consumer.py"),
+    "scheduler.py": ("test_scheduler.py", "test_channel.py"),
+    "rounds.py": ("test_committer.py", *APPS, *TRANSACTIONS),
+    "committer.py": ("test_committer.py", *APPS),
+    "transactions.py": TRANSACTIONS,
+    "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
+    "handover.py": (*APPS, *TRANSACTIONS, "model"),
+    "fetcher.py": (*APPS, "test_stuck.py", *TRANSACTIONS, "model"),
+}

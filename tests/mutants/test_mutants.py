@@ -1,0 +1,71 @@
+"""What `make mutants` changes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+from cosmic_ray.operators.operator import Operator
+
+from tests.mutants.mutants import mutants_of, mutate
+from tests.mutants.operators import OWN
+
+
+def mutants_in(source: str) -> list[str]:
+    return [str(one) for one in mutants_of("a.py", textwrap.dedent(source))]
+
+
+@pytest.mark.parametrize("operator", OWN, ids=lambda operator: operator.__name__)
+def test_an_operator_does_as_its_examples_say(operator: type[Operator]) -> None:
+    for example in operator.examples():
+        changed = list(mutate(example.pre_mutation_code, operator()))
+        assert changed[example.occurrence] == example.post_mutation_code
+
+
+def test_the_rule_of_a_property_is_changed() -> None:
+    assert mutants_in("""
+        class Ledger:
+            @property
+            def due(self) -> int | None:
+                return self.safe if self.safe > self.committed else None
+        """) == [
+        "`a.py` `Ledger.due`: `return self.safe if self.safe > self.committed else None`"
+        " → `return self.safe if not self.safe > self.committed else None`",
+        "`a.py` `Ledger.due`: `return self.safe if self.safe > self.committed else None`"
+        " → `return self.safe if self.safe >= self.committed else None`",
+        "`a.py` `Ledger.due`: `return self.safe if self.safe > self.committed else None` → `pass`",
+    ]
+
+
+def test_what_is_no_rule_is_left_alone() -> None:
+    assert (
+        mutants_in('''
+        """Rules: 1."""
+
+        if TYPE_CHECKING:
+            from a import b
+
+        class A:
+            """Holds 2."""
+
+            @overload
+            def f(self, a: int | None) -> int | str: ...
+
+            @enable_ki_protection
+            def f(self, *, a: int | None) -> int | str:
+                """Does nothing."""
+                b: int | None
+                assert a > 3
+
+            def __repr__(self):
+                return f"{self.number + 1}"
+        ''')
+        == []
+    )
+
+
+def test_that_a_warning_is_given_is_a_rule_and_its_text_is_none() -> None:
+    assert mutants_in("""
+        def f():
+            logger.warning("%d", 2 + 3)
+        """) == ['`a.py` `f`: `logger.warning("%d", 2 + 3)` → `pass`']

@@ -1,0 +1,239 @@
+"""Tests run on mutants, each in a process of its own.
+
+One process collects the tests and makes a fork of itself for each mutant, in which the code of the
+changed function is replaced. A change outside of functions needs a process that has not yet
+imported the file. Where the tests pass, the mutant has survived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import importlib
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from _pytest.main import pytest_runtestloop as run_tests
+
+from tests.mutants.mutants import TRANSPORT, Mutant
+
+_fork = multiprocessing.get_context("fork")
+# A mutant may hang, or run for ever. Its tests get so many seconds of the processor, and so many
+# times what they take without it; and, for they may have little of the processor, a longer while.
+_PATIENCE, _SLACK, _WHILE = 5.0, 5.0, 10.0
+_OWN_PROCESS = 60.0  # seconds of the processor
+_NO_MUTANT = 70  # an exit code that pytest has not
+
+
+class Outcome(enum.Enum):
+    FAILED = "a test failed"
+    TIMED_OUT = "the tests hung"
+    SURVIVED = "all tests passed"
+    UNREACHED = "called by no test"
+
+    @property
+    def is_noticed(self) -> bool:
+        return self in (Outcome.FAILED, Outcome.TIMED_OUT)
+
+
+def try_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[tuple[Mutant, Outcome]]:
+    """Run `tests` (paths) on each mutant of one file. Raises if they fail without any change."""
+    inside = [mutant for mutant in mutants if mutant.function is not None]
+    outside = [mutant for mutant in mutants if mutant.function is None]
+    told, tell = _fork.Pipe(duplex=False)
+    session = _fork.Process(target=_session, args=(tests, _Trials(inside, tell)))
+    session.start()
+    tell.close()
+    with contextlib.suppress(EOFError):
+        for mutant in inside:
+            yield mutant, told.recv()
+    session.join()
+    if session.exitcode != 0:
+        raise RuntimeError(f"the tests fail without any change: {' '.join(tests)}")
+    for mutant in outside:
+        yield mutant, _wait(_start(_session, tests, _Fresh(mutant)), _OWN_PROCESS)
+
+
+def _start(target: Callable[..., None], *args: object) -> Any:
+    process = _fork.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def _wait(process: Any, seconds: float) -> Outcome:
+    """Wait for its end, but not for long if it has only so much to do."""
+    process.join(_WHILE * seconds)
+    if process.exitcode == -signal.SIGXCPU:
+        return Outcome.TIMED_OUT
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        return Outcome.TIMED_OUT
+    if process.exitcode == _NO_MUTANT:
+        raise RuntimeError("a mutant could not be made")
+    return Outcome.SURVIVED if process.exitcode == 0 else Outcome.FAILED
+
+
+def _session(tests: Sequence[str], plugin: object) -> None:
+    """Run pytest in this process, which ends with its exit code."""
+    paths = [str(Path("tests", test)) for test in tests]
+    quiet = ["-x", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    sys.exit(pytest.main([*quiet, *paths], plugins=[plugin]))
+
+
+class _Plugin:
+    def pytest_collection(self) -> None:
+        # That it fails is enough; nobody wants to see the shortest example.
+        import hypothesis  # not before pytest, which reads it in its own way
+
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        hypothesis.settings.register_profile("mutants", phases=phases)
+        hypothesis.settings.load_profile("mutants")
+
+
+class _Fresh(_Plugin):
+    """All tests, on a file that is imported with a change."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+        self._name = module_name(mutant.file)
+
+    def pytest_load_initial_conftests(self) -> None:
+        assert self._name not in sys.modules, "imported too early"
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        path = str(TRANSPORT / self._mutant.file)
+        return ModuleSpec(name, _Loader(self._mutant.source, name, path), origin=path)
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, source: str, name: str, path: str) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return compile(self._source, self.path, "exec")
+
+
+@attrs.define
+class _Test:
+    """What a test does without any change.
+
+    Attributes:
+        functions: those of the mutated file that it calls, as `Mutant.function` names them.
+    """
+
+    seconds: float
+    functions: set[str]
+
+
+class _Trials(_Plugin):
+    """A fork for each mutant, in which those tests run that call what is changed."""
+
+    def __init__(self, mutants: Sequence[Mutant], tell: Connection) -> None:
+        self._mutants = mutants
+        self._tell = tell
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        told, tell = _fork.Pipe(duplex=False)
+        watching = _start(self._watch, session, tell)
+        tell.close()
+        try:
+            seen: dict[str, _Test] = told.recv()
+        except EOFError:
+            session.testsfailed = 1
+            return True
+        watching.join()
+        items = sorted(session.items, key=lambda item: seen[item.nodeid].seconds)
+        for mutant in self._mutants:
+            chosen = [item for item in items if mutant.function in seen[item.nodeid].functions]
+            seconds = sum(seen[item.nodeid].seconds for item in chosen)
+            if chosen:
+                bound = _PATIENCE + _SLACK * seconds
+                self._tell.send(_wait(_start(_run, session, chosen, mutant, bound), bound))
+            else:
+                self._tell.send(Outcome.UNREACHED)
+        return True
+
+    def _watch(self, session: pytest.Session, tell: Connection) -> None:
+        seen = {}
+        path = str(TRANSPORT / self._mutants[0].file)
+        for item in session.items:
+            functions: set[str] = set()
+            session.items = [item]
+            start = time.process_time()
+            sys.settrace(partial(_note, path, functions))
+            run_tests(session)
+            sys.settrace(None)
+            seen[item.nodeid] = _Test(time.process_time() - start, functions)
+        if not session.testsfailed:
+            tell.send(seen)
+
+
+def _note(path: str, functions: set[str], frame: types.FrameType, *_: object) -> None:
+    code = frame.f_code
+    if code.co_filename == path:
+        functions.add(f"{code.co_qualname}:{code.co_firstlineno}")
+
+
+def _run(
+    session: pytest.Session, items: Sequence[pytest.Item], mutant: Mutant, seconds: float
+) -> None:
+    """Run tests on a mutant in this process, for so many seconds of the processor."""
+    most = math.ceil(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))  # first SIGXCPU, then SIGKILL
+    try:
+        transplant(mutant)
+    except Exception:  # noqa: BLE001 - it must not count as noticed
+        sys.exit(_NO_MUTANT)
+    session.items = list(items)
+    run_tests(session)
+    sys.exit(bool(session.testsfailed))
+
+
+def module_name(file: str) -> str:
+    return f"transport.{file.removesuffix('.py')}"
+
+
+def transplant(mutant: Mutant) -> None:
+    """Give the function of the running program the code of the changed one."""
+    assert mutant.function is not None
+    module = importlib.import_module(module_name(mutant.file))
+    changed = types.ModuleType(module.__name__)
+    exec(compile(mutant.source, str(TRANSPORT / mutant.file), "exec"), changed.__dict__)
+    path = mutant.function.partition(":")[0].split(".")
+    _function(module, path).__code__ = _function(changed, path).__code__
+
+
+def _function(module: types.ModuleType, path: Sequence[str]) -> Any:
+    found: Any = module
+    for name in path:
+        found = vars(found)[name]
+    if isinstance(found, property):
+        found = found.fget
+    elif isinstance(found, staticmethod | classmethod):
+        found = found.__func__
+    while hasattr(found, "__wrapped__"):
+        found = found.__wrapped__
+    return found

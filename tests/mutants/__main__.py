@@ -18,7 +18,8 @@ HEAD = "| file | mutants | noticed | in time | left | score |\n|---|---|---|---|
 def main() -> int:
     options = _options()
     known = {file: _explained(file) for file in PLAN}
-    rows, wrong = [], []
+    rows: list[str] = []
+    wrong: set[str] = set()
     for file in options.files or PLAN:
         left = set()
         count: Counter[Outcome] = Counter()
@@ -29,9 +30,9 @@ def main() -> int:
                 left.add(str(mutant))
                 state = "explained" if str(mutant) in known[file] else "NOT EXPLAINED"
                 print(f"{outcome.value}, {state}: {mutant}", flush=True)
-        wrong += left - known[file]
+        wrong |= left - known[file]
         if not options.where:
-            wrong += known[file] - left
+            wrong |= known[file] - left
             for line in known[file] - left:
                 print(f"explained, but noticed or gone: {line}")
         rows.append(_row(file, count))

@@ -32,10 +32,10 @@ from _pytest.main import pytest_runtestloop as run_tests
 from tests.mutants.mutants import TRANSPORT, Mutant
 
 _fork = multiprocessing.get_context("fork")
-# A mutant may hang, or run for ever. Its tests get so many seconds of the processor, and so many
-# times what they take without it; and, for they may have little of the processor, a longer while.
-_PATIENCE, _SLACK, _WHILE = 5.0, 5.0, 10.0
-_OWN_PROCESS = 60.0  # seconds of the processor
+# A mutant may run for ever, or wait for ever. A test gets so many seconds, of the processor and of
+# the clock, and so many times what it takes without a mutant: it may get little of the processor.
+_SECONDS, _TIMES = (2, 15), (5, 30)
+_OWN_PROCESS = 600  # seconds for all tests
 _NO_MUTANT = 70  # an exit code that pytest has not
 
 
@@ -65,7 +65,7 @@ def try_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[tuple[M
     if session.exitcode != 0:
         raise RuntimeError(f"the tests fail without any change: {' '.join(tests)}")
     for mutant in outside:
-        yield mutant, _wait(_start(_session, tests, _Fresh(mutant)), _OWN_PROCESS)
+        yield mutant, _outcome(_start(_session, tests, _Fresh(mutant)))
 
 
 def _start(target: Callable[..., None], *args: object) -> Any:
@@ -74,17 +74,12 @@ def _start(target: Callable[..., None], *args: object) -> Any:
     return process
 
 
-def _wait(process: Any, seconds: float) -> Outcome:
-    """Wait for its end, but not for long if it has only so much to do."""
-    process.join(_WHILE * seconds)
-    if process.exitcode == -signal.SIGXCPU:
-        return Outcome.TIMED_OUT
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return Outcome.TIMED_OUT
+def _outcome(process: Any) -> Outcome:
+    process.join()
     if process.exitcode == _NO_MUTANT:
         raise RuntimeError("a mutant could not be made")
+    if process.exitcode in (-signal.SIGXCPU, -signal.SIGALRM):
+        return Outcome.TIMED_OUT
     return Outcome.SURVIVED if process.exitcode == 0 else Outcome.FAILED
 
 
@@ -116,6 +111,7 @@ class _Fresh(_Plugin):
         self._name = module_name(mutant.file)
 
     def pytest_load_initial_conftests(self) -> None:
+        signal.alarm(_OWN_PROCESS)
         assert self._name not in sys.modules, "imported too early"
         sys.meta_path.insert(0, self)
 
@@ -153,6 +149,7 @@ class _Trials(_Plugin):
     def __init__(self, mutants: Sequence[Mutant], tell: Connection) -> None:
         self._mutants = mutants
         self._tell = tell
+        self._seen: dict[str, _Test] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -165,16 +162,26 @@ class _Trials(_Plugin):
             session.testsfailed = 1
             return True
         watching.join()
+        self._seen = seen
         items = sorted(session.items, key=lambda item: seen[item.nodeid].seconds)
         for mutant in self._mutants:
             chosen = [item for item in items if mutant.function in seen[item.nodeid].functions]
-            seconds = sum(seen[item.nodeid].seconds for item in chosen)
             if chosen:
-                bound = _PATIENCE + _SLACK * seconds
-                self._tell.send(_wait(_start(_run, session, chosen, mutant, bound), bound))
+                self._tell.send(_outcome(_start(_run, session, chosen, mutant)))
             else:
                 self._tell.send(Outcome.UNREACHED)
         return True
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._seen:  # this is a mutant
+            seconds = self._seen[nodeid].seconds
+            work, clock = (
+                math.ceil(least + times * seconds)
+                for least, times in zip(_SECONDS, _TIMES, strict=True)
+            )
+            end = math.ceil(time.process_time()) + work
+            resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
+            signal.alarm(clock)
 
     def _watch(self, session: pytest.Session, tell: Connection) -> None:
         seen = {}
@@ -197,12 +204,8 @@ def _note(path: str, functions: set[str], frame: types.FrameType, *_: object) ->
         functions.add(f"{code.co_qualname}:{code.co_firstlineno}")
 
 
-def _run(
-    session: pytest.Session, items: Sequence[pytest.Item], mutant: Mutant, seconds: float
-) -> None:
-    """Run tests on a mutant in this process, for so many seconds of the processor."""
-    most = math.ceil(seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))  # first SIGXCPU, then SIGKILL
+def _run(session: pytest.Session, items: Sequence[pytest.Item], mutant: Mutant) -> None:
+    """Run tests on a mutant in this process."""
     try:
         transplant(mutant)
     except Exception:  # noqa: BLE001 - it must not count as noticed

@@ -146,6 +146,10 @@ def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None
     assert ledger.safe == ledger.position == 2
 
 
+def test_where_only_what_is_committed_is_known_nothing_is_due() -> None:
+    assert new_ledger(committed=7).due is None
+
+
 def test_only_an_offset_past_the_committed_one_is_due() -> None:
     ledger = new_ledger(position=7, committed=7)
     assert ledger.due is None
@@ -206,6 +210,28 @@ def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane:
     assert not lane.ready()
 
 
+def test_what_is_ready_is_what_is_left_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
+    assert lane.ready() == 0
+    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(records(3))
+    assert lane.ready() == 3
+    take(lane)
+    assert lane.ready() == 2
+    take_batch(lane, 2)
+    assert lane.ready() == 1
+    take(lane)
+    assert lane.ready() == 0
+
+
+def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    ledger.is_held = True
+    assert lane.ready() == 0
+    assert lane.waiting == 2
+    ledger.is_held = False
+    assert lane.ready() == 2
+
+
 def test_a_batch_is_of_one_fetch_and_no_larger_than_asked(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(records(0, 1, 2))
     ledger.fetched(records(3))
@@ -263,6 +289,26 @@ def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
     assert ledger.safe == 0
     assert batch[0].ack()
     assert ledger.safe == 2
+
+
+def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    batch = take_batch(lane, 5)
+    for message in batch:
+        message.incref()
+    assert not batch.ack()
+    assert ledger.safe == 0
+    assert batch.ack()
+    assert ledger.safe == 2
+
+
+def test_nobody_holds_what_is_acked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    first, second = take(lane), take_batch(lane, 1)
+    assert (first.refcount, second[0].refcount) == (1, 1)
+    first.ack()
+    second.ack()
+    assert (first.refcount, second[0].refcount) == (0, 0)
 
 
 def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane) -> None:
@@ -398,7 +444,9 @@ def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messag
 def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(records(0, 1, 2))
     message = take(lane)
+    assert not ledger.is_draining
     ledger.drain()
+    assert ledger.is_draining
     assert lane.take() is None
     assert not lane.ready()
     assert ledger.safe == 0
@@ -407,12 +455,33 @@ def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
     assert lane.load.held == 0
 
 
+def test_a_drain_drops_all_fetches_that_wait(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0))
+    ledger.fetched(records(1))
+    ledger.fetched(records(2))
+    take(lane).ack()
+    ledger.drain()
+    assert lane.waiting == lane.ready() == 0
+    assert ledger.safe == 1
+
+
 def test_a_drain_goes_back_to_the_first_that_any_channel_has_not_had(ledger: Ledger) -> None:
     fast, slow = open_lane(ledger), open_lane(ledger)
     ledger.fetched(records(0, 1, 2))
     for message in take_all(fast):
         message.ack()
     take(slow).ack()
+    ledger.drain()
+    assert ledger.safe == 1
+
+
+def test_a_drain_goes_back_to_the_slowest_of_several_that_have_not_had_all(
+    ledger: Ledger,
+) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(records(0, 1, 2, 3))
+    for lane, had in zip(lanes, (2, 1, 3), strict=True):
+        take_batch(lane, had).ack()
     ledger.drain()
     assert ledger.safe == 1
 
@@ -497,9 +566,19 @@ def test_all_who_wait_are_told_once(ledger: Ledger, lane: Lane) -> None:
     ledger.when_empty(lambda: ends.append("one"))
     ledger.when_empty(lambda: ends.append("other"))
     first.ack()
+    assert not ends
     second.ack()
     ledger.shut()
     assert ends == ["one", "other"]
+
+
+def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1))
+    batch = take_batch(lane, 2)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    batch.ack()
+    assert ends == ["empty"]
 
 
 # Where the work stands
@@ -579,6 +658,14 @@ def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: L
     assert (ledger.acked, ledger.newly_acked()) == (4, 1)
     ledger.close_lane(lanes[2])
     assert (ledger.acked, ledger.newly_acked()) == (4, 0)
+
+
+def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(records(0, 1, 2))
+    batch = take_batch(lane, 2)
+    assert lane.acked == 0
+    batch.ack()
+    assert lane.acked == 2
 
 
 def test_what_the_end_of_an_epoch_gives_up_was_not_acked(ledger: Ledger, lane: Lane) -> None:

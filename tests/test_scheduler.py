@@ -19,6 +19,11 @@ def test_each_has_its_turn_in_the_order_in_which_they_came() -> None:
     assert turns(scheduler, 7) == "bacbacb"
 
 
+def test_a_turn_is_of_64_messages_or_as_it_is_asked_for() -> None:
+    assert RoundRobin().quantum == 64
+    assert RoundRobin(1).quantum == 1
+
+
 def test_one_that_takes_part_already_keeps_its_place() -> None:
     scheduler: RoundRobin[str] = RoundRobin()
     scheduler.add("a")

@@ -95,6 +95,7 @@ def rules_of(source: str) -> str | None:
     """What the code says, without what is no rule; None: it is no Python."""
     try:
         tree = ast.parse(source)
+        compile(tree, "", "exec")
     except SyntaxError:
         return None
     return ast.dump(_Rules().visit(tree))

@@ -54,18 +54,24 @@ def try_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[tuple[M
     """Run `tests` (paths) on each mutant of one file. Raises if they fail without any change."""
     inside = [mutant for mutant in mutants if mutant.function is not None]
     outside = [mutant for mutant in mutants if mutant.function is None]
+    if inside:
+        yield from _try_functions(inside, tests)
+    for mutant in outside:
+        yield mutant, _outcome(_start(_session, tests, _Fresh(mutant)))
+
+
+def _try_functions(
+    mutants: Sequence[Mutant], tests: Sequence[str]
+) -> Iterator[tuple[Mutant, Outcome]]:
     told, tell = _fork.Pipe(duplex=False)
-    session = _fork.Process(target=_session, args=(tests, _Trials(inside, tell)))
-    session.start()
+    session = _start(_session, tests, _Trials(mutants, tell))
     tell.close()
     with contextlib.suppress(EOFError):
-        for mutant in inside:
+        for mutant in mutants:
             yield mutant, told.recv()
     session.join()
     if session.exitcode != 0:
-        raise RuntimeError(f"the tests fail without any change: {' '.join(tests)}")
-    for mutant in outside:
-        yield mutant, _outcome(_start(_session, tests, _Fresh(mutant)))
+        raise RuntimeError(f"cut off, or failed without any change: {' '.join(tests)}")
 
 
 def _start(target: Callable[..., None], *args: object) -> Any:

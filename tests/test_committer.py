@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -40,6 +41,8 @@ class ScriptedClient:
     script: list[Exception | None] = attrs.field(factory=list)
     seconds: float = 0.0
     tried: list[Mapping[TP, int]] = attrs.field(factory=list)
+    tried_at: list[float] = attrs.field(factory=list)
+    timeouts: list[float] = attrs.field(factory=list)
     made: list[Mapping[TP, int]] = attrs.field(factory=list)
     at_once: int = 0
 
@@ -47,6 +50,8 @@ class ScriptedClient:
         self.at_once += 1
         assert self.at_once == 1
         self.tried.append(dict(offsets))
+        self.tried_at.append(trio.current_time())
+        self.timeouts.append(timeout)
         await trio.sleep(self.seconds)
         self.at_once -= 1
         if self.script and (error := self.script.pop(0)) is not None:
@@ -258,6 +263,43 @@ async def test_a_rebalance_in_between_is_waited_out() -> None:
         assert await rig.committer.commit()
         assert rig.client.tried == [{A: 1}] * 3
         assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_between_two_tries_it_waits_for_longer_and_longer() -> None:
+    client = ScriptedClient([RebalanceInProgress()] * 7)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert await rig.committer.commit()
+        waits = [later - sooner for sooner, later in itertools.pairwise(client.tried_at)]
+        assert waits == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5])
+
+
+@jumping
+async def test_between_two_tries_the_commit_is_known_to_be_refused() -> None:
+    client = ScriptedClient([RebalanceInProgress()], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        assert not rig.committer.is_refused
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert not rig.committer.is_refused
+        await trio.sleep(0.51)
+        assert rig.committer.is_refused
+        await trio.sleep(0.5)
+        assert not rig.committer.is_refused  # the next is under way
+
+
+@jumping
+async def test_a_client_that_keeps_no_timeout_is_left_two_seconds_later() -> None:
+    client = ScriptedClient(seconds=1000)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+        assert client.timeouts == [7.0]
+        assert trio.current_time() == 9.0
+        assert rig.committer.unknown == {A}
 
 
 @jumping

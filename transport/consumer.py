@@ -414,11 +414,15 @@ class Consumer(Service):
         if self._phase is not _Phase.OPEN:
             await trio.lowlevel.checkpoint()
             return False
-        timeout = self.app.settings.client.commit_timeout
-        # At a bad moment, or where the client hangs, without the markers at the end.
-        with contextlib.suppress(RebalanceInProgress, AppClosed), trio.move_on_after(timeout):
-            await self.fetcher.catch_up()
+        await self._catch_up()
         return await self.committer.commit(topics, goes_on=start_new_transaction)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _catch_up(self) -> None:
+        """At a bad moment, or where the client hangs, a commit goes without the last markers."""
+        bound = trio.move_on_after(self.app.settings.client.commit_timeout)
+        with contextlib.suppress(RebalanceInProgress, AppClosed), bound:
+            await self.fetcher.catch_up()
 
     async def force_commit(
         self,

@@ -44,8 +44,8 @@ ELSEWHERE = {
     ),
     # In memory there is no connection.
     "Producer.ssl_context": (
-        "tests/kafka/test_producer_errors.py",
-        "test_an_ssl_context_decides_whom_to_trust",
+        "tests/kafka/test_security.py",
+        "test_a_broker_that_is_not_trusted",
     ),
     "Service.diag": ("tests/test_shutdown.py", "test_the_tree_can_be_looked_at_while_it_runs"),
 }

@@ -7,6 +7,7 @@ import pytest
 from tests.records import records
 from transport.ledger import Lane, Ledger, Load, Tally
 from transport.message import Batch, Message
+from transport.source import in_hand
 from transport.types import TP
 
 ORDERS = TP("orders", 0)
@@ -338,6 +339,19 @@ def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, la
     ledger.shut()
     assert not batch.ack()
     assert ledger.tally == Tally(doubled=0, stale=2)
+
+
+async def test_what_is_in_hand_is_named_as_the_source_only_where_that_is_asked_for() -> None:
+    ledger = new_ledger()
+    plain, naming = ledger.open_lane(Load(9)), ledger.open_lane(Load(9, names_source=True))
+    ledger.fetched(records(0, 1))
+    async with take(plain), take_batch(plain, 1):
+        assert in_hand.get() is None
+    async with take(naming) as message:
+        assert in_hand.get() is message
+    async with take_batch(naming, 1) as batch:
+        assert in_hand.get() is batch
+    assert ledger.is_idle
 
 
 # Several channels

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tests.nurseries.clock import jumping
 from tests.records import records
@@ -109,7 +110,8 @@ async def at_work(client: ScriptedClient) -> AsyncIterator[Rig]:
 @jumping
 async def test_with_nothing_due_nothing_is_sent() -> None:
     async with at_work(ScriptedClient()) as rig:
-        assert not await rig.committer.commit()
+        with trio.testing.assert_checkpoints():
+            assert not await rig.committer.commit()
         assert rig.client.tried == []
 
 
@@ -153,6 +155,19 @@ async def test_a_caller_joins_the_running_round_if_that_has_all_that_it_wants() 
         assert await rig.committer.commit()
         assert trio.current_time() == 1
         assert rig.client.made == [{A: 1}]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@jumping
+async def test_a_caller_of_another_partition_gets_the_next_round(offset: int) -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.assignment[B].committed = None  # as where nothing was ever committed
+        rig.ack(B, offset)
+        assert await rig.committer.commit([B])
+        assert rig.client.made == [{A: 1}, {B: offset}]
 
 
 @jumping

@@ -88,6 +88,7 @@ def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> N
     first, second, third = take_all(lane)
     assert first.ack()
     assert not first.ack()
+    assert first.refcount == 0
     assert ledger.due == 1
     assert second.ack()
     assert third.ack()
@@ -202,6 +203,15 @@ def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, l
 # Taking
 
 
+def test_a_message_names_its_epoch_and_its_generation() -> None:
+    ledger = Ledger(ORDERS, 5, 3, Tally())
+    lane = open_lane(ledger)
+    ledger.fetched(records(0))
+    message = take(lane)
+    assert (message.epoch, message.generation_id) == (5, 3)
+    assert (message.topic, message.partition) == ORDERS
+
+
 def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(records(0, 1))
     ledger.fetched(records(4))
@@ -249,6 +259,20 @@ def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: La
     assert (lane.load.held, lane.load.begun) == (2, 0)
     take_batch(lane, 5).ack()
     assert (lane.load.held, lane.load.begun) == (0, 0)
+
+
+def test_who_waits_for_the_load_to_fall_is_told_at_each_ack(ledger: Ledger) -> None:
+    held: list[int] = []
+    load = Load(9, on_fall=lambda: held.append(load.held))
+    lane = ledger.open_lane(load)
+    ledger.fetched(records(0, 1, 2, 3, 4))
+    take(lane).ack()
+    assert held == []  # nobody waits
+    load.alarm = True
+    take(lane).ack()
+    take_batch(lane, 2).ack()
+    ledger.shut()
+    assert held == [3, 1, 0]
 
 
 # Acking

@@ -789,6 +789,9 @@ async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
     settings = {"delivery_timeout": 6.0, "request_timeout": 1.0}
     async with producing(kafka_broker.bootstrap, **settings) as (client, sent):
         await client.create_topic("t", 1, 1, {}, 10.0)
+        first = [message("t")]
+        await client.send(first)
+        assert isinstance((await sent.of(first))[0], RecordMetadata)
         for _ in range(2):
             kafka_broker.freeze()
             late = [message("t")]

@@ -37,6 +37,7 @@ from kafka.future import Future
 from kafka.net.connection import KafkaConnection
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
+from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
@@ -356,7 +357,31 @@ def test_what_a_send_waits_for() -> None:
     assert "if self._metadata.partitions_for_topic(topic) is None" in text
 
 
-def test_a_producer_id_that_was_given_up_is_asked_for_in_the_first_state_alone() -> None:
+# `_send_producer_data`, `expired_batches`, `_get_expired_inflight_batches`, `_retry`,
+# `_current_state`.
+
+
+def test_when_a_producer_id_is_given_up() -> None:
+    text = inspect.getsource(Sender._send_producer_data)
+    for name in (
+        "self._accumulator.expired_batches(now=now)",
+        "self._get_expired_inflight_batches(now=now)",
+        "batch.in_retry() for batch in expired_batches",
+        "self._transaction_manager.reset_producer_id()",
+    ):
+        assert name in text
+    assert "self._send_producer_data()" in inspect.getsource(Sender.run_once)
+    assert "return self._retry" in inspect.getsource(ProducerBatch.in_retry)
+
+
+def test_a_producer_id_is_asked_for_in_the_first_state_alone() -> None:
     text = inspect.getsource(TransactionManager.init_producer_id)
     assert "if self._current_state != TransactionState.UNINITIALIZED:" in text
-    assert "reset_producer_id" in inspect.getsource(Sender._send_producer_data)
+
+
+# `_sender._client.await_ready`.
+
+
+def test_a_request_is_made_again_where_the_node_is_not_ready() -> None:
+    text = inspect.getsource(Sender._maybe_send_pending_request)
+    assert "elif not self._client.await_ready(target_node" in text

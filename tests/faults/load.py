@@ -119,6 +119,7 @@ class Program:
                 [sys.executable, "-m", module, "--log", str(path), *words],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 stderr=errors,
                 start_new_session=True,
             )

@@ -22,8 +22,7 @@ import time
 import trio
 
 from tests.kafka.member import Diary, setting, tell_what_is_alive
-from transport import App, DeliveryFailed, TransportError
-from transport.producer import Delivery
+from transport import App, Delivery, DeliveryFailed, TransportError
 
 # So many may be without an outcome: a long cut does not end in a flood.
 IN_FLIGHT = 2000

@@ -92,6 +92,12 @@ class ProgramDiary(Diary):
         self.sent = 0
         self.acknowledged: list[Acked] = []
         self.failed: dict[int, str] = {}
+        self.places: set[Place] = set()  # that it was done with
+
+    def acknowledged_after(self, since: float) -> set[Place]:
+        """Where the messages are that were acknowledged after that."""
+        later = itertools.takewhile(lambda each: each.at > since, reversed(self.acknowledged))
+        return {each.place for each in later}
 
     def _enter(self, words: list[str]) -> None:
         match words:
@@ -102,6 +108,9 @@ class ProgramDiary(Diary):
                 self.acknowledged.append(Acked(int(number), place, float(at)))
             case ["failed", number, error, _]:
                 self.failed[int(number)] = error
+            case ["done", partition, offset, *_]:
+                self.places.add((int(partition), int(offset)))
+                super()._enter(words)
             case _:
                 super()._enter(words)
 
@@ -307,11 +316,9 @@ class Load:
         since = time.monotonic()
 
         def all_move() -> bool:
-            acked = {
-                each.place for each in self.feeder.diary.read().acknowledged if each.at > since
-            }
+            acked = self.feeder.diary.read().acknowledged_after(since)
             return all(
-                {place[0] for place in acked & self._done(group)} == set(range(self.partitions))
+                {place[0] for place in self._done(group, acked)} == set(range(self.partitions))
                 for group in (self.members, self.copiers)
             )
 
@@ -363,15 +370,18 @@ class Load:
     def _undone(self, places: Iterable[Place]) -> bool:
         """Whether one of these is not yet handled, or not copied."""
         wanted = set(places)
-        return any(wanted - self._done(group) for group in (self.members, self.copiers))
+        return any(
+            len(self._done(group, wanted)) < len(wanted) for group in (self.members, self.copiers)
+        )
 
-    def _diaries(self, group: Collection[Program]) -> list[Diary]:
+    def _diaries(self, group: Collection[Program]) -> list[ProgramDiary]:
         """Of a group's programs, and of those that have ended, which are of either."""
         ended = [each for each in self.ended if (group is self.members) == _is_member(each)]
         return [program.diary.read() for program in (*group, *ended)]
 
-    def _done(self, group: Collection[Program]) -> set[Place]:
-        return {done.place for diary in self._diaries(group) for done in diary.done}
+    def _done(self, group: Collection[Program], wanted: set[Place]) -> set[Place]:
+        """Which of these places a group was done with."""
+        return {place for diary in self._diaries(group) for place in wanted & diary.places}
 
     def _state(self) -> str:
         feeder = self.feeder.diary.read()

@@ -41,7 +41,8 @@ def soak(minutes: float, seed: int, folder: Path) -> None:
         load = Load(brokers, folder, enter, session=SHORT_SESSION, may_be_fenced=True)
         with load.running():
             say("all is running")
-            while time.monotonic() - began < 60 * minutes:
+            end = time.monotonic() + 60 * minutes
+            while time.monotonic() < end:
                 fault = chance.choice(FAULTS)
                 say(fault.__name__.replace("_", " "))
                 fault(brokers, load)

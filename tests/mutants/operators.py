@@ -34,7 +34,6 @@ _SIGNS = {
 }
 _OTHERS = (
     "AddNot",
-    "ExceptionReplacer",
     "NumberReplacer",
     "RemoveDecorator",
     "ReplaceAndWithOr",
@@ -138,7 +137,36 @@ class SwapIn(Operator):  # type: ignore[misc]
         )
 
 
-OWN: tuple[type[Operator], ...] = (DropStatement, DropCondition, NegateFilter, SwapIn)
+class CatchLess(Operator):  # type: ignore[misc]
+    """Let an error pass that is caught."""
+
+    @staticmethod
+    def _caught(node: Any) -> list[str]:
+        names = node.children[1].get_code().strip()
+        if names.startswith("("):
+            return [name.strip() for name in names.strip("()").split(",")]
+        return [names]
+
+    def mutation_positions(self, node: Any) -> Iterator[Place]:
+        if node.type == "except_clause":
+            for _ in self._caught(node):
+                yield node.children[1].start_pos, node.children[1].end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        left = self._caught(node)
+        del left[index]
+        node.children[1] = parso.parse(f" ({', '.join(left)}{',' if len(left) == 1 else ''})")
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        return (
+            Example("try: f()\nexcept A: g()", "try: f()\nexcept (): g()"),
+            Example("try: f()\nexcept (*A, b.C): g()", "try: f()\nexcept (*A,): g()", occurrence=1),
+        )
+
+
+OWN: tuple[type[Operator], ...] = (DropStatement, DropCondition, NegateFilter, SwapIn, CatchLess)
 
 
 def operators() -> list[Operator]:

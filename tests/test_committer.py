@@ -526,9 +526,25 @@ async def test_what_a_second_try_will_not_mend_is_raised(error: type[Exception])
 
 
 @jumping
+async def test_without_transactions_nothing_can_be_undone() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        with trio.testing.assert_checkpoints():
+            assert await rig.committer.go_back() is False
+
+
+@jumping
+async def test_while_a_rebalance_is_served_a_refused_commit_is_tried_again() -> None:
+    async with at_work(ScriptedClient([RebalanceInProgress()])) as rig:
+        rig.can_join = False
+        rig.ack(A)
+        assert await rig.committer.commit()
+
+
+@jumping
 async def test_there_may_be_no_commit_to_wait_for() -> None:
     async with at_work(ScriptedClient()) as rig:
-        assert not await rig.committer.wait_for_running()
+        with trio.testing.assert_checkpoints():
+            assert not await rig.committer.wait_for_running()
 
 
 # An offset that stands still while acks go on

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
+import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from nurseries.service import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
@@ -19,15 +20,20 @@ from transport import (
     ClientClosed,
     CommitUnknown,
     Fenced,
+    FutureMessage,
     GroupMetadata,
     MessageTooLarge,
     NotInTransaction,
+    PendingMessage,
+    RebalanceInProgress,
+    RecordMetadata,
     TransactionAborted,
     TransactionFailed,
     TransportError,
 )
 from transport.drivers.memory import MemoryBroker
 from transport.source import in_hand
+from transport.transactions import Scope
 
 IN = [TP("in", number) for number in range(2)]
 OUT = TP("out", 0)
@@ -816,3 +822,213 @@ async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(m
                 await out.send(value=message.value)
         await app.consumer.commit()
     assert results(broker) == [b"0-0", b"0-1"]
+
+
+# What belongs to a transaction, and when it is delivered
+
+
+def refuse_the_next_commit(app: App, transactional_id: str) -> None:
+    client = app.producer.writer(transactional_id).client
+    make = client.send_offsets
+
+    async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        client.send_offsets = make
+        raise TransactionAborted("refused")
+
+    client.send_offsets = refuse
+
+
+def test_a_scope_delivers_once_it_has_begun_and_while_it_is_at_no_barrier() -> None:
+    scope = Scope("id")
+    assert not scope.delivers
+    scope.is_ready = True
+    assert scope.delivers
+    scope.is_held = True
+    assert not scope.delivers
+
+
+@MODES
+@jumping
+async def test_what_is_in_no_transaction_that_has_begun_is_not_delivered(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        transactions = app.consumer.transactions
+        (scope,) = transactions.scopes
+        assert transactions.delivers(IN[0])
+        assert transactions.delivers(IN[1]) == (mode == "member")  # which reads whatever comes
+        scope.is_ready = False
+        assert not transactions.delivers(IN[0])
+        scope.is_ready = True
+        message.ack()
+
+
+@jumping
+async def test_to_let_nothing_go_is_a_checkpoint() -> None:
+    async with exactly_once(pipeline()) as app:
+        with assert_checkpoints():
+            await app.consumer.transactions.on_partitions_revoked([])
+
+
+@MODES
+@jumping
+async def test_who_names_a_transaction_needs_no_source(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        await app.producer.begin_transaction("mine")
+        send = app.consumer.transactions.send_and_wait
+        await send("out", None, b"v", transactional_id="mine")
+        assert results(broker) == []
+        await app.producer.commit_transaction("mine")
+        assert results(broker) == [b"v"]
+
+
+@MODES
+@jumping
+async def test_what_is_sent_soon_outside_of_transactions_is_seen_at_once(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        fut = FutureMessage(PendingMessage(topic="out", value=b"v"))
+        app.consumer.transactions.send_soon(fut, source=None)
+        await fut
+        assert results(broker) == [b"v"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@MODES
+@jumping
+async def test_a_flush_waits_for_what_is_sent_inside_and_outside(mode: str, inside: bool) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        transactions = app.consumer.transactions
+        (message,) = await take(app.topic("in").noack(), 1)
+        (scope,) = transactions.scopes
+        writer = app.producer.writer(scope.transactional_id) if inside else app.producer
+        send = writer.client.send
+
+        async def send_late(batch: Any) -> None:
+            await trio.sleep(5.0)
+            await send(batch)
+
+        writer.client.send = send_late
+        source = message if inside else None
+        delivery = await transactions.send("out", None, b"v", source=source)
+        await transactions.flush()
+        assert isinstance(delivery.outcome, RecordMetadata)
+        message.ack()
+
+
+@jumping
+async def test_what_is_not_ours_cannot_be_committed() -> None:
+    async with exactly_once(pipeline(records=1), "partition") as app:
+        await take(app.topic("in").noack(), 1)
+        with pytest.raises(TransactionAborted, match="not assigned"):
+            await app.consumer.transactions.commit({IN[1]: 1})
+
+
+@MODES
+@jumping
+async def test_after_a_commit_the_next_transaction_begins_unless_told_otherwise(mode: str) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        transactions = app.consumer.transactions
+        assert await transactions.commit({IN[0]: 1})
+        assert transactions.delivers(IN[0])
+        message.ack()
+
+
+@MODES
+@jumping
+async def test_a_commit_in_between_makes_aborts_count_anew(mode: str) -> None:
+    broker = pipeline(records=3)
+    with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
+        async with exactly_once(broker, mode, transaction_attempts=3) as app:
+            messages = app.topic("in").noack()
+            for outcome in ("aborted", "aborted", "made", "aborted", "aborted", "the last"):
+                async with await anext(messages) as message:
+                    await app.topic("out").send(value=message.value)
+                if outcome == "made":
+                    assert await app.consumer.commit()
+                    continue
+                (scope,) = app.consumer.transactions.scopes
+                refuse_the_next_commit(app, scope.transactional_id)
+                error = TransactionFailed if outcome == "the last" else TransactionAborted
+                with pytest.raises(error):
+                    await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+    assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
+async def test_what_was_made_of_an_epoch_that_has_ended_is_undone(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        await out.send(value=b"undone", source=message)
+        app.consumer.ownership.begin_epoch(IN[0], 0)  # as where the end of the log is gone
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_who_loses_what_it_has_sent_for_is_fenced_until_that_is_committed(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        transactions = app.consumer.transactions
+        (message,) = await take(app.topic("in").noack(), 1)
+        await app.topic("out").send(value=b"v", source=message)
+        with pytest.raises(Fenced):
+            transactions.on_partitions_lost(IN)
+        transactions.on_partitions_lost(IN[1:])
+        message.ack()
+        assert await app.consumer.commit()
+        transactions.on_partitions_lost(IN)
+
+
+@MODES
+@jumping
+async def test_after_an_abort_nothing_is_delivered_before_the_next_transaction(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        async with await anext(messages) as message:
+            await app.topic("out").send(value=message.value)
+        (scope,) = app.consumer.transactions.scopes
+        refuse_the_next_commit(app, scope.transactional_id)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit(start_new_transaction=False)
+        assert not app.consumer.transactions.delivers(IN[0])
+        assert await nothing_comes(messages)
+        await app.consumer.commit()
+        assert [message.offset for message in await take(messages, 2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("generation", "member", "error"),
+    [
+        (-1, "member", RebalanceInProgress),
+        (1, "", RebalanceInProgress),
+        (0, "member", Fenced),  # by the broker, which knows no such member
+    ],
+)
+@jumping
+async def test_who_is_no_member_commits_nothing(
+    generation: int, member: str, error: type[Exception]
+) -> None:
+    """The broker would take it for one that needs no fence."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        client = app.consumer.client
+        true = client.group_metadata
+        client.group_metadata = lambda: attrs.evolve(
+            true(), generation_id=generation, member_id=member
+        )
+        with pytest.raises(error):
+            await app.consumer.transactions.commit({IN[0]: 1})
+        client.group_metadata = true
+        message.ack()

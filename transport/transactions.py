@@ -222,8 +222,7 @@ class TransactionManager:
         if source is None:
             self.producer.send_soon(fut)
         else:
-            writer, check = self._claim(_origin(source))
-            check()
+            writer, _ = self._claim(_origin(source))
             writer.send_soon(fut)
 
     async def send_and_wait(

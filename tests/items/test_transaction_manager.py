@@ -68,6 +68,7 @@ async def reading(place: Place) -> AsyncIterator[Callable[[int], Any]]:
 async def test_app(place: Place) -> None:
     async with by_partition(place) as app:
         assert app.consumer.transactions.app is app
+        assert app.consumer.transactions.transport is app.transport
 
 
 async def test_transactional_id_format(place: Place) -> None:

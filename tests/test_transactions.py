@@ -1016,7 +1016,7 @@ async def test_after_an_abort_nothing_is_delivered_before_the_next_transaction(m
     ],
 )
 @jumping
-async def test_who_is_no_member_commits_nothing(
+async def test_offsets_of_who_is_no_member_are_refused(
     generation: int, member: str, error: type[Exception]
 ) -> None:
     """The broker would take it for one that needs no fence."""

@@ -146,6 +146,7 @@ class KafkaProducerClient:
             return (await partition_counts(self._client, [topic], timeout))[topic]
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
+        self._calls.check_open()
         assert self._absent is not None
         deadline = trio.current_time() + self._settings.delivery_timeout
         if waited_for := frozenset(self._absent.topics):

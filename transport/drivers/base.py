@@ -146,8 +146,7 @@ class ConsumerClient(Protocol):
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
         """Commit, as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
-        CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds. And
-        PartitionGone, where the others may have been committed.
+        CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds.
         """
 
     async def committed(

@@ -29,7 +29,6 @@ from transport.errors import (
     CommitRefused,
     NotAssigned,
     OffsetOutOfRange,
-    PartitionGone,
     RebalanceInProgress,
     UnknownTopic,
 )
@@ -157,7 +156,7 @@ class MemoryConsumer:
             try:
                 connection.broker.log(tp)
             except UnknownTopic as error:
-                raise PartitionGone([tp]) from error
+                raise CommitRefused(f"there is no partition {tp}") from error
             if offset < 0:
                 raise CommitRefused(f"{offset} is no offset, for {tp}")
         try:

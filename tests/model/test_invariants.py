@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.model.events import EVENTS
+from tests.model.events import EVENTS, Ack, AddPartitions, Start, Take, Write
 from tests.model.stage import Event, Settings, Stage
 from transport.testing import run
 
@@ -32,3 +32,16 @@ def play(settings: Settings, events: Sequence[Event], seed: int) -> None:
 @given(SETTINGS, st.lists(EVENTS, max_size=50), st.integers(0, 1000))
 def test_invariants(settings: Settings, events: Sequence[Event], seed: int) -> None:
     play(settings, events, seed)
+
+
+def test_the_end_in_a_rebalance_fetches_nothing_once_more() -> None:
+    """I8, as it was found: what is let go makes room, and that is no reason to resume it."""
+    events: list[Event] = [
+        Start(then=1.0),
+        Write(partition=0, count=9, then=0.5),
+        Take(0, count=1),
+        Ack(0, then=1.0),
+        Write(partition=1, then=3.0),
+        AddPartitions(),
+    ]
+    play(Settings(assignment="eager", buffer_size=1, commit_interval=0.3), events, seed=62)

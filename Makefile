@@ -11,8 +11,11 @@ ARGS ?=
 # auto: `make test` leaves the Kafka lane out, loudly, where it cannot run. required: it fails.
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
+# For `make soak`: how long, and what decides the order of the faults (none: another one each time).
+MINUTES ?= 10
+SEED ?=
 
-.PHONY: help demo test test-fast test-kafka properties mutants check docs format bench clean
+.PHONY: help demo test test-fast test-kafka properties mutants faults soak check docs format bench clean
 # What has many cases: `make test` runs some of them, always the same, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/test_exactly_once_at_random.py \
   tests/test_ledger_model.py tests/test_cancel_everywhere.py
@@ -59,6 +62,14 @@ properties: $(READY) ## The invariants in very many histories, by new seeds each
 
 mutants: $(READY) ## How many changes of the rules the tests notice; FILE=ledger.py for one file
 	@$(BIN)/python -m tests.mutants $(FILE)
+
+faults: $(READY) ## Three real brokers and the network before them, broken in all ways under load
+	@$(TOOLCHAIN) --faults
+	@$(BIN)/pytest -m faults $(ARGS)
+
+soak: $(READY) ## The same faults at random: MINUTES=10 SEED=7
+	@$(TOOLCHAIN) --faults
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## ruff, mypy --strict on both packages, and the docs without a warning
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from transport.errors import (
     CommitRefused,
     CommitUnknown,
     Fenced,
+    PartitionGone,
     RebalanceInProgress,
     TransportError,
 )
@@ -343,6 +344,40 @@ async def test_who_has_nothing_to_commit_waits_for_no_other() -> None:
         await trio.sleep(1)
         assert not await rig.committer.commit([B])
         assert trio.current_time() == 1
+
+
+# Partitions that are gone
+
+
+@jumping
+async def test_a_partition_that_is_gone_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    client = ScriptedClient([PartitionGone([A])])
+    async with at_work(client) as rig:
+        rig.ack(A, 2)
+        rig.ack(B, 3)
+        assert await rig.committer.commit()
+        assert client.made == [{B: 3}]
+        assert rig.settled() == {A: 0, B: 3}
+        assert "no partition a-0 any more" in caplog.text
+        # It is asked for no more.
+        assert not await rig.committer.commit()
+        assert rig.committer.unknown == set()
+        assert len(client.tried) == 2
+
+
+@jumping
+async def test_what_is_new_of_a_partition_that_was_gone_is_committed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = ScriptedClient([PartitionGone([A]), PartitionGone([A])])
+    async with at_work(client) as rig:
+        for _ in range(2):
+            rig.ack(A)
+            assert not await rig.committer.commit()
+        assert caplog.text.count("any more") == 1
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert client.made == [{A: 3}]
 
 
 # The end of the committer

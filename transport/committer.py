@@ -14,7 +14,13 @@ import trio
 from transport.assignment import Assignment
 from transport.backoff import Backoff
 from transport.drivers.base import ConsumerClient
-from transport.errors import CommitFailed, CommitUnknown, RebalanceInProgress, TransportError
+from transport.errors import (
+    CommitFailed,
+    CommitUnknown,
+    PartitionGone,
+    RebalanceInProgress,
+    TransportError,
+)
 from transport.ledger import Ledger
 from transport.rounds import Around, Round, Rounds
 from transport.types import TP
@@ -58,6 +64,8 @@ class Committer:
         self._rounds = Rounds(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # what the running round commits
         self._unknown: set[Ledger] = set()
+        # Of partitions that the broker does not have: what it could not commit for them.
+        self._homeless: dict[Ledger, int] = {}
         self.is_refused = False
 
     @property
@@ -109,7 +117,7 @@ class Committer:
 
     @trio.lowlevel.enable_ki_protection
     def _join(self, topics: Collection[str | TP] | None) -> Round | None:
-        due = self._assignment.due(topics)
+        due = self._due(topics)
         if not due:
             return None
         running = self._rounds.running
@@ -139,7 +147,7 @@ class Committer:
         partitions are lost by then, and nothing of theirs is due.
         """
         backoff = Backoff(_LONGEST_WAIT, self._patience)
-        while due := self._assignment.due(round_.topics):
+        while due := self._due(round_.topics):
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             self.is_refused = False
@@ -152,12 +160,40 @@ class Committer:
                     logger.warning("a commit was given up, what it held may come again: %s", exc)
                     return
                 await backoff.wait()
+            except PartitionGone as exc:
+                self._go_on_without(exc.partitions, due)
             else:
                 self._unknown.difference_update(due)
                 for ledger, offset in due.items():
                     ledger.committed = offset
                 round_.moved = True
                 return
+
+    def _due(self, topics: Collection[str | TP] | None) -> dict[Ledger, int]:
+        """What there is to commit, of partitions that the broker has as far as we know."""
+        return {
+            ledger: offset
+            for ledger, offset in self._assignment.due(topics).items()
+            if self._homeless.get(ledger) != offset
+        }
+
+    def _go_on_without(self, gone: Collection[TP], due: Mapping[Ledger, int]) -> None:
+        """A topic was deleted: what was to be committed for it is asked for no more.
+
+        Its partitions go in a rebalance, once the group has heard of it. If it is there again
+        before, what is new there is committed.
+        """
+        known = {ledger.tp for ledger in self._homeless}
+        self._homeless = {
+            **{ledger: at for ledger, at in self._homeless.items() if not ledger.is_shut},
+            **{ledger: offset for ledger, offset in due.items() if ledger.tp in gone},
+        }
+        if new := sorted(set(gone) - known):
+            logger.warning(
+                "the broker has no partition %s any more: nothing is committed for it, and the"
+                " others go on",
+                ", ".join(map(str, new)),
+            )
 
     async def _commit(self, offsets: Mapping[TP, int]) -> None:
         """Have an answer in time, also of a client that hangs."""

@@ -6,6 +6,10 @@ client's errors into these, so that no code above a driver knows the client.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from transport.types import TP
+
 
 class TransportError(Exception):
     """Base of every error that the transport raises by itself."""
@@ -41,6 +45,17 @@ class CommitUnknown(TransportError):
 
 class CommitRefused(TransportError):
     """The broker answered a commit with an error that a second try will not mend."""
+
+
+class PartitionGone(CommitRefused):
+    """The broker has none of these partitions, or no longer; of the others nothing is known.
+
+    From a driver to the committer, which goes on without them.
+    """
+
+    def __init__(self, partitions: Iterable[TP]) -> None:
+        self.partitions = frozenset(partitions)
+        super().__init__(f"no such partition: {', '.join(map(str, sorted(self.partitions)))}")
 
 
 class Fenced(TransportError):

@@ -25,6 +25,7 @@ from transport.errors import (
     MessageTooLarge,
     TransactionAborted,
     TransportError,
+    UnknownTopic,
 )
 from transport.partitioner import Partitioner, java_partitioner
 from transport.pending import FutureMessage, outgoing_of
@@ -464,6 +465,12 @@ class Producer(Service):
         ended = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
             probe.delivered(self, ended)
+        for delivery in ended:
+            why = delivery.outcome
+            if isinstance(why, Exception) and isinstance(why.__cause__, UnknownTopic):
+                self._partitions.pop(
+                    delivery.outgoing.topic, None
+                )  # it was there before: ask again
 
     def _fail(self, why: TransportError) -> None:
         self._report([(outgoing, why) for outgoing in self._in_flight])

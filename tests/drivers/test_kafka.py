@@ -15,8 +15,10 @@ from functools import partial
 from typing import Any, NoReturn
 
 import attrs
+import kafka.errors
 import pytest
 import trio
+from kafka.net.compat import KafkaNetClient
 
 from tests.kafka import cluster
 from tests.kafka.cluster import Broker, describe_group
@@ -29,11 +31,11 @@ from transport.errors import (
     BrokerUnavailable,
     ClientClosed,
     CommitFailed,
-    CommitRefused,
     CommitUnknown,
     DeliveryTimeout,
     Fenced,
     MessageTooLarge,
+    PartitionGone,
     RebalanceInProgress,
     TransportError,
     UnknownTopic,
@@ -252,9 +254,12 @@ async def test_logins_and_rights(kafka_java: None, monkeypatch: pytest.MonkeyPat
                 assert await producer.partition_count("t", 5.0) == 1
             with rights:
                 await consumer.subscribe(["t"])
-            batch = [message("t")]
-            await producer.send(batch)
-            (outcome,) = await sent.of(batch)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(producer.keep_deadlines)
+                batch = [message("t")]
+                await producer.send(batch)
+                (outcome,) = await sent.of(batch)
+                nursery.cancel_scope.cancel()
             assert isinstance(outcome, RecordMetadata if may else AuthorizationFailed)
             await producer.close(3.0)
             await consumer.close(3.0)
@@ -571,11 +576,13 @@ async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTo
     async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
         nursery.start_soon(release_all, client)
         await located(client, topic)
-        with pytest.raises(CommitRefused):
-            await client.commit({TP("no-such-topic", 0): 1}, 3.0)
+        # At once: a rebalance that takes the partitions of a deleted topic away waits for it.
+        with trio.fail_after(20), pytest.raises(PartitionGone, match="no-such-topic-0"):
+            await client.commit({TP("no-such-topic", 0): 1, TP(topic, 2): 3}, 60.0)
         await client.commit({TP(topic, 0): 0, TP(topic, 1): 5}, 3.0)
         tps = [TP(topic, number) for number in range(4)]
-        assert await client.committed(tps) == {TP(topic, 0): 0, TP(topic, 1): 5}
+        expected = {TP(topic, 0): 0, TP(topic, 1): 5, TP(topic, 2): 3}
+        assert await client.committed(tps) == expected
         nursery.cancel_scope.cancel()
 
 
@@ -773,3 +780,57 @@ async def test_bad_topic_names(kafka_bootstrap: str) -> None:
     async with consuming(kafka_bootstrap, []) as consumer:
         with pytest.raises(UnknownTopic):
             await consumer.subscribe(["no such"])
+
+
+async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
+    kafka_broker: Broker,
+) -> None:
+    """The client gives its producer id up then, and would send nothing any more."""
+    settings = {"delivery_timeout": 6.0, "request_timeout": 1.0}
+    async with producing(kafka_broker.bootstrap, **settings) as (client, sent):
+        await client.create_topic("t", 1, 1, {}, 10.0)
+        first = [message("t")]
+        await client.send(first)
+        assert isinstance((await sent.of(first))[0], RecordMetadata)
+        for _ in range(2):
+            kafka_broker.freeze()
+            late = [message("t")]
+            await client.send(late)
+            (outcome,) = await sent.of(late, within=30.0)
+            kafka_broker.thaw()
+            assert isinstance(outcome, DeliveryTimeout)
+            assert "Expiring" in str(outcome)  # it was the client that gave up
+            batch = [message("t")]
+            await client.send(batch)
+            (outcome,) = await sent.of(batch, within=30.0)
+            assert isinstance(outcome, RecordMetadata), outcome
+
+
+# Transactions.
+
+
+async def test_a_request_of_a_transaction_outlives_its_connection(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client forgets one whose connection fails while it is waited for."""
+    broken: list[bool] = []
+    wait = KafkaNetClient.await_ready
+
+    def await_ready(self: KafkaNetClient, *args: Any, **options: Any) -> bool:
+        if broken:
+            broken.pop()
+            raise kafka.errors.KafkaConnectionError("reset by peer")
+        return bool(wait(self, *args, **options))
+
+    monkeypatch.setattr(KafkaNetClient, "await_ready", await_ready)
+    settings = {"transactional_id": kafka_topic(), "delivery_timeout": 120.0}
+    async with producing(kafka_bootstrap, **settings) as (client, sent):
+        for _ in range(2):
+            await client.begin()
+            broken.append(True)
+            batch = [message(settings["transactional_id"])]
+            await client.send(batch)
+            (outcome,) = await sent.of(batch, within=30.0)
+            assert isinstance(outcome, RecordMetadata), outcome
+            await client.commit(10.0)
+            assert not broken

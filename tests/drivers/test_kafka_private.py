@@ -18,7 +18,13 @@ from typing import Any
 
 import kafka.errors
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import (
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+)
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import (
     AsyncConsumerRebalanceListener,
@@ -31,6 +37,8 @@ from kafka.future import Future
 from kafka.net.connection import KafkaConnection
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecordBatch
@@ -317,3 +325,63 @@ def test_topics_that_are_asked_for(kafka_bootstrap: str) -> None:
         assert cluster.unauthorized_topics == set()
     finally:
         consumer.close()
+
+
+# `_coordinator._handle_offset_commit_response`, `_metadata`.
+
+
+@kafka_lane
+def test_where_the_answer_to_a_commit_is_read(kafka_bootstrap: str) -> None:
+    consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id="private")
+    try:
+        read: list[Any] = []
+        handle = consumer._coordinator._handle_offset_commit_response
+
+        def look(offsets: Any, send_time: float, response: Any) -> None:
+            for topic, partitions in response.topics:
+                read.extend((topic, partition, code) for partition, code in partitions)
+            handle(offsets, send_time, response)
+
+        consumer._coordinator._handle_offset_commit_response = look
+        wanted = {TopicPartition("no-such-topic", 3): OffsetAndMetadata(1, "", -1)}
+        with pytest.raises(kafka.errors.KafkaTimeoutError):
+            consumer.commit(wanted, timeout_ms=1000)
+        code = kafka.errors.UnknownTopicOrPartitionError.errno
+        assert set(read) == {("no-such-topic", 3, code)}
+    finally:
+        consumer.close()
+
+
+def test_what_a_send_waits_for() -> None:
+    text = inspect.getsource(KafkaProducer.send)
+    assert "if self._metadata.partitions_for_topic(topic) is None" in text
+
+
+# `_send_producer_data`, `expired_batches`, `_get_expired_inflight_batches`, `_retry`,
+# `_current_state`.
+
+
+def test_when_a_producer_id_is_given_up() -> None:
+    text = inspect.getsource(Sender._send_producer_data)
+    for name in (
+        "self._accumulator.expired_batches(now=now)",
+        "self._get_expired_inflight_batches(now=now)",
+        "batch.in_retry() for batch in expired_batches",
+        "self._transaction_manager.reset_producer_id()",
+    ):
+        assert name in text
+    assert "self._send_producer_data()" in inspect.getsource(Sender.run_once)
+    assert "return self._retry" in inspect.getsource(ProducerBatch.in_retry)
+
+
+def test_a_producer_id_is_asked_for_in_the_first_state_alone() -> None:
+    text = inspect.getsource(TransactionManager.init_producer_id)
+    assert "if self._current_state != TransactionState.UNINITIALIZED:" in text
+
+
+# `_sender._client.await_ready`.
+
+
+def test_a_request_is_made_again_where_the_node_is_not_ready() -> None:
+    text = inspect.getsource(Sender._maybe_send_pending_request)
+    assert "elif not self._client.await_ready(target_node" in text

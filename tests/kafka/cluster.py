@@ -29,6 +29,7 @@ __all__ = [
     "ToolFailed",
     "ToolchainMissing",
     "describe_group",
+    "describe_groups",
     "end_offsets",
     "tool",
     "tool_command",
@@ -148,10 +149,15 @@ class Broker:
 
         2.5 s, but 12 s after a kill: the controller first waits for the dead one's session to end.
         """
+        self.launch()
+        self.wait_until_started()
+
+    def launch(self) -> None:
+        """The first half of `start`: the process runs, and is not ready yet."""
         if self._process is not None:
             raise RuntimeError("the broker is running")
         with self._log.open("ab") as log:
-            begin = log.tell()
+            self._log_begin = log.tell()
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
@@ -160,8 +166,12 @@ class Broker:
                 start_new_session=True,  # a Ctrl-C is for us, and we end it in order
             )
         self._guard.watch(self._process.pid)
+
+    def wait_until_started(self) -> None:
+        """The second half of `start`."""
+        assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._started(begin):
+        while not self._started(self._log_begin):
             if self._process.poll() is not None:
                 raise BrokerFailed(f"the broker ended as it started:\n{self.log_tail()}")
             if time.monotonic() > deadline:
@@ -305,26 +315,33 @@ def tool(
     return answer.stdout
 
 
-def describe_group(bootstrap: str, group: str) -> dict[tuple[str, int], GroupOffset]:
+Offsets = dict[tuple[str, int], GroupOffset]
+
+
+def describe_group(bootstrap: str, group: str) -> Offsets:
     """What ConsumerGroupCommand says of a group: {(topic, partition): (committed, end, lag)}.
 
     Holds each partition that was committed or is assigned. Raises ToolFailed for a group that does
     not exist. Takes about a second, as each run of a tool does.
     """
+    return describe_groups(bootstrap, group)[group]
+
+
+def describe_groups(bootstrap: str, *groups: str) -> dict[str, Offsets]:
+    """The same of several groups, by one run of the tool."""
     text = tool(
         "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-        *("--describe", "--group", group),
+        *("--describe", *(word for group in groups for word in ("--group", group))),
         bootstrap=bootstrap,
     )
     if text.lstrip().startswith("Error:"):  # with exit code 0 all the same
         raise ToolFailed(text.strip())
-    rows = [line.split() for line in text.splitlines()]
-    offsets = {}
-    for row in rows:
+    offsets: dict[str, Offsets] = {group: {} for group in groups}
+    for row in map(str.split, text.splitlines()):
         # GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID
-        if len(row) >= 6 and row[0] == group and row[2].isdigit():
+        if len(row) >= 6 and row[0] in offsets and row[2].isdigit():
             committed, end, lag = (None if cell == "-" else int(cell) for cell in row[3:6])
-            offsets[row[1], int(row[2])] = GroupOffset(committed, end, lag)
+            offsets[row[0]][row[1], int(row[2])] = GroupOffset(committed, end, lag)
     return offsets
 
 

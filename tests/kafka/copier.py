@@ -7,18 +7,21 @@ that is written, and not acked yet, is a line on stdout::
 
 With `--zombie` it writes one batch, and waits to be stopped and continued. Then it "commits" the
 batch as if nothing had happened, before it looks at what its group has become; or it "hears" of
-that first.
+that first. With `--log FILE` it keeps a diary of what it was done with, as `tests.kafka.member`
+does.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
+import os
 import signal
+import time
 
 import trio
 
+from tests.kafka.member import Diary, setting, tell_what_is_alive
 from transport import App, Batch, Topic, TransactionAborted
 from transport.drivers.base import Rebalance
 
@@ -37,11 +40,22 @@ async def write(batch: Batch, target: Topic) -> None:
     print("written", flush=True)
 
 
-async def copy(source: Topic, target: Topic, pause: float) -> None:
+async def copy(source: Topic, target: Topic, pause: float, diary: Diary) -> None:
     async for batch in source.batches(100):
-        with contextlib.suppress(TransactionAborted):  # it is delivered again
+        begun = time.monotonic()
+        try:
             await write(batch, target)
+        except TransactionAborted:
+            continue  # it is delivered again
         await trio.sleep(pause)
+        ended = time.monotonic()
+        diary.write(
+            [
+                f"done {m.partition} {m.offset} {m.generation_id} {m.epoch} {begun:.6f}"
+                f" {ended:.6f} {os.getpid()}"
+                for m in batch
+            ]
+        )
 
 
 class Hearing:
@@ -85,27 +99,30 @@ async def stop_when_asked(app: App, *, task_status: trio.TaskStatus[None]) -> No
 
 
 async def main(args: argparse.Namespace) -> None:
-    app = App(
-        args.group,
-        broker=f"kafka://{args.bootstrap}",
-        transactions=args.mode,
-        transaction_timeout=args.transaction_timeout,
-        commit_interval=NEVER if args.zombie else 0.2,
-        commit_timeout=5.0,
-        session_timeout=args.session,
-        heartbeat_interval=0.5,
-        max_poll_interval=20.0,
-    )
+    diary = Diary.at(args.log)
+    settings = {
+        "transaction_timeout": args.transaction_timeout,
+        "commit_interval": NEVER if args.zombie else 0.2,
+        "commit_timeout": 5.0,
+        "session_timeout": args.session,
+        "heartbeat_interval": 0.5,
+        "max_poll_interval": 20.0,
+        **dict(args.setting),
+    }
+    app = App(args.group, broker=f"kafka://{args.bootstrap}", transactions=args.mode, **settings)
     source, target = app.topic(args.source), app.topic(args.target)
     async with trio.open_nursery() as nursery:
         await nursery.start(stop_when_asked, app)
-        async with app, trio.open_nursery() as handlers:
-            if args.zombie:
-                commits = args.zombie == "commits"
-                handlers.start_soon(rise_again, app, source, target, commits)
-            else:
-                for _ in range(2):
-                    handlers.start_soon(copy, source, target, args.pause)
+        async with app, trio.open_nursery() as beside:
+            beside.start_soon(tell_what_is_alive, diary)
+            async with trio.open_nursery() as handlers:
+                if args.zombie:
+                    commits = args.zombie == "commits"
+                    handlers.start_soon(rise_again, app, source, target, commits)
+                else:
+                    for _ in range(2):
+                        handlers.start_soon(copy, source, target, args.pause, diary)
+            beside.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
 
@@ -117,6 +134,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--session", type=float, default=3.0, help="the session's timeout")
     parser.add_argument("--transaction-timeout", type=float, default=8.0, help="seconds")
     parser.add_argument("--zombie", choices=["commits", "hears"], help="what it does first")
+    parser.add_argument("--log", default=os.devnull)
+    parser.add_argument("--setting", type=setting, action="append", default=[], help="NAME=JSON")
     return parser.parse_args()
 
 

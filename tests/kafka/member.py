@@ -8,6 +8,7 @@ the machine's monotonic clock, which all processes share::
     done PARTITION OFFSET GENERATION EPOCH BEGUN ENDED PID
     acked PARTITION OFFSET TIME               after ack() has returned True
     seen TIME GENERATION UNACKED BEGUN HELD RSS     every 50 ms; RSS in bytes
+    alive TIME RSS TASKS THREADS FILES        every second: all that could be left behind
 
 SIGTERM stops the app and, past a grace, cancels it; Ctrl-C is left to trio, as most programs do. A
 record whose value begins with "wait SECONDS " is worked on for so long; one of "block SECONDS FILE"
@@ -24,6 +25,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +38,7 @@ from transport import App, Message, Topic
 # What a user's program ends with after a Ctrl-C.
 INTERRUPTED = 130
 _WATCH_INTERVAL = 0.05
+_ALIVE_INTERVAL = 1.0
 
 
 @attrs.frozen
@@ -43,6 +46,10 @@ class Diary:
     """The file; each call is one write to it."""
 
     fd: int
+
+    @classmethod
+    def at(cls, path: str) -> Diary:
+        return cls(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
 
     def write(self, lines: Sequence[str]) -> None:
         os.write(self.fd, ("\n".join(lines) + "\n").encode())
@@ -113,6 +120,14 @@ async def watch(app: App, topic: Topic, diary: Diary) -> None:
         await trio.sleep(_WATCH_INTERVAL)
 
 
+async def tell_what_is_alive(diary: Diary) -> None:
+    while True:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        diary.write([f"alive {time.monotonic():.3f} {rss()} {tasks} {threads} {files}"])
+        await trio.sleep(_ALIVE_INTERVAL)
+
+
 async def obey(
     app: App,
     grace: float,
@@ -129,7 +144,7 @@ async def obey(
 
 
 async def main(args: argparse.Namespace) -> None:
-    diary = Diary(os.open(args.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    diary = Diary.at(args.log)
     app = App(args.group, broker=f"kafka://{args.bootstrap}", **dict(args.setting))
     async with trio.open_nursery() as nursery:
         await nursery.start(obey, app, args.stop_grace, nursery.cancel_scope)
@@ -137,6 +152,7 @@ async def main(args: argparse.Namespace) -> None:
             topic = app.topic(args.topic)
             async with trio.open_nursery() as beside:
                 beside.start_soon(watch, app, topic, diary)
+                beside.start_soon(tell_what_is_alive, diary)
                 async with trio.open_nursery() as handlers:
                     for _ in range(args.tasks):
                         handlers.start_soon(handle, topic, diary, args.batch, args.pause)

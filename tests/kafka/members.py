@@ -52,6 +52,16 @@ class Seen(NamedTuple):
     rss: int
 
 
+class Alive(NamedTuple):
+    """What a program held at a moment; `rss` in bytes."""
+
+    at: float
+    rss: int
+    tasks: int
+    threads: int
+    files: int
+
+
 class Diary:
     """What a member has written so far; `read` takes in what is new."""
 
@@ -60,6 +70,7 @@ class Diary:
         self.done: list[Done] = []
         self.acked: list[tuple[Place, float]] = []
         self.seen: list[Seen] = []
+        self.alive: list[Alive] = []
         self._path = path
         self._offset = 0
 
@@ -87,6 +98,8 @@ class Diary:
                 self.done.append(Done(*place, int(generation), int(epoch), *times, int(pid)))
             case ["seen", at, *numbers]:
                 self.seen.append(Seen(float(at), *map(int, numbers)))
+            case ["alive", at, *numbers]:
+                self.alive.append(Alive(float(at), *map(int, numbers)))
             case _:
                 raise AssertionError(f"no line of a diary: {words}")
 

@@ -47,6 +47,29 @@ def test_java_home_goes_first(
     assert toolchain.find_java() == str(java)
 
 
+def test_go_is_asked_for_where_faults_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bin_folder: Path
+) -> None:
+    monkeypatch.setattr(toolchain, "GO_PLACES", ("go",))
+    toolchain.main()
+    assert "go was not found" not in capsys.readouterr().err
+    assert toolchain.main("--faults") == 1
+    assert "go was not found: install Go 1.21+" in capsys.readouterr().err
+    put(bin_folder / "go", "echo go1.19.8")
+    with pytest.raises(toolchain.ToolchainMissing, match=r"is go1\.19\.8: install Go 1\.21"):
+        toolchain.find_go()
+    put(bin_folder / "go", "echo go1.26.3")
+    assert toolchain.find_go() == str(bin_folder / "go")
+
+
+def test_a_build_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, bin_folder: Path) -> None:
+    monkeypatch.setattr(toolchain, "GO_PLACES", ("go",))
+    put(bin_folder / "go", '[ "$1" = env ] && echo go1.26 || { echo no module; exit 1; }')
+    with pytest.raises(RuntimeError, match="no module"):
+        toolchain.fetch_toxiproxy()
+    assert not toolchain.cached_toxiproxy().exists()
+
+
 def test_a_failed_fetch_leaves_nothing_that_counts(bin_folder: Path) -> None:
     put(bin_folder / "mvn", "echo no route to the repository; exit 1")
     with pytest.raises(RuntimeError, match="no route to the repository"):

@@ -1,7 +1,8 @@
 """What a real broker needs on this machine: Java 17 and, once, Maven to fetch Kafka's jars.
 
 ``python -m tests.kafka.toolchain`` says what is missing and ends with 1, or ends with 0; the
-Makefile asks it before it starts the Kafka lane.
+Makefile asks it before it starts the Kafka lane. With ``--faults`` it also asks for what breaks
+the network for us: Toxiproxy, which Go builds once.
 """
 
 import hashlib
@@ -11,17 +12,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
 POM = HERE / "pom.xml"
 CACHE = HERE.parents[1] / ".kafka" / "libs"
 JAVA_AT_LEAST = 17
+TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server"
+TOXIPROXY_VERSION = "v2.12.0"
+GO_PLACES = ("go", "/usr/local/go/bin/go")
+GO_AT_LEAST = (1, 21)  # a Go of that age fetches by itself the newer one that Toxiproxy asks for
 FETCH_TIMEOUT = 600.0  # seconds; 44 MB, a few seconds on a usual line
 
 
 class ToolchainMissing(RuntimeError):
-    """Java or Maven is not there, or is too old; the message says which and how to get it."""
+    """Java, Maven or Go is not there, or is too old; the message says which and how to get it."""
 
 
 def find_java() -> str:
@@ -90,9 +96,63 @@ def fetch_jars() -> Path:
     return jars
 
 
-def main() -> int:
+def find_go() -> str:
+    """The path of a Go that is new enough: that of PATH, else where its own installer puts it."""
+    needed = ".".join(map(str, GO_AT_LEAST))
+    advice = f"install Go {needed}+ (https://go.dev/dl; Debian 13: apt-get install golang-go)"
+    path = next(filter(None, map(shutil.which, GO_PLACES)), None)
+    if path is None:
+        raise ToolchainMissing(f"go was not found: {advice}")
+    answer = subprocess.run(
+        [path, "env", "GOVERSION"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    version = re.match(r"go(\d+)\.(\d+)", answer.stdout)
+    if version is None:
+        raise ToolchainMissing(f"{path} does not tell its version: {advice}")
+    if (int(version[1]), int(version[2])) < GO_AT_LEAST:
+        raise ToolchainMissing(f"{path} is {answer.stdout.strip()}: {advice}")
+    return path
+
+
+def cached_toxiproxy() -> Path:
+    """The path of Toxiproxy's program, which may not have been built yet."""
+    return CACHE.parent / f"toxiproxy-{TOXIPROXY_VERSION}" / "server"
+
+
+def fetch_toxiproxy() -> Path:
+    """Toxiproxy's program, built with Go if it is not there."""
+    program = cached_toxiproxy()
+    if program.is_file():
+        return program
+    go = find_go()
+    program.parent.mkdir(parents=True, exist_ok=True)
+    # Go puts a program in its place when it is whole.
+    answer = subprocess.run(
+        [go, "install", f"{TOXIPROXY}@{TOXIPROXY_VERSION}"],
+        env={**os.environ, "GOBIN": str(program.parent)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=FETCH_TIMEOUT,
+    )
+    if answer.returncode != 0:
+        raise RuntimeError(f"Go could not build Toxiproxy:\n{answer.stdout[-4000:]}")
+    return program
+
+
+def main(*words: str) -> int:
+    finders: list[Callable[[], str]] = [find_java]
+    if not cached_jars().is_dir():
+        finders.append(find_maven)
+    if "--faults" in words and not cached_toxiproxy().is_file():
+        finders.append(find_go)
     missing = []
-    for find in (find_java,) if cached_jars().is_dir() else (find_java, find_maven):
+    for find in finders:
         try:
             find()
         except ToolchainMissing as error:
@@ -102,4 +162,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -146,7 +146,8 @@ class ConsumerClient(Protocol):
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
         """Commit, as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
-        CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds.
+        CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds. And
+        PartitionGone, where the others may have been committed.
         """
 
     async def committed(

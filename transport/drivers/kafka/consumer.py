@@ -27,6 +27,7 @@ from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
+from transport.drivers.kafka.gone import gone_from, tell_of_gone
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import RebalanceListener
@@ -35,9 +36,9 @@ from transport.drivers.kafka.unpacking import bound_unpacking
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
-    CommitRefused,
     CommitUnknown,
     NotAssigned,
+    PartitionGone,
     RebalanceInProgress,
     TransportError,
 )
@@ -292,6 +293,7 @@ class KafkaConsumerClient:
         bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
         assert self._listener is not None
         self._listener.attach(self._consumer)
+        tell_of_gone(self._consumer)
 
     def _read_just(self, tps: frozenset[TP], starts: Mapping[TP, int]) -> None:
         """Read these, those that are new from `starts` or by the client's own rule."""
@@ -421,13 +423,9 @@ class KafkaConsumerClient:
             with translated(of_a_commit):
                 self._consumer.commit(wanted, timeout_ms=round(timeout * 1000))
         except CommitUnknown as error:
-            # The client takes "no such partition" for a passing thing, and does not tell.
-            if gone := [tp for tp in offsets if not self._exists(tp)]:
-                raise CommitRefused(f"no such partition: {', '.join(map(str, gone))}") from error
+            if gone := gone_from(self._client.cluster, offsets):
+                raise PartitionGone(gone) from error
             raise
-
-    def _exists(self, tp: TP) -> bool:
-        return tp.partition in (self._client.cluster.partitions_for_topic(tp.topic) or ())
 
     def _committed(self, tps: Collection[TP], timeout: float) -> dict[TP, int]:
         # `_coordinator`: the public committed() takes one partition, a request each.

@@ -64,10 +64,20 @@ class Deliveries:
         report: called with the outcomes, once for each message.
         timeout: seconds from the handing over to the deadline; for the error.
         answered: whether the broker says where it wrote (acks is not 0).
+        set_aside: called with messages of topics that the client does not know, which are ours no
+            more, and their deadline.
     """
 
-    def __init__(self, report: Reports, *, timeout: float, answered: bool) -> None:
+    def __init__(
+        self,
+        report: Reports,
+        *,
+        timeout: float,
+        answered: bool,
+        set_aside: Callable[[Sequence[Outgoing], float], None],
+    ) -> None:
         self._report = report
+        self._set_aside = set_aside
         self._timeout = timeout
         self._answered = answered
         self._token = trio.lowlevel.current_trio_token()
@@ -82,11 +92,16 @@ class Deliveries:
         self._handed.set()
 
     def taken(
-        self, batch: Batch, runs: Iterable[Run], refused: Sequence[tuple[Outgoing, Outcome]]
+        self,
+        batch: Batch,
+        runs: Iterable[Run],
+        refused: Sequence[tuple[Outgoing, Outcome]],
+        absent: Sequence[Outgoing],
     ) -> None:
-        """The client has taken a batch, but for what it refused. From any thread."""
+        """The client has taken a batch, but for what it refused, and what is of topics that it does
+        not know. From any thread."""
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._enter, batch, list(runs), refused)
+            self._token.run_sync_soon(self._enter, batch, list(runs), refused, absent)
 
     def collect(self) -> None:
         """Report what the client has resolved."""
@@ -158,14 +173,20 @@ class Deliveries:
             self._report(outcomes)
 
     def _enter(
-        self, batch: Batch, runs: list[Run], refused: Sequence[tuple[Outgoing, Outcome]]
+        self,
+        batch: Batch,
+        runs: list[Run],
+        refused: Sequence[tuple[Outgoing, Outcome]],
+        absent: Sequence[Outgoing],
     ) -> None:
         if batch.left == 0:
             return  # its deadline came first
         batch.runs = runs
-        batch.left -= len(refused)
+        batch.left -= len(refused) + len(absent)
         if refused:
             self._report(refused)
+        if absent:
+            self._set_aside(absent, batch.deadline)
         for run in runs:
             self._expect(run)
 

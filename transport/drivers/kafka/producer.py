@@ -18,15 +18,22 @@ from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
+from transport.drivers.kafka.absent import Absent
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery
+from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import partition_counts
-from transport.drivers.kafka.transaction import Transaction, abort_on_failure, no_right_to
+from transport.drivers.kafka.transaction import (
+    Transaction,
+    abort_on_failure,
+    keep_requests,
+    no_right_to,
+)
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,
@@ -98,14 +105,22 @@ class KafkaProducerClient:
         self._producer: KafkaProducer | None = None
         self._discarded: list[KafkaProducer] = []
         self._deliveries: Deliveries | None = None  # from the opening on
+        self._absent: Absent | None = None  # likewise
         self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
 
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
+        self._absent = absent = Absent(
+            look_up=self.partition_count,
+            hand_over=self._submit,
+            report=report,
+            patience=self._settings.connect_timeout,
+        )
         self._deliveries = Deliveries(
             report,
             timeout=self._settings.delivery_timeout,
             answered=self._options["acks"] != 0,
+            set_aside=absent.add,
         )
         self._sending.start()
         opened = False
@@ -118,7 +133,10 @@ class KafkaProducerClient:
                     await self.kill()
 
     async def keep_deadlines(self) -> NoReturn:
-        await self._opened.keep_deadlines(self._discard)
+        assert self._absent is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._absent.wait_for_topics)
+            await self._opened.keep_deadlines(self._discard)
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         self._calls.check_open()
@@ -128,13 +146,13 @@ class KafkaProducerClient:
             return (await partition_counts(self._client, [topic], timeout))[topic]
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
+        self._calls.check_open()
+        assert self._absent is not None
         deadline = trio.current_time() + self._settings.delivery_timeout
-        handed = Batch(list(batch), deadline)
-        with self._calls.errors():
-            call = self._sending.submit("send", self._send, handed)
-            if handed.messages:
-                self._opened.add(handed)
-            await call.wait()
+        if waited_for := frozenset(self._absent.topics):
+            self._absent.add([m for m in batch if m.topic in waited_for], deadline)
+            batch = [m for m in batch if m.topic not in waited_for]
+        await self._submit(batch, deadline)
 
     async def create_topic(
         self,
@@ -180,6 +198,8 @@ class KafkaProducerClient:
         await self._calls.make(self._sending, "commit", self._commit, timeout)
 
     async def abort(self, timeout: float) -> None:
+        if self._absent is not None:  # what waits must not go into the next one
+            self._absent.fail(TransactionAborted("the transaction was aborted"))
         await self._calls.make(self._sending, "abort", self._abort, timeout)
 
     async def close(self, timeout: float) -> None:
@@ -196,6 +216,14 @@ class KafkaProducerClient:
 
     # In trio.
 
+    async def _submit(self, messages: Sequence[Outgoing], deadline: float) -> None:
+        handed = Batch(list(messages), deadline)
+        with self._calls.errors():
+            call = self._sending.submit("send", self._send, handed)
+            if handed.messages:
+                self._opened.add(handed)
+            await call.wait()
+
     @property
     def _opened(self) -> Deliveries:
         assert self._deliveries is not None
@@ -207,6 +235,8 @@ class KafkaProducerClient:
         if self._deliveries is not None:
             self._deliveries.collect()
             self._deliveries.fail(ClientClosed(f"{self._calls.name} was closed"))
+        if self._absent is not None:
+            self._absent.fail(ClientClosed(f"{self._calls.name} was closed"))
         self._discard()
         if self._opening is not None:
             # `_manager`: an open waits for a broker on a loop that its thread runs itself; this
@@ -268,8 +298,10 @@ class KafkaProducerClient:
         self._producer = producer
         if self._settings.transactional_id is None:
             keep_alive(producer)
+            outlive_expiry(producer)
         else:
             abort_on_failure(producer)
+            keep_requests(producer)
             self._take_id_over(producer, attempt)
         return producer
 
@@ -324,6 +356,7 @@ class KafkaProducerClient:
     def _send(self, batch: Batch) -> None:
         runs: dict[tuple[str, int | None], Run] = {}
         refused: list[tuple[Outgoing, Outcome]] = []
+        absent: list[Outgoing] = []
         if batch.left == 0:
             return  # its deadline passed while it waited for its turn
         try:
@@ -334,7 +367,14 @@ class KafkaProducerClient:
         except TransportError as error:
             refused = [(message, error) for message in batch.messages]
         else:
+            # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
+            cluster = producer._metadata
+            topics = {message.topic for message in batch.messages}
+            unknown = {topic for topic in topics if not cluster.partitions_for_topic(topic)}
             for message in batch.messages:
+                if message.topic in unknown:
+                    absent.append(message)
+                    continue
                 try:
                     future = _hand_over(producer, message)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it concerns one message
@@ -345,7 +385,7 @@ class KafkaProducerClient:
                 if run is None:
                     run = runs[place] = Run(batch, [])
                 run.waiting.append((message, future))
-        self._opened.taken(batch, runs.values(), refused)
+        self._opened.taken(batch, runs.values(), refused, absent)
 
     def _flush(self, timeout: float) -> None:
         end = time.monotonic() + timeout

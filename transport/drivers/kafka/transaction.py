@@ -8,6 +8,9 @@ waited for here. What it does with a batch that failed in a transaction is put r
   fence the rightful one.
 
 Both have to abort the transaction; aborting finds out who is fenced.
+
+And a request is forgotten whose connection fails while it is waited for, so that nothing of the
+transaction is sent any more, until its messages have outlived the delivery timeout.
 """
 
 from __future__ import annotations
@@ -44,6 +47,22 @@ def abort_on_failure(producer: Any) -> None:
 
 def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:
     return AuthorizationFailed(f"may not use the transactional id {transactional_id!r}: {error}")
+
+
+def keep_requests(producer: Any) -> None:
+    """Let a new transactional producer make a request again whose connection has failed."""
+    # `_sender`, `_client`: the client makes a request again where `await_ready` says that the
+    # node is not ready, and forgets it where that raises why.
+    client = producer._sender._client
+    await_ready = client.await_ready
+
+    def is_ready(*args: Any, **options: Any) -> bool:
+        try:
+            return bool(await_ready(*args, **options))
+        except kafka.errors.KafkaError:
+            return False
+
+    client.await_ready = is_ready
 
 
 class Transaction:

@@ -29,6 +29,7 @@ from transport.errors import (
     CommitRefused,
     NotAssigned,
     OffsetOutOfRange,
+    PartitionGone,
     RebalanceInProgress,
     UnknownTopic,
 )
@@ -156,7 +157,7 @@ class MemoryConsumer:
             try:
                 connection.broker.log(tp)
             except UnknownTopic as error:
-                raise CommitRefused(f"there is no partition {tp}") from error
+                raise PartitionGone([tp]) from error
             if offset < 0:
                 raise CommitRefused(f"{offset} is no offset, for {tp}")
         try:

@@ -1,0 +1,67 @@
+"""Fixtures of the fault tests, and the table that they end with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.brokers import ThreeBrokers
+from tests.faults.load import Load, Report
+
+REPORTS = pytest.StashKey[list[Report]]()
+
+
+@pytest.fixture(scope="session")
+def three_brokers(kafka_java: None) -> Iterator[ThreeBrokers]:
+    """The cluster of all tests; one that breaks it leaves the mending to `brokers`."""
+    with ThreeBrokers() as brokers:
+        yield brokers
+
+
+@pytest.fixture
+def brokers(three_brokers: ThreeBrokers) -> ThreeBrokers:
+    """The cluster, whole."""
+    three_brokers.heal()
+    return three_brokers
+
+
+@pytest.fixture
+def load(
+    brokers: ThreeBrokers, tmp_path: Path, pytestconfig: pytest.Config
+) -> Iterator[Callable[..., Load]]:
+    """``load(...)`` makes a load and waits until it has got going."""
+    reports = pytestconfig.stash.setdefault(REPORTS, [])
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Load:
+            made = Load(brokers, tmp_path, reports.append, **options)
+            return stack.enter_context(made.running())
+
+        yield start
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    reports = config.stash.get(REPORTS, [])
+    if not reports:
+        return
+    terminalreporter.section("how long each fault was felt")
+    terminalreporter.write_line(table(reports))
+
+
+def table(reports: list[Report]) -> str:
+    width = max(len(report.fault) for report in reports)
+    head = f"{'fault':<{width}}  outage s  of copies s  caught up s  grown MB"
+    return "\n".join(
+        [head]
+        + [
+            f"{r.fault:<{width}}  {r.outage:8.1f}  {r.outage_of_copies:11.1f}"
+            f"  {r.caught_up:11.1f}  {r.grown:8.1f}"
+            for r in reports
+        ]
+    )

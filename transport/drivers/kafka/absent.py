@@ -1,0 +1,126 @@
+"""Messages for topics that the client has no metadata of: not yet, or their topic was deleted.
+
+The client's `send` would block the sending thread for each of them, and with it all other topics.
+So they are kept here, in order, and each topic is waited for by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import NoReturn
+
+import attrs
+import trio
+
+from transport.drivers.base import Outcome, Outgoing
+from transport.errors import (
+    AuthorizationFailed,
+    BrokerUnavailable,
+    DeliveryFailed,
+    DeliveryTimeout,
+    TransportError,
+)
+
+# Between two times of asking when no broker answers.
+_BACKOFF = 0.2
+
+
+@attrs.define
+class Absent:
+    """Called in trio.
+
+    Args:
+        look_up: waits for a topic, for so many seconds; raises UnknownTopic, BrokerUnavailable, ...
+        hand_over: has the client take messages, which have this deadline; those that it has no
+            metadata for after all are added again before it returns.
+        report: called with the outcomes of those that never get that far.
+        patience: seconds that a topic is waited for that the brokers do not have.
+    """
+
+    look_up: Callable[[str, float], Awaitable[object]]
+    hand_over: Callable[[Sequence[Outgoing], float], Awaitable[object]]
+    report: Callable[[Sequence[tuple[Outgoing, Outcome]]], None]
+    patience: float
+    _waiting: dict[str, list[tuple[Outgoing, float]]] = attrs.field(factory=dict)
+    _asked_for: list[str] = attrs.field(factory=list)
+    _wanted: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def topics(self) -> Collection[str]:
+        """Those that are waited for: what comes for them has to queue up here."""
+        return self._waiting.keys()
+
+    def add(self, messages: Sequence[Outgoing], deadline: float) -> None:
+        """Keep messages until their topics are there, or their time is up."""
+        for message in messages:
+            if message.topic not in self._waiting:
+                self._waiting[message.topic] = []
+                self._asked_for.append(message.topic)
+                self._wanted.set()
+            queue = self._waiting[message.topic]
+            queue.append((message, deadline))
+            if len(queue) > 1 and queue[-2][1] > deadline:
+                queue.sort(key=_deadline)  # who comes again goes before who came meanwhile
+
+    def fail(self, error: TransportError) -> None:
+        """Fail all that waits."""
+        for queue in self._waiting.values():
+            self._fail(queue, error)
+
+    async def wait_for_topics(self) -> NoReturn:
+        """Wait for each topic that is asked for, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                asked_for, self._asked_for = self._asked_for, []
+                for topic in asked_for:
+                    nursery.start_soon(self._wait_for, topic)
+
+    async def _wait_for(self, topic: str) -> None:
+        queue = self._waiting[topic]
+        try:
+            while queue:
+                deadline = queue[0][1]
+                left = deadline - trio.current_time()
+                try:
+                    await self.look_up(topic, max(0.0, min(self.patience, left)))
+                    if queue:  # it may have been failed meanwhile
+                        await self._hand_over(queue)
+                except BrokerUnavailable as error:
+                    if trio.current_time() < deadline:
+                        await trio.sleep(_BACKOFF)  # nothing tells that a broker is back
+                        continue
+                    timed_out = [entry for entry in queue if entry[1] <= deadline]
+                    del queue[: len(timed_out)]
+                    why = DeliveryTimeout(f"no metadata of {topic!r} until its deadline")
+                    self._fail(timed_out, why, error)
+                except AuthorizationFailed as error:
+                    self._fail(queue, error)
+                except TransportError as error:
+                    self._fail(queue, DeliveryFailed(str(error)), error)
+        finally:
+            del self._waiting[topic]
+
+    async def _hand_over(self, queue: list[tuple[Outgoing, float]]) -> None:
+        """Those with the first deadline."""
+        deadline = queue[0][1]
+        messages = [message for message, until in queue if until == deadline]
+        del queue[: len(messages)]
+        await self.hand_over(messages, deadline)
+
+    def _fail(
+        self,
+        queue: list[tuple[Outgoing, float]],
+        why: TransportError,
+        cause: Exception | None = None,
+    ) -> None:
+        failed: list[tuple[Outgoing, Outcome]] = [(message, why) for message, _ in queue]
+        queue.clear()
+        why.__cause__ = why.__cause__ or cause
+        if failed:
+            self.report(failed)
+
+
+def _deadline(entry: tuple[Outgoing, float]) -> float:
+    return entry[1]

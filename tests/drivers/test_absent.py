@@ -90,6 +90,21 @@ async def test_a_topic_that_is_gone_is_an_error_for_its_messages() -> None:
 
 
 @jumping
+async def test_a_deadline_that_comes_before_the_patience_ends_is_that_of_one_message() -> None:
+    """A broker that was just started may not know its topics for a moment."""
+    rig = Rig({"a": 5.0})
+    async with at_work(rig) as absent:
+        absent.add([message("a", b"1")], 4.0)
+        absent.add([message("a", b"2")], 6.0)
+        await trio.sleep(DEADLINE)
+    ((value, outcome, at),) = rig.failed
+    assert (value, at) == (b"1", 4.0)
+    assert isinstance(outcome, DeliveryTimeout)
+    assert isinstance(outcome.__cause__, UnknownTopic)
+    assert rig.taken == [(b"2", 6.0)]
+
+
+@jumping
 async def test_who_comes_later_stays_behind() -> None:
     rig = Rig({"a": 2.0}, bounces=1)
     async with at_work(rig) as absent:

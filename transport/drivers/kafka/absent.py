@@ -19,6 +19,7 @@ from transport.errors import (
     DeliveryFailed,
     DeliveryTimeout,
     TransportError,
+    UnknownTopic,
 )
 
 # Between two times of asking when no broker answers.
@@ -31,8 +32,8 @@ class Absent:
 
     Args:
         look_up: waits for a topic, for so many seconds; raises UnknownTopic, BrokerUnavailable, ...
-        hand_over: has the client take messages, which have this deadline; those that it has no
-            metadata for after all are added again before it returns.
+        hand_over: has the client that looked up take messages, which have this deadline; those that
+            it has no metadata for after all are added again before it returns.
         report: called with the outcomes of those that never get that far.
         patience: seconds that a topic is waited for that the brokers do not have.
     """
@@ -90,15 +91,16 @@ class Absent:
                 except BrokerUnavailable as error:
                     if trio.current_time() < deadline:
                         await trio.sleep(_BACKOFF)  # nothing tells that a broker is back
-                        continue
-                    timed_out = [entry for entry in queue if entry[1] <= deadline]
-                    del queue[: len(timed_out)]
-                    why = DeliveryTimeout(f"no metadata of {topic!r} until its deadline")
-                    self._fail(timed_out, why, error)
+                    else:
+                        self._expire(topic, deadline, error)
                 except AuthorizationFailed as error:
                     self._fail(queue, error)
                 except TransportError as error:
-                    self._fail(queue, DeliveryFailed(str(error)), error)
+                    if isinstance(error, UnknownTopic) and deadline <= trio.current_time():
+                        # Others have more time, and a broker that just came back may not know yet.
+                        self._expire(topic, deadline, error)
+                    else:
+                        self._fail(queue, DeliveryFailed(str(error)), error)
         finally:
             del self._waiting[topic]
 
@@ -108,6 +110,13 @@ class Absent:
         messages = [message for message, until in queue if until == deadline]
         del queue[: len(messages)]
         await self.hand_over(messages, deadline)
+
+    def _expire(self, topic: str, deadline: float, cause: TransportError) -> None:
+        """Those with this deadline, or one that is past."""
+        queue = self._waiting[topic]
+        expired = [entry for entry in queue if entry[1] <= deadline]
+        del queue[: len(expired)]
+        self._fail(expired, DeliveryTimeout(f"no metadata of {topic!r} until its deadline"), cause)
 
     def _fail(
         self,

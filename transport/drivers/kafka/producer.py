@@ -112,7 +112,7 @@ class KafkaProducerClient:
         self._calls.opened = True
         self._absent = absent = Absent(
             look_up=self.partition_count,
-            hand_over=self._submit,
+            hand_over=self._submit_again,
             report=report,
             patience=self._settings.connect_timeout,
         )
@@ -216,13 +216,18 @@ class KafkaProducerClient:
 
     # In trio.
 
-    async def _submit(self, messages: Sequence[Outgoing], deadline: float) -> None:
+    async def _submit(
+        self, messages: Sequence[Outgoing], deadline: float, *, again: bool = False
+    ) -> None:
         handed = Batch(list(messages), deadline)
         with self._calls.errors():
-            call = self._sending.submit("send", self._send, handed)
+            call = self._sending.submit("send", self._send, handed, again)
             if handed.messages:
                 self._opened.add(handed)
             await call.wait()
+
+    async def _submit_again(self, messages: Sequence[Outgoing], deadline: float) -> None:
+        await self._submit(messages, deadline, again=True)
 
     @property
     def _opened(self) -> Deliveries:
@@ -353,17 +358,21 @@ class KafkaProducerClient:
             self._discard()
             self._connect()
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, batch: Batch, again: bool) -> None:
         runs: dict[tuple[str, int | None], Run] = {}
         refused: list[tuple[Outgoing, Outcome]] = []
         absent: list[Outgoing] = []
         if batch.left == 0:
             return  # its deadline passed while it waited for its turn
         try:
-            if self._settings.transactional_id is None:
-                producer = self._connect()
-            else:
+            if self._settings.transactional_id is not None:
                 producer = self._open_transaction().producer
+            elif again and self._producer is not None:
+                # Even where it was refused meanwhile: it fails them for the reason, while one client
+                # after the other would be refused, and know no topic at first.
+                producer = self._producer
+            else:
+                producer = self._connect()
         except TransportError as error:
             refused = [(message, error) for message in batch.messages]
         else:

@@ -18,6 +18,7 @@ import attrs
 import kafka.errors
 import pytest
 import trio
+from kafka.consumer.fetcher import Fetcher
 from kafka.net.compat import KafkaNetClient
 
 from tests.kafka import cluster
@@ -25,6 +26,7 @@ from tests.kafka.cluster import Broker, describe_group
 from transport.drivers import driver_for
 from transport.drivers.base import Driver, Outcome, Outgoing, Rebalance, RebalanceKind
 from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
+from transport.drivers.kafka.consumer import TURN_MS
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,
@@ -640,6 +642,38 @@ async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> Non
         assert trio.current_time() - before < 1.5
         assert [type(outcome) for outcome in await sent.of(lost)] == [ClientClosed]
         kafka_broker.thaw()
+
+
+async def test_a_frozen_broker_is_waited_for(
+    kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves heartbeats without an answer; polling goes on in turns, it does not spin."""
+    looks = 0
+    fetch_records = Fetcher.fetch_records
+
+    def look(fetcher: Fetcher, *args: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return fetch_records(fetcher, *args, **options)
+
+    monkeypatch.setattr(Fetcher, "fetch_records", look)
+    async with producing(kafka_broker.bootstrap) as (producer, _):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+    async with (
+        consuming(kafka_broker.bootstrap, ["t"]) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(release_all, client)
+        await located(client, "t", 1)
+        kafka_broker.freeze()
+        nursery.start_soon(poll_on, client)
+        await trio.sleep(2 * SETTINGS.heartbeat_interval)  # one is without an answer by then
+        looks, seconds = 0, 2.0
+        await trio.sleep(seconds)
+        turns = seconds * 1000 / TURN_MS
+        assert 0 < looks <= 4 * turns  # the client looks again where a wait ended a moment early
+        kafka_broker.thaw()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_broker_that_restarts(kafka_broker: Broker) -> None:

@@ -22,9 +22,10 @@ GRACE = 5.0
 EXIT = 2.0
 
 
-def test_the_broker_is_frozen(kafka_broker: Broker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_killed", [False, True], ids=["frozen", "killed"])
+def test_the_broker_is_dead(kafka_broker: Broker, tmp_path: Path, is_killed: bool) -> None:
     """Three that consume are told to end while nothing answers: one of them twice."""
-    topic = "frozen"
+    topic = "dead"
     send(kafka_broker.bootstrap, topic, {p: [b"x"] * 20_000 for p in range(4)})
     with contextlib.closing(Crew(tmp_path, kafka_broker.bootstrap)) as crew:
         members = [
@@ -35,7 +36,7 @@ def test_the_broker_is_frozen(kafka_broker: Broker, tmp_path: Path) -> None:
         ]
         for member in members:
             member.until(lambda diary: len(diary.acked) > 500, "acking")
-        kafka_broker.freeze()
+        kafka_broker.kill() if is_killed else kafka_broker.freeze()
         try:
             began = time.monotonic()
             terminated, interrupted, twice = members
@@ -49,7 +50,8 @@ def test_the_broker_is_frozen(kafka_broker: Broker, tmp_path: Path) -> None:
                 assert code == 1, f"it hid that the last commit failed: {member.errors}"
                 assert "CommitUnknown" in member.errors
         finally:
-            kafka_broker.thaw()
+            if not is_killed:
+                kafka_broker.thaw()
 
 
 @pytest.mark.parametrize("rebalancing", [False, True], ids=["alone", "asked for its partition"])

@@ -28,6 +28,7 @@ from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.gone import gone_from, tell_of_gone
+from transport.drivers.kafka.heartbeat import wait_regardless
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import RebalanceListener
@@ -294,6 +295,7 @@ class KafkaConsumerClient:
         assert self._listener is not None
         self._listener.attach(self._consumer)
         tell_of_gone(self._consumer)
+        wait_regardless(self._consumer)
 
     def _read_just(self, tps: frozenset[TP], starts: Mapping[TP, int]) -> None:
         """Read these, those that are new from `starts` or by the client's own rule."""

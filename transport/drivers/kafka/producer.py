@@ -368,8 +368,8 @@ class KafkaProducerClient:
             if self._settings.transactional_id is not None:
                 producer = self._open_transaction().producer
             elif again and self._producer is not None:
-                # Even where it was refused meanwhile: it fails them for the reason, while one client
-                # after the other would be refused, and know no topic at first.
+                # Even where it was refused meanwhile: it fails them for that reason, while client
+                # after client would be refused, and know no topic at first.
                 producer = self._producer
             else:
                 producer = self._connect()

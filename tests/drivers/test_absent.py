@@ -13,7 +13,7 @@ from tests.nurseries.clock import jumping
 from transport import BrokerUnavailable, DeliveryFailed, DeliveryTimeout, UnknownTopic
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka.absent import Absent
-from transport.errors import TransactionAborted
+from transport.errors import ClientClosed, TransactionAborted
 
 PATIENCE, DEADLINE = 10.0, 120.0
 
@@ -141,3 +141,13 @@ async def test_an_abort_leaves_nothing_for_the_next_transaction() -> None:
         await trio.sleep(DEADLINE)
     assert rig.taken == []
     assert [value for value, _, _ in rig.failed] == [b"1"]
+
+
+@jumping
+async def test_what_is_left_when_the_waiting_is_cancelled_can_be_failed() -> None:
+    rig = Rig()
+    async with at_work(rig) as absent:
+        absent.add([message("a", b"1"), message("a", b"2")], DEADLINE)
+        await trio.testing.wait_all_tasks_blocked()
+    absent.fail(ClientClosed("it was closed"))
+    assert [value for value, _, _ in rig.failed] == [b"1", b"2"]

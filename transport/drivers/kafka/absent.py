@@ -80,29 +80,28 @@ class Absent:
 
     async def _wait_for(self, topic: str) -> None:
         queue = self._waiting[topic]
-        try:
-            while queue:
-                deadline = queue[0][1]
-                left = deadline - trio.current_time()
-                try:
-                    await self.look_up(topic, max(0.0, min(self.patience, left)))
-                    if queue:  # it may have been failed meanwhile
-                        await self._hand_over(queue)
-                except BrokerUnavailable as error:
-                    if trio.current_time() < deadline:
-                        await trio.sleep(_BACKOFF)  # nothing tells that a broker is back
-                    else:
-                        self._expire(topic, deadline, error)
-                except AuthorizationFailed as error:
-                    self._fail(queue, error)
-                except TransportError as error:
-                    if isinstance(error, UnknownTopic) and deadline <= trio.current_time():
-                        # Others have more time, and a broker that just came back may not know yet.
-                        self._expire(topic, deadline, error)
-                    else:
-                        self._fail(queue, DeliveryFailed(str(error)), error)
-        finally:
-            del self._waiting[topic]
+        while queue:
+            deadline = queue[0][1]
+            left = deadline - trio.current_time()
+            try:
+                await self.look_up(topic, max(0.0, min(self.patience, left)))
+                if queue:  # it may have been failed meanwhile
+                    await self._hand_over(queue)
+            except BrokerUnavailable as error:
+                if trio.current_time() < deadline:
+                    await trio.sleep(_BACKOFF)  # nothing tells that a broker is back
+                else:
+                    self._expire(topic, deadline, error)
+            except AuthorizationFailed as error:
+                self._fail(queue, error)
+            except TransportError as error:
+                if isinstance(error, UnknownTopic) and deadline <= trio.current_time():
+                    # Others have more time, and a broker that just came back may not know yet.
+                    self._expire(topic, deadline, error)
+                else:
+                    self._fail(queue, DeliveryFailed(str(error)), error)
+        # Not where we are cancelled: what is left is for `fail`.
+        del self._waiting[topic]
 
     async def _hand_over(self, queue: list[tuple[Outgoing, float]]) -> None:
         """Those with the first deadline."""

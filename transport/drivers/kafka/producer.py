@@ -198,9 +198,12 @@ class KafkaProducerClient:
         await self._calls.make(self._sending, "commit", self._commit, timeout)
 
     async def abort(self, timeout: float) -> None:
-        if self._absent is not None:  # what waits must not go into the next one
-            self._absent.fail(TransactionAborted("the transaction was aborted"))
-        await self._calls.make(self._sending, "abort", self._abort, timeout)
+        self._fail_absent(TransactionAborted("the transaction was aborted"))
+        try:
+            await self._calls.make(self._sending, "abort", self._abort, timeout)
+        finally:
+            # What was being handed over has come back meanwhile; it must not go into the next one.
+            self._fail_absent(TransactionAborted("the transaction was aborted"))
 
     async def close(self, timeout: float) -> None:
         end = trio.current_time() + timeout
@@ -234,14 +237,17 @@ class KafkaProducerClient:
         assert self._deliveries is not None
         return self._deliveries
 
+    def _fail_absent(self, error: TransportError) -> None:
+        if self._absent is not None:
+            self._absent.fail(error)
+
     async def _end(self, deadline: float) -> None:
         """Fail what is left, then end the threads."""
         self._calls.closed = True
         if self._deliveries is not None:
             self._deliveries.collect()
             self._deliveries.fail(ClientClosed(f"{self._calls.name} was closed"))
-        if self._absent is not None:
-            self._absent.fail(ClientClosed(f"{self._calls.name} was closed"))
+        self._fail_absent(ClientClosed(f"{self._calls.name} was closed"))
         self._discard()
         if self._opening is not None:
             # `_manager`: an open waits for a broker on a loop that its thread runs itself; this

@@ -1,0 +1,188 @@
+"""What the Kafka producer makes of its client, where a fake one can tell."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from kafka.future import Future
+
+from transport.drivers.base import Outcome, Outgoing
+from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer
+from transport.drivers.settings import ClientSettings
+from transport.errors import TransactionAborted
+from transport.types import RecordMetadata
+
+
+def message(value: bytes, topic: str = "t") -> Outgoing:
+    return Outgoing(topic, 0, None, value, (), None)
+
+
+class Metadata:
+    """Of the client. `held` holds up who looks."""
+
+    def __init__(self) -> None:
+        self.topics: set[str] = set()
+        self.asked = threading.Event()
+        self.held = threading.Event()
+        self.held.set()
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        known = topic in self.topics
+        self.asked.set()
+        assert self.held.wait(10)
+        return {0} if known else None
+
+
+class Sender:
+    def __init__(self) -> None:
+        self._client = self
+
+    def await_ready(self, node: int, timeout_ms: float) -> bool:
+        return True
+
+    def force_close(self) -> None: ...
+
+    def wakeup(self) -> None: ...
+
+    def join(self, timeout: float) -> None: ...
+
+    def is_alive(self) -> bool:
+        return False
+
+
+class Transactions:
+    """The client's manager of them; all that it is asked for is done."""
+
+    ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = None
+
+    def classify_batch_error(self, error: object, batch: object) -> None: ...
+
+    def has_fatal_error(self) -> bool:
+        return False
+
+    has_error = has_fatal_error
+
+    def begin_abort(self) -> Transactions:
+        return self
+
+    def wait(self, timeout_ms: float) -> bool:
+        return True
+
+
+@attrs.define
+class Written:
+    topic: str
+    partition: int = 0
+    offset: int = 0
+    timestamp: int = 0
+
+
+class Client:
+    """In place of a KafkaProducer: all that it is sent is written."""
+
+    made: ClassVar[list[Client]] = []
+    metadata: ClassVar[Metadata]
+
+    def __init__(self, **options: Any) -> None:
+        self.sent: list[bytes] = []
+        self.transactions = 0
+        self._metadata = self.metadata
+        self._sender = Sender()
+        self._transaction_manager = Transactions() if "transactional_id" in options else None
+        self.made.append(self)
+
+    DEFAULT_CONFIG: ClassVar[dict[str, Any]] = {}
+
+    def init_transactions(self) -> None: ...
+
+    def begin_transaction(self) -> None:
+        self.transactions += 1
+
+    def send(self, topic: str, value: bytes, key: None, **options: object) -> Any:
+        self.sent.append(value)
+        return Future().success(Written(topic))
+
+    def _unregister_cleanup(self) -> None: ...
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Metadata:
+    monkeypatch.setattr(producer, "KafkaProducer", Client)
+    monkeypatch.setattr(Client, "made", [])
+    monkeypatch.setattr(Client, "metadata", Metadata(), raising=False)
+    return Client.metadata
+
+
+@attrs.define
+class Sent:
+    outcomes: dict[bytes | None, Outcome] = attrs.field(factory=dict)
+    changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
+        for each, outcome in reports:
+            assert each.value not in self.outcomes
+            self.outcomes[each.value] = outcome
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def of(self, value: bytes) -> Outcome:
+        with trio.fail_after(10):
+            while value not in self.outcomes:
+                await self.changed.wait()
+        return self.outcomes[value]
+
+
+@contextlib.asynccontextmanager
+async def producing(**settings: Any) -> AsyncIterator[tuple[KafkaProducerClient, Sent]]:
+    client = KafkaDriver(["127.0.0.1:1"]).producer(ClientSettings(**settings))
+    sent = Sent()
+    await client.open(sent.report)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.keep_deadlines)
+        try:
+            yield client, sent
+        finally:
+            await client.kill()
+            nursery.cancel_scope.cancel()
+
+
+def looking_up(monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[None]]) -> None:
+    async def partition_counts(
+        client: object, topics: Sequence[str], timeout: float
+    ) -> dict[str, int]:
+        await look()
+        return dict.fromkeys(topics, 1)
+
+    monkeypatch.setattr(producer, "partition_counts", partition_counts)
+
+
+async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client finds that it has no metadata of a topic while the abort is called already."""
+    there = trio.Event()
+    looking_up(monkeypatch, there.wait)
+    async with producing(transactional_id="id") as (client, sent), trio.open_nursery() as nursery:
+        await client.begin()
+        metadata.held.clear()
+        nursery.start_soon(client.send, [message(b"aborted")])
+        await trio.to_thread.run_sync(metadata.asked.wait, 10)
+        nursery.start_soon(client.abort, 5.0)
+        await trio.testing.wait_all_tasks_blocked()
+        metadata.held.set()
+        while client._sending.current is not None:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.begin()
+        await client.send([message(b"next")])
+        metadata.topics.add("t")
+        there.set()
+        assert isinstance(await sent.of(b"next"), RecordMetadata)
+        assert isinstance(await sent.of(b"aborted"), TransactionAborted)
+        assert [client.sent for client in Client.made] == [[b"next"]]

@@ -16,7 +16,7 @@ from kafka.future import Future
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer
 from transport.drivers.settings import ClientSettings
-from transport.errors import TransactionAborted
+from transport.errors import ClientClosed, TransactionAborted
 from transport.types import RecordMetadata
 
 
@@ -186,3 +186,21 @@ async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
         assert isinstance(await sent.of(b"next"), RecordMetadata)
         assert isinstance(await sent.of(b"aborted"), TransactionAborted)
         assert [client.sent for client in Client.made] == [[b"next"]]
+
+
+async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery that passes its deadline lets the client go, with all that runs on its loop."""
+    let_go = [ClientClosed("the client was closed")]
+
+    async def look() -> None:
+        await trio.lowlevel.checkpoint()
+        if let_go:
+            raise let_go.pop()
+        metadata.topics.add("t")
+
+    looking_up(monkeypatch, look)
+    async with producing() as (client, sent):
+        await client.send([message(b"1")])
+        assert isinstance(await sent.of(b"1"), RecordMetadata)

@@ -143,7 +143,10 @@ class KafkaProducerClient:
         if self._producer is None:
             await self._calls.make(self._sending, "open", self._connect)
         with self._calls.errors():
-            return (await partition_counts(self._client, [topic], timeout))[topic]
+            try:
+                return (await partition_counts(self._client, [topic], timeout))[topic]
+            except ClientClosed as error:  # the client was let go; the next one can tell
+                raise BrokerUnavailable(f"nobody is left who asks for {topic!r}") from error
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         self._calls.check_open()
@@ -286,11 +289,11 @@ class KafkaProducerClient:
 
     def _connect(self) -> KafkaProducer:
         """The current producer, made if need be."""
-        if self._producer is not None:
+        if (current := self._producer) is not None:  # read once: trio may let it go meanwhile
             # `_transaction_manager`: after a fatal error it fails all that it is given.
-            manager = self._producer._transaction_manager
+            manager = current._transaction_manager
             if manager is None or not manager.has_fatal_error():
-                return self._producer
+                return current
             self._discard()
 
         def built(client: Any) -> None:
@@ -373,10 +376,10 @@ class KafkaProducerClient:
         try:
             if self._settings.transactional_id is not None:
                 producer = self._open_transaction().producer
-            elif again and self._producer is not None:
-                # Even where it was refused meanwhile: it fails them for that reason, while client
-                # after client would be refused, and know no topic at first.
-                producer = self._producer
+            elif again and (current := self._producer) is not None:
+                # Even where it was refused meanwhile: it fails them for the reason, while one
+                # client after the other would be refused, and know no topic at first.
+                producer = current
             else:
                 producer = self._connect()
         except TransportError as error:

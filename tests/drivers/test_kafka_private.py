@@ -39,7 +39,7 @@ from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.sender import Sender
-from kafka.producer.transaction_manager import TransactionManager
+from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
@@ -358,7 +358,7 @@ def test_what_a_send_waits_for() -> None:
 
 
 # `_send_producer_data`, `expired_batches`, `_get_expired_inflight_batches`, `_retry`,
-# `_current_state`.
+# `_current_state`, `bump_producer_id_and_epoch`.
 
 
 def test_when_a_producer_id_is_given_up() -> None:
@@ -377,6 +377,13 @@ def test_when_a_producer_id_is_given_up() -> None:
 def test_a_producer_id_is_asked_for_in_the_first_state_alone() -> None:
     text = inspect.getsource(TransactionManager.init_producer_id)
     assert "if self._current_state != TransactionState.UNINITIALIZED:" in text
+
+
+def test_who_bumps_an_epoch_must_have_an_id() -> None:
+    for state in (TransactionState.UNINITIALIZED, TransactionState.INITIALIZING):
+        assert not state.is_transition_valid(state, TransactionState.BUMPING_PRODUCER_EPOCH)
+    text = inspect.getsource(Sender._dispatch_error)
+    assert "self._transaction_manager.bump_producer_id_and_epoch()" in text
 
 
 # `_sender._client.await_ready`.

@@ -12,6 +12,9 @@ from typing import Any
 
 from kafka.producer.transaction_manager import TransactionState
 
+# A new id is asked for already.
+_ASKING = (TransactionState.UNINITIALIZED, TransactionState.INITIALIZING)
+
 
 def outlive_expiry(producer: Any) -> None:
     """Let a new producer without transactions send what it was about to, and then get a new id."""
@@ -45,6 +48,16 @@ def outlive_expiry(producer: Any) -> None:
             if manager._current_state == TransactionState.READY:
                 manager._current_state = TransactionState.UNINITIALIZED
         return 0
+
+    # `bump_producer_id_and_epoch`: how it mends what was refused. Here that would raise, and leave
+    # all that was answered together with it without an outcome.
+    bump = manager.bump_producer_id_and_epoch
+
+    def bump_unless_asking() -> None:
+        if manager._current_state not in _ASKING:
+            bump()
+
+    manager.bump_producer_id_and_epoch = bump_unless_asking
 
     # `expired_batches`, `_get_expired_inflight_batches`: how it finds what is out of time.
     accumulator = sender._accumulator

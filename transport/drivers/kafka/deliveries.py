@@ -6,7 +6,8 @@ at the others then. That holds whatever the client does with its own batches (it
 and where a later message overtakes an earlier one we ask again for what is left.
 
 With idempotence on, the client may never resolve what expired while its broker did not answer. So
-each batch has a deadline of ours.
+each batch has a deadline of ours. The client gives up a little before it by itself. It counts from
+when it was handed a message, though: what waited long for its topic before is failed alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import trio
 
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.errors import of_a_delivery
+from transport.drivers.kafka.options import GIVES_UP_AFTER
 from transport.errors import DeliveryTimeout, TransportError
 from transport.types import RecordMetadata
 
@@ -39,12 +41,14 @@ class Batch:
 
     Attributes:
         deadline: when it is failed, in trio's time.
+        is_short: the client gets less time for it than it takes to give up.
         runs: None until the client has taken the messages.
         left: how many messages have not been reported.
     """
 
     messages: Sequence[Outgoing]
     deadline: float
+    is_short: bool = False
     left: int = attrs.field(default=attrs.Factory(lambda self: len(self.messages), takes_self=True))
     runs: list[Run] | None = None
 
@@ -58,7 +62,9 @@ class Batch:
 
 
 class Deliveries:
-    """The batches of one producer, oldest first. Made in trio; called there unless it says so.
+    """The batches of one producer, the next deadline first.
+
+    Made in trio; called there unless it says so.
 
     Args:
         report: called with the outcomes, once for each message.
@@ -82,14 +88,20 @@ class Deliveries:
         self._answered = answered
         self._token = trio.lowlevel.current_trio_token()
         self._batches: collections.deque[Batch] = collections.deque()  # with something left
-        self._handed = trio.Event()
+        self._next_deadline = float("inf")  # that is waited for
+        self._sooner = trio.Event()  # there is one before it
         self._landed: collections.deque[Run] = collections.deque()
         self._collecting = False
 
     def add(self, batch: Batch) -> None:
         """A batch was handed over."""
-        self._batches.append(batch)
-        self._handed.set()
+        batch.is_short = batch.deadline - trio.current_time() < self._timeout * GIVES_UP_AFTER
+        at = len(self._batches)
+        while at and batch.deadline < self._batches[at - 1].deadline:
+            at -= 1
+        self._batches.insert(at, batch)
+        if batch.deadline < self._next_deadline:
+            self._sooner.set()
 
     def taken(
         self,
@@ -141,27 +153,32 @@ class Deliveries:
         self._fail(list(self._batches), error)
 
     async def keep_deadlines(self, discard: Callable[[], None]) -> NoReturn:
-        """Fail what passes its deadline, with all else that the client holds, until cancelled.
+        """Fail what passes its deadline, until cancelled.
 
-        One timer for all: the oldest batch has the next deadline.
+        One timer for all. Where the client should have given up by itself, all else that it holds
+        is failed as well.
 
         Args:
             discard: lets the client go that does not resolve what it holds.
         """
         while True:
-            if not self._batches:
-                self._handed = trio.Event()
-                await self._handed.wait()
-            oldest = self._batches[0]
-            await trio.sleep_until(oldest.deadline)
+            self._sooner = trio.Event()
+            first = self._batches[0] if self._batches else None
+            self._next_deadline = float("inf") if first is None else first.deadline
+            with trio.move_on_at(self._next_deadline):
+                await self._sooner.wait()
+                continue
             self.collect()
-            if oldest.left:
-                self._expire(discard)
+            if first is not None and first.left:
+                self._expire(first, discard)
 
-    def _expire(self, discard: Callable[[], None]) -> None:
+    def _expire(self, first: Batch, discard: Callable[[], None]) -> None:
         now = trio.current_time()
-        held = [b for b in self._batches if b.runs is not None or b.deadline <= now]
-        discard()
+        if first.is_short:
+            held = [b for b in self._batches if b.is_short and b.deadline <= now]
+        else:
+            held = [b for b in self._batches if b.runs is not None or b.deadline <= now]
+            discard()
         self._fail(held, DeliveryTimeout(f"not acknowledged within {self._timeout:g} s"))
 
     def _fail(self, batches: Sequence[Batch], error: TransportError) -> None:

@@ -16,6 +16,8 @@ from transport.drivers.settings import ClientSettings
 # The client's own is 30 s: a broker that is back would be found that much too late.
 RECONNECT_BACKOFF_MAX_MS = 1000
 TRANSACTION_BACKOFF_MS = 20
+# The share of the delivery timeout after which the client gives a message up.
+GIVES_UP_AFTER = 0.9
 
 _STRATEGIES = {
     "cooperative": (CooperativeStickyAssignor,),
@@ -52,7 +54,7 @@ def producer_options(
     """What to build a KafkaProducer with. Raises ValueError for what it cannot take."""
     # The client is to give up a little before us: what it fails costs that message alone, what
     # we fail costs everything the client holds. It wants room for one request besides lingering.
-    delivery = settings.delivery_timeout * 0.9
+    delivery = settings.delivery_timeout * GIVES_UP_AFTER
     request = min(settings.request_timeout, delivery - settings.linger)
     if request <= 0:
         raise ValueError("delivery_timeout must be longer than linger")

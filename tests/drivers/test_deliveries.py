@@ -1,0 +1,95 @@
+"""What the client has no outcome of has one by its deadline, and costs as little as can be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+import trio.testing
+from kafka.future import Future
+
+from tests.nurseries.clock import jumping
+from transport import DeliveryTimeout
+from transport.drivers.base import Outcome, Outgoing
+from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
+
+TIMEOUT = 100.0
+
+
+@attrs.define
+class Rig:
+    failed: list[tuple[bytes | None, float]] = attrs.field(factory=list)
+    discards: list[float] = attrs.field(factory=list)
+    deliveries: Deliveries = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.deliveries = Deliveries(
+            self.report, timeout=TIMEOUT, answered=True, set_aside=lambda *_: None
+        )
+
+    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
+        for each, outcome in reports:
+            assert isinstance(outcome, DeliveryTimeout)
+            self.failed.append((each.value, trio.current_time()))
+
+    def discard(self) -> None:
+        self.discards.append(trio.current_time())
+
+    def hand_over(self, value: bytes, left: float = TIMEOUT) -> None:
+        """The client takes a message and never resolves it."""
+        outgoing = Outgoing("t", 0, None, value, (), None)
+        batch = Batch([outgoing], trio.current_time() + left)
+        self.deliveries.add(batch)
+        self.deliveries.taken(batch, [Run(batch, [(outgoing, Future())])], [], [])
+
+
+@asynccontextmanager
+async def at_work() -> AsyncIterator[Rig]:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.deliveries.keep_deadlines, rig.discard)
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_what_the_client_never_resolves_goes_with_it() -> None:
+    async with at_work() as rig:
+        rig.hand_over(b"1")
+        await trio.sleep(60)
+        rig.hand_over(b"2")
+        await trio.sleep(TIMEOUT)
+    assert rig.failed == [(b"1", TIMEOUT), (b"2", TIMEOUT)]
+    assert rig.discards == [TIMEOUT]
+
+
+@jumping
+async def test_who_waited_for_its_topic_keeps_its_deadline() -> None:
+    async with at_work() as rig:
+        rig.hand_over(b"1")
+        await trio.sleep(60)
+        rig.hand_over(b"waited", left=10)
+        await trio.sleep(TIMEOUT)
+    assert rig.failed == [(b"waited", 70.0), (b"1", TIMEOUT)]
+
+
+@jumping
+async def test_who_waited_for_its_topic_costs_no_other() -> None:
+    """The client has had less time for it than it takes to give up."""
+    async with at_work() as rig:
+        rig.hand_over(b"waited", left=10)
+        rig.hand_over(b"1")
+        await trio.sleep(TIMEOUT + 1)
+    assert rig.failed == [(b"waited", 10.0), (b"1", TIMEOUT)]
+    assert rig.discards == [TIMEOUT]
+
+
+@jumping
+async def test_a_client_that_had_its_time_goes_whatever_waited_a_moment() -> None:
+    async with at_work() as rig:
+        rig.hand_over(b"waited", left=0.95 * TIMEOUT)
+        await trio.sleep(TIMEOUT)
+    assert rig.failed == [(b"waited", 95.0)]
+    assert rig.discards == [95.0]

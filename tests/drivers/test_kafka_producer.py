@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import attrs
@@ -12,9 +14,11 @@ import pytest
 import trio
 import trio.testing
 from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer
+from transport.drivers.kafka.transaction import keep_requests
 from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, TransactionAborted
 from transport.types import RecordMetadata
@@ -41,6 +45,8 @@ class Metadata:
 
 
 class Sender:
+    config: ClassVar[dict[str, Any]] = {"retry_backoff_ms": 20}
+
     def __init__(self) -> None:
         self._client = self
 
@@ -204,3 +210,16 @@ async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
     async with producing() as (client, sent):
         await client.send([message(b"1")])
         assert isinstance(await sent.of(b"1"), RecordMetadata)
+
+
+def test_a_request_of_a_transaction_is_made_again_after_a_pause() -> None:
+    """The client looks for the node of one that it makes again at once, as often as it can."""
+    net = KafkaNetClient(bootstrap_servers="127.0.0.1:1")
+    sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
+    keep_requests(SimpleNamespace(_sender=sender))
+    try:
+        begun = time.monotonic()
+        assert not any(net.await_ready("bootstrap-0", timeout_ms=1000) for _ in range(5))
+        assert time.monotonic() - begun >= 5 * 0.02
+    finally:
+        net.close()

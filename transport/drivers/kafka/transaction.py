@@ -21,6 +21,7 @@ from typing import Any
 
 import kafka.errors
 from kafka import OffsetAndMetadata, TopicPartition
+from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
@@ -53,13 +54,16 @@ def keep_requests(producer: Any) -> None:
     """Let a new transactional producer make a request again whose connection has failed."""
     # `_sender`, `_client`: the client makes a request again where `await_ready` says that the
     # node is not ready, and forgets it where that raises why.
-    client = producer._sender._client
+    sender = producer._sender
+    client, backoff_ms = sender._client, sender.config["retry_backoff_ms"]
     await_ready = client.await_ready
 
     def is_ready(*args: Any, **options: Any) -> bool:
         try:
             return bool(await_ready(*args, **options))
         except kafka.errors.KafkaError:
+            # It would try again at once, as often as it can, for as long as the node is away.
+            client.poll(timeout_ms=backoff_ms, future=Future())
             return False
 
     client.await_ready = is_ready

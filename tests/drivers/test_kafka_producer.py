@@ -29,10 +29,11 @@ def message(value: bytes, topic: str = "t") -> Outgoing:
 
 
 class Metadata:
-    """Of the client. `held` holds up who looks."""
+    """Of the client. `held` holds up who looks; `is_swapped` takes the topic away from who does."""
 
     def __init__(self) -> None:
         self.topics: set[str] = set()
+        self.is_swapped = False
         self.asked = threading.Event()
         self.held = threading.Event()
         self.held.set()
@@ -40,6 +41,9 @@ class Metadata:
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         known = topic in self.topics
         self.asked.set()
+        if self.is_swapped:
+            self.is_swapped = False
+            raise KeyError(topic)
         assert self.held.wait(10)
         return {0} if known else None
 
@@ -208,6 +212,17 @@ async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
 
     looking_up(monkeypatch, look)
     async with producing() as (client, sent):
+        await client.send([message(b"1")])
+        assert isinstance(await sent.of(b"1"), RecordMetadata)
+
+
+async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking_up(monkeypatch, trio.lowlevel.checkpoint)
+    async with producing() as (client, sent):
+        metadata.topics.add("t")
+        metadata.is_swapped = True
         await client.send([message(b"1")])
         assert isinstance(await sent.of(b"1"), RecordMetadata)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import kafka.errors
 
+from transport.drivers.kafka.topics import known_partitions
 from transport.errors import PartitionGone
 from transport.types import TP
 
@@ -21,7 +22,7 @@ _UNKNOWN = kafka.errors.UnknownTopicOrPartitionError.errno
 
 def gone_from(cluster: Any, tps: Iterable[TP]) -> list[TP]:
     """Those of which the cluster, as the client knows it, has none."""
-    return [tp for tp in tps if tp.partition not in (cluster.partitions_for_topic(tp.topic) or ())]
+    return [tp for tp in tps if tp.partition not in known_partitions(cluster, tp.topic)]
 
 
 def tell_of_gone(consumer: Any) -> None:

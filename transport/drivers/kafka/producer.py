@@ -27,7 +27,7 @@ from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
-from transport.drivers.kafka.topics import partition_counts
+from transport.drivers.kafka.topics import known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Transaction,
     abort_on_failure,
@@ -388,7 +388,7 @@ class KafkaProducerClient:
             # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
             cluster = producer._metadata
             topics = {message.topic for message in batch.messages}
-            unknown = {topic for topic in topics if not cluster.partitions_for_topic(topic)}
+            unknown = {topic for topic in topics if not known_partitions(cluster, topic)}
             for message in batch.messages:
                 if message.topic in unknown:
                     absent.append(message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import kafka.errors
@@ -17,6 +17,14 @@ import trio
 from kafka.future import Future
 
 from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
+
+
+def known_partitions(cluster: Any, topic: str) -> Collection[int]:
+    """Those of a topic, as the client knows them now. From any thread."""
+    try:
+        return cluster.partitions_for_topic(topic) or ()
+    except KeyError:
+        return ()  # it looks twice, and its own thread has taken the topic away in between
 
 
 async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -> dict[str, int]:
@@ -33,7 +41,7 @@ async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -
 
     A checkpoint. Cancelled: only the waiting ends.
     """
-    known = {topic: client.cluster.partitions_for_topic(topic) for topic in topics}
+    known = {topic: known_partitions(client.cluster, topic) for topic in topics}
     if all(known.values()):
         await trio.lowlevel.checkpoint()
         return {topic: len(partitions) for topic, partitions in known.items()}

@@ -30,6 +30,7 @@ class Rig:
     there_at: dict[str, float] = attrs.field(factory=dict)
     broker_from: float = 0.0
     bounces: int = 0
+    takes: float = 1.0  # seconds, to hand over
     taken: list[tuple[bytes | None, float]] = attrs.field(factory=list)
     failed: list[tuple[bytes | None, Outcome, float]] = attrs.field(factory=list)
     absent: Absent = attrs.field(init=False)
@@ -47,7 +48,7 @@ class Rig:
             raise UnknownTopic(f"no such topic: {topic}")
 
     async def hand_over(self, messages: Sequence[Outgoing], deadline: float) -> None:
-        await trio.sleep(1.0)
+        await trio.sleep(self.takes)
         if self.bounces:
             self.bounces -= 1
             self.absent.add(messages, deadline)
@@ -114,6 +115,19 @@ async def test_who_comes_later_stays_behind() -> None:
         absent.add([message("a", b"2")], DEADLINE + 2.5)
         await trio.sleep(DEADLINE)
     assert [value for value, _ in rig.taken] == [b"1", b"2"]
+
+
+@jumping
+async def test_what_piled_up_is_handed_over_faster_than_more_can_come() -> None:
+    rig = Rig({"a": 5.0}, takes=0.1)
+    values = [b"%d" % number for number in range(1000)]
+    async with at_work(rig) as absent:
+        for value in values:
+            absent.add([message("a", value)], trio.current_time() + DEADLINE)
+            await trio.sleep(0.02)
+        await trio.sleep(1.0)
+        assert not absent.topics
+    assert [value for value, _ in rig.taken] == values
 
 
 @jumping

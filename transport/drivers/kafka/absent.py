@@ -6,6 +6,7 @@ So they are kept here, in order, and each topic is waited for by itself.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NoReturn
 
@@ -24,6 +25,9 @@ from transport.errors import (
 
 # Between two times of asking when no broker answers.
 _BACKOFF = 0.2
+# What a message may lose of its time by being handed over with one before it, in seconds and as a
+# share of what that one has left.
+_MOST_TAKEN, _SHARE_TAKEN = 1.0, 0.1
 
 
 @attrs.define
@@ -104,9 +108,12 @@ class Absent:
         del self._waiting[topic]
 
     async def _hand_over(self, queue: list[tuple[Outgoing, float]]) -> None:
-        """Those with the first deadline."""
+        """Those with the first deadline, and those that have hardly more time: one after the other
+        they would take longer than it takes for as many to come."""
         deadline = queue[0][1]
-        messages = [message for message, until in queue if until == deadline]
+        left = max(0.0, deadline - trio.current_time())
+        last = deadline + min(_MOST_TAKEN, left * _SHARE_TAKEN)
+        messages = [entry[0] for entry in itertools.takewhile(lambda e: e[1] <= last, queue)]
         del queue[: len(messages)]
         await self.hand_over(messages, deadline)
 

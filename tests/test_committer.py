@@ -380,6 +380,18 @@ async def test_what_is_new_of_a_partition_that_was_gone_is_committed(
         assert client.made == [{A: 3}]
 
 
+@jumping
+async def test_a_partition_that_was_gone_for_a_moment_is_committed_later() -> None:
+    """A broker that was just started may not know its topics yet."""
+    client = ScriptedClient([PartitionGone([A])])
+    async with at_work(client) as rig:
+        rig.ack(A, 2)
+        assert not await rig.committer.commit()
+        await trio.sleep(60)
+        assert await rig.committer.commit()
+        assert client.made == [{A: 2}]
+
+
 # The end of the committer
 
 

@@ -29,6 +29,8 @@ logger = logging.getLogger("transport.consumer")
 
 # The longest wait between two tries of a commit that met a rebalance.
 _LONGEST_WAIT = 0.5
+# Seconds after which a partition that the broker did not have is asked for again.
+_HOMELESS = 30.0
 # The timeout is for the client to keep; it has so many seconds more to tell of it.
 _MARGIN = 2.0
 
@@ -64,8 +66,9 @@ class Committer:
         self._rounds = Rounds(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # what the running round commits
         self._unknown: set[Ledger] = set()
-        # Of partitions that the broker does not have: what it could not commit for them.
-        self._homeless: dict[Ledger, int] = {}
+        # Of partitions that the broker does not have: what it could not commit, and until when that
+        # is asked for no more.
+        self._homeless: dict[Ledger, tuple[int, float]] = {}
         self.is_refused = False
 
     @property
@@ -174,19 +177,25 @@ class Committer:
         return {
             ledger: offset
             for ledger, offset in self._assignment.due(topics).items()
-            if self._homeless.get(ledger) != offset
+            if not self._is_homeless(ledger, offset)
         }
 
+    def _is_homeless(self, ledger: Ledger, offset: int) -> bool:
+        at, until = self._homeless.get(ledger, (-1, 0.0))
+        return at == offset and trio.current_time() < until
+
     def _go_on_without(self, gone: Collection[TP], due: Mapping[Ledger, int]) -> None:
-        """A topic was deleted: what was to be committed for it is asked for no more.
+        """A topic was deleted: what was to be committed for it is not asked for in a while.
 
         Its partitions go in a rebalance, once the group has heard of it. If it is there again
-        before, what is new there is committed.
+        before, what is new there is committed, and in the end what is old as well: a broker that
+        was just started may not know its topics yet.
         """
+        until = trio.current_time() + _HOMELESS
         known = {ledger.tp for ledger in self._homeless}
         self._homeless = {
-            **{ledger: at for ledger, at in self._homeless.items() if not ledger.is_shut},
-            **{ledger: offset for ledger, offset in due.items() if ledger.tp in gone},
+            **{ledger: kept for ledger, kept in self._homeless.items() if not ledger.is_shut},
+            **{ledger: (offset, until) for ledger, offset in due.items() if ledger.tp in gone},
         }
         if new := sorted(set(gone) - known):
             logger.warning(

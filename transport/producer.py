@@ -468,9 +468,8 @@ class Producer(Service):
         for delivery in ended:
             why = delivery.outcome
             if isinstance(why, Exception) and isinstance(why.__cause__, UnknownTopic):
-                self._partitions.pop(
-                    delivery.outgoing.topic, None
-                )  # it was there before: ask again
+                # It was there before: ask again.
+                self._partitions.pop(delivery.outgoing.topic, None)
 
     def _fail(self, why: TransportError) -> None:
         self._report([(outgoing, why) for outgoing in self._in_flight])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,15 @@ REPORTS = pytest.StashKey[list[Report]]()
 
 
 @pytest.fixture(scope="session")
-def three_brokers(kafka_java: None) -> Iterator[ThreeBrokers]:
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does, so that it leaves no program behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def three_brokers(kafka_java: None, ended_in_order: None) -> Iterator[ThreeBrokers]:
     """The cluster of all tests; one that breaks it leaves the mending to `brokers`."""
     with ThreeBrokers() as brokers:
         yield brokers

@@ -86,3 +86,34 @@ def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking
     rig.take_id(2)
     assert rig.manager.has_producer_id()
     assert not rig.manager.has_error()
+
+
+def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
+    """Its number is good under that id alone: else the broker could not tell that it has it."""
+    rig = Rig()
+    other = rig.batch(1)
+    rig.expire()
+    rig.manager.init_producer_id()
+    rig.take_id(2)
+    rig.sender._failed_produce([other], 0, kafka.errors.KafkaConnectionError("reset"))
+    assert not other.is_done
+    assert list(rig.sender._accumulator._batches[other.topic_partition]) == [other]
+    assert other.in_retry()
+    assert other.producer_id == 1
+
+
+def test_what_has_no_time_left_is_not_tried_again() -> None:
+    rig = Rig()
+    late = rig.batch(1, age=61.0)
+    rig.expire()
+    rig.sender._failed_produce([late], 0, kafka.errors.KafkaConnectionError("reset"))
+    assert late.is_done
+
+
+def test_what_was_tried_in_an_epoch_before_is_given_up() -> None:
+    """The broker takes no more of it."""
+    rig = Rig()
+    batch = rig.batch(1)
+    rig.manager.set_producer_id_and_epoch(ProducerIdAndEpoch(1, 1))
+    rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
+    assert batch.is_done

@@ -358,7 +358,7 @@ def test_what_a_send_waits_for() -> None:
 
 
 # `_send_producer_data`, `expired_batches`, `_get_expired_inflight_batches`, `_retry`,
-# `_current_state`, `bump_producer_id_and_epoch`.
+# `_current_state`, `bump_producer_id_and_epoch`, `_can_retry`.
 
 
 def test_when_a_producer_id_is_given_up() -> None:
@@ -384,6 +384,16 @@ def test_who_bumps_an_epoch_must_have_an_id() -> None:
         assert not state.is_transition_valid(state, TransactionState.BUMPING_PRODUCER_EPOCH)
     text = inspect.getsource(Sender._dispatch_error)
     assert "self._transaction_manager.bump_producer_id_and_epoch()" in text
+
+
+def test_what_is_tried_again_must_be_of_the_same_id() -> None:
+    text = inspect.getsource(Sender._can_retry)
+    assert "not self._transaction_manager.producer_id_and_epoch.match(batch)" in text
+    assert "self._can_retry(batch, error_cls)" in inspect.getsource(Sender._dispatch_error)
+    # And one batch of a partition is sent at a time, where there are ids.
+    text = inspect.getsource(KafkaProducer.__init__)
+    assert "if self.config['enable_idempotence'] or" in text
+    assert "guarantee_message_order = True" in text
 
 
 # `_sender._client.await_ready`.

@@ -402,3 +402,12 @@ def test_what_is_tried_again_must_be_of_the_same_id() -> None:
 def test_a_request_is_made_again_where_the_node_is_not_ready() -> None:
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "elif not self._client.await_ready(target_node" in text
+
+
+# `_sender._client.send`: what `test_kafka_producer.py` shows is asked of these.
+
+
+def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None:
+    text = inspect.getsource(Sender._maybe_send_pending_request)
+    assert "future = self._client.send(target_node, next_request_handler.request)" in text
+    assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text

@@ -13,8 +13,16 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    UnsupportedVersionError,
+)
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.producer.transaction_manager import InitProducerIdHandler, TransactionManager
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer
@@ -56,6 +64,9 @@ class Sender:
 
     def await_ready(self, node: int, timeout_ms: float) -> bool:
         return True
+
+    def send(self, node: int, request: object) -> Future:
+        return Future()
 
     def force_close(self) -> None: ...
 
@@ -238,3 +249,35 @@ def test_a_request_of_a_transaction_is_made_again_after_a_pause() -> None:
         assert time.monotonic() - begun >= 5 * 0.02
     finally:
         net.close()
+
+
+@pytest.mark.parametrize("why", [RequestTimedOutError, NodeNotReadyError, KafkaConnectionError])
+def test_a_request_of_a_transaction_that_got_no_answer_is_made_again(
+    why: type[KafkaError],
+) -> None:
+    """The client's own rule is that of the last one alone; the others would end the producer."""
+    answer = Future()
+    net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
+    sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
+    keep_requests(SimpleNamespace(_sender=sender))
+    manager = TransactionManager("an id", 60_000, retry_backoff_ms=20, api_version=(4, 0))
+    request = InitProducerIdHandler(manager, 60_000)
+    manager._in_flight_request_correlation_id = 7
+
+    net.send(1, request.request).add_both(request.on_complete, 7)
+    answer.failure(why("too long"))
+
+    assert not manager.has_error()
+    again = [each for _, _, each in manager._pending_requests]
+    assert request in again
+    assert request.is_retry
+
+
+def test_a_request_of_a_transaction_that_is_refused_is_not() -> None:
+    answer = Future()
+    net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
+    sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
+    keep_requests(SimpleNamespace(_sender=sender))
+    seen = net.send(1, None)
+    answer.failure(UnsupportedVersionError("too old"))
+    assert isinstance(seen.exception, UnsupportedVersionError)

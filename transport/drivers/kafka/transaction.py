@@ -10,7 +10,8 @@ waited for here. What it does with a batch that failed in a transaction is put r
 Both have to abort the transaction; aborting finds out who is fenced.
 
 And a request is forgotten whose connection fails while it is waited for, so that nothing of the
-transaction is sent any more, until its messages have outlived the delivery timeout.
+transaction is sent any more, until its messages have outlived the delivery timeout; and one whose
+answer takes too long ends the producer.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:
 
 
 def keep_requests(producer: Any) -> None:
-    """Let a new transactional producer make a request again whose connection has failed."""
+    """Let a new transactional producer make a request again that has got no answer."""
     # `_sender`, `_client`: the client makes a request again where `await_ready` says that the
     # node is not ready, and forgets it where that raises why.
     sender = producer._sender
     client, backoff_ms = sender._client, sender.config["retry_backoff_ms"]
-    await_ready = client.await_ready
+    await_ready, send = client.await_ready, client.send
 
     def is_ready(*args: Any, **options: Any) -> bool:
         try:
@@ -66,7 +67,23 @@ def keep_requests(producer: Any) -> None:
             client.poll(timeout_ms=backoff_ms, future=Future())
             return False
 
-    client.await_ready = is_ready
+    def send_it(*args: Any, **options: Any) -> Future:
+        answer = Future()
+        future = send(*args, **options)
+        future.add_callback(answer.success)
+        future.add_errback(lambda error: answer.failure(_no_answer(error)))
+        return answer
+
+    client.await_ready, client.send = is_ready, send_it
+
+
+def _no_answer(error: Exception) -> Exception:
+    """Why there was no answer. The client makes a request again whose connection was lost, and
+    counts any other reason, such as one that took too long, as the end of the producer."""
+    if not isinstance(error, kafka.errors.RetriableError):
+        return error
+    lost: Exception = kafka.errors.KafkaConnectionError(f"{type(error).__name__}: {error}")
+    return lost
 
 
 class Transaction:

@@ -79,8 +79,11 @@ class Rig:
             patience=30.0,
             can_join=lambda: self.can_join,
         )
-        self.assignment.assign([A, B], 1)
-        for tp in (A, B):
+        self.take_on(A, B)
+
+    def take_on(self, *tps: TP) -> None:
+        self.assignment.assign(tps, 1)
+        for tp in tps:
             ledger = self.assignment[tp]
             lane = ledger.open_lane(Load(100))
             ledger.fetched(records(*range(10)))
@@ -390,6 +393,30 @@ async def test_a_partition_that_was_gone_for_a_moment_is_committed_later() -> No
         await trio.sleep(60)
         assert await rig.committer.commit()
         assert client.made == [{A: 2}]
+
+
+@jumping
+async def test_of_partitions_that_go_one_after_the_other_none_is_asked_for_again() -> None:
+    client = ScriptedClient([PartitionGone([A]), PartitionGone([B])])
+    async with at_work(client) as rig:
+        rig.ack(A)
+        rig.ack(B)
+        assert not await rig.committer.commit()
+        assert client.tried == [{A: 1, B: 1}, {B: 1}]
+
+
+@jumping
+async def test_a_partition_that_was_owned_anew_and_is_gone_again_is_told_of_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with at_work(ScriptedClient([PartitionGone([A]), PartitionGone([A])])) as rig:
+        rig.ack(A)
+        await rig.committer.commit()
+        rig.assignment.let_go([A])
+        rig.take_on(A)
+        rig.ack(A)
+        await rig.committer.commit()
+        assert caplog.text.count("no partition a-0 any more") == 2
 
 
 # The end of the committer

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 
-import attrs
 import trio
 
 _FIRST = 0.02
 
 
-@attrs.define
 class Backoff:
     """Waits, each twice as long as the one before it.
 
@@ -23,13 +21,10 @@ class Backoff:
         patience: seconds from now on that tries are made for.
     """
 
-    longest: float
-    patience: float = math.inf
-    _next: float = attrs.field(default=_FIRST, init=False)
-    _give_up: float = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._give_up = trio.current_time() + self.patience
+    def __init__(self, longest: float, patience: float = math.inf) -> None:
+        self._longest = longest
+        self._next = _FIRST
+        self._give_up = trio.current_time() + patience
 
     @property
     def is_spent(self) -> bool:
@@ -39,4 +34,4 @@ class Backoff:
     async def wait(self) -> None:
         """Wait before the next try. A checkpoint."""
         await trio.sleep(self._next)
-        self._next = min(self._next * 2, self.longest)
+        self._next = min(self._next * 2, self._longest)

@@ -192,11 +192,10 @@ class Committer:
         was just started may not know its topics yet.
         """
         until = trio.current_time() + _HOMELESS
-        known = {ledger.tp for ledger in self._homeless}
-        self._homeless = {
-            **{ledger: kept for ledger, kept in self._homeless.items() if not ledger.is_shut},
-            **{ledger: (offset, until) for ledger, offset in due.items() if ledger.tp in gone},
-        }
+        homeless = {ledger: kept for ledger, kept in self._homeless.items() if not ledger.is_shut}
+        known = {ledger.tp for ledger in homeless}
+        of_gone = {ledger: (at, until) for ledger, at in due.items() if ledger.tp in gone}
+        self._homeless = homeless | of_gone
         if new := sorted(set(gone) - known):
             logger.warning(
                 "the broker has no partition %s any more: nothing is committed for it, and the"

@@ -24,7 +24,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "flow.py": ("test_flow.py", "items/test_consumer.py"),
     "scheduler.py": ("test_scheduler.py", "test_channel.py"),
     "rounds.py": ("test_rounds.py", "test_committer.py", *APPS, *TRANSACTIONS),
-    "backoff.py": ("test_committer.py", "test_transactions.py"),
+    "backoff.py": ("test_backoff.py", "test_committer.py"),
     "committer.py": ("test_committer.py", *APPS),
     "commits.py": ("test_committer.py", *APPS, *TRANSACTIONS),
     "transactions.py": TRANSACTIONS,

@@ -25,8 +25,8 @@ class Assignment(Mapping[TP, Ledger]):
         self.tally = Tally()
         self._ledgers: dict[TP, Ledger] = {}
         self._epoch = 0
-        # Where the partitions that were given up in the present generation stood.
-        self._given_up: dict[TP, tuple[int, int]] = {}
+        # Where the partitions that were given up stood, by the one generation in which that counts.
+        self._given_up: dict[tuple[TP, int], int | None] = {}
 
     def assign(self, tps: Iterable[TP], generation: int) -> dict[TP, int]:
         """Open a ledger for each; returns where to start those that are just given back.
@@ -38,8 +38,7 @@ class Assignment(Mapping[TP, Ledger]):
         starts: dict[TP, int] = {}
         for tp in sorted(tps):
             self._discard(tp)
-            generation_left, safe = self._given_up.get(tp, (-1, -1))
-            if generation_left >= 0 and generation == generation_left + 1:
+            if (safe := self._given_up.get((tp, generation))) is not None:
                 starts[tp] = safe
             self._open(tp, generation, starts.get(tp))
         self._given_up.clear()
@@ -61,9 +60,8 @@ class Assignment(Mapping[TP, Ledger]):
         gone = [self._ledgers[tp] for tp in sorted(tps) if tp in self._ledgers]
         for ledger in gone:
             ledger.drain()
-            safe = ledger.safe
-            if safe is not None and not lost:
-                self._given_up[ledger.tp] = (self.generation, safe)
+            if self.generation >= 0 and not lost:
+                self._given_up[ledger.tp, self.generation + 1] = ledger.safe
             self._discard(ledger.tp)
         return gone
 

@@ -156,11 +156,12 @@ class LivelockWatch:
         seen = {}
         for tp, ledger in assignment.items():
             acked, safe = ledger.acked, ledger.safe
-            old_acked, old_safe, since, told = self._seen.get(ledger, (acked, None, now, False))
-            if safe is None or safe != old_safe:
+            old_acked, old_safe, since, told = self._seen.get(ledger, (acked, safe, now, False))
+            age = now - since
+            if safe != old_safe:
                 old_acked, since, told = acked, now, False
-            elif acked > old_acked and now - since >= self.timeout and not told:
-                cases.append((tp, safe, now - since))
+            elif safe is not None and acked > old_acked and age >= self.timeout and not told:
+                cases.append((tp, safe, age))
                 told = True
             seen[ledger] = (old_acked, safe, since, told)
         self._seen = seen

@@ -26,7 +26,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "rounds.py": ("test_rounds.py", "test_committer.py", *APPS, *TRANSACTIONS),
     "backoff.py": ("test_backoff.py", "test_committer.py"),
     "committer.py": ("test_committer.py", *APPS),
-    "commits.py": ("test_committer.py", *APPS, *TRANSACTIONS),
+    "commits.py": ("test_commits.py", "test_committer.py", *APPS, *TRANSACTIONS),
     "transactions.py": TRANSACTIONS,
     "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
     "handover.py": (*APPS, *TRANSACTIONS, "model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import symtable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,9 +58,22 @@ def mutants_of(file: str, source: str | None = None) -> Iterator[Mutant]:
             whole = "".join([*lines[:first], changed.removeprefix(shell), *lines[end:]])
             line, old, new = _difference(lines, whole.splitlines(keepends=True))
             function = None
-            if isinstance(node, Function) and line >= node.body[0].lineno:
+            if (
+                isinstance(node, Function)
+                and line >= node.body[0].lineno
+                and _outer_names(changed) == _outer_names(piece)
+            ):
                 function = f"{'.'.join(names)}:{first + 1}"
             yield Mutant(file, whole, ".".join(names), function, old, new)
+
+
+def _outer_names(piece: str) -> tuple[str, ...]:
+    """What the function has of what is around it: `super()` needs the class, for example. Code
+    that has other names than the one in its place needs the module to be imported anew."""
+    table = symtable.symtable(piece, "", "exec")
+    while not isinstance(table, symtable.Function):
+        table = table.get_children()[0]
+    return table.get_frees()
 
 
 def _pieces(

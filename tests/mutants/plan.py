@@ -31,4 +31,5 @@ PLAN: dict[str, tuple[str, ...]] = {
     "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
     "handover.py": (*APPS, *TRANSACTIONS, "model"),
     "fetcher.py": (*APPS, "test_stuck.py", *TRANSACTIONS, "model"),
+    "ownership.py": ("test_ownership.py", *APPS, "test_monitor.py", *TRANSACTIONS, "model"),
 }

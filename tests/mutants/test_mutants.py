@@ -69,3 +69,10 @@ def test_that_a_warning_is_given_is_a_rule_and_its_text_is_none() -> None:
         def f():
             logger.warning("%d", 2 + 3)
         """) == ['`a.py` `f`: `logger.warning("%d", 2 + 3)` → `pass`']
+
+
+def test_a_change_of_what_a_function_has_of_its_class_needs_the_module_anew() -> None:
+    """Its code cannot be put in the place of the other's."""
+    source = "class A(B):\n    def f(self):\n        super().f()\n        self.g()\n"
+    places = {mutant.old: mutant.function for mutant in mutants_of("a.py", source)}
+    assert places == {"super().f()": None, "self.g()": "A.f:2"}

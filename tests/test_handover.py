@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
@@ -151,15 +152,125 @@ async def test_a_seek_holds_though_the_client_has_gone_on_meanwhile(kind: type[S
         assert [message.offset for message in messages] == [first, first + 1, first + 2]
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
 @jumping
 async def test_a_hook_that_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
         (await anext(app.topic("orders").noack())).ack()
         assert trio.current_time() == BOUND
-    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    (warning,) = warnings(caplog)
     assert "assigned" in warning
     assert str(ORDERS) in warning
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [(Slow, BOUND), (App, 0.0)])
+@jumping
+async def test_a_hook_for_what_was_lost_is_told_of_if_it_is_cut_off(
+    kind: type[App], seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=1e6) as app:
+        await anext(app.topic("orders").noack())
+        caplog.clear()
+        throw_out(broker)
+        await trio.sleep(seconds + 1)
+        assert [str(ORDERS) in text for text in warnings(caplog) if "lost" in text] == (
+            [True] if seconds else []
+        )
+
+
+# What is ours when
+
+
+@jumping
+async def test_before_the_first_rebalance_none_is_under_way_and_nothing_is_coming() -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        assert not app.consumer.handover.is_under_way
+        assert not app.consumer.handover.start_at(ORDERS, 0)
+
+
+@jumping
+async def test_what_was_lost_is_not_ours_any_more_when_the_app_hears_of_it() -> None:
+    heard: list[tuple[frozenset[TP], frozenset[TP]]] = []
+
+    class Hearing(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            heard.append((revoked, frozenset(self.consumer.assignment)))
+
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=Hearing) as app:
+        message = await anext(app.topic("orders").noack())
+        throw_out(broker)
+        await trio.sleep(1)
+        assert heard == [(frozenset({ORDERS}), frozenset())]
+        assert not message.ack()
+
+
+@jumping
+async def test_who_waits_for_stopped_flow_does_not_wait_for_handlers() -> None:
+    """Nothing comes of the poll that waits for them before the hand-over is done."""
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker) as app:
+        message = await anext(app.topic("orders").noack())
+        app.conductor.clear()
+        await wait_all_tasks_blocked()
+        assert app.consumer.handover.is_under_way
+        app.consumer.stop_flow()
+        with trio.fail_after(1):
+            await app.consumer.wait_for_stopped_flow()
+        assert message.ack()
+
+
+@jumping
+async def test_past_the_bound_the_producer_of_what_was_taken_away_ends() -> None:
+    broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
+    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    async with app_on(broker, transactions="partition", **settings) as app:
+        await take(app.topic("orders").noack(), 2)  # which are never acked
+
+        def producers() -> int:
+            return sum("Producer of group-" in line for line in app.tree().lines())
+
+        assert producers() == 2
+        async with app_on(broker) as other:
+            other.topic("orders").listen()
+            await trio.sleep(BOUND + 10)
+            assert len(app.consumer.assignment) == 1
+            assert producers() == 1
+
+
+# The end
+
+
+@jumping
+async def test_the_end_does_not_wait_for_a_hook() -> None:
+    async with app_on(broker_with(ORDERS), kind=Slow) as app:
+        app.topic("orders").listen()
+        await wait_all_tasks_blocked()
+        assert app.consumer.handover.is_under_way
+    assert trio.current_time() == 0
+
+
+@jumping
+async def test_after_the_end_a_rebalance_waits_for_nobody_and_no_hook_hears_of_it() -> None:
+    heard: list[frozenset[TP]] = []
+
+    class Hearing(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            heard.append(revoked)
+
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=Hearing) as app, app_on(broker) as other:
+        await anext(app.topic("orders").noack())  # which is never acked
+        app.consumer.handover.end()
+        app.conductor.clear()
+        with trio.fail_after(10):
+            await anext(other.topic("orders").noack())
+        assert heard == []
 
 
 # The commit on the way out

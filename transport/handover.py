@@ -119,7 +119,6 @@ class Handover:
                 consumer.stop_abandoned()
         if in_time:
             consumer.ownership.let_go(event.partitions, event.generation)
-        consumer.fetcher.forget(event.partitions)
 
     async def _on_assigned(self, event: Rebalance) -> None:
         consumer = self._consumer
@@ -135,7 +134,6 @@ class Handover:
 
     async def _on_lost(self, event: Rebalance) -> None:
         self._consumer.ownership.drop(event.partitions)
-        self._consumer.fetcher.forget(event.partitions)
         if not await _within(event, self._consumer.on_partitions_lost, event.partitions):
             _warn_of_hook(event)
 

@@ -29,7 +29,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "commits.py": ("test_commits.py", "test_committer.py", *APPS, *TRANSACTIONS),
     "transactions.py": TRANSACTIONS,
     "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
-    "handover.py": (*APPS, *TRANSACTIONS, "model"),
+    "handover.py": (*APPS, "test_fetcher.py", "test_monitor.py", *TRANSACTIONS, "model"),
     "fetcher.py": (*APPS, "test_stuck.py", *TRANSACTIONS, "model"),
     "ownership.py": ("test_ownership.py", *APPS, "test_monitor.py", *TRANSACTIONS, "model"),
 }

@@ -30,6 +30,6 @@ PLAN: dict[str, tuple[str, ...]] = {
     "transactions.py": TRANSACTIONS,
     "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
     "handover.py": (*APPS, "test_fetcher.py", "test_monitor.py", *TRANSACTIONS, "model"),
-    "fetcher.py": (*APPS, "test_stuck.py", *TRANSACTIONS, "model"),
+    "fetcher.py": (*APPS, "test_fetcher.py", "test_stuck.py", *TRANSACTIONS, "model"),
     "ownership.py": ("test_ownership.py", *APPS, "test_monitor.py", *TRANSACTIONS, "model"),
 }

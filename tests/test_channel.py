@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import attrs
 import pytest
@@ -112,6 +112,51 @@ def test_batches_take_turns_too() -> None:
         (B, 2),
     ]
     assert bench.channel.take_batch(3) is None
+
+
+def test_who_was_held_back_when_its_turn_came_is_before_those_who_had_theirs() -> None:
+    """Held back together, and let on together: as it is around each transaction."""
+    bench = Bench()
+    for tp in (A, B, C):
+        bench.fetched(tp, *range(9))
+    turns: list[TP] = []
+    for _ in range(3):
+        batches = [bench.channel.take_batch(3) for _ in range(2)]
+        turns += [batch.tp for batch in batches if batch is not None]
+        for ledger in bench.ledgers.values():
+            ledger.is_held = True
+            bench.channel.hold(ledger.tp)
+        assert bench.channel.take_batch(3) is None
+        for ledger in bench.ledgers.values():
+            ledger.is_held = False
+        bench.channel.let_on()
+    assert turns == [A, B, C, A, B, C]
+
+
+def test_who_is_held_back_still_has_no_turn_when_others_are_let_on() -> None:
+    bench = Bench()
+    for tp in (A, B):
+        bench.fetched(tp, 0)
+        bench.ledgers[tp].is_held = True
+    assert bench.take() == []
+    bench.ledgers[B].is_held = False
+    bench.channel.let_on()
+    assert [message.tp for message in bench.take()] == [B]
+    bench.ledgers[A].is_held = False
+    bench.channel.let_on()
+    assert [message.tp for message in bench.take()] == [A]
+
+
+@pytest.mark.parametrize("goes", [Channel.drop_lane, Channel.close_lanes])
+def test_who_goes_while_it_is_held_back_has_no_turn_any_more(goes: Callable[..., None]) -> None:
+    bench = Bench()
+    bench.fetched(A, 0)
+    bench.ledgers[A].is_held = True
+    assert bench.take() == []
+    goes(bench.channel, A if goes is Channel.drop_lane else A.topic)
+    bench.ledgers[A].is_held = False
+    bench.channel.let_on()
+    assert bench.take() == []
 
 
 def test_what_a_partition_had_waiting_at_the_end_of_its_epoch_is_not_delivered() -> None:

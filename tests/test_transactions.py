@@ -284,6 +284,22 @@ async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
 
 @MODES
 @jumping
+async def test_no_partition_starves_where_each_transaction_has_room_for_one_batch(
+    mode: str,
+) -> None:
+    """The commit is due while one is in hand, and then it is the next one's turn."""
+    turns = []
+    async with exactly_once(pipeline(records=4, partitions=2), mode, commit_interval=0.05) as app:
+        async for batch in app.topic("in").batches(1):
+            turns.append(batch.tp.partition)
+            await trio.sleep(0.1)
+            if len(turns) == 8:
+                break
+    assert turns == [0, 1] * 4
+
+
+@MODES
+@jumping
 async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:

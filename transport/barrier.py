@@ -277,8 +277,7 @@ class BarrierCommitter:
 
     def _let_on(self, scope: Scope) -> None:
         if scope.delivers:
-            for ledger in self._ledgers(scope):
-                self._consumer.app.conductor.let_on(ledger)
+            self._consumer.app.conductor.let_on(self._ledgers(scope))
 
     def _due(self, scope: Scope) -> dict[Ledger, int]:
         return {

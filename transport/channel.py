@@ -60,6 +60,7 @@ class Channel:
         self._value = value
         self._on_full = on_full
         self._lanes: dict[TP, Lane] = {}
+        self._passed_over: dict[Lane, None] = {}  # were held back when their turn came, in order
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # whose turn it is ...
         self.quota = 0  # ... and how many more it may deliver in it
@@ -82,13 +83,13 @@ class Channel:
         for tp in [tp for tp in self._lanes if tp.topic == topic]:
             lane = self._lanes.pop(tp)
             lane.ledger.close_lane(lane)
-            self._scheduler.discard(lane)
+            self._forget(lane)
         self._on_fall()
 
     def drop_lane(self, tp: TP) -> None:
         """The partition's epoch has ended."""
         if (lane := self._lanes.pop(tp, None)) is not None:
-            self._scheduler.discard(lane)
+            self._forget(lane)
             self._on_fall()
 
     def filled(self, tp: TP) -> None:
@@ -104,12 +105,12 @@ class Channel:
         if self._lane is not None and self._lane.ledger.tp == tp:
             self.quota = 0
 
-    def let_on(self, tp: TP) -> None:
-        """The partition may deliver again."""
-        lane = self._lanes.get(tp)
-        if lane is not None and lane.waiting:
+    def let_on(self) -> None:
+        """Partitions may deliver again; those whose turn had come first have it first."""
+        for lane in [lane for lane in self._passed_over if not lane.ledger.is_held]:
+            del self._passed_over[lane]
             self._scheduler.add(lane)
-            self.notify()
+        self.notify()
 
     def notify(self) -> None:
         """Wake who waits for a message: there may be one, or never again."""
@@ -196,8 +197,14 @@ class Channel:
                 self.quota = min(ready, room, most or self._scheduler.quantum)
                 return lane
             self._scheduler.discard(lane)
+            if lane.waiting:
+                self._passed_over.setdefault(lane)
         self._lane = None
         return None
+
+    def _forget(self, lane: Lane) -> None:
+        self._scheduler.discard(lane)
+        self._passed_over.pop(lane, None)
 
     def _on_fall(self) -> None:
         load = self.load

@@ -221,11 +221,13 @@ class Conductor(Service, MutableSet["Topic"]):
         for channel in self._channels.get(ledger.tp.topic, {}).values():
             channel.hold(ledger.tp)
 
-    def let_on(self, ledger: Ledger) -> None:
-        """Deliver of it again."""
-        ledger.is_held = False
-        for channel in self._channels.get(ledger.tp.topic, {}).values():
-            channel.let_on(ledger.tp)
+    def let_on(self, ledgers: Collection[Ledger]) -> None:
+        """Deliver of these again."""
+        for ledger in ledgers:
+            ledger.is_held = False
+        for topic in {ledger.tp.topic for ledger in ledgers}:
+            for channel in self._channels.get(topic, {}).values():
+                channel.let_on()
 
     def wake_iterators(self) -> None:
         """Wake every iterator to look again: flow was resumed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -16,12 +17,14 @@ from tests.nurseries.clock import jumping
 from transport import (
     TP,
     App,
+    AppClosed,
     BrokerUnavailable,
     ClientClosed,
     CommitUnknown,
     Fenced,
     FutureMessage,
     GroupMetadata,
+    Message,
     MessageTooLarge,
     NotInTransaction,
     PendingMessage,
@@ -310,7 +313,7 @@ async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
         first, second = await take(messages, 2)
         await out.send(value=b"undone", source=first)
         first.ack()
-        with pytest.RaisesGroup(pytest.RaisesExc(TransactionAborted, match="1 messages were not")):
+        with pytest.RaisesGroup(pytest.RaisesExc(TransactionAborted, match="1 .* within 5 s")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(elsewhere, app.consumer.commit)
         assert not second.ack(), "it belongs to the epoch before"
@@ -491,6 +494,7 @@ async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool
         app.consumer.client.committed = look_late
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
+        assert app.consumer.committer.is_refused, "its outcome is known by now"
         for message in await take(messages, 1 if was_made else 2):
             async with message:
                 await out.send(value=message.value)
@@ -530,7 +534,9 @@ async def test_a_commit_without_an_answer_is_looked_up_also_after_a_seek_back(
 
 @MODES
 @jumping
-async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(mode: str) -> None:
+async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
@@ -539,18 +545,86 @@ async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(m
         scope = next(iter(app.consumer.transactions.scopes))
         lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=True)
         look = app.consumer.client.committed
+        tries: list[float] = []
+        moved_until = trio.current_time() + 10.0
 
         async def refuse(tps: Collection[TP]) -> dict[TP, int]:
-            app.consumer.client.committed = look
+            now = trio.current_time()
+            assert not tries or 0 < now - tries[-1] < 1.1, "not at once, and not much later"
+            tries.append(now)
+            if now > moved_until:
+                return await look(tps)
             raise TransportError("the group's coordinator has moved")
 
         app.consumer.client.committed = refuse
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
+        assert len(tries) > 10
+        assert "cannot be ended yet: the group's coordinator has moved" in caplog.text
         async with await anext(messages) as message:
             await out.send(value=message.value)
         await app.consumer.commit()
     assert results(broker) == [b"0-0", b"0-1"]
+
+
+@pytest.mark.parametrize("error", [TransactionAborted, RebalanceInProgress])
+@MODES
+@jumping
+async def test_a_commit_that_was_refused_was_not_made_whatever_is_committed(
+    mode: str, error: type[TransportError]
+) -> None:
+    """After a seek back it may be just what it would have committed."""
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, drain_timeout=5.0) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        for message in await take(messages, 2):
+            message.ack()
+        await app.consumer.commit()
+        await app.consumer.seek(IN[0], 0)
+        (scope,) = app.consumer.transactions.scopes
+        client = app.producer.writer(scope.transactional_id).client
+        send_offsets = client.send_offsets
+
+        async def refuse(*_: object) -> None:
+            raise error("as the broker says")
+
+        async def ask(tps: Collection[TP]) -> dict[TP, int]:
+            pytest.fail("what was refused is not asked about")
+
+        client.send_offsets = refuse
+        app.consumer.client.committed = ask
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=b"undone")
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        client.send_offsets = send_offsets
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+
+
+@MODES
+@jumping
+async def test_a_transaction_whose_producer_was_stopped_is_undone_and_the_next_one_has_another(
+    mode: str,
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages):
+            await out.send_and_wait(value=b"undone")
+        (scope,) = app.consumer.transactions.scopes
+        await app.producer.stop_transaction(scope.transactional_id)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0"]
+    assert committed(broker) == {IN[0]: 1}
 
 
 @jumping
@@ -655,6 +729,41 @@ async def test_a_transaction_that_cannot_begin_is_begun_later(
     assert committed(broker) == {IN[0]: 2}
 
 
+@MODES
+@jumping
+async def test_who_is_fenced_as_the_next_transaction_begins_ends(mode: str) -> None:
+    async def refuse() -> None:
+        raise Fenced("another has it")
+
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(pipeline(records=1), mode) as app:
+            (await anext(app.topic("in").noack())).ack()
+            (scope,) = app.consumer.transactions.scopes
+            app.producer.writer(scope.transactional_id).client.begin = refuse
+            with pytest.raises(Fenced):
+                await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+
+
+@MODES
+@jumping
+async def test_where_the_client_is_closed_before_the_next_transaction_begins_who_commits_is_told(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No later round begins it, so nobody is to wait for that."""
+
+    async def refuse() -> None:
+        raise ClientClosed("it was killed")
+
+    async with exactly_once(pipeline(records=1), mode) as app:
+        (await anext(app.topic("in").noack())).ack()
+        (scope,) = app.consumer.transactions.scopes
+        app.producer.writer(scope.transactional_id).client.begin = refuse
+        with pytest.raises(ClientClosed):
+            await app.consumer.commit()
+        assert caplog.messages == []
+
+
 @jumping
 async def test_a_kill_while_a_partition_goes() -> None:
     broker = pipeline(records=1, partitions=2)
@@ -676,8 +785,10 @@ async def test_a_kill_while_a_partition_goes() -> None:
 @jumping
 async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:
     broker = pipeline(records=1)
+    refused: list[Mapping[TP, int]] = []
 
     async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        refused.append(offsets)
         raise TransactionAborted("for ever")
 
     with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
@@ -686,6 +797,7 @@ async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:
                 await app.topic("out").send(value=message.value)
                 (scope,) = app.consumer.transactions.scopes
                 app.producer.writer(scope.transactional_id).client.send_offsets = refuse
+    assert refused == [{IN[0]: 1}] * 3
     assert results(broker) == []
 
 
@@ -910,6 +1022,22 @@ async def test_what_is_sent_soon_outside_of_transactions_is_seen_at_once(mode: s
         assert results(broker) == [b"v"]
 
 
+@MODES
+@jumping
+async def test_what_is_sent_soon_is_in_the_transaction_of_its_source_or_refused_at_once(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        out = app.topic("out")
+        out.send_soon(value=b"v", source=message)
+        with pytest.raises(Fenced):
+            app.consumer.transactions.on_partitions_lost(IN)
+        message.ack()
+        with pytest.raises(NotInTransaction, match="acked"):
+            out.send_soon(value=b"too late", source=message)
+
+
 @pytest.mark.parametrize("inside", [True, False])
 @MODES
 @jumping
@@ -1019,8 +1147,81 @@ async def test_after_an_abort_nothing_is_delivered_before_the_next_transaction(m
             await app.consumer.commit(start_new_transaction=False)
         assert not app.consumer.transactions.delivers(IN[0])
         assert await nothing_comes(messages)
-        await app.consumer.commit()
+        assert await app.consumer.commit() is False, "it only begins the next one"
+        assert committed(broker) == {}
         assert [message.offset for message in await take(messages, 2)] == [0, 1]
+
+
+@MODES
+@jumping
+async def test_where_nothing_is_to_be_committed_no_handler_is_waited_for(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        await app.consumer.commit()
+        (message,) = await take(messages, 1)
+        in_hand.set(None)
+        before = trio.current_time()
+        assert await app.consumer.commit() is False
+        assert trio.current_time() == before
+        assert message.ack()
+
+
+@MODES
+@jumping
+async def test_a_handler_that_fails_before_it_has_sent_anything_gets_its_message_again(
+    mode: str,
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, on_task_error="go_on") as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        await app.consumer.commit()
+        (message,) = await take(messages, 1)
+        await app.consumer.on_task_error(ZeroDivisionError())
+        assert not message.ack()
+        (again,) = await take(messages, 1)
+        assert again.offset == message.offset == 1
+
+
+@MODES
+@jumping
+async def test_where_no_transaction_has_begun_there_is_nothing_to_undo(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        await app.consumer.commit(start_new_transaction=False)
+        assert await app.consumer.seek_to_committed() == {IN[0]: 1}
+        assert "aborted" not in caplog.text
+        assert (await anext(messages)).offset == 1
+
+
+@pytest.mark.parametrize("fenced_after", [1.0, 3.0])
+@jumping
+async def test_what_ends_the_app_is_told_whatever_becomes_of_other_partitions(
+    fenced_after: float,
+) -> None:
+    broker = pipeline(records=1, partitions=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, "partition") as app:
+            for message in await take(app.topic("in").noack(), 2):
+                message.ack()
+            outcomes = ((fenced_after, Fenced("another has it")), (2.0, TransactionAborted("no")))
+            scopes = app.consumer.transactions.scopes
+            for scope, (seconds, error) in zip(scopes, outcomes, strict=True):
+
+                async def fail(*_: object, after: float = seconds, why: Exception = error) -> None:
+                    await trio.sleep(after)
+                    raise why
+
+                app.producer.writer(scope.transactional_id).client.send_offsets = fail
+            with pytest.raises(Fenced):
+                await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
 
 
 @pytest.mark.parametrize(
@@ -1048,3 +1249,228 @@ async def test_offsets_of_who_is_no_member_are_refused(
             await app.consumer.transactions.commit({IN[0]: 1})
         client.group_metadata = true
         message.ack()
+
+
+# Who asks, who waits, and the end
+
+
+@MODES
+@jumping
+async def test_a_message_of_another_app_in_hand_is_no_reason_not_to_commit(mode: str) -> None:
+    """Only what this commit would wait for is."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, exactly_once(broker, mode, id="other") as other:
+        (mine,) = await take(app.topic("in").noack(), 1)
+        mine.ack()
+        async for _ in other.topic("in"):
+            assert await app.consumer.commit()
+            break
+    assert committed(broker) == {IN[0]: 1}
+
+
+@MODES
+@jumping
+async def test_a_commit_that_is_shared_goes_on_only_if_all_want_it(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        message.ack()
+        async with trio.open_nursery() as nursery:
+            for goes_on in (True, False, True):
+                nursery.start_soon(partial(app.consumer.committer.commit, goes_on=goes_on))
+        assert committed(broker) == {IN[0]: 1}
+        assert not app.consumer.transactions.delivers(IN[0])
+
+
+@MODES
+@jumping
+async def test_a_commit_is_of_the_topics_and_the_partitions_that_it_names(mode: str) -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, mode) as app:
+        for message in await take(app.topic("in").noack(), 2):
+            message.ack()
+        assert not await app.consumer.commit({"out"})
+        assert not await app.consumer.commit({TP("in", 5)})
+        assert await app.consumer.commit({"in"})
+        assert committed(broker) == {IN[0]: 1, IN[1]: 1}
+
+
+@MODES
+@jumping
+async def test_a_commit_that_meets_a_rebalance_is_made_after_it(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        async with await anext(app.topic("in").noack()) as message:
+            await app.topic("out").send(value=message.value)
+        client = app.consumer.client
+        as_it_is = client.group_metadata
+        client.group_metadata = lambda: GroupMetadata("group", -1, "")
+
+        async def join_again() -> None:
+            await trio.sleep(2.0)
+            client.group_metadata = as_it_is
+
+        nursery.start_soon(join_again)
+        assert await app.consumer.commit()
+        assert results(broker) == [b"0-0"]
+        assert committed(broker) == {IN[0]: 1}
+
+
+@MODES
+@jumping
+async def test_what_a_rebalance_takes_from_a_commit_that_waits_for_it_is_not_committed(
+    mode: str,
+) -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        for message in await take(app.topic("in").noack(), 2):
+            message.ack()
+        last = app.producer.writer([*app.consumer.transactions.scopes][-1].transactional_id).client
+        commit = last.commit
+
+        async def commit_late(timeout: float) -> None:  # the first has moved its offset by then
+            await trio.sleep(1.0)
+            await commit(timeout)
+
+        last.commit = commit_late
+        client = app.consumer.client
+        as_it_is = client.group_metadata
+        client.group_metadata = lambda: GroupMetadata("group", -1, "")
+
+        async def join_without_the_second() -> None:
+            await trio.sleep(2.0)
+            app.consumer.ownership.drop(IN[1:])
+            client.group_metadata = as_it_is
+
+        nursery.start_soon(join_without_the_second)
+        assert await app.consumer.commit()
+        assert committed(broker) == {IN[0]: 1}
+
+
+@MODES
+@jumping
+async def test_who_waits_for_a_commit_that_is_under_way_waits_for_its_barrier(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        (message,) = await take(app.topic("in").noack(), 1)
+        assert await app.consumer.maybe_wait_for_commit_to_finish() is False
+        nursery.start_soon(elsewhere, app.consumer.commit)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(acks_later, message)
+        assert await app.consumer.maybe_wait_for_commit_to_finish() is True
+        assert committed(broker) == {IN[0]: 1}
+
+
+async def acks_later(message: Message) -> None:
+    await trio.sleep(1.0)
+    message.ack()
+
+
+@MODES
+@jumping
+async def test_nobody_knows_the_outcome_of_a_commit_from_asking_for_it_to_the_answer(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        committer = app.consumer.committer
+        (message,) = await take(app.topic("in").noack(), 1)
+        assert committer.is_refused
+        message.ack()
+        asked, answer = trio.Event(), trio.Event()
+        commits_wait_for(app, asked, answer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.commit)
+            await asked.wait()
+            assert not committer.is_refused
+            assert committer.unknown == set(), "nothing is delivered before it is settled"
+            answer.set()
+        assert committer.is_refused
+
+
+@MODES
+@jumping
+async def test_to_seek_to_what_is_committed_undoes_what_is_not(mode: str) -> None:
+    broker = pipeline(records=3)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        assert await app.consumer.commit() is False
+        for outcome in (b"kept", b"undone"):
+            async with await anext(messages):
+                await out.send(value=outcome)
+            if outcome == b"kept":
+                await app.consumer.commit()
+        assert await app.consumer.seek_to_committed() == {IN[0]: 1}
+        assert [message.offset for message in await take(messages, 2)] == [1, 2]
+    assert results(broker) == [b"kept"]
+
+
+@MODES
+@jumping
+async def test_who_goes_back_as_the_app_ends_is_told_that_it_does(mode: str) -> None:
+    async def abort_for_ever(timeout: float) -> None:
+        await trio.sleep_forever()
+
+    async def go_back() -> None:
+        with pytest.raises(AppClosed):
+            await app.consumer.seek_to_committed()
+
+    async with trio.open_nursery() as nursery, exactly_once(pipeline(records=1), mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        await app.topic("out").send(value=b"undone", source=message)
+        (scope,) = app.consumer.transactions.scopes
+        app.producer.writer(scope.transactional_id).client.abort = abort_for_ever
+        nursery.start_soon(go_back)
+        await wait_all_tasks_blocked()
+        await app.kill()
+
+
+@pytest.mark.parametrize("at_a_barrier", [True, False])
+@MODES
+@jumping
+async def test_the_end_undoes_what_is_in_hand_at_once_and_begins_nothing(
+    mode: str, at_a_barrier: bool
+) -> None:
+    broker = pipeline(records=1)
+
+    async def commit() -> None:
+        with pytest.raises(TransactionAborted, match="not done at the end"):
+            await app.consumer.commit()
+
+    async with trio.open_nursery() as nursery:
+        async with exactly_once(broker, mode) as app:
+            (message,) = await take(app.topic("in").noack(), 1)
+            await app.topic("out").send(value=b"undone", source=message)
+            (scope,) = app.consumer.transactions.scopes
+            if at_a_barrier:
+                nursery.start_soon(elsewhere, commit)
+                await wait_all_tasks_blocked()
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+        assert not scope.is_ready
+    assert (results(broker), committed(broker)) == ([], {})
+
+
+@MODES
+@jumping
+async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        async with await anext(app.topic("in").noack()) as message:
+            await app.topic("out").send(value=message.value)
+        app.consumer.client.group_metadata = lambda: GroupMetadata("group", -1, "")
+    assert "in a rebalance to the end" in caplog.text
+    assert (results(broker), committed(broker)) == ([], {})
+
+
+@MODES
+@jumping
+async def test_a_last_commit_without_an_answer_is_an_error(mode: str) -> None:
+    broker = pipeline(records=1)
+    with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
+        async with exactly_once(broker, mode) as app:
+            async with await anext(app.topic("in").noack()) as message:
+                await app.topic("out").send(value=message.value)
+            commits_wait_for(app, trio.Event(), trio.Event())
+    assert (results(broker), committed(broker)) == ([], {})

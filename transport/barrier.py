@@ -303,7 +303,7 @@ async def _insist(call: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await call()
-        except (*_FATAL, ClientClosed, TransactionAborted):
+        except (*_FATAL, ClientClosed):
             raise
         except TransportError as exc:
             logger.warning("a transaction cannot be ended yet: %s", exc)

@@ -305,7 +305,8 @@ class TransactionManager:
     async def abort_scope(self, scope: Scope, why: TransportError) -> None:
         """Undo what was sent in the transaction of a scope, and begin the next one."""
         scope.is_ready = False
-        await self.producer.writers.transaction_of(scope.transactional_id).abort(why)
+        with contextlib.suppress(TransactionAborted):  # by the end of its producer, already
+            await self.producer.writers.transaction_of(scope.transactional_id).abort(why)
         scope.written.clear()
         scope.aborts += 1
 

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 import trio
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.nurseries.clock import jumping
-from transport.errors import AppClosed, CommitRefused
+from transport.errors import AppClosed, CommitRefused, CommitUnknown, Fenced, TransportError
 from transport.rounds import Round, Rounds
 from transport.types import TP
 
@@ -43,7 +44,26 @@ async def test_a_round_that_is_made_is_not_under_way_any_more() -> None:
         nursery.start_soon(rounds.run)
         await rounds.join(None).wait()
         assert rounds.running is None
-        assert not await rounds.wait_for_running()
+        with assert_checkpoints():
+            assert await rounds.wait_for_running() is False
+        nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_before_the_first_round_there_is_none_to_wait_for() -> None:
+    rounds = Rounds(nothing)
+    assert rounds.running is None
+    assert await rounds.wait_for_running() is False
+
+
+@jumping
+async def test_a_round_that_is_about_to_begin_is_waited_for_as_one_under_way() -> None:
+    rounds = Rounds(nothing)
+    round_ = rounds.join(None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rounds.run)
+        assert await rounds.wait_for_running() is True
+        assert round_.ended.is_set()
         nursery.cancel_scope.cancel()
 
 
@@ -72,6 +92,44 @@ async def test_each_round_has_its_outcome_when_what_is_around_it_ends() -> None:
         await rounds.join(None).wait()
         nursery.cancel_scope.cancel()
     assert seen == errors
+
+
+@jumping
+async def test_the_end_tells_who_waits_whether_their_round_had_begun() -> None:
+    told: list[type[Exception]] = []
+
+    async def make(round_: Round) -> None:
+        await trio.sleep_forever()
+
+    async def wait(round_: Round) -> None:
+        with pytest.raises(TransportError) as raised:
+            await round_.wait()
+        told.append(raised.type)
+
+    rounds = Rounds(make)
+    async with trio.open_nursery() as waiting:
+        with trio.move_on_after(1.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rounds.run)
+                waiting.start_soon(wait, rounds.join(None))
+                await wait_all_tasks_blocked()
+                waiting.start_soon(wait, rounds.join(None))
+    assert sorted(told, key=str) == [AppClosed, CommitUnknown]
+    assert rounds.running is None
+
+
+@pytest.mark.parametrize("error", [Fenced, ZeroDivisionError])
+@jumping
+async def test_a_fatal_error_and_one_of_our_own_end_all_rounds(error: type[Exception]) -> None:
+    async def make(round_: Round) -> None:
+        raise error
+
+    rounds = Rounds(make, fatal=(Fenced,))
+    round_ = rounds.join(None)
+    with pytest.raises(error):
+        await rounds.run()
+    with pytest.raises(Fenced if error is Fenced else CommitUnknown):
+        await round_.wait()
 
 
 @jumping

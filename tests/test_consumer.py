@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from transport import TP
+from transport import TP, App, AppClosed, CommitRefused, Record
 
 ORDERS, ORDERS_1 = TP("orders", 0), TP("orders", 1)
 BILLS = TP("bills", 0)
@@ -31,7 +34,111 @@ async def test_flow_that_is_stopped_keeps_the_membership() -> None:
         assert (await anext(messages)).offset == 0
 
 
+@jumping
+async def test_flow_is_stopped_at_once_and_goes_on_at_once() -> None:
+    """What was fetched meanwhile has not to wait for what is fetched next."""
+    broker = broker_with(ORDERS, records=2)
+    async with app_on(broker) as app, trio.open_nursery() as nursery:
+        messages = app.topic("orders").noack()
+        await anext(messages)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        app.consumer.stop_flow()
+        await app.consumer.wait_for_stopped_flow()
+        nursery.start_soon(take, messages, 1)
+        await wait_all_tasks_blocked()
+        assert len(app.consumer.unacked) == 1
+        app.consumer.resume_flow()
+        await wait_all_tasks_blocked()
+        assert len(app.consumer.unacked) == 2
+        assert trio.current_time() == before
+
+
+@jumping
+async def test_flow_is_not_stopped_before_it_is_told_to() -> None:
+    async with app_on(broker_with(ORDERS)) as app, trio.open_nursery() as nursery:
+        consumer, stopped = app.consumer, trio.Event()
+
+        async def wait() -> None:
+            await consumer.wait_for_stopped_flow()
+            stopped.set()
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert not stopped.is_set()
+        consumer.stop_flow()
+        await wait_all_tasks_blocked()
+        assert stopped.is_set()
+        with assert_checkpoints():
+            await consumer.wait_for_stopped_flow()
+
+
+@jumping
+async def test_flow_is_not_stopped_while_a_poll_may_bring_something() -> None:
+    async with app_on(broker_with(ORDERS)) as app, trio.open_nursery() as nursery:
+        consumer, stopped, may_end = app.consumer, trio.Event(), trio.Event()
+        poll = consumer.client.poll
+
+        async def poll_late() -> Mapping[TP, Sequence[Record]]:
+            try:
+                return await poll()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await may_end.wait()
+
+        async def wait() -> None:
+            await consumer.wait_for_stopped_flow()
+            stopped.set()
+
+        consumer.client.poll = poll_late
+        app.topic("orders").noack()
+        await wait_all_tasks_blocked()
+        consumer.stop_flow()
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert not stopped.is_set()
+        consumer.resume_flow()
+        may_end.set()
+        await wait_all_tasks_blocked()
+        assert not stopped.is_set(), "it goes on, and is polled anew"
+        consumer.stop_flow()
+        await wait_all_tasks_blocked()
+        assert stopped.is_set()
+
+
 # Pauses
+
+
+@jumping
+async def test_a_pause_and_its_end_hold_from_the_call_on() -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker) as app:
+        messages = app.topic("orders").noack()
+        await anext(messages)
+        before = trio.current_time()
+        app.consumer.pause_partitions([ORDERS])
+        await wait_all_tasks_blocked()
+        write(broker, ORDERS)
+        await wait_all_tasks_blocked()
+        assert app.consumer.assignment[ORDERS].waiting == 0
+        app.consumer.resume_partitions([ORDERS])
+        assert (await anext(messages)).offset == 1
+        assert trio.current_time() == before
+
+
+@jumping
+async def test_a_partition_is_fetched_from_as_soon_as_its_buffer_is_half_empty() -> None:
+    broker = broker_with(ORDERS, records=4)
+    async with app_on(broker, buffer_size=4) as app:
+        messages = app.topic("orders").noack()
+        held = await take(messages, 4)
+        await wait_all_tasks_blocked()
+        before = trio.current_time()
+        write(broker, ORDERS)
+        for message in held[:2]:
+            message.ack()
+        assert (await anext(messages)).offset == 4
+        assert trio.current_time() == before
 
 
 @jumping
@@ -134,6 +241,67 @@ async def test_a_seek_back_moves_the_commit_back() -> None:
 
 
 @jumping
+async def test_a_seek_by_itself_commits_nothing() -> None:
+    """Without transactions: what was acked before it may have been acked by mistake."""
+    broker = broker_with(ORDERS, records=3)
+    async with app_on(broker, commit_interval=1e6) as app:
+        for message in await take(app.topic("orders").noack(), 3):
+            message.ack()
+        await app.consumer.seek(ORDERS, 1)
+        assert committed(broker) == {}
+
+
+@jumping
+async def test_a_partition_may_be_named_by_a_plain_pair() -> None:
+    broker = broker_with(ORDERS, records=3)
+    async with app_on(broker) as app:
+        messages = app.topic("orders").noack()
+        await anext(messages)
+        await app.consumer.seek(("orders", 0), 2)  # type: ignore[arg-type]
+        message = await anext(messages)
+        assert (message.topic, message.offset) == ("orders", 2)
+
+
+@jumping
+async def test_there_is_nothing_to_seek_in_before_the_group_is_joined_or_once_it_was_left() -> None:
+    async with app_on(broker_with(ORDERS, records=1)) as app:
+        await cannot_seek(app)
+        await anext(app.topic("orders").noack())
+        app.consumer.close()
+        await app.consumer.ended.wait()
+        await cannot_seek(app)
+
+
+async def cannot_seek(app: App) -> None:
+    with pytest.raises(AppClosed):
+        await app.consumer.seek(ORDERS, 0)
+    with pytest.raises(AppClosed):
+        await app.consumer.seek_to_committed()
+
+
+@jumping
+async def test_what_is_sought_while_the_app_ends_is_refused() -> None:
+    broker = broker_with(ORDERS, records=1)
+    refused = trio.Event()
+
+    async def seek(app: App) -> None:
+        await cannot_seek(app)
+        refused.set()
+
+    async with trio.open_nursery() as nursery, app_on(broker, commit_interval=1e6) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        commit = app.consumer.client.commit
+
+        async def commit_last(offsets: Mapping[TP, int], timeout: float) -> None:
+            nursery.start_soon(seek, app)
+            await refused.wait()
+            await commit(offsets, timeout)
+
+        app.consumer.client.commit = commit_last
+    assert committed(broker) == {ORDERS: 1}
+
+
+@jumping
 async def test_a_seek_past_the_end_is_put_right_by_the_reset_policy() -> None:
     broker = broker_with(ORDERS, records=3)
     app = app_on(broker, auto_offset_reset="earliest")
@@ -193,7 +361,8 @@ async def test_a_seek_that_is_cancelled_is_made_as_a_whole_or_not_at_all(steps: 
 async def test_there_is_nothing_to_commit_before_the_group_is_joined() -> None:
     app = app_on(broker_with(ORDERS))
     async with app:
-        assert not await app.consumer.commit()
+        with assert_checkpoints():
+            assert await app.consumer.commit() is False
 
 
 @jumping
@@ -209,6 +378,27 @@ async def test_the_place_to_start_from_is_committed_too() -> None:
     write(broker, ORDERS)
     async with later:
         assert (await anext(later.topic("orders").noack())).offset == 3
+
+
+@pytest.mark.parametrize("policy", ["fail", "go_on"])
+@jumping
+async def test_a_commit_that_fails_after_a_handler_hides_nothing_of_its_error(
+    policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
+        raise CommitRefused("as the broker says")
+
+    broker = broker_with(ORDERS, records=2)
+    async with app_on(broker, commit_interval=1e6, on_task_error=policy) as app:
+        first, _ = await take(app.topic("orders").noack(), 2)
+        first.ack()
+        commit, app.consumer.client.commit = app.consumer.client.commit, refuse
+        raises = pytest.raises(ZeroDivisionError) if policy == "fail" else nullcontext()
+        with raises:
+            await app.consumer.on_task_error(ZeroDivisionError())
+        app.consumer.client.commit = commit
+    assert "after a handler has failed: as the broker says" in caplog.text
+    assert ("its message stays unacked" in caplog.text) == (policy == "go_on")
 
 
 @jumping

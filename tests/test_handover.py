@@ -10,7 +10,16 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from transport import TP, App, AuthorizationFailed, CommitRefused, Conductor, Fenced, Transport
+from transport import (
+    TP,
+    App,
+    AuthorizationFailed,
+    CommitRefused,
+    CommitUnknown,
+    Conductor,
+    Fenced,
+    Transport,
+)
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
@@ -296,9 +305,10 @@ async def test_a_commit_that_shows_that_all_is_over_ends_the_app(error: type[Exc
             await trio.sleep_forever()
 
 
+@pytest.mark.parametrize("error", [CommitRefused, CommitUnknown])
 @jumping
 async def test_a_commit_that_is_refused_for_what_goes_does_not(
-    caplog: pytest.LogCaptureFixture,
+    error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, commit_interval=1e6) as app:
@@ -306,7 +316,7 @@ async def test_a_commit_that_is_refused_for_what_goes_does_not(
         commit = app.consumer.client.commit
 
         async def refuse(*_: object) -> None:
-            raise CommitRefused("no such partition")
+            raise error("as the broker says")
 
         app.consumer.client.commit = refuse
         app.conductor.clear()
@@ -314,7 +324,7 @@ async def test_a_commit_that_is_refused_for_what_goes_does_not(
         await trio.sleep(1)
         app.consumer.client.commit = commit
         assert not app.consumer.assignment
-    assert "no such partition" in caplog.text
+    assert "the last commit of orders-0 failed: as the broker says" in caplog.text
 
 
 @jumping

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import pytest
 import trio
 
-from tests.apps import app_on, broker_with, nothing_comes, take, write
+from tests.apps import A_WHILE, app_on, broker_with, nothing_comes, take, write
 from tests.lanes import Place
 from tests.nurseries.clock import jumping
-from transport import TP, App, Message, UnknownTopic
+from transport import TP, App, BrokerUnavailable, Message, UnknownTopic
 
 ORDERS, BILLS = TP("shop.orders", 0), TP("shop.bills", 0)
 SHOP = re.compile(r"shop\..*")
@@ -54,6 +55,34 @@ async def test_a_pattern_that_nothing_matches_yet() -> None:
         nursery.start_soon(create_later)
         assert (await anext(messages)).tp == ORDERS
         assert 5.0 <= trio.current_time() <= 6.5
+
+
+@jumping
+async def test_who_listens_to_no_pattern_asks_for_no_topics() -> None:
+    async def topics() -> Collection[str]:
+        pytest.fail("on a large cluster they are many")
+
+    async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
+        app.consumer.client.topics = topics
+        await anext(app.topic("shop.orders").noack())
+        await trio.sleep(A_WHILE)
+
+
+@jumping
+async def test_where_no_broker_tells_the_topics_it_is_asked_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
+        topics = app.consumer.client.topics
+
+        async def tell_later() -> Collection[str]:
+            if trio.current_time() - began < 5.0:
+                raise BrokerUnavailable("nobody is there")
+            return await topics()
+
+        app.consumer.client.topics, began = tell_later, trio.current_time()
+        assert (await anext(app.topic(SHOP).noack())).tp == ORDERS
+        assert "match a pattern: nobody is there" in caplog.text
 
 
 @jumping

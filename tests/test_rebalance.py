@@ -9,11 +9,11 @@ from collections import Counter
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from transport import TP, App, RebalanceInProgress
+from transport import TP, App, NotAssigned, RebalanceInProgress
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = [TP("orders", number) for number in range(4)]
@@ -176,6 +176,8 @@ async def test_a_seek_during_a_revocation_fails_at_once() -> None:
             for tp in ORDERS:
                 with pytest.raises(RebalanceInProgress):
                     await one.consumer.seek(tp, 0)
+            with pytest.raises(NotAssigned):  # nor would it be after the revocation
+                await one.consumer.seek(TP("bills", 0), 0)
             assert trio.current_time() == before
 
 
@@ -207,7 +209,8 @@ class SeeksOnAssigned(App):
 
     async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
         for tp in assigned:
-            await self.consumer.seek(tp, 1)
+            with assert_checkpoints():
+                await self.consumer.seek(tp, 1)
 
 
 @jumping

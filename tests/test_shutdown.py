@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from nurseries import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.nurseries.clock import jumping
-from transport import TP, AppClosed, ClientClosed, RebalanceInProgress
+from transport import TP, App, AppClosed, ClientClosed, CommitUnknown, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
 
@@ -201,6 +201,75 @@ async def test_the_end_does_not_wait_for_a_hand_over_that_waits_for_what_is_unac
         assert set(other.consumer.assignment) == set(ORDERS)
 
 
+class SlowOnRevoked(App):
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        await trio.sleep(100.0)
+
+
+@jumping
+async def test_the_end_does_not_wait_for_a_hook_of_a_hand_over() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    one, other = app_on(broker, kind=SlowOnRevoked), app_on(broker)
+    async with other:
+        async with one:
+            for message in await take(one.topic("orders").noack(), 4):
+                message.ack()
+            other.topic("orders").noack()
+            await trio.sleep(5.0)
+            assert one.consumer.handover.is_under_way
+            start = trio.current_time()
+        assert trio.current_time() - start < 1
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+@jumping
+async def test_a_client_that_was_killed_or_never_opened_is_not_closed(is_killed: bool) -> None:
+    async def close(timeout: float) -> None:
+        pytest.fail("it may leave the group, and wait for its answer")
+
+    async with app_on(broker_with(ORDERS[0], records=1)) as app:
+        app.consumer.client.close = close
+        if is_killed:
+            await anext(app.topic("orders").noack())
+            await app.kill()
+
+
+@jumping
+async def test_after_a_kill_nothing_is_delivered_acked_or_told_and_no_group_is_joined() -> None:
+    told: list[frozenset[TP]] = []
+
+    class Told(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            told.append(revoked)
+
+    async def open() -> None:
+        pytest.fail("it is gone")
+
+    broker = broker_with(*ORDERS, records=1)
+    async with app_on(broker, kind=Told) as one, app_on(broker) as other, app_on(broker) as idle:
+        held = await take(one.topic("orders").noack(), 4)
+        other.topic("orders").noack()
+        await wait_all_tasks_blocked()
+        assert one.consumer.handover.is_under_way
+        told.clear()
+        idle.consumer.client.open = open
+        kill = one.consumer.client.kill
+
+        async def kill_late() -> None:  # it has threads to join, for example
+            await trio.sleep(1.0)
+            await kill()
+
+        one.consumer.client.kill = kill_late
+        for app in (one, idle):
+            await app.kill()
+            assert not app.consumer.flow_active
+            assert [message async for message in app.topic("orders").noack()] == []
+        assert one.consumer.unacked == set()
+        assert not any(message.ack() for message in held)
+        await wait_all_tasks_blocked()
+    assert told == []
+
+
 @jumping
 async def test_after_the_end_the_calls_say_that_the_app_is_closed() -> None:
     broker = broker_with(ORDERS[0], records=1)
@@ -232,6 +301,36 @@ async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grac
     assert caplog.messages == [
         "orders-0: 1 messages were in hand at the end, from offset 1 on: they come again"
     ]
+
+
+@jumping
+async def test_each_step_of_the_end_has_its_share_of_the_grace() -> None:
+    """One that waits for what never answers takes nothing from those after it."""
+    steps: dict[str, float] = {}
+    with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
+        broker = broker_with(ORDERS[0], records=1)
+        async with app_on(broker, grace=10.0, commit_timeout=30.0, commit_interval=1e6) as app:
+            (await anext(app.topic("orders").noack())).ack()
+            consumer, close = app.consumer, app.consumer.client.close
+
+            async def commit_for_ever(offsets: Mapping[TP, int], timeout: float) -> None:
+                await trio.sleep_forever()
+
+            async def stop_for_ever() -> None:
+                steps["the fetcher stops"] = trio.current_time() - began
+                await trio.sleep_forever()
+
+            async def close_in_time(timeout: float) -> None:
+                steps["the client closes"] = trio.current_time() - began
+                steps["and has"] = timeout
+                await close(timeout)
+
+            consumer.client.commit, consumer.client.close = commit_for_ever, close_in_time
+            consumer.fetcher.stop = stop_for_ever  # type: ignore[method-assign]
+            began = trio.current_time()
+    assert steps == pytest.approx(
+        {"the fetcher stops": 4.0, "the client closes": 5.0, "and has": 2.0}
+    )
 
 
 # The tree

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from trio.testing import assert_checkpoints
 
 from tests.apps import app_on, broker_with, take, write
 from tests.kafka.cluster import Broker
@@ -449,4 +450,12 @@ async def test_no_response_of_a_broker_that_stands_still(kafka_broker: Broker) -
             kafka_broker.thaw()
         await app.consumer.client.end_offsets([tp])
         await app.consumer.verify_all_partitions_active()
+        assert app.consumer.stuck == ()
+
+
+@jumping
+async def test_before_anything_is_read_nothing_is_stuck() -> None:
+    async with app_on(broker_with(ONE)) as app:
+        with assert_checkpoints():
+            await app.consumer.verify_all_partitions_active()
         assert app.consumer.stuck == ()

@@ -1256,6 +1256,17 @@ async def test_offsets_of_who_is_no_member_are_refused(
 
 @MODES
 @jumping
+async def test_there_is_nothing_to_commit_before_the_group_is_joined_and_after_the_end(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        assert await app.consumer.commit() is False
+        (await anext(app.topic("in").noack())).ack()
+    assert await app.consumer.commit() is False
+
+
+@MODES
+@jumping
 async def test_a_message_of_another_app_in_hand_is_no_reason_not_to_commit(mode: str) -> None:
     """Only what this commit would wait for is."""
     broker = pipeline(records=1)
@@ -1393,7 +1404,9 @@ async def test_to_seek_to_what_is_committed_undoes_what_is_not(mode: str) -> Non
     broker = pipeline(records=3)
     async with exactly_once(broker, mode) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
-        assert await app.consumer.commit() is False
+        (message,) = await take(messages, 1)
+        assert await app.consumer.seek_to_committed() == {IN[0]: 0}, "where it began"
+        assert not message.ack()
         for outcome in (b"kept", b"undone"):
             async with await anext(messages):
                 await out.send(value=outcome)
@@ -1474,3 +1487,95 @@ async def test_a_last_commit_without_an_answer_is_an_error(mode: str) -> None:
                 await app.topic("out").send(value=message.value)
             commits_wait_for(app, trio.Event(), trio.Event())
     assert (results(broker), committed(broker)) == ([], {})
+
+
+# Partitions that go
+
+
+@MODES
+@jumping
+async def test_a_seek_during_a_revocation_waits_for_no_handler(mode: str) -> None:
+    """It fails at once: the commit before it would wait for what the revocation waits for."""
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, mode, drain_timeout=50.0) as one, app_on(broker) as other:
+        held = await take(one.topic("in").noack(), 2)
+        other.topic("in").listen()
+        await wait_all_tasks_blocked()
+        assert one.consumer.handover.is_under_way
+        in_hand.set(None)
+        before = trio.current_time()
+        for message in held:
+            with pytest.raises(RebalanceInProgress):
+                await one.consumer.seek(message.tp, 0)
+        assert trio.current_time() == before
+
+
+@MODES
+@jumping
+async def test_a_partition_goes_though_what_was_sent_for_it_is_undone(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, max_request_size=500) as app:
+        async with await anext(app.topic("in").noack()):
+            app.topic("out").send_soon(value=b"v" * 1000)
+        app.conductor.clear()
+        await trio.sleep(A_WHILE)
+        assert not app.consumer.assignment
+    assert "the last commit of in-0 failed" in caplog.text
+    assert committed(broker) == {}
+
+
+@MODES
+@jumping
+async def test_partitions_that_go_when_the_app_has_ended_go_without_a_commit(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[frozenset[TP]] = []
+
+    class Told(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            told.append(revoked)
+
+    async with app_on(pipeline(records=1), kind=Told, transactions=mode) as app:
+        (await anext(app.topic("in").noack())).ack()
+    told.clear()
+    await app.consumer.on_partitions_revoked(frozenset(IN))
+    assert "the last commit of in-0, in-1 failed: the app is closing" in caplog.text
+    assert told == [frozenset(IN)]
+
+
+def producers_of(app: App) -> list[str]:
+    (producer,) = [node for node in app.tree().children if node.name == "Producer"]
+    return [node.name for node in producer.children if node.name.startswith("Producer of")]
+
+
+@jumping
+async def test_the_producer_of_a_partition_that_is_taken_away_ends_with_no_commit_to_come() -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition", drain_timeout=2.0) as one, app_on(broker) as other:
+        held = await take(one.topic("in").noack(), 2)
+        assert len(producers_of(one)) == 2
+        other.topic("in").listen()
+        await trio.sleep(10.0)
+        (kept,) = one.consumer.assignment
+        assert producers_of(one) == [f"Producer of group-in-{kept.partition}"]
+        assert [message.tp for message in held if message.ack()] == [kept]
+
+
+@jumping
+async def test_a_partition_that_was_lost_comes_back_with_another_transaction() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, "partition") as app:
+        messages = app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        (scope,) = app.consumer.transactions.scopes
+        group = broker.group("group")
+        group.leave(next(iter(group.members)), trio.current_time())
+        async with await anext(messages) as again:
+            await app.topic("out").send(value=again.value)
+        assert not message.ack()
+        assert [*app.consumer.transactions.scopes] != [scope]
+        await app.consumer.force_commit()
+        assert app.consumer.transactions.delivers(IN[0])
+    assert results(broker) == [b"0-0"]

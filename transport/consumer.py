@@ -80,6 +80,7 @@ class Consumer(Service):
     """
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ClientClosed,)
+    _was_active: bool  # flow, when the end began: so it is again after a restart
 
     def __init__(
         self,
@@ -128,7 +129,6 @@ class Consumer(Service):
         self._lookout = Lookout(self)
         self._stuck_interval = settings.stuck_interval
         self._phase = _Phase.NEW
-        self._was_active = True
 
     # Life
 
@@ -311,10 +311,12 @@ class Consumer(Service):
         self._look_again()
 
     def on_buffer_full(self, tp: TP) -> None:
-        """A channel of the partition's topic is full: its fetching pauses before the next poll."""
+        """A channel of the partition's topic is full: its fetching pauses before the next poll.
+
+        Called by who fills it, and that is who polls.
+        """
         if (probe := self.app.probe) is not None:
             probe(probe.sensor.on_topic_buffer_full, tp)
-        self._look_again()
 
     def on_buffer_drop(self, tp: TP) -> None:
         """The channel has drained to half: fetching goes on."""

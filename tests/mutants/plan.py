@@ -14,6 +14,14 @@ APPS = (
     "items/test_fetcher.py",
 )
 TRANSACTIONS = ("test_transactions.py", "items/test_transaction_manager.py")
+READERS = (
+    "test_restart.py",
+    "test_stuck.py",
+    "test_getmany.py",
+    "test_patterns.py",
+    "test_reading_alone.py",
+    "test_monitor.py",
+)
 
 # A file of `transport`, and files or folders of `tests`. A mutant is shown to the tests that call
 # what was changed, the quickest first, so a long list costs time for survivors alone.
@@ -29,6 +37,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "commits.py": ("test_commits.py", "test_committer.py", *APPS, *TRANSACTIONS),
     "transactions.py": TRANSACTIONS,
     "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
+    "consumer.py": (*APPS, *READERS, *TRANSACTIONS, "model"),
     "handover.py": (*APPS, "test_fetcher.py", "test_monitor.py", *TRANSACTIONS, "model"),
     "fetcher.py": (*APPS, "test_fetcher.py", "test_stuck.py", *TRANSACTIONS, "model"),
     "ownership.py": ("test_ownership.py", *APPS, "test_monitor.py", *TRANSACTIONS, "model"),

@@ -114,6 +114,18 @@ def test_batches_take_turns_too() -> None:
     assert bench.channel.take_batch(3) is None
 
 
+def test_a_batch_is_of_all_that_was_fetched_of_its_partition_meanwhile() -> None:
+    bench = Bench(limit=5)
+    for first in range(0, 9, 3):
+        bench.fetched(A, first, first + 1, first + 2)
+    batch = bench.channel.take_batch(4)
+    assert batch is not None
+    assert [message.offset for message in batch] == [0, 1, 2, 3]
+    rest = bench.channel.take_batch(4)
+    assert rest is not None
+    assert [message.offset for message in rest] == [4]  # all that may be begun
+
+
 def test_who_was_held_back_when_its_turn_came_is_before_those_who_had_theirs() -> None:
     """Held back together, and let on together: as it is around each transaction."""
     bench = Bench()

@@ -243,12 +243,16 @@ def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> N
     assert lane.ready() == 2
 
 
-def test_a_batch_is_of_one_fetch_and_no_larger_than_asked(ledger: Ledger, lane: Lane) -> None:
+def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(records(0, 1, 2))
     ledger.fetched(records(3))
+    ledger.fetched(records(5, 6, 7))
     assert [message.offset for message in take_batch(lane, 2)] == [0, 1]
-    assert [message.offset for message in take_batch(lane, 2)] == [2]
-    assert [message.offset for message in take_batch(lane, 2)] == [3]
+    assert [message.offset for message in take_batch(lane, 3)] == [2, 3, 5]
+    assert lane.ready() == 2
+    assert [message.offset for message in take_batch(lane, 1)] == [6]
+    assert [message.offset for message in take_batch(lane, 9)] == [7]
+    assert lane.ready() == lane.waiting == 0
 
 
 def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: Lane) -> None:

@@ -194,7 +194,10 @@ class Channel:
         while (lane := self._scheduler.turn()) is not None:
             if ready := lane.ready():
                 self._lane = lane
-                self.quota = min(ready, room, most or self._scheduler.quantum)
+                if most is None:
+                    self.quota = min(ready, room, self._scheduler.quantum)
+                else:
+                    self.quota = min(room, most)
                 return lane
             self._scheduler.discard(lane)
             if lane.waiting:

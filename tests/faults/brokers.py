@@ -18,7 +18,7 @@ import kafka.errors
 from kafka.admin import KafkaAdminClient
 
 from tests.faults.toxiproxy import Toxiproxy
-from tests.kafka.cluster import Broker, _free_ports, _Guard, _java
+from tests.kafka.cluster import Broker, Guard, free_ports, java_command
 from tests.kafka.toolchain import fetch_jars, find_java
 
 NODES = (1, 2, 3)
@@ -69,15 +69,15 @@ class Node(Broker):
         super().__init__()
         self.node = node
         self._home = Path(tempfile.mkdtemp(prefix="kafka-nursery-"))
-        self._guard = _Guard(self._home)
+        self._guard = Guard(self._home)
         self._log = self._home / "broker.log"
         config = self._home / "server.properties"
         config.write_text(f"{properties}log.dirs={self.data}\n")
         jars, java = fetch_jars(), find_java()
-        self._command = _java(java, jars, "-Dkafka.log.level=INFO", HEAP, "kafka.Kafka")
+        self._command = java_command(java, jars, "-Dkafka.log.level=INFO", HEAP, "kafka.Kafka")
         self._command.append(str(config))
         self._prepare = functools.partial(
-            self._format, _java(java, jars, "kafka.tools.StorageTool"), config
+            self._format, java_command(java, jars, "kafka.tools.StorageTool"), config
         )
 
     def __enter__(self) -> Self:
@@ -110,7 +110,7 @@ class ThreeBrokers:
     """
 
     def __init__(self) -> None:
-        api, *ports = _free_ports(1 + 5 * len(NODES))
+        api, *ports = free_ports(1 + 5 * len(NODES))
         of = {node: ports[5 * at : 5 * at + 5] for at, node in enumerate(NODES)}
         voters = ",".join(f"{node}@127.0.0.1:{of[node][1]}" for node in NODES)
         self.nodes = {}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.brokers import ThreeBrokers
-from tests.faults.load import Load, Report
+from tests.faults.load import Load, Report, table
 
 REPORTS = pytest.StashKey[list[Report]]()
 
@@ -61,16 +61,3 @@ def pytest_terminal_summary(
         return
     terminalreporter.section("how long each fault was felt")
     terminalreporter.write_line(table(reports))
-
-
-def table(reports: list[Report]) -> str:
-    width = max(len(report.fault) for report in reports)
-    head = f"{'fault':<{width}}  outage s  of copies s  caught up s  grown MB"
-    return "\n".join(
-        [head]
-        + [
-            f"{r.fault:<{width}}  {r.outage:8.1f}  {r.outage_of_copies:11.1f}"
-            f"  {r.caught_up:11.1f}  {r.grown:8.1f}"
-            for r in reports
-        ]
-    )

@@ -84,6 +84,19 @@ class Report(NamedTuple):
     grown: float
 
 
+def table(reports: list[Report]) -> str:
+    width = max(len(report.fault) for report in reports)
+    head = f"{'fault':<{width}}  outage s  of copies s  caught up s  grown MB"
+    return "\n".join(
+        [head]
+        + [
+            f"{r.fault:<{width}}  {r.outage:8.1f}  {r.outage_of_copies:11.1f}"
+            f"  {r.caught_up:11.1f}  {r.grown:8.1f}"
+            for r in reports
+        ]
+    )
+
+
 class ProgramDiary(Diary):
     """What one of the programs has written so far, the producer as well."""
 
@@ -479,7 +492,8 @@ class Load:
             outsider.close()
 
     def _check_feeder(self, written: dict[Place, bytes]) -> None:
-        """What was acknowledged is where it was said to be; nothing was written twice."""
+        """What was acknowledged is where it was said to be; nothing was written twice, or before
+        what was sent to the same partition earlier."""
         diary = self.feeder.diary.read()
         wrong = [
             each for each in diary.acknowledged if written.get(each.place) != b"%d" % each.number
@@ -487,9 +501,19 @@ class Load:
         assert not wrong, f"acknowledged and not there: {wrong[:5]}"
         twice = [value for value, times in Counter(written.values()).items() if times > 1]
         assert not twice, f"written twice: {twice[:5]}"
+        for partition in range(self.partitions):
+            numbers = [
+                number_of(written[place]) for place in sorted(written) if place[0] == partition
+            ]
+            assert numbers == sorted(numbers), f"out of order in {partition}: {numbers}"
         failed = {number: why for number, why in diary.failed.items() if why not in self.may_fail}
         assert not failed, f"failed: {failed}\n{self.feeder.errors[-3000:]}"
         assert len(diary.acknowledged) + len(diary.failed) == diary.sent, "without an outcome"
+
+
+def number_of(value: bytes) -> int:
+    """The feeder's, without the bytes that make it large."""
+    return int(value.rstrip(b"\0"))
 
 
 def _is_member(program: Program) -> bool:

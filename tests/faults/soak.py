@@ -17,9 +17,8 @@ import time
 from pathlib import Path
 
 from tests.faults.brokers import ThreeBrokers
-from tests.faults.conftest import table
 from tests.faults.faults import FAULTS
-from tests.faults.load import SHORT_SESSION, Load, Report
+from tests.faults.load import SHORT_SESSION, Load, Report, table
 
 # Seconds between two faults, at most.
 REST = 5.0

@@ -109,9 +109,9 @@ class Broker:
         jars, java = fetch_jars(), find_java()
         with contextlib.ExitStack() as stack:
             self._home = Path(tempfile.mkdtemp(prefix="kafka-nursery-"))
-            self._guard = _Guard(self._home)
+            self._guard = Guard(self._home)
             stack.callback(self._guard.close)
-            port, controller_port, *ports = _free_ports(2 + len(self._listeners))
+            port, controller_port, *ports = free_ports(2 + len(self._listeners))
             self.bootstrap = f"127.0.0.1:{port}"
             self.addresses = {
                 name: f"127.0.0.1:{each}" for name, each in zip(self._listeners, ports, strict=True)
@@ -123,9 +123,9 @@ class Broker:
             config = self._home / "server.properties"
             config.write_text(properties + self._properties)
             self._log = self._home / "broker.log"
-            self._command = _java(java, jars, "-Dkafka.log.level=INFO", HEAP, "kafka.Kafka")
+            self._command = java_command(java, jars, "-Dkafka.log.level=INFO", HEAP, "kafka.Kafka")
             self._command.append(str(config))
-            self._format(_java(java, jars, "kafka.tools.StorageTool"), config)
+            self._format(java_command(java, jars, "kafka.tools.StorageTool"), config)
             stack.callback(self.stop)
             self.start()
             self._closing = stack.pop_all()
@@ -249,7 +249,7 @@ class Broker:
         self._process.send_signal(number)
 
 
-class _Guard:
+class Guard:
     """A small process that outlives us: when our end of its pipe closes it kills and tidies up.
 
     So neither a broker nor its data stays behind when a test run is killed without a goodbye. The
@@ -284,7 +284,7 @@ class _Guard:
 def tool_command(main_class: str, *args: str, bootstrap: str) -> list[str]:
     """The command line of one of Kafka's tools, for those that run on (a VerifiableConsumer)."""
     return [
-        *_java(find_java(), fetch_jars(), "-XX:TieredStopAtLevel=1", "-Xmx256m", main_class),
+        *java_command(find_java(), fetch_jars(), "-XX:TieredStopAtLevel=1", "-Xmx256m", main_class),
         *("--bootstrap-server", bootstrap, *args),
     ]
 
@@ -356,14 +356,14 @@ def end_offsets(bootstrap: str, topic: str) -> dict[tuple[str, int], int]:
     return {(name, int(partition)): int(end) for name, partition, end in rows}
 
 
-def _java(java: str, jars: Path, *args: str) -> list[str]:
+def java_command(java: str, jars: Path, *args: str) -> list[str]:
     return [
         *(java, "-XX:+UseSerialGC", "-cp", f"{jars}/*"),
         *(f"-Dlog4j2.configurationFile={HERE / 'log4j2.xml'}", *args),
     ]
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """So many ports below the range the system gives to outgoing connections.
 
     Within it, a client that calls a broker that is down can be given the broker's own port.

@@ -62,10 +62,11 @@ class Absent:
                 self._waiting[message.topic] = []
                 self._asked_for.append(message.topic)
                 self._wanted.set()
-            queue = self._waiting[message.topic]
-            queue.append((message, deadline))
-            if len(queue) > 1 and queue[-2][1] > deadline:
-                queue.sort(key=_deadline)  # who comes again goes before who came meanwhile
+            self._waiting[message.topic].append((message, deadline))
+        for topic in {message.topic for message in messages}:
+            self._waiting[topic].sort(
+                key=_deadline
+            )  # who comes again goes before who came meanwhile
 
     def fail(self, error: TransportError) -> None:
         """Fail all that waits."""

@@ -155,7 +155,10 @@ class KafkaProducerClient:
         if waited_for := frozenset(self._absent.topics):
             self._absent.add([m for m in batch if m.topic in waited_for], deadline)
             batch = [m for m in batch if m.topic not in waited_for]
-        await self._submit(batch, deadline)
+        if batch:
+            await self._submit(batch, deadline)
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def create_topic(
         self,

@@ -181,7 +181,9 @@ class Committer:
         }
 
     def _is_homeless(self, ledger: Ledger, offset: int) -> bool:
-        at, until = self._homeless.get(ledger, (-1, 0.0))
+        if (kept := self._homeless.get(ledger)) is None:
+            return False
+        at, until = kept
         return at == offset and trio.current_time() < until
 
     def _go_on_without(self, gone: Collection[TP], due: Mapping[Ledger, int]) -> None:

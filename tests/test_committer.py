@@ -423,6 +423,61 @@ async def test_a_partition_that_was_owned_anew_and_is_gone_again_is_told_of_agai
         assert caplog.text.count("no partition a-0 any more") == 2
 
 
+# Partitions that are about to go
+
+
+@jumping
+async def test_of_what_is_about_to_go_no_commit_is_asked_for() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        rig.ack(A)
+        rig.ack(B)
+        with trio.testing.assert_checkpoints():
+            await rig.committer.leave([A, TP("a", 7)])
+        assert await rig.committer.commit()
+        assert rig.client.made == [{B: 1}]
+        await rig.committer.leave([B])
+        rig.ack(B)
+        assert not await rig.committer.commit()
+
+
+@jumping
+async def test_one_that_is_owned_anew_is_committed_again() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        await rig.committer.leave([A])
+        rig.assignment.let_go([A])
+        rig.take_on(A)
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert rig.client.made == [{A: 1}]
+
+
+@pytest.mark.parametrize(("tp", "seconds"), [(A, 5.0), (B, 0.0)])
+@jumping
+async def test_the_commit_under_way_is_waited_for_that_has_something_of_what_goes(
+    tp: TP, seconds: float
+) -> None:
+    """It could come to the broker after that of the next owner."""
+    async with at_work(ScriptedClient(seconds=5.0)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.testing.wait_all_tasks_blocked()
+        begun = trio.current_time()
+        await rig.committer.leave([tp])
+        assert trio.current_time() == begun + seconds
+
+
+@jumping
+async def test_one_that_goes_is_not_tried_again() -> None:
+    client = ScriptedClient([RebalanceInProgress("now")], seconds=1.0)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.testing.wait_all_tasks_blocked()
+        await rig.committer.leave([A])
+    assert client.tried == [{A: 1}]
+    assert client.made == []
+
+
 # The end of the committer
 
 

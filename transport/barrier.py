@@ -125,6 +125,10 @@ class BarrierCommitter:
             raise AppClosed("the app is closing: it is undone without us") from error
         return True
 
+    async def leave(self, tps: Collection[TP]) -> None:
+        """A checkpoint: what a transaction commits late is refused, by the generation it is of."""
+        await trio.lowlevel.checkpoint()
+
     async def wait_for_running(self) -> bool:
         """Wait for the end of the round that is under way; whether there was one."""
         return await self._rounds.wait_for_running()

@@ -51,6 +51,9 @@ class AnyCommitter(Protocol):
     async def go_back(self, topics: Collection[str | TP] | None = None) -> bool:
         """Undo what is not committed, and deliver it again; False: that cannot be done."""
 
+    async def leave(self, tps: Collection[TP]) -> None:
+        """Commit nothing of these partitions any more, which are about to go."""
+
     async def wait_for_running(self) -> bool:
         """Wait for the end of the commit that is under way; whether there was one."""
 

@@ -69,6 +69,7 @@ class Committer:
         # Of partitions that the broker does not have: what it could not commit, and until when that
         # is asked for no more.
         self._homeless: dict[Ledger, tuple[int, float]] = {}
+        self._left: set[Ledger] = set()  # of partitions that are about to go
         self.is_refused = False
 
     @property
@@ -107,6 +108,19 @@ class Committer:
 
     def end(self) -> None:
         """No commit waits for a handler, so none has to be hurried."""
+
+    async def leave(self, tps: Collection[TP]) -> None:
+        """Ask for no commit of these partitions any more, which are about to go, and wait for the
+        one under way, if it has something of theirs.
+
+        Or it could reach the broker after the first commit of the next owner, and take that back.
+        A checkpoint. Cancelled: no other is asked for all the same.
+        """
+        await trio.lowlevel.checkpoint()
+        leaving = {self._assignment[tp] for tp in tps if tp in self._assignment}
+        self._left = {ledger for ledger in self._left if not ledger.is_shut} | leaving
+        while not leaving.isdisjoint(self._carried):
+            await self._rounds.wait_for_running()
 
     async def wait_for_running(self) -> bool:
         """Wait for the end of the round that is under way; whether there was one."""
@@ -177,7 +191,7 @@ class Committer:
         return {
             ledger: offset
             for ledger, offset in self._assignment.due(topics).items()
-            if not self._is_homeless(ledger, offset)
+            if ledger not in self._left and not self._is_homeless(ledger, offset)
         }
 
     def _is_homeless(self, ledger: Ledger, offset: int) -> bool:

@@ -585,6 +585,7 @@ class Consumer(Service):
             logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
         await self.transactions.on_partitions_revoked(revoked)
         await exposed(self._on_partitions_revoked, revoked)
+        await self.committer.leave(revoked)
 
     async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
         """Tell the channels, the conductor and the app; nothing is fetched of them before.

@@ -16,6 +16,7 @@ report says how often each record was done, and fails where one was lost.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -199,6 +200,11 @@ class _Simulation:
                     await self.start()
                 self._looked = trio.Event()
                 await self._looked.wait()
+            # Who reads what is committed waits for the transactions that a crash has left open.
+            transactions = self._broker.transactions
+            while (deadline := transactions.next_deadline()) < math.inf:
+                await trio.sleep_until(deadline)
+                transactions.expire(trio.current_time())
 
     def _ends(self) -> dict[TP, int]:
         return {tp: self._broker.log(tp).end for tp in self._read()}

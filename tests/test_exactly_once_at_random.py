@@ -125,7 +125,7 @@ class History:
             case "raise":
                 raise Failed
 
-    async def read(self, topic: Topic, results: Topic) -> None:
+    async def read(self, topic: Topic, results: Topic, largest: int | None = None) -> None:
         match self.draw.choice(["messages", "noack", "batches"]):
             case "messages":
                 async for message in topic:
@@ -135,7 +135,7 @@ class History:
                     async with message:
                         await self.handle(results, message)
             case "batches":
-                async for batch in topic.batches(self.draw.choice([None, 1, 3])):
+                async for batch in topic.batches(self.draw.choice([largest, 1, 3])):
                     await self.handle(results, *batch)
 
     async def handle(self, results: Topic, *messages: Message) -> None:
@@ -206,7 +206,8 @@ class History:
         ends = {tp: self.broker.log(tp).end for tp in ORDERS}
         with trio.fail_after(900):
             async with self.app(commit_interval=0.5) as app, trio.open_nursery() as nursery:
-                nursery.start_soon(self.read, app.topic("orders"), app.topic("results"))
+                # Of more at a time it could not be done within the bound of a barrier.
+                nursery.start_soon(self.read, app.topic("orders"), app.topic("results"), 10)
                 # Of a partition that has stayed empty 0 may be committed, or nothing.
                 nothing = dict.fromkeys(ORDERS, 0)
                 while nothing | committed(self.broker) != ends:  # noqa: ASYNC110 - it is looked at from outside

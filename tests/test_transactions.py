@@ -303,6 +303,15 @@ async def test_no_partition_starves_where_each_transaction_has_room_for_one_batc
 
 @MODES
 @jumping
+async def test_a_partition_that_is_about_to_go_is_left_at_once(mode: str) -> None:
+    """The generation tells the broker whose a late commit of a transaction is."""
+    async with exactly_once(pipeline(), mode) as app:
+        with assert_checkpoints():
+            await app.consumer.committer.leave([IN[0]])
+
+
+@MODES
+@jumping
 async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:

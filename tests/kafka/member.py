@@ -131,32 +131,34 @@ async def tell_what_is_alive(diary: Diary) -> None:
 async def obey(
     app: App,
     grace: float,
-    everything: trio.CancelScope,
+    work: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
+    """To the end, and at once: a signal that nobody takes ends the program on the spot."""
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
             app.stop()
-            await trio.sleep(grace)
-            everything.cancel()
+            work.deadline = min(work.deadline, trio.current_time() + grace)
 
 
 async def main(args: argparse.Namespace) -> None:
     diary = Diary.at(args.log)
     app = App(args.group, broker=f"kafka://{args.bootstrap}", **dict(args.setting))
     async with trio.open_nursery() as nursery:
-        await nursery.start(obey, app, args.stop_grace, nursery.cancel_scope)
-        async with app:
-            topic = app.topic(args.topic)
-            async with trio.open_nursery() as beside:
-                beside.start_soon(watch, app, topic, diary)
-                beside.start_soon(tell_what_is_alive, diary)
-                async with trio.open_nursery() as handlers:
-                    for _ in range(args.tasks):
-                        handlers.start_soon(handle, topic, diary, args.batch, args.pause)
-                beside.cancel_scope.cancel()
+        work = trio.CancelScope()
+        await nursery.start(obey, app, args.stop_grace, work)
+        with work:
+            async with app:
+                topic = app.topic(args.topic)
+                async with trio.open_nursery() as beside:
+                    beside.start_soon(watch, app, topic, diary)
+                    beside.start_soon(tell_what_is_alive, diary)
+                    async with trio.open_nursery() as handlers:
+                        for _ in range(args.tasks):
+                            handlers.start_soon(handle, topic, diary, args.batch, args.pause)
+                    beside.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
 

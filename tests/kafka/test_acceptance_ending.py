@@ -69,9 +69,10 @@ def test_a_handler_is_stuck(crew: Crew, kafka_topic: Callable[..., str], rebalan
         heir.until(lambda _: is_rebalancing(crew.bootstrap, topic), "waiting for the other one")
 
     stuck.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)  # or the system may take the two for one
     took = stuck.end(signal.SIGTERM, code=0, within=1.0 + GRACE + EXIT)
 
-    assert took > 1.0
+    assert took > 0.5  # the rest of the program's own grace
     assert f"{topic}-0: 1 messages were in hand at the end, from offset 1 on" in stuck.errors
     if not rebalancing:
         heir = crew.start(topic, topic, tasks=2, stop_grace=1.0, **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 import attrs
 import pytest
@@ -13,7 +14,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from transport import TP, App, NotAssigned, RebalanceInProgress
+from transport import TP, App, CommitUnknown, NotAssigned, RebalanceInProgress
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = [TP("orders", number) for number in range(4)]
@@ -159,6 +160,40 @@ async def test_a_kept_partition_is_acked_and_committed_across_the_rebalance() ->
                 message.tp: 1 for message in kept
             }
             nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_no_partition_goes_while_a_commit_of_it_is_under_way() -> None:
+    """It would come to the broker after that of the next owner, and take it back (I2)."""
+    broker = broker_with(*ORDERS[:2], records=3)
+    one, other = [app_on(broker, commit_interval=1e6) for _ in range(2)]
+    asked: list[Mapping[TP, int]] = []
+    answered = trio.Event()
+    async with one, trio.open_nursery() as nursery:
+        client = one.consumer.client
+        make = client.commit
+
+        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
+            asked.append(offsets)
+            if len(asked) == 1:  # the last one before a partition goes; somebody wants one of all
+                nursery.start_soon(one.consumer.commit)
+                await trio.sleep(1)
+                raise CommitUnknown("no answer")
+            await answered.wait()
+            await make(offsets, timeout)
+
+        client.commit = commit
+        for message in await take(one.topic("orders").noack(), 6):
+            message.ack()
+        async with other:
+            other.topic("orders").noack()
+            await trio.sleep(5)
+            assert [len(offsets) for offsets in asked] == [1, 2]
+            assert not other.consumer.assignment
+            answered.set()
+            await trio.sleep(5)
+            assert other.consumer.assignment.keys() == asked[0].keys()
+            assert committed(broker) == dict.fromkeys(ORDERS[:2], 3)
 
 
 @jumping

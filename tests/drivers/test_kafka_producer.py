@@ -25,10 +25,10 @@ from kafka.net.compat import KafkaNetClient
 from kafka.producer.transaction_manager import InitProducerIdHandler, TransactionManager
 
 from transport.drivers.base import Outcome, Outgoing
-from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer
+from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
 from transport.drivers.kafka.transaction import keep_requests
 from transport.drivers.settings import ClientSettings
-from transport.errors import ClientClosed, TransactionAborted
+from transport.errors import AuthorizationFailed, ClientClosed, TransactionAborted
 from transport.types import RecordMetadata
 
 
@@ -281,3 +281,27 @@ def test_a_request_of_a_transaction_that_is_refused_is_not() -> None:
     seen = net.send(1, None)
     answer.failure(UnsupportedVersionError("too old"))
     assert isinstance(seen.exception, UnsupportedVersionError)
+
+
+async def test_a_refusal_of_a_topic_is_that_of_a_new_answer() -> None:
+    """The right may have been given back since the client last heard of the topic."""
+    known: dict[str, set[int]] = {}
+    cluster = SimpleNamespace(
+        partitions_for_topic=known.get,
+        unauthorized_topics={"t"},
+        add_topic=lambda topic: None,
+        request_update=Future,
+        _topics=set(),
+    )
+
+    async def wait_for(future: Future, timeout_ms: float) -> None:
+        if not is_refused:
+            known["t"] = {0, 1}
+
+    client = SimpleNamespace(cluster=cluster, _manager=SimpleNamespace(wait_for=wait_for))
+    is_refused = False
+    assert await topics._look_up(client, ["t"], 5.0) == {"t": 2}
+    known.clear()
+    is_refused = True
+    with pytest.raises(AuthorizationFailed, match="may not see t"):
+        await topics._look_up(client, ["t"], 5.0)

@@ -79,7 +79,8 @@ async def _look_up(client: Any, topics: Sequence[str], timeout: float) -> dict[s
         missing = [topic for topic in topics if not cluster.partitions_for_topic(topic)]
         if not missing:
             return {topic: len(cluster.partitions_for_topic(topic)) for topic in topics}
-        if refused := cluster.unauthorized_topics.intersection(missing):
+        # Only of an answer to us: it may have been given back since the last one.
+        if answered and (refused := cluster.unauthorized_topics.intersection(missing)):
             _forget(cluster, missing)
             raise AuthorizationFailed(f"may not see {', '.join(sorted(refused))}")
         left = deadline - time.monotonic()

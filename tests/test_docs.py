@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -190,6 +191,24 @@ def test_each_module_that_is_to_be_run_answers() -> None:
         )
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.startswith("usage:")
+
+
+def test_the_docs_build_without_a_warning(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_make_check_sees_the_warnings_that_make_docs_sees() -> None:
+    """`--quiet` hides warnings from `--strict`, so the check must not build with it."""
+    makefile = (ROOT / "Makefile").read_text()
+    builds = re.findall(r"mkdocs build.*", makefile)
+    assert builds == ["mkdocs build --strict"] * 2
 
 
 def anchors_of(page: Path) -> set[str]:

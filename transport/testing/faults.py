@@ -88,7 +88,7 @@ class Faults(Protocol):
 class Script:
     """Faults by the name of the call and its number, counted from 0.
 
-    Args:
+    Attributes:
         faults: such as `{("commit", 1): unanswered(5, made=True)}`.
     """
 
@@ -105,7 +105,7 @@ class Script:
 class Chance:
     """Faults by chance, each such that an app is meant to get over it.
 
-    Args:
+    Attributes:
         draw: says when, and which.
         rate: the share of calls that go wrong.
         longest: most seconds by which one comes late.

@@ -102,8 +102,17 @@ class Fetcher(Service):
         while self._requests:
             self._requests.popleft().end(error)
 
+    def start_anew(self, tps: frozenset[TP]) -> frozenset[TP]:
+        """Note that the client starts these anew; returns those that it has to start paused.
+
+        Not a checkpoint.
+        """
+        paused = frozenset(tp for tp in tps if not self.is_wanted(tp))
+        self._paused = self._paused - tps | paused
+        return paused
+
     def forget(self, tps: frozenset[TP]) -> None:
-        """The client has cleared the pauses of these."""
+        """The client has started these by itself, without a pause. Not a checkpoint."""
         self._paused -= tps
 
     @trio.lowlevel.enable_ki_protection
@@ -191,7 +200,8 @@ class Fetcher(Service):
         except TransportError:
             consumer.ownership.drop({tp})
             raise
-        consumer.ownership.begin_epoch(tp, offset)
+        if not consumer.ownership.begin_epoch(tp, offset):
+            raise NotAssigned(f"{tp} was released while the client was sought to offset {offset}")
 
     async def _refetch(self) -> None:
         ledgers = list(self.app.consumer.assignment.values())

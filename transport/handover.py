@@ -70,7 +70,9 @@ class Handover:
             finally:
                 self.is_under_way = False
                 self._coming = frozenset()
-                event.release()  # whatever has become of it: a poll waits for that
+                # A poll waits for the release, whatever has become of the event. What was not
+                # released before this is not wanted: the app is ending, or has failed.
+                event.release(pause=event.partitions)
 
     def _told_of(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
         probe = self._consumer.app.probe
@@ -86,14 +88,14 @@ class Handover:
         if tp not in self._coming:
             return False
         self._starts[tp] = offset
-        self._consumer.ownership.begin_epoch(tp, offset)
-        return True
+        return self._consumer.ownership.begin_epoch(tp, offset)
 
     def settle(self) -> None:
         """A poll has ended: was the client told in time where to start from? Not a checkpoint."""
         unsettled, self._unsettled = self._unsettled, []
         for event, ledgers in unsettled:
             if event.expired.is_set():
+                self._consumer.fetcher.forget(event.partitions)
                 for ledger in ledgers:
                     ledger.must_refetch = True
         if (probe := self._consumer.app.probe) is not None:
@@ -127,10 +129,10 @@ class Handover:
         step = consumer.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
             _warn_of_hook(event)
-        consumer.fetcher.forget(event.partitions)
+        paused = consumer.fetcher.start_anew(event.partitions)
         begun = consumer.assignment
         self._unsettled.append((event, [begun[tp] for tp in self._starts if tp in begun]))
-        event.release(self._starts)
+        event.release(self._starts, paused)
 
     async def _on_lost(self, event: Rebalance) -> None:
         self._consumer.ownership.drop(event.partitions)

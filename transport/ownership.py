@@ -57,12 +57,16 @@ class Ownership:
             self._conductor.hold(ledger)
 
     @trio.lowlevel.enable_ki_protection
-    def begin_epoch(self, tp: TP, offset: int) -> None:
-        """The client was sought to `offset`."""
-        old = self._assignment.get(tp)
+    def begin_epoch(self, tp: TP, offset: int) -> bool:
+        """Begin an epoch at `offset`, where the client was sought to.
+
+        False: the partition is not assigned any more, and nothing has changed.
+        """
+        if (old := self._assignment.get(tp)) is None:
+            return False
         self.enter_epoch(self._assignment.seek(tp, offset))
-        if old is not None:
-            self._tell_acked([old])
+        self._tell_acked([old])
+        return True
 
     @trio.lowlevel.enable_ki_protection
     def rewind(self, tp: TP, offset: int) -> Ledger:

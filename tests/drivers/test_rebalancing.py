@@ -170,6 +170,25 @@ async def test_a_release_says_where_to_start(rig: Rig, assignment: str) -> None:
     ]
 
 
+async def test_partitions_that_a_release_pauses_bring_nothing_before_they_are_resumed(
+    rig: Rig,
+) -> None:
+    topic = await rig.topic(2)
+    first, second = all_of(topic, 2)
+
+    async def pause_one(rebalance: Rebalance) -> None:
+        rebalance.release({first: 5}, pause=[first, TP("elsewhere", 0)])
+
+    async with rig.sender() as sender, rig.member([topic], pause_one) as member:
+        await sender.fill(topic, 20, partitions=2)
+        taken = await member.take(10)
+        await member.nothing_comes()
+        await member.client.resume([first])
+        resumed = await member.take(5)
+    assert [(tp, record.offset) for tp, record in taken] == [(second, n) for n in range(10)]
+    assert [(tp, record.offset) for tp, record in resumed] == [(first, n) for n in range(5, 10)]
+
+
 async def test_given_back_it_starts_from_the_commit_and_unpaused(rig: Rig) -> None:
     """An eager client of Kafka's own keeps its position and its pause flag: that must not show."""
     topic, group = await rig.topic(1), rig.name()

@@ -67,9 +67,9 @@ class _SpiedOn:
     def _let_go_at_the_release(self, event: Rebalance) -> None:
         release = event._release
 
-        def let_go(seek: Mapping[TP, int]) -> None:
+        def let_go(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
             self._reference.on_let_go(event.partitions)
-            release(seek)
+            release(seek, pause)
 
         event._release = let_go
 

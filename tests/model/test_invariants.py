@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.model.events import EVENTS, Ack, AddPartitions, Start, Take, Write
+from tests.model.events import EVENTS, Ack, AddPartitions, Break, Seek, Start, Stop, Take, Write
 from tests.model.stage import Event, Settings, Stage
-from transport.testing import run
+from transport.testing import run, slow
 
 SETTINGS = st.builds(
     Settings,
@@ -45,3 +46,31 @@ def test_the_end_in_a_rebalance_fetches_nothing_once_more() -> None:
         AddPartitions(),
     ]
     play(Settings(assignment="eager", buffer_size=1, commit_interval=0.3), events, seed=62)
+
+
+def test_seek_that_outlasts_the_end_of_its_consumer_moves_nothing() -> None:
+    """The client is still seeking when the consumer lets its partitions go."""
+    events: list[Event] = [
+        Start(then=0.5),
+        Write(partition=1),
+        Break("seek", slow(0.1)),
+        Seek(0, partition=0, offset=0, patience=0.001),
+    ]
+    play(Settings(commit_interval=0.3), events, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("seed", "pauses"), [(0, (0.5, 3.0, 0.0, 3.0)), (0, (3.0, 0.5, 3.0, 0.05)), (1, (0, 0, 0, 0))]
+)
+def test_partition_that_arrives_while_the_channel_is_full_is_not_fetched_from(
+    seed: int, pauses: tuple[float, ...]
+) -> None:
+    """I8: the poll that brings the partition must not fetch from it as well."""
+    events: list[Event] = [
+        Start(then=pauses[0]),
+        Write(partition=0, then=pauses[1]),
+        Start(then=pauses[2]),
+        Stop(1, then=pauses[3]),
+        Write(partition=1),
+    ]
+    play(Settings(assignment="cooperative", buffer_size=1), events, seed=seed)

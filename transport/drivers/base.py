@@ -58,21 +58,22 @@ class Rebalance:
     partitions: frozenset[TP]
     generation: int
     bound: float
-    _release: Callable[[Mapping[TP, int]], None]
+    _release: Callable[[Mapping[TP, int], frozenset[TP]], None]
     expired: trio.Event = attrs.field(factory=trio.Event)
     released: trio.Event = attrs.field(factory=trio.Event)
 
-    def release(self, seek: Mapping[TP, int] | None = None) -> None:
+    def release(self, seek: Mapping[TP, int] | None = None, pause: Collection[TP] = ()) -> None:
         """Let the client go on; for ASSIGNED, with the positions to start from.
 
         Partitions that `seek` does not name start from their committed offset, or by the
-        reset policy where there is none. Their pause flag is cleared in any case. The
+        reset policy where there is none. Those in `pause` start paused, so that the poll
+        under way fetches nothing of them; the pause flag of all others is cleared. The
         second and later calls do nothing. After the expiry a release moves nothing at the
         client, but has to come all the same: until then no poll returns, so that what is
         fetched is never seen before the change of ownership that led to it.
         """
         self.released.set()
-        self._release(seek or {})
+        self._release(seek or {}, frozenset(pause))
 
 
 class ConsumerClient(Protocol):

@@ -235,8 +235,19 @@ class KafkaConsumerClient:
         """Without a group we see for ourselves what comes and goes, and tell of it alike."""
         for kind, tps in reader.changes(self._client.cluster):
             starts: dict[TP, int] = {}
+            paused: set[TP] = set()
+
+            def release(
+                seek: Mapping[TP, int],
+                pause: frozenset[TP],
+                starts: dict[TP, int] = starts,
+                paused: set[TP] = paused,
+            ) -> None:
+                starts.update(seek)
+                paused.update(pause)
+
             bound = self._settings.rebalance_bound
-            rebalance = Rebalance(kind, tps, 0, bound, starts.update)
+            rebalance = Rebalance(kind, tps, 0, bound, release)
             if kind is RebalanceKind.REVOKED:
                 await self._assign(reader.assigned - tps, {})
             assert self._listener is not None
@@ -248,10 +259,12 @@ class KafkaConsumerClient:
                 rebalance.expired.set()
             if kind is RebalanceKind.ASSIGNED:
                 named = {tp: at for tp in tps if (at := reader.start_of(tp)) is not None}
-                await self._assign(reader.assigned | tps, named | starts)
+                await self._assign(reader.assigned | tps, named | starts, paused)
 
-    async def _assign(self, tps: frozenset[TP], starts: Mapping[TP, int]) -> None:
-        await self._calls.make(self._polling, "assign", self._read_just, tps, starts)
+    async def _assign(
+        self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP] = ()
+    ) -> None:
+        await self._calls.make(self._polling, "assign", self._read_just, tps, starts, paused)
 
     def _deliver(self, rebalance: Rebalance) -> None:
         if self._calls.closed:
@@ -297,7 +310,9 @@ class KafkaConsumerClient:
         tell_of_gone(self._consumer)
         wait_regardless(self._consumer)
 
-    def _read_just(self, tps: frozenset[TP], starts: Mapping[TP, int]) -> None:
+    def _read_just(
+        self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP]
+    ) -> None:
         """Read these, those that are new from `starts` or by the client's own rule."""
         assert self._reader is not None
         self._drop(self._reader.assigned - tps)
@@ -305,6 +320,7 @@ class KafkaConsumerClient:
         self._consumer.assign([TopicPartition(*tp) for tp in sorted(tps)])
         for tp, offset in starts.items():
             self._consumer.seek(TopicPartition(*tp), offset)
+        self._pause(paused)
 
     def _subscribe(self, topics: list[str]) -> None:
         if self._reader is not None:

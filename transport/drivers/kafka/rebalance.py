@@ -20,6 +20,9 @@ from kafka.future import Future
 from transport.drivers.base import Rebalance, RebalanceKind
 from transport.types import TP
 
+# What a change is released with that nobody answers: nothing to seek to, nothing to pause.
+NOTHING: tuple[Mapping[TP, int], frozenset[TP]] = ({}, frozenset())
+
 
 class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     """Serves one consumer; made within the trio run that takes the rebalances.
@@ -68,7 +71,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         tps = frozenset(TP(*tp) for tp in assigned)
-        seek = await self._consent(RebalanceKind.ASSIGNED, tps)
+        seek, pause = await self._consent(RebalanceKind.ASSIGNED, tps)
         # `_subscription`: in an eager rebalance a partition that was given back and comes again
         # keeps its old position and its pause flag, and no public call takes a position away.
         # What the client does with a partition that is new to it: put in a fresh state.
@@ -77,16 +80,20 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             assignment[tp] = state = TopicPartitionState()
             if tp in seek:
                 state.seek(seek[tp])
+            if tp in pause:
+                state.pause()
 
     async def _give_up(self, kind: RebalanceKind, partitions: Collection[Any]) -> None:
         tps = frozenset(TP(*tp) for tp in partitions)
         self._drop(tps)
         await self._consent(kind, tps)
 
-    async def _consent(self, kind: RebalanceKind, tps: frozenset[TP]) -> Mapping[TP, int]:
-        """Wait, on the IO thread, until the change is released; with what to seek to."""
+    async def _consent(
+        self, kind: RebalanceKind, tps: frozenset[TP]
+    ) -> tuple[Mapping[TP, int], frozenset[TP]]:
+        """Wait, on the IO thread, for the release: the offsets to seek to, what to pause."""
         if self._closed:
-            return {}
+            return NOTHING
         # `_net`: only `call_soon_threadsafe` both resolves a future on the loop and wakes it.
         net = self._consumer._client._net
         # `_coordinator`: max_poll_interval counts from the last poll, which only it knows.
@@ -95,14 +102,14 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         bound = max(0.0, self._bound - gap)
         answer = Future()
 
-        def resolve(seek: Mapping[TP, int]) -> None:
+        def resolve(start: tuple[Mapping[TP, int], frozenset[TP]]) -> None:
             if not answer.is_done:
-                answer.success(seek)
+                answer.success(start)
 
-        def release(seek: Mapping[TP, int]) -> None:
-            seek = dict(seek)
+        def release(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
+            start = dict(seek), pause
             with contextlib.suppress(Exception):  # the loop may have ended: nobody waits then
-                net.call_soon_threadsafe(lambda: resolve(seek))
+                net.call_soon_threadsafe(lambda: resolve(start))
 
         self.raised += 1
         rebalance = Rebalance(kind, tps, coordinator.group_metadata().generation_id, bound, release)
@@ -110,14 +117,14 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         def expire() -> None:
             if not answer.is_done:
                 self._tell(rebalance.expired.set)
-                answer.success({})
+                answer.success(NOTHING)
 
         self._pending = rebalance
         timer = net.call_later(bound, expire)
         try:
             # The other order would miss a close in between.
             if self._closed or not self._tell(self._deliver, rebalance):
-                return {}
+                return NOTHING
             return await answer  # type: ignore[no-any-return]
         finally:
             self._pending = None

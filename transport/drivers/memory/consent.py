@@ -19,7 +19,8 @@ class Consent:
 
     Args:
         bound: seconds from now.
-        start: takes the positions with which an ASSIGNED was released in time.
+        start: takes the positions, and the partitions to pause, with which an ASSIGNED was
+            released in time.
         released: called at each release, in time or not.
 
     Attributes:
@@ -30,7 +31,7 @@ class Consent:
         self,
         change: Change,
         bound: float,
-        start: Callable[[Mapping[TP, int]], None],
+        start: Callable[[Mapping[TP, int], frozenset[TP]], None],
         released: Callable[[], None],
     ) -> None:
         self.settled = trio.Event()
@@ -49,10 +50,10 @@ class Consent:
             self.rebalance.expired.set()
             self.settled.set()
 
-    def _release(self, seek: Mapping[TP, int]) -> None:
+    def _release(self, seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
         if not self.settled.is_set():
             if self.rebalance.kind is RebalanceKind.ASSIGNED:
-                self._start(seek)
+                self._start(seek, pause)
             self.settled.set()
         self._released()
 

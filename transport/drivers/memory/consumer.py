@@ -283,9 +283,10 @@ class MemoryConsumer:
             else:
                 del self._logs[tp]
 
-    def _start(self, seek: Mapping[TP, int]) -> None:
-        """Take the positions that came with the release of an ASSIGNED."""
+    def _start(self, seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
+        """Take the positions and the pauses that came with the release of an ASSIGNED."""
         self._positions.update((tp, offset) for tp, offset in seek.items() if tp in self._logs)
+        self._paused.update(tp for tp in pause if tp in self._logs)
 
     def _fetch(self, connection: Connection) -> dict[TP, Sequence[Record]]:
         """What there is to read, the positions moved past it.

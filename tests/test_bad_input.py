@@ -218,6 +218,29 @@ async def test_headers_may_be_many_empty_repeated_and_without_a_value(place: Pla
         assert list((await anext(topic.noack())).headers) == headers
 
 
+async def test_what_was_received_can_be_sent_again(place: Place) -> None:
+    headers = [("a", b"1"), ("trace", None), ("a", b""), ("\u00e9", None)]
+    await place.create(1)
+    async with place.app() as app:
+        topic = app.topic(place.name)
+        await topic.send(value=b"v", headers=headers, timestamp=1_700_000_000.123)
+        await topic.send(headers={"trace": None})
+        messages = topic.noack()
+        for sent in (headers, [("trace", None)]):
+            message = await anext(messages)
+            await topic.send(
+                key=message.key,
+                value=message.value,
+                headers=message.headers,
+                timestamp=message.timestamp,
+            )
+            assert list(message.headers) == sent
+        again = await anext(messages)
+        assert (again.value, list(again.headers)) == (b"v", headers)
+        assert again.timestamp == 1_700_000_000.123
+        assert list((await anext(messages)).headers) == [("trace", None)]
+
+
 # The app
 
 

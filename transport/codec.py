@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from transport.arguments import function, setting, wrong_type
 from transport.errors import TransportError
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class DecodeError(TransportError):
 class Codec:
     """A pair of functions; None is never handed to them, it stays None (a tombstone)."""
 
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
+    encode: Callable[[Any], bytes] = attrs.field(validator=setting(function))
+    decode: Callable[[bytes], Any] = attrs.field(validator=setting(function))
 
 
 TEXT = Codec(str.encode, bytes.decode)
@@ -41,12 +42,16 @@ JSON = Codec(lambda value: json.dumps(value, separators=(",", ":")).encode(), js
 CodecArg = Codec | type[bytes] | type[str] | None
 
 
-def codec_for(kind: CodecArg) -> Codec | None:
-    """The codec that a topic's `key_type` or `value_type` stands for; None: bytes as they are."""
+def codec_for(kind: CodecArg, name: str = "a key or value type") -> Codec | None:
+    """The codec that a topic's `key_type` or `value_type` stands for; None: bytes as they are.
+
+    Args:
+        name: of the argument, for the error.
+    """
     if kind is None or kind is bytes:
         return None
     if kind is str:
         return TEXT
     if isinstance(kind, Codec):
         return kind
-    raise TypeError(f"a key or value type is bytes, str or a Codec, not {kind!r}")
+    raise wrong_type(name, "bytes, str or a Codec such as JSON", kind)

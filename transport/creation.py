@@ -13,7 +13,11 @@ from typing import Any
 import attrs
 import trio
 
+from transport.arguments import MOST, flag, instance, or_none, seconds, text, topic_name, whole
 from transport.drivers.base import ProducerClient
+
+# Kafka's protocol holds the number of replicas in 16 bits.
+_MOST_REPLICAS = 2**15 - 1
 
 
 @attrs.frozen
@@ -67,10 +71,14 @@ class Creations:
         ensure_created: bool,
     ) -> None:
         """See `Producer.create_topic`."""
+        topic_name("topic", topic)
+        partitions = whole(f"partitions of {topic!r}", partitions, least=1, most=MOST)
+        replication = whole(f"replication of {topic!r}", replication, least=1, most=_MOST_REPLICAS)
+        flag("ensure_created", ensure_created)
         texts = _config(config, retention, compacting, deleting)
-        if partitions < 1:
-            raise ValueError(f"a topic has at least 1 partition, not {partitions}")
-        wanted = _Wanted(partitions, replication, texts, _seconds(timeout), ensure_created)
+        wanted = _Wanted(
+            partitions, replication, texts, _seconds("timeout", timeout), ensure_created
+        )
         while (creation := self._running.get(topic)) is not None:
             await creation.ended.wait()
             if creation.is_done and creation.wanted == wanted:
@@ -109,20 +117,33 @@ def _config(
     deleting: bool | None,
 ) -> dict[str, str]:
     """As the broker reads it; what is named goes before `config`."""
-    texts = {name: _text(value) for name, value in (config or {}).items()}
+    texts: dict[str, str] = {}
+    if config is not None:
+        instance("config", config, Mapping, 'a mapping such as {"retention.ms": 60000}')
+        for name, value in config.items():
+            text("each key of config", name)
+            texts[name] = _text(name, value)
+    or_none(flag, "compacting", compacting)
+    or_none(flag, "deleting", deleting)
     if retention is not None:
-        texts["retention.ms"] = str(round(_seconds(retention) * 1000))
+        texts["retention.ms"] = str(round(_seconds("retention", retention) * 1000))
     if policy := _cleanup_policy(compacting, deleting):
         texts["cleanup.policy"] = policy
     return texts
 
 
-def _seconds(duration: float | timedelta) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+def _seconds(name: str, duration: float | timedelta) -> float:
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    seconds(name, duration)
+    return duration
 
 
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _text(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    instance(f"{name!r} in config", value, (str, int, float), "a str, a number or a bool")
+    return str(value)
 
 
 def _cleanup_policy(compacting: bool | None, deleting: bool | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from trio.lowlevel import enable_ki_protection
 
+from transport.arguments import whole
 from transport.source import in_hand
 from transport.types import TP, Headers, Record
 
@@ -78,9 +79,10 @@ class Message:
         return self.record.headers
 
     @property
-    def timestamp(self) -> float:
-        """Seconds since 1970."""
-        return self.record.timestamp / 1000
+    def timestamp(self) -> float | None:
+        """Seconds since 1970; None: the record has no time, as those of old formats may."""
+        timestamp = self.record.timestamp
+        return None if timestamp is None or timestamp < 0 else timestamp / 1000
 
     @property
     def timestamp_type(self) -> int:
@@ -100,6 +102,7 @@ class Message:
 
         Raises ValueError: all have let go already.
         """
+        whole("n", n, least=1)
         if self.refcount <= 0:
             raise ValueError(f"{self!r} has no holder any more")
         self.refcount += n
@@ -107,6 +110,8 @@ class Message:
     @enable_ki_protection
     def decref(self, n: int = 1) -> bool:
         """Let `n` holders go; acks when none is left. Returns whether that ack counted."""
+        if n != 1 or n is True:
+            whole("n", n, least=1)
         if self.refcount <= 0:
             self._lane.refuse(self)
             return False

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import attrs
 import trio
-from attrs.validators import instance_of, optional
 
+from transport.arguments import (
+    MOST,
+    data,
+    headers_of,
+    instance,
+    milliseconds_of,
+    or_none,
+    seconds,
+    topic_name,
+    whole,
+)
 from transport.drivers.base import Outcome, Outgoing
-from transport.types import Headers, HeadersArg, RecordMetadata
+from transport.types import HeadersArg, RecordMetadata
 
 
 def outgoing_of(
@@ -23,14 +33,21 @@ def outgoing_of(
     timestamp: float | None,
     headers: HeadersArg,
 ) -> Outgoing:
-    """The arguments of `Producer.send` as one. Raises TypeError: headers of another kind."""
+    """Check the arguments of `Producer.send` and put them together as the driver takes them.
+
+    Raises TypeError, ValueError: naming the topic, the argument and what it must be.
+    """
+    if type(topic) is not str:
+        topic_name("topic", topic)
+    if partition is not None and (type(partition) is not int or not 0 <= partition <= MOST):
+        partition = whole(f"the partition of a message for {topic!r}", partition, most=MOST)
     return Outgoing(
         topic,
         partition,
-        key,
-        value,
-        _pairs(headers),
-        None if timestamp is None else round(timestamp * 1000),
+        data("key", topic, key),
+        data("value", topic, value),
+        headers_of(topic, headers),
+        milliseconds_of(topic, timestamp),
     )
 
 
@@ -38,20 +55,21 @@ def outgoing_of(
 class PendingMessage:
     """A message that is not sent yet; the fields are the arguments of `Producer.send`.
 
-    Raises TypeError: a field is something else.
+    Raises TypeError, ValueError: a field is something else; the text names it.
     """
 
-    topic: str = attrs.field(validator=instance_of(str))
-    key: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
-    value: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
-    partition: int | None = attrs.field(default=None, validator=optional(instance_of(int)))
-    timestamp: float | None = attrs.field(
-        default=None, validator=optional(instance_of((int, float)))
-    )
+    topic: str
+    key: bytes | None = None
+    value: bytes | None = None
+    partition: int | None = None
+    timestamp: float | None = None
     headers: HeadersArg = None
 
+    def __attrs_post_init__(self) -> None:
+        self.outgoing()
+
     def outgoing(self) -> Outgoing:
-        """As the driver takes it. Raises TypeError: headers of another kind."""
+        """The message as the driver takes it."""
         return outgoing_of(
             self.topic, self.key, self.value, self.partition, self.timestamp, self.headers
         )
@@ -69,6 +87,7 @@ class FutureMessage:
     """
 
     def __init__(self, message: PendingMessage) -> None:
+        instance("message", message, PendingMessage, "a PendingMessage")
         self.message = message
         self.ended = trio.Event()
         self._outcome: concurrent.futures.Future[RecordMetadata] = concurrent.futures.Future()
@@ -97,6 +116,7 @@ class FutureMessage:
         Raises TimeoutError after `timeout` seconds; RuntimeError: in trio's thread it would wait
         for itself.
         """
+        or_none(seconds, "timeout", timeout, least=0, finite=False)
         if not self.is_done and trio.lowlevel.in_trio_run():
             raise RuntimeError("the outcome is awaited in trio, not blocked for")
         try:
@@ -128,16 +148,3 @@ class FutureMessage:
             yield
         finally:
             self._waiting.pop()
-
-
-def _pairs(headers: HeadersArg) -> Headers:
-    if not headers:
-        return ()
-    pairs = []
-    for pair in headers.items() if isinstance(headers, Mapping) else headers:
-        match pair:
-            case (str(name), bytes(data)):
-                pairs.append((name, data))
-            case _:
-                raise TypeError(f"headers are pairs of str and bytes, not {pair!r}")
-    return pairs

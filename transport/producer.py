@@ -13,6 +13,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
+from transport.arguments import flag, instance, offsets_of, text, topic_name, wrong_type
 from transport.buffer import ProducerBuffer
 from transport.creation import Creations
 from transport.delivery import Delivery, Failures, InFlight
@@ -174,21 +175,20 @@ class Producer(Service):
         Args:
             partition: None: by the key (see `key_partition`), without one as the client likes.
             timestamp: seconds since 1970; None: now.
-            headers: pairs or a mapping of str to bytes.
+            headers: pairs or a mapping of str to bytes; None stands for a header without a value.
             transactional_id: of the open transaction that it belongs to.
 
         Raises:
             TransactionAborted: no transaction of this id is open.
             UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata can't be had.
             MessageTooLarge: larger than `max_request_size` or the send buffer.
-            ValueError: no such partition, be it that the partitioner chose it.
-            TypeError: headers that are something else.
+            ValueError: no such partition, be it that the partitioner chose it; or an argument that
+                is out of range, such as a timestamp in milliseconds.
+            TypeError: an argument of another type.
             AppClosed: the app is not open.
         """
-        writer = self.writer(transactional_id)
-        return await writer.send_while(
-            _always, outgoing_of(topic, key, value, partition, timestamp, headers)
-        )
+        outgoing = outgoing_of(topic, key, value, partition, timestamp, headers)
+        return await self.writer(transactional_id).send_while(_always, outgoing)
 
     async def send_while(self, check: Callable[[], None], outgoing: Outgoing) -> Delivery:
         """Accept a message as `send` does, unless `check` raises at that moment."""
@@ -229,6 +229,7 @@ class Producer(Service):
             ValueError: `fut` was given to a producer before.
             AppClosed: the app is not open.
         """
+        instance("fut", fut, FutureMessage, "a FutureMessage")
         self.buffer.put(fut)
 
     async def send_and_wait(
@@ -315,10 +316,12 @@ class Producer(Service):
         the broker knows how many partitions it has; ValueError: the partitioner chose none of
         them.
         """
+        topic_name("topic", topic)
+        instance("key", key, (bytes, bytearray, memoryview), "bytes")
         if topic not in self._partitions:
             raise LookupError(f"the partitions of {topic!r} are not known yet")
         count, _ = self._partitions[topic]
-        return TP(topic, self._ask_partitioner(topic, key, count))
+        return TP(topic, self._ask_partitioner(topic, bytes(key), count))
 
     def supports_headers(self) -> bool:
         """Whether messages can have headers: yes."""
@@ -328,7 +331,10 @@ class Producer(Service):
 
     def writer(self, transactional_id: str | None) -> Producer:
         """The producer with this id; None: this one. Raises TransactionAborted: there is none."""
-        return self if transactional_id is None else self.writers.in_transaction(transactional_id)
+        if transactional_id is None:
+            return self
+        text("transactional_id", transactional_id)
+        return self.writers.in_transaction(transactional_id)
 
     async def begin_transaction(self, transactional_id: str) -> None:
         """Begin a transaction; the first one of an id starts a producer for it.
@@ -339,10 +345,12 @@ class Producer(Service):
         Raises RuntimeError: one of this id is open, or being begun. Fenced, BrokerUnavailable,
         AuthorizationFailed.
         """
+        text("transactional_id", transactional_id)
         await self.writers.begin(transactional_id)
 
     async def maybe_begin_transaction(self, transactional_id: str) -> None:
         """Begin a transaction unless one of this id is open; otherwise as `begin_transaction`."""
+        text("transactional_id", transactional_id)
         if self.writers.is_open(transactional_id):
             await trio.lowlevel.checkpoint()
         else:
@@ -355,10 +363,12 @@ class Producer(Service):
         TransactionAborted, CommitUnknown: it is to be aborted; Fenced, AuthorizationFailed,
         BrokerUnavailable.
         """
+        text("transactional_id", transactional_id)
         await self.writers.transaction_of(transactional_id).commit({}, None)
 
     async def abort_transaction(self, transactional_id: str) -> None:
         """Undo what was sent in it; its deliveries fail. A checkpoint; raises Fenced."""
+        text("transactional_id", transactional_id)
         await self.writers.transaction_of(transactional_id).abort(
             TransactionAborted("it was aborted")
         )
@@ -368,6 +378,7 @@ class Producer(Service):
 
         Cancelled: it ends all the same.
         """
+        text("transactional_id", transactional_id)
         await self.writers.stop(transactional_id)
 
     async def commit_transactions(
@@ -386,6 +397,13 @@ class Producer(Service):
 
         Raises as `commit_transaction` does, at the first that fails; those before it are committed.
         """
+        what = "tid_to_offset_map"
+        instance(what, tid_to_offset_map, Mapping, "a mapping of transactional ids to offsets")
+        instance("group_id", group_id, (str, GroupMetadata), "a str or a GroupMetadata")
+        flag("start_new_transaction", start_new_transaction)
+        for transactional_id, offsets in tid_to_offset_map.items():
+            text(f"each key of {what}", transactional_id)
+            offsets_of(f"the offsets of {transactional_id!r}", offsets)
         group = GroupMetadata(group_id, -1, "") if isinstance(group_id, str) else group_id
         for transactional_id, offsets in tid_to_offset_map.items():
             transaction = self.writers.transaction_of(transactional_id)
@@ -408,7 +426,7 @@ class Producer(Service):
     def _measure(self, outgoing: Outgoing) -> int:
         size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
         for name, data in outgoing.headers:
-            size += len(name) + len(data)
+            size += len(name if name.isascii() else name.encode()) + len(data or b"")
         most = min(self.max_request_size, self._in_flight.most_bytes)
         if size > most:
             raise MessageTooLarge(f"a message of {size} bytes for {outgoing.topic!r}: {most} fit")
@@ -430,7 +448,10 @@ class Producer(Service):
         return count
 
     def _ask_partitioner(self, topic: str, key: bytes, count: int) -> int:
-        chosen = operator.index(_exposed(self.partitioner, key, count))
+        chosen = _exposed(self.partitioner, key, count)
+        if not hasattr(chosen, "__index__"):
+            raise wrong_type(f"what the partitioner chooses for {topic!r}", "an int", chosen)
+        chosen = operator.index(chosen)
         if not 0 <= chosen < count:
             raise ValueError(
                 f"the partitioner chose {chosen} for a key: {topic!r} has {count} partitions"

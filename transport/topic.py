@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from transport.arguments import flag, function, instance, shown, whole, wrong_type
 from transport.channel import Batches, Channel, DecodeErrorHook, Messages
-from transport.codec import Codec, CodecArg, codec_for
+from transport.codec import TEXT, Codec, CodecArg, codec_for
 from transport.delivery import Delivery
 from transport.errors import AppClosed
+from transport.message import Batch, Message
 from transport.pending import FutureMessage, PendingMessage
 from transport.source import IN_HAND, InHand
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
@@ -44,17 +46,22 @@ class Topic:
         key_type: CodecArg = None,
         value_type: CodecArg = None,
     ) -> None:
-        self.pattern = None if isinstance(name, str) else name
         if isinstance(name, re.Pattern):
+            self.pattern: re.Pattern[str] | None = name
             name = name.pattern
-        elif not is_topic_name(name):
+            instance("the pattern of name", name, str, "a pattern of str, not of bytes")
+        elif not isinstance(name, str):
+            raise wrong_type("name", "a topic's name, a str, or a compiled pattern", name)
+        elif is_topic_name(name):
+            self.pattern = None
+        else:
             raise ValueError(
                 f"{name!r} is no topic name: up to 249 of letters, digits, '.', '_' and '-'"
             )
         self.app = app
         self.name = name
-        self._key = codec_for(key_type)
-        self._value = codec_for(value_type)
+        self._key = codec_for(key_type, "key_type")
+        self._value = codec_for(value_type, "value_type")
         self.channel = Channel(
             name,
             app.consumer.flow,
@@ -96,13 +103,14 @@ class Topic:
                 a batch is acked as a whole when the next one is asked for.
         """
         most = self.batch_size(max_size)
+        flag("noack", noack)
         return self._listen(Batches(self.channel, acks=not noack, most=most))
 
     def batch_size(self, max_size: int | None) -> int:
         """Most messages in a batch. Raises ValueError: `max_size` is below 1."""
-        if max_size is not None and max_size < 1:
-            raise ValueError(f"max_size is 1 or more, not {max_size}")
-        return min(max_size or 1024, self.app.settings.buffer_size)
+        if max_size is None:
+            max_size = 1024
+        return min(whole("max_size", max_size, least=1), self.app.settings.buffer_size)
 
     def listen(self) -> None:
         """Listen from now on, as asking for an iterator does. Raises AppClosed."""
@@ -122,6 +130,7 @@ class Topic:
 
     @on_key_decode_error.setter
     def on_key_decode_error(self, hook: DecodeErrorHook) -> None:
+        function("on_key_decode_error", hook, "an async function of an error and a message")
         self.channel.on_key_decode_error = hook
 
     @property
@@ -131,6 +140,7 @@ class Topic:
 
     @on_value_decode_error.setter
     def on_value_decode_error(self, hook: DecodeErrorHook) -> None:
+        function("on_value_decode_error", hook, "an async function of an error and a message")
         self.channel.on_value_decode_error = hook
 
     # Writing
@@ -154,7 +164,12 @@ class Topic:
         Raises what `Producer.send` does; with transactions, what `TransactionManager.send` does.
         """
         consumer, name = self.app.consumer, self._sent_to()
-        encoded = _encode(self._key, key), _encode(self._value, value)
+        encoded = (
+            _encode(self, "key", self._key, key),
+            _encode(self, "value", self._value, value),
+        )
+        if source is not IN_HAND:
+            _check_source(source)
         if not consumer.in_transaction:
             return await self.app.producer.send(name, *encoded, partition, timestamp, headers)
         return await consumer.transactions.send(
@@ -173,12 +188,15 @@ class Topic:
     ) -> FutureMessage:
         """Send a message from code that cannot wait; see `Producer.send_soon`. Not a checkpoint.
 
-        From any thread, but with transactions from trio's alone.
+        From any thread, but with transactions from trio's alone. What is wrong with the message
+        is raised here, as by `send`.
         """
+        if source is not IN_HAND:
+            _check_source(source)
         message = PendingMessage(
             topic=self._sent_to(),
-            key=_encode(self._key, key),
-            value=_encode(self._value, value),
+            key=_encode(self, "key", self._key, key),
+            value=_encode(self, "value", self._value, value),
             partition=partition,
             timestamp=timestamp,
             headers=headers,
@@ -236,10 +254,33 @@ class Topic:
         return f"<Topic {self.name}>"
 
 
-def _encode(codec: Codec | None, data: Any) -> bytes | None:
+def _check_source(source: object) -> None:
+    if source is not None:
+        instance("source", source, (Message, Batch, InHand), "a Message, a Batch or None")
+
+
+def _encode(topic: Topic, part: str, codec: Codec | None, data: Any) -> bytes | None:
+    """Encode a key or a value. An error names the part and the topic."""
     if data is None:
         return None
-    encoded = data if codec is None else codec.encode(data)
-    if not isinstance(encoded, bytes | bytearray | memoryview):
-        raise TypeError(f"a key or value without a type is bytes, not {type(data).__name__}")
+    if codec is None:
+        if type(data) is bytes:
+            return data
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return bytes(data)
+        raise _not_encoded(topic, part, "bytes or None (the topic has no type for it)", data)
+    if codec is TEXT and not isinstance(data, str):
+        raise _not_encoded(topic, part, "a str or None, the topic's type", data)
+    try:
+        encoded = codec.encode(data)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        what = f"the {part} of a message for {topic.name!r}"
+        raise kind(f"{what} does not encode: {shown(data)}: {error}") from error
+    if not isinstance(encoded, (bytes, bytearray, memoryview)):
+        raise wrong_type(f"what the codec of {topic.name!r} makes of a {part}", "bytes", encoded)
     return bytes(encoded)
+
+
+def _not_encoded(topic: Topic, part: str, expected: str, data: object) -> TypeError:
+    return wrong_type(f"the {part} of a message for {topic.name!r}", expected, data)

@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import attrs
 
-Headers: TypeAlias = Sequence[tuple[str, bytes]]
-HeadersArg: TypeAlias = Headers | Mapping[str, bytes] | None
+# A header may have no value: None, which is another thing than an empty one.
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
+HeadersArg: TypeAlias = Headers | Mapping[str, bytes | None] | Mapping[str, bytes] | None
 
 # The broker's own rule (org.apache.kafka.common.internals.Topic).
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
@@ -34,8 +35,8 @@ class Record(Protocol):
     """One record as the broker's client gives it; key and value are still bytes.
 
     Sizes are those of the uncompressed bytes, -1 where there are none.
-    `timestamp` is in milliseconds since 1970, `timestamp_type` 0 for the
-    producer's clock and 1 for the broker's.
+    `timestamp` is in milliseconds since 1970, below 0 or None where there is none;
+    `timestamp_type` is 0 for the producer's clock and 1 for the broker's.
     """
 
     @property
@@ -47,7 +48,7 @@ class Record(Protocol):
     @property
     def headers(self) -> Headers: ...
     @property
-    def timestamp(self) -> int: ...
+    def timestamp(self) -> int | None: ...
     @property
     def timestamp_type(self) -> int: ...
     @property

@@ -62,6 +62,17 @@ async def test_open_send_iterate_ack_and_commit(there: Place) -> None:
         assert again.offset == 1
 
 
+async def test_a_header_may_have_no_value(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders = app.topic(there.name)
+        await orders.send_and_wait(value=b"1", headers={"trace": None})
+        orders.send_soon(value=b"2", headers=[("trace", None), ("trace", b"")])
+        one, two = await take(orders.noack(), 2)
+        assert list(one.headers) == [("trace", None)]
+        assert list(two.headers) == [("trace", None), ("trace", b"")]
+
+
 async def test_batches_and_noack(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)

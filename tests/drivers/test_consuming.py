@@ -47,6 +47,32 @@ async def test_a_record_carries_what_was_sent(rig: Rig) -> None:
     assert empty.timestamp > 0
 
 
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_a_header_may_have_no_value_and_a_message_nothing_else(
+    rig: Rig, compression: str | None
+) -> None:
+    topic = await rig.topic()
+    headers = [("trace", None), ("empty", b""), ("\u00e9", b"1"), ("trace", None)]
+    batch = [
+        outgoing(topic, partition=0, key=b"key", headers=headers),
+        outgoing(topic, partition=0, value=None, headers=headers),
+        outgoing(topic, key=b"key", value=None, headers=[("only", None)]),
+        outgoing(topic, partition=0, value=b"a neighbor"),
+    ]
+    async with rig.sender(compression_type=compression) as sender:
+        for outcome in await sender.send(batch):
+            assert isinstance(outcome, RecordMetadata), outcome
+    async with rig.member([topic]) as member:
+        records = [record for _, record in await member.take(4)]
+    found = {(record.key, record.value): list(record.headers) for record in records}
+    assert found == {
+        (b"key", b"value"): headers,
+        (None, None): headers,
+        (b"key", None): [("only", None)],
+        (None, b"a neighbor"): [],
+    }
+
+
 async def test_a_poll_waits_for_records(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender() as sender, rig.member([topic]) as member:

@@ -415,3 +415,17 @@ def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "future = self._client.send(target_node, next_request_handler.request)" in text
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
+
+
+def test_a_serializer_is_asked_after_the_check_and_before_the_headers_are_used() -> None:
+    """So it can fill in headers that the check would have refused."""
+    source = inspect.getsource(KafkaProducer.send)
+    check = source.index("isinstance(item[1], bytes)")
+    asked = source.index("self.config['value_serializer']")
+    assert check < asked < source.index("self._accumulator.append")
+    assert "serializer.serialize(topic, headers, data)" in inspect.getsource(
+        KafkaProducer._serialize
+    )
+    # The client adds up the sizes of headers only where they are true.
+    appending = inspect.getsource(ProducerBatch.try_append)
+    assert "len(h_val) for h_key, h_val in headers) if headers else -1" in appending

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import kafka.errors
 import trio
 from kafka import KafkaProducer
-from kafka.serializer import Serializer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
@@ -25,6 +24,7 @@ from transport.drivers.kafka.creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.expiry import outlive_expiry
+from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
 from transport.drivers.kafka.topics import known_partitions, partition_counts
@@ -49,37 +49,6 @@ from transport.types import TP, GroupMetadata
 QUICK = 0.25
 # So much longer than the client are we to wait: its own error says more.
 MOMENT = 0.25
-
-
-class _Nothing(Serializer):  # type: ignore[misc]
-    """Makes nothing of any value."""
-
-    def serialize(self, topic: str, headers: Any, data: Any) -> None:
-        return None
-
-
-@contextlib.contextmanager
-def _serializing(producer: KafkaProducer, serializer: Serializer) -> Iterator[None]:
-    before = producer.config["value_serializer"]
-    producer.config["value_serializer"] = serializer
-    try:
-        yield
-    finally:
-        producer.config["value_serializer"] = before
-
-
-def _hand_over(producer: KafkaProducer, message: Outgoing) -> Any:
-    """The client's future for a message; raises what the client refuses it for."""
-    options = {
-        "headers": list(message.headers) if message.headers else None,
-        "partition": message.partition,
-        "timestamp_ms": message.timestamp_ms,
-    }
-    if message.key is not None or message.value is not None:
-        return producer.send(message.topic, message.value, message.key, **options)
-    # Kafka takes a message without key and value, and so would the client after this check.
-    with _serializing(producer, _Nothing()):
-        return producer.send(message.topic, b"", None, **options)
 
 
 class KafkaProducerClient:
@@ -397,7 +366,7 @@ class KafkaProducerClient:
                     absent.append(message)
                     continue
                 try:
-                    future = _hand_over(producer, message)
+                    future = hand_over(producer, message)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it concerns one message
                     refused.append((message, of_a_delivery(error)))
                     continue

@@ -43,7 +43,7 @@ def content_size(key: bytes | None, value: bytes | None, headers: Headers) -> in
     """Bytes of a record's key, value and headers."""
     size = len(key or b"") + len(value or b"")
     for name, content in headers:
-        size += len(name) + len(content)
+        size += len(name) + len(content or b"")
     return size
 
 

@@ -1,0 +1,129 @@
+"""Checks of what callers pass in, made before anything is changed. Pure.
+
+Each check raises an error that names the argument, what it must be, and what came: TypeError for a
+value of a wrong type, ValueError for one that is out of range. A bool is no number.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import reprlib
+from collections.abc import Callable
+from typing import Any, SupportsIndex, TypeGuard, cast
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, cut to a length that fits into an error."""
+    try:
+        return _short.repr(value)
+    except Exception:  # noqa: BLE001 - whatever the repr of a foreign object raises
+        return f"an object of type {type(value).__name__}"
+
+
+def wrong_type(name: str, expected: str, value: object) -> TypeError:
+    """Return the error for a value of a wrong type."""
+    if value is None:
+        return TypeError(f"{name} must be {expected}, not None")
+    return TypeError(f"{name} must be {expected}, not {shown(value)} ({type(value).__name__})")
+
+
+def wrong_value(name: str, expected: str, value: object) -> ValueError:
+    """Return the error for a value that is out of range."""
+    return ValueError(f"{name} must be {expected}, not {shown(value)}")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an int or a float; a bool is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def seconds(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    finite: bool = True,
+) -> None:
+    """Check a duration.
+
+    Args:
+        least: the smallest value; None: any that is more than 0.
+        most: the largest value; None: any.
+        finite: whether infinity is refused.
+    """
+    low = "more than 0" if least is None else f"{least:g} or more"
+    expected = f"a {'finite ' if finite else ''}number of seconds, {low}"
+    if most is not None:
+        expected += f" and at most {most:g}"
+    if not is_number(value):
+        raise wrong_type(name, expected, value)
+    is_enough = value > 0 if least is None else value >= least  # False for nan
+    if not is_enough or (finite and math.isinf(value)) or (most is not None and value > most):
+        raise wrong_value(name, expected, value)
+
+
+def whole(name: str, value: Any, *, least: int = 0, most: int | None = None) -> int:
+    """Check a whole number and return it as an int.
+
+    Args:
+        least: the smallest value. most: the largest one; None: any.
+    """
+    high = "or more" if most is None else f"to {most}"
+    expected = f"a whole number, {least} {high}"
+    if type(value) is not int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise wrong_type(name, expected, value)
+        value = operator.index(cast(SupportsIndex, value))
+    if value < least or (most is not None and value > most):
+        raise wrong_value(name, expected, value)
+    return int(value)
+
+
+def text(name: str, value: Any) -> None:
+    """Check a str that is not empty."""
+    if not isinstance(value, str):
+        raise wrong_type(name, "a str", value)
+    if not value:
+        raise wrong_value(name, "a str that is not empty", value)
+
+
+def flag(name: str, value: Any) -> None:
+    """Check a bool."""
+    if not isinstance(value, bool):
+        raise wrong_type(name, "True or False", value)
+
+
+def function(name: str, value: Any, expected: str = "a function") -> None:
+    """Check something that can be called."""
+    if not callable(value):
+        raise wrong_type(name, expected, value)
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    """Check the type of a value."""
+    if not isinstance(value, kind):
+        raise wrong_type(name, expected, value)
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Check that a value is one of a few."""
+    like = [each for each in choices if _is_like(value, each)]
+    if value not in like:
+        expected = f"one of {', '.join(repr(each) for each in choices)}"
+        raise (wrong_value if like else wrong_type)(name, expected, value)
+
+
+def _is_like(value: object, other: object) -> bool:
+    """Whether two values are of one type; True is not 1."""
+    return isinstance(value, type(other)) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def or_none(check: Callable[..., object], name: str, value: Any, **bounds: Any) -> None:
+    """Make a check, unless the value is None."""
+    if value is not None:
+        check(name, value, **bounds)

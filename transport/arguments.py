@@ -1,0 +1,210 @@
+"""Checks of what callers pass in: topics, partitions, offsets, messages and settings. Pure.
+
+The checks of numbers, texts and functions are those of `nurseries.arguments`. Look here when a call
+refuses what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from nurseries.arguments import (
+    choice,
+    flag,
+    function,
+    instance,
+    is_number,
+    or_none,
+    seconds,
+    shown,
+    text,
+    whole,
+    wrong_type,
+    wrong_value,
+)
+from transport.types import TP, Headers, HeadersArg
+
+__all__ = [
+    "MOST",
+    "MOST_OFFSET",
+    "MOST_SECONDS",
+    "choice",
+    "data",
+    "each_partition",
+    "flag",
+    "function",
+    "headers_of",
+    "instance",
+    "is_number",
+    "milliseconds_of",
+    "offset",
+    "offsets_of",
+    "or_none",
+    "seconds",
+    "setting",
+    "shown",
+    "some_of",
+    "text",
+    "topic_name",
+    "topic_partition",
+    "whole",
+    "wrong_type",
+    "wrong_value",
+]
+
+# Kafka's protocol holds sizes, partitions and milliseconds in 32 bits, and offsets in 64.
+MOST = 2**31 - 1
+MOST_SECONDS = MOST // 1000
+MOST_OFFSET = 2**63 - 1
+# A message's time, in seconds: before the year 10000. Milliseconds of our days are far beyond.
+_MOST_TIMESTAMP = 253_402_300_800.0
+_UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+
+
+def setting(
+    check: Callable[..., object], *, optional: bool = False, **bounds: Any
+) -> Callable[[object, Any, Any], None]:
+    """Make a check a validator of attrs, which passes the name of the field.
+
+    Args:
+        optional: None is allowed, too.
+        bounds: handed to the check.
+    """
+
+    def validate(_: object, attribute: Any, value: Any) -> None:
+        if value is not None or not optional:
+            check(attribute.name, value, **bounds)
+
+    return validate
+
+
+# Topics, partitions and offsets
+
+
+def topic_name(name: str, value: Any) -> None:
+    """Check the type of a topic's name; whether there is such a topic is for the broker to say."""
+    instance(name, value, str, "a topic's name, a str")
+
+
+def offset(name: str, value: Any) -> int:
+    """Check an offset and return it as an int."""
+    return whole(name, value, most=MOST_OFFSET)
+
+
+def topic_partition(name: str, value: Any) -> TP:
+    """Check a partition, given as a TP or another pair of a topic's name and a number."""
+    match value:
+        case (str(topic), number) if type(number) is not str:
+            return TP(topic, whole(f"the partition in {name}", number, most=MOST))
+        case _:
+            raise wrong_type(name, "a TP: a topic's name and a partition's number", value)
+
+
+def each_partition(name: str, values: Iterable[Any]) -> list[TP]:
+    """Check partitions; a single TP is refused, as it would be taken for its two parts."""
+    expected = "partitions, such as [TP('orders', 0)]"
+    if isinstance(values, (str, bytes, TP)) or not isinstance(values, Iterable):
+        raise wrong_type(name, expected, values)
+    return [topic_partition(f"each of {name}", value) for value in values]
+
+
+def some_of(name: str, values: Collection[Any] | None) -> list[str | TP] | None:
+    """Check names of topics and partitions, mixed; None stands for all of them.
+
+    A single name, or a single TP, is refused: it would be taken for a collection of its parts.
+    """
+    if values is None:
+        return None
+    expected = "a set of topics' names and TPs"
+    if isinstance(values, TP):
+        raise TypeError(f"{name} must be {expected}, not {values!r}: write {{{values!r}}}")
+    if isinstance(values, str):
+        raise TypeError(
+            f"{name} must be {expected}, not {shown(values)}: write {{{shown(values)}}}"
+        )
+    if isinstance(values, bytes) or not isinstance(values, Iterable):
+        raise wrong_type(name, expected, values)
+    checked: list[str | TP] = []
+    for value in values:
+        if isinstance(value, str):
+            checked.append(value)
+        elif isinstance(value, tuple):
+            checked.append(topic_partition(f"each of {name}", value))
+        else:
+            raise wrong_type(f"each of {name}", "a topic's name or a TP", value)
+    return checked
+
+
+def offsets_of(name: str, values: Any, *, optional: bool = False) -> dict[TP, Any]:
+    """Check offsets by partition.
+
+    Args:
+        optional: an offset may be None.
+    """
+    if not isinstance(values, Mapping):
+        raise wrong_type(name, "a mapping such as {TP('orders', 0): 42}", values)
+    checked: dict[TP, Any] = {}
+    for key, value in values.items():
+        tp = topic_partition(f"each key of {name}", key)
+        if value is None and optional:
+            checked[tp] = None
+        else:
+            checked[tp] = offset(f"the offset of {tp} in {name}", value)
+    return checked
+
+
+# Messages. The names of the topic and of the argument are put together only for an error.
+
+
+def data(name: str, topic: str, value: Any) -> bytes | None:
+    """Check a key or a value that is sent as it is, and return it as bytes."""
+    if value is None or type(value) is bytes:
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise wrong_type(f"the {name} of a message for {topic!r}", "bytes or None", value)
+
+
+def milliseconds_of(topic: str, timestamp: Any) -> int | None:
+    """Check the time of a message, in seconds since 1970, and return it as Kafka counts it."""
+    if timestamp is None:
+        return None
+    if is_number(timestamp) and 0 <= timestamp < _MOST_TIMESTAMP:  # False for nan
+        return round(timestamp * 1000)
+    what = f"the timestamp of a message for {topic!r}"
+    expected = "a number of seconds since 1970, before the year 10000"
+    if not is_number(timestamp):
+        raise wrong_type(what, expected, timestamp)
+    error = wrong_value(what, expected, timestamp)
+    for unit, factor in _UNITS:
+        if _MOST_TIMESTAMP <= timestamp < _MOST_TIMESTAMP * factor:
+            raise ValueError(f"{error}; if it is in {unit}, divide it by {factor:,.0f}")
+    raise error
+
+
+def headers_of(topic: str, headers: HeadersArg) -> Headers:
+    """Check the headers of a message and return them as pairs."""
+    if headers is None:
+        return ()
+    what = f"the headers of a message for {topic!r}"
+    expected = "pairs, or a mapping, of str to bytes or None"
+    if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
+        raise wrong_type(what, expected, headers)
+    pairs: list[tuple[str, bytes | None]] = []
+    for pair in headers.items() if isinstance(headers, Mapping) else headers:
+        match pair:
+            case (str(name), None | bytes()):
+                pairs.append((name, pair[1]))
+            case _:
+                raise TypeError(f"{what} must be {expected}; one is {shown(pair)}")
+        if not name.isascii():
+            _encoded(what, name)
+    return pairs
+
+
+def _encoded(what: str, name: str) -> bytes:
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} must have names that are UTF-8; one is {shown(name)}") from None

@@ -184,6 +184,7 @@ class Service:
         self._restarted: trio.Event | None = None  # there while a restart is asked for
         self._was_ready = False
         self._on_crash: Callable[[], None] = lambda: None  # up the tree, before anything is stopped
+        self._block: trio.CancelScope | None = None  # of the block that `running` serves it around
         self._ended = trio.Event()
 
     # Hooks
@@ -234,6 +235,8 @@ class Service:
                 self._restarted = None
                 if await self._renew():
                     await self._live(again)
+        except BaseExceptionGroup as group:
+            raise _named(self.name, group) from group.__cause__
         finally:
             self._restarted = None
             self.state = State.ENDED
@@ -250,6 +253,15 @@ class Service:
             await trio.lowlevel.checkpoint()
         else:
             await self._ended.wait()
+
+    def end_block_by(self, deadline: float) -> None:
+        """Cancel the block of `running` at a deadline on trio's clock; not a checkpoint.
+
+        The service then stops in order, as at any other end of the block. The earliest of several
+        deadlines counts.
+        """
+        if self._block is not None:
+            self._block.deadline = min(self._block.deadline, deadline)
 
     def stop_soon(self) -> None:
         """Ask for an orderly stop; not a checkpoint. It takes precedence over a restart."""
@@ -431,12 +443,27 @@ async def running(service: S) -> AsyncIterator[S]:
     stopped. However the block ends, by its last line, an exception or cancelling, the service is
     stopped in order within its grace period. All that went wrong comes out as one exception group.
     """
-    async with trio.open_nursery() as nursery:
-        root = _Child(service.name, [], service)
-        await nursery.start(root.start, service.serve)
-        service._on_crash = nursery.cancel_scope.cancel
-        try:
-            yield service
-        finally:
-            with trio.CancelScope(shield=True):
-                await service.stop()
+    try:
+        async with trio.open_nursery() as nursery:
+            root = _Child(service.name, [], service)
+            await nursery.start(root.start, service.serve)
+            service._on_crash = nursery.cancel_scope.cancel
+            service._block = nursery.cancel_scope
+            try:
+                yield service
+            finally:
+                with trio.CancelScope(shield=True):
+                    await service.stop()
+    except BaseExceptionGroup as group:
+        raise _named(service.name, group) from group.__cause__
+
+
+def _named(name: str, group: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[Any]:
+    """Return the same group with the name of a service, and without the frames of the nurseries.
+
+    Each part keeps its own traceback; the frames between the parts only show how we serve them.
+    """
+    named = BaseExceptionGroup(name, group.exceptions)
+    for note in getattr(group, "__notes__", ()):
+        named.add_note(note)
+    return named

@@ -299,7 +299,8 @@ async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grac
     assert trio.current_time() - start < 5 + 10
     assert committed(broker) == {ORDERS[0]: 1}
     assert caplog.messages == [
-        "orders-0: 1 messages were in hand at the end, from offset 1 on: they come again"
+        "orders-0: 1 delivered message was not acked at shutdown and will be redelivered,"
+        " from offset 1"
     ]
 
 
@@ -382,3 +383,30 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
         assert "MemoryConsumer.poll" in poll.waits_in  # what it is doing
     assert app.tree().state.value == "ended"
     assert app.tree().children == ()
+
+
+@jumping
+async def test_the_exception_group_is_named_after_the_app() -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        async with App("orders"):
+            raise ValueError("a bug")
+    assert raised.value.message == "App(orders)"
+
+
+@jumping
+async def test_the_error_of_a_part_is_in_a_group_that_is_named_after_the_part() -> None:
+    class Failing(App):
+        async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+            raise ValueError("a bug")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with app_on(broker_with(ORDERS[0]), kind=Failing) as app:
+            await anext(app.topic("orders").noack())
+    names: list[str] = []
+    error: BaseException = raised.value
+    while isinstance(error, ExceptionGroup):
+        names.append(error.message)
+        error = error.exceptions[0]
+    assert names[0] == "App(group)"
+    assert "Consumer" in names
+    assert not any("nursery" in name for name in names[:3])

@@ -237,12 +237,18 @@ async def open_app(app: native.App) -> AsyncIterator[AnyApp]:
             yield app
         return
     async with _guest() as guest, anyio.create_task_group() as tasks:
-        opened, closing = asyncio.Event(), trio.Event()
+        opened, closing, loop = asyncio.Event(), trio.Event(), asyncio.get_running_loop()
 
         async def live() -> None:
             async with app:
                 opened.set()
-                await closing.wait()
+                try:
+                    await closing.wait()
+                except trio.Cancelled:
+                    # A crash, whose error cancels our block in the end, or the time after a signal
+                    # is up: then nothing but this does.
+                    loop.call_soon(tasks.cancel_scope.cancel)
+                    raise
 
         life = guest.start(live)
 
@@ -291,6 +297,10 @@ class AioApp:
     def stop(self) -> None:
         """See `App.stop`."""
         self.native.stop()
+
+    def stop_on_signals(self, *, timeout: float = 8.0) -> None:
+        """See `App.stop_on_signals`."""
+        self.native.stop_on_signals(timeout=timeout)
 
     def tree(self) -> Node:
         """See `App.tree`."""

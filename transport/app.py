@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import signal
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Self
@@ -16,8 +18,11 @@ from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.sensor import Probe
 from transport.settings import Settings, settings_from
+from transport.signals import SignalHandlers
 from transport.topic import Topic
 from transport.types import TP
+
+logger = logging.getLogger("transport.app")
 
 
 class _Root(Service):
@@ -79,6 +84,8 @@ class App:
         self.is_open = False
         self._root = _Root(self)
         self._running: AbstractAsyncContextManager[_Root] | None = None
+        self._token: trio.lowlevel.TrioToken | None = None  # of the run that it is open in
+        self._handlers: SignalHandlers | None = None
 
     @property
     def driver(self) -> Driver:
@@ -140,10 +147,17 @@ class App:
         """Open: the producer is connected when this returns.
 
         Raises, in an exception group, BrokerUnavailable (naming the addresses) or
-        AuthorizationFailed; and RuntimeError if the app was opened before.
+        AuthorizationFailed; and RuntimeError if the app was opened before, or outside of trio.
         """
         if self._running is not None:
             raise RuntimeError(f"the app {self.id!r} was opened before: an app lives once")
+        if not trio.lowlevel.in_trio_task():
+            raise RuntimeError(
+                f"the app {self.id!r} was opened outside of trio. Run the program with trio.run(),"
+                " or, on asyncio, open the app with transport.anyio:"
+                " `async with open_app(app) as app:`"
+            )
+        self._token = trio.lowlevel.current_trio_token()
         self._running = running(self._root)
         await self._running.__aenter__()
         self.is_open = True
@@ -153,7 +167,11 @@ class App:
     async def __aexit__(self, *exc: Any) -> bool | None:
         assert self._running is not None
         self.is_open = False
-        return await self._running.__aexit__(*exc)
+        try:
+            return await self._running.__aexit__(*exc)
+        finally:
+            if self._handlers is not None:
+                self._handlers.remove()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
@@ -163,6 +181,47 @@ class App:
         """
         self.consumer.stop_flow()
         self.conductor.end()
+
+    @trio.lowlevel.enable_ki_protection
+    def stop_on_signals(self, *, timeout: float = 8.0) -> None:
+        """Stop the app in order when the process gets SIGTERM or Ctrl-C (SIGINT).
+
+        Call it first in the block of `async with app:`. The first signal does what `stop` does:
+        the handlers finish the messages in hand, what is acked is committed, and the app leaves the
+        group, so that the next member need not wait for the session to time out. A later SIGTERM
+        does nothing. A second Ctrl-C raises KeyboardInterrupt, as if this had not been called. Once
+        the app has closed, the handlers that were there before are back.
+
+        Not a checkpoint. It works on trio, and on asyncio through `transport.anyio`.
+
+        Args:
+            timeout: seconds after the signal at which the block of `async with app` is cancelled.
+                Then the app closes within `grace` seconds. Together they should be below the time
+                after which your supervisor kills the process: 30 s in Kubernetes.
+
+        Raises:
+            RuntimeError: the app is not open, or this is not the main thread.
+            ValueError: `timeout` is not above 0.
+        """
+        if not timeout > 0:
+            raise ValueError(f"timeout: seconds above 0, not {timeout!r}")
+        if not self.is_open or self._token is None:
+            raise RuntimeError(
+                f"the app {self.id!r} is not open: call stop_on_signals() in its block"
+            )
+
+        def stop(number: signal.Signals) -> None:
+            logger.info(
+                "%s: %s received: the handlers may finish the messages in hand, within %g s",
+                *(self.id, number.name, timeout),
+            )
+            self.stop()
+            self._root.end_block_by(trio.current_time() + timeout)
+
+        if self._handlers is None:
+            handlers = SignalHandlers(self._token, stop)
+            handlers.install()
+            self._handlers = handlers
 
     @trio.lowlevel.enable_ki_protection
     async def kill(self) -> None:

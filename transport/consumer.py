@@ -169,9 +169,11 @@ class Consumer(Service):
         for tp, ledger in self.assignment.items():
             if offsets := [message.offset for message in ledger.unacked]:
                 logger.warning(
-                    "%s: %d messages were in hand at the end, from offset %d on: they come again",
+                    "%s: %d delivered %s not acked at shutdown and will be redelivered,"
+                    " from offset %d",
                     tp,
                     len(offsets),
+                    "message was" if len(offsets) == 1 else "messages were",
                     min(offsets),
                 )
 

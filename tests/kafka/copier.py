@@ -131,7 +131,7 @@ def arguments() -> argparse.Namespace:
     for name in ("bootstrap", "group", "source", "target", "mode"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--pause", type=float, default=0.05, help="seconds that a batch takes")
-    parser.add_argument("--session", type=float, default=3.0, help="the session's timeout")
+    parser.add_argument("--session", type=float, default=6.0, help="the session's timeout")
     parser.add_argument("--transaction-timeout", type=float, default=8.0, help="seconds")
     parser.add_argument("--zombie", choices=["commits", "hears"], help="what it does first")
     parser.add_argument("--log", default=os.devnull)

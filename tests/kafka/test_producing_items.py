@@ -114,11 +114,28 @@ async def test_each_kind_of_compression_is_what_the_log_holds(kafka_broker: Brok
         assert codecs(file.read_bytes().rstrip(b"\0")) == {code}
 
 
+def fields_of(line: str) -> dict[str, str]:
+    """The fields of one line of Kafka's topic tool, some of which may have no value."""
+    fields = (field.partition(":") for field in line.split("\t") if ":" in field)
+    return {name.strip(): value.strip() for name, _, value in fields}
+
+
+def test_a_topic_without_settings_of_its_own_is_described() -> None:
+    line = "Topic: items\tTopicId: x1\tPartitionCount: 5\tReplicationFactor: 1\tConfigs: "
+    assert fields_of(line) == {
+        "Topic": "items",
+        "TopicId": "x1",
+        "PartitionCount": "5",
+        "ReplicationFactor": "1",
+        "Configs": "",
+    }
+
+
 def described(bootstrap: str, topic: str) -> tuple[int, int, dict[str, str]]:
     """A topic's partitions, its replicas and its own configuration, as Kafka's tools tell."""
     told = tool(TOPICS, "--describe", "--topic", topic, bootstrap=bootstrap)
     (line,) = [line for line in told.splitlines() if "PartitionCount" in line]
-    fields = dict(field.strip().split(": ", 1) for field in line.split("\t") if ": " in field)
+    fields = fields_of(line)
     asked = ("--describe", "--entity-type", "topics", "--entity-name", topic)
     told = tool(CONFIGS, *asked, bootstrap=bootstrap)
     config = dict(re.findall(r"^  ([a-z.]+)=(\S*) ", told, re.MULTILINE))

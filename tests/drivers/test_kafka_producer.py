@@ -60,7 +60,11 @@ class Sender:
     config: ClassVar[dict[str, Any]] = {"retry_backoff_ms": 20}
 
     def __init__(self) -> None:
-        self._client = self
+        self._client = self._accumulator = self
+
+    def run_once(self, *args: object) -> None: ...
+
+    _handle_produce_response = _failed_produce = _produce_request = run_once
 
     def await_ready(self, node: int, timeout_ms: float) -> bool:
         return True
@@ -82,6 +86,8 @@ class Transactions:
     """The client's manager of them; all that it is asked for is done."""
 
     ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = None
+
+    def next_request_handler(self, has_incomplete: bool) -> None: ...
 
     def classify_batch_error(self, error: object, batch: object) -> None: ...
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ import attrs
 import trio
 
 from transport.drivers.base import Outcome, Outgoing, Reports
+from transport.drivers.kafka.crash import NeverSent
 from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import GIVES_UP_AFTER
 from transport.errors import DeliveryTimeout, TransportError
@@ -70,8 +72,8 @@ class Deliveries:
         report: called with the outcomes, once for each message.
         timeout: seconds from the handing over to the deadline; for the error.
         answered: whether the broker says where it wrote (acks is not 0).
-        set_aside: called with messages of topics that the client does not know, which are ours no
-            more, and their deadline.
+        set_aside: called with messages of topics that the client does not know, or that a client
+            never sent before it failed; they are ours no more. And with their deadline.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class Deliveries:
         self._next_deadline = float("inf")  # that is waited for
         self._sooner = trio.Event()  # there is one before it
         self._landed: collections.deque[Run] = collections.deque()
+        # Given to a second client, because the first failed before it sent them.
+        self._given_again: weakref.WeakSet[Outgoing] = weakref.WeakSet()
         self._collecting = False
 
     def add(self, batch: Batch) -> None:
@@ -124,6 +128,7 @@ class Deliveries:
             if run.batch.left == 0:
                 continue  # failed by us
             waiting = []
+            never_sent: list[Outgoing] = []
             before = len(outcomes)
             for taken in run.waiting:  # once a message: this loop is most of what trio does
                 message, future = taken
@@ -137,10 +142,15 @@ class Deliveries:
                         done.topic, done.partition, offset, done.timestamp / 1000
                     )
                     outcomes.append((message, written))
+                elif isinstance(future.exception, NeverSent) and message not in self._given_again:
+                    never_sent.append(message)
                 else:
                     outcomes.append((message, of_a_delivery(future.exception)))
             run.waiting = waiting
-            run.batch.left -= len(outcomes) - before
+            run.batch.left -= len(outcomes) - before + len(never_sent)
+            if never_sent:
+                self._given_again.update(never_sent)
+                self._set_aside(never_sent, run.batch.deadline)
             if waiting:
                 self._expect(run)
         while self._batches and self._batches[0].left == 0:
@@ -151,6 +161,11 @@ class Deliveries:
     def fail(self, error: TransportError) -> None:
         """Fail all that is left."""
         self._fail(list(self._batches), error)
+
+    def call_soon(self, fn: Callable[[], object]) -> None:
+        """Have a function called in trio, after what was resolved by now. From any thread."""
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(fn)
 
     async def keep_deadlines(self, discard: Callable[[], None]) -> NoReturn:
         """Fail what passes its deadline, until cancelled.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import kafka.errors as client
 
+from transport.drivers.kafka.crash import Crashed, NeverSent
 from transport.errors import (
     AuthorizationFailed,
     BrokerUnavailable,
@@ -104,7 +105,20 @@ def of_a_commit(error: Exception) -> Exception:
 def of_a_delivery(error: Exception) -> Exception:
     """Translate why a message was refused or not delivered; an outcome, with its cause set."""
     outcome: Exception
-    if isinstance(error, (*_FENCED, *REFUSED_US)) or _NO_PRODUCER_ID in str(error):
+    if isinstance(error, Crashed):
+        (cause,) = error.args
+        if isinstance(cause, (*_FENCED, *REFUSED_US)):
+            return of_a_delivery(cause)
+        outcome = DeliveryFailed(
+            f"the client's network thread failed with {cause!r} while it held the message, which"
+            " may have been written or not: send it again if a duplicate does no harm"
+        )
+    elif isinstance(error, NeverSent):
+        outcome = DeliveryFailed(
+            "the message was not sent: the client's network thread failed, and so did that of the"
+            " client that was made in its place"
+        )
+    elif isinstance(error, (*_FENCED, *REFUSED_US)) or _NO_PRODUCER_ID in str(error):
         outcome = of_a_call(error)
     elif isinstance(error, _TOO_LARGE):
         outcome = MessageTooLarge(str(error))

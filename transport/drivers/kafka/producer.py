@@ -7,6 +7,7 @@ When a delivery passes its deadline the client is discarded with all that it hol
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.absent import Absent
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.crash import Crash, watch_sender, watch_tasks
 from transport.drivers.kafka.creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery
@@ -44,6 +46,8 @@ from transport.errors import (
     TransportError,
 )
 from transport.types import TP, GroupMetadata
+
+log = logging.getLogger(__name__)
 
 # How long a network thread takes to end that waits for nothing.
 QUICK = 0.25
@@ -72,6 +76,10 @@ class KafkaProducerClient:
         self._opening: Any = None  # that of a producer that is being made
         self._creations: set[Creation] = set()  # of topics, under way
         self._producer: KafkaProducer | None = None
+        self._crash: Crash | None = None  # of the current producer
+        # After a crash, until it is known in trio which messages are for the next client: what was
+        # sent after those must not overtake them.
+        self._is_settling = False
         self._discarded: list[KafkaProducer] = []
         self._deliveries: Deliveries | None = None  # from the opening on
         self._absent: Absent | None = None  # likewise
@@ -109,13 +117,20 @@ class KafkaProducerClient:
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         self._calls.check_open()
-        if self._producer is None:
-            await self._calls.make(self._sending, "open", self._connect)
-        with self._calls.errors():
-            try:
-                return (await partition_counts(self._client, [topic], timeout))[topic]
-            except ClientClosed as error:  # the client was let go; the next one can tell
-                raise BrokerUnavailable(f"nobody is left who asks for {topic!r}") from error
+        for _ in range(2):
+            if self._producer is None or self._has_crashed:
+                await self._calls.make(self._sending, "open", self._connect)
+            with self._calls.errors():
+                try:
+                    return (await partition_counts(self._client, [topic], timeout))[topic]
+                except ClientClosed as error:
+                    if not self._has_crashed:  # it was let go, and the next one can tell
+                        raise BrokerUnavailable(f"nobody is left who asks for {topic!r}") from error
+        reason = None if self._crash is None else self._crash.error
+        raise TransportError(
+            f"{topic!r} was not looked up: the network threads of two clients in a row failed, the"
+            f" second with {reason!r}"
+        )
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         self._calls.check_open()
@@ -264,15 +279,22 @@ class KafkaProducerClient:
         if (current := self._producer) is not None:  # read once: trio may let it go meanwhile
             # `_transaction_manager`: after a fatal error it fails all that it is given.
             manager = current._transaction_manager
-            if manager is None or not manager.has_fatal_error():
+            is_fatal = manager is not None and manager.has_fatal_error()
+            if not is_fatal and not self._has_crashed:
                 return current
             self._discard()
+            if self._has_crashed:
+                self._is_settling = True
+                current._sender.join(QUICK)  # by then each of its messages has an outcome
+                self._opened.call_soon(self._settle)
 
         def built(client: Any) -> None:
             self._opening = client
+            watch_tasks(client, crash)
 
-        attempt = Attempt(self._options["bootstrap_servers"], built)
         producer = None
+        crash = Crash(lambda error: self._on_crash(producer, error))
+        attempt = Attempt(self._options["bootstrap_servers"], built)
         try:
             with attempt.errors():
                 producer = KafkaProducer(**{**attempt.options(KafkaProducer), **self._options})
@@ -282,6 +304,9 @@ class KafkaProducerClient:
                 made.close()  # its thread was not started, but sockets are open
         self._client = made
         self._producer = producer
+        self._crash = crash
+        # What is sent in a transaction goes with it: nothing of that is for the next client.
+        watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
         if self._settings.transactional_id is None:
             keep_alive(producer)
             outlive_expiry(producer)
@@ -290,6 +315,24 @@ class KafkaProducerClient:
             keep_requests(producer)
             self._take_id_over(producer, attempt)
         return producer
+
+    def _on_crash(self, producer: KafkaProducer | None, error: BaseException) -> None:
+        """On the network thread, which ends now: it fails what it holds."""
+        log.error(
+            "%s: the client's network thread failed, and a new client is made: %r",
+            self._calls.name,
+            error,
+        )
+        if producer is not None:
+            producer._sender.force_close()
+
+    def _settle(self) -> None:
+        self._is_settling = False
+
+    @property
+    def _has_crashed(self) -> bool:
+        """Whether the current producer has; the sending thread then makes another."""
+        return self._crash is not None and self._crash.error is not None
 
     def _take_id_over(self, producer: KafkaProducer, attempt: Attempt) -> None:
         """Fence who had the transactional id before, and end what that one left open."""
@@ -312,7 +355,7 @@ class KafkaProducerClient:
 
     def _open_transaction(self) -> Transaction:
         transaction = self._transaction
-        if transaction is None or transaction.producer is not self._producer:
+        if transaction is None or transaction.producer is not self._producer or self._has_crashed:
             raise TransactionAborted("no transaction was begun, or its client was let go")
         return transaction
 
@@ -328,7 +371,7 @@ class KafkaProducerClient:
     def _abort(self, timeout: float) -> None:
         """Abort in order, or let the client go: the next one under the id ends what is open."""
         transaction, self._transaction = self._transaction, None
-        if transaction is None or transaction.producer is not self._producer:
+        if transaction is None or transaction.producer is not self._producer or self._has_crashed:
             self._connect()
             return
         try:
@@ -361,6 +404,9 @@ class KafkaProducerClient:
             cluster = producer._metadata
             topics = {message.topic for message in batch.messages}
             unknown = {topic for topic in topics if not known_partitions(cluster, topic)}
+            if not again and self._absent is not None:
+                waited_for = self._absent.topics
+                unknown |= {t for t in topics if self._is_settling or t in waited_for}
             for message in batch.messages:
                 if message.topic in unknown:
                     absent.append(message)
@@ -368,7 +414,10 @@ class KafkaProducerClient:
                 try:
                     future = hand_over(producer, message)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it concerns one message
-                    refused.append((message, of_a_delivery(error)))
+                    if self._settings.transactional_id is None and self._has_crashed:
+                        absent.append(message)  # for the next client
+                    else:
+                        refused.append((message, of_a_delivery(error)))
                     continue
                 place = (message.topic, message.partition)
                 run = runs.get(place)

@@ -47,13 +47,16 @@ async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -
         return {topic: len(partitions) for topic, partitions in known.items()}
     # `_manager`: the one way to run something on the client's loop, which alone may change the
     # set of topics that it iterates over for each request.
-    future = client._manager.call_soon(_look_up, client, topics, timeout)
+    try:
+        future = client._manager.call_soon(_look_up, client, topics, timeout)
+    except RuntimeError:
+        raise ClientClosed("the client was closed") from None
     with trio.move_on_after(timeout + 1.0):
-        return await _landed(future)
+        return await _landed(client, future)
     raise BrokerUnavailable(f"the client did not look up {', '.join(topics)} in {timeout:g} s")
 
 
-async def _landed(future: Future) -> dict[str, int]:
+async def _landed(client: Any, future: Future) -> dict[str, int]:
     token = trio.lowlevel.current_trio_token()
     done = trio.Event()
 
@@ -65,7 +68,8 @@ async def _landed(future: Future) -> dict[str, int]:
     await done.wait()
     if future.exception is None:
         return future.value  # type: ignore[no-any-return]
-    if isinstance(future.exception, Exception):
+    # `_net`, `_closed`: what a loop raises that was closed meanwhile says nothing else.
+    if isinstance(future.exception, Exception) and not client._net._closed:
         raise future.exception
     # Closing the loop throws GeneratorExit into what runs on it.
     raise ClientClosed("the client was closed") from None

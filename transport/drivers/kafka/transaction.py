@@ -25,6 +25,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
+from transport.drivers.kafka.crash import Crashed
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.errors import AuthorizationFailed, CommitUnknown, Fenced, TransactionAborted
 from transport.types import TP, GroupMetadata
@@ -111,7 +112,11 @@ class Transaction:
 
     def commit(self, timeout: float) -> None:
         with self._errors():
-            if not self._has_ended(self._manager.begin_commit(), timeout):
+            try:
+                has_ended = self._has_ended(self._manager.begin_commit(), timeout)
+            except Crashed as error:
+                raise CommitUnknown(f"the client failed before the answer: {error}") from error
+            if not has_ended:
                 raise CommitUnknown(f"no answer to the commit within {timeout:g} s")
 
     def abort(self, timeout: float) -> None:

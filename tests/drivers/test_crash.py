@@ -1,0 +1,188 @@
+"""An error in a thread, a task or a callback of the client is noticed at once (Kafka only)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+from kafka.producer.sender import Sender as ClientSender
+
+from tests.drivers.rig import Rig, Sender, outgoing
+from transport.drivers import driver_for
+from transport.errors import CommitUnknown, DeliveryFailed, TransactionAborted
+from transport.types import RecordMetadata
+
+pytestmark = [
+    pytest.mark.kafka,
+    # The client drops the socket of a connection that failed, and lets the collector close it.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(logging.NOTSET)
+    gc.collect()
+
+
+@pytest.fixture
+def rig(kafka_bootstrap: str) -> Rig:
+    return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
+
+
+def client_of(sender: Sender) -> Any:
+    """The KafkaProducer that a sender has at the moment."""
+    return sender.client._producer  # type: ignore[attr-defined]
+
+
+def once(owner: Any, name: str, error: BaseException) -> None:
+    """Let the next call of a method raise, before anything is done."""
+    method = getattr(owner, name)
+
+    def fail(*args: Any, **options: Any) -> Any:
+        setattr(owner, name, method)
+        raise error
+
+    setattr(owner, name, fail)
+
+
+def before_a_request(client: Any, error: BaseException) -> None:
+    once(client._sender, "_create_produce_requests", error)
+
+
+def at_the_answer(client: Any, error: BaseException) -> None:
+    once(client._sender, "_complete_batch", error)
+
+
+def in_a_task(client: Any, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    client._sender._client._net.call_soon_threadsafe(fail)
+
+
+@pytest.mark.parametrize("error", [struct.error("too large"), SystemExit()], ids=["error", "exit"])
+async def test_what_the_failed_client_never_sent_is_sent_by_the_next_one_in_order(
+    rig: Rig, error: BaseException
+) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        failed = client_of(sender)
+        before_a_request(failed, error)
+        batches = [[outgoing(topic, partition=0) for _ in range(10)] for _ in range(5)]
+        with trio.fail_after(5):
+            for batch in batches:
+                await sender.client.send(batch)
+            outcomes = await sender.reported([m for batch in batches for m in batch])
+        assert [o.offset for o in outcomes if isinstance(o, RecordMetadata)] == [*range(1, 51)]
+        assert client_of(sender) is not failed
+        failed._sender.join(5.0)
+        assert not failed._sender.is_alive()
+        assert failed._sender._client._net._closed
+
+
+async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        at_the_answer(client_of(sender), struct.error("too short"))
+        with trio.fail_after(5):
+            (failed,) = await sender.send([outgoing(topic, partition=0)])
+            assert isinstance(failed, DeliveryFailed)
+            assert "too short" in str(failed)
+            assert "may have been written or not" in str(failed)
+            (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+
+
+async def test_a_failed_task_of_the_loop_lets_the_client_go(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        failed = client_of(sender)
+        in_a_task(failed, ValueError("of a reader"))
+        with trio.fail_after(5):
+            await trio.to_thread.run_sync(failed._sender.join)
+            (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+
+
+async def test_a_message_that_fails_the_thread_fails_alone(rig: Rig) -> None:
+    """One that cannot be packed, say: what else the client held goes to the next one."""
+    topic = await rig.topic(2)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 2, 2)
+        bad = outgoing(topic, partition=0, timestamp_ms=2**70)
+        good = [outgoing(topic, partition=1) for _ in range(10)]
+        with trio.fail_after(5):
+            failed, *sent = await sender.send([bad, *good])
+        assert isinstance(failed, DeliveryFailed)
+        assert all(isinstance(outcome, RecordMetadata) for outcome in sent), sent
+
+
+async def test_who_fails_the_second_client_as_well_is_failed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a message that nothing can be made of would be tried for ever."""
+
+    def fail(*args: Any) -> Any:
+        raise ValueError("each time")
+
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.client.partition_count(topic, 5.0)
+        with monkeypatch.context() as context, trio.fail_after(10):
+            context.setattr(ClientSender, "_create_produce_requests", fail)
+            (failed,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(failed, DeliveryFailed)
+        assert "each time" in str(failed)
+        (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+
+
+# Transactions.
+
+
+async def test_a_transaction_of_a_client_that_failed_is_aborted(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    settings = {"transactional_id": rig.name(), "transaction_timeout": 10.0}
+    async with rig.sender(**settings) as sender:
+        await sender.client.begin()
+        await sender.send([outgoing(topic, partition=0, value=b"undone")])
+        before_a_request(client_of(sender), struct.error("too large"))
+        with trio.fail_after(10):
+            (failed,) = await sender.send([outgoing(topic, partition=0, value=b"never sent")])
+            assert isinstance(failed, DeliveryFailed)
+            with pytest.raises(TransactionAborted):
+                await sender.client.commit(5.0)
+            await sender.client.abort(5.0)
+            await sender.client.begin()
+            await sender.send([outgoing(topic, partition=0, value=b"done")])
+            await sender.client.commit(5.0)
+    async with rig.member([topic]) as reader:
+        assert [record.value for _, record in await reader.take(1)] == [b"done"]
+
+
+async def test_a_commit_whose_answer_fails_the_client_is_unknown_at_once(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    settings = {"transactional_id": rig.name(), "transaction_timeout": 10.0}
+    async with rig.sender(**settings) as sender:
+        await sender.client.begin()
+        await sender.send([outgoing(topic, partition=0, value=b"1")])
+        once(client_of(sender)._transaction_manager, "_complete_transaction", ValueError("no"))
+        with trio.fail_after(10):
+            with pytest.raises(CommitUnknown):
+                await sender.client.commit(60.0)
+            await sender.client.abort(5.0)
+    async with rig.member([topic]) as reader:
+        assert [record.value for _, record in await reader.take(1)] == [b"1"]

@@ -1,0 +1,174 @@
+"""Errors in the client's own threads, tasks and callbacks, which the client only logs.
+
+The client catches an unexpected error where it happens, logs it and goes on. What the failed step
+had in hand is forgotten: it has no outcome, or only when its time is up. So each such place is
+watched, and the first error of a client is told to its owner at once. The owner then lets that
+client go. `docs/client.md` lists the places.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import kafka.errors
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Crashed(kafka.errors.KafkaError):  # type: ignore[misc]
+    """The client that held a message or a request has failed; the broker may have it or not."""
+
+
+class NeverSent(kafka.errors.KafkaError):  # type: ignore[misc]
+    """The client that held a message has failed, and no request carried the message."""
+
+
+class Crash:
+    """The first unexpected error of one client.
+
+    Args:
+        tell: called once, with that error, on the thread where it happened.
+
+    Attributes:
+        error: that error; None: there was none.
+    """
+
+    def __init__(self, tell: Callable[[BaseException], object]) -> None:
+        self._tell = tell
+        self.error: BaseException | None = None
+
+    def note(self, error: BaseException) -> None:
+        """Take note of an error. From any thread; the second and later ones change nothing."""
+        if self.error is None:
+            self.error = error
+            self._tell(error)
+
+    def watching(self, fn: F) -> F:
+        """Return the function, with what it raises noted and raised."""
+
+        @functools.wraps(fn)
+        def watched(*args: Any, **options: Any) -> Any:
+            try:
+                return fn(*args, **options)
+            except BaseException as error:
+                self.note(error)
+                raise
+
+        return watched  # type: ignore[return-value]
+
+
+def watch_tasks(client: Any, crash: Crash) -> None:
+    """Note what ends a task of the client's loop: a reader, a writer, a timer, a connection."""
+    # `_net`, `_task_done`, `_exc`: the loop logs the error of a task and drops the task.
+    net, manager = client._net, client._manager
+    task_done = net._task_done
+
+    def look_and_drop(task: Any) -> None:
+        error = task._exc
+        # Closing the client ends its tasks by an error as well.
+        if isinstance(error, Exception) and not manager.closed:
+            crash.note(error)
+        task_done(task)
+
+    net._task_done = look_and_drop
+
+
+def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
+    """Note what fails in the network thread of a new producer.
+
+    The owner is to close the sender by force then. What the thread held is failed with `Crashed`,
+    or with `NeverSent` where `keeps` is set and no request carried it.
+    """
+    # `_sender`, `run_once`: the thread logs what a pass raises and makes the next one, without the
+    # batches that the failed pass had taken. Or it makes the same pass again for ever.
+    sender = producer._sender
+    run_once = sender.run_once
+
+    def run_once_or_end() -> None:
+        try:
+            run_once()
+        except BaseException as error:
+            crash.note(error)
+            # Of this kind, so that the thread gets to its end, whatever it was.
+            raise RuntimeError("the pass failed, and the thread ends") from error
+
+    sender.run_once = run_once_or_end
+    # `_handle_produce_response`, `_failed_produce`: they run as callbacks, whose errors a future of
+    # the client logs. The batches that they were to complete stay as they are.
+    sender._handle_produce_response = crash.watching(sender._handle_produce_response)
+    sender._failed_produce = crash.watching(sender._failed_produce)
+    manager = producer._transaction_manager
+    fail_requests = (lambda: None) if manager is None else _watch_requests(manager, crash)
+    _end_in_order(sender, crash, keeps, fail_requests)
+
+
+def _watch_requests(manager: Any, crash: Crash) -> Callable[[], None]:
+    """Note what fails where an answer to a transaction is read; returns what fails the rest."""
+    # `next_request_handler`, `on_complete`: a callback as well. The request that it was for counts
+    # as under way for ever after, and no other is sent meanwhile.
+    next_handler = manager.next_request_handler
+    last: list[Any] = []
+
+    def next_watched(has_incomplete: bool) -> Any:
+        handler = next_handler(has_incomplete)
+        if handler is not None:
+            last[:] = [handler]
+            if "on_complete" not in vars(handler):
+                handler.on_complete = crash.watching(handler.on_complete)
+        return handler
+
+    def fail_requests() -> None:
+        # `_pending_requests`: those that wait for their turn.
+        with manager._lock:
+            for handler in [*last, *(entry[-1] for entry in manager._pending_requests)]:
+                if not handler.result.is_done:
+                    handler.fail(Crashed(crash.error))
+
+    manager.next_request_handler = next_watched
+    return fail_requests
+
+
+def _end_in_order(
+    sender: Any, crash: Crash, keeps: bool, fail_requests: Callable[[], None]
+) -> None:
+    # `_produce_request`: where batches become a request.
+    produce_request = sender._produce_request
+    requested: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def noting(node_id: Any, acks: Any, timeout: Any, batches: Any) -> Any:
+        requested.update(batches)
+        return produce_request(node_id, acks, timeout, batches)
+
+    sender._produce_request = noting
+    # `_accumulator`, `abort_batches`: it finishes each batch before it fails it. One that cannot be
+    # finished would keep the others without an outcome, and the sockets open.
+    accumulator = sender._accumulator
+
+    def outcome(batch: Any, error: Exception) -> Exception:
+        if crash.error is None:
+            return error
+        if batch not in requested:
+            try:
+                batch.records.close()
+            except Exception as own:  # noqa: BLE001 - whatever it is, it concerns this batch
+                return own
+            if keeps:
+                return NeverSent()
+        return Crashed(crash.error)
+
+    def abort_each(error: Exception) -> None:
+        if crash.error is not None:
+            fail_requests()
+        for batch in accumulator._incomplete.all():
+            with accumulator._tp_lock(batch.topic_partition):
+                queue = accumulator._batches[batch.topic_partition]
+                if batch in queue:
+                    queue.remove(batch)
+            if batch.final_state is None:
+                batch.abort(outcome(batch, error))
+            accumulator.deallocate(batch)
+
+    accumulator.abort_batches = abort_each

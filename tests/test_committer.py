@@ -68,6 +68,7 @@ class Rig:
     client: Any
     assignment: Assignment = attrs.field(factory=Assignment)
     can_join: bool = True
+    holds: bool = False
     committer: Committer = attrs.field(init=False)
     messages: dict[TP, list[Message]] = attrs.field(factory=dict)
 
@@ -78,6 +79,8 @@ class Rig:
             timeout=7.0,
             patience=30.0,
             can_join=lambda: self.can_join,
+            hold=lambda: self.hold(True),
+            let_on=lambda: self.hold(False),
         )
         self.take_on(A, B)
 
@@ -90,6 +93,9 @@ class Rig:
             ledger.committed = 0
             lane.ready()
             self.messages[tp] = list(lane.take_batch(10))
+
+    def hold(self, holds: bool) -> None:
+        self.holds = holds
 
     def lose(self) -> None:
         self.assignment.let_go(set(self.assignment), lost=True)
@@ -595,6 +601,40 @@ async def test_of_what_a_member_has_lost_nothing_is_committed() -> None:
         nursery.start_soon(lose)
         assert not await rig.committer.commit()
         assert client.tried == [{A: 1}]
+
+
+@jumping
+async def test_a_commit_refused_for_lack_of_a_membership_holds_delivery_until_the_loss() -> None:
+    client = ScriptedClient([CommitFailed("no member")] * 1000)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert not await rig.committer.commit()
+        assert rig.holds, "the loss has not come yet"
+        assert not await rig.committer.commit()
+        assert rig.holds
+        client.script = [CommitFailed("no member")]
+        rig.lose()
+        rig.take_on(A)
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert not rig.holds
+
+
+@pytest.mark.parametrize(("error", "holds"), [(CommitFailed, True), (RebalanceInProgress, False)])
+@jumping
+async def test_delivery_is_held_from_the_refusal_to_the_commit_that_is_made(
+    error: type[TransportError], holds: bool
+) -> None:
+    client = ScriptedClient([error("no")], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert not rig.holds
+        await trio.sleep(1)  # it was refused, and the next try is under way
+        assert rig.holds is holds
+        await trio.sleep(1)
+        assert not rig.holds
 
 
 @pytest.mark.parametrize("can_join", [True, False])

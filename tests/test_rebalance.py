@@ -12,9 +12,9 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
+from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
 from tests.nurseries.clock import jumping
-from transport import TP, App, CommitUnknown, NotAssigned, RebalanceInProgress
+from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = [TP("orders", number) for number in range(4)]
@@ -394,3 +394,58 @@ async def test_a_kill_may_come_in_the_middle_of_a_commit() -> None:
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
             await app.kill()
+
+
+@jumping
+async def test_who_is_no_member_by_the_answer_to_a_commit_delivers_nothing_until_the_loss() -> None:
+    """The partitions may have another owner by then, who handles the same messages."""
+    broker = broker_with(*ORDERS, records=5)
+    async with app_on(broker, commit_interval=0.5) as app:
+        messages = app.topic("orders").noack()
+        (first,) = await take(messages, 1)
+        poll, commit = app.consumer.client.poll, app.consumer.client.commit
+        let_poll = trio.Event()
+
+        async def poll_late() -> Mapping[TP, object]:
+            await let_poll.wait()
+            return await poll()
+
+        async def thrown_out(offsets: Mapping[TP, int], timeout: float) -> None:
+            app.consumer.client.commit = commit
+            group = broker.group("group")
+            group.leave(next(iter(group.members)), trio.current_time())
+            await commit(offsets, timeout)
+
+        app.consumer.client.poll = poll_late  # so that the loss cannot come yet
+        app.consumer.client.interrupt()
+        await wait_all_tasks_blocked()
+        app.consumer.client.commit = thrown_out
+        first.ack()
+        await trio.sleep(0.6)
+        assert await nothing_comes(messages, 20)
+        assert not first.ledger.is_shut
+        let_poll.set()
+        (again,) = await take(messages, 1)
+        assert first.ledger.is_shut
+        assert again.offset == 0
+
+
+@jumping
+async def test_a_refusal_that_proves_wrong_lets_delivery_go_on() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    async with app_on(broker, commit_interval=0.5) as app:
+        messages = app.topic("orders").noack()
+        commit = app.consumer.client.commit
+
+        async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
+            raise CommitFailed("no member")
+
+        app.consumer.client.commit = refuse
+        (first,) = await take(messages, 1)
+        first.ack()
+        await trio.sleep(1)
+        assert await nothing_comes(messages, 60)
+        app.consumer.client.commit = commit
+        (second,) = await take(messages, 1)
+        assert second.offset == 1
+        assert second.ledger is first.ledger

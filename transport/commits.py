@@ -82,6 +82,8 @@ def committer_of(consumer: Consumer) -> AnyCommitter:
         timeout=settings.client.commit_timeout,
         patience=settings.client.rebalance_bound,
         can_join=lambda: not consumer.handover.is_under_way,
+        hold=consumer.hold_delivery,
+        let_on=consumer.let_on_delivery,
         around=around,
     )
 

@@ -42,6 +42,9 @@ class Committer:
         timeout: seconds that the broker has for an answer.
         patience: seconds that a commit is tried again for, until the group has come to rest.
         can_join: whether the member can join its group meanwhile; not while a rebalance is served.
+        hold: stops delivery. Called when a commit was refused because we are no member: the loss of
+            all partitions follows, and what is delivered until then is another member's work.
+        let_on: resumes it; called when a later commit shows that we are a member after all.
         around: entered around each commit.
 
     Attributes:
@@ -56,6 +59,8 @@ class Committer:
         timeout: float,
         patience: float,
         can_join: Callable[[], bool],
+        hold: Callable[[], None],
+        let_on: Callable[[], None],
         around: Around | None = None,
     ) -> None:
         self._assignment = assignment
@@ -63,6 +68,9 @@ class Committer:
         self._timeout = timeout
         self._patience = patience
         self._can_join = can_join
+        self._hold = hold
+        self._let_on = let_on
+        self._is_holding = False
         self._rounds = Rounds(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # what the running round commits
         self._unknown: set[Ledger] = set()
@@ -173,6 +181,9 @@ class Committer:
             except (RebalanceInProgress, CommitFailed) as exc:
                 self.is_refused = True
                 is_out = isinstance(exc, CommitFailed)
+                if is_out:
+                    self._is_holding = True
+                    self._hold()
                 if backoff.is_spent or (is_out and not self._can_join()):
                     logger.warning("a commit was given up, what it held may come again: %s", exc)
                     return
@@ -184,7 +195,10 @@ class Committer:
                 for ledger, offset in due.items():
                     ledger.committed = offset
                 round_.moved = True
-                return
+                break
+        if self._is_holding:  # a commit was made, or what was refused is lost
+            self._is_holding = False
+            self._let_on()
 
     def _due(self, topics: Collection[str | TP] | None) -> dict[Ledger, int]:
         """What there is to commit, of partitions that the broker has as far as we know."""

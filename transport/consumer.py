@@ -324,6 +324,19 @@ class Consumer(Service):
         """The channel has drained to half: fetching goes on."""
         self._look_again()
 
+    def hold_delivery(self) -> None:
+        """Deliver nothing of what is assigned: we are no member of the group. Not a checkpoint.
+
+        Without a membership there is no loss that would end this: then nothing is held.
+        """
+        if self.app.settings.client.is_member:
+            for ledger in self.assignment.values():
+                self.app.conductor.hold(ledger)
+
+    def let_on_delivery(self) -> None:
+        """Deliver again what `hold_delivery` has held. Not a checkpoint."""
+        self.app.conductor.let_on(list(self.assignment.values()))
+
     def _look_again(self) -> None:
         if self._phase is _Phase.OPEN:
             self.fetcher.look_again()

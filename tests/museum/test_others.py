@@ -8,7 +8,7 @@ from importlib.metadata import requires, version
 import pytest
 import trio
 
-from tests.apps import app_on, broker_with, committed, take, write
+from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.kafka.cluster import Broker
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Work, every, member, send
@@ -99,6 +99,10 @@ async def test_librdkafka_2933_faststream_1414_a_commit_that_fails_in_a_rebalanc
                 message.ack()
             for tp in ORDERS:
                 write(broker, tp)
+            if error is CommitFailed:
+                # It seems to be no member any more: what it still delivered would come twice.
+                assert await nothing_comes(ones, 100)
+                one.consumer.client.commit = commit
             mine = await anext(ones)
             kept = mine.tp
             mine.ack()

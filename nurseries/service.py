@@ -208,6 +208,13 @@ class Service:
     async def on_restart(self) -> None:
         """Between two lives, when all children are gone. Cancelled as `on_start` is."""
 
+    def on_ended(self) -> None:
+        """Called when `serve` is about to return or raise: no other life follows.
+
+        Called after the last `on_stop`, and also where a restart has failed or was overtaken by
+        a stop. Not a coroutine function; it must not raise.
+        """
+
     # For the owner
 
     @trio.lowlevel.enable_ki_protection
@@ -240,6 +247,7 @@ class Service:
         finally:
             self._restarted = None
             self.state = State.ENDED
+            self.on_ended()
             self._ended.set()
 
     async def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, write
 from tests.nurseries.clock import jumping
@@ -50,6 +51,47 @@ async def test_getmany_decodes_and_ends_with_the_app() -> None:
             await anext(iterator)
         app.stop()
         assert await many(app, 1e6) == []
+
+
+@pytest.mark.parametrize("steps", range(12))
+@jumping
+async def test_getmany_sees_what_comes_between_its_look_and_its_wait(steps: int) -> None:
+    """The filling task runs at each moment of the reading task's way into its wait."""
+    async with app_on(broker_with(*ORDERS, records=1)) as app:
+        app.conductor.add(topic := app.topic("orders"))
+        await app.conductor.wait_for_subscriptions()
+        await wait_all_tasks_blocked()
+        ledgers = list(app.consumer.assignment.values())
+        for ledger in ledgers:
+            app.conductor.hold(ledger)
+        assert topic.channel.take() is None
+
+        async def fill() -> None:
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            app.conductor.let_on(ledgers)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill)
+            began = trio.current_time()
+            assert len(await many(app, 1e6)) == 2
+            assert trio.current_time() == began
+
+
+@jumping
+async def test_getmany_hears_of_a_topic_that_is_added_while_it_waits() -> None:
+    broker = broker_with(*ORDERS, BILLS, records=1)
+    async with app_on(broker) as app, trio.open_nursery() as nursery:
+
+        async def add_later() -> None:
+            for name in ("orders", "bills"):
+                await trio.sleep(1.0)
+                app.conductor.add(app.topic(name))
+
+        nursery.start_soon(add_later)
+        for expected in (ORDERS, [BILLS]):
+            taken = await many(app, 1e6)
+            assert sorted(taken) == [(tp, 0) for tp in expected]
 
 
 @jumping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterator, MutableSet, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class Conductor(Service, MutableSet["Topic"]):
         self.app = app
         self._channels: dict[str, dict[Topic, Channel]] = {}
         self._patterns: dict[Topic, None] = {}
+        # Every channel that has ever listened: iterators of a discarded topic end as well.
+        self._known: weakref.WeakKeyDictionary[Channel, None] = weakref.WeakKeyDictionary()
         self._subscribed: frozenset[str] = frozenset()
         self._has_ended = False
         self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
@@ -46,6 +49,7 @@ class Conductor(Service, MutableSet["Topic"]):
         """
         if topic in self:
             return
+        self._known[topic.channel] = None
         if self._has_ended:
             topic.channel.end()
         if topic.pattern is None:
@@ -175,6 +179,11 @@ class Conductor(Service, MutableSet["Topic"]):
         """Those that listen, by topic."""
         return [channel for channels in self._channels.values() for channel in channels.values()]
 
+    def next_news(self) -> list[trio.Event]:
+        """Events of which one is set once there may be a message, or another channel, or the end
+        of delivery."""
+        return [self._turned, *(channel.next_news() for channel in self.channels())]
+
     def is_held_back(self, tp: TP) -> bool:
         """Whether to fetch nothing of it: a channel of its topic is full, or there is none."""
         channels = self._channels.get(tp.topic)
@@ -234,12 +243,21 @@ class Conductor(Service, MutableSet["Topic"]):
         for topic in self:
             topic.channel.notify()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether delivery has ended for good."""
+        return self._has_ended
+
+    @trio.lowlevel.enable_ki_protection
     def end(self) -> None:
-        """Deliver nothing any more: iterators end, and those that come later, too."""
+        """End delivery for good: every iterator ends, also those of discarded topics and those
+        that are asked for later. Not a checkpoint; a second call changes nothing."""
+        if self._has_ended:
+            return
         self._has_ended = True
         self._turn()
-        for topic in self:
-            topic.channel.end()
+        for channel in list(self._known):
+            channel.end()
 
     @property
     def label(self) -> str:

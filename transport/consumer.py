@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
-from nurseries import Service, exposed, tick
+from nurseries import Service, State, exposed, tick
 from transport.assignment import Assignment
 from transport.barrier import ledger_is_empty
 from transport.commits import Commits, committer_of
@@ -80,7 +80,7 @@ class Consumer(Service):
     """
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ClientClosed,)
-    _was_active: bool  # flow, when the end began: so it is again after a restart
+    _was_active = True  # flow, before the end began: so it is again after a restart
 
     def __init__(
         self,
@@ -145,7 +145,8 @@ class Consumer(Service):
         so that one which waits for a dead broker takes nothing from those after it.
         """
         self._was_active = self.flow.active
-        self.stop_flow()
+        self.flow.stop()
+        self._look_again()
         if not self.is_restarting:
             self.app.conductor.end()
         if self._phase is not _Phase.OPEN:
@@ -189,6 +190,10 @@ class Consumer(Service):
         if self._was_active:
             self.resume_flow()
 
+    def on_ended(self) -> None:
+        """End delivery: a restart that fails, or that a stop overtakes, has not done so."""
+        self.app.conductor.end()
+
     async def kill(self) -> None:
         """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
         was, self._phase = self._phase, _Phase.CLOSING
@@ -205,10 +210,11 @@ class Consumer(Service):
         if self._phase is _Phase.CLOSING:
             return
         self._phase = _Phase.OPEN
+        # Before the client connects: a commit that is asked for meanwhile finds nothing to do.
+        self.spawn("committer", self.committer.run)
         with self.ending_quietly():
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
-            self.spawn("committer", self.committer.run)
             self.spawn("commit ticker", tick, self.commit_interval, self._commits.beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             self.spawn("patterns", self._look_for_topics)
@@ -277,12 +283,23 @@ class Consumer(Service):
         return self.flow.not_fetching.opened
 
     def stop_flow(self) -> None:
-        """Deliver no message from now on; the membership is kept. Not a checkpoint."""
+        """Deliver no message from now on; the membership is kept. Not a checkpoint.
+
+        While the consumer restarts, the call counts for the time after the restart.
+        """
+        self._was_active = False
         self.flow.stop()
         self._look_again()
 
     def resume_flow(self) -> None:
-        """Deliver again. Not a checkpoint."""
+        """Deliver again. Not a checkpoint.
+
+        While the consumer restarts, the call counts for the time after the restart. After the end
+        of the consumer it does nothing.
+        """
+        self._was_active = True
+        if self._phase is _Phase.CLOSING or self.state in (State.STOPPING, State.ENDED):
+            return
         self.flow.resume()
         self.app.conductor.wake_iterators()
         self._look_again()
@@ -353,8 +370,7 @@ class Consumer(Service):
 
         Each step is a checkpoint. Cancelled: no message was taken.
         """
-        channels = self.app.conductor.channels
-        return GetMany(channels, trio.current_time() + timeout)
+        return GetMany(self.app.conductor, trio.current_time() + timeout)
 
     def track_message(self, message: Message) -> None:
         """Nothing is left to do: a message is tracked from the moment it is handed out (I1).

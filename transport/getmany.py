@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from transport.channel import Channel
 from transport.message import Message
 from transport.source import in_hand
 from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.conductor import Conductor
 
 
 class GetMany:
     """An async iterator over what there is now, channel by channel in turn.
 
     Args:
-        channels: those that are listened to at this moment.
+        conductor: names the channels that listen at each moment.
         deadline: when to stop waiting for the first message, in trio's time.
     """
 
-    def __init__(self, channels: Callable[[], Sequence[Channel]], deadline: float) -> None:
-        self._channels = channels
+    def __init__(self, conductor: Conductor, deadline: float) -> None:
+        self._conductor = conductor
         self._deadline = deadline
         self._turn = 0
         self._has_begun = False
@@ -35,14 +37,20 @@ class GetMany:
     async def __anext__(self) -> tuple[TP, Message]:
         await trio.lowlevel.checkpoint()
         while (found := await self._take()) is None:
-            if self._has_begun or not await self._news():
+            if self._has_begun or self._conductor.has_ended:
+                raise StopAsyncIteration
+            # The events come before the last look: what is filled after it sets one of them.
+            news = self._conductor.next_news()
+            if (found := await self._take()) is not None:
+                break
+            if not await self._first_of(news):
                 raise StopAsyncIteration
         self._has_begun = True
         return found.tp, found
 
     async def _take(self) -> Message | None:
         """The next message; a channel keeps its turn as long as its partition has it."""
-        channels = self._channels()
+        channels = self._conductor.channels()
         for step in range(len(channels)):
             channel = channels[(self._turn + step) % len(channels)]
             while (message := channel.take()) is not None:
@@ -53,20 +61,15 @@ class GetMany:
                     return message
         return None
 
-    async def _news(self) -> bool:
-        """Wait for something to take; False: the time is up, or delivery has ended."""
-        channels = self._channels()
-        if any(channel.ended for channel in channels):
-            return False
+    async def _first_of(self, events: Sequence[trio.Event]) -> bool:
+        """Wait until one of these is set; False: the time is up."""
         with trio.move_on_at(self._deadline) as scope:
             async with trio.open_nursery() as nursery:
-                for channel in channels:
-                    nursery.start_soon(_first_news, channel, nursery.cancel_scope)
-                if not channels:
-                    await trio.sleep_forever()
+                for event in events:
+                    nursery.start_soon(_first, event, nursery.cancel_scope)
         return not scope.cancelled_caught
 
 
-async def _first_news(channel: Channel, others: trio.CancelScope) -> None:
-    await channel.news()
+async def _first(event: trio.Event, others: trio.CancelScope) -> None:
+    await event.wait()
     others.cancel()

@@ -107,6 +107,26 @@ async def test_cancelling_a_wait_for_a_message_loses_none(there: Place) -> None:
                 assert message.value == b"%d" % number
 
 
+async def test_readers_end_with_the_app_also_those_of_a_discarded_topic(there: Place) -> None:
+    async def read(messages: Any) -> None:
+        async for _ in messages:
+            pass
+
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders, discarded = app.topic(there.name), app.topic(there.name)
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for messages in (orders.noack(), discarded.noack(), discarded.batches()):
+                    tasks.start_soon(read, messages)
+                await anyio.wait_all_tasks_blocked()
+                native = app if isinstance(app, App) else app.native
+                native.conductor.discard(getattr(discarded, "native", discarded))
+                await anyio.wait_all_tasks_blocked()
+                app.stop()
+            await read(discarded)
+
+
 async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_end_is_in_order(
     there: Place,
 ) -> None:

@@ -1244,3 +1244,39 @@ async def test_a_stop_is_told_how_much_of_its_grace_is_left() -> None:
     async with running(Slow(grace=10.0)):
         pass
     assert left == pytest.approx([10.0, 6.0, 0.0])
+
+
+@pytest.mark.parametrize("how", ["stopped", "crashed", "restart failed", "stopped in a restart"])
+@jumping
+async def test_on_ended_is_called_once_after_the_last_life(how: str) -> None:
+    class Ending(Noted):
+        def on_ended(self) -> None:
+            self.note("ended")
+            assert not self.ended.is_set()
+
+    async def restart(self: Noted) -> None:
+        if how == "restart failed":
+            raise OSError(how)
+        if how == "stopped in a restart":
+            self.stop_soon()
+
+    service = Ending(restart=restart)
+
+    async def live() -> None:
+        async with running(service):
+            await service.restart() if "restart" in how else None
+            if how == "crashed":
+                service.spawn("crash", _raise, OSError(how))
+                await trio.sleep_forever()
+
+    if how == "stopped":
+        await live()
+    else:
+        with pytest.raises(ExceptionGroup):
+            await live()
+    assert service.notes.count("service ended") == 1
+    assert service.notes[-1] == "service ended"
+
+
+async def _raise(error: Exception) -> None:
+    raise error

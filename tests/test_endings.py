@@ -1,0 +1,318 @@
+"""Every call that waits ends once the app ends, whatever has become of its topic before.
+
+Each call waits in a task outside of the app's block, so that nothing but its own end ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.apps import app_on, broker_with, take
+from tests.nurseries.clock import jumping
+from transport import TP, App, AppClosed, DeliveryFailed, Record, Topic
+from transport.drivers.base import ConsumerClient, Outgoing
+from transport.drivers.settings import ClientSettings
+
+ORDERS = TP("orders", 0)
+
+Wait = Callable[[App, Topic], Awaitable[object]]
+
+
+async def iterate(app: App, topic: Topic) -> None:
+    async for _ in topic:
+        pass
+
+
+async def iterate_noack(app: App, topic: Topic) -> None:
+    async for _ in topic.noack():
+        pass
+
+
+async def iterate_batches(app: App, topic: Topic) -> None:
+    async for _ in topic.batches():
+        pass
+
+
+async def get_many(app: App, topic: Topic) -> None:
+    async for _ in app.consumer.getmany(math.inf):
+        pass
+
+
+async def wait_for_subscriptions(app: App, topic: Topic) -> None:
+    app.conductor.clear()
+    with pytest.raises(AppClosed):
+        await app.conductor.wait_for_subscriptions()
+
+
+async def wait_for_stopped_flow(app: App, topic: Topic) -> None:
+    await app.consumer.wait_for_stopped_flow()
+
+
+WAITS: list[Wait] = [
+    iterate,
+    iterate_noack,
+    iterate_batches,
+    get_many,
+    wait_for_subscriptions,
+    wait_for_stopped_flow,
+]
+
+# How an app ends: each is called within its block, which ends after it.
+
+
+async def stop(app: App) -> None:
+    app.stop()
+
+
+async def nothing(app: App) -> None:
+    pass
+
+
+async def close_the_consumer(app: App) -> None:
+    app.consumer.close()
+    await app.consumer.ended.wait()
+
+
+async def kill(app: App) -> None:
+    await app.kill()
+
+
+async def stop_within_a_restart(app: App) -> None:
+    """The stop comes when the old member has ended, and the new one has not begun."""
+    restart = app.consumer.on_restart
+
+    async def stop_first() -> None:
+        app.consumer.stop_soon()
+        await restart()
+
+    app.consumer.on_restart = stop_first  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="ended instead of restarting"):
+        await app.consumer.restart()
+
+
+ENDINGS = [stop, nothing, close_the_consumer, kill, stop_within_a_restart]
+
+
+@pytest.mark.parametrize("discarded", ["never", "before", "while it waits"])
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("wait", WAITS)
+@jumping
+async def test_what_waits_ends_with_the_app(
+    wait: Wait, ending: Callable[[App], Awaitable[None]], discarded: str
+) -> None:
+    ended = False
+
+    async def waiting(app: App, topic: Topic) -> None:
+        nonlocal ended
+        await wait(app, topic)
+        ended = True
+
+    async with trio.open_nursery() as outside:
+        async with app_on(broker_with(ORDERS)) as app:
+            topic = app.topic("orders")
+            await take_none(topic)
+            if discarded == "before":
+                app.conductor.discard(topic)
+            outside.start_soon(waiting, app, topic)
+            await wait_all_tasks_blocked()
+            if discarded == "while it waits":
+                app.conductor.discard(topic)
+                await wait_all_tasks_blocked()
+            assert not ended
+            await ending(app)
+            if ending is not nothing:
+                await wait_all_tasks_blocked()
+                assert ended
+        await wait_all_tasks_blocked()
+        assert ended
+        outside.cancel_scope.cancel()
+
+
+async def take_none(topic: Topic) -> None:
+    """Join the group, and have nothing."""
+    with trio.move_on_after(1.0):
+        await anext(topic.noack())
+
+
+@pytest.mark.parametrize("ending", [stop, close_the_consumer, kill, stop_within_a_restart])
+@pytest.mark.parametrize("wait", [iterate, iterate_noack, iterate_batches, get_many])
+@jumping
+async def test_what_is_asked_for_between_the_stop_and_the_end_ends_at_once(
+    wait: Wait, ending: Callable[[App], Awaitable[None]]
+) -> None:
+    async with app_on(broker_with(ORDERS, records=1)) as app:
+        discarded, topic, other = (app.topic("orders") for _ in range(3))
+        await take_none(discarded)
+        await take_none(topic)
+        app.conductor.discard(discarded)
+        reader = discarded.noack()
+        app.conductor.discard(discarded)
+        await ending(app)
+        with trio.fail_after(1.0):
+            assert [message async for message in reader] == []
+            for each in (discarded, topic, other):
+                await wait(app, each)
+
+
+@jumping
+async def test_an_iterator_ends_where_a_restart_fails() -> None:
+    def refuse(settings: ClientSettings) -> ConsumerClient:
+        raise OSError("there is no other client")
+
+    async def restart(outside: trio.Nursery) -> None:
+        async with app_on(broker_with(ORDERS)) as app:
+            topic = app.topic("orders")
+            await take_none(topic)
+            outside.start_soon(iterate, app, topic)
+            app.driver.consumer = refuse  # type: ignore[method-assign]
+            await app.consumer.restart()
+
+    async with trio.open_nursery() as outside:
+        with pytest.raises(ExceptionGroup):
+            await restart(outside)
+
+
+@jumping
+async def test_iterators_go_on_through_a_restart_also_those_of_a_topic_that_was_discarded() -> None:
+    async with app_on(broker_with(ORDERS, records=1)) as app, trio.open_nursery() as nursery:
+        topic = app.topic("orders")
+        await take(topic.noack(), 1)
+        nursery.start_soon(iterate, app, topic)
+        app.conductor.discard(topic)
+        await app.consumer.restart()
+        assert not topic.channel.ended
+        app.conductor.add(topic)
+        await app.consumer.commit()
+        app.stop()
+
+
+@pytest.mark.parametrize("was_active", [True, False])
+@jumping
+async def test_flow_is_after_a_restart_as_it_was_asked_for_within_it(was_active: bool) -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        await take_none(app.topic("orders"))
+        restart = app.consumer.on_restart
+
+        async def turn() -> None:
+            (app.consumer.stop_flow if was_active else app.consumer.resume_flow)()
+            await restart()
+
+        app.consumer.on_restart = turn  # type: ignore[method-assign]
+        if not was_active:
+            app.consumer.stop_flow()
+        await app.consumer.restart()
+        assert app.consumer.flow_active is not was_active
+
+
+@jumping
+async def test_flow_is_not_resumed_after_the_end_for_nobody_would_stop_it_again() -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        await take_none(app.topic("orders"))
+    app.consumer.resume_flow()
+    await app.consumer.wait_for_stopped_flow()
+
+
+# What waits for the broker
+
+
+async def never(*args: object) -> None:
+    await trio.sleep_forever()
+
+
+async def slow(*args: object) -> dict[TP, Sequence[Record]]:
+    await trio.sleep(1.0)
+    return {}
+
+
+@pytest.mark.parametrize("transactions", [None, "partition", "member"])
+@jumping
+async def test_a_commit_and_the_end_do_not_wait_for_a_client_that_connects(
+    transactions: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as outside:
+        async with app_on(broker_with(ORDERS), transactions=transactions) as app:
+            app.consumer.client.open = never  # type: ignore[method-assign]
+            app.conductor.add(app.topic("orders"))
+            await wait_all_tasks_blocked()
+            assert not await app.consumer.commit()
+            outside.start_soon(app.consumer.wait_empty)
+            began = trio.current_time()
+        assert trio.current_time() == began
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("ending", [nothing, kill, close_the_consumer])
+@jumping
+async def test_what_waits_for_a_client_that_hangs_ends_with_the_app(
+    ending: Callable[[App], Awaitable[None]],
+) -> None:
+    """A seek that is not begun, and who waits for a message that is never acked."""
+    ended: list[str] = []
+
+    async def waiting(name: str, call: Callable[[], Awaitable[object]]) -> None:
+        with contextlib.suppress(AppClosed):
+            await call()
+        ended.append(name)
+
+    async with trio.open_nursery() as outside:
+        async with app_on(broker_with(ORDERS, records=2), commit_timeout=5.0) as app:
+            messages = await take(app.topic("orders").noack(), 2)
+            app.consumer.client.poll = slow
+            app.consumer.fetcher.look_again()
+            await wait_all_tasks_blocked()
+            outside.start_soon(waiting, "empty", app.consumer.wait_empty)
+            outside.start_soon(waiting, "seek", lambda: app.consumer.seek(ORDERS, 1))
+            await wait_all_tasks_blocked()
+            await ending(app)
+            del messages
+        await trio.sleep(2.0)
+        assert sorted(ended) == ["empty", "seek"]
+
+
+@pytest.mark.parametrize("ending", [nothing, kill])
+@jumping
+async def test_what_waits_to_be_sent_or_delivered_ends_with_the_app(
+    ending: Callable[[App], Awaitable[None]],
+) -> None:
+    ended: list[str] = []
+
+    async def send_on(messages: Sequence[Outgoing]) -> None:
+        """The client takes them, and never says what has become of them."""
+
+    async def waiting(
+        name: str, call: Callable[[], Awaitable[object]], why: type[Exception] | None
+    ) -> None:
+        if why is None:
+            await call()
+        else:
+            with pytest.raises(why):
+                await call()
+        ended.append(name)
+
+    async with trio.open_nursery() as outside:
+        async with app_on(broker_with(ORDERS), send_buffer_messages=2) as app:
+            topic = app.topic("orders")
+            await topic.send_and_wait(value=b"1")
+            app.producer.client.send = send_on  # type: ignore[method-assign]
+            app.producer.client.flush = never  # type: ignore[attr-defined]
+            outside.start_soon(
+                waiting, "wait", lambda: topic.send_and_wait(value=b"2"), DeliveryFailed
+            )
+            delivery = await topic.send(value=b"3")
+            outside.start_soon(waiting, "delivery", delivery.wait, DeliveryFailed)
+            await wait_all_tasks_blocked()
+            outside.start_soon(waiting, "room", lambda: topic.send(value=b"4"), AppClosed)
+            soon = topic.send_soon(value=b"5")
+            outside.start_soon(waiting, "soon", soon.wait, AppClosed)
+            outside.start_soon(waiting, "flush", app.producer.flush, None)
+            await wait_all_tasks_blocked()
+            assert ended == []
+            await ending(app)
+        await wait_all_tasks_blocked()
+        assert sorted(ended) == ["delivery", "flush", "room", "soon", "wait"]

@@ -27,7 +27,7 @@ from transport import (
     UnknownTopic,
 )
 from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.memory import MemoryDriver
+from transport.drivers.memory import MemoryBroker, MemoryDriver
 
 ORDERS = TP("orders", 0)
 
@@ -51,6 +51,9 @@ class HeldBack:
     async def partition_count(self, topic: str, timeout: float) -> int:
         self.asked += 1
         return 4
+
+    def topic_id(self, topic: str) -> object:
+        return None
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         await trio.lowlevel.checkpoint()
@@ -682,3 +685,44 @@ async def test_a_kill_fails_what_was_accepted_and_ends_the_app_without_an_error(
             for delivery in deliveries:
                 with pytest.raises(DeliveryFailed):
                     await delivery
+
+
+@jumping
+async def test_a_topic_created_again_with_fewer_partitions_is_sent_to_and_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = MemoryBroker(default_partitions=8)
+    async with app_on(broker) as app:
+        orders = app.topic("orders")
+        keys = [b"%d" % number for number in range(20)]
+        for key in keys:
+            await orders.send_and_wait(key=key, value=b"v")
+        broker.delete_topic("orders")
+        broker.create_topic("orders", 2)
+        began = trio.current_time()
+        outcomes: list[RecordMetadata] = []
+        failed: list[DeliveryFailed] = []
+        while len(outcomes) < 20:
+            for key in keys:
+                try:
+                    outcomes.append(await orders.send_and_wait(key=key, value=b"v"))
+                except DeliveryFailed as error:
+                    failed.append(error)
+        assert trio.current_time() - began < 2.0
+    assert {metadata.partition for metadata in outcomes} == {0, 1}
+    assert all(isinstance(error.__cause__, UnknownTopic) for error in failed)
+    (warning,) = [r.getMessage() for r in caplog.records if "created again" in r.getMessage()]
+    assert "orders" in warning
+    assert "2 partitions" in warning
+
+
+@jumping
+async def test_keys_go_to_added_partitions_a_second_after_the_client_knows_them() -> None:
+    broker = MemoryBroker(default_partitions=1)
+    async with app_on(broker) as app:
+        orders = app.topic("orders")
+        await orders.send_and_wait(key=b"0", value=b"v")
+        broker.add_partitions("orders", 3)
+        await trio.sleep(1.1)
+        written = [await orders.send_and_wait(key=b"%d" % n, value=b"v") for n in range(20)]
+    assert {metadata.partition for metadata in written} == {0, 1, 2, 3}

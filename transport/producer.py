@@ -43,6 +43,9 @@ logger = logging.getLogger("transport.producer")
 
 # What a record takes beside its key, value and headers, at most, in bytes.
 _OVERHEAD = 70
+# So many seconds a topic's number of partitions is not asked for again. The client knows it, and
+# keeps to `metadata_max_age`.
+_TRUST = 1.0
 # `send` gives way to other tasks after so many messages.
 _TURN = 64
 
@@ -94,6 +97,7 @@ class Producer(Service):
         self._filled = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
+        self._topic_ids: dict[str, object] = {}
         self._creations = Creations(self.client)
         self._accepts = False
         self._is_killed = False
@@ -442,10 +446,24 @@ class Producer(Service):
         """Ask the broker for it. A checkpoint; raises what `send` does for want of metadata."""
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
-        settings = self.app.settings
-        count = await self.client.partition_count(topic, settings.client.connect_timeout)
-        self._partitions[topic] = count, trio.current_time() + settings.metadata_max_age
+        patience = self.app.settings.client.connect_timeout
+        count = await self.client.partition_count(topic, patience)
+        self._note_identity(topic, count)
+        self._partitions[topic] = count, trio.current_time() + _TRUST
         return count
+
+    def _note_identity(self, topic: str, count: int) -> None:
+        if (now := self.client.topic_id(topic)) is None:
+            return
+        before = self._topic_ids.setdefault(topic, now)
+        if before != now:
+            self._topic_ids[topic] = now
+            logger.warning(
+                "topic %s was deleted and created again while messages were sent to it: it has %d"
+                " partitions now, and what the old topic held is gone",
+                topic,
+                count,
+            )
 
     def _ask_partitioner(self, topic: str, key: bytes, count: int) -> int:
         chosen = _exposed(self.partitioner, key, count)

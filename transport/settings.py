@@ -33,7 +33,6 @@ class Settings:
         grace: the whole of the orderly end.
         send_buffer_messages, send_buffer_bytes: most that is accepted and not delivered; `send`
             waits beyond that.
-        metadata_max_age: a topic's number of partitions is asked for again after so long.
         on_task_error: "fail" or "go_on": what `Consumer.on_task_error` does after its commit.
         pattern_interval: between two looks for topics that match a pattern.
         partitioner: a key's partition, given the key and the number of partitions.
@@ -57,7 +56,6 @@ class Settings:
     grace: float = attrs.field(default=20.0, validator=gt(0))
     send_buffer_messages: int = attrs.field(default=50_000, validator=gt(0))
     send_buffer_bytes: int = attrs.field(default=32 << 20, validator=gt(0))
-    metadata_max_age: float = attrs.field(default=300.0, validator=gt(0))
     pattern_interval: float = attrs.field(default=10.0, validator=gt(0))
     on_task_error: str = attrs.field(default="fail", validator=in_(("fail", "go_on")))
     partitioner: Partitioner = java_partitioner
@@ -68,6 +66,11 @@ class Settings:
     transaction_attempts: int = attrs.field(default=10, validator=gt(0))
     monitor: Sensor | None = attrs.field(default=None, validator=optional(instance_of(Sensor)))
     client: ClientSettings = attrs.field(factory=ClientSettings)
+
+    @property
+    def metadata_max_age(self) -> float:
+        """The client's; see `ClientSettings`."""
+        return self.client.metadata_max_age
 
     def __attrs_post_init__(self) -> None:
         if self.transactions is not None and not self.client.is_member:

@@ -6,10 +6,13 @@ import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 import attrs
+import kafka.errors
 import trio
+from kafka import KafkaAdminClient
 
 from transport.drivers.base import (
     ConsumerClient,
@@ -20,6 +23,8 @@ from transport.drivers.base import (
     Rebalance,
     RebalanceKind,
 )
+from transport.drivers.kafka import KafkaDriver
+from transport.drivers.memory import MemoryDriver
 from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed
 from transport.types import TP, Headers, Record, RecordMetadata
@@ -201,6 +206,42 @@ class Rig:
             await sender.client.create_topic(name, partitions, 1, {}, 10.0)
         return name
 
+    async def delete(self, topic: str) -> None:
+        """Delete the topic."""
+        if isinstance(self.driver, MemoryDriver):
+            self.driver._attach().delete_topic(topic)
+        else:
+            await trio.to_thread.run_sync(
+                self._administer, lambda admin: admin.delete_topics([topic])
+            )
+
+    async def create_again(self, topic: str, partitions: int = 4) -> None:
+        """Delete the topic, and create another one of its name before anybody else does."""
+        await self.delete(topic)
+        if isinstance(self.driver, MemoryDriver):
+            assert self.driver._attach().create_topic(topic, partitions)
+        else:
+            await trio.to_thread.run_sync(self._administer, partial(_create, topic, partitions))
+
+    async def widen(self, topic: str, partitions: int) -> None:
+        """Let the topic have so many partitions."""
+        if isinstance(self.driver, MemoryDriver):
+            broker = self.driver._attach()
+            broker.add_partitions(topic, partitions - len(broker.partitions(topic)))
+        else:
+            call = {topic: partitions}
+            await trio.to_thread.run_sync(
+                self._administer, lambda admin: admin.create_partitions(call)
+            )
+
+    def _administer(self, call: Callable[[KafkaAdminClient], object]) -> None:
+        assert isinstance(self.driver, KafkaDriver)
+        admin = KafkaAdminClient(bootstrap_servers=list(self.driver.servers))
+        try:
+            call(admin)
+        finally:
+            admin.close()
+
     @asynccontextmanager
     async def sender(self, **settings: object) -> AsyncIterator[Sender]:
         client = self.driver.producer(attrs.evolve(SETTINGS, **settings))
@@ -234,6 +275,23 @@ class Rig:
         finally:
             with trio.CancelScope(shield=True):
                 await client.close(PATIENCE)
+
+
+def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
+    """The broker takes a name again a moment after its topic was deleted. Members that ask for the
+    topic have it created meanwhile, with the broker's 4 partitions: that is another topic as well.
+    """
+    while True:
+        try:
+            admin.create_topics(
+                {topic: {"num_partitions": partitions, "replication_factor": 1}},
+                wait_for_metadata=True,
+            )
+        except kafka.errors.TopicAlreadyExistsError:
+            if partitions != 4:
+                admin.delete_topics([topic])
+                continue
+        return
 
 
 async def until(condition: Callable[[], object], *members: Member) -> None:

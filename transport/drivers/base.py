@@ -227,12 +227,22 @@ class ProducerClient(Protocol):
         """
 
     async def partition_count(self, topic: str, timeout: float) -> int:
-        """How many partitions the topic has; cheap once known. Raises UnknownTopic,
-        BrokerUnavailable, AuthorizationFailed. One bad topic delays no other.
+        """How many partitions the topic has; cheap once known, and then no older than
+        `metadata_max_age` while a broker answers. Raises UnknownTopic, BrokerUnavailable,
+        AuthorizationFailed. One bad topic delays no other.
+        """
+
+    def topic_id(self, topic: str) -> object:
+        """The topic's identity as of the broker's last answer; None where it is not known.
+
+        A topic that is deleted and created again has another one.
         """
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         """Hand messages over, in order; their topics' partitions are known already.
+
+        A message for a partition that is gone is reported as DeliveryFailed, caused by
+        UnknownTopic.
 
         Returns when the client has taken them. What it refuses is reported like what it could
         not deliver. Cancelled: the batch is handed over all the same.

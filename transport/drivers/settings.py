@@ -53,6 +53,8 @@ class ClientSettings:
         request_timeout: for one request to a broker.
         connect_timeout: for finding a broker, and a topic that is not there yet.
         commit_timeout: for the broker's answer to a commit.
+        metadata_max_age: producers and consumers ask the broker for the partitions of their topics
+            at least so often. Added partitions are found within this time and two seconds.
         acks: "all", 1 or 0 brokers that have a message before it counts as delivered.
         delivery_timeout: from the sending of a message to its outcome.
         ssl_context: for TLS, in place of the certificates among `client_options`.
@@ -90,6 +92,7 @@ class ClientSettings:
     request_timeout: float = attrs.field(default=30.0, validator=_duration)
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)
+    metadata_max_age: float = attrs.field(default=300.0, validator=_duration)
     acks: int | str = attrs.field(default="all", validator=in_(_ACKS))
     linger: float = attrs.field(default=0.005, validator=ge(0.0))
     max_batch_size: int = attrs.field(default=64 << 10, validator=ge(0))

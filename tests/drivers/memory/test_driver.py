@@ -15,7 +15,7 @@ from tests.lanes import run_jumping
 from transport import App
 from transport.drivers.base import RebalanceKind
 from transport.drivers.memory import MemoryBroker, MemoryDriver
-from transport.errors import ClientClosed, CommitRefused, Fenced, UnknownTopic
+from transport.errors import ClientClosed, CommitRefused, DeliveryFailed, Fenced, UnknownTopic
 from transport.types import TP, RecordMetadata
 
 JUMPING = pytest.mark.trio(run=run_jumping)  # a mark of the module would come second
@@ -79,7 +79,9 @@ async def test_without_auto_creation_topics_are_waited_for() -> None:
             await sender.client.partition_count("missing", PATIENCE)
         missing = outgoing("missing")
         await sender.client.send([missing])
-        assert isinstance(sender.outcomes[missing], UnknownTopic)
+        failed = sender.outcomes[missing]
+        assert isinstance(failed, DeliveryFailed)
+        assert isinstance(failed.__cause__, UnknownTopic)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(member.client.subscribe, ["missing"])
             await trio.sleep(1.0)

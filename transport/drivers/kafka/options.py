@@ -103,6 +103,7 @@ def _common(
         "client_id": settings.client_id,
         "request_timeout_ms": _ms(settings.request_timeout),
         "bootstrap_timeout_ms": _ms(settings.connect_timeout),
+        "metadata_max_age_ms": _ms(settings.metadata_max_age),
         "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
         # We keep our own numbers; the client's cost it time on every fetch and batch.
         "metrics_enabled": False,

@@ -29,7 +29,7 @@ from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive
-from transport.drivers.kafka.topics import known_partitions, partition_counts
+from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Transaction,
     abort_on_failure,
@@ -41,9 +41,11 @@ from transport.errors import (
     AuthorizationFailed,
     BrokerUnavailable,
     ClientClosed,
+    DeliveryFailed,
     Fenced,
     TransactionAborted,
     TransportError,
+    UnknownTopic,
 )
 from transport.types import TP, GroupMetadata
 
@@ -53,6 +55,14 @@ log = logging.getLogger(__name__)
 QUICK = 0.25
 # So much longer than the client are we to wait: its own error says more.
 MOMENT = 0.25
+
+
+def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
+    """The partition was there when the message was accepted."""
+    tp = TP(message.topic, message.partition or 0)
+    error = DeliveryFailed(f"{tp.topic!r} has {count} partitions now, none is {tp.partition}")
+    error.__cause__ = UnknownTopic(f"the broker has no partition {tp} any more")
+    return error
 
 
 class KafkaProducerClient:
@@ -131,6 +141,9 @@ class KafkaProducerClient:
             f"{topic!r} was not looked up: the network threads of two clients in a row failed, the"
             f" second with {reason!r}"
         )
+
+    def topic_id(self, topic: str) -> object:
+        return None if self._client is None else known_id(self._client.cluster, topic)
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
         self._calls.check_open()
@@ -403,13 +416,17 @@ class KafkaProducerClient:
             # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
             cluster = producer._metadata
             topics = {message.topic for message in batch.messages}
-            unknown = {topic for topic in topics if not known_partitions(cluster, topic)}
+            known = {topic: known_partitions(cluster, topic) for topic in topics}
+            unknown = {topic for topic in topics if not known[topic]}
             if not again and self._absent is not None:
                 waited_for = self._absent.topics
                 unknown |= {t for t in topics if self._is_settling or t in waited_for}
             for message in batch.messages:
                 if message.topic in unknown:
                     absent.append(message)
+                    continue
+                if message.partition is not None and message.partition not in known[message.topic]:
+                    refused.append((message, _no_partition(message, len(known[message.topic]))))
                     continue
                 try:
                     future = hand_over(producer, message)

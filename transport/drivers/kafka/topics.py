@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -25,6 +26,16 @@ def known_partitions(cluster: Any, topic: str) -> Collection[int]:
         return cluster.partitions_for_topic(topic) or ()
     except KeyError:
         return ()  # it looks twice, and its own thread has taken the topic away in between
+
+
+def known_id(cluster: Any, topic: str) -> uuid.UUID | None:
+    """The topic's id, as the client knows it now; None where it knows none. From any thread.
+
+    For a topic that is not there the broker answers with an id of zeros. Brokers before 2.8 have no
+    ids.
+    """
+    topic_id = cluster.topic_id(topic)
+    return topic_id if topic_id is not None and topic_id.int else None
 
 
 async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -> dict[str, int]:

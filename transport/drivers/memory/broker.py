@@ -31,7 +31,7 @@ class MemoryBroker:
         on_commit: told of each commit: the group's id, and its new offsets.
 
     Attributes:
-        topics_changed: rung when a topic was created, or got more partitions.
+        topics_changed: rung when a topic was created or deleted, or got more partitions.
         transactions: the coordinator of all of them.
     """
 
@@ -52,6 +52,8 @@ class MemoryBroker:
         self._auto_create = auto_create
         self._on_commit = on_commit
         self._topics: dict[str, list[Log]] = {}
+        self._ids: dict[str, int] = {}
+        self._ids_given = itertools.count(1)
         self._configs: dict[str, dict[str, str]] = {}
         self._groups: dict[str, Group] = {}
         self._era: object = None
@@ -74,14 +76,34 @@ class MemoryBroker:
             return False
         self._topics[topic] = [Log() for _ in range(partitions)]
         self._configs[topic] = dict(config or {})
-        self.topics_changed.ring()
+        self._ids[topic] = next(self._ids_given)
+        self._tell_of_topics()
         return True
+
+    def delete_topic(self, topic: str) -> None:
+        """Delete the topic with its records and, in each group, with what is committed for it.
+
+        A topic that is created under this name afterwards is another one, with another id.
+        Raises UnknownTopic.
+        """
+        if topic not in self._topics:
+            raise UnknownTopic(f"no such topic: {topic!r}")
+        logs = self._topics.pop(topic)
+        del self._configs[topic], self._ids[topic]
+        self.transactions.forget(logs, topic)
+        for group in self._groups.values():
+            group.forget(topic)
+        self._tell_of_topics()
+
+    def topic_id(self, topic: str) -> int | None:
+        """The identity of the topic; None: there is no such topic. Creates none."""
+        return self._ids.get(topic)
 
     def add_partitions(self, topic: str, count: int) -> None:
         """Let the topic have `count` more partitions. Raises UnknownTopic."""
         self.partitions(topic)
         self._topics[topic] += [Log() for _ in range(count)]
-        self.topics_changed.ring()
+        self._tell_of_topics()
 
     def config(self, topic: str) -> Mapping[str, str]:
         """What the topic was created with. Raises UnknownTopic."""
@@ -105,6 +127,10 @@ class MemoryBroker:
         if not self.has_topic(topic):
             raise UnknownTopic(f"no such topic: {topic!r}")
         return [TP(topic, number) for number in range(len(self._topics[topic]))]
+
+    def partitions_if_any(self, topic: str) -> list[TP]:
+        """The same, and nothing of a topic that does not exist."""
+        return self.partitions(topic) if self.has_topic(topic) else []
 
     def log(self, tp: TP) -> Log:
         """The partition's log. Raises UnknownTopic, also where the topic has fewer partitions."""
@@ -130,7 +156,7 @@ class MemoryBroker:
         """The group of that name; an empty one where there was none."""
         if group_id not in self._groups:
             on_commit = functools.partial(self._on_commit, group_id)
-            self._groups[group_id] = Group(self.partitions, on_commit)
+            self._groups[group_id] = Group(self.partitions_if_any, on_commit)
         return self._groups[group_id]
 
     def gap(self, tp: TP, count: int = 1) -> None:
@@ -163,6 +189,11 @@ class MemoryBroker:
             for group in self._groups.values():
                 group.restart(now)
             self.transactions.restart(now)
+
+    def _tell_of_topics(self) -> None:
+        for group in self._groups.values():
+            group.look_again()
+        self.topics_changed.ring()
 
     def missing(self, topics: Collection[str]) -> list[str]:
         """Those topics that do not exist, sorted."""

@@ -79,12 +79,16 @@ class MemoryConsumer:
         broker = self._attach()
         settings = self._settings
         # Without a group the offsets are kept where nobody else can see them.
-        group = Group(broker.partitions) if settings.client_only else broker.group(self._group_id)
+        group = (
+            Group(broker.partitions_if_any)
+            if settings.client_only
+            else broker.group(self._group_id)
+        )
         membership: Membership | Reader
         if settings.is_member:
             membership = Membership(group, settings)
         else:
-            membership = Reader(group, settings, broker.partitions)
+            membership = Reader(group, settings, broker.partitions_if_any)
         self._connection = Connection(broker, group, membership)
 
     async def subscribe(self, topics: Collection[str]) -> None:

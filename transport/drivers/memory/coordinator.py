@@ -14,7 +14,7 @@ Time is passed in, in seconds of one monotonic clock; who waits uses `next_deadl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import attrs
 
@@ -90,6 +90,16 @@ class Coordinator:
         self.check(holder)
         self._end(holder, committed=committed)
 
+    def forget(self, logs: Collection[Log], topic: str) -> None:
+        """The topic was deleted: no transaction writes to its logs, or holds an offset of it."""
+        gone = {id(log) for log in logs}
+        for holder in self._holders.values():
+            holder.logs = {tp: log for tp, log in holder.logs.items() if id(log) not in gone}
+            for group, offsets in holder.offsets:
+                for tp in [tp for tp in offsets if tp.topic == topic]:
+                    del offsets[tp]
+                    group.release(tp)
+
     def expire(self, now: float) -> None:
         """Abort what is over its time; to be called before anything else at a moment."""
         for transactional_id, holder in list(self._holders.items()):
@@ -123,9 +133,7 @@ class Coordinator:
             log.end_transaction(holder, committed=committed)
         for group, offsets in held:
             for tp in offsets:
-                group.unstable[tp] -= 1
-                if not group.unstable[tp]:
-                    del group.unstable[tp]
+                group.release(tp)
             if committed:
                 group.take(offsets)
         self.bell.ring()

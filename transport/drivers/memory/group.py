@@ -5,6 +5,8 @@ The rules, which all stand in this file:
 - A **generation** begins when every member has joined the barrier. The barrier is raised by a
   member that joins (a new one, one with another subscription, one that gave something up) and by
   one that goes. Who has not joined `max_poll_interval` after that is thrown out.
+- A barrier is also raised when a topic that a member wants is created, deleted, or gets more
+  partitions; Kafka's members find that out by their metadata.
 - A **share** is what a generation gives to a member. Members that say what they own keep it
   if the balance allows; a partition that is to move is given to nobody until its owner has
   joined without it, so a move takes two generations. Members that own nothing when they join
@@ -88,6 +90,10 @@ class Group:
         self._on_commit = on_commit
         self._names = 0
         self._fenced: set[str] = set()
+        self._shared_out: list[
+            TP
+        ] = []  # every partition that the running generation has shared out
+        self._must_look = False
         self._barrier = math.inf  # when it ends at the latest; inf: there is none
         self._told = math.inf  # no waiting member waits for longer than this
 
@@ -172,6 +178,10 @@ class Group:
         for member_id, member in list(self.members.items()):
             if member.expires <= now:
                 self.leave(member_id, now)
+        if self._must_look:
+            self._must_look = False
+            if self.members and not self.rebalancing and self._wanted() != self._shared_out:
+                self._raise_barrier(now)
         if self._barrier <= now:
             for member_id, member in list(self.members.items()):
                 if not member.joined:
@@ -197,6 +207,21 @@ class Group:
         """Raise Fenced if another member has taken this one's place."""
         if member_id in self._fenced:
             raise Fenced(f"the place of {member_id!r} was taken by its instance id")
+
+    def look_again(self) -> None:
+        """The topics have changed; the next `expire` compares them with the shares."""
+        self._must_look = True
+        self.bell.ring()
+
+    def forget(self, topic: str) -> None:
+        """The topic was deleted, and with it what is committed for it."""
+        self.offsets = {tp: offset for tp, offset in self.offsets.items() if tp.topic != topic}
+
+    def release(self, tp: TP) -> None:
+        """An open transaction holds the offset of a partition no more."""
+        self.unstable[tp] -= 1
+        if not self.unstable[tp]:
+            del self.unstable[tp]
 
     def commit(self, member_id: str, generation: int, offsets: Mapping[TP, int]) -> None:
         """Take the offsets, all or none.
@@ -228,6 +253,11 @@ class Group:
                 f"{member_id!r} commits in generation {generation} between two generations"
             )
 
+    def _wanted(self) -> list[TP]:
+        """Every partition that there is of the topics that the members want."""
+        topics = sorted({topic for member in self.members.values() for topic in member.topics})
+        return [tp for topic in topics for tp in self._partitions(topic)]
+
     def _expect(self, member: Member, deadline: float) -> None:
         member.expires = deadline
         if deadline < self._told:
@@ -247,9 +277,8 @@ class Group:
         self._barrier = math.inf
         topics = {member_id: member.topics for member_id, member in self.members.items()}
         owned = {member_id: member.owned for member_id, member in self.members.items()}
-        wanted = sorted({topic for some in topics.values() for topic in some})
-        partitions = [tp for topic in wanted for tp in self._partitions(topic)]
-        shares = hold_back(balance(topics, owned, partitions), owned)
+        self._shared_out = self._wanted()
+        shares = hold_back(balance(topics, owned, self._shared_out), owned)
         for member_id, member in self.members.items():
             member.share = shares[member_id]
             member.generation = self.generation

@@ -16,6 +16,7 @@ from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
     CommitFailed,
+    DeliveryFailed,
     Fenced,
     MessageTooLarge,
     RebalanceInProgress,
@@ -58,6 +59,9 @@ class MemoryProducer:
     async def partition_count(self, topic: str, timeout: float) -> int:
         await trio.lowlevel.checkpoint()
         return len(self._open_broker().partitions(topic))
+
+    def topic_id(self, topic: str) -> object:
+        return self._open_broker().topic_id(topic)
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, batch: Sequence[Outgoing]) -> None:
@@ -161,7 +165,11 @@ class MemoryProducer:
             if self._holder is not None:
                 self._begun(broker, self._holder)
                 broker.transactions.write(self._holder, tp, log, trio.current_time())
-        except (UnknownTopic, Fenced, TransactionAborted) as error:
+        except UnknownTopic as error:
+            outcome = DeliveryFailed(f"the broker has no such partition: {error}")
+            outcome.__cause__ = error
+            return outcome
+        except (Fenced, TransactionAborted) as error:
             return error
         timestamp_ms = message.timestamp_ms
         if timestamp_ms is None:

@@ -1,0 +1,83 @@
+"""Topics get more partitions, are deleted, and are created again under the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.drivers.rig import PATIENCE, Rig, outgoing, shared, until
+from transport import TP, DeliveryFailed, RecordMetadata, UnknownTopic
+
+
+async def test_a_producer_finds_added_partitions_within_the_age_of_its_metadata(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender(metadata_max_age=0.5) as sender:
+        assert await sender.client.partition_count(topic, PATIENCE) == 1
+        before = sender.client.topic_id(topic)
+        await rig.widen(topic, 3)
+        with trio.fail_after(PATIENCE):
+            # Nothing tells of it.
+            while await sender.client.partition_count(topic, PATIENCE) == 1:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        assert await sender.client.partition_count(topic, PATIENCE) == 3
+        assert sender.client.topic_id(topic) == before
+        (written,) = await sender.send([outgoing(topic, partition=2)])
+    assert isinstance(written, RecordMetadata)
+
+
+async def test_a_topic_that_is_created_again_has_another_id(rig: Rig) -> None:
+    topic = await rig.topic(2)
+    async with rig.sender(metadata_max_age=0.5) as sender:
+        await sender.send([outgoing(topic, partition=1)])
+        before = sender.client.topic_id(topic)
+        assert before is not None
+        await rig.create_again(topic, 2)
+        with trio.fail_after(PATIENCE):
+            while sender.client.topic_id(topic) in (None, before):  # noqa: ASYNC110 - as above
+                await trio.sleep(0.1)
+        (written,) = await sender.send([outgoing(topic, partition=1)])
+    assert isinstance(written, RecordMetadata)
+    assert written.offset == 0
+
+
+async def test_a_message_for_a_partition_that_is_gone_fails_and_says_so(rig: Rig) -> None:
+    topic = await rig.topic(6)
+    async with rig.sender(metadata_max_age=0.5) as sender:
+        await sender.send([outgoing(topic, partition=5)])
+        await rig.create_again(topic, 4)
+        with trio.fail_after(PATIENCE):
+            # Nothing tells of it.
+            while await sender.client.partition_count(topic, PATIENCE) == 6:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        failed, written = await sender.send(
+            [outgoing(topic, partition=5), outgoing(topic, partition=3)]
+        )
+    assert isinstance(written, RecordMetadata)
+    assert isinstance(failed, DeliveryFailed)
+    assert isinstance(failed.__cause__, UnknownTopic)
+
+
+@pytest.mark.parametrize("settings", [{}, {"client_only": True, "group_id": None}])
+async def test_a_consumer_finds_added_partitions_within_the_age_of_its_metadata(
+    rig: Rig, settings: dict[str, Any]
+) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic], metadata_max_age=0.5, **settings) as member:
+        await until(shared([TP(topic, 0)], member), member)
+        await rig.widen(topic, 3)
+        tps = [TP(topic, number) for number in range(3)]
+        with trio.fail_after(2 * PATIENCE):
+            await until(shared(tps, member), member)
+
+
+async def test_two_members_share_what_is_added(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    settings = {"group_id": rig.name(), "metadata_max_age": 0.5}
+    async with rig.member([topic], **settings) as one, rig.member([topic], **settings) as two:
+        await until(shared([TP(topic, 0)], one, two), one, two)
+        await rig.widen(topic, 4)
+        tps = [TP(topic, number) for number in range(4)]
+        with trio.fail_after(3 * PATIENCE):
+            await until(shared(tps, one, two), one, two)

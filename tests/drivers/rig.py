@@ -199,11 +199,11 @@ class Rig:
         """A name that no other test uses."""
         return f"contract-{self._prefix}-{next(self._numbers)}"
 
-    async def topic(self, partitions: int = 4) -> str:
+    async def topic(self, partitions: int = 4, config: Mapping[str, str] | None = None) -> str:
         """A new topic."""
         name = self.name()
         async with self.sender() as sender:
-            await sender.client.create_topic(name, partitions, 1, {}, 10.0)
+            await sender.client.create_topic(name, partitions, 1, config or {}, 10.0)
         return name
 
     async def delete(self, topic: str) -> None:

@@ -38,6 +38,7 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
@@ -216,6 +217,19 @@ def test_what_is_fatal_to_an_idempotent_producer() -> None:
     assert manager._supports_epoch_bump()
     assert not manager.is_transactional()
     assert not manager.has_fatal_error()
+
+
+def test_the_client_fails_all_of_a_batch_for_one_record() -> None:
+    """In `_dispatch_error`, whose own split shows how a record moves on to another batch."""
+    assert "self._dispatch_error(batch, exception, partition_response)" in inspect.getsource(
+        Sender._complete_batch
+    )
+    assert "batch.complete_exceptionally" in inspect.getsource(Sender._dispatch_error)
+    split = inspect.getsource(RecordAccumulator.split_and_reenqueue)
+    assert "original_future.rebind(current_batch.produce_future, metadata.offset)" in split
+    assert "set_sequence_number(tp, base_sequence)" in split
+    drain = inspect.getsource(RecordAccumulator.drain_batches_for_one_node)
+    assert "not batch.in_retry()" in drain
 
 
 def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:

@@ -57,7 +57,7 @@ class Metadata:
 
 
 class Sender:
-    config: ClassVar[dict[str, Any]] = {"retry_backoff_ms": 20}
+    config: ClassVar[dict[str, Any]] = {"retry_backoff_ms": 20, "acks": -1}
 
     def __init__(self) -> None:
         self._client = self._accumulator = self
@@ -75,6 +75,8 @@ class Sender:
     def force_close(self) -> None: ...
 
     def wakeup(self) -> None: ...
+
+    def _dispatch_error(self, batch: object, error: object, response: object) -> None: ...
 
     def join(self, timeout: float) -> None: ...
 

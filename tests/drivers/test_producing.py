@@ -6,8 +6,18 @@ import pytest
 import trio
 
 from tests.drivers.rig import PATIENCE, Rig, outgoing
-from transport.errors import MessageTooLarge, TransportError
+from transport.drivers.base import Outgoing
+from transport.errors import DeliveryFailed, MessageTooLarge, TransportError
 from transport.types import RecordMetadata
+
+YEAR_2100_MS = 4_102_444_800_000
+# What a topic with this configuration refuses.
+REFUSED = {
+    "no key": ({"cleanup.policy": "compact"}, {"key": None}),
+    "ahead": ({"message.timestamp.after.max.ms": "1000"}, {"timestamp_ms": YEAR_2100_MS}),
+    "past": ({"message.timestamp.before.max.ms": "60000"}, {"timestamp_ms": 1}),
+    "large": ({"max.message.bytes": "2000"}, {"value": b"." * 5000}),
+}
 
 
 async def test_each_message_is_reported_with_its_place(rig: Rig) -> None:
@@ -52,6 +62,65 @@ async def test_one_that_is_refused_stops_no_other(rig: Rig) -> None:
     assert isinstance(large, MessageTooLarge)
     assert isinstance(nowhere, TransportError)
     assert (before.offset, after.offset) == (0, 1)
+
+
+async def numbered(rig: Rig, reason: str, bad: set[int], count: int) -> list[Outgoing]:
+    """Messages for one partition of a new topic, which refuses the bad ones for this reason."""
+    config, refused = REFUSED[reason]
+    topic = await rig.topic(1, config)
+    return [
+        outgoing(topic, partition=0, **{"key": b"k", "value": b"%d" % n, **refused})
+        if n in bad
+        else outgoing(topic, partition=0, key=b"k", value=b"%d" % n)
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("acks", ["all", 1])
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_a_refused_record_costs_no_neighbor_and_no_order(
+    rig: Rig, reason: str, acks: str | int
+) -> None:
+    bad = {0, 3, 4, 17, 29}
+    batch = await numbered(rig, reason, bad, 30)
+    async with rig.sender(linger=0.05, acks=acks) as sender:
+        outcomes = await sender.send(batch)
+        (later,) = await sender.send([outgoing(batch[0].topic, partition=0, key=b"k")])
+    offsets = []
+    for n, outcome in enumerate(outcomes):
+        if n in bad:
+            assert isinstance(outcome, DeliveryFailed), (n, outcome)
+            assert isinstance(outcome, MessageTooLarge) == (reason == "large")
+        else:
+            assert isinstance(outcome, RecordMetadata), (n, outcome)
+            offsets.append(outcome.offset)
+    assert offsets == list(range(25))
+    assert later.offset == 25
+    async with rig.member([batch[0].topic]) as reader:
+        taken = await reader.take(26)
+        await reader.nothing_comes(0.2)
+    assert [record.value for _, record in taken[:25]] == [
+        message.value for n, message in enumerate(batch) if n not in bad
+    ]
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_where_all_records_are_refused_each_has_its_error(rig: Rig, reason: str) -> None:
+    batch = await numbered(rig, reason, set(range(5)), 5)
+    async with rig.sender(linger=0.05) as sender:
+        for outcome in await sender.send(batch):
+            assert isinstance(outcome, DeliveryFailed), outcome
+        (fine,) = await sender.send([outgoing(batch[0].topic, partition=0, key=b"k")])
+    assert fine.offset == 0
+
+
+async def test_a_refused_record_costs_no_other_topic(rig: Rig) -> None:
+    batch = await numbered(rig, "no key", {2}, 5)
+    other = await rig.topic(1)
+    batch += [outgoing(other, partition=0) for _ in range(5)]
+    async with rig.sender(linger=0.05) as sender:
+        outcomes = await sender.send(batch)
+    assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [2]
 
 
 async def test_a_cancelled_send_is_handed_over_all_the_same(rig: Rig) -> None:

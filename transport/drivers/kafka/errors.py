@@ -56,6 +56,9 @@ _NOBODY_THERE = (
     client.RequestTimedOutError,
 )
 _TOO_LARGE = (client.MessageSizeTooLargeError, client.RecordListTooLargeError)
+_REFUSED = (client.InvalidRecordError, client.InvalidTimestampError)
+# Only a message that was sent before gets a number that the broker does not expect.
+_NUMBERS = (client.OutOfOrderSequenceNumberError,)
 
 
 def of_a_call(error: Exception) -> Exception:
@@ -121,7 +124,12 @@ def of_a_delivery(error: Exception) -> Exception:
     elif isinstance(error, (*_FENCED, *REFUSED_US)) or _NO_PRODUCER_ID in str(error):
         outcome = of_a_call(error)
     elif isinstance(error, _TOO_LARGE):
-        outcome = MessageTooLarge(str(error))
+        outcome = MessageTooLarge(_reason(error) or "larger than the topic's max.message.bytes")
+    elif isinstance(error, _REFUSED) and (reason := _reason(error)):
+        outcome = DeliveryFailed(f"the broker refuses the message: {reason}")
+    elif isinstance(error, _NUMBERS):
+        # It was sent before without an answer.
+        outcome = DeliveryTimeout(f"the broker cannot tell whether it has the message: {error}")
     elif isinstance(error, client.RetriableError):
         # It was retried until the time was up.
         outcome = DeliveryTimeout(str(error))
@@ -129,6 +137,11 @@ def of_a_delivery(error: Exception) -> Exception:
         outcome = DeliveryFailed(f"{type(error).__name__}: {error}")
     outcome.__cause__ = error
     return outcome
+
+
+def _reason(error: Exception) -> str | None:
+    """The broker's own words, if it said any."""
+    return str(error.args[0]) if error.args and error.args[0] else None
 
 
 @contextlib.contextmanager

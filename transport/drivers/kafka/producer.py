@@ -28,7 +28,7 @@ from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
-from transport.drivers.kafka.refusal import keep_alive
+from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Transaction,
@@ -322,6 +322,7 @@ class KafkaProducerClient:
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
         if self._settings.transactional_id is None:
             keep_alive(producer)
+            spare_neighbors(producer)
             outlive_expiry(producer)
         else:
             abort_on_failure(producer)

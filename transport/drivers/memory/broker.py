@@ -64,7 +64,7 @@ class MemoryBroker:
         """Create the topic; False, and nothing changed, if it exists.
 
         Args:
-            config: kept, and without an effect.
+            config: kept; it decides which records are refused (see `refusal.py`).
 
         Raises UnknownTopic for a name that no topic can have.
         """

@@ -12,6 +12,7 @@ from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.coordinator import Holder
 from transport.drivers.memory.log import Log, content_size
+from transport.drivers.memory.refusal import why_refused
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
@@ -42,6 +43,7 @@ class MemoryProducer:
         self._sends = 0
         self._holder: Holder | None = None  # of the transactional id
         self._in_transaction = False
+        self._has_lost = False  # a message of the transaction was refused
 
     async def open(self, report: Reports) -> None:
         await trio.lowlevel.checkpoint()
@@ -88,7 +90,7 @@ class MemoryProducer:
         *,
         wait: bool = True,
     ) -> None:
-        """As in the protocol; there are no replicas, and a configuration is only kept."""
+        """As in the protocol; there are no replicas."""
         await trio.lowlevel.checkpoint()
         self._open_broker().create_topic(topic, partitions, config)
 
@@ -96,6 +98,7 @@ class MemoryProducer:
         broker, holder = await self._enter_transactions()
         broker.transactions.check(holder)
         self._in_transaction = True
+        self._has_lost = False
 
     async def send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
@@ -154,6 +157,8 @@ class MemoryProducer:
         broker.transactions.check(holder)
         if not self._in_transaction:
             raise TransactionAborted("no transaction was begun")
+        if self._has_lost:
+            raise TransactionAborted("a message of the transaction was refused: abort it")
 
     def _write(self, broker: MemoryBroker, message: Outgoing, written: dict[TP, Log]) -> Outcome:
         size = content_size(message.key, message.value, message.headers)
@@ -174,6 +179,12 @@ class MemoryProducer:
         timestamp_ms = message.timestamp_ms
         if timestamp_ms is None:
             timestamp_ms = broker.clock()
+        config = broker.config(tp.topic)
+        if config and (
+            why := why_refused(tp, config, message.key, size, timestamp_ms, broker.clock)
+        ):
+            self._has_lost = True
+            return why
         offset = log.append(message.key, message.value, message.headers, timestamp_ms, self._holder)
         written[tp] = log
         if self._settings.acks == 0:

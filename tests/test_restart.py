@@ -56,9 +56,9 @@ async def test_the_new_client_is_subscribed_before_anybody_is_told_so() -> None:
             client = make(settings)
             subscribe = client.subscribe
 
-            async def subscribe_late(topics: Collection[str]) -> None:
+            async def subscribe_late(topics: Collection[str], **options: object) -> None:
                 await may_subscribe.wait()
-                await subscribe(topics)
+                await subscribe(topics, **options)
 
             client.subscribe = subscribe_late
             return client

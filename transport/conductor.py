@@ -35,6 +35,7 @@ class Conductor(Service, MutableSet["Topic"]):
         # Every channel that has ever listened: iterators of a discarded topic end as well.
         self._known: weakref.WeakKeyDictionary[Channel, None] = weakref.WeakKeyDictionary()
         self._subscribed: frozenset[str] = frozenset()
+        self._found: frozenset[str] = frozenset()  # every name that was ever subscribed to
         self._has_ended = False
         self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
         self.on_change: Callable[[], None] = lambda: None
@@ -96,6 +97,18 @@ class Conductor(Service, MutableSet["Topic"]):
         return frozenset(self._channels)
 
     @property
+    def may_be_gone(self) -> frozenset[str]:
+        """Those of the wanted topics whose absence is no error, because they existed before.
+
+        A consumer was subscribed to them, or a pattern has found them.
+        """
+        return frozenset(
+            name
+            for name, channels in self._channels.items()
+            if name in self._found or all(topic.pattern is not None for topic in channels)
+        )
+
+    @property
     def subscribed(self) -> frozenset[str]:
         """The names of the topics that the consumer is subscribed to."""
         return self._subscribed
@@ -103,6 +116,7 @@ class Conductor(Service, MutableSet["Topic"]):
     def on_subscribed(self, topics: frozenset[str]) -> None:
         """The consumer has subscribed to just these."""
         self._subscribed = topics
+        self._found |= topics
         self._turn()
 
     async def wait_until_wanted(self) -> None:

@@ -153,7 +153,7 @@ class Fetcher(Service):
         conductor, client = self.app.conductor, self.app.consumer.client
         if conductor.wanted != self._subscribed:
             wanted = conductor.wanted
-            await client.subscribe(sorted(wanted))
+            await client.subscribe(sorted(wanted), may_be_gone=conductor.may_be_gone)
             self._subscribed = wanted
             conductor.on_subscribed(wanted)
 

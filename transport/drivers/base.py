@@ -86,11 +86,14 @@ class ConsumerClient(Protocol):
     async def open(self) -> None:
         """Connect. Raises BrokerUnavailable (naming the addresses), AuthorizationFailed."""
 
-    async def subscribe(self, topics: Collection[str]) -> None:
+    async def subscribe(
+        self, topics: Collection[str], *, may_be_gone: Collection[str] = ()
+    ) -> None:
         """Replace the subscription; the group hears of it during the next `poll`.
 
         An empty collection gives everything back. Topics that do not exist are waited for, as
-        the broker may create them, for `connect_timeout` seconds.
+        the broker may create them, for `connect_timeout` seconds. Those of `may_be_gone` are not
+        waited for: they are read once they exist.
 
         Raises UnknownTopic (naming them), BrokerUnavailable, AuthorizationFailed, ClientClosed.
         """

@@ -100,11 +100,13 @@ class KafkaConsumerClient:
                 with trio.CancelScope(shield=True):
                     await self.kill()
 
-    async def subscribe(self, topics: Collection[str]) -> None:
+    async def subscribe(
+        self, topics: Collection[str], *, may_be_gone: Collection[str] = ()
+    ) -> None:
         wanted = sorted(set(topics))
-        if wanted:
+        if expected := sorted(set(topics).difference(may_be_gone)):
             with self._calls.errors():
-                await partition_counts(self._client, wanted, self._settings.connect_timeout)
+                await partition_counts(self._client, expected, self._settings.connect_timeout)
         await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:

@@ -91,13 +91,16 @@ class MemoryConsumer:
             membership = Reader(group, settings, broker.partitions_if_any)
         self._connection = Connection(broker, group, membership)
 
-    async def subscribe(self, topics: Collection[str]) -> None:
+    async def subscribe(
+        self, topics: Collection[str], *, may_be_gone: Collection[str] = ()
+    ) -> None:
         connection = await self._enter()
         broker = connection.broker
+        expected = set(topics).difference(may_be_gone)
         with trio.move_on_after(self._settings.connect_timeout):
-            while broker.missing(topics):
+            while broker.missing(expected):
                 await _rung([broker.topics_changed], trio.Event())
-        if missing := broker.missing(topics):
+        if missing := broker.missing(expected):
             raise UnknownTopic(", ".join(missing))
         connection.membership.subscribe(frozenset(topics))
 

@@ -75,6 +75,7 @@ class BarrierCommitter:
         # Whose commit is under way, or has an unknown outcome; and to where it moves what.
         self._unanswered: dict[Scope, dict[Ledger, int]] = {}
         self._drains: set[trio.CancelScope] = set()
+        self._begins: set[trio.CancelScope] = set()
         self._rounds = Rounds(self._make, fatal=_FATAL, around=around)
 
     @property
@@ -141,8 +142,8 @@ class BarrierCommitter:
     def end(self) -> None:
         """Wait for no handler any more, and begin nothing new. Not a checkpoint."""
         self._is_last = True
-        for drain in self._drains:
-            drain.cancel()
+        for waiting in self._drains | self._begins:
+            waiting.cancel()
 
     async def _make(self, round_: Round) -> None:
         errors: list[TransportError] = []
@@ -259,12 +260,16 @@ class BarrierCommitter:
 
     async def _begin(self, scope: Scope) -> None:
         """Begin the next transaction; where that cannot be done now a later round does."""
-        try:
-            await self._transactions.begin_scope(scope)
-        except (*_FATAL, ClientClosed):
-            raise
-        except TransportError as exc:
-            logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+        with trio.CancelScope() as begin:
+            self._begins.add(begin)
+            try:
+                await self._transactions.begin_scope(scope)
+            except (*_FATAL, ClientClosed):
+                raise
+            except TransportError as exc:
+                logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+            finally:
+                self._begins.discard(begin)
         self._let_on(scope)
 
     @contextmanager

@@ -137,7 +137,12 @@ class Commits:
         ):
             await consumer.commit_and_end_transactions()
         if bound.cancelled_caught and consumer.committer.is_refused:
-            logger.warning("the group was in a rebalance to the end: what is acked comes again")
+            logger.warning(
+                "the last commit was refused for %.1f s, as the group was in a rebalance, or waited"
+                " for a transaction to be aborted: what was acked since the commit before it is"
+                " delivered again",
+                timeout,
+            )
         elif bound.cancelled_caught:
             raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
 

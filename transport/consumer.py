@@ -152,6 +152,7 @@ class Consumer(Service):
         if self._phase is not _Phase.OPEN:
             return
         left = self.time_left
+        self.fetcher.give_up_subscribing()
         try:
             await self._commits.last(left * _COMMIT_SHARE)
         finally:

@@ -47,12 +47,14 @@ class Fetcher(Service):
         self._stopping = False
         self._stopped = trio.Event()
         self._subscribed: frozenset[str] = frozenset()
+        self._subscribing = trio.CancelScope()
+        self._is_ending = False
         # Since when the polling side should have come round; None: nobody has asked it to.
         self.late_at: float | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
-        self._stopping = False
+        self._stopping = self._is_ending = False
         self._stopped = trio.Event()
         self.late_at = None
         self.spawn("poll", self._run)
@@ -63,6 +65,11 @@ class Fetcher(Service):
         self._stopping = True
         self.look_again()
         await self._stopped.wait()
+
+    def give_up_subscribing(self) -> None:
+        """Subscribe to nothing more: at the end a topic that is not there is not waited for."""
+        self._is_ending = True
+        self._subscribing.cancel()
 
     def look_again(self) -> None:
         """Something that concerns the polling side has changed. Not a checkpoint."""
@@ -151,11 +158,12 @@ class Fetcher(Service):
 
     async def _subscribe(self) -> None:
         conductor, client = self.app.conductor, self.app.consumer.client
-        if conductor.wanted != self._subscribed:
+        if conductor.wanted != self._subscribed and not self._is_ending:
             wanted = conductor.wanted
-            await client.subscribe(sorted(wanted), may_be_gone=conductor.may_be_gone)
-            self._subscribed = wanted
-            conductor.on_subscribed(wanted)
+            with trio.CancelScope() as self._subscribing:
+                await client.subscribe(sorted(wanted), may_be_gone=conductor.may_be_gone)
+                self._subscribed = wanted
+                conductor.on_subscribed(wanted)
 
     @trio.lowlevel.enable_ki_protection
     async def _ask(self, do: Callable[[], Awaitable[None]]) -> None:

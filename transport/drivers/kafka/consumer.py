@@ -209,7 +209,9 @@ class KafkaConsumerClient:
         now = trio.current_time()
         self._stop_listening()
         left_group = None
-        if self._client is not None:
+        if self._client is not None and self._consumer is None:
+            await self._cut(now + timeout)  # it is still connecting: there is nothing to leave
+        elif self._client is not None:
             with contextlib.suppress(WorkerClosed):
                 # Most of the time is for leaving, the rest for what follows it.
                 left_group = self._polling.submit("close", self._leave, timeout * 0.75)

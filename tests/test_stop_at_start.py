@@ -1,0 +1,118 @@
+"""An app that is stopped while it starts ends at once, and warns of nothing that did not happen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from tests.kafka.cluster import Broker
+from tests.lanes import Place
+from tests.nurseries.clock import jumping
+from transport import App
+from transport.drivers.memory import MemoryBroker, MemoryDriver
+from transport.testing import FaultyDriver, Script, slow
+
+TRANSACTIONS = pytest.mark.parametrize("transactions", [None, "member", "partition"])
+NEVER = 1e6
+# What hangs, by the name of a driver's call and its number.
+STEPS = {
+    "connecting": ("open", 0),
+    "waiting for a topic": ("subscribe", 0),
+    "looking for topics": ("topics", 0),
+    "connecting the producer of a transaction": ("producer.open", 1),
+    "beginning a transaction": ("producer.begin", 0),
+}
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The client logs what it meets on its way, and with it sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(logging.NOTSET)
+
+
+async def stopped_after(app: App, topic: str, seconds: float) -> float:
+    """Stop a reading app that was opened so long ago; how long its end takes."""
+    async with app:
+
+        async def read() -> None:
+            async for _ in app.topic(topic):
+                pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.sleep(seconds)
+            app.stop()
+            asked = trio.current_time()
+    return trio.current_time() - asked
+
+
+@TRANSACTIONS
+@pytest.mark.parametrize("step", STEPS)
+@jumping
+async def test_whatever_hangs_while_it_starts_does_not_hold_up_the_end(
+    step: str, transactions: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = MemoryBroker()
+    broker.create_topic("orders", 2)
+    driver = FaultyDriver(MemoryDriver(broker=broker), Script({STEPS[step]: slow(NEVER)}))
+    app = App("group", driver, transactions=transactions)
+    assert await stopped_after(app, "orders", 5.0) == 0
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@TRANSACTIONS
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.1, 0.3, 1.0, 3.5])
+@pytest.mark.usefixtures("quiet")
+async def test_a_stop_at_any_moment_of_the_start_is_quick(
+    place: Place, transactions: str | None, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    await place.create(2, b"1", b"2")
+    app = App(place.name, place.url, transactions=transactions)
+    assert await stopped_after(app, place.name, seconds) < 3
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert not [text for text in warnings if "in hand at the end" not in text]
+
+
+@TRANSACTIONS
+@pytest.mark.usefixtures("quiet")
+async def test_a_stop_while_a_topic_is_waited_for_is_quick(
+    place: Place, transactions: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The broker makes no two topics whose names differ in nothing else.
+    async with place.app() as other:
+        await other.producer.create_topic(f"none_{place.name}", 1)
+    app = App(place.name, place.url, transactions=transactions)
+    assert await stopped_after(app, f"none.{place.name}", 1.0) < 3
+    assert not [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@TRANSACTIONS
+@pytest.mark.kafka
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+async def test_a_stop_while_no_broker_answers_is_quick(
+    kafka_broker: Broker, transactions: str | None
+) -> None:
+    app = App("group", f"kafka://{kafka_broker.bootstrap}", transactions=transactions)
+    async with app:
+        kafka_broker.freeze()
+
+        async def read() -> None:
+            async for _ in app.topic("orders"):
+                pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.sleep(1)
+            app.stop()
+        app.consumer.close()
+        asked = trio.current_time()
+        await app.consumer.ended.wait()
+        assert trio.current_time() - asked < 2
+        kafka_broker.thaw()

@@ -4,6 +4,7 @@ They are sync, for trio and plain tests alike.
 """
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,10 @@ from tests.kafka.toolchain import fetch_jars, find_java
 from tests.lanes import BOTH, Place
 
 GIVEN = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+
+# A shell starts what it runs in the background with SIGINT ignored, and the tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ async def test_what_the_failed_client_never_sent_is_sent_by_the_next_one_in_orde
         failed = client_of(sender)
         before_a_request(failed, error)
         batches = [[outgoing(topic, partition=0) for _ in range(10)] for _ in range(5)]
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             for batch in batches:
                 await sender.client.send(batch)
             outcomes = await sender.reported([m for batch in batches for m in batch])
@@ -96,7 +96,7 @@ async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent
     async with rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         at_the_answer(client_of(sender), struct.error("too short"))
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             (failed,) = await sender.send([outgoing(topic, partition=0)])
             assert isinstance(failed, DeliveryFailed)
             assert "too short" in str(failed)
@@ -111,7 +111,7 @@ async def test_a_failed_task_of_the_loop_lets_the_client_go(rig: Rig) -> None:
         await sender.fill(topic, 1, 1)
         failed = client_of(sender)
         in_a_task(failed, ValueError("of a reader"))
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             await trio.to_thread.run_sync(failed._sender.join)
             (sent,) = await sender.send([outgoing(topic, partition=0)])
         assert isinstance(sent, RecordMetadata)
@@ -124,7 +124,7 @@ async def test_a_message_that_fails_the_thread_fails_alone(rig: Rig) -> None:
         await sender.fill(topic, 2, 2)
         bad = outgoing(topic, partition=0, timestamp_ms=2**70)
         good = [outgoing(topic, partition=1) for _ in range(10)]
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             failed, *sent = await sender.send([bad, *good])
         assert isinstance(failed, DeliveryFailed)
         assert all(isinstance(outcome, RecordMetadata) for outcome in sent), sent
@@ -141,7 +141,7 @@ async def test_who_fails_the_second_client_as_well_is_failed(
     topic = await rig.topic(1)
     async with rig.sender() as sender:
         await sender.client.partition_count(topic, 5.0)
-        with monkeypatch.context() as context, trio.fail_after(10):
+        with monkeypatch.context() as context, trio.fail_after(30):
             context.setattr(ClientSender, "_create_produce_requests", fail)
             (failed,) = await sender.send([outgoing(topic, partition=0)])
         assert isinstance(failed, DeliveryFailed)
@@ -160,7 +160,7 @@ async def test_a_transaction_of_a_client_that_failed_is_aborted(rig: Rig) -> Non
         await sender.client.begin()
         await sender.send([outgoing(topic, partition=0, value=b"undone")])
         before_a_request(client_of(sender), struct.error("too large"))
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             (failed,) = await sender.send([outgoing(topic, partition=0, value=b"never sent")])
             assert isinstance(failed, DeliveryFailed)
             with pytest.raises(TransactionAborted):
@@ -180,7 +180,7 @@ async def test_a_commit_whose_answer_fails_the_client_is_unknown_at_once(rig: Ri
         await sender.client.begin()
         await sender.send([outgoing(topic, partition=0, value=b"1")])
         once(client_of(sender)._transaction_manager, "_complete_transaction", ValueError("no"))
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             with pytest.raises(CommitUnknown):
                 await sender.client.commit(60.0)
             await sender.client.abort(5.0)

@@ -100,13 +100,13 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
     # the client logs. The batches that they were to complete stay as they are.
     sender._handle_produce_response = crash.watching(sender._handle_produce_response)
     sender._failed_produce = crash.watching(sender._failed_produce)
-    manager = producer._transaction_manager
-    fail_requests = (lambda: None) if manager is None else _watch_requests(manager, crash)
-    _end_in_order(sender, crash, keeps, fail_requests)
+    if (manager := producer._transaction_manager) is not None:
+        _watch_requests(sender, manager, crash)
+    _end_in_order(sender, crash, keeps)
 
 
-def _watch_requests(manager: Any, crash: Crash) -> Callable[[], None]:
-    """Note what fails where an answer to a transaction is read; returns what fails the rest."""
+def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
+    """Note what fails where an answer to a transaction is read; at a forced close fail the rest."""
     # `next_request_handler`, `on_complete`: a callback as well. The request that it was for counts
     # as under way for ever after, and no other is sent meanwhile.
     next_handler = manager.next_request_handler
@@ -121,19 +121,26 @@ def _watch_requests(manager: Any, crash: Crash) -> Callable[[], None]:
         return handler
 
     def fail_requests() -> None:
+        closed = kafka.errors.Cancelled("the client was closed")
+        error = closed if crash.error is None else Crashed(crash.error)
         # `_pending_requests`: those that wait for their turn.
         with manager._lock:
             for handler in [*last, *(entry[-1] for entry in manager._pending_requests)]:
                 if not handler.result.is_done:
-                    handler.fail(Crashed(crash.error))
+                    handler.fail(error)
+
+    # `force_close`: it leaves whoever waits for such a request waiting.
+    force_close = sender.force_close
+
+    def force_close_and_tell() -> None:
+        force_close()
+        fail_requests()
 
     manager.next_request_handler = next_watched
-    return fail_requests
+    sender.force_close = force_close_and_tell
 
 
-def _end_in_order(
-    sender: Any, crash: Crash, keeps: bool, fail_requests: Callable[[], None]
-) -> None:
+def _end_in_order(sender: Any, crash: Crash, keeps: bool) -> None:
     # `_produce_request`: where batches become a request.
     produce_request = sender._produce_request
     requested: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -160,8 +167,6 @@ def _end_in_order(
         return Crashed(crash.error)
 
     def abort_each(error: Exception) -> None:
-        if crash.error is not None:
-            fail_requests()
         for batch in accumulator._incomplete.all():
             with accumulator._tp_lock(batch.topic_partition):
                 queue = accumulator._batches[batch.topic_partition]

@@ -12,19 +12,29 @@ from kafka.future import Future
 from kafka.net.transport import KafkaTCPTransport
 
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.waiting import Waiting
 from transport.errors import AuthorizationFailed, BrokerUnavailable
+
+
+class Connection:
+    """One of its connections."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
 
 
 class Manager:
     """The part of the client's manager that an attempt listens to."""
 
     def __init__(self) -> None:
-        self.bootstrapped = False
+        self.bootstrapped = self.closed = False
         self.connections: list[Any] = []
+        self.cluster = SimpleNamespace(broker_metadata=lambda node_id: None)
 
     def get_connection(self) -> Any:
         self.connections.append(
-            SimpleNamespace(
+            Connection(
+                node_id="bootstrap-0",
                 init_future=Future(),
                 close_future=Future(),
                 connection_made=lambda transport: None,
@@ -42,7 +52,8 @@ class Manager:
 def build(manager: Manager) -> Attempt:
     client = SimpleNamespace(_manager=manager)
     library_class = SimpleNamespace(DEFAULT_CONFIG={"kafka_client": lambda **options: client})
-    attempt = Attempt(["host:1", "host:2"], lambda _: None)
+    servers = ["host:1", "host:2"]
+    attempt = Attempt(servers, lambda _: None, Waiting("app", servers))
     attempt.options(library_class)["kafka_client"](security_protocol="PLAINTEXT")
     return attempt
 

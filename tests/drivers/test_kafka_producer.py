@@ -184,7 +184,7 @@ async def producing(**settings: Any) -> AsyncIterator[tuple[KafkaProducerClient,
 
 def looking_up(monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[None]]) -> None:
     async def partition_counts(
-        client: object, topics: Sequence[str], timeout: float
+        client: object, topics: Sequence[str], timeout: float, waiting: object
     ) -> dict[str, int]:
         await look()
         return dict.fromkeys(topics, 1)

@@ -14,6 +14,7 @@ import kafka
 from transport.drivers.kafka.consumer import KafkaConsumerClient
 from transport.drivers.kafka.options import consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient
+from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
@@ -33,6 +34,7 @@ class KafkaDriver:
             raise ValueError("a cluster has at least one broker: give HOST:PORT")
         self.servers = tuple(servers)
         self._security = secretive(security or {})
+        self._waiting: dict[str, Waiting] = {}
 
     def __repr__(self) -> str:
         return f"KafkaDriver({list(self.servers)!r})"
@@ -44,8 +46,14 @@ class KafkaDriver:
     def consumer(self, settings: ClientSettings) -> KafkaConsumerClient:
         """Raises ValueError for settings that the client cannot take."""
         options = consumer_options(self.servers, self._security, settings)
-        return KafkaConsumerClient(settings, options)
+        return KafkaConsumerClient(settings, options, self._waiting_of(settings))
 
     def producer(self, settings: ClientSettings) -> KafkaProducerClient:
         """Raises ValueError for settings that the client cannot take."""
-        return KafkaProducerClient(self.servers, self._security, settings)
+        waiting = self._waiting_of(settings)
+        return KafkaProducerClient(self.servers, self._security, settings, waiting)
+
+    def _waiting_of(self, settings: ClientSettings) -> Waiting:
+        """One for all clients of an app, so that its log tells each change of state once."""
+        name = settings.group_id or settings.client_id
+        return self._waiting.setdefault(name, Waiting(name, self.servers))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.login import keep_unseen
+from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
 # What OpenSSL says when the other side refuses our certificate, or that we have none.
@@ -29,11 +31,15 @@ class Attempt:
     Args:
         servers: to name in errors.
         built: called with the KafkaNetClient as soon as there is one.
+        waiting: is told of each connection, also of those that are made later.
     """
 
-    def __init__(self, servers: Sequence[str], built: Callable[[Any], None]) -> None:
+    def __init__(
+        self, servers: Sequence[str], built: Callable[[Any], None], waiting: Waiting
+    ) -> None:
         self._servers = servers
         self._built = built
+        self._waiting = waiting
         self._mechanism: str | None = None  # of the login
         self._failure: BaseException | None = None
         self._is_refused = False
@@ -70,8 +76,9 @@ class Attempt:
             translation = of_a_call(error)
             if isinstance(translation, BrokerUnavailable):
                 servers = ", ".join(self._servers)
-                reason = f"{cause}{self._hint(cause)}"
-                raise BrokerUnavailable(f"no broker answered at {servers}: {reason}") from error
+                reason = f"{reason_of(cause)}{self._hint(cause)}"
+                # The text says all that the client's own errors say, in many more lines.
+                raise BrokerUnavailable(f"no broker answered at {servers}: {reason}") from None
             raise translation from error
 
     def _refusal(self) -> Exception:
@@ -93,10 +100,28 @@ class Attempt:
     def _listen(self, manager: Any) -> None:
         # `_manager`, `get_connection`, `init_future`, `close_future`: where the reason is told.
         connect = manager.get_connection
+        heard: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        def tell_of(connection: Any) -> None:
+            node = manager.cluster.broker_metadata(connection.node_id)
+            if node is None:
+                return
+            address = f"{node.host}:{node.port}"
+            self._waiting.connecting(address)
+            connection.init_future.add_callback(lambda _: self._waiting.connected(address))
+            connection.init_future.add_errback(lambda error: unreached(address, error))
+
+        def unreached(address: str, error: BaseException) -> None:
+            # A refusal is an error of its own, and our closing is no failure.
+            if not (manager.closed or self._is_refused or isinstance(error, REFUSED_US)):
+                self._waiting.failed(address, error)
 
         def get_connection(*args: Any, **options: Any) -> Any:
             connection = connect(*args, **options)
             keep_unseen(connection)
+            if connection not in heard:
+                heard.add(connection)
+                tell_of(connection)
             if not manager.bootstrapped:
                 _hear_out(connection)
                 connection.init_future.add_errback(failed)

@@ -34,6 +34,7 @@ from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
 from transport.drivers.kafka.unpacking import bound_unpacking
+from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
@@ -60,13 +61,18 @@ class KafkaConsumerClient:
 
     Args:
         options: what to build the KafkaConsumer with.
+        waiting: shared by the clients of one app.
     """
 
-    def __init__(self, settings: ClientSettings, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: ClientSettings, options: Mapping[str, Any], waiting: Waiting
+    ) -> None:
         if options["group_id"] is None and not settings.client_only:
             raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._settings = settings
         self._options = options
+        self._waiting = waiting
+        self._poll_failure: type[Exception] | None = None  # of the last poll, which was repeated
         name = f"consumer {options['client_id']} of group {options['group_id']}"
         self._calls = Calls(name)
         self._polling = Worker(f"{name}: polling")
@@ -106,7 +112,9 @@ class KafkaConsumerClient:
         wanted = sorted(set(topics))
         if expected := sorted(set(topics).difference(may_be_gone)):
             with self._calls.errors():
-                await partition_counts(self._client, expected, self._settings.connect_timeout)
+                await partition_counts(
+                    self._client, expected, self._settings.connect_timeout, self._waiting
+                )
         await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
@@ -189,7 +197,7 @@ class KafkaConsumerClient:
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         with self._calls.errors():
-            counts = await partition_counts(self._client, [topic], timeout)
+            counts = await partition_counts(self._client, [topic], timeout, self._waiting)
         return frozenset(TP(topic, number) for number in range(counts[topic]))
 
     def group_metadata(self) -> GroupMetadata:
@@ -305,7 +313,7 @@ class KafkaConsumerClient:
 
         # The IO thread starts first and the broker is asked then: keep hold of the connections,
         # so that they can be closed when that fails, or is not waited for any more.
-        attempt = Attempt(self._options["bootstrap_servers"], built)
+        attempt = Attempt(self._options["bootstrap_servers"], built, self._waiting)
         with attempt.errors():
             self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
         bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
@@ -365,9 +373,16 @@ class KafkaConsumerClient:
                 if self._calls.closed:
                     raise
                 # A broker that is away, or a new leader: the client tries again, so do we.
-                log.warning("%s: polling again after %s", self._calls.name, error)
+                if type(error) is not self._poll_failure:
+                    self._poll_failure = type(error)
+                    log.warning(
+                        "%s: a poll failed, and is repeated until it succeeds: %s",
+                        *(self._calls.name, reason_of(error)),
+                    )
                 time.sleep(TURN_MS / 1000)  # such a poll did not wait: without this we would spin
                 batches = {}
+            else:
+                self._poll_failure = None
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
             over = over or self._interrupted.is_set()

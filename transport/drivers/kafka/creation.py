@@ -17,6 +17,7 @@ import kafka.errors
 from kafka import KafkaAdminClient
 
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.waiting import Waiting
 from transport.errors import BrokerUnavailable
 
 # The client waits for a new topic so long at once; in between we look whether to give up.
@@ -39,9 +40,11 @@ class Creation:
         topic: str,
         wanted: Mapping[str, Any],
         timeout: float,
+        waiting: Waiting,
         *,
         wait: bool,
     ) -> None:
+        self._waiting = waiting
         self._options = options
         self._topic = topic
         self._wanted = wanted
@@ -55,7 +58,7 @@ class Creation:
     def make(self) -> None:
         """Create it. Raises BrokerUnavailable after the timeout, and what the client raises."""
         left_ms = self._left_ms()
-        attempt = Attempt(self._options["bootstrap_servers"], self._enter)
+        attempt = Attempt(self._options["bootstrap_servers"], self._enter, self._waiting)
         bounded = {
             **self._options,
             "bootstrap_timeout_ms": min(left_ms, self._options["bootstrap_timeout_ms"]),

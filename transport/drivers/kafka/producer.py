@@ -36,6 +36,7 @@ from transport.drivers.kafka.transaction import (
     keep_requests,
     no_right_to,
 )
+from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,
@@ -74,9 +75,14 @@ class KafkaProducerClient:
     """
 
     def __init__(
-        self, servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
+        self,
+        servers: Sequence[str],
+        security: Mapping[str, Any],
+        settings: ClientSettings,
+        waiting: Waiting,
     ) -> None:
         self._settings = settings
+        self._waiting = waiting
         self._options = producer_options(servers, security, settings)
         self._admin_options = admin_options(servers, security, settings)
         self._calls = Calls(f"producer {settings.client_id}")
@@ -132,7 +138,9 @@ class KafkaProducerClient:
                 await self._calls.make(self._sending, "open", self._connect)
             with self._calls.errors():
                 try:
-                    return (await partition_counts(self._client, [topic], timeout))[topic]
+                    return (await partition_counts(self._client, [topic], timeout, self._waiting))[
+                        topic
+                    ]
                 except ClientClosed as error:
                     if not self._has_crashed:  # it was let go, and the next one can tell
                         raise BrokerUnavailable(f"nobody is left who asks for {topic!r}") from error
@@ -176,7 +184,7 @@ class KafkaProducerClient:
             "replication_factor": replication,
             "configs": dict(config),
         }
-        creation = Creation(self._admin_options, topic, wanted, timeout, wait=wait)
+        creation = Creation(self._admin_options, topic, wanted, timeout, self._waiting, wait=wait)
         self._creations.add(creation)
         try:
             with trio.move_on_after(timeout + MOMENT) as scope:
@@ -307,7 +315,7 @@ class KafkaProducerClient:
 
         producer = None
         crash = Crash(lambda error: self._on_crash(producer, error))
-        attempt = Attempt(self._options["bootstrap_servers"], built)
+        attempt = Attempt(self._options["bootstrap_servers"], built, self._waiting)
         try:
             with attempt.errors():
                 producer = KafkaProducer(**{**attempt.options(KafkaProducer), **self._options})

@@ -17,7 +17,12 @@ import kafka.errors
 import trio
 from kafka.future import Future
 
+from transport.drivers.kafka.waiting import Waiting
 from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
+
+# Seconds after which the log tells what is waited for. A topic that the broker creates at the first
+# request is there sooner.
+SOON = 1.0
 
 
 def known_partitions(cluster: Any, topic: str) -> Collection[int]:
@@ -38,12 +43,15 @@ def known_id(cluster: Any, topic: str) -> uuid.UUID | None:
     return topic_id if topic_id is not None and topic_id.int else None
 
 
-async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -> dict[str, int]:
+async def partition_counts(
+    client: Any, topics: Sequence[str], timeout: float, waiting: Waiting
+) -> dict[str, int]:
     """How many partitions each topic has; the broker may create those that it has not.
 
     Args:
         client: the KafkaNetClient of a consumer or producer.
         timeout: seconds.
+        waiting: is told what is waited for.
 
     Raises:
         UnknownTopic: names those that were not there within the timeout.
@@ -59,7 +67,7 @@ async def partition_counts(client: Any, topics: Sequence[str], timeout: float) -
     # `_manager`: the one way to run something on the client's loop, which alone may change the
     # set of topics that it iterates over for each request.
     try:
-        future = client._manager.call_soon(_look_up, client, topics, timeout)
+        future = client._manager.call_soon(_look_up, client, topics, timeout, waiting)
     except RuntimeError:
         raise ClientClosed("the client was closed") from None
     with trio.move_on_after(timeout + 1.0):
@@ -86,13 +94,17 @@ async def _landed(client: Any, future: Future) -> dict[str, int]:
     raise ClientClosed("the client was closed") from None
 
 
-async def _look_up(client: Any, topics: Sequence[str], timeout: float) -> dict[str, int]:
+async def _look_up(
+    client: Any, topics: Sequence[str], timeout: float, waiting: Waiting
+) -> dict[str, int]:
     """Runs on the client's loop."""
-    cluster, deadline = client.cluster, time.monotonic() + timeout
-    answered = False
+    began = time.monotonic()
+    cluster, deadline = client.cluster, began + timeout
+    answered = is_told = False
     while True:
         missing = [topic for topic in topics if not cluster.partitions_for_topic(topic)]
         if not missing:
+            waiting.present(topics)
             return {topic: len(cluster.partitions_for_topic(topic)) for topic in topics}
         # Only of an answer to us: it may have been given back since the last one.
         if answered and (refused := cluster.unauthorized_topics.intersection(missing)):
@@ -103,8 +115,18 @@ async def _look_up(client: Any, topics: Sequence[str], timeout: float) -> dict[s
             _forget(cluster, missing)
             names = ", ".join(missing)
             if answered:
-                raise UnknownTopic(f"no such topic: {names}")
-            raise BrokerUnavailable(f"no broker told of {names} within {timeout:g} s")
+                raise UnknownTopic(
+                    f"no such topic: {names}; waited {timeout:g} s for it. Create it, or give it"
+                    " more time: connect_timeout"
+                )
+            why = waiting.why() or "no broker answered"
+            raise BrokerUnavailable(f"no broker told of {names} within {timeout:g} s: {why}")
+        if not is_told and time.monotonic() - began >= SOON:
+            is_told = True
+            if answered:
+                waiting.absent(missing, timeout)
+            else:
+                waiting.unanswered(missing, timeout)
         try:
             for topic in missing:
                 cluster.add_topic(topic)
@@ -113,12 +135,17 @@ async def _look_up(client: Any, topics: Sequence[str], timeout: float) -> dict[s
             raise UnknownTopic(str(error)) from error
         try:
             # An update comes no sooner than retry_backoff_ms after the last one.
-            await client._manager.wait_for(cluster.request_update(), left * 1000)
+            await client._manager.wait_for(cluster.request_update(), _slice(left, is_told) * 1000)
             answered = True
         except kafka.errors.BrokerResponseError:
             answered = True
         except kafka.errors.RetriableError:
             pass
+
+
+def _slice(left: float, is_told: bool) -> float:
+    """Seconds to wait for an answer at a time: first until it is told what is waited for."""
+    return left if is_told else min(left, SOON)
 
 
 def _forget(cluster: Any, topics: Sequence[str]) -> None:

@@ -1,0 +1,171 @@
+"""What the clients of one app wait for: brokers that do not answer, topics that are not there.
+
+The client retries in silence, or logs each retry. Here each change of state is one log line, and an
+error can name what was waited for. Look here for the texts about `advertised.listeners`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+import attrs
+
+log = logging.getLogger("transport.drivers.kafka")
+
+_ERRNO = re.compile(r"(?P<number>\d+) (?P<name>E[A-Z]+)")
+_PLAIN = {
+    "ECONNREFUSED": "connection refused",
+    "ECONNRESET": "connection reset",
+    "EHOSTUNREACH": "no route to host",
+    "ENETUNREACH": "network is unreachable",
+    "ETIMEDOUT": "connection timed out",
+}
+_UNRESOLVED = "DNS Resolution failure"
+
+
+def reason_of(error: object) -> str:
+    """Return the client's error in plain words, without the name of its class."""
+    text = re.sub(r"^(KafkaConnectionError|KafkaTimeoutError|Cancelled): ", "", str(error))
+    if _UNRESOLVED in text:
+        return "the host name cannot be resolved"
+    match = _ERRNO.search(text)
+    if match is not None and (words := _PLAIN.get(match["name"])) is not None:
+        return f"{words} ({match['name']})"
+    return text
+
+
+@attrs.define
+class _Address:
+    """One address of a broker, as the connections to it have shown."""
+
+    since: float  # of its state, on the monotonic clock
+    was_reached: bool = False
+    failure: str | None = None  # None: it answers, or the first connection is under way
+
+
+class Waiting:
+    """The addresses and the topics that the clients of one app wait for.
+
+    All calls are safe from any thread.
+
+    Args:
+        app: the name in the log lines.
+        servers: the bootstrap addresses.
+    """
+
+    def __init__(self, app: str, servers: Sequence[str]) -> None:
+        self._app = app
+        self._servers = tuple(servers)
+        self._lock = threading.Lock()
+        self._addresses: dict[str, _Address] = {}
+        self._absent: set[str] = set()
+
+    def connecting(self, address: str) -> None:
+        """A connection to an address is begun."""
+        with self._lock:
+            self._addresses.setdefault(address, _Address(time.monotonic()))
+
+    def connected(self, address: str) -> None:
+        """An address has answered."""
+        with self._lock:
+            state = self._addresses.setdefault(address, _Address(time.monotonic()))
+            was_away, waited = state.failure is not None, time.monotonic() - state.since
+            if was_away or not state.was_reached:
+                state.since = time.monotonic()
+            state.was_reached, state.failure = True, None
+        if was_away:
+            log.info("%s: the broker at %s answers again, after %.1f s", self._app, address, waited)
+
+    def failed(self, address: str, error: object) -> None:
+        """A connection to an address could not be made."""
+        reason = reason_of(error)
+        with self._lock:
+            state = self._addresses.setdefault(address, _Address(time.monotonic()))
+            is_new = state.failure is None
+            state.failure = reason
+            if is_new:
+                state.since = time.monotonic()
+            advertised = self._advertised(address, state)
+        if not is_new:
+            return
+        if advertised is not None:
+            log.warning("%s: %s", self._app, advertised)
+        else:
+            log.warning(
+                "%s: the broker at %s does not answer: %s. The client keeps trying",
+                *(self._app, address, reason),
+            )
+
+    def absent(self, topics: Iterable[str], timeout: float) -> None:
+        """The broker has answered that these topics do not exist; they are waited for."""
+        with self._lock:
+            new = sorted(set(topics) - self._absent)
+            self._absent.update(new)
+        for topic in new:
+            log.warning(
+                "%s: the topic %r does not exist on the broker. It is waited for, up to %g s",
+                *(self._app, topic, timeout),
+            )
+
+    def unanswered(self, topics: Iterable[str], timeout: float) -> None:
+        """No broker has answered the question about these topics yet."""
+        log.warning(
+            "%s: no broker has answered about the topic %s yet. It is asked again, up to %g s",
+            *(self._app, ", ".join(map(repr, sorted(topics))), timeout),
+        )
+
+    def present(self, topics: Collection[str]) -> None:
+        """These topics exist."""
+        if not self._absent:
+            return
+        with self._lock:
+            found = sorted(self._absent.intersection(topics))
+            self._absent.difference_update(found)
+        for topic in found:
+            log.info("%s: the topic %r exists now", self._app, topic)
+
+    def why(self) -> str:
+        """Return why no broker answers, for the end of an error's text; "" if nothing is known."""
+        with self._lock:
+            texts = [
+                self._advertised(address, state) or f"{address}: {state.failure}"
+                for address, state in sorted(self._addresses.items())
+                if state.failure is not None
+            ]
+            texts += [
+                f"{advertised} has not answered yet"
+                if (advertised := self._names_advertised(address)) is not None
+                else f"{address} has not answered yet"
+                for address, state in sorted(self._addresses.items())
+                if state.failure is None and not state.was_reached
+            ]
+        return "; ".join(texts)
+
+    def _advertised(self, address: str, state: _Address) -> str | None:
+        """Return what is wrong with an address that only the broker itself has named."""
+        names = None if state.was_reached else self._names_advertised(address)
+        if names is None:
+            return None
+        return (
+            f"{names} cannot be reached: {state.failure}."
+            " Set `advertised.listeners` of the broker to an address that this program can reach"
+        )
+
+    def _names_advertised(self, address: str) -> str | None:
+        if address in self._servers:
+            return None
+        answered = [
+            server
+            for server in self._servers
+            if server in self._addresses and self._addresses[server].was_reached
+        ]
+        if not answered:
+            return None
+        return (
+            f"the broker at the bootstrap address {', '.join(answered)} answers,"
+            f" but the address {address} that it advertises"
+        )

@@ -27,6 +27,7 @@ from kafka.producer.transaction_manager import InitProducerIdHandler, Transactio
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
 from transport.drivers.kafka.transaction import keep_requests
+from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.settings import ClientSettings
 from transport.errors import AuthorizationFailed, ClientClosed, TransactionAborted
 from transport.types import RecordMetadata
@@ -308,8 +309,8 @@ async def test_a_refusal_of_a_topic_is_that_of_a_new_answer() -> None:
 
     client = SimpleNamespace(cluster=cluster, _manager=SimpleNamespace(wait_for=wait_for))
     is_refused = False
-    assert await topics._look_up(client, ["t"], 5.0) == {"t": 2}
+    assert await topics._look_up(client, ["t"], 5.0, Waiting("app", [])) == {"t": 2}
     known.clear()
     is_refused = True
     with pytest.raises(AuthorizationFailed, match="may not see t"):
-        await topics._look_up(client, ["t"], 5.0)
+        await topics._look_up(client, ["t"], 5.0, Waiting("app", []))

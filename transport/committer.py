@@ -19,6 +19,7 @@ from transport.errors import (
     CommitUnknown,
     PartitionGone,
     RebalanceInProgress,
+    TopicReplaced,
     TransportError,
 )
 from transport.ledger import Ledger
@@ -189,7 +190,7 @@ class Committer:
                     return
                 await backoff.wait()
             except PartitionGone as exc:
-                self._go_on_without(exc.partitions, due)
+                self._go_on_without(exc, due)
             else:
                 self._unknown.difference_update(due)
                 for ledger, offset in due.items():
@@ -214,18 +215,21 @@ class Committer:
         at, until = kept
         return at == offset and trio.current_time() < until
 
-    def _go_on_without(self, gone: Collection[TP], due: Mapping[Ledger, int]) -> None:
+    def _go_on_without(self, error: PartitionGone, due: Mapping[Ledger, int]) -> None:
         """A topic was deleted: what was to be committed for it is not asked for in a while.
 
         Its partitions go in a rebalance, once the group has heard of it. If it is there again
         before, what is new there is committed, and in the end what is old as well: a broker that
         was just started may not know its topics yet.
         """
+        gone = error.partitions
         until = trio.current_time() + _HOMELESS
         homeless = {ledger: kept for ledger, kept in self._homeless.items() if not ledger.is_shut}
         known = {ledger.tp for ledger in homeless}
         of_gone = {ledger: (at, until) for ledger, at in due.items() if ledger.tp in gone}
         self._homeless = homeless | of_gone
+        if isinstance(error, TopicReplaced):
+            return  # who serves the rebalance warns of it
         if new := sorted(set(gone) - known):
             logger.warning(
                 "the broker has no partition %s any more: nothing is committed for it, and the"

@@ -641,6 +641,15 @@ class Consumer(Service):
         await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)
 
+    async def on_topics_replaced(self, lost: frozenset[TP]) -> None:
+        """Tell the app that these partitions are gone, because their topic was created again.
+
+        They are gone already, without a commit, and those of the new topic come next. What was
+        sent for them in a transaction is undone. Bounded as the others are.
+        """
+        await self.transactions.on_partitions_revoked(lost)
+        await exposed(self._on_partitions_revoked, lost)
+
 
 def _names(tps: Iterable[TP]) -> str:
     return ", ".join(str(tp) for tp in sorted(tps))

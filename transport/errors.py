@@ -58,6 +58,13 @@ class PartitionGone(CommitRefused):
         super().__init__(f"no such partition: {', '.join(map(str, sorted(self.partitions)))}")
 
 
+class TopicReplaced(PartitionGone):
+    """The topic of these partitions was deleted and created again: the offsets are of the old one.
+
+    From a driver to the committer. A rebalance of the driver tells of the new topic.
+    """
+
+
 class Fenced(TransportError):
     """Another process has taken this member's or this producer's identity."""
 

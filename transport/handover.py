@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
 
 import trio
@@ -50,6 +51,7 @@ class Handover:
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
         self._starts: dict[TP, int] = {}  # ... and where to begin
+        self._paused_of_old: frozenset[TP] = frozenset()  # as the last topic was replaced
         self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
@@ -125,6 +127,8 @@ class Handover:
     async def _on_assigned(self, event: Rebalance) -> None:
         consumer = self._consumer
         self._starts = consumer.assignment.assign(event.partitions, event.generation)
+        if event.is_new_topic:  # what was paused of the old topic is paused of the new one
+            consumer.flow.pause(self._paused_of_old & event.partitions, consumer.assignment)
         self._coming = event.partitions
         step = consumer.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
@@ -135,8 +139,16 @@ class Handover:
         event.release(self._starts, paused)
 
     async def _on_lost(self, event: Rebalance) -> None:
-        self._consumer.ownership.drop(event.partitions)
-        if not await _within(event, self._consumer.on_partitions_lost, event.partitions):
+        consumer = self._consumer
+        step = consumer.on_partitions_lost
+        if event.is_new_topic:
+            step = consumer.on_topics_replaced
+            self._paused_of_old = frozenset(consumer.flow.paused)
+            _warn_of_new_topics(
+                [consumer.assignment[tp] for tp in event.partitions if tp in consumer.assignment]
+            )
+        consumer.ownership.drop(event.partitions)
+        if not await _within(event, step, event.partitions):
             _warn_of_hook(event)
 
 
@@ -165,6 +177,20 @@ def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
                 len(offsets),
                 offsets[0],
             )
+
+
+def _warn_of_new_topics(ledgers: Collection[Ledger]) -> None:
+    """One warning for each topic: what its handlers still work on is of no consequence."""
+    in_hand = Counter({ledger.tp.topic: 0 for ledger in ledgers})
+    for ledger in ledgers:
+        in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
+    for topic, count in sorted(in_hand.items()):
+        logger.warning(
+            "topic %s was deleted and created again: the new topic is read from its beginning;"
+            " %d delivered messages of the old one cannot be acked any more",
+            topic,
+            count,
+        )
 
 
 def _warn_of_hook(event: Rebalance) -> None:

@@ -79,9 +79,15 @@ class RecordMetadata:
 
 @attrs.frozen
 class GroupMetadata:
-    """Who this consumer is in its group, at this moment."""
+    """Who this consumer is in its group, at this moment.
+
+    Attributes:
+        topic_ids: the identity of the topic that each of its partitions belongs to, where it is
+            known. An offset that is committed with it counts for that topic alone.
+    """
 
     group_id: str
     generation_id: int
     member_id: str
     group_instance_id: str | None = None
+    topic_ids: Mapping[TP, object] = attrs.field(factory=dict, eq=False, repr=False)

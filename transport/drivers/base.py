@@ -52,6 +52,9 @@ class Rebalance:
         bound: seconds from the event to its expiry.
         expired: final once a later poll has ended.
         released: set by the first release.
+        is_new_topic: the topic was deleted and created again. All offsets of the old one are void,
+            and no other member has the partitions. LOST comes for those of the old topic, and
+            ASSIGNED after it for those of the new one that this client had of the old one.
     """
 
     kind: RebalanceKind
@@ -61,16 +64,18 @@ class Rebalance:
     _release: Callable[[Mapping[TP, int], frozenset[TP]], None]
     expired: trio.Event = attrs.field(factory=trio.Event)
     released: trio.Event = attrs.field(factory=trio.Event)
+    is_new_topic: bool = False
 
     def release(self, seek: Mapping[TP, int] | None = None, pause: Collection[TP] = ()) -> None:
         """Let the client go on; for ASSIGNED, with the positions to start from.
 
         Partitions that `seek` does not name start from their committed offset, or by the
-        reset policy where there is none. Those in `pause` start paused, so that the poll
-        under way fetches nothing of them; the pause flag of all others is cleared. The
-        second and later calls do nothing. After the expiry a release moves nothing at the
-        client, but has to come all the same: until then no poll returns, so that what is
-        fetched is never seen before the change of ownership that led to it.
+        reset policy where there is none. Those of a new topic start from what is committed for
+        that topic, or at its beginning, whatever the policy. Those in `pause` start paused, so
+        that the poll under way fetches nothing of them; the pause flag of all others is
+        cleared. The second and later calls do nothing. After the expiry a release moves
+        nothing at the client, but has to come all the same: until then no poll returns, so
+        that what is fetched is never seen before the change of ownership that led to it.
         """
         self.released.set()
         self._release(seek or {}, frozenset(pause))
@@ -103,6 +108,9 @@ class ConsumerClient(Protocol):
 
         Records come in offset order within a partition, whole fetches at a time. While it
         waits it keeps up the membership and raises rebalances.
+
+        A topic that was deleted and created again is told of by two rebalances (`is_new_topic`)
+        before anything of the new one is returned.
 
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
         UnreadableBatch (after what is good before it), Fenced, AuthorizationFailed, ClientClosed.
@@ -152,6 +160,9 @@ class ConsumerClient(Protocol):
         """Commit, as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
         CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds. And
         PartitionGone, where the others may have been committed.
+
+        The offsets are of the topics that the partitions belonged to when this was called: where a
+        topic was created again since then, as far as the client knows, it raises TopicReplaced.
         """
 
     async def committed(

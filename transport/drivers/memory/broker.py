@@ -32,6 +32,7 @@ class MemoryBroker:
 
     Attributes:
         topics_changed: rung when a topic was created or deleted, or got more partitions.
+        topics_version: counts these changes.
         transactions: the coordinator of all of them.
     """
 
@@ -47,6 +48,7 @@ class MemoryBroker:
             raise ValueError(f"default_partitions must be at least 1, not {default_partitions}")
         self.clock = clock or itertools.count(FIRST_TIMESTAMP_MS).__next__
         self.topics_changed = Bell()
+        self.topics_version = 0
         self.transactions = Coordinator()
         self._default_partitions = default_partitions
         self._auto_create = auto_create
@@ -139,6 +141,11 @@ class MemoryBroker:
             raise UnknownTopic(f"{tp[0]}-{tp[1]}")
         return partitions[tp[1]]
 
+    def log_if_any(self, tp: TP) -> Log | None:
+        """The partition's log; None: there is no such partition. Creates none."""
+        partitions = self._topics.get(tp[0], [])
+        return partitions[tp[1]] if 0 <= tp[1] < len(partitions) else None
+
     def records(self, topic: str) -> list[StoredRecord]:
         """What a reader of what is committed sees of the topic, partition by partition.
 
@@ -191,6 +198,7 @@ class MemoryBroker:
             self.transactions.restart(now)
 
     def _tell_of_topics(self) -> None:
+        self.topics_version += 1
         for group in self._groups.values():
             group.look_again()
         self.topics_changed.ring()

@@ -36,7 +36,12 @@ class Consent:
     ) -> None:
         self.settled = trio.Event()
         self.rebalance = Rebalance(
-            change.kind, change.partitions, change.generation, bound, self._release
+            change.kind,
+            change.partitions,
+            change.generation,
+            bound,
+            self._release,
+            is_new_topic=change.is_new_topic,
         )
         self._start = start
         self._released = released

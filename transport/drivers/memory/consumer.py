@@ -31,6 +31,7 @@ from transport.errors import (
     OffsetOutOfRange,
     PartitionGone,
     RebalanceInProgress,
+    TopicReplaced,
     UnknownTopic,
 )
 from transport.types import TP, GroupMetadata, Record
@@ -62,6 +63,9 @@ class MemoryConsumer:
         self._connection: Connection | None = None
         self._closed = False
         self._logs: dict[TP, Log] = {}  # of what is assigned, in the order of the next fetch
+        self._sources: dict[TP, Log] = {}  # of what was ever assigned, as it was then
+        self._topics_version = 0  # of the broker's topics, as of the last look
+        self._replaced: frozenset[TP] = frozenset()  # of new topics, to be told as assigned
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
         self._paused: set[TP] = set()
@@ -159,12 +163,14 @@ class MemoryConsumer:
         return self._ends.get(tp)
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        sources = {tp: self._sources.get(tp) for tp in offsets}
         connection = await self._enter()
         for tp, offset in offsets.items():
-            try:
-                connection.broker.log(tp)
-            except UnknownTopic as error:
-                raise PartitionGone([tp]) from error
+            log = connection.broker.log_if_any(tp)
+            if log is None:
+                raise PartitionGone([tp])
+            if sources[tp] not in (None, log):
+                raise TopicReplaced([tp])
             if offset < 0:
                 raise CommitRefused(f"{offset} is no offset, for {tp}")
         try:
@@ -217,6 +223,7 @@ class MemoryConsumer:
             membership.generation,
             membership.member_id,
             self._settings.group_instance_id,
+            self._sources.copy(),
         )
 
     async def close(self, timeout: float) -> None:
@@ -260,7 +267,9 @@ class MemoryConsumer:
                 await self._consent.settled.wait()
                 self._connected()
                 self._consent = None
-            change = connection.membership.advance(trio.current_time())
+            change = self._of_new_topics(connection)
+            if change is None:
+                change = connection.membership.advance(trio.current_time())
             if change is None:
                 return
             self._apply(connection, change)
@@ -268,6 +277,29 @@ class MemoryConsumer:
             self._unreleased.append(self._consent.rebalance)
             self._rebalances.append(self._consent.rebalance)
             self._raised.set()
+
+    def _of_new_topics(self, connection: Connection) -> Change | None:
+        """What is to be told of topics that were created again: first what goes, then what comes.
+
+        A topic that is gone is told of by the group.
+        """
+        generation = connection.membership.generation
+        if come := self._replaced:
+            self._replaced = frozenset()
+            return Change(RebalanceKind.ASSIGNED, come, generation, is_new_topic=True)
+        if connection.broker.topics_version == self._topics_version:
+            return None
+        self._topics_version = connection.broker.topics_version
+        log_of, id_of = connection.broker.log_if_any, connection.broker.topic_id
+        gone = {
+            tp
+            for tp, log in self._logs.items()
+            if id_of(tp.topic) is not None and log_of(tp) is not log
+        }
+        if not gone:
+            return None
+        self._replaced = frozenset(tp for tp in gone if log_of(tp) is not None)
+        return Change(RebalanceKind.LOST, frozenset(gone), generation, is_new_topic=True)
 
     def _all_released(self) -> bool:
         while self._unreleased and self._unreleased[0].released.is_set():
@@ -284,11 +316,16 @@ class MemoryConsumer:
             self._ends.pop(tp, None)
             self._paused.discard(tp)
             if change.kind is RebalanceKind.ASSIGNED:
-                self._logs[tp] = connection.broker.log(tp)
-                if (start := (self._settings.partitions or {}).get(tp)) is not None:
+                # A topic that was deleted meanwhile is empty until the group takes it away.
+                log = self._logs[tp] = connection.broker.log_if_any(tp) or Log()
+                self._sources[tp] = log
+                start = (self._settings.partitions or {}).get(tp)
+                if change.is_new_topic:
+                    start = connection.group.offsets.get(tp, log.start)
+                if start is not None:
                     self._positions[tp] = start
             else:
-                del self._logs[tp]
+                self._logs.pop(tp, None)
 
     def _start(self, seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
         """Take the positions and the pauses that came with the release of an ASSIGNED."""

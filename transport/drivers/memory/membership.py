@@ -25,6 +25,7 @@ class Change:
     kind: RebalanceKind
     partitions: frozenset[TP]
     generation: int
+    is_new_topic: bool = False
 
 
 class Membership:

@@ -114,6 +114,9 @@ class MemoryProducer:
             raise TransactionAborted(str(error)) from error
         except CommitFailed as error:
             raise Fenced(str(error)) from error
+        for tp in offsets:
+            if group.topic_ids.get(tp) not in (None, broker.log_if_any(tp)):
+                raise TransactionAborted(f"the topic of {tp} was deleted since it was read")
         broker.transactions.hold(holder, read_by, offsets, now)
 
     async def commit(self, timeout: float) -> None:

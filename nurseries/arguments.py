@@ -73,14 +73,14 @@ def whole(name: str, value: Any, *, least: int = 0, most: int | None = None) -> 
     Args:
         least: the smallest value. most: the largest one; None: any.
     """
-    high = "or more" if most is None else f"to {most}"
-    expected = f"a whole number, {least} {high}"
     if type(value) is not int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise wrong_type(name, expected, value)
+            raise wrong_type(name, f"a whole number, {least} or more", value)
         value = operator.index(cast(SupportsIndex, value))
-    if value < least or (most is not None and value > most):
-        raise wrong_value(name, expected, value)
+    if value < least:
+        raise wrong_value(name, f"a whole number, {least} or more", value)
+    if most is not None and value > most:
+        raise wrong_value(name, f"a whole number, {most} or less", value)
     return int(value)
 
 

@@ -127,6 +127,37 @@ async def test_a_topic_that_there_is_not() -> None:
             await anext(app.topic("nowhere").noack())
 
 
+async def test_a_named_partition_that_there_is_not_ends_the_app_and_is_named(place: Place) -> None:
+    tps = await place.create(2, b"1")
+    gone = TP(place.name, 99)
+    named = pytest.RaisesExc(UnknownTopic, match=rf"{gone}.*'{place.name}' has 2 partitions")
+    with pytest.RaisesGroup(named, flatten_subgroups=True):
+        async with alone(place, partitions={tps[0]: None, gone: 5}) as app:
+            async for _ in app.topic(place.name):
+                pass
+
+
+async def test_a_named_partition_of_a_topic_that_there_is_not_ends_the_app(place: Place) -> None:
+    options = {"client_options": {"allow_auto_create_topics": False}, "connect_timeout": 0.5}
+    named = pytest.RaisesExc(UnknownTopic, match=place.name)
+    with pytest.RaisesGroup(named, flatten_subgroups=True):
+        async with alone(place, partitions={TP(place.name, 0): None}, **options) as app:
+            await anext(app.topic(place.name).noack())
+
+
+@jumping
+async def test_a_topic_of_which_no_partition_is_named_is_refused_at_once() -> None:
+    broker = broker_with(*ORDERS, TP("bills", 0), records=1)
+    async with app_on(broker, partitions={ORDERS[0]: None}) as app:
+        bills = app.topic("bills")
+        for listen in (bills.__aiter__, bills.noack, lambda: app.conductor.add(bills)):
+            with pytest.raises(ValueError, match="names no partition of 'bills'"):
+                listen()
+        assert bills not in app.conductor
+        (message,) = await take(app.topic("orders").noack(), 1)
+        assert message.tp == ORDERS[0]
+
+
 @jumping
 async def test_the_end_and_a_kill() -> None:
     broker = broker_with(*ORDERS, records=1)
@@ -139,7 +170,14 @@ async def test_the_end_and_a_kill() -> None:
 def test_what_cannot_be_together() -> None:
     with pytest.raises(ValueError, match="client_only"):
         App("app", client_only=True, partitions={ORDERS[0]: 0})
-    with pytest.raises(ValueError, match="an offset is 0 or more"):
+    with pytest.raises(ValueError, match="offset of orders-0 in partitions"):
         App("app", partitions={ORDERS[0]: -1})
     with pytest.raises(ValueError, match="transactions need a group"):
         App("app", client_only=True, transactions="member")
+    with pytest.raises(ValueError, match="partitions must be at least one partition"):
+        App("app", partitions={})
+    with pytest.raises(ValueError, match="group_instance_id names a member"):
+        App("app", partitions={ORDERS[0]: None}, group_instance_id="one")
+    for wrong in ([ORDERS[0]], {"orders": None}, {ORDERS[0]: "0"}, {("orders", "0"): None}):
+        with pytest.raises(TypeError, match="partitions"):
+            App("app", partitions=wrong)

@@ -83,12 +83,12 @@ def test_a_password_is_handed_over_and_nowhere_shown(
     caplog.set_level(logging.DEBUG)
     security, chosen = given
     app = App("group", client_options=chosen, connect_timeout=0.01)
-    wanted = options(["127.0.0.1:1"], secretive(security), app.settings.client)
+    security = {**secretive(security), "security_protocol": "SASL_SSL"}
+    wanted = options(["127.0.0.1:1"], security, app.settings.client)
     assert {name: wanted[name] for name in SECRETS} == SECRETS
     with pytest.raises(kafka.errors.KafkaError) as caught:
         client_class(
-            **wanted,
-            security_protocol="SASL_PLAINTEXT",
+            **{**wanted, "security_protocol": "SASL_PLAINTEXT"},
             sasl_mechanism="PLAIN",
             sasl_plain_username="me",
         )

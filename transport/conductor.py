@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from nurseries import Service
+from transport.arguments import instance
 from transport.channel import Channel
 from transport.decoding import Codecs, Decoded
 from transport.errors import AppClosed
 from transport.ledger import Ledger
+from transport.topic import Topic
 from transport.types import TP, Record
 
 if TYPE_CHECKING:
     from transport.app import App
-    from transport.topic import Topic
 
 
 class Conductor(Service, MutableSet["Topic"]):
@@ -47,7 +48,15 @@ class Conductor(Service, MutableSet["Topic"]):
         """Listen to a topic from now on; once is enough. Not a checkpoint.
 
         Raises RuntimeError: with transactions, another topic object listens to it already.
+        ValueError: the setting `partitions` names none of its partitions, so nothing would come.
         """
+        _check_topic(topic)
+        named = self.app.settings.client.partitions
+        if named is not None and not any(topic.matches(tp.topic) for tp in named):
+            raise ValueError(
+                f"the setting partitions names no partition of {topic.name!r}: add one, as"
+                f" TP({topic.name!r}, 0)"
+            )
         if topic in self:
             return
         self._known[topic.channel] = None
@@ -62,6 +71,7 @@ class Conductor(Service, MutableSet["Topic"]):
     @trio.lowlevel.enable_ki_protection
     def discard(self, topic: Topic) -> None:
         """Listen no more; what is begun may still be acked. Not a checkpoint."""
+        _check_topic(topic)
         if topic in self:
             self._patterns.pop(topic, None)
             for name in [name for name, channels in self._channels.items() if topic in channels]:
@@ -321,3 +331,7 @@ class Conductor(Service, MutableSet["Topic"]):
     def _turn(self) -> None:
         self._turned.set()
         self._turned = trio.Event()
+
+
+def _check_topic(topic: object) -> None:
+    instance("topic", topic, Topic, "a Topic, made by app.topic(name)")

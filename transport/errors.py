@@ -24,7 +24,7 @@ class AuthorizationFailed(TransportError):
 
 
 class UnknownTopic(TransportError):
-    """The broker has no such topic, and did not create it."""
+    """The broker has no such topic, or partition, and did not create it."""
 
 
 class NotAssigned(TransportError):

@@ -6,12 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import gt, in_, instance_of, optional
 
+from transport.arguments import MOST_SECONDS, choice, function, instance, seconds, setting, whole
 from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.sensor import Sensor
+from transport.synonyms import told_of
+
+_duration = setting(seconds, most=MOST_SECONDS)
+_size = setting(whole, least=1)
+
+
+def _sensor(name: str, value: Any) -> None:
+    instance(name, value, Sensor, "a Sensor, such as Monitor(), or None")
+
+
+def _client(name: str, value: Any) -> None:
+    instance(name, value, ClientSettings, "a ClientSettings")
 
 
 @attrs.frozen(kw_only=True)
@@ -44,28 +56,36 @@ class Settings:
         client: what the broker's client is built with.
     """
 
-    commit_interval: float = attrs.field(default=1.0, validator=gt(0))
-    commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=gt(0))
-    stuck_interval: float = attrs.field(default=30.0, validator=gt(0))
-    stuck_fetch_timeout: float = attrs.field(default=120.0, validator=gt(0))
-    stuck_response_timeout: float = attrs.field(default=180.0, validator=gt(0))
-    stuck_highwater_timeout: float = attrs.field(default=180.0, validator=gt(0))
-    stuck_ack_timeout: float = attrs.field(default=300.0, validator=gt(0))
-    stuck_commit_timeout: float = attrs.field(default=300.0, validator=gt(0))
-    buffer_size: int = attrs.field(default=16384, validator=gt(0))
-    grace: float = attrs.field(default=20.0, validator=gt(0))
-    send_buffer_messages: int = attrs.field(default=50_000, validator=gt(0))
-    send_buffer_bytes: int = attrs.field(default=32 << 20, validator=gt(0))
-    pattern_interval: float = attrs.field(default=10.0, validator=gt(0))
-    on_task_error: str = attrs.field(default="fail", validator=in_(("fail", "go_on")))
-    partitioner: Partitioner = java_partitioner
-    scheduler: Callable[[], SchedulingStrategy[Any]] = RoundRobin
-    transactions: str | None = attrs.field(
-        default=None, validator=in_((None, "member", "partition"))
+    commit_interval: float = attrs.field(default=1.0, validator=_duration)
+    commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=_duration)
+    stuck_interval: float = attrs.field(default=30.0, validator=_duration)
+    stuck_fetch_timeout: float = attrs.field(default=120.0, validator=_duration)
+    stuck_response_timeout: float = attrs.field(default=180.0, validator=_duration)
+    stuck_highwater_timeout: float = attrs.field(default=180.0, validator=_duration)
+    stuck_ack_timeout: float = attrs.field(default=300.0, validator=_duration)
+    stuck_commit_timeout: float = attrs.field(default=300.0, validator=_duration)
+    buffer_size: int = attrs.field(default=16384, validator=_size)
+    grace: float = attrs.field(default=20.0, validator=_duration)
+    send_buffer_messages: int = attrs.field(default=50_000, validator=_size)
+    send_buffer_bytes: int = attrs.field(default=32 << 20, validator=_size)
+    pattern_interval: float = attrs.field(default=10.0, validator=_duration)
+    on_task_error: str = attrs.field(
+        default="fail", validator=setting(choice, choices=("fail", "go_on"))
     )
-    transaction_attempts: int = attrs.field(default=10, validator=gt(0))
-    monitor: Sensor | None = attrs.field(default=None, validator=optional(instance_of(Sensor)))
-    client: ClientSettings = attrs.field(factory=ClientSettings)
+    partitioner: Partitioner = attrs.field(
+        default=java_partitioner,
+        validator=setting(function, expected="a function of a key and a number of partitions"),
+    )
+    scheduler: Callable[[], SchedulingStrategy[Any]] = attrs.field(
+        default=RoundRobin,
+        validator=setting(function, expected="a function that makes a SchedulingStrategy"),
+    )
+    transactions: str | None = attrs.field(
+        default=None, validator=setting(choice, choices=(None, "member", "partition"))
+    )
+    transaction_attempts: int = attrs.field(default=10, validator=_size)
+    monitor: Sensor | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
+    client: ClientSettings = attrs.field(factory=ClientSettings, validator=setting(_client))
 
     @property
     def metadata_max_age(self) -> float:
@@ -75,12 +95,16 @@ class Settings:
     def __attrs_post_init__(self) -> None:
         if self.transactions is not None and not self.client.is_member:
             raise ValueError("transactions need a group, whose membership is their fence")
+        if self.transactions is not None and self.client.acks not in ("all", -1):
+            raise ValueError(f'transactions need acks="all", not {self.client.acks!r}')
+        if self.transactions is not None and not self.client.is_idempotent:
+            raise ValueError("transactions need enable_idempotence, which client_options turn off")
 
 
 def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
     """Settings out of an app's keyword arguments, its own and its client's, in one namespace.
 
-    Raises TypeError naming what is unknown.
+    Raises TypeError naming what is unknown, and what to write instead.
     """
     mine = {field.name for field in attrs.fields(Settings)} - {"client"}
     theirs = {field.name for field in attrs.fields(ClientSettings)} - {
@@ -88,7 +112,8 @@ def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
         "transactional_id",
     }
     if unknown := sorted(set(options) - mine - theirs):
-        raise TypeError(f"unknown settings: {', '.join(unknown)}")
+        told = "; ".join(told_of(name, mine | theirs) for name in unknown)
+        raise TypeError(f"unknown settings: {told}")
     client = ClientSettings(
         group_id=group_id, **{name: value for name, value in options.items() if name in theirs}
     )

@@ -100,7 +100,8 @@ class ConsumerClient(Protocol):
         the broker may create them, for `connect_timeout` seconds. Those of `may_be_gone` are not
         waited for: they are read once they exist.
 
-        Raises UnknownTopic (naming them), BrokerUnavailable, AuthorizationFailed, ClientClosed.
+        Raises UnknownTopic (naming them, or those of the setting `partitions` that the topics do
+        not have), BrokerUnavailable, AuthorizationFailed, ClientClosed.
         """
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:

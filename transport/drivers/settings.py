@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from attrs.converters import optional as optional_converter
-from attrs.validators import ge, gt, in_, optional
 
+from transport.arguments import (
+    MOST,
+    MOST_SECONDS,
+    choice,
+    flag,
+    instance,
+    offsets_of,
+    seconds,
+    setting,
+    text,
+    whole,
+    wrong_value,
+)
+from transport.drivers.client_options import check_client_options
 from transport.drivers.secret import secretive
 from transport.types import TP
 
-_duration = gt(0.0)
-_size = gt(0)
+# The client counts in whole milliseconds, in 32 bits.
+_duration = setting(seconds, least=0.001, most=MOST_SECONDS)
+_size = setting(whole, least=1, most=MOST)
+# A member's name at the broker: the rule of org.apache.kafka.common.internals.Topic.
+_INSTANCE_ID = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 
 
-def _by_tp(offsets: Mapping[TP, int | None]) -> dict[TP, int | None]:
-    return {TP(*tp): offset for tp, offset in offsets.items()}
+def _by_tp(offsets: Any) -> dict[TP, int | None] | None:
+    if offsets is None:
+        return None
+    checked = offsets_of("partitions", offsets, optional=True)
+    if not checked:
+        raise wrong_value("partitions", "at least one partition, or None", offsets)
+    return checked
+
+
+def _instance_id(name: str, value: Any) -> None:
+    text(name, value)
+    if _INSTANCE_ID.fullmatch(value) is None:
+        raise wrong_value(name, "up to 249 of letters, digits, '.', '_' and '-'", value)
+
+
+def _ssl_context(name: str, value: Any) -> None:
+    instance(name, value, ssl.SSLContext, "an ssl.SSLContext")
+
+
+def _secretive(options: Any) -> dict[str, Any]:
+    check_client_options("client_options", options)
+    return secretive(options)
 
 
 def _names(options: Mapping[str, object]) -> str:
     """What may be shown: the values may be passwords."""
     return f"<{', '.join(sorted(options))}>"
-
-
-_ACKS: Container[Any] = ("all", -1, 0, 1)
 
 
 @attrs.frozen
@@ -61,30 +94,39 @@ class ClientSettings:
         transactional_id: of a producer that writes in transactions; set by the app.
         transaction_timeout: so long a transaction may stay open before the broker aborts it; so
             long a reader may have to wait after a crash.
-        client_options: handed to the client library as they are; they win. repr() shows their
-            names alone.
+        client_options: options of kafka-python for which there is no setting, such as
+            `{"client_rack": "r1"}`. Those that a setting stands for, or that would have no effect,
+            are refused with the reason. On memory:// they are checked as well, and
+            `allow_auto_create_topics` alone has an effect. repr() shows their names alone.
 
     Raises:
-        ValueError: a value that cannot be, or `max_poll_interval` leaves no room for a rebalance.
+        TypeError, ValueError: a value that cannot be; the text names the setting. Or settings that
+            do not fit together: `max_poll_interval` leaves no room for a rebalance.
     """
 
-    client_id: str = "kafka-nursery"
-    group_id: str | None = None
-    group_instance_id: str | None = None
+    client_id: str = attrs.field(default="kafka-nursery", validator=setting(text))
+    group_id: str | None = attrs.field(default=None, validator=setting(text, optional=True))
+    group_instance_id: str | None = attrs.field(
+        default=None, validator=setting(_instance_id, optional=True)
+    )
     auto_offset_reset: str = attrs.field(
-        default="earliest", validator=in_(("earliest", "latest", "error"))
+        default="earliest", validator=setting(choice, choices=("earliest", "latest", "error"))
     )
-    assignment: str = attrs.field(default="cooperative", validator=in_(("cooperative", "eager")))
-    client_only: bool = False
-    partitions: Mapping[TP, int | None] | None = attrs.field(
-        default=None, converter=optional_converter(_by_tp)
+    assignment: str = attrs.field(
+        default="cooperative", validator=setting(choice, choices=("cooperative", "eager"))
     )
+    client_only: bool = attrs.field(default=False, validator=setting(flag))
+    partitions: Mapping[TP, int | None] | None = attrs.field(default=None, converter=_by_tp)
     session_timeout: float = attrs.field(default=45.0, validator=_duration)
     heartbeat_interval: float = attrs.field(default=3.0, validator=_duration)
     max_poll_interval: float = attrs.field(default=300.0, validator=_duration)
-    drain_timeout: float | None = attrs.field(default=None, validator=optional(_duration))
+    drain_timeout: float | None = attrs.field(
+        default=None,
+        validator=setting(seconds, optional=True, least=0.001, most=MOST_SECONDS),
+    )
     isolation: str = attrs.field(
-        default="read_committed", validator=in_(("read_committed", "read_uncommitted"))
+        default="read_committed",
+        validator=setting(choice, choices=("read_committed", "read_uncommitted")),
     )
     fetch_max_bytes: int = attrs.field(default=50 << 20, validator=_size)
     max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
@@ -93,26 +135,47 @@ class ClientSettings:
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)
     metadata_max_age: float = attrs.field(default=300.0, validator=_duration)
-    acks: int | str = attrs.field(default="all", validator=in_(_ACKS))
-    linger: float = attrs.field(default=0.005, validator=ge(0.0))
-    max_batch_size: int = attrs.field(default=64 << 10, validator=ge(0))
+    acks: int | str = attrs.field(
+        default="all", validator=setting(choice, choices=("all", -1, 0, 1))
+    )
+    linger: float = attrs.field(
+        default=0.005, validator=setting(seconds, least=0.0, most=MOST_SECONDS)
+    )
+    max_batch_size: int = attrs.field(
+        default=64 << 10, validator=setting(whole, least=0, most=MOST)
+    )
     max_request_size: int = attrs.field(default=1 << 20, validator=_size)
     compression_type: str | None = attrs.field(
-        default=None, validator=in_((None, "gzip", "snappy", "lz4", "zstd"))
+        default=None,
+        validator=setting(choice, choices=(None, "gzip", "snappy", "lz4", "zstd")),
     )
     delivery_timeout: float = attrs.field(default=120.0, validator=_duration)
-    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False)
-    transactional_id: str | None = None
+    ssl_context: ssl.SSLContext | None = attrs.field(
+        default=None, repr=False, validator=setting(_ssl_context, optional=True)
+    )
+    transactional_id: str | None = attrs.field(default=None, validator=setting(text, optional=True))
     transaction_timeout: float = attrs.field(default=60.0, validator=_duration)
     client_options: Mapping[str, object] = attrs.field(
-        factory=dict, converter=secretive, repr=_names
+        factory=dict, converter=_secretive, repr=_names
     )
 
     def __attrs_post_init__(self) -> None:
         if self.client_only and self.partitions is not None:
             raise ValueError("client_only reads all partitions: name none")
-        if any(offset is not None and offset < 0 for offset in (self.partitions or {}).values()):
-            raise ValueError("an offset is 0 or more")
+        if self.group_instance_id is not None and not self.is_member:
+            raise ValueError(
+                "group_instance_id names a member of a group; with client_only or partitions the"
+                " consumer is none"
+            )
+        if self.is_member and self.heartbeat_interval >= self.session_timeout:
+            raise ValueError(
+                f"heartbeat_interval must be less than session_timeout ({self.session_timeout!r}"
+                f" s), at best a third of it, not {self.heartbeat_interval!r} s"
+            )
+        if self.client_options.get("enable_idempotence") and self.acks not in ("all", -1):
+            raise ValueError(
+                f'enable_idempotence in client_options needs acks="all", not {self.acks!r}'
+            )
         if self._most <= 0:
             raise ValueError(
                 "max_poll_interval must be longer than commit_timeout and heartbeat_interval"
@@ -124,6 +187,16 @@ class ClientSettings:
     def is_member(self) -> bool:
         """Whether the consumer shares its topics with the others of its group."""
         return not self.client_only and self.partitions is None
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether a message that is tried again is written once, as far as `client_options` say."""
+        return self.client_options.get("enable_idempotence") is not False
+
+    @property
+    def may_create_topics(self) -> bool:
+        """Whether a broker that creates topics for those who ask for them may do so for us."""
+        return self.client_options.get("allow_auto_create_topics") is not False
 
     @property
     def rebalance_bound(self) -> float:

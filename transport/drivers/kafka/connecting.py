@@ -18,6 +18,7 @@ import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.login import keep_unseen
+from transport.drivers.kafka.metadata import hand_on
 from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
@@ -52,6 +53,7 @@ class Attempt:
             _check_files(options)
             self._mechanism = options.get("sasl_mechanism")
             made = library_class.DEFAULT_CONFIG["kafka_client"](**options)
+            hand_on(made, options)
             self._listen(made._manager)
             self._built(made)
             return made

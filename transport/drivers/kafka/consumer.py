@@ -31,10 +31,11 @@ from transport.drivers.kafka.gone import gone_from, tell_of_gone
 from transport.drivers.kafka.heartbeat import wait_regardless
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.reader import Reader
-from transport.drivers.kafka.rebalance import RebalanceListener
+from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
 from transport.drivers.kafka.unpacking import bound_unpacking
 from transport.drivers.kafka.waiting import Waiting, reason_of
+from transport.drivers.named import check_named
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
@@ -112,9 +113,10 @@ class KafkaConsumerClient:
         wanted = sorted(set(topics))
         if expected := sorted(set(topics).difference(may_be_gone)):
             with self._calls.errors():
-                await partition_counts(
+                counts = await partition_counts(
                     self._client, expected, self._settings.connect_timeout, self._waiting
                 )
+            check_named(self._settings.partitions, counts)
         await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
@@ -246,17 +248,14 @@ class KafkaConsumerClient:
     async def _reassign(self, reader: Reader) -> None:
         """Without a group we see for ourselves what comes and goes, and tell of it alike."""
         for kind, tps in reader.changes(self._client.cluster):
-            starts: dict[TP, int] = {}
-            paused: set[TP] = set()
+            answers: list[tuple[Mapping[TP, int], frozenset[TP]]] = []
 
             def release(
                 seek: Mapping[TP, int],
                 pause: frozenset[TP],
-                starts: dict[TP, int] = starts,
-                paused: set[TP] = paused,
+                answers: list[tuple[Mapping[TP, int], frozenset[TP]]] = answers,
             ) -> None:
-                starts.update(seek)
-                paused.update(pause)
+                answers.append((seek, pause))
 
             bound = self._settings.rebalance_bound
             rebalance = Rebalance(kind, tps, 0, bound, release)
@@ -270,8 +269,9 @@ class KafkaConsumerClient:
             if scope.cancelled_caught:
                 rebalance.expired.set()
             if kind is RebalanceKind.ASSIGNED:
+                starts, paused = answers[0] if answers else NOTHING  # the first release counts
                 named = {tp: at for tp in tps if (at := reader.start_of(tp)) is not None}
-                await self._assign(reader.assigned | tps, named | starts, paused)
+                await self._assign(reader.assigned | tps, {**named, **starts}, paused)
 
     async def _assign(
         self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP] = ()

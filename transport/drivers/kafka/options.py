@@ -30,7 +30,7 @@ def consumer_options(
     servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
 ) -> dict[str, Any]:
     """What to build a KafkaConsumer with. Raises ValueError for what it cannot take."""
-    return {
+    options = {
         **_common(servers, security, settings),
         "group_id": None if settings.client_only else settings.group_id,
         "group_instance_id": settings.group_instance_id if settings.is_member else None,
@@ -46,6 +46,8 @@ def consumer_options(
         "max_partition_fetch_bytes": settings.max_partition_fetch_bytes,
         **_chosen(settings, KafkaConsumer),
     }
+    _check_waiting(options)
+    return options
 
 
 def producer_options(
@@ -66,7 +68,7 @@ def producer_options(
         "max_request_size": settings.max_request_size,
         "compression_type": settings.compression_type,
         "delivery_timeout_ms": _ms(delivery),
-        "request_timeout_ms": _ms(request) - 1,
+        "request_timeout_ms": max(1, _ms(request) - 1),
         # Only a message whose topic was forgotten meanwhile waits for metadata when it is sent.
         "max_block_ms": _ms(settings.connect_timeout),
         **_transactional(settings),
@@ -98,6 +100,7 @@ def admin_options(
 def _common(
     servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
 ) -> dict[str, Any]:
+    _check_security(security, settings)
     return {
         "bootstrap_servers": list(servers),
         "client_id": settings.client_id,
@@ -113,12 +116,49 @@ def _common(
 
 
 def _chosen(settings: ClientSettings, client: Any) -> dict[str, Any]:
-    """The user's client options that this client class has; those that neither has are errors."""
-    known = {*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
-    if unknown := sorted(set(settings.client_options) - known):
-        raise ValueError(f"kafka-python has no such client options: {', '.join(unknown)}")
+    """The user's client options that this client class has; the settings have checked them."""
     mine = client.DEFAULT_CONFIG
     return {name: value for name, value in settings.client_options.items() if name in mine}
+
+
+def _check_waiting(options: Mapping[str, Any]) -> None:
+    """Check what a KafkaConsumer would refuse only once it is opened."""
+    waits = options.get("fetch_max_wait_ms", KafkaConsumer.DEFAULT_CONFIG["fetch_max_wait_ms"])
+    idle = options.get(
+        "connections_max_idle_ms", KafkaConsumer.DEFAULT_CONFIG["connections_max_idle_ms"]
+    )
+    timeout = options["request_timeout_ms"]
+    if not waits < timeout < idle:
+        raise ValueError(
+            f"request_timeout must be more than {waits / 1000:g} s, for which a fetch may wait"
+            f" (fetch_max_wait_ms of client_options), and less than {idle / 1000:g} s, after which"
+            f" a connection is idle (connections_max_idle_ms), not {timeout / 1000:g} s"
+        )
+
+
+def _check_security(security: Mapping[str, Any], settings: ClientSettings) -> None:
+    """Refuse what has no effect on a connection of this kind."""
+    options = settings.client_options
+    protocol = {**security, **options}.get("security_protocol", "PLAINTEXT")
+    tls = sorted(name for name in options if name.startswith("ssl_"))
+    login = sorted(name for name in options if name.startswith("sasl_"))
+    if settings.ssl_context is not None:
+        if tls:
+            raise ValueError(
+                f"{tls[0]} in client_options has no effect beside ssl_context: load it there"
+            )
+        tls = ["ssl_context"]
+    if tls and protocol not in ("SSL", "SASL_SSL"):
+        raise ValueError(
+            f"{tls[0]} has no effect without TLS: the broker's URL begins with kafka+ssl:// or"
+            " kafka+sasl+ssl:// where there is TLS"
+        )
+    if login and protocol not in ("SASL_PLAINTEXT", "SASL_SSL"):
+        raise ValueError(
+            f"{login[0]} in client_options has no effect without a login: the broker's URL begins"
+            " with kafka+sasl:// or kafka+sasl+ssl:// where there is one, or security_protocol in"
+            " client_options says so"
+        )
 
 
 def _ms(seconds: float) -> int:

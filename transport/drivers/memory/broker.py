@@ -10,6 +10,15 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping
 
+from transport.arguments import (
+    flag,
+    function,
+    instance,
+    or_none,
+    topic_name,
+    topic_partition,
+    whole,
+)
 from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.coordinator import Coordinator
 from transport.drivers.memory.group import Group
@@ -44,8 +53,10 @@ class MemoryBroker:
         clock: Callable[[], int] | None = None,
         on_commit: Callable[[str, Mapping[TP, int]], None] = lambda group_id, offsets: None,
     ) -> None:
-        if default_partitions < 1:
-            raise ValueError(f"default_partitions must be at least 1, not {default_partitions}")
+        whole("default_partitions", default_partitions, least=1)
+        flag("auto_create", auto_create)
+        or_none(function, "clock", clock, expected="a function that gives milliseconds")
+        function("on_commit", on_commit, "a function of a group's id and its offsets")
         self.clock = clock or itertools.count(FIRST_TIMESTAMP_MS).__next__
         self.topics_changed = Bell()
         self.topics_version = 0
@@ -70,10 +81,11 @@ class MemoryBroker:
 
         Raises UnknownTopic for a name that no topic can have.
         """
+        topic_name("topic", topic)
+        whole(f"partitions of {topic!r}", partitions, least=1)
+        or_none(instance, "config", config, kind=Mapping, expected="a mapping of str to str")
         if not is_topic_name(topic):
             raise UnknownTopic(f"{topic!r} is no name of a topic")
-        if partitions < 1:
-            raise ValueError(f"a topic has at least 1 partition, not {partitions}")
         if topic in self._topics:
             return False
         self._topics[topic] = [Log() for _ in range(partitions)]
@@ -103,6 +115,7 @@ class MemoryBroker:
 
     def add_partitions(self, topic: str, count: int) -> None:
         """Let the topic have `count` more partitions. Raises UnknownTopic."""
+        whole("count", count, least=1)
         self.partitions(topic)
         self._topics[topic] += [Log() for _ in range(count)]
         self._tell_of_topics()
@@ -118,25 +131,34 @@ class MemoryBroker:
         """The names of all topics."""
         return frozenset(self._topics)
 
-    def has_topic(self, topic: str) -> bool:
-        """Whether the topic exists, or does by now because we asked."""
-        if self._auto_create and is_topic_name(topic):
+    def has_topic(self, topic: str, *, create: bool = True) -> bool:
+        """Whether the topic exists, or does by now because we asked.
+
+        Args:
+            create: whether it may be created, where the broker does so. The same in other methods.
+        """
+        if type(topic) is not str:
+            topic_name("topic", topic)
+        if create and self._auto_create and is_topic_name(topic):
             self.create_topic(topic, self._default_partitions)
         return topic in self._topics
 
-    def partitions(self, topic: str) -> list[TP]:
+    def partitions(self, topic: str, *, create: bool = True) -> list[TP]:
         """Every partition of the topic, in order. Raises UnknownTopic."""
-        if not self.has_topic(topic):
+        if not self.has_topic(topic, create=create):
             raise UnknownTopic(f"no such topic: {topic!r}")
         return [TP(topic, number) for number in range(len(self._topics[topic]))]
 
-    def partitions_if_any(self, topic: str) -> list[TP]:
+    def partitions_if_any(self, topic: str, *, create: bool = True) -> list[TP]:
         """The same, and nothing of a topic that does not exist."""
-        return self.partitions(topic) if self.has_topic(topic) else []
+        there = self.has_topic(topic, create=create)
+        return self.partitions(topic, create=False) if there else []
 
-    def log(self, tp: TP) -> Log:
+    def log(self, tp: TP, *, create: bool = True) -> Log:
         """The partition's log. Raises UnknownTopic, also where the topic has fewer partitions."""
-        partitions = self._topics[tp[0]] if self.has_topic(tp[0]) else []
+        if type(tp) is not TP:
+            tp = topic_partition("tp", tp)
+        partitions = self._topics[tp[0]] if self.has_topic(tp[0], create=create) else []
         if not 0 <= tp[1] < len(partitions):
             raise UnknownTopic(f"{tp[0]}-{tp[1]}")
         return partitions[tp[1]]
@@ -163,17 +185,21 @@ class MemoryBroker:
         """The group of that name; an empty one where there was none."""
         if group_id not in self._groups:
             on_commit = functools.partial(self._on_commit, group_id)
-            self._groups[group_id] = Group(self.partitions_if_any, on_commit)
+            # A group creates no topic: its members ask for theirs.
+            existing = functools.partial(self.partitions_if_any, create=False)
+            self._groups[group_id] = Group(existing, on_commit)
         return self._groups[group_id]
 
     def gap(self, tp: TP, count: int = 1) -> None:
         """Let the next `count` offsets have no record, as compaction or markers do."""
+        whole("count", count, least=1)
         log = self.log(tp)
         log.skip(count)
         log.bell.ring()
 
     def delete_records(self, tp: TP, before: int) -> None:
         """Forget the partition's records below the offset `before`, as retention does."""
+        whole("before", before)
         log = self.log(tp)
         log.trim(before)
         log.bell.ring()
@@ -181,6 +207,7 @@ class MemoryBroker:
     def cut_off(self, tp: TP, end: int) -> None:
         """Lose the partition's records from the offset `end` on, as a broker does that comes back
         from an old copy. What is committed beyond it stays, as on Kafka."""
+        whole("end", end)
         log = self.log(tp)
         log.cut_off(end)
         log.bell.ring()
@@ -203,6 +230,6 @@ class MemoryBroker:
             group.look_again()
         self.topics_changed.ring()
 
-    def missing(self, topics: Collection[str]) -> list[str]:
+    def missing(self, topics: Collection[str], *, create: bool = True) -> list[str]:
         """Those topics that do not exist, sorted."""
-        return sorted(topic for topic in topics if not self.has_topic(topic))
+        return sorted(topic for topic in topics if not self.has_topic(topic, create=create))

@@ -7,6 +7,7 @@ polling; so an idle program has no timer running, and a mock clock may jump.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -21,6 +22,7 @@ from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.drivers.memory.membership import Change, Membership
 from transport.drivers.memory.reader import Reader
+from transport.drivers.named import check_named
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     BrokerUnavailable,
@@ -59,6 +61,7 @@ class MemoryConsumer:
         self._attach = attach
         self._settings = settings
         self._group_id = "" if settings.client_only else settings.group_id or ""
+        self._may_create = settings.may_create_topics
         self._committed_only = settings.isolation == "read_committed"
         self._connection: Connection | None = None
         self._closed = False
@@ -66,6 +69,7 @@ class MemoryConsumer:
         self._sources: dict[TP, Log] = {}  # of what was ever assigned, as it was then
         self._topics_version = 0  # of the broker's topics, as of the last look
         self._replaced: frozenset[TP] = frozenset()  # of new topics, to be told as assigned
+        self._topics: frozenset[str] = frozenset()  # that are subscribed to
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
         self._paused: set[TP] = set()
@@ -92,7 +96,8 @@ class MemoryConsumer:
         if settings.is_member:
             membership = Membership(group, settings)
         else:
-            membership = Reader(group, settings, broker.partitions_if_any)
+            partitions = functools.partial(broker.partitions_if_any, create=self._may_create)
+            membership = Reader(group, settings, partitions)
         self._connection = Connection(broker, group, membership)
 
     async def subscribe(
@@ -102,11 +107,16 @@ class MemoryConsumer:
         broker = connection.broker
         expected = set(topics).difference(may_be_gone)
         with trio.move_on_after(self._settings.connect_timeout):
-            while broker.missing(expected):
+            while broker.missing(expected, create=self._may_create):
                 await _rung([broker.topics_changed], trio.Event())
-        if missing := broker.missing(expected):
+        if missing := broker.missing(expected, create=self._may_create):
             raise UnknownTopic(", ".join(missing))
-        connection.membership.subscribe(frozenset(topics))
+        check_named(
+            self._settings.partitions,
+            {topic: len(broker.partitions(topic, create=False)) for topic in expected},
+        )
+        self._topics = frozenset(topics)
+        connection.membership.subscribe(self._topics)
 
     @trio.lowlevel.enable_ki_protection
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
@@ -198,13 +208,13 @@ class MemoryConsumer:
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         broker = (await self._enter()).broker
-        return {tp: broker.log(tp).start for tp in tps}
+        return {tp: broker.log(tp, create=self._may_create).start for tp in tps}
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         broker = (await self._enter()).broker
-        logs = {tp: broker.log(tp) for tp in tps}
+        logs = {tp: broker.log(tp, create=self._may_create) for tp in tps}
         stable = self._committed_only
         return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
 
@@ -212,7 +222,8 @@ class MemoryConsumer:
         return (await self._enter()).broker.topics
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
-        return frozenset((await self._enter()).broker.partitions(topic))
+        broker = (await self._enter()).broker
+        return frozenset(broker.partitions(topic, create=self._may_create))
 
     def group_metadata(self) -> GroupMetadata:
         membership = self._connected().membership
@@ -267,6 +278,8 @@ class MemoryConsumer:
                 await self._consent.settled.wait()
                 self._connected()
                 self._consent = None
+            # As a client's requests for metadata do, time and again.
+            connection.broker.missing(self._topics, create=self._may_create)
             change = self._of_new_topics(connection)
             if change is None:
                 change = connection.membership.advance(trio.current_time())

@@ -38,6 +38,7 @@ class MemoryProducer:
     def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
         self._attach = attach
         self._settings = settings
+        self._may_create = settings.may_create_topics
         self._broker: MemoryBroker | None = None
         self._report: Reports | None = None
         self._sends = 0
@@ -60,7 +61,8 @@ class MemoryProducer:
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         await trio.lowlevel.checkpoint()
-        return len(self._open_broker().partitions(topic))
+        broker = self._open_broker()
+        return len(broker.partitions(topic, create=self._may_create))
 
     def topic_id(self, topic: str) -> object:
         return self._open_broker().topic_id(topic)
@@ -169,7 +171,7 @@ class MemoryProducer:
             return MessageTooLarge(f"{size} bytes, the most is {self._settings.max_request_size}")
         try:
             tp = TP(message.topic, self._partition(broker, message))
-            log = broker.log(tp)
+            log = broker.log(tp, create=self._may_create)
             if self._holder is not None:
                 self._begun(broker, self._holder)
                 broker.transactions.write(self._holder, tp, log, trio.current_time())
@@ -197,7 +199,7 @@ class MemoryProducer:
     def _partition(self, broker: MemoryBroker, message: Outgoing) -> int:
         if message.partition is not None:
             return message.partition
-        count = len(broker.partitions(message.topic))
+        count = len(broker.partitions(message.topic, create=self._may_create))
         if message.key is None:
             return self._sends % count
         return java_partitioner(message.key, count)

@@ -1,0 +1,180 @@
+"""Which options of kafka-python may be given as `client_options`, and why the others may not. Pure.
+
+Every option of the client's consumer, producer and admin client is in one of two tables:
+
+- `PASSED`: the option has an effect. It is checked here and handed to the client.
+- `REFUSED`: a setting of the app says the same, our design makes the option void, or the client
+  itself ignores it. The text says which, and what to do.
+
+Look here when an option is refused. The tables do not depend on the driver: what a program is
+tested with on memory:// is refused there as it would be on kafka://.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from transport.arguments import MOST, choice, flag, function, instance, text, whole, wrong_type
+
+Check = Callable[[str, Any], object]
+
+
+def _whole(least: int = 0, most: int = MOST) -> Check:
+    return lambda name, value: whole(name, value, least=least, most=most)
+
+
+def _one_of(*choices: str) -> Check:
+    return lambda name, value: choice(name, value, choices)
+
+
+def _rack(name: str, value: Any) -> None:
+    instance(name, value, str, "a str")
+
+
+def _path(name: str, value: Any) -> None:
+    instance(name, value, (str, os.PathLike), "the path of a file")
+
+
+def _hidden(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not one of type {type(value).__name__}")
+
+
+def _socket_options(name: str, value: Any) -> None:
+    expected = "a list of arguments of socket.setsockopt, such as [(level, option, value)]"
+    if not isinstance(value, (list, tuple)):
+        raise wrong_type(name, expected, value)
+    for each in value:
+        if not isinstance(each, tuple) or len(each) not in (3, 4):
+            raise wrong_type(f"each of {name}", "a tuple (level, option, value)", each)
+
+
+def _any(name: str, value: Any) -> None:
+    """The client alone knows what it may be."""
+
+
+PASSED: Mapping[str, Check] = {
+    "allow_auto_create_topics": flag,
+    "client_dns_lookup": _one_of("use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"),
+    "client_rack": _rack,
+    "connections_max_idle_ms": _whole(1),
+    "enable_idempotence": flag,
+    "enable_incremental_fetch_sessions": flag,
+    "fetch_max_wait_ms": _whole(),
+    "fetch_min_bytes": _whole(),
+    # With more than 5 the client would give up idempotence, and only log that.
+    "max_in_flight_requests_per_connection": _whole(1, 5),
+    "metadata_max_age_ms": _whole(1),
+    "proxy_url": _hidden,
+    "receive_message_max_bytes": _whole(1),
+    "reconnect_backoff_max_ms": _whole(1),
+    "reconnect_backoff_ms": _whole(1),
+    "retry_backoff_ms": _whole(1),
+    "sasl_kerberos_domain_name": text,
+    "sasl_kerberos_name": _any,
+    "sasl_kerberos_service_name": text,
+    "sasl_mechanism": text,
+    "sasl_oauth_token_provider": _any,
+    "sasl_plain_password": _hidden,
+    "sasl_plain_username": text,
+    "security_protocol": _one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    "selector": function,
+    "socket_options": _socket_options,
+    "ssl_cafile": _path,
+    "ssl_certfile": _path,
+    "ssl_check_hostname": flag,
+    "ssl_crlfile": _path,
+    "ssl_keyfile": _path,
+    "ssl_password": _hidden,
+}
+
+_BY_MONITOR = "here it is monitor, a Sensor that is told of what happens"
+_BY_TYPE = "here a topic has types: App.topic(name, {0}_type=str), or JSON, or a Codec"
+_BY_SOCKET = "kafka-python ignores it: set {0} among the socket_options of client_options"
+
+REFUSED: Mapping[str, str] = {
+    "acks": "here it is acks, a setting of App",
+    "api_version": "not needed: the client asks the broker, and so finds out whether one is there",
+    "auto_commit_interval_ms": "here it is commit_interval, in seconds",
+    "auto_offset_reset": "here it is auto_offset_reset, a setting of App",
+    "batch_size": "here it is max_batch_size, in bytes",
+    "bootstrap_servers": "here it is the broker argument of App, such as kafka://HOST:PORT",
+    "bootstrap_timeout_ms": "here it is connect_timeout, in seconds",
+    "check_crcs": "not needed: the records are always checked, for damaged ones are an error",
+    "client_id": "here it is client_id, a setting of App",
+    "compression_type": "here it is compression_type, a setting of App",
+    "consumer_timeout_ms": "not needed: cancel what waits, with trio.move_on_after for example",
+    "default_offset_commit_callback": "here Consumer.commit raises what goes wrong, and monitor, a"
+    " Sensor, is told of each commit",
+    "delivery_timeout_ms": "here it is delivery_timeout, in seconds",
+    "enable_auto_commit": "not needed: what is acked is committed every commit_interval, in"
+    " seconds, and nothing else; client_only=True commits nothing",
+    "exclude_internal_topics": "not needed: a pattern of App.topic never matches topics that are"
+    " the broker's own",
+    "fetch_max_bytes": "here it is fetch_max_bytes, a setting of App",
+    "group_id": "here it is the first argument of App",
+    "group_instance_id": "here it is group_instance_id, a setting of App",
+    "heartbeat_interval_ms": "here it is heartbeat_interval, in seconds",
+    "isolation_level": "here it is isolation, a setting of App",
+    "kafka_client": "the driver makes it, to find out why nobody can be connected to",
+    "key_deserializer": _BY_TYPE.format("key"),
+    "key_serializer": _BY_TYPE.format("key"),
+    "linger_ms": "here it is linger, in seconds",
+    "max_block_ms": "here it is connect_timeout, in seconds",
+    "max_partition_fetch_bytes": "here it is max_partition_fetch_bytes, a setting of App",
+    "max_poll_interval_ms": "here it is max_poll_interval, in seconds",
+    "max_poll_records": "not needed: buffer_size bounds the messages that are fetched and not"
+    " done, Topic.batches(max_size) those of a batch",
+    "max_request_size": "here it is max_request_size, a setting of App",
+    "metric_group_prefix": _BY_MONITOR,
+    "metric_reporters": _BY_MONITOR,
+    "metrics_enabled": _BY_MONITOR,
+    "metrics_num_samples": _BY_MONITOR,
+    "metrics_sample_window_ms": _BY_MONITOR,
+    "partition_assignment_strategy": 'here it is assignment: "cooperative" or "eager"',
+    "partitioner": "here it is partitioner, a setting of App",
+    "receive_buffer_bytes": _BY_SOCKET.format("SO_RCVBUF"),
+    "request_timeout_ms": "here it is request_timeout, in seconds",
+    "retries": "not needed: a message is tried again until delivery_timeout, in seconds",
+    "send_buffer_bytes": _BY_SOCKET.format("SO_SNDBUF"),
+    "session_timeout_ms": "here it is session_timeout, in seconds",
+    "socks5_proxy": "here it is proxy_url, one of the client_options",
+    "ssl_ciphers": "kafka-python ignores it: set the ciphers of an ssl_context",
+    "ssl_context": "here it is ssl_context, a setting of App",
+    "transaction_timeout_ms": "here it is transaction_timeout, in seconds",
+    "transactional_id": "here it is transactions, which chooses the ids",
+    "value_deserializer": _BY_TYPE.format("value"),
+    "value_serializer": _BY_TYPE.format("value"),
+}
+
+
+def check_client_options(name: str, options: Any) -> None:
+    """Check `client_options`; no value that may be secret is shown.
+
+    Raises TypeError, ValueError: what is wrong with which option, and what to do.
+    """
+    instance(name, options, Mapping, 'a mapping such as {"client_rack": "r1"}')
+    for option, value in options.items():
+        if not isinstance(option, str):
+            raise wrong_type(f"each key of {name}", "an option of kafka-python", option)
+        if option in REFUSED:
+            raise ValueError(f"{option} in {name}: {REFUSED[option]}")
+        if option not in PASSED:
+            raise ValueError(_unknown(name, option))
+        if value is not None:
+            PASSED[option](f"{option} in {name}", value)
+
+
+def _unknown(name: str, option: str) -> str:
+    text = f"{option} in {name}: kafka-python has no such client option"
+    near = nearest(option, [*PASSED, *REFUSED])
+    return f"{text}; did you mean {near}?" if near else text
+
+
+def nearest(name: str, names: Collection[str]) -> str | None:
+    """The one of some names that is most like this one; None: none is."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return found[0] if found else None

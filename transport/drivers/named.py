@@ -1,0 +1,25 @@
+"""The partitions that the setting `partitions` names, and those that exist. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from transport.errors import UnknownTopic
+from transport.types import TP
+
+
+def check_named(named: Collection[TP] | None, counts: Mapping[str, int]) -> None:
+    """Raise UnknownTopic for partitions that are named and that their topics do not have.
+
+    Args:
+        named: None: all are read.
+        counts: how many partitions each topic has that is subscribed to.
+    """
+    absent = sorted(
+        tp for tp in named or () if tp.topic in counts and tp.partition >= counts[tp.topic]
+    )
+    if absent:
+        names = ", ".join(map(str, absent))
+        topics = sorted({tp.topic for tp in absent})
+        there = ", ".join(f"{topic!r} has {counts[topic]} partitions" for topic in topics)
+        raise UnknownTopic(f"no such partition: {names}, named by the setting partitions; {there}")

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from nurseries.service import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
@@ -46,6 +46,12 @@ MODES = pytest.mark.parametrize("mode", ["member", "partition"])
 def exactly_once(broker: MemoryBroker, mode: str = "member", **settings: object) -> App:
     options: dict[str, object] = {"commit_interval": 1e6, "commit_timeout": 5.0, **settings}
     return app_on(broker, transactions=mode, **options)
+
+
+def clock_of_the_run() -> MockClock:
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, MockClock)
+    return clock
 
 
 async def elsewhere(call: Callable[[], Awaitable[object]]) -> None:
@@ -822,6 +828,86 @@ async def test_a_fenced_member_ends(mode: str) -> None:
                 broker.transactions.register(scope.transactional_id, 60.0)
     assert results(broker) == []
     assert committed(broker) == {}
+
+
+@MODES
+@jumping
+async def test_a_program_that_stands_still_for_longer_than_a_transaction_may_goes_on(
+    mode: str,
+) -> None:
+    """KAFKA-9910: nobody else has its id, so what has timed out is undone and done again."""
+    broker = pipeline(records=10)
+    stood_still: list[int] = []
+    aborted: list[int] = []
+
+    async def copy(app: App) -> None:
+        out = app.topic("out")
+        async for message in app.topic("in"):
+            assert message.value is not None
+            try:
+                await out.send_and_wait(value=message.value)  # it has begun at the broker
+                if message.offset == 4 and not stood_still:
+                    stood_still.append(4)
+                    clock_of_the_run().jump(16.0)
+                await out.send(value=message.value + b"+")
+            except TransactionAborted:
+                aborted.append(message.offset)
+
+    settings = {"commit_interval": 0.5, "transaction_timeout": 2.0}
+    async with exactly_once(broker, mode, **settings) as app, trio.open_nursery() as nursery:
+        nursery.start_soon(copy, app)
+        while committed(broker) != {IN[0]: 10}:
+            await wait_for_news(broker)
+        app.stop()
+    assert aborted
+    assert sorted(results(broker)) == sorted(
+        b"0-%d" % n + suffix for n in range(10) for suffix in (b"", b"+")
+    )
+
+
+@MODES
+@jumping
+async def test_an_abort_finds_that_another_process_has_the_id_after_a_timeout(mode: str) -> None:
+    broker = pipeline(records=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, mode, commit_interval=0.5, transaction_timeout=2.0) as app:
+            message = await anext(aiter(app.topic("in")))
+            await app.topic("out").send_and_wait(value=message.value)
+            (scope,) = app.consumer.transactions.scopes
+            clock_of_the_run().jump(3.0)
+            broker.transactions.expire(trio.current_time())
+            broker.transactions.register(scope.transactional_id, 60.0)
+            with pytest.raises(TransactionAborted):
+                await app.topic("out").send_and_wait(value=b"of the old one")
+            await trio.sleep_forever()
+    assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_what_is_not_delivered_within_the_bound_of_the_barrier_is_undone(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, transaction_timeout=10.0) as app:
+        messages, out = app.topic("in").noack(), app.topic("out")
+        async with await anext(messages):
+            (scope,) = app.consumer.transactions.scopes
+            client = app.producer.writer(scope.transactional_id).client
+            deliver = client.send
+
+            async def lose(batch: object) -> None:
+                client.send = deliver
+                await trio.lowlevel.checkpoint()
+
+            client.send = lose
+            await out.send(value=b"lost")
+        began = trio.current_time()
+        with pytest.raises(TransactionAborted, match="1 messages were not delivered"):
+            await elsewhere(app.consumer.commit)
+        assert trio.current_time() - began == pytest.approx(5.0)
+        async with await anext(messages):
+            await out.send(value=b"found")
+        await elsewhere(app.consumer.commit)
+    assert results(broker) == [b"found"]
 
 
 @MODES

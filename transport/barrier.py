@@ -53,7 +53,7 @@ class BarrierCommitter:
     """Makes the commits of a consumer whose messages are handled in transactions.
 
     Args:
-        bound: seconds that a barrier waits for handlers.
+        bound: seconds that a barrier waits for handlers, and for what they have sent.
         attempts: so many transactions of a scope in a row may be aborted.
         around: entered around each commit.
     """
@@ -175,8 +175,9 @@ class BarrierCommitter:
             try:
                 if round_.goes_back:
                     raise TransactionAborted("it was asked for")
-                await self._drain(self._ledgers(scope))
-                await self._commit_drained(scope, round_)
+                deadline = trio.current_time() + self._bound
+                await self._drain(self._ledgers(scope), deadline)
+                await self._commit_drained(scope, round_, deadline)
             except _FATAL:
                 raise
             except TransportError as exc:
@@ -187,8 +188,8 @@ class BarrierCommitter:
         if failure is not None:
             raise TransactionAborted(f"aborted after {failure!r}") from failure
 
-    async def _drain(self, ledgers: Collection[Ledger]) -> None:
-        with trio.move_on_after(0 if self._is_last else self._bound) as drain:
+    async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
+        with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
             self._drains.add(drain)
             try:
                 for ledger in ledgers:
@@ -200,14 +201,14 @@ class BarrierCommitter:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
             raise TransactionAborted(f"{len(left)} messages were not done {by_then}: {left[0]!r}")
 
-    async def _commit_drained(self, scope: Scope, round_: Round) -> None:
+    async def _commit_drained(self, scope: Scope, round_: Round, deadline: float) -> None:
         due = self._due(scope)
         backoff = Backoff(_LONGEST_WAIT, self._bound)
         while True:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             self._unanswered[scope] = due
             try:
-                await self._transactions.commit_scope(scope, offsets)
+                await self._transactions.commit_scope(scope, offsets, deadline)
             except CommitUnknown:
                 raise
             except RebalanceInProgress:

@@ -66,7 +66,7 @@ class TopicReplaced(PartitionGone):
 
 
 class Fenced(TransportError):
-    """Another process has taken this member's or this producer's identity."""
+    """Another process has taken this member's or this producer's identity, or its partitions."""
 
 
 class TransactionAborted(TransportError):

@@ -427,6 +427,11 @@ class Producer(Service):
         """How many messages are accepted and have no outcome yet."""
         return len(self._in_flight) + sum(each.in_flight for each in self.writers)
 
+    @property
+    def unfinished(self) -> int:
+        """How many messages a flush would wait for."""
+        return self.in_flight + len(self.buffer)
+
     def _measure(self, outgoing: Outgoing) -> int:
         size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
         for name, data in outgoing.headers:

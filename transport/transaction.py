@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import trio
 
 from transport.errors import TransactionAborted, TransportError
 from transport.types import TP, GroupMetadata
@@ -35,13 +38,25 @@ class Transaction:
             await self._producer.client.begin()
             self.is_open = True
 
-    async def commit(self, offsets: Mapping[TP, int], group: GroupMetadata | None) -> None:
+    async def commit(
+        self,
+        offsets: Mapping[TP, int],
+        group: GroupMetadata | None,
+        deadline: float = math.inf,
+    ) -> None:
         """Deliver what was sent, then commit it together with a group's offsets.
 
+        Args:
+            deadline: until then the deliveries are waited for.
+
         Raises TransactionAborted: a message was not delivered, or the group does not know the
-        member; CommitUnknown. Then it is to be aborted.
+        member, or the broker has ended the transaction after its timeout; CommitUnknown. Then it is
+        to be aborted.
         """
-        await self._producer.flush()
+        with trio.move_on_at(deadline) as waiting:
+            await self._producer.flush()
+        if waiting.cancelled_caught and (left := self._producer.unfinished):
+            raise TransactionAborted(f"{left} messages were not delivered within the bound")
         failures = self._producer.failures
         # Who has seen that a message was refused can go on without it, as where `send` raises.
         failure = failures.unseen if failures.first is None else failures.first

@@ -9,6 +9,7 @@ leaves both or neither (I9).
 from __future__ import annotations
 
 import contextlib
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -292,12 +293,19 @@ class TransactionManager:
                 await self.begin_scope(scope)
         return bool(by_scope)
 
-    async def commit_scope(self, scope: Scope, offsets: Mapping[TP, int]) -> None:
-        """Commit the transaction of one scope, and begin no other; see `commit`."""
+    async def commit_scope(
+        self, scope: Scope, offsets: Mapping[TP, int], deadline: float = math.inf
+    ) -> None:
+        """Commit the transaction of one scope, and begin no other; see `commit`.
+
+        Args:
+            deadline: until then what was sent is waited for.
+        """
         if any(ledger.is_shut for ledger in scope.written):
             raise TransactionAborted("it holds what was made of messages that are delivered again")
         group = self._fence()
-        await self.producer.writers.transaction_of(scope.transactional_id).commit(offsets, group)
+        transaction = self.producer.writers.transaction_of(scope.transactional_id)
+        await transaction.commit(offsets, group, deadline)
         scope.is_ready = False
         scope.written.clear()
         scope.aborts = 0

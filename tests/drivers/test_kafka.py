@@ -868,3 +868,25 @@ async def test_a_request_of_a_transaction_outlives_its_connection(
             assert isinstance(outcome, RecordMetadata), outcome
             await client.commit(10.0)
             assert not broken
+
+
+async def test_a_client_that_was_let_go_takes_no_id_from_who_took_it_since(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    """The next client has the id unless another producer came in between."""
+    settings = {"transactional_id": kafka_topic()}
+    async with producing(kafka_bootstrap, **settings) as (old, _):
+        old._discard()
+        await old.begin()
+        assert old._identity.epoch == 1
+        await old.abort(10.0)
+        async with producing(kafka_bootstrap, **settings) as (new, sent):
+            for _ in range(2):
+                old._discard()
+                with pytest.raises(Fenced, match="another producer has taken over"):
+                    await old.begin()
+            await new.begin()
+            batch = [message(settings["transactional_id"])]
+            await new.send(batch)
+            assert isinstance((await sent.of(batch))[0], RecordMetadata)
+            await new.commit(10.0)

@@ -77,6 +77,10 @@ class Sender:
 
     def wakeup(self) -> None: ...
 
+    def _record_exceptions_fn(self, top: object, errors: object, text: object) -> None: ...
+
+    def abort_undrained_batches(self, error: object) -> None: ...
+
     def _dispatch_error(self, batch: object, error: object, response: object) -> None: ...
 
     def join(self, timeout: float) -> None: ...
@@ -88,7 +92,7 @@ class Sender:
 class Transactions:
     """The client's manager of them; all that it is asked for is done."""
 
-    ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = None
+    ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = producer_id_and_epoch = None
 
     def next_request_handler(self, has_incomplete: bool) -> None: ...
 

@@ -10,7 +10,13 @@ import pytest
 import trio
 
 from tests.drivers.rig import PATIENCE, SETTINGS, Member, Rig, Sender, outgoing, until
-from transport.errors import Fenced, RebalanceInProgress, TransactionAborted, TransportError
+from transport.errors import (
+    DeliveryFailed,
+    Fenced,
+    RebalanceInProgress,
+    TransactionAborted,
+    TransportError,
+)
 from transport.types import TP, GroupMetadata, RecordMetadata
 
 
@@ -232,3 +238,98 @@ async def test_one_that_is_open_for_too_long_is_aborted(rig: Rig) -> None:
         await sender.client.kill()
         with trio.fail_after(30):
             assert await seen(rig, topic, 1) == [b"behind it"]
+
+
+async def timed_out(rig: Rig, sender: Sender, topic: str) -> None:
+    """Let a transaction be open until the broker, which looks every few seconds, aborts it."""
+    async with rig.sender() as plain:
+        await sender.client.begin()
+        await write(sender, topic, b"timed out")
+        await write(plain, topic, b"behind it")
+        with trio.fail_after(30):
+            assert await seen(rig, topic, 1) == [b"behind it"]
+
+
+@pytest.mark.parametrize("step", ["send", "send offsets", "commit", "abort"])
+async def test_a_transaction_that_times_out_is_aborted_and_the_next_one_goes_on(
+    rig: Rig, step: str
+) -> None:
+    """The broker's timeout is no rival (KAFKA-9910)."""
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name(), transaction_timeout=3.0) as sender:
+        await timed_out(rig, sender, topic)
+        if step == "send":
+            (outcome,) = await sender.send([outgoing(topic, partition=0)])
+            assert isinstance(outcome, TransactionAborted), outcome
+        elif step == "send offsets":
+            async with rig.member([topic]) as member:
+                fence = await fence_of(member)
+                with pytest.raises(TransactionAborted, match="transaction_timeout"):
+                    await sender.client.send_offsets({TP(topic, 0): 1}, fence, PATIENCE)
+        elif step == "commit":
+            with pytest.raises(TransactionAborted, match="transaction_timeout"):
+                await sender.client.commit(PATIENCE)
+        await sender.client.abort(PATIENCE)
+        await sender.client.begin()
+        await write(sender, topic, b"again")
+        await sender.client.commit(PATIENCE)
+    assert await seen(rig, topic, 2) == [b"behind it", b"again"]
+
+
+async def test_who_takes_an_id_over_after_a_timeout_is_a_rival(rig: Rig) -> None:
+    topic, transactional_id = await rig.topic(1), rig.name()
+    async with writer(rig, transactional_id, transaction_timeout=3.0) as old:
+        await timed_out(rig, old, topic)
+        async with writer(rig, transactional_id) as new:
+            (outcome,) = await old.send([outgoing(topic, partition=0)])
+            assert isinstance(outcome, TransactionAborted), outcome
+            with pytest.raises(Fenced):
+                await old.client.commit(PATIENCE)
+            with pytest.raises(Fenced):
+                await old.client.abort(PATIENCE)
+            await new.client.begin()
+            await write(new, topic, b"of the new one")
+            await new.client.commit(PATIENCE)
+    assert await seen(rig, topic, 2) == [b"behind it", b"of the new one"]
+
+
+async def begin_and_commit(sender: Sender, topic: str) -> None:
+    await sender.client.begin()
+    await sender.send([outgoing(topic, partition=0)])
+    await sender.client.commit(PATIENCE)
+
+
+async def test_who_takes_an_id_over_between_two_transactions_is_a_rival(rig: Rig) -> None:
+    topic, transactional_id = await rig.topic(1), rig.name()
+    async with writer(rig, transactional_id) as old:
+        await old.client.begin()
+        await write(old, topic, b"of the old one")
+        await old.client.commit(PATIENCE)
+        async with writer(rig, transactional_id) as new:
+            with pytest.raises(Fenced):
+                await begin_and_commit(old, topic)
+            await new.client.begin()
+            await write(new, topic, b"of the new one")
+            await new.client.commit(PATIENCE)
+    assert await seen(rig, topic, 2) == [b"of the old one", b"of the new one"]
+
+
+async def test_a_refused_record_undoes_its_transaction(rig: Rig) -> None:
+    """Without it the transaction would not be whole, so its neighbors are undone as well."""
+    topic = await rig.topic(1, {"cleanup.policy": "compact"})
+    keys = [b"1", None, b"3"]
+    async with writer(rig, rig.name(), linger=0.05) as sender:
+        await sender.client.begin()
+        batch = [outgoing(topic, partition=0, key=key) for key in keys]
+        _, refused, after = await sender.send(batch)
+        assert isinstance(refused, DeliveryFailed), refused
+        assert "without key" in str(refused)
+        assert isinstance(after, TransactionAborted), after
+        with pytest.raises(TransactionAborted):
+            await sender.client.commit(PATIENCE)
+        await sender.client.abort(PATIENCE)
+        await sender.client.begin()
+        (fine,) = await sender.send([outgoing(topic, partition=0, key=b"4", value=b"again")])
+        assert isinstance(fine, RecordMetadata)
+        await sender.client.commit(PATIENCE)
+    assert await seen(rig, topic, 1) == [b"again"]

@@ -282,7 +282,10 @@ class ProducerClient(Protocol):
 
     # Only with a transactional id; one of these at a time. `open` has then fenced whoever had the
     # id before, and ended what that one had left open. All raise Fenced (another one has the id
-    # now), AuthorizationFailed, BrokerUnavailable, ClientClosed.
+    # now), AuthorizationFailed, BrokerUnavailable, ClientClosed. They raise TransactionAborted if
+    # the broker has ended the transaction after `transaction_timeout`, or if a message of it is
+    # lost. The producer has to abort then, and may begin the next transaction. What else is sent in
+    # the old one is reported as TransactionAborted.
 
     async def begin(self) -> None:
         """Begin a transaction: what is sent from now on belongs to it. Asks no broker."""

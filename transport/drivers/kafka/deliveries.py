@@ -72,6 +72,7 @@ class Deliveries:
         report: called with the outcomes, once for each message.
         timeout: seconds from the handing over to the deadline; for the error.
         answered: whether the broker says where it wrote (acks is not 0).
+        translate: gives the outcome for an error of the client.
         set_aside: called with messages of topics that the client does not know, or that a client
             never sent before it failed; they are ours no more. And with their deadline.
     """
@@ -82,12 +83,14 @@ class Deliveries:
         *,
         timeout: float,
         answered: bool,
+        translate: Callable[[Exception], Exception] = of_a_delivery,
         set_aside: Callable[[Sequence[Outgoing], float], None],
     ) -> None:
         self._report = report
         self._set_aside = set_aside
         self._timeout = timeout
         self._answered = answered
+        self._translate = translate
         self._token = trio.lowlevel.current_trio_token()
         self._batches: collections.deque[Batch] = collections.deque()  # with something left
         self._next_deadline = float("inf")  # that is waited for
@@ -145,7 +148,7 @@ class Deliveries:
                 elif isinstance(future.exception, NeverSent) and message not in self._given_again:
                     never_sent.append(message)
                 else:
-                    outcomes.append((message, of_a_delivery(future.exception)))
+                    outcomes.append((message, self._translate(future.exception)))
             run.waiting = waiting
             run.batch.left -= len(outcomes) - before + len(never_sent)
             if never_sent:

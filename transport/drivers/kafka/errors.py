@@ -20,6 +20,7 @@ from transport.errors import (
     MessageTooLarge,
     OffsetOutOfRange,
     RebalanceInProgress,
+    TransactionAborted,
     TransportError,
     UnknownTopic,
 )
@@ -56,6 +57,17 @@ _NOBODY_THERE = (
     client.RequestTimedOutError,
 )
 _TOO_LARGE = (client.MessageSizeTooLargeError, client.RecordListTooLargeError)
+_EPOCH_IS_OVER = (
+    "the broker has ended it, after transaction_timeout or because another process has its id"
+)
+# The transaction is over at the broker, or has lost another message.
+_ENDED = (
+    client.ProducerFencedError,
+    client.InvalidProducerEpochError,
+    client.InvalidTxnStateError,
+    client.InvalidProducerIdMappingError,
+    client.TransactionAbortedError,
+)
 _REFUSED = (client.InvalidRecordError, client.InvalidTimestampError)
 # Only a message that was sent before gets a number that the broker does not expect.
 _NUMBERS = (client.OutOfOrderSequenceNumberError,)
@@ -135,6 +147,19 @@ def of_a_delivery(error: Exception) -> Exception:
         outcome = DeliveryTimeout(str(error))
     else:
         outcome = DeliveryFailed(f"{type(error).__name__}: {error}")
+    outcome.__cause__ = error
+    return outcome
+
+
+def of_a_delivery_in_a_transaction(error: Exception) -> Exception:
+    """Translate the same for a message of a transaction.
+
+    Only the abort finds out whether another producer has the id, so nothing here is `Fenced`.
+    """
+    if not isinstance(error, _ENDED):
+        return of_a_delivery(error)
+    why = _EPOCH_IS_OVER if isinstance(error, _FENCED) else str(error)
+    outcome = TransactionAborted(f"the transaction can only be aborted: {why}")
     outcome.__cause__ = error
     return outcome
 

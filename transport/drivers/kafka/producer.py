@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import kafka.errors
@@ -24,13 +24,15 @@ from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.crash import Crash, watch_sender, watch_tasks
 from transport.drivers.kafka.creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
-from transport.drivers.kafka.errors import of_a_delivery
+from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
 from transport.drivers.kafka.expiry import outlive_expiry
+from transport.drivers.kafka.identity import identity_of, take_back, take_over
 from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
+    Displaced,
     Transaction,
     abort_on_failure,
     keep_requests,
@@ -100,6 +102,7 @@ class KafkaProducerClient:
         self._deliveries: Deliveries | None = None  # from the opening on
         self._absent: Absent | None = None  # likewise
         self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
+        self._identity: Any = None  # what the transactional id was granted us as
 
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
@@ -113,6 +116,9 @@ class KafkaProducerClient:
             report,
             timeout=self._settings.delivery_timeout,
             answered=self._options["acks"] != 0,
+            translate=of_a_delivery
+            if self._settings.transactional_id is None
+            else of_a_delivery_in_a_transaction,
             set_aside=absent.add,
         )
         self._sending.start()
@@ -357,14 +363,21 @@ class KafkaProducerClient:
         return self._crash is not None and self._crash.error is not None
 
     def _take_id_over(self, producer: KafkaProducer, attempt: Attempt) -> None:
-        """Fence who had the transactional id before, and end what that one left open."""
+        """Fence who had the transactional id before, and end what that one left open.
+
+        The first client does. The later ones have the id unless another process took it since.
+        """
         taken = False
         try:
             with attempt.errors():
                 try:
-                    producer.init_transactions()
+                    if self._identity is None:
+                        take_over(producer)
+                    else:
+                        take_back(producer, self._identity)
                 except kafka.errors.TransactionalIdAuthorizationFailedError as error:
                     raise no_right_to(str(self._settings.transactional_id), error) from error
+            self._identity = identity_of(producer)
             taken = True
         finally:
             if not taken:
@@ -384,11 +397,26 @@ class KafkaProducerClient:
     def _send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
     ) -> None:
-        self._open_transaction().send_offsets(offsets, group, timeout)
+        with self._taking_back():
+            self._open_transaction().send_offsets(offsets, group, timeout)
 
     def _commit(self, timeout: float) -> None:
-        self._open_transaction().commit(timeout)
+        with self._taking_back():
+            self._open_transaction().commit(timeout)
         self._transaction = None
+
+    @contextlib.contextmanager
+    def _taking_back(self) -> Iterator[None]:
+        """Find out why the broker refuses our epoch: raise Fenced if another one has our id.
+
+        Otherwise the transaction was open for too long, and is aborted already.
+        """
+        try:
+            yield
+        except Displaced:
+            self._discard()
+            self._connect()
+            raise
 
     def _abort(self, timeout: float) -> None:
         """Abort in order, or let the client go: the next one under the id ends what is open."""
@@ -443,7 +471,7 @@ class KafkaProducerClient:
                     if self._settings.transactional_id is None and self._has_crashed:
                         absent.append(message)  # for the next client
                     else:
-                        refused.append((message, of_a_delivery(error)))
+                        refused.append((message, self._translate(producer, error)))
                     continue
                 place = (message.topic, message.partition)
                 run = runs.get(place)
@@ -451,6 +479,15 @@ class KafkaProducerClient:
                     run = runs[place] = Run(batch, [])
                 run.waiting.append((message, future))
         self._opened.taken(batch, runs.values(), refused, absent)
+
+    def _translate(self, producer: KafkaProducer, error: Exception) -> Exception:
+        """Why the client has not taken a message."""
+        manager = producer._transaction_manager
+        if self._settings.transactional_id is not None and manager.has_error():
+            aborted = TransactionAborted(f"the transaction can only be aborted: {error}")
+            aborted.__cause__ = error
+            return aborted
+        return of_a_delivery(error)
 
     def _flush(self, timeout: float) -> None:
         end = time.monotonic() + timeout

@@ -4,10 +4,13 @@ The client's public calls wait for the broker without an end, so the same reques
 waited for here. What it does with a batch that failed in a transaction is put right as well:
 
 - One that it has failed by its own timeout is forgotten, and the transaction commits without it.
-- One that was refused because another producer has our id makes it take the id back, which would
-  fence the rightful one.
+- One that was refused because our epoch is over makes it take the id back, which would fence the
+  rightful one. See `identity.py` for who has the id.
+- One that was refused for one bad record fails its neighbors, and all that waits, as if each of
+  them were bad.
 
-Both have to abort the transaction; aborting finds out who is fenced.
+All of them have to abort the transaction, which undoes the neighbors as well: their messages get
+TransactionAborted.
 
 And a request is forgotten whose connection fails while it is waited for, so that nothing of the
 transaction is sent any more, until its messages have outlived the delivery timeout; and one whose
@@ -32,6 +35,9 @@ from transport.types import TP, GroupMetadata
 
 # The client tells only by its text which of the fences of a group it met.
 _UNKNOWN = kafka.errors.UnknownMemberIdError.__name__
+_ENDED_BY_THE_BROKER = (
+    "the broker has ended the transaction, because it was open for longer than transaction_timeout"
+)
 _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 
 
@@ -46,6 +52,28 @@ def abort_on_failure(producer: Any) -> None:
         return verdict if verdict == manager.ERROR_CLASS_FATAL else manager.ERROR_CLASS_ABORTABLE
 
     manager.classify_batch_error = classify_strictly
+    # `_sender`, `_record_exceptions_fn`: the error of each record of a batch.
+    sender = producer._sender
+    errors_of = sender._record_exceptions_fn
+
+    def errors_of_records(top: Exception, record_errors: Any, text: str | None) -> Any:
+        error_of = errors_of(top, record_errors, text)
+        named = {each.batch_index for each in record_errors or ()}
+        return lambda at: error_of(at) if at in named or not named else _lost(top)
+
+    sender._record_exceptions_fn = errors_of_records
+    # `_accumulator`, `abort_undrained_batches`: what was not sent yet fails with the transaction.
+    accumulator = sender._accumulator
+    abort = accumulator.abort_undrained_batches
+    accumulator.abort_undrained_batches = lambda error: abort(_lost(error))
+
+
+def _lost(error: Exception) -> kafka.errors.TransactionAbortedError:
+    return kafka.errors.TransactionAbortedError(f"it has lost another message: {error}")
+
+
+class Displaced(TransactionAborted):
+    """The broker takes nothing of our epoch any more; `identity.py` tells why."""
 
 
 def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:
@@ -88,8 +116,8 @@ def _no_answer(error: Exception) -> Exception:
 
 
 class Transaction:
-    """On the sending thread. Raises Fenced, AuthorizationFailed, TransactionAborted; `commit`
-    raises CommitUnknown as well."""
+    """On the sending thread. Raises Fenced (this member was thrown out of its group),
+    AuthorizationFailed, TransactionAborted, Displaced; `commit` raises CommitUnknown as well."""
 
     def __init__(self, producer: Any) -> None:
         self.producer = producer
@@ -121,6 +149,8 @@ class Transaction:
 
     def abort(self, timeout: float) -> None:
         """Raises TransactionAborted where the client is of no use any more."""
+        if isinstance(self._manager.last_error, _FENCED):
+            raise Displaced(_ENDED_BY_THE_BROKER)  # it refuses the abort as well
         # What went wrong may have left a gap in the numbers of its messages.
         was_broken = self._manager.has_error()
         with self._errors():
@@ -143,6 +173,8 @@ class Transaction:
                 raise Fenced(f"this member was thrown out of its group: {cause}") from error
             if isinstance(cause, kafka.errors.TransactionalIdAuthorizationFailedError):
                 raise no_right_to(self._manager.transactional_id, cause) from error
-            if isinstance(cause, (*_FENCED, *REFUSED_US)):
+            if isinstance(cause, _FENCED):
+                raise Displaced(_ENDED_BY_THE_BROKER) from error
+            if isinstance(cause, REFUSED_US):
                 raise of_a_call(cause) from error
             raise TransactionAborted(f"{type(cause).__name__}: {cause}") from error

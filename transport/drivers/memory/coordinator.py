@@ -4,7 +4,8 @@
   and fences it, that is, whatever that one asks for from then on is refused.
 - A **transaction** begins with the first thing written in it. Its end writes a marker behind what
   it has written in each partition, and makes its offsets the group's, or forgets both.
-- One that is not ended within its **timeout** is aborted, and its producer is fenced.
+- One that is not ended within its **timeout** is aborted. Its producer keeps the id. It can write
+  nothing until it has aborted the transaction, too.
 - While a transaction holds an offset for a partition of a group, that group's committed offset is
   **unstable**: who wants to start from it waits.
 
@@ -21,7 +22,7 @@ import attrs
 from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
-from transport.errors import Fenced
+from transport.errors import Fenced, TransactionAborted
 from transport.types import TP
 
 
@@ -33,6 +34,7 @@ class Holder:
         logs: those written to in the open transaction.
         offsets: held for each group.
         deadline: of the open transaction.
+        has_expired: it was aborted by its timeout, and the producer has not aborted it yet.
     """
 
     transactional_id: str
@@ -40,6 +42,7 @@ class Holder:
     logs: dict[TP, Log] = attrs.field(factory=dict)
     offsets: list[tuple[Group, dict[TP, int]]] = attrs.field(factory=list)
     deadline: float = math.inf
+    has_expired: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -65,11 +68,15 @@ class Coordinator:
         return holder
 
     def check(self, holder: Holder) -> None:
-        """Raise Fenced if the id is not this producer's any more."""
-        if self._holders.get(holder.transactional_id) is not holder:
-            raise Fenced(
-                f"another producer has taken over {holder.transactional_id!r},"
-                " or its transaction was open for too long"
+        """Raise Fenced if the id is not this producer's any more.
+
+        TransactionAborted: its transaction was open for too long.
+        """
+        self._check_id(holder)
+        if holder.has_expired:
+            raise TransactionAborted(
+                f"the transaction of {holder.transactional_id!r} was open for longer than"
+                f" transaction_timeout, {holder.timeout:g} s"
             )
 
     def write(self, holder: Holder, tp: TP, log: Log, now: float) -> None:
@@ -86,8 +93,13 @@ class Coordinator:
             group.unstable[tp] = group.unstable.get(tp, 0) + 1
 
     def end(self, holder: Holder, *, committed: bool) -> None:
-        """End the transaction. Raises Fenced."""
-        self.check(holder)
+        """End the transaction. Raises Fenced; TransactionAborted: it has expired, and can only be
+        aborted."""
+        if committed:
+            self.check(holder)
+        else:
+            self._check_id(holder)
+            holder.has_expired = False
         self._end(holder, committed=committed)
 
     def forget(self, logs: Collection[Log], topic: str) -> None:
@@ -102,10 +114,10 @@ class Coordinator:
 
     def expire(self, now: float) -> None:
         """Abort what is over its time; to be called before anything else at a moment."""
-        for transactional_id, holder in list(self._holders.items()):
+        for holder in list(self._holders.values()):
             if holder.deadline <= now:
                 self._end(holder, committed=False)
-                del self._holders[transactional_id]
+                holder.has_expired = True
 
     def next_deadline(self) -> float:
         """When `expire` has something to do."""
@@ -116,6 +128,10 @@ class Coordinator:
         for holder in self._holders.values():
             if holder.is_open:
                 holder.deadline = now + holder.timeout
+
+    def _check_id(self, holder: Holder) -> None:
+        if self._holders.get(holder.transactional_id) is not holder:
+            raise Fenced(f"another producer has taken over {holder.transactional_id!r}")
 
     def _begin(self, holder: Holder, now: float) -> None:
         self.check(holder)

@@ -71,6 +71,7 @@ class MemoryProducer:
     async def send(self, batch: Sequence[Outgoing]) -> None:
         broker = self._open_broker()
         assert self._report is not None
+        broker.transactions.expire(trio.current_time())
         written: dict[TP, Log] = {}
         outcomes: list[tuple[Outgoing, Outcome]] = []
         for message in batch:
@@ -180,7 +181,8 @@ class MemoryProducer:
             outcome.__cause__ = error
             return outcome
         except (Fenced, TransactionAborted) as error:
-            return error
+            # As on Kafka: only the abort tells whether another producer has the id.
+            return TransactionAborted(f"the transaction can only be aborted: {error}")
         timestamp_ms = message.timestamp_ms
         if timestamp_ms is None:
             timestamp_ms = broker.clock()

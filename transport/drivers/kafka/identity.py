@@ -1,0 +1,165 @@
+"""Who has a transactional id: this producer, or another one since.
+
+The broker numbers the holders of a transactional id by an *epoch*. The broker raises the epoch in
+two cases, and refuses all that comes with an earlier one:
+
+- Another producer takes the id over.
+- The broker aborts a transaction that is open for longer than its timeout.
+
+Kafka gives the same error for both (KAFKA-9910), and the client ends the producer for both. The id
+tells them apart if it is asked for with our last epoch (KIP-360): the broker grants it after a
+timeout, and refuses it if another producer came in between. The broker compares and raises the
+epoch in one step, so two producers can never both have the id.
+
+One thing comes before that step: the broker aborts what is open under the id, whoever asks. So the
+broker is first asked for the state of the id (KIP-664). A state that only another producer can have
+brought about is an answer as well, and leaves that producer's transaction alone.
+
+Therefore a new client takes the id over once, when the producer is opened. Each later client of the
+same producer takes the id back.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import kafka.errors
+from kafka.producer.transaction_manager import (
+    InitProducerIdHandler,
+    Priority,
+    ProducerIdAndEpoch,
+    TransactionState,
+    TxnRequestHandler,
+)
+from kafka.protocol.admin.transactions import DescribeTransactionsRequest
+from kafka.protocol.metadata import CoordinatorType
+
+from transport.errors import Fenced
+
+# The states of an id that a timeout goes through.
+_ABORTING = ("PrepareAbort", "PrepareEpochFence")
+# The states that only who has the id brings about.
+_IN_USE = ("Ongoing", "PrepareCommit", "CompleteCommit")
+
+
+class Holder(enum.Enum):
+    """Who has an id, by its state at the broker."""
+
+    OTHER = "other"
+    NOT_KNOWN_YET = "not known yet"
+    TO_BE_ASKED = "to be asked"
+
+
+def holder_of(epoch: int, state: str, last_epoch: int) -> Holder:
+    """Return who has an id that was last granted us with `last_epoch`."""
+    if epoch <= last_epoch:
+        return Holder.TO_BE_ASKED
+    if state in _ABORTING:
+        return Holder.NOT_KNOWN_YET
+    # An id is also "Empty" after we were granted it and the answer was lost.
+    return Holder.OTHER if state in _IN_USE else Holder.TO_BE_ASKED
+
+
+def identity_of(producer: Any) -> ProducerIdAndEpoch:
+    """Return the producer id and the epoch that the client has been granted."""
+    # `_transaction_manager`, `producer_id_and_epoch`: nothing of this is public.
+    return producer._transaction_manager.producer_id_and_epoch
+
+
+def take_over(producer: Any) -> None:
+    """Let a new client have its transactional id, whoever has it; end what is open under it."""
+    producer.init_transactions()
+
+
+def take_back(producer: Any, last: ProducerIdAndEpoch) -> None:
+    """Let a new client have its transactional id if nobody else has taken it since.
+
+    What is open under it is ended.
+
+    Args:
+        last: what the client before was granted.
+
+    Raises Fenced: another producer has taken the id over.
+    """
+    manager = producer._transaction_manager
+    look = _Look(manager, last)
+    # `_enqueue_request`, `_transition_to`: as `initialize_transactions` does, which asks for the id
+    # without an epoch. `_init_transactions_result`: what `init_transactions` waits for, if there is
+    # one already.
+    with manager._lock:
+        manager._enqueue_request(look)
+    _wait_for(producer, look.result)
+    if look.is_of_another:
+        raise _taken(manager)
+    with manager._lock:
+        manager._transition_to(TransactionState.INITIALIZING)
+        manager.set_producer_id_and_epoch(last)
+        request = InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
+        # `_is_epoch_bump`: else the client takes a refused id over all the same.
+        request._is_epoch_bump = False
+        manager._enqueue_request(request)
+    try:
+        _wait_for(producer, request.result)
+    except (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError) as error:
+        raise _taken(manager) from error
+
+
+def _wait_for(producer: Any, result: Any) -> None:
+    producer._init_transactions_result = result
+    producer._sender.wakeup()
+    producer.init_transactions()
+
+
+def _taken(manager: Any) -> Fenced:
+    return Fenced(
+        f"another producer has taken over the transactional id {manager.transactional_id!r}:"
+        " end this one, or give each process an id of its own"
+    )
+
+
+class _Look(TxnRequestHandler):  # type: ignore[misc]
+    """Asks for the state of the id, until it is known who has it.
+
+    Attributes:
+        is_of_another: another producer has the id for sure.
+    """
+
+    def __init__(self, manager: Any, last: ProducerIdAndEpoch) -> None:
+        super().__init__(manager)
+        self._last = last
+        self.is_of_another = False
+        self.request = DescribeTransactionsRequest(transactional_ids=[self.transactional_id])
+
+    @property
+    def priority(self) -> Any:
+        return Priority.INIT_PRODUCER_ID
+
+    def on_complete(self, correlation_id: int, response_or_exc: Any) -> None:
+        if isinstance(response_or_exc, kafka.errors.UnsupportedVersionError):
+            # A broker before Kafka 3.0. `clear_in_flight_...`: as the client does at each answer.
+            self.transaction_manager.clear_in_flight_transactional_request_correlation_id()
+            self._result.done()
+        else:
+            super().on_complete(correlation_id, response_or_exc)
+
+    def handle_response(self, response: Any) -> None:
+        (told,) = response.transaction_states
+        error = kafka.errors.for_code(told.error_code)
+        if issubclass(error, kafka.errors.RetriableError):
+            # `_lookup_coordinator`: as the other requests of the client do.
+            self.transaction_manager._lookup_coordinator(
+                CoordinatorType.TRANSACTION, self.transactional_id
+            )
+            self.reenqueue()
+        elif error is kafka.errors.TransactionalIdNotFoundError:
+            self._result.done()  # the broker forgets what is not used for days
+        elif error is not kafka.errors.NoError:
+            self.fatal_error(error())
+        else:
+            holder = holder_of(told.producer_epoch, told.transaction_state, self._last.epoch)
+            if holder is Holder.NOT_KNOWN_YET:
+                self.reenqueue()
+            else:
+                self.is_of_another = holder is Holder.OTHER
+                self._result.done()

@@ -216,6 +216,7 @@ class Consumer(Service):
         with self.ending_quietly():
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
+            self.spawn("joining", self.handover.tell_of_waiting)
             self.spawn("commit ticker", tick, self.commit_interval, self._commits.beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             self.spawn("patterns", self._look_for_topics)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
 import trio
 
 from transport.drivers.base import Rebalance, RebalanceKind
-from transport.errors import RebalanceInProgress
+from transport.errors import AppClosed, RebalanceInProgress
 from transport.ledger import Ledger
+from transport.membership import Membership
 from transport.types import TP
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Handover:
     def __init__(self, consumer: Consumer) -> None:
         self.is_under_way = False
         self._consumer = consumer
+        self._membership = Membership(consumer.app.id, consumer.app.settings.client.session_timeout)
         self._serving = trio.CancelScope()
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
@@ -67,6 +69,7 @@ class Handover:
             self.is_under_way = True
             try:
                 if not self._has_ended:
+                    self._membership.changed(event)
                     with trio.CancelScope() as self._serving, self._told_of(event):
                         await serve[event.kind](event)
             finally:
@@ -79,6 +82,12 @@ class Handover:
     def _told_of(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
         probe = self._consumer.app.probe
         return contextlib.nullcontext() if probe is None else probe.rebalance(self._consumer, event)
+
+    async def tell_of_waiting(self) -> None:
+        """Warn if the group is not joined soon after the subscription. A checkpoint."""
+        with contextlib.suppress(AppClosed):
+            await self._consumer.app.conductor.wait_for_subscriptions()
+            await self._membership.tell_of_waiting()
 
     def end(self) -> None:
         """Wait for nothing any more: what is unacked now will never be acked. Not a checkpoint."""

@@ -1,0 +1,74 @@
+"""What the log tells of a consumer's place in its group: joined, waiting to join, lost partitions.
+
+One line for each change, in the logger `transport.consumer`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import trio
+
+from transport.drivers.base import Rebalance, RebalanceKind
+from transport.types import TP
+
+logger = logging.getLogger("transport.consumer")
+
+# Seconds after which the log tells that the group is not joined yet.
+SOON = 5.0
+# How many partitions a line names.
+_MOST_NAMES = 10
+
+
+class Membership:
+    """The place of one consumer in its group, as its rebalances show it.
+
+    Args:
+        app: the name in the log lines.
+        session_timeout: seconds.
+    """
+
+    def __init__(self, app: str, session_timeout: float) -> None:
+        self._app = app
+        self._session_timeout = session_timeout
+        self._joined = trio.Event()
+
+    def changed(self, event: Rebalance) -> None:
+        """A rebalance is about to be served. Not a checkpoint."""
+        names = names_of(event.partitions)
+        if event.kind is RebalanceKind.LOST:
+            if event.partitions:
+                logger.warning(
+                    "%s: lost %s: the group has gone on without this member. What is not committed"
+                    " will be redelivered",
+                    *(self._app, names),
+                )
+        elif event.kind is RebalanceKind.REVOKED:
+            if event.partitions:
+                logger.info("%s: hands over %s", self._app, names)
+        elif not self._joined.is_set():
+            self._joined.set()
+            logger.info("%s: joined its group, and was assigned %s", self._app, names)
+        elif event.partitions:
+            logger.info("%s: was assigned %s", self._app, names)
+
+    async def tell_of_waiting(self) -> None:
+        """Warn once if the group is not joined soon. A checkpoint; cancelling changes nothing."""
+        with trio.move_on_after(SOON) as soon:
+            await self._joined.wait()
+        if soon.cancelled_caught:
+            logger.warning(
+                "%s: has not joined its group within %g s. The group waits for each of its members:"
+                " one that was killed counts until its session_timeout is over (here: %g s)",
+                *(self._app, SOON, self._session_timeout),
+            )
+
+
+def names_of(tps: Collection[TP]) -> str:
+    """Return the names of some partitions for a log line, not more than a line can show."""
+    if not tps:
+        return "no partition"
+    names = [str(tp) for tp in sorted(tps)[:_MOST_NAMES]]
+    more = len(tps) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")

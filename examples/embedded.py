@@ -19,6 +19,7 @@ async def greet():
 
 async def main():
     async with app, anyio.create_task_group() as group:
+        app.stop_on_signals()
         group.start_soon(greet)
         await names.send(key=b"1", value="you")
         await names.send(key=b"1", value="world")

@@ -3,14 +3,14 @@
 python examples/http_service.py [BROKER] [PORT]
 curl -X POST http://127.0.0.1:8000/greetings/world
 curl http://127.0.0.1:8000/greetings
+
+The server runs beside the reader, in one task group. A reader that crashes ends the server and the
+program, with its error. In a server's lifespan it would leave a server behind that answers 200.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
 import uvicorn
@@ -20,34 +20,20 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from transport import App
-from transport.anyio import open_app
+from transport.anyio import AnyApp, open_app
 
 BROKER = sys.argv[1] if len(sys.argv) > 1 else "memory://"
 PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
 
 
-@asynccontextmanager
-async def lifespan(service: Starlette) -> AsyncIterator[dict[str, Any]]:
-    seen: list[str] = []
-    async with open_app(App("greetings", broker=BROKER)) as app, anyio.create_task_group() as tasks:
-        greetings = app.topic("greetings", value_type=str)
-
-        async def read() -> None:
-            async for message in greetings:
-                seen.append(message.value)
-
-        tasks.start_soon(read)
-        yield {"greetings": greetings, "seen": seen}
-        app.stop()  # the reader ends after the message in hand
-
-
 async def greet(request: Request) -> JSONResponse:
-    written = await request.state.greetings.send_and_wait(value=request.path_params["name"])
+    name = request.path_params["name"]
+    written = await request.app.state.greetings.send_and_wait(value=name)
     return JSONResponse({"partition": written.partition, "offset": written.offset}, 201)
 
 
 async def show(request: Request) -> JSONResponse:
-    return JSONResponse(request.state.seen)
+    return JSONResponse(request.app.state.seen)
 
 
 service = Starlette(
@@ -55,8 +41,28 @@ service = Starlette(
         Route("/greetings/{name}", greet, methods=["POST"]),
         Route("/greetings", show),
     ],
-    lifespan=lifespan,
 )
 
+
+async def handle(name: str) -> None:
+    service.state.seen.append(name)
+
+
+async def read() -> None:
+    async for message in service.state.greetings:
+        await handle(message.value)
+
+
+async def main() -> None:
+    app: AnyApp
+    async with open_app(App("greetings", broker=BROKER)) as app, anyio.create_task_group() as tasks:
+        app.stop_on_signals()  # uvicorn takes a signal first, and passes it on when it has ended
+        service.state.greetings = app.topic("greetings", value_type=str)
+        service.state.seen = []
+        tasks.start_soon(read)
+        await uvicorn.Server(uvicorn.Config(service, port=PORT)).serve()
+        app.stop()  # the reader ends after the message in hand
+
+
 if __name__ == "__main__":
-    uvicorn.run(service, port=PORT)
+    anyio.run(main)

@@ -1,4 +1,4 @@
-"""The smallest program: send, and handle what comes until Ctrl-C."""
+"""The smallest service: send, and handle what comes until Ctrl-C or SIGTERM."""
 
 import sys
 
@@ -12,12 +12,10 @@ orders = app.topic("orders")
 
 async def main():
     async with app:
+        app.stop_on_signals()  # finish the message in hand, commit, leave the group
         await orders.send(key=b"k", value=b"v")
         async for message in orders:  # acked when the next one is asked for
             print(message.tp, message.offset, message.value, flush=True)
 
 
-try:
-    trio.run(main)
-except* KeyboardInterrupt:
-    pass  # what was acked is committed
+trio.run(main)

@@ -30,6 +30,7 @@ async def checkout():
 
 async def main():
     async with app:
+        app.stop_on_signals()
         for number in range(CARTS):
             await carts.send(key=f"customer-{number % 50}", value={"prices": [number, 1]})
         await checkout()
@@ -37,7 +38,7 @@ async def main():
         async for invoice in invoices:
             billed += invoice.value["total"]
             if billed >= sum(range(CARTS)) + CARTS:
-                break
+                app.stop()
     print(f"{billed} billed")
 
 

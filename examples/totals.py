@@ -20,13 +20,14 @@ CLICKS = 10_000
 async def main():
     totals = Counter()
     async with app:
+        app.stop_on_signals()
         for number in range(CLICKS):
             await clicks.send(key=b"page-%d" % (number % 7), value=b"click")
         async for batch in clicks.batches(500, noack=True):
             async with batch:
                 totals.update(message.key for message in batch)
             if totals.total() >= CLICKS:
-                break
+                app.stop()
     for page, count in sorted(totals.items()):
         print(page.decode(), count)
 

@@ -44,6 +44,7 @@ async def courier(done):
 async def main():
     done = []
     async with app:
+        app.stop_on_signals()
         for address in range(PARCELS):
             await parcels.send(key=f"parcel-{address}", value={"address": address})
         async with trio.open_nursery() as nursery:

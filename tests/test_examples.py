@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from transport import ClientSettings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = {
@@ -53,12 +56,12 @@ def start(*args: str) -> subprocess.Popen[str]:
     )
 
 
-def until_ctrl_c(*args: str) -> tuple[str, int, str]:
-    """What the program has printed until Ctrl-C, its exit code, and what it said of the end."""
+def until(number: signal.Signals, *args: str) -> tuple[str, int, str]:
+    """What the program has printed until a signal, its exit code, and what it said of the end."""
     with start(*args) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         more, errors = process.communicate(timeout=30)
         return line + more, process.returncode, errors
 
@@ -76,17 +79,32 @@ def test_an_example(url: str, name: str) -> None:
     assert output.splitlines()[-1] == EXAMPLES[name]
 
 
-def test_the_smallest_example_goes_on_until_ctrl_c(url: str) -> None:
-    output, code, errors = until_ctrl_c("examples/orders.py", url)
-    assert code == 0, errors
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_smallest_example_goes_on_until_it_is_asked_to_end(
+    url: str, number: signal.Signals
+) -> None:
+    output, code, errors = until(number, "examples/orders.py", url)
+    assert (code, errors) == (0, "")
     assert output.startswith("orders-")
     assert output.endswith(" b'v'\n")
+
+
+@pytest.mark.kafka
+def test_the_successor_of_one_that_got_sigterm_does_not_wait_for_its_session(
+    kafka_bootstrap: str,
+) -> None:
+    url = f"kafka://{kafka_bootstrap}"
+    for _ in range(2):
+        began = time.monotonic()
+        _, code, errors = until(signal.SIGTERM, "examples/orders.py", url)
+        assert (code, errors) == (0, "")
+    assert time.monotonic() - began < 30.0 < ClientSettings().session_timeout
 
 
 def test_the_smallest_program_runs_as_it_stands(url: str) -> None:
     assert "kafka://127.0.0.1:9092" in SMALLEST
     program = SMALLEST.replace("kafka://127.0.0.1:9092", url)
-    output, code, errors = until_ctrl_c("-c", program)
+    output, code, errors = until(signal.SIGINT, "-c", program)
     assert code != 0
     assert "KeyboardInterrupt" in errors
     assert output.endswith(" b'v'\n")

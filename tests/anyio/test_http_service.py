@@ -68,3 +68,35 @@ def test_it_writes_on_a_request_reads_in_the_background_and_ends(
     _, errors = process.communicate(timeout=PATIENCE)
     assert b"Application shutdown complete" in errors
     assert b"ERROR" not in errors
+
+
+CRASHING = """
+import sys
+sys.path[:0] = ["examples", "."]
+import anyio
+import http_service
+
+async def handle(name):
+    raise ValueError(f"a bug: {name}")
+
+http_service.handle = handle
+anyio.run(http_service.main)
+"""
+
+
+def test_a_reader_that_crashes_leaves_no_server_that_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/greetings"
+    with subprocess.Popen(
+        [sys.executable, "-c", CRASHING, "memory://", str(port)], cwd=ROOT, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            until(lambda: answers(url), process)
+            assert httpx.post(f"{url}/world").status_code == 201
+            _, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert b"ValueError: a bug: world" in errors
+    assert not answers(url)

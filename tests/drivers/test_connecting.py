@@ -29,6 +29,7 @@ class Manager:
     def __init__(self) -> None:
         self.bootstrapped = self.closed = False
         self.connections: list[Any] = []
+        self._net = self._build_transport = None
         self.cluster = SimpleNamespace(broker_metadata=lambda node_id: None)
 
     def get_connection(self) -> Any:
@@ -38,6 +39,7 @@ class Manager:
                 init_future=Future(),
                 close_future=Future(),
                 connection_made=lambda transport: None,
+                unpause=lambda reason: None,
                 _send_request=lambda request, **options: None,
             )
         )

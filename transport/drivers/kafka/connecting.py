@@ -17,8 +17,10 @@ from typing import Any
 import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
+from transport.drivers.kafka.handshake import bound_handshakes
 from transport.drivers.kafka.login import keep_unseen
 from transport.drivers.kafka.metadata import hand_on
+from transport.drivers.kafka.streams import close_on_errors
 from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
@@ -55,6 +57,7 @@ class Attempt:
             made = library_class.DEFAULT_CONFIG["kafka_client"](**options)
             hand_on(made, options)
             self._listen(made._manager)
+            bound_handshakes(made._manager)
             self._built(made)
             return made
 
@@ -119,10 +122,17 @@ class Attempt:
                 self._waiting.failed(address, error)
 
         def get_connection(*args: Any, **options: Any) -> Any:
-            connection = connect(*args, **options)
+            try:
+                connection = connect(*args, **options)
+            except kafka.errors.UnknownBrokerIdError as error:
+                # A leader that the metadata does not name yet. Whoever asks for a node can wait for
+                # one that is not ready; this error would leave a fetch under way for ever.
+                manager.cluster.request_update()
+                raise kafka.errors.NodeNotReadyError(str(error)) from error
             keep_unseen(connection)
             if connection not in heard:
                 heard.add(connection)
+                close_on_errors(connection)
                 tell_of(connection)
             if not manager.bootstrapped:
                 _hear_out(connection)

@@ -24,12 +24,15 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
+from transport.drivers.kafka.addresses import start_anew
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.crash import Crash, close_client, watch_fetches, watch_tasks
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.gone import gone_from, tell_of_gone
 from transport.drivers.kafka.heartbeat import wait_regardless
 from transport.drivers.kafka.join import drop_join, keep_join
+from transport.drivers.kafka.membership import Membership, check_rights
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
@@ -80,6 +83,8 @@ class KafkaConsumerClient:
         self._committing = Worker(f"{name}: committing")
         self._client: Any = None  # the KafkaNetClient: connections, metadata, IO thread
         self._consumer: Any = None  # the KafkaConsumer
+        self._membership: Membership | None = None
+        self._crash = Crash(self._on_crash)
         self._listener: RebalanceListener | None = None
         self._reader = None if settings.is_member else Reader(settings)
         self._unreleased: collections.deque[Rebalance] = collections.deque()
@@ -302,7 +307,7 @@ class KafkaConsumerClient:
             return []
         cutting = Worker(f"{self._calls.name}: cutting")
         cutting.start()
-        cutting.submit("close the sockets", self._client.close)
+        cutting.submit("close the sockets", close_client, self._client)
         return await _join(deadline, cutting)
 
     # On the polling thread.
@@ -310,17 +315,24 @@ class KafkaConsumerClient:
     def _connect(self) -> None:
         def built(client: Any) -> None:
             self._client = client
+            watch_tasks(client, self._crash)
+            start_anew(client, self._crash)
 
         # The IO thread starts first and the broker is asked then: keep hold of the connections,
         # so that they can be closed when that fails, or is not waited for any more.
         attempt = Attempt(self._options["bootstrap_servers"], built, self._waiting)
         with attempt.errors():
             self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
+        watch_fetches(self._consumer, self._crash)
         bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
         assert self._listener is not None
         self._listener.attach(self._consumer)
         tell_of_gone(self._consumer)
         wait_regardless(self._consumer)
+        if self._settings.is_member:
+            self._membership = Membership(
+                self._calls.name, self._consumer, self._settings.session_timeout
+            )
 
     def _read_just(
         self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP]
@@ -363,6 +375,10 @@ class KafkaConsumerClient:
             try:
                 if self._giving_back:
                     self._give_back()
+                self._check_crash()
+                if self._membership is not None:
+                    self._membership.check()
+                check_rights(self._consumer)
                 keep_join(self._consumer)
                 turn_ms = TURN_MS
                 if self._is_paused():  # no records can end the poll, an interrupt can end this
@@ -381,11 +397,26 @@ class KafkaConsumerClient:
                     )
                 time.sleep(TURN_MS / 1000)  # such a poll did not wait: without this we would spin
                 batches = {}
+            except Exception:
+                self._check_crash()  # which says what is behind it
+                raise
             else:
                 self._poll_failure = None
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
             over = over or self._interrupted.is_set()
+
+    def _on_crash(self, error: BaseException) -> None:
+        log.error("%s: the client's own thread failed: %r", self._calls.name, error)
+
+    def _check_crash(self) -> None:
+        # `_net`, `_exception`: what ended the loop; each call into it raises just that.
+        error = self._crash.error or self._client._net._exception
+        if error is not None:
+            raise TransportError(
+                f"{self._calls.name} can go on no more, as the client's own thread failed with"
+                f" {error!r}: start the app anew"
+            ) from error
 
     def _is_paused(self) -> bool:
         """Whether all that is assigned is paused, and something is."""
@@ -447,10 +478,11 @@ class KafkaConsumerClient:
 
     def _leave(self, timeout: float) -> None:
         try:
-            if self._consumer is not None:
+            # After a crash nobody is there who could leave: the group finds out by the session.
+            if self._consumer is not None and self._client._net._exception is None:
                 self._consumer.close(autocommit=False, timeout_ms=round(timeout * 1000))
         finally:
-            self._client.close()  # does nothing where the consumer's close got that far
+            close_client(self._client)  # does nothing where the consumer's close got that far
 
     # On the committing thread.
 

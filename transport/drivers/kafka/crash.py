@@ -8,6 +8,7 @@ client go. `docs/client.md` lists the places.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -74,6 +75,26 @@ def watch_tasks(client: Any, crash: Crash) -> None:
         task_done(task)
 
     net._task_done = look_and_drop
+
+
+def close_client(client: Any) -> None:
+    """Close a client's sockets and end its loop; also of a client whose loop has crashed."""
+    # `_net`, `_exception`: after a crash each step of the closing would raise that.
+    if client._net._exception is None:
+        client.close()
+        return
+    client._net._exception = None
+    with contextlib.suppress(Exception):
+        client.close()
+
+
+def watch_fetches(consumer: Any, crash: Crash) -> None:
+    """Note what fails where a new consumer takes what it has fetched."""
+    # `_fetcher`, `_handle_fetch_response`, `_handle_fetch_error`: they run as callbacks, whose
+    # errors a future of the client logs. The same is fetched again then, and fails again.
+    fetcher = consumer._fetcher
+    fetcher._handle_fetch_response = crash.watching(fetcher._handle_fetch_response)
+    fetcher._handle_fetch_error = crash.watching(fetcher._handle_fetch_error)
 
 
 def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:

@@ -19,6 +19,7 @@ from kafka import KafkaProducer
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.absent import Absent
+from transport.drivers.kafka.addresses import start_anew
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.crash import Crash, watch_sender, watch_tasks
@@ -318,6 +319,7 @@ class KafkaProducerClient:
         def built(client: Any) -> None:
             self._opening = client
             watch_tasks(client, crash)
+            start_anew(client, crash)
 
         producer = None
         crash = Crash(lambda error: self._on_crash(producer, error))

@@ -1,0 +1,239 @@
+"""A connection that gives up quietly, and addresses at which nobody answers any more."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import attrs
+import kafka.errors
+import pytest
+import trio
+from kafka.future import Future
+
+from tests.drivers.rig import SETTINGS, Rig, outgoing, until
+from transport.drivers import driver_for
+from transport.drivers.base import RebalanceKind
+from transport.errors import BrokerUnavailable, TransportError
+from transport.types import RecordMetadata
+
+kafka_lane = pytest.mark.kafka
+# The client drops the socket of a connection that failed, and lets the collector close it.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(logging.NOTSET)
+    gc.collect()
+
+
+@pytest.fixture
+def rig(kafka_bootstrap: str) -> Rig:
+    return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
+
+
+def client_of(owner: Any) -> Any:
+    """The KafkaNetClient of a member or a sender."""
+    return owner.client._client
+
+
+async def on_the_loop(client: Any, fn: Any) -> None:
+    done = threading.Event()
+    future = client._manager.call_soon(fn).add_both(lambda _: done.set())
+    assert await trio.to_thread.run_sync(done.wait, 10.0)
+    if future.exception is not None:
+        raise future.exception
+
+
+def move_all_brokers(client: Any) -> None:
+    """From now on nobody answers at the addresses that the brokers have told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    cluster = client.cluster
+    for brokers in (cluster._brokers, cluster._coordinator_brokers):
+        for node_id, broker in list(brokers.items()):
+            brokers[node_id] = type(broker)(node_id, broker.host, port, None)
+    for connection in list(client._manager._conns.values()):
+        connection.close(kafka.errors.KafkaConnectionError("the broker has moved"))
+
+
+# Where nobody answers at the addresses that the client was told of.
+
+
+@kafka_lane
+async def test_a_producer_whose_brokers_have_moved_asks_the_given_addresses(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        client = client_of(sender)
+        await on_the_loop(client, lambda: move_all_brokers(client))
+        with trio.fail_after(20):
+            (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+        assert client_of(sender) is client
+
+
+@kafka_lane
+async def test_a_member_whose_brokers_have_moved_asks_the_given_addresses(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member, rig.sender() as sender:
+        await until(lambda: member.assigned, member)
+        client = client_of(member)
+        await on_the_loop(client, lambda: move_all_brokers(client))
+        await sender.fill(topic, 1, 1)
+        with trio.fail_after(20):
+            await member.take(1)
+        assert not member.events(RebalanceKind.LOST)
+
+
+@kafka_lane
+async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(rig: Rig) -> None:
+    """Which ends the client's loop: it would never ask again."""
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.client.partition_count(topic, 5.0)
+        cluster = client_of(sender).cluster
+
+        loop, wakeup = cluster._refresh_loop_future, cluster._wakeup
+        under_way = Future()
+
+        def begin_another() -> None:
+            cluster._refresh_future = under_way
+            wakeup._wakeup()
+
+        await on_the_loop(client_of(sender), begin_another)
+        await on_the_loop(client_of(sender), lambda: client_of(sender)._net.sleep(0.2))
+        under_way.failure(kafka.errors.KafkaConnectionError("reset"))
+        other = await rig.topic(1)
+        with trio.fail_after(20):
+            assert await sender.client.partition_count(other, 10.0) == 1
+        assert not loop.is_done
+
+
+@kafka_lane
+async def test_a_loop_of_the_metadata_that_ends_by_an_error_is_an_error_of_the_next_poll(
+    rig: Rig,
+) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member:
+        await until(lambda: member.assigned, member)
+        cluster = client_of(member).cluster
+
+        def fail(response: Any) -> None:
+            raise KeyError("in the answer")
+
+        cluster.update_metadata = fail
+        cluster.request_update()
+        with trio.fail_after(10), pytest.raises(TransportError, match="in the answer"):
+            await member.poll_on()
+
+
+# Consumers: what fails in a callback or a task.
+
+
+@kafka_lane
+async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member, rig.sender() as sender:
+        await until(lambda: member.assigned, member)
+        fetcher = member.client._consumer._fetcher  # type: ignore[attr-defined]
+
+        good, fetcher._completed_fetches = fetcher._completed_fetches, Refusing()
+        await sender.fill(topic, 1, 1)
+        with trio.fail_after(10), pytest.raises(TransportError, match="cannot be taken"):
+            await member.poll_on()
+        fetcher._completed_fetches = good
+
+
+class Refusing(list[object]):
+    """Takes no fetch."""
+
+    def append(self, fetch: object) -> None:
+        raise ValueError("cannot be taken")
+
+
+@kafka_lane
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_loop_that_has_crashed_is_an_error_of_the_next_poll(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member:
+        await until(lambda: member.assigned, member)
+        net = client_of(member)._net
+        schedule = net._schedule_tasks
+
+        def crash() -> None:
+            net._schedule_tasks = schedule
+            raise OSError("select")
+
+        net._schedule_tasks = crash
+        with trio.fail_after(10), pytest.raises(TransportError, match="select"):
+            await member.poll_on()
+
+
+@kafka_lane
+@pytest.mark.parametrize("side", ["data_received", "_sock_send"])
+async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(rig: Rig, side: str) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic], request_timeout=60.0) as member, rig.sender() as sender:
+        await until(lambda: member.assigned, member)
+        broken = []
+
+        def fail(*args: Any) -> Any:
+            broken.append(side)
+            raise ValueError("unexpected")
+
+        def break_all() -> None:
+            for connection in client_of(member)._manager._conns.values():
+                owner = connection if side == "data_received" else connection.transport
+                setattr(owner, side, fail)
+
+        await on_the_loop(client_of(member), break_all)
+        await sender.fill(topic, 1, 1)
+        with trio.fail_after(20):
+            await member.take(1)
+        assert broken
+
+
+@kafka_lane
+async def test_a_leader_that_the_metadata_does_not_name_is_waited_for(rig: Rig) -> None:
+    """The client would count the fetch from it as under way for ever."""
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member, rig.sender() as sender:
+        await until(lambda: member.assigned, member)
+        cluster = client_of(member).cluster
+
+        def name_another() -> None:
+            for partition in cluster._partitions[topic].values():
+                partition.leader_id = 99
+
+        await on_the_loop(client_of(member), name_another)
+        await sender.fill(topic, 1, 1)
+        with trio.fail_after(20):
+            await member.take(1)
+
+
+# A handshake.
+
+
+@pytest.mark.parametrize("kind", ["consumer", "producer"])
+async def test_a_handshake_that_gets_no_answer_ends(kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        driver = driver_for([f"kafka+ssl://{address}"])
+        settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=0.5)
+        opening = {
+            "consumer": driver.consumer(settings).open,
+            "producer": partial(driver.producer(settings).open, lambda _: None),
+        }
+        with trio.fail_after(10), pytest.raises(BrokerUnavailable, match="answers nothing"):
+            await opening[kind]()

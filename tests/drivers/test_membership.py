@@ -1,0 +1,162 @@
+"""What heartbeats discover reaches the app at once (Kafka only)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import kafka.errors
+import pytest
+import trio
+
+from tests.drivers.rig import SETTINGS, Member, Rig, until
+from tests.kafka.cluster import Broker
+from transport.drivers import driver_for
+from transport.drivers.base import RebalanceKind
+from transport.errors import AuthorizationFailed, Fenced, TransportError
+
+pytestmark = [
+    pytest.mark.kafka,
+    # The client drops the socket of a connection that failed, and lets the collector close it.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+SOON = {"heartbeat_interval": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(logging.NOTSET)
+    gc.collect()
+
+
+@pytest.fixture
+def rig(kafka_bootstrap: str) -> Rig:
+    return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
+
+
+def coordinator_of(member: Member) -> Any:
+    return member.client._consumer._coordinator  # type: ignore[attr-defined]
+
+
+def failing(times: int, error: Exception) -> Any:
+    """A coroutine function that raises so often, and then waits for ever."""
+    left = [error] * times
+
+    async def fail(*args: Any) -> Any:
+        if left:
+            raise left.pop()
+
+    return fail
+
+
+async def test_without_an_answer_for_a_session_all_is_lost_while_no_broker_answers(
+    kafka_broker: Broker,
+) -> None:
+    rig = Rig(driver_for([f"kafka://{kafka_broker.bootstrap}"]))
+    topic = await rig.topic(2)
+    async with rig.member([topic], **SOON) as member:
+        await until(lambda: len(member.assigned) == 2, member)
+        kafka_broker.freeze()
+        frozen_at = trio.current_time()
+        with trio.fail_after(SETTINGS.session_timeout + 10):
+            await until(lambda: not member.assigned, member)
+        assert trio.current_time() - frozen_at > SETTINGS.session_timeout - 1
+        assert [len(tps) for tps in member.events(RebalanceKind.LOST)] == [2]
+        kafka_broker.thaw()
+        with trio.fail_after(30):
+            await until(lambda: len(member.assigned) == 2, member)
+
+
+async def test_who_is_fenced_hears_of_it_without_a_commit(rig: Rig) -> None:
+    topic, group = await rig.topic(1), rig.name()
+    settings = {"group_id": group, "group_instance_id": "one", **SOON}
+    async with rig.member([topic], **settings) as member:
+        await until(lambda: member.assigned, member)
+        async with rig.member([topic], **settings) as other, trio.open_nursery() as nursery:
+            nursery.start_soon(other.poll_on)
+            with trio.fail_after(20), pytest.raises(Fenced):
+                await member.poll_on()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_heartbeat_that_is_refused_for_good_is_an_error_at_once(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic], **SOON) as member:
+        await until(lambda: member.assigned, member)
+
+        def refuse(*args: Any) -> None:
+            raise kafka.errors.GroupAuthorizationFailedError("taken away")
+
+        coordinator_of(member)._handle_heartbeat_response = refuse
+        with trio.fail_after(5), pytest.raises(AuthorizationFailed, match="taken away"):
+            await member.poll_on()
+
+
+async def test_heartbeats_that_have_ended_by_an_error_begin_anew(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic], **SOON) as member:
+        await until(lambda: member.assigned, member)
+        coordinator = coordinator_of(member)
+        beat = coordinator._do_heartbeat
+
+        async def fail_once() -> None:
+            coordinator._do_heartbeat = beat
+            raise ValueError("in the loop")
+
+        coordinator._do_heartbeat = fail_once
+        await member.poll_for(SETTINGS.session_timeout + 2)
+        assert "heartbeats begin anew after ValueError('in the loop')" in caplog.text
+        assert not member.events(RebalanceKind.LOST)
+        await member.client.commit({tp: 0 for tp in member.assigned}, 3.0)
+
+
+async def test_heartbeats_that_end_again_are_an_error(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic], **SOON) as member:
+        await until(lambda: member.assigned, member)
+        coordinator_of(member)._do_heartbeat = failing(9, ValueError("each time"))
+        with trio.fail_after(5), pytest.raises(TransportError, match=r"have ended.*each time"):
+            await member.poll_on()
+
+
+async def test_a_membership_that_is_lost_within_a_join_is_a_loss(rig: Rig) -> None:
+    """The client would take what the new member gets for what the old one had."""
+    topic = await rig.topic(2)
+    async with rig.member([topic], **SOON) as member:
+        await until(lambda: len(member.assigned) == 2, member)
+        coordinator = coordinator_of(member)
+        process = coordinator._process_sync_group_response
+
+        def thrown_out(response: Any, send_time: float) -> Any:
+            coordinator._process_sync_group_response = process
+            coordinator.reset_generation()
+            raise kafka.errors.UnknownMemberIdError
+
+        coordinator._process_sync_group_response = thrown_out
+        coordinator.request_rejoin()
+        with trio.fail_after(20):
+            await until(lambda: len(member.told) >= 3 and len(member.assigned) == 2, member)
+        kinds = [event.kind for event in member.told if event.partitions]
+        assert kinds == [RebalanceKind.ASSIGNED, RebalanceKind.LOST, RebalanceKind.ASSIGNED]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_right_on_a_topic_that_is_gone_is_an_error_though_no_fetch_is_refused(
+    rig: Rig, alone: bool
+) -> None:
+    topic = await rig.topic(1)
+    settings = {"client_only": True, "group_id": None} if alone else {}
+    async with rig.member([topic], **settings) as member:
+        await until(lambda: member.assigned, member)
+        client = member.client._client  # type: ignore[attr-defined]
+        client.cluster.unauthorized_topics = {topic}
+        with trio.fail_after(5), pytest.raises(AuthorizationFailed, match=topic):
+            await member.poll_on()

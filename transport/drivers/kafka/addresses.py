@@ -1,0 +1,61 @@
+"""Which addresses a client asks: after those that it was told of, the given ones once more.
+
+The client asks the given addresses (`bootstrap_servers`) once, and from then on only the brokers
+that it was told of there. Where all of those have moved it never finds one again: it connects to
+addresses that nobody answers at, for as long as it lives. And the loop that keeps its metadata can
+end by an error, after which nothing is asked for any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import kafka.errors
+
+from transport.drivers.kafka.crash import Crash
+
+log = logging.getLogger(__name__)
+
+
+def start_anew(client: Any, crash: Crash) -> None:
+    """Let a new client ask the given addresses again while no broker that it knows of answers."""
+    # `_do_refresh_metadata`: asks the node that it is given, or the one with the least to do among
+    # those that the client was told of.
+    manager, cluster = client._manager, client.cluster
+    refresh, beat = cluster._do_refresh_metadata, cluster._refresh_loop
+    given = itertools.cycle(broker.node_id for broker in cluster.bootstrap_brokers())
+    has_failed = False
+    asks_given = False
+
+    async def refresh_from_anywhere(node_id: Any) -> None:
+        nonlocal has_failed, asks_given
+        # By turns with those that it was told of: the given ones may be what is away.
+        asks_given = has_failed and not asks_given
+        given_id = next(given) if node_id is None and asks_given else None
+        try:
+            await refresh(node_id if given_id is None else given_id)
+        except kafka.errors.KafkaError:
+            has_failed = True
+            raise
+        finally:
+            if given_id is not None:
+                manager.close(given_id)  # it is for this request alone, as it is for the client
+        if given_id is not None:
+            log.info("the given addresses have told anew where the brokers are")
+        has_failed = asks_given = False
+
+    async def refresh_on() -> None:
+        # `_refresh_loop`: a request that somebody else has under way ends it where that fails.
+        while not cluster.closed:
+            try:
+                await beat()
+            except kafka.errors.KafkaError as error:
+                log.debug("metadata is asked for again after %s", error)
+            except Exception as error:
+                crash.note(error)
+                raise
+
+    cluster._do_refresh_metadata = refresh_from_anywhere
+    cluster._refresh_loop = refresh_on

@@ -1,0 +1,140 @@
+"""Whether the group still counts a consumer among its members, as far as the client can know.
+
+The client learns that in its heartbeats, and keeps it to itself in these cases:
+
+- A heartbeat fails for good: another member has our instance id, or the right was taken away. The
+  client sends no more of them, or tries on for ever.
+- The loop of the heartbeats ends by an error. It is started again by the next join alone.
+- No heartbeat is answered for as long as a session. The group goes on without us then, while the
+  client waits until a coordinator can be found, and only then gives the partitions up.
+- The membership is lost while a join is under way. The client joins as a new member, and takes the
+  partitions that it gets for those that it had.
+
+Here each of them becomes an error of the next poll, or a loss of the partitions within it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import kafka.errors
+from kafka.structs import MemberState
+
+from transport.drivers.kafka.errors import REFUSED_US
+from transport.errors import TransportError
+
+log = logging.getLogger(__name__)
+
+_REFUSED = (kafka.errors.FencedInstanceIdError, *REFUSED_US)
+
+
+def check_rights(consumer: Any) -> None:
+    """Raise TopicAuthorizationFailedError where a topic that is read may not be read any more."""
+    # `unauthorized_topics`: the client logs it and forgets the partitions of such a topic. So it
+    # fetches nothing more of them, and no fetch is refused.
+    if unauthorized := consumer._client.cluster.unauthorized_topics:
+        read = {tp.topic for tp in list(consumer._subscription.assignment)}
+        if refused := read & unauthorized:
+            raise kafka.errors.TopicAuthorizationFailedError(refused)
+
+
+class Membership:
+    """Follows the membership of one consumer of the client, a member of a group.
+
+    Args:
+        name: of the consumer, for the log.
+        session_timeout: seconds without an answer after which the group goes on without us.
+    """
+
+    def __init__(self, name: str, consumer: Any, session_timeout: float) -> None:
+        self._name = name
+        self._consumer = consumer
+        # `_coordinator`: nothing public tells of heartbeats.
+        self._coordinator = consumer._coordinator
+        self._session_timeout = session_timeout
+        self._refusal: Exception | None = None  # of a heartbeat, for good
+        self._confirmed_at = time.monotonic()  # when what the coordinator answered was sent
+        self._has_beaten = False  # since the loop of the heartbeats was started
+        self._follow()
+
+    def check(self) -> None:
+        """Raise what has ended the membership for good, or let go of what was lost.
+
+        On the polling thread, before each turn of a poll. Returns once the loss is consented to.
+
+        Raises the client's errors; TransportError: the heartbeats have ended.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        coordinator, subscription = self._coordinator, self._consumer._subscription
+        if coordinator.state is MemberState.STABLE:
+            silent = time.monotonic() - self._confirmed_at
+            if silent > self._session_timeout:
+                log.warning(
+                    "%s: no heartbeat was answered for %.1f s, longer than its session: the group"
+                    " goes on without it",
+                    self._name,
+                    silent,
+                )
+                # With the old id: if the group has us still, it lets us back in under it.
+                coordinator.reset_generation(coordinator._generation.member_id)
+        # `is_lost`, `_on_close_prepare_async`: the client looks at the first where it joins, once
+        # it has found a coordinator. The second tells the listener and gives up the partitions.
+        if coordinator._generation.is_lost() and subscription.assigned_partitions():
+            self._consumer._client._net.run(coordinator._on_close_prepare_async)
+
+    def _follow(self) -> None:
+        coordinator = self._coordinator
+        send, enable = coordinator._send_heartbeat_request, coordinator._enable_heartbeat
+        beat_on, reset = coordinator._heartbeat_loop, coordinator.reset_generation
+        subscription = self._consumer._subscription
+
+        async def send_and_look() -> Any:
+            sent_at = time.monotonic()
+            try:
+                answer = await send()
+            except _REFUSED as error:
+                self._refusal = error
+                raise
+            except kafka.errors.RebalanceInProgressError:
+                self._confirm(sent_at)
+                raise
+            self._confirm(sent_at)
+            return answer
+
+        def enable_confirmed() -> None:
+            self._confirm(time.monotonic())  # the group has answered a join just now
+            enable()
+
+        async def beat_on_and_on() -> None:
+            while True:
+                try:
+                    await beat_on()
+                    return
+                except Exception as error:
+                    if not self._has_beaten:  # it would end again
+                        raise TransportError(
+                            f"the heartbeats of {self._name} have ended: {error!r}"
+                        ) from error
+                    self._has_beaten = False
+                    log.warning("%s: heartbeats begin anew after %r", self._name, error)
+
+        def reset_and_prepare(*args: Any, **options: Any) -> None:
+            reset(*args, **options)
+            # `rejoining`: else the join that is under way goes on without giving anything up.
+            if subscription.assigned_partitions():
+                coordinator.rejoining = False
+
+        # `_send_heartbeat_request`: what it raises is logged at most.
+        coordinator._send_heartbeat_request = send_and_look
+        # `_enable_heartbeat`: called when a join has succeeded.
+        coordinator._enable_heartbeat = enable_confirmed
+        # `_heartbeat_loop`: what it raises is raised by one poll; the loop is not started again.
+        coordinator._heartbeat_loop = beat_on_and_on
+        coordinator.reset_generation = reset_and_prepare
+
+    def _confirm(self, sent_at: float) -> None:
+        self._confirmed_at = sent_at
+        self._has_beaten = True

@@ -198,10 +198,11 @@ async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(rig: Rig, 
                 setattr(owner, side, fail)
 
         await on_the_loop(client_of(member), break_all)
-        await sender.fill(topic, 1, 1)
         with trio.fail_after(20):
+            while not broken:
+                await member.poll_for(0.2)
+            await sender.fill(topic, 1, 1)
             await member.take(1)
-        assert broken
 
 
 @kafka_lane

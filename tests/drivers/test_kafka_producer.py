@@ -94,6 +94,9 @@ class Transactions:
 
     ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = producer_id_and_epoch = None
 
+    _lock = threading.RLock()
+    _pending_requests = ()
+
     def next_request_handler(self, has_incomplete: bool) -> None: ...
 
     def classify_batch_error(self, error: object, batch: object) -> None: ...

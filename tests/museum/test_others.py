@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import requires, version
 
 import pytest
 import trio
+import trio.testing
 
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.kafka.cluster import Broker
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Work, every, member, send
 from tests.nurseries.clock import jumping
-from transport import TP, App, CommitFailed, CommitUnknown, RebalanceInProgress, Record
+from transport import (
+    TP,
+    App,
+    CommitFailed,
+    CommitUnknown,
+    RebalanceInProgress,
+    Record,
+    TransactionAborted,
+)
 from transport.drivers.memory.consumer import MemoryConsumer
 from transport.stuck import StuckCase
 
@@ -348,3 +358,49 @@ def test_kafka_python_3131_a_client_that_has_the_fix_is_required() -> None:
 
 def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.strip().split("."))
+
+
+# KAFKA-9910
+
+
+@pytest.mark.parametrize("mode", ["member", "partition"])
+async def test_kafka_9910_a_transaction_that_times_out_is_taken_for_another_producer(
+    place: Place, mode: str
+) -> None:
+    """The broker aborted a transaction after its timeout, and refused the producer as if another
+    one had taken its id: the program had to end. Here the app does again what was undone."""
+    values = [b"%d" % number for number in range(5)]
+    await place.create(1, *values)
+    out = f"{place.name}-out"
+    stood_still: list[int] = []
+
+    async def copy(app: App) -> None:
+        async for message in app.topic(place.name):
+            assert message.value is not None
+            try:
+                await app.topic(out).send_and_wait(value=message.value)
+                if message.offset == 2 and not stood_still:
+                    stood_still.append(2)
+                    stand_still(14.0)  # the broker looks every 10 s for what is past its time
+                await app.topic(out).send(value=message.value + b"+")
+            except TransactionAborted:
+                continue
+
+    settings = {"transactions": mode, "transaction_timeout": 2.0, "commit_interval": 0.5}
+    reader = App(f"{place.name}-reader", place.url)
+    async with place.app(**settings) as app, trio.open_nursery() as nursery, reader:
+        nursery.start_soon(copy, app)
+        taken = await take(reader.topic(out).noack(), 2 * len(values))
+        results = [message.value for message in taken]
+        app.stop()
+    assert stood_still
+    assert sorted(map(bytes, results)) == sorted(values + [value + b"+" for value in values])
+
+
+def stand_still(seconds: float) -> None:
+    """Block all of the program, as a call does that waits for something."""
+    clock = trio.lowlevel.current_clock()
+    if isinstance(clock, trio.testing.MockClock):
+        clock.jump(seconds)
+    else:
+        time.sleep(seconds)

@@ -126,6 +126,12 @@ def test_a_program_runs_and_prints_what_is_shown(program: Block) -> None:
         assert ended.output == SHOWN[program]
 
 
+def test_the_first_programs_end_without_a_warning() -> None:
+    for page in ("README.md", "docs/index.md", "docs/tutorial.md"):
+        program = next(program for program in PROGRAMS if program.page == page)
+        assert ended_in_memory()[program].errors == ""
+
+
 def test_the_tutorial_is_right_that_a_bill_is_there_twice_without_transactions() -> None:
     (program,) = [p for p in PROGRAMS if p.page == "docs/tutorial.md" and "member" in p.text]
     plain = program.text.replace(', transactions="member"', "")
@@ -184,7 +190,11 @@ def test_each_target_of_make_is_there() -> None:
 
 
 def test_each_module_that_is_to_be_run_answers() -> None:
-    modules = {(name, *rest.split()[:1]) for _, start, name, rest in COMMANDS if start != "make"}
+    modules = {
+        (name, *rest.split()[:1])
+        for _, start, name, rest in COMMANDS
+        if start != "make" and name != "pip"
+    }
     for command in modules:
         ended = subprocess.run(
             [sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True
@@ -209,6 +219,29 @@ def test_make_check_sees_the_warnings_that_make_docs_sees() -> None:
     makefile = (ROOT / "Makefile").read_text()
     builds = re.findall(r"mkdocs build.*", makefile)
     assert builds == ["mkdocs build --strict"] * 2
+
+
+def test_the_readme_and_the_package_name_the_same_pythons() -> None:
+    readme, package = (ROOT / "README.md").read_text(), (ROOT / "pyproject.toml").read_text()
+    versions = re.findall(r"Python :: (3\.\d+)", package)
+    *first, last = versions
+    assert f"Python {', '.join(first)} and {last}" in readme
+    assert f'requires-python = ">={versions[0]}"' in package
+
+
+@pytest.mark.parametrize("shadow", ["transport.py", "transport/__init__.py"])
+def test_the_readme_is_right_about_what_shadows_the_package(shadow: str, tmp_path: Path) -> None:
+    (tmp_path / shadow).parent.mkdir(exist_ok=True)
+    (tmp_path / shadow).touch()
+    (tmp_path / "script.py").write_text("from transport import App")
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "ImportError: cannot import name 'App' from 'transport'" in ended.stderr
+    assert "shadows the package" in (ROOT / "README.md").read_text()
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -9,10 +9,11 @@
 from nurseries.gate import Gate
 from nurseries.service import Node, Service, ServiceError, State, StopTimeout, exposed, running
 from nurseries.ticker import tick
-from nurseries.worker import Call, Worker, WorkerClosed, WorkerStuck
+from nurseries.worker import Call, CallWithdrawn, Worker, WorkerClosed, WorkerStuck
 
 __all__ = [
     "Call",
+    "CallWithdrawn",
     "Gate",
     "Node",
     "Service",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, TypeVarTuple
 
@@ -29,6 +30,10 @@ class WorkerStuck(RuntimeError):
     """The thread did not come back from a call in time and was abandoned in it."""
 
 
+class CallWithdrawn(RuntimeError):
+    """The call was taken back before the thread began it: it is never made."""
+
+
 @attrs.define(eq=False)
 class Call(Generic[T]):
     """A call that was handed to a worker.
@@ -42,6 +47,8 @@ class Call(Generic[T]):
     _run: Callable[[], T]
     outcome: Outcome[T] | None = None
     _ended: trio.Event = attrs.field(factory=trio.Event)
+    # Acquired once, by the thread that makes the call or by the withdrawal that prevents it.
+    _claim: threading.Lock = attrs.field(factory=threading.Lock)
 
     async def wait(self) -> T:
         """Wait for the end of the call; its value, or its error raised.
@@ -56,6 +63,9 @@ class Call(Generic[T]):
             case Error() as failed:
                 raise failed.error
         raise AssertionError("ended without an outcome")
+
+    def _claimed(self) -> bool:
+        return self._claim.acquire(blocking=False)
 
     def _end(self, result: Outcome[T]) -> None:
         if self.outcome is None:
@@ -121,6 +131,17 @@ class Worker:
         self._queue.put(call)
         return call
 
+    def withdraw(self, call: Call[Any]) -> bool:
+        """Take a call back; True: the thread has not begun it, and never will.
+
+        The call then fails with CallWithdrawn. False: it has begun, or has ended. From the trio
+        thread; not a checkpoint.
+        """
+        if call not in self._calls or not call._claimed():
+            return False
+        self._record(call, Error(CallWithdrawn(f"the call {call.name!r} was taken back")))
+        return True
+
     async def call(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
         """Hand a call over and wait for it.
 
@@ -182,7 +203,8 @@ class Worker:
 
     def _work(self) -> None:
         while (call := self._queue.get()) is not None:
-            self._tell(self._record, call, capture(call._run))
+            if call._claimed():
+                self._tell(self._record, call, capture(call._run))
 
     def _thread_ended(self, result: Outcome[None]) -> None:
         self._alive = False

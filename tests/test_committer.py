@@ -24,6 +24,7 @@ from transport.errors import (
     CommitFailed,
     CommitRefused,
     CommitUnknown,
+    CommitWithdrawn,
     Fenced,
     PartitionGone,
     RebalanceInProgress,
@@ -247,6 +248,18 @@ async def test_an_unknown_outcome_is_shown_until_the_next_commit_settles_it() ->
         assert await rig.committer.commit()
         assert rig.client.tried == [{A: 1}, {A: 1}]
         assert rig.committer.unknown == set()
+        assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_a_commit_that_was_withdrawn_is_not_unknown_and_is_made_by_the_next() -> None:
+    async with at_work(ScriptedClient([CommitWithdrawn("not begun")])) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitWithdrawn):
+            await rig.committer.commit()
+        assert rig.committer.unknown == set()
+        assert rig.settled()[A] == 0
+        assert await rig.committer.commit()
         assert rig.settled()[A] == 1
 
 

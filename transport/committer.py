@@ -17,6 +17,7 @@ from transport.drivers.base import ConsumerClient
 from transport.errors import (
     CommitFailed,
     CommitUnknown,
+    CommitWithdrawn,
     PartitionGone,
     RebalanceInProgress,
     TopicReplaced,
@@ -101,6 +102,7 @@ class Committer:
 
         Raises:
             CommitUnknown: no answer within the timeout; the next commit settles it.
+            CommitWithdrawn: the client did not begin it within the timeout: it is not made.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: `run` ended before the commit was begun.
         """
@@ -159,7 +161,8 @@ class Committer:
             await self._try(round_)
         except BaseException as exc:
             # Also where we are cancelled: what was asked of the broker has no outcome then.
-            if isinstance(exc, CommitUnknown) or not isinstance(exc, TransportError):
+            is_open = isinstance(exc, CommitUnknown) and not isinstance(exc, CommitWithdrawn)
+            if is_open or not isinstance(exc, TransportError):
                 self._lose_track()
             raise
         finally:

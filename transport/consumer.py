@@ -442,7 +442,8 @@ class Consumer(Service):
             TransactionAborted: all since the last commit is undone, and delivered again.
             NotInTransaction: with transactions, and a message in hand that it would wait for.
             CommitUnknown: no answer within the commit timeout, and as long again where the client
-                does not tell either how far it is; the next commit settles it.
+                does not tell either how far it is; the next commit settles it. CommitWithdrawn, a
+                kind of it: the client did not even begin the commit, and never will.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
         """

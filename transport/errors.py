@@ -43,6 +43,11 @@ class CommitUnknown(TransportError):
     """No answer came to a commit: it may have been applied or not."""
 
 
+class CommitWithdrawn(CommitUnknown):
+    """The client did not begin the commit in time, and the commit was taken back: it is surely not
+    made."""
+
+
 class CommitRefused(TransportError):
     """The broker answered a commit with an error that a second try will not mend."""
 

@@ -29,6 +29,7 @@ CONSUMER_CALLS: dict[str, Callable[[ConsumerClient], Awaitable[object]]] = {
     "committed": lambda client: client.committed([SOME]),
     "beginning_offsets": lambda client: client.beginning_offsets([SOME]),
     "end_offsets": lambda client: client.end_offsets([SOME]),
+    "topics": lambda client: client.topics(),
     "partitions": lambda client: client.partitions("some"),
 }
 PRODUCER_CALLS: dict[str, Callable[[ProducerClient], Awaitable[object]]] = {

@@ -298,6 +298,15 @@ async def test_the_logs_offsets(rig: Rig) -> None:
         assert await member.client.end_offsets(tps) == {TP(topic, 0): 5, TP(topic, 1): 0}
 
 
+async def test_all_topics_are_told_without_being_remembered(rig: Rig) -> None:
+    topic, other = await rig.topic(1), await rig.topic(1)
+    async with rig.member([topic]) as member:
+        assert {topic, other} <= await member.client.topics(5.0)
+        assert not any(name.startswith("__") for name in await member.client.topics(5.0))
+        assert await member.client.end_offsets([]) == {}
+        assert await member.client.committed([]) == {}
+
+
 async def test_fetches_are_bounded_in_bytes(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with (

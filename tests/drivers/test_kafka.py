@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ import kafka.errors
 import pytest
 import trio
 from kafka.consumer.fetcher import Fetcher
+from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 
 from tests.kafka import cluster
@@ -34,6 +35,7 @@ from transport.errors import (
     ClientClosed,
     CommitFailed,
     CommitUnknown,
+    CommitWithdrawn,
     DeliveryTimeout,
     Fenced,
     MessageTooLarge,
@@ -642,6 +644,105 @@ async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> Non
         assert trio.current_time() - before < 1.5
         assert [type(outcome) for outcome in await sent.of(lost)] == [ClientClosed]
         kafka_broker.thaw()
+
+
+QUERIES: dict[str, Callable[[KafkaConsumerClient, TP], Awaitable[object]]] = {
+    "topics": lambda client, tp: client.topics(1.0),
+    "committed": lambda client, tp: client.committed([tp], 1.0),
+    "beginning_offsets": lambda client, tp: client.beginning_offsets([tp], 1.0),
+    "end_offsets": lambda client, tp: client.end_offsets([tp], 1.0),
+    "partitions": lambda client, tp: client.partitions("not-looked-up-yet", 1.0),
+}
+
+
+async def test_queries_of_a_frozen_broker_end_in_their_own_time_all_at_once(
+    kafka_broker: Broker,
+) -> None:
+    failed: list[tuple[str, float]] = []
+
+    async def ask(name: str) -> None:
+        with pytest.raises(BrokerUnavailable):
+            await QUERIES[name](client, TP("t", 0))
+        failed.append((name, trio.current_time() - before))
+
+    async with producing(kafka_broker.bootstrap) as (producer, _):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+    async with consuming(kafka_broker.bootstrap, ["t"]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, "t", 1)
+        kafka_broker.freeze()
+        before = trio.current_time()
+        async with trio.open_nursery() as queries:
+            for name in QUERIES:
+                queries.start_soon(ask, name)
+        kafka_broker.thaw()
+    assert {name for name, _ in failed} == set(QUERIES)
+    assert max(seconds for _, seconds in failed) < 1.9, failed
+
+
+@pytest.mark.parametrize("name", ["topics", "committed", "end_offsets"])
+async def test_a_commit_does_not_wait_for_a_query_under_way(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    topic = kafka_topic()
+    tp = TP(topic, 0)
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic, 1)
+        manager = client._client._manager
+        send, asked, swallowed = manager.send, threading.Event(), list[Future]()
+
+        def swallow(request: Any, *args: Any, **options: Any) -> Any:
+            # The request of the query alone gets no answer; all others go their way.
+            if not type(request).__name__.startswith(("Metadata", "OffsetFetch", "ListOffsets")):
+                return send(request, *args, **options)
+            swallowed.append(Future())
+            asked.set()
+            return swallowed[-1]
+
+        async def ask() -> None:
+            with contextlib.suppress(BrokerUnavailable):
+                await QUERIES[name](client, tp)
+
+        def answer() -> None:
+            for future in swallowed:
+                future.failure(kafka.errors.RequestTimedOutError())
+
+        monkeypatch.setattr(manager, "send", swallow)
+        nursery.start_soon(ask)
+        await trio.to_thread.run_sync(asked.wait, 5.0)
+        assert asked.is_set()
+        with trio.fail_after(0.8):
+            await client.commit({tp: 0}, 0.5)
+        monkeypatch.undo()
+        manager.call_soon(answer)
+        assert await client.committed([tp]) == {tp: 0}
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("given_up_by", ["its time", "its caller"])
+async def test_a_commit_that_is_given_up_before_it_began_is_never_made(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, given_up_by: str
+) -> None:
+    topic = kafka_topic()
+    tp = TP(topic, 0)
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic, 1)
+        go_on = threading.Event()
+        client._committing.submit("stuck", go_on.wait)
+        try:
+            if given_up_by == "its time":
+                with pytest.raises(CommitWithdrawn, match="stuck"):
+                    await client.commit({tp: 7}, 0.3)
+            else:
+                with trio.move_on_after(0.3):
+                    await client.commit({tp: 7}, 5.0)
+        finally:
+            go_on.set()
+        await client.commit({}, 3.0)  # behind all that was in the queue
+        assert await client.committed([tp]) == {}
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_frozen_broker_is_waited_for(

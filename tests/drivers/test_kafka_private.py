@@ -41,6 +41,8 @@ from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
 from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.protocol.consumer import OffsetSpec
+from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
@@ -341,6 +343,40 @@ def test_topics_that_are_asked_for(kafka_bootstrap: str) -> None:
         assert "asked-for" in cluster._topics
         cluster._topics.discard("asked-for")
         assert cluster.unauthorized_topics == set()
+    finally:
+        consumer.close()
+
+
+# `_fetcher._fetch_offsets_by_times_async`, `_coordinator.fetch_committed_offsets_async`,
+# `_manager.send`, `_net.sleep`.
+
+
+@kafka_lane
+def test_queries_run_on_the_loop(kafka_bootstrap: str) -> None:
+    consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id="private")
+    try:
+        client, topic = consumer._client, "asked-on-the-loop"
+        consumer.partitions_for_topic(topic)
+        tp = TopicPartition(topic, 0)
+
+        async def ask() -> Any:
+            await client._net.sleep(0.0)
+            ends = await consumer._fetcher._fetch_offsets_by_times_async(
+                {tp: OffsetSpec.LATEST}, 5000
+            )
+            committed = await consumer._coordinator.fetch_committed_offsets_async([tp], 5000)
+            request = MetadataRequest(
+                topics=MetadataRequest.ALL_TOPICS,
+                allow_auto_topic_creation=False,
+                include_cluster_authorized_operations=False,
+                include_topic_authorized_operations=False,
+            )
+            answer = await client._manager.wait_for(client._manager.send(request), 5000)
+            return ends[tp].offset, committed, {(t.name, t.error_code) for t in answer.topics}
+
+        end, committed, topics = client._net.run(ask)
+        assert (end, committed) == (0, {})
+        assert (topic, 0) in topics
     finally:
         consumer.close()
 

@@ -11,7 +11,7 @@ import trio
 from outcome import Value
 from trio.testing import assert_checkpoints, assert_no_checkpoints, wait_all_tasks_blocked
 
-from nurseries import Call, Worker, WorkerClosed, WorkerStuck
+from nurseries import Call, CallWithdrawn, Worker, WorkerClosed, WorkerStuck
 
 FOREVER = float("inf")
 MOMENT = 0.02  # a thread that is held does not come back, however short the time
@@ -170,6 +170,35 @@ async def test_call_cancelled_later_runs_to_its_end(worker: Worker, held: Held) 
         assert made == []
         held.released.set()
     assert made == ["to its end"]
+
+
+async def test_a_call_that_waits_can_be_withdrawn_and_is_never_made(
+    worker: Worker, held: Held
+) -> None:
+    made: list[str] = []
+    async with worker:
+        worker.submit("held", held)
+        await held.under_way()
+        waits = worker.submit("waits", made.append, "waits")
+        worker.submit("behind it", made.append, "behind it")
+        with assert_no_checkpoints():
+            assert worker.withdraw(waits)
+            assert not worker.withdraw(waits), "once is enough"
+        assert worker.waiting == 1
+        with pytest.raises(CallWithdrawn, match="waits"):
+            await waits.wait()
+        held.released.set()
+    assert made == ["behind it"]
+
+
+async def test_a_call_that_has_begun_cannot_be_withdrawn(worker: Worker, held: Held) -> None:
+    async with worker:
+        begun = worker.submit("held", held)
+        await held.under_way()
+        assert not worker.withdraw(begun)
+        held.released.set()
+        assert await begun.wait() == "held"
+        assert not worker.withdraw(begun), "it has ended"
 
 
 async def test_call_is_a_checkpoint_and_submit_and_start_are_not(worker: Worker) -> None:

@@ -7,8 +7,9 @@ suite that each driver passes.
 Who calls what: a `ConsumerClient` has one *polling side* (`subscribe`, `poll`,
 `pause`, `resume`, `seek`, `positions`), called by one task, one call at a time;
 so batches, seeks and rebalances have one order, and no batch can overtake the
-seek or the revocation that makes it stale. `commit`, `committed` and the offset
-queries may run beside it, one at a time among themselves.
+seek or the revocation that makes it stale. `commit` may run beside it, one at a
+time. Queries (`committed`, the offsets of logs, `topics`, `partitions`) may run
+beside all of that and beside each other; none of them makes a commit wait.
 
 Every async method is a checkpoint. A call that was cancelled after it was
 handed to the client runs to its end all the same; what `poll` then had fetched
@@ -164,12 +165,18 @@ class ConsumerClient(Protocol):
 
         The offsets are of the topics that the partitions belonged to when this was called: where a
         topic was created again since then, as far as the client knows, it raises TopicReplaced.
+
+        A commit that the client has not begun when the time is up, or when the caller is
+        cancelled, is taken back and never made; where the time is up, CommitWithdrawn says so.
         """
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        """The group's committed offsets, without those that have none."""
+        """The group's committed offsets, without those that have none.
+
+        Raises BrokerUnavailable: no answer within `timeout` seconds.
+        """
 
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -181,8 +188,11 @@ class ConsumerClient(Protocol):
     ) -> dict[TP, int]:
         """The offset after the last one that the isolation level lets a reader see."""
 
-    async def topics(self) -> frozenset[str]:
-        """Every topic that there is and that we may see, without the broker's own."""
+    async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
+        """Every topic that there is and that we may see, without the broker's own.
+
+        Raises BrokerUnavailable: no answer within `timeout` seconds.
+        """
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         """Every partition of the topic. Raises UnknownTopic."""

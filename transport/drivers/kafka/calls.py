@@ -39,7 +39,7 @@ class Calls:
     async def make(self, worker: Worker, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
         """Make a call on a worker, as `Worker.call` does, with the errors of `errors`."""
         with self.errors():
-            return await worker.call(name, _made, fn, *args)
+            return await worker.call(name, made, fn, *args)
 
     def check_open(self) -> None:
         """Raise ClientClosed if it was not opened, or was closed."""
@@ -63,7 +63,8 @@ class Calls:
             raise
 
 
-def _made(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+def made(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Make a call on a worker's thread, with errors that may cross to trio."""
     try:
         return fn(*args)
     except GeneratorExit as error:

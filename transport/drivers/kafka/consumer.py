@@ -1,8 +1,8 @@
 """A member of a consumer group: kafka-python's consumer behind two threads.
 
-The polling thread makes every call that must not run beside a `poll`; the committing thread makes
-those that may, and that must get through while the polling thread waits for a rebalance. Besides
-them the client has an IO thread of its own, on which the rebalance callbacks run.
+The polling thread makes every call that must not run beside a `poll`. The committing thread makes
+the commits, which must get through while the polling thread waits for a rebalance. Besides them the
+client has an IO thread of its own, on which the rebalance callbacks and the queries run.
 
 Records cross to trio by the fetch: the polling thread polls in short turns and ends its call only
 when there is something, so an idle consumer never wakes trio.
@@ -25,7 +25,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
 from transport.drivers.kafka.addresses import start_anew
-from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
+from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.crash import Crash, close_client, watch_fetches, watch_tasks
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
@@ -33,6 +33,7 @@ from transport.drivers.kafka.gone import gone_from, tell_of_gone
 from transport.drivers.kafka.heartbeat import wait_regardless
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.membership import Membership, check_rights
+from transport.drivers.kafka.queries import all_topics, committed_offsets, log_ends
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.topics import partition_counts
@@ -43,6 +44,7 @@ from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
     CommitUnknown,
+    CommitWithdrawn,
     NotAssigned,
     PartitionGone,
     RebalanceInProgress,
@@ -174,7 +176,8 @@ class KafkaConsumerClient:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
             return
-        await self._calls.make(self._committing, "commit", self._commit, dict(offsets), timeout)
+        with self._calls.errors():
+            await self._commit_in_time(dict(offsets), timeout)
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -183,24 +186,24 @@ class KafkaConsumerClient:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
             return {}
-        return await self._calls.make(self._committing, "committed", self._committed, tps, timeout)
+        with self._calls.errors():
+            return await committed_offsets(self._consumer, tps, timeout)
 
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        return await self._calls.make(
-            self._committing, "beginning offsets", self._log_ends, "beginning_offsets", tps, timeout
-        )
+        with self._calls.errors():
+            return await log_ends(self._consumer, tps, timeout, first=True)
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        return await self._calls.make(
-            self._committing, "end offsets", self._log_ends, "end_offsets", tps, timeout
-        )
+        with self._calls.errors():
+            return await log_ends(self._consumer, tps, timeout, first=False)
 
-    async def topics(self) -> frozenset[str]:
-        return await self._calls.make(self._committing, "topics", self._topics)
+    async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
+        with self._calls.errors():
+            return await all_topics(self._client, timeout)
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         with self._calls.errors():
@@ -249,6 +252,26 @@ class KafkaConsumerClient:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
 
     # In trio.
+
+    async def _commit_in_time(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        """Commit, or take the commit back: nobody must find it in the queue once it is given up.
+
+        It could be made after a rebalance, in the name of the new generation, and take back what
+        the next owner has committed.
+        """
+        deadline = time.monotonic() + timeout
+        call = self._committing.submit("commit", made, self._commit, offsets, deadline)
+        try:
+            with trio.move_on_after(timeout):
+                return await call.wait()
+        finally:
+            taken_back = self._committing.withdraw(call)
+        if taken_back:
+            raise CommitWithdrawn(
+                f"{self._calls.name} was still busy with {self._committing.current!r} after"
+                f" {timeout:g} s: the commit was not begun, and is not made"
+            )
+        return await call.wait()  # it has begun, and its own time is up about now
 
     async def _reassign(self, reader: Reader) -> None:
         """Without a group we see for ourselves what comes and goes, and tell of it alike."""
@@ -486,7 +509,8 @@ class KafkaConsumerClient:
 
     # On the committing thread.
 
-    def _commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+    def _commit(self, offsets: Mapping[TP, int], deadline: float) -> None:
+        timeout = max(0.0, deadline - time.monotonic())  # its time has run while it waited, too
         wanted = {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()}
         try:
             with translated(of_a_commit):
@@ -495,22 +519,6 @@ class KafkaConsumerClient:
             if gone := gone_from(self._client.cluster, offsets):
                 raise PartitionGone(gone) from error
             raise
-
-    def _committed(self, tps: Collection[TP], timeout: float) -> dict[TP, int]:
-        # `_coordinator`: the public committed() takes one partition, a request each.
-        offsets = self._consumer._coordinator.fetch_committed_offsets(
-            [TopicPartition(*tp) for tp in tps], timeout_ms=round(timeout * 1000)
-        )
-        return {TP(*tp): committed.offset for tp, committed in offsets.items()}
-
-    def _topics(self) -> frozenset[str]:
-        return frozenset(self._consumer.topics())
-
-    def _log_ends(self, method: str, tps: Collection[TP], timeout: float) -> dict[TP, int]:
-        offsets = getattr(self._consumer, method)(
-            [TopicPartition(*tp) for tp in tps], timeout_ms=round(timeout * 1000)
-        )
-        return {TP(*tp): offset for tp, offset in offsets.items()}
 
 
 async def _join(deadline: float, *workers: Worker) -> list[str]:

@@ -7,7 +7,6 @@ topics are waited for at once, and a bad one delays no other.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -15,10 +14,10 @@ from typing import Any
 
 import kafka.errors
 import trio
-from kafka.future import Future
 
+from transport.drivers.kafka.queries import ask
 from transport.drivers.kafka.waiting import Waiting
-from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
+from transport.errors import AuthorizationFailed, BrokerUnavailable, UnknownTopic
 
 # Seconds after which the log tells what is waited for. A topic that the broker creates at the first
 # request is there sooner.
@@ -64,34 +63,11 @@ async def partition_counts(
     if all(known.values()):
         await trio.lowlevel.checkpoint()
         return {topic: len(partitions) for topic, partitions in known.items()}
-    # `_manager`: the one way to run something on the client's loop, which alone may change the
-    # set of topics that it iterates over for each request.
-    try:
-        future = client._manager.call_soon(_look_up, client, topics, timeout, waiting)
-    except RuntimeError:
-        raise ClientClosed("the client was closed") from None
-    with trio.move_on_after(timeout + 1.0):
-        return await _landed(client, future)
-    raise BrokerUnavailable(f"the client did not look up {', '.join(topics)} in {timeout:g} s")
-
-
-async def _landed(client: Any, future: Future) -> dict[str, int]:
-    token = trio.lowlevel.current_trio_token()
-    done = trio.Event()
-
-    def tell(_: object) -> None:
-        with contextlib.suppress(trio.RunFinishedError):
-            token.run_sync_soon(done.set)
-
-    future.add_both(tell)
-    await done.wait()
-    if future.exception is None:
-        return future.value  # type: ignore[no-any-return]
-    # `_net`, `_closed`: what a loop raises that was closed meanwhile says nothing else.
-    if isinstance(future.exception, Exception) and not client._net._closed:
-        raise future.exception
-    # Closing the loop throws GeneratorExit into what runs on it.
-    raise ClientClosed("the client was closed") from None
+    # The loop alone may change the set of topics that it iterates over for each request.
+    counts: dict[str, int] = await ask(
+        client, ", ".join(topics), _look_up, client, topics, timeout, waiting, timeout=timeout
+    )
+    return counts
 
 
 async def _look_up(

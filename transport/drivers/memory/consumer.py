@@ -218,7 +218,7 @@ class MemoryConsumer:
         stable = self._committed_only
         return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
 
-    async def topics(self) -> frozenset[str]:
+    async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
         return (await self._enter()).broker.topics
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:

@@ -1,0 +1,159 @@
+"""Queries that run on the client's own loop, beside all other calls and beside each other.
+
+A query on a worker's thread would wait for the call before it, and a commit behind it would wait
+for the query. On the loop, no query waits for another call, and the time of each counts from the
+moment it is asked. Look here for how a driver asks the broker something that no `poll` brings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+import kafka.errors
+import trio
+from kafka import TopicPartition
+from kafka.future import Future
+from kafka.protocol.consumer import OffsetSpec
+from kafka.protocol.metadata import MetadataRequest
+
+from transport.errors import BrokerUnavailable, ClientClosed
+from transport.types import TP
+
+# Extra seconds beyond the query's own bound, so that its more specific error wins.
+_MARGIN = 1.0
+# Seconds between two tries, as in the client's own queries.
+_PAUSE = 0.1
+
+
+async def ask(
+    client: Any, subject: str, query: Callable[..., Awaitable[Any]], *args: Any, timeout: float
+) -> Any:
+    """Run a coroutine function on the client's loop and return its value.
+
+    Args:
+        client: the KafkaNetClient of a consumer or producer.
+        subject: what is asked for, for the error.
+        query: bounded by itself.
+        timeout: seconds that `query` takes at most.
+
+    Raises:
+        BrokerUnavailable: no answer within `timeout`; or none of the loop itself, a second later.
+        ClientClosed: the loop was closed.
+        What `query` raises otherwise.
+
+    A checkpoint. Cancelled: only the waiting ends.
+    """
+    # `_manager`: the one way to run something on the client's loop.
+    try:
+        future = client._manager.call_soon(query, *args)
+    except RuntimeError:
+        raise ClientClosed("the client was closed") from None
+    try:
+        with trio.move_on_after(timeout + _MARGIN):
+            return await _landed(client, future)
+    except kafka.errors.KafkaTimeoutError as error:  # whose text is empty
+        raise BrokerUnavailable(f"no broker told {subject} within {timeout:g} s") from error
+    raise BrokerUnavailable(f"the client did not look up {subject} in {timeout:g} s")
+
+
+async def log_ends(
+    consumer: Any, tps: Collection[TP], timeout: float, *, first: bool
+) -> dict[TP, int]:
+    """Return the first offset of each log, or the one after its last.
+
+    Raises BrokerUnavailable: not all of them were known within `timeout` seconds.
+    """
+    if not tps:
+        await trio.lowlevel.checkpoint()
+        return {}
+    # `_fetcher`: the public beginning_offsets() and end_offsets() block a thread on this coroutine.
+    # It drops what it was asked for from the mapping that it is given.
+    spec = OffsetSpec.EARLIEST if first else OffsetSpec.LATEST
+    wanted = {TopicPartition(*tp): spec for tp in tps}
+    found = await ask(
+        consumer._client,
+        f"the {'first' if first else 'end'} offsets of {len(wanted)} partitions",
+        consumer._fetcher._fetch_offsets_by_times_async,
+        wanted,
+        timeout * 1000,
+        timeout=timeout,
+    )
+    return {TP(*tp): at.offset for tp, at in found.items()}
+
+
+async def committed_offsets(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:
+    """Return the group's committed offsets, without the partitions that have none.
+
+    Raises BrokerUnavailable: no answer within `timeout` seconds.
+    """
+    if not tps:
+        await trio.lowlevel.checkpoint()
+        return {}
+    # `_coordinator`: the public committed() blocks a thread and takes one partition, a request
+    # each.
+    found = await ask(
+        consumer._client,
+        f"the committed offsets of {len(tps)} partitions",
+        consumer._coordinator.fetch_committed_offsets_async,
+        [TopicPartition(*tp) for tp in tps],
+        timeout * 1000,
+        timeout=timeout,
+    )
+    return {TP(*tp): committed.offset for tp, committed in found.items()}
+
+
+async def all_topics(client: Any, timeout: float) -> frozenset[str]:
+    """Return the names of all topics that we may see, without the broker's own.
+
+    Raises BrokerUnavailable: no answer within `timeout` seconds.
+
+    The client's metadata stays as it is: the public topics() has no bound, and makes the client
+    remember every topic of the cluster.
+    """
+    return await ask(  # type: ignore[no-any-return]
+        client, "the topics", _all_topics, client, timeout, timeout=timeout
+    )
+
+
+async def _all_topics(client: Any, timeout: float) -> frozenset[str]:
+    """Runs on the client's loop."""
+    manager, deadline = client._manager, time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        request = MetadataRequest(
+            topics=MetadataRequest.ALL_TOPICS,
+            allow_auto_topic_creation=False,
+            include_cluster_authorized_operations=False,
+            include_topic_authorized_operations=False,
+        )
+        with suppress(kafka.errors.RetriableError, kafka.errors.UnknownBrokerIdError):
+            answer = await manager.wait_for(manager.send(request), left * 1000)
+            return frozenset(
+                topic.name
+                for topic in answer.topics
+                if topic.error_code == kafka.errors.NoError.errno and not topic.is_internal
+            )
+        # `_net`: only the loop itself can let a coroutine of it sleep.
+        await manager._net.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))
+    raise BrokerUnavailable(f"no broker told which topics there are within {timeout:g} s")
+
+
+async def _landed(client: Any, future: Future) -> Any:
+    token = trio.lowlevel.current_trio_token()
+    done = trio.Event()
+
+    def tell(_: object) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(done.set)
+
+    future.add_both(tell)
+    await done.wait()
+    if future.exception is None:
+        return future.value
+    # `_net`, `_closed`: what a loop raises that was closed meanwhile says nothing else.
+    if isinstance(future.exception, Exception) and not client._net._closed:
+        raise future.exception
+    # Closing the loop throws GeneratorExit into what runs on it.
+    raise ClientClosed("the client was closed") from None

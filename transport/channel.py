@@ -16,6 +16,7 @@ from transport.message import Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.source import in_hand
 from transport.types import TP
+from transport.weights import Held
 
 # An iterator gives way to other tasks at least this often, in seconds, and once a turn.
 _GIVE_WAY = 0.001
@@ -35,6 +36,7 @@ class Channel:
         limit: most messages delivered and unacked; with so many fetched the channel is full, and
             the partitions of its topic are not fetched from until half of them are done.
         on_full: called at each turn from or to full.
+        memory: the weight of what all channels of the app hold; None: nobody counts it.
     """
 
     def __init__(
@@ -48,9 +50,15 @@ class Channel:
         on_full: Callable[[], None] = lambda: None,
         scheduler: SchedulingStrategy[Lane] | None = None,
         names_source: bool = False,
+        memory: Held | None = None,
     ) -> None:
         self.name = name
-        self.load = Load(limit, names_source=names_source, on_fall=self._on_fall)
+        self.load = Load(
+            limit,
+            names_source=names_source,
+            memory=Held() if memory is None else memory,
+            on_fall=self._on_fall,
+        )
         self.is_full = False
         self.ended = False
         self.on_key_decode_error: DecodeErrorHook = raise_decode_error

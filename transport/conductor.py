@@ -16,6 +16,7 @@ from transport.errors import AppClosed
 from transport.ledger import Ledger
 from transport.topic import Topic
 from transport.types import TP, Record
+from transport.weights import Held
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -26,11 +27,15 @@ class Conductor(Service, MutableSet["Topic"]):
 
     A change of the set while the app runs becomes a change of the subscription, one for a burst
     of changes.
+
+    Attributes:
+        memory: the weight of what all channels hold.
     """
 
     def __init__(self, app: App) -> None:
         super().__init__("Conductor")
         self.app = app
+        self.memory = Held(app.settings.buffer_bytes, on_fall=lambda: self.on_change())
         self._channels: dict[str, dict[Topic, Channel]] = {}
         self._patterns: dict[Topic, None] = {}
         # Every channel that has ever listened: iterators of a discarded topic end as well.
@@ -209,9 +214,19 @@ class Conductor(Service, MutableSet["Topic"]):
         return [self._turned, *(channel.next_news() for channel in self.channels())]
 
     def is_held_back(self, tp: TP) -> bool:
-        """Whether to fetch nothing of it: a channel of its topic is full, or there is none."""
+        """Whether to fetch nothing of it: there is no channel of its topic, or one has enough.
+
+        A channel has enough when it is full, and also when it holds anything at all while the app
+        holds `buffer_bytes`. One that holds nothing is fetched for: its handler may be what the
+        handlers of other topics wait for.
+        """
         channels = self._channels.get(tp.topic)
-        return not channels or any(channel.is_full for channel in channels.values())
+        if not channels:
+            return True
+        is_full = self.memory.is_full
+        return any(
+            channel.is_full or (is_full and channel.load.held) for channel in channels.values()
+        )
 
     @property
     def acking_topics(self) -> set[str]:

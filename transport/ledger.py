@@ -32,6 +32,7 @@ import attrs
 
 from transport.message import Batch, Message
 from transport.types import TP, Record
+from transport.weights import Held, weights
 
 
 @attrs.define
@@ -51,6 +52,7 @@ class Load:
         names_source: whether a message in a handler's hands is what is sent then belongs to.
         held: fetched and not acked, waiting or begun.
         begun: delivered and not acked.
+        memory: the weight of what is held, with that of all other channels of the app.
         alarm: somebody waits for the load to fall; `on_fall` is called at each ack.
     """
 
@@ -58,6 +60,7 @@ class Load:
     names_source: bool = False
     held: int = 0
     begun: int = 0
+    memory: Held = attrs.field(factory=Held)
     alarm: bool = False
     on_fall: Callable[[], None] = lambda: None
 
@@ -70,6 +73,7 @@ class Lane:
         "_next",
         "_queue",
         "_records",
+        "_weights",
         "_when_empty",
         "begun",
         "ledger",
@@ -83,9 +87,11 @@ class Lane:
         self.begun: dict[int, Message] = {}
         self.taken = 0  # how many were ever taken ...
         self._given_up = 0  # ... and not acked when the epoch ended
-        self._records: Sequence[Record] = ()  # the batch that is being taken from ...
+        self._records: Sequence[Record] = ()  # the batch that is being taken from, ...
+        self._weights: Sequence[int] = ()  # ... what each record of it weighs, ...
         self._next = 0  # ... and the index of its first waiting record
-        self._queue: deque[Sequence[Record]] = deque()  # the batches behind it
+        # The batches behind it, with their weights.
+        self._queue: deque[tuple[Sequence[Record], Sequence[int]]] = deque()
         self._when_empty: list[Callable[[], None]] = []
 
     @property
@@ -101,22 +107,23 @@ class Lane:
         """The offset of the first record that is fetched and not taken."""
         if self._next < len(self._records):
             return self._records[self._next].offset
-        return self._queue[0][0].offset if self._queue else None
+        return self._queue[0][0][0].offset if self._queue else None
 
     @property
     def waiting(self) -> int:
         """How many records are fetched and not taken."""
-        return len(self._records) - self._next + sum(map(len, self._queue))
+        return len(self._records) - self._next + sum(len(records) for records, _ in self._queue)
 
     @property
     def acked(self) -> int:
         """How many messages were ever acked."""
         return self.taken - self._given_up - len(self.begun)
 
-    def put(self, records: Sequence[Record]) -> None:
-        """Records that were fetched, in offset order."""
-        self._queue.append(records)
+    def put(self, records: Sequence[Record], weights: Sequence[int]) -> None:
+        """Records that were fetched, in offset order, and what each weighs."""
+        self._queue.append((records, weights))
         self.load.held += len(records)
+        self.load.memory.add(sum(weights))
 
     def ready(self) -> int:
         """How many messages can be taken one by one; 0: none waits, or none may be taken now."""
@@ -125,7 +132,7 @@ class Lane:
         if self._next == len(self._records):
             if not self._queue:
                 return 0
-            self._records = self._queue.popleft()
+            self._records, self._weights = self._queue.popleft()
             self._next = 0
         return len(self._records) - self._next
 
@@ -135,10 +142,10 @@ class Lane:
             record = self._records[self._next]
         except IndexError:
             return None
+        message = Message(self, record, self._weights[self._next])
         self._next += 1
         self.taken += 1
         self.load.begun += 1
-        message = Message(self, record)
         self.begun[message.offset] = message
         return message
 
@@ -149,7 +156,7 @@ class Lane:
         """
         messages = self._take_of_fetch(most)
         while len(messages) < most and self._queue:
-            self._records, self._next = self._queue.popleft(), 0
+            (self._records, self._weights), self._next = self._queue.popleft(), 0
             messages += self._take_of_fetch(most - len(messages))
         self.taken += len(messages)
         self.load.begun += len(messages)
@@ -157,9 +164,11 @@ class Lane:
         return Batch(self, messages)
 
     def _take_of_fetch(self, most: int) -> list[Message]:
-        records = self._records[self._next : self._next + most]
+        part = slice(self._next, self._next + most)
+        records = self._records[part]
         self._next += len(records)
-        return [Message(self, record) for record in records]
+        weighed = zip(records, self._weights[part], strict=True)
+        return [Message(self, record, weight) for record, weight in weighed]
 
     def ack(self, message: Message) -> bool:
         """The work on a message is done; False, and nothing changes, if the lane is shut."""
@@ -170,7 +179,9 @@ class Lane:
         load = self.load
         load.held -= 1
         load.begun -= 1
-        if load.alarm or self._when_empty:
+        memory = load.memory
+        memory.bytes -= message.weight
+        if load.alarm or memory.is_full or self._when_empty:
             self._after_ack()
         return True
 
@@ -179,12 +190,15 @@ class Lane:
         if self.ledger.is_shut or any(message.refcount != 1 for message in messages):
             left = [message for message in messages if not message.acked]
             return all([message.decref() for message in left or messages])
+        weight = 0
         for message in messages:
             message.refcount = 0
             message.acked = True
+            weight += message.weight
             del self.begun[message.offset]
         self.load.held -= len(messages)
         self.load.begun -= len(messages)
+        self.load.memory.bytes -= weight
         self._after_ack()
         return True
 
@@ -199,8 +213,11 @@ class Lane:
         """Forget what is fetched and not taken; returns the first offset of it."""
         first = self.first_waiting
         self.load.held -= self.waiting
-        self._records, self._next = (), 0
+        self.load.memory.bytes -= sum(self._weights[self._next :])
+        self.load.memory.bytes -= sum(sum(weights) for _, weights in self._queue)
+        self._records, self._weights, self._next = (), (), 0
         self._queue.clear()
+        self._after_fall()
         return first
 
     def when_empty(self, call: Callable[[], None]) -> None:
@@ -220,13 +237,22 @@ class Lane:
         self.drop_waiting()
         self.load.held -= len(self.begun)
         self.load.begun -= len(self.begun)
+        self.load.memory.bytes -= sum(message.weight for message in self.begun.values())
         self._given_up += len(self.begun)
         self.begun.clear()
         self._after_ack()
 
+    def _after_fall(self) -> None:
+        memory = self.load.memory
+        if memory.is_full:
+            memory.has_fallen()
+            if not self.load.held and memory.is_full:
+                memory.on_fall()  # a channel that holds nothing is fetched for all the same
+
     def _after_ack(self) -> None:
         if self.load.alarm:
             self.load.on_fall()
+        self._after_fall()
         if self._when_empty and not self.begun:
             calls, self._when_empty = self._when_empty, []
             for call in calls:
@@ -298,8 +324,9 @@ class Ledger:
             return 0
         if self.start is None:
             self.start = records[0].offset
+        weighed = weights(records)
         for lane in self.lanes:
-            lane.put(records)
+            lane.put(records, weighed)
         self.position = records[-1].offset + 1
         return len(records)
 

@@ -27,14 +27,16 @@ class Message:
         offset: its offset in the partition.
         key, value: decoded by the topic's types; bytes or None where it has none.
         record: as the broker's client gave it.
+        weight: what it takes in memory, in bytes.
         acked: whether an ack of it was counted.
         refcount: how many holders have still to let go of it; 1 when it is delivered.
     """
 
-    __slots__ = ("_lane", "acked", "key", "offset", "record", "refcount", "value")
+    __slots__ = ("_lane", "acked", "key", "offset", "record", "refcount", "value", "weight")
 
-    def __init__(self, lane: Lane, record: Record) -> None:
+    def __init__(self, lane: Lane, record: Record, weight: int = 0) -> None:
         self._lane = lane
+        self.weight = weight
         self.record = record
         self.offset = record.offset
         self.key: Any = record.key

@@ -42,6 +42,9 @@ class Settings:
         stuck_commit_timeout: the same for commits; `commit_interval` is added.
         buffer_size: most messages of one topic object that are delivered and unacked; with so
             many fetched its partitions are paused until half of them are done.
+        buffer_bytes: most that is fetched and not acked, over all topics; with so much held
+            nothing more is fetched until half of it is done, but for topic objects that hold
+            nothing. A message counts as its bytes and 512 more, each header as its bytes and 160.
         grace: the whole of the orderly end.
         send_buffer_messages, send_buffer_bytes: most that is accepted and not delivered; `send`
             waits beyond that.
@@ -65,6 +68,7 @@ class Settings:
     stuck_ack_timeout: float = attrs.field(default=300.0, validator=_duration)
     stuck_commit_timeout: float = attrs.field(default=300.0, validator=_duration)
     buffer_size: int = attrs.field(default=16384, validator=_size)
+    buffer_bytes: int = attrs.field(default=64 << 20, validator=_size)
     grace: float = attrs.field(default=20.0, validator=_duration)
     send_buffer_messages: int = attrs.field(default=50_000, validator=_size)
     send_buffer_bytes: int = attrs.field(default=32 << 20, validator=_size)

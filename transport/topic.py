@@ -71,6 +71,7 @@ class Topic:
             on_full=self._on_full,
             scheduler=app.consumer.scheduler(),
             names_source=app.consumer.in_transaction,
+            memory=app.conductor.memory,
         )
 
     # Reading

@@ -676,6 +676,7 @@ async def test_queries_of_a_frozen_broker_end_in_their_own_time_all_at_once(
             for name in QUERIES:
                 queries.start_soon(ask, name)
         kafka_broker.thaw()
+        nursery.cancel_scope.cancel()
     assert {name for name, _ in failed} == set(QUERIES)
     assert max(seconds for _, seconds in failed) < 1.9, failed
 

@@ -1,0 +1,70 @@
+"""What records weigh in memory, and how much of that an app holds at most.
+
+Bytes on the wire say little: a record of ten bytes takes some hundreds once it is decoded, and so
+does each header. Look here for what `buffer_bytes` counts, and when fetching pauses and resumes for
+it. Nothing here knows trio or Kafka.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from transport.types import Headers, Record
+
+# What a decoded record takes besides the bytes of its key, its value and its headers.
+RECORD_BYTES = 512
+# The same for one header: a tuple, its name and its value.
+HEADER_BYTES = 160
+
+
+def weights(records: Sequence[Record]) -> list[int]:
+    """Return the weight of each record, in bytes."""
+    return [
+        RECORD_BYTES
+        + record.serialized_key_size
+        + record.serialized_value_size
+        + (of_headers(record.headers) if record.headers else 0)
+        for record in records
+    ]
+
+
+def of_headers(headers: Headers) -> int:
+    """Return the weight of some headers, in bytes."""
+    return HEADER_BYTES * len(headers) + sum(
+        len(name) + (0 if value is None else len(value)) for name, value in headers
+    )
+
+
+@attrs.define(eq=False)
+class Held:
+    """The weight of all that one app has fetched and not acked, over all of its topics.
+
+    Each topic object counts what it holds itself. `Lane` adds and takes away; it does the second by
+    hand, because that happens at each ack.
+
+    Attributes:
+        limit: from this weight on nothing more is fetched, until half of it is acked.
+        bytes: the present weight.
+        is_full: whether fetching is to pause.
+        on_fall: called when fetching may go on; at an ack, so it must be quick.
+    """
+
+    limit: float = math.inf
+    bytes: int = 0
+    is_full: bool = False
+    on_fall: Callable[[], None] = lambda: None
+
+    def add(self, weight: int) -> None:
+        """Something was fetched."""
+        self.bytes += weight
+        if self.bytes >= self.limit:
+            self.is_full = True
+
+    def has_fallen(self) -> None:
+        """Something was acked or dropped: look whether fetching may go on."""
+        if self.is_full and self.bytes <= self.limit // 2:
+            self.is_full = False
+            self.on_fall()

@@ -111,9 +111,9 @@ def hold(app: App, call: str) -> trio.Event:
     """From now on such calls to the client wait for the event, as where it takes its time."""
     make, may_go_on = getattr(app.consumer.client, call), trio.Event()
 
-    async def make_late(*args: Any) -> Any:
+    async def make_late(*args: Any, **options: Any) -> Any:
         await may_go_on.wait()
-        return await make(*args)
+        return await make(*args, **options)
 
     setattr(app.consumer.client, call, make_late)
     return may_go_on

@@ -254,9 +254,9 @@ async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
         goes_on = trio.Event()
         subscribe = app.consumer.client.subscribe
 
-        async def hang(topics: Any) -> None:
+        async def hang(topics: Any, **options: Any) -> None:
             await goes_on.wait()
-            await subscribe(topics)
+            await subscribe(topics, **options)
 
         app.consumer.client.subscribe = hang
         app.topic("parcels").noack()

@@ -32,9 +32,9 @@ def told_of_subscriptions(app: App) -> list[Collection[str]]:
     asked: list[Collection[str]] = []
     subscribe = app.consumer.client.subscribe
 
-    async def noted(topics: Collection[str]) -> None:
+    async def noted(topics: Collection[str], **options: object) -> None:
         asked.append(topics)
-        await subscribe(topics)
+        await subscribe(topics, **options)
 
     app.consumer.client.subscribe = noted
     return asked

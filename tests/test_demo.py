@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.kafka.cluster import free_ports
 from tests.nurseries.clock import jumping
 from transport import demo
 from transport.__main__ import main
@@ -24,6 +25,8 @@ async def test_it_shows_the_crash_the_tree_and_the_check() -> None:
     assert (findings.produced, findings.handled, findings.lag) == (2000, 2000, 0)
     text = "\n".join(lines)
     assert "anna has crashed" in text
+    assert "its partitions have no owner until its session has timed out, in 6 s" in text
+    assert "; waiting for the session of anna to time out" in text
     assert re.search(r"Consumer +running", text)
     assert re.search(r"[\d,]+ of 2,000 handled", text)
     assert text.endswith("good")
@@ -61,11 +64,35 @@ def test_a_broker_that_there_is_not(url: str, capsys: pytest.CaptureFixture[str]
     assert url in capsys.readouterr().err
 
 
+@jumping
+async def test_it_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    await demo.demo("memory://quiet", 2000, lambda line: None)
+    assert [r.getMessage() for r in caplog.records if r.levelname != "INFO"] == []
+
+
+def test_a_broker_that_does_not_answer_is_one_line_and_exit_code_1() -> None:
+    (port,) = free_ports(1)
+    broker = f"kafka://127.0.0.1:{port}"
+    ended = subprocess.run(
+        [sys.executable, "-m", "transport", "demo", "--broker", broker],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    told, error = ended.stderr.splitlines()
+    assert f"the broker at 127.0.0.1:{port} does not answer: connection refused" in told
+    assert error == (
+        f"BrokerUnavailable: no broker answered at 127.0.0.1:{port}:"
+        " connection refused (ECONNREFUSED)"
+    )
+
+
 @pytest.mark.kafka
 def test_it_ends_well_on_a_real_kafka(kafka_bootstrap: str) -> None:
     command = [sys.executable, "-m", "transport", "demo", "--broker", f"kafka://{kafka_bootstrap}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
     assert "100,000" in ended.stdout
     assert ended.stdout.endswith("good\n")
 

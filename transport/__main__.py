@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -43,15 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return trio.run(_demo, args.broker, args.orders)
     except* (TransportError, ValueError) as group:
-        for error in _leaves(group):
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        for line in dict.fromkeys(_lines(group)):
+            print(line, file=sys.stderr)
     return 1
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def _lines(error: BaseException) -> Iterator[str]:
+    """One line for each error of a group."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
-    return [error]
+        for part in error.exceptions:
+            yield from _lines(part)
+    else:
+        yield f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 if __name__ == "__main__":

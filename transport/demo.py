@@ -18,9 +18,9 @@ from transport.message import Batch
 from transport.types import TP
 
 PARTITIONS = 4
-# As short as a broker allows by default: so long a crash stays unnoticed.
+# The shortest that a broker allows by default. A crash stays unnoticed for that long.
 SESSION = 6.0
-# What is not handled by then, in seconds, is lost.
+# Seconds after which an order that is not handled counts as lost.
 PATIENCE = 120.0
 
 
@@ -30,6 +30,8 @@ class Run:
 
     Attributes:
         handled: how often each order was handled, by its number.
+        crashed: the name of the member that has crashed.
+        shown: how many orders had been handled when the progress was last shown.
     """
 
     broker: str
@@ -41,13 +43,20 @@ class Run:
     by_member: Counter[str] = attrs.field(factory=Counter)
     half: trio.Event = attrs.field(factory=trio.Event)
     all: trio.Event = attrs.field(factory=trio.Event)
+    crashed: str | None = None
+    shown: int = 0
 
     def tell(self, text: str) -> None:
         self.say(f"{time.monotonic() - self.began:5.1f} s  {text}")
 
     async def show_progress(self) -> None:
         shares = ", ".join(f"{name} {n:,}" for name, n in sorted(self.by_member.items()))
-        self.tell(f"{len(self.handled):,} of {self.orders:,} handled ({shares or 'joining'})")
+        done = len(self.handled)
+        waits = ""
+        if self.crashed is not None and done == self.shown < self.orders:
+            waits = f"; waiting for the session of {self.crashed} to time out"
+        self.shown = done
+        self.tell(f"{done:,} of {self.orders:,} handled ({shares or 'joining'}){waits}")
 
     def app(self, group: str) -> App:
         return App(
@@ -96,6 +105,9 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
     """
     run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
     run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
+    # By one app alone, so that a broker that does not answer is one error.
+    async with run.app("till") as app:
+        await app.producer.create_topic(run.name, PARTITIONS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tick, 1.0, run.show_progress)
         with trio.move_on_after(PATIENCE) as patience:
@@ -111,7 +123,6 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
 
 async def _produce(run: Run) -> None:
     async with run.app("till") as app:
-        await app.producer.create_topic(run.name, PARTITIONS)
         orders = app.topic(run.name, key_type=str, value_type=JSON)
         for number in range(run.orders):
             await orders.send(key=f"customer-{number % 1000}", value={"order": number})
@@ -124,11 +135,15 @@ async def _member(run: Run, name: str, crashes: bool) -> None:
         nursery.start_soon(_handle, run, name, app)
         if crashes:
             await run.half.wait()
-            run.tell(f"half is done; {name} is going to crash. The tree of {name}:")
+            run.tell(f"half is done, and {name} is about to crash. The tree of {name}:")
             for line in app.tree().lines("         "):
                 run.say(line)
             await app.kill()
-            run.tell(f"{name} has crashed: no commit, no leaving the group")
+            run.crashed = name
+            run.tell(f"{name} has crashed: it committed nothing more, and did not leave the group")
+            run.tell(
+                f"its partitions have no owner until its session has timed out, in {SESSION:g} s"
+            )
         else:
             await run.all.wait()
             app.stop()
@@ -141,6 +156,7 @@ async def _handle(run: Run, name: str, app: App) -> None:
 
 async def _check(run: Run) -> Findings:
     """Read the topic and the group's offsets back, as an outsider would."""
+    run.tell("reading all orders back, to check")
     app = run.app("audit")
     reader = app.driver.consumer(ClientSettings(group_id=f"{run.name}-kitchen"))
     await reader.open()
@@ -178,5 +194,5 @@ async def _read_back(run: Run, app: App, ends: dict[TP, int]) -> set[int]:
                 if batch.messages[-1].offset + 1 >= ends[batch.tp]:
                     left.discard(batch.tp)
                 if not left:
-                    break
+                    app.stop()
     return produced

@@ -442,3 +442,54 @@ async def test_a_gap_at_the_end_does_not_pass_what_is_unacked() -> None:
         first.ack()
         await trio.sleep(A_WHILE)
         assert committed(broker) == {ORDERS: 1}
+
+
+@jumping
+async def test_wait_empty_waits_for_what_had_begun_before_it_and_for_no_other() -> None:
+    """Handlers take a new message before they ack the old one, so that one is always begun."""
+    tps = [TP("orders", number) for number in range(3)]
+    broker = broker_with(*tps, records=40)
+    async with app_on(broker, commit_interval=1e6) as app, trio.open_nursery() as nursery:
+        messages = app.topic("orders").noack()
+
+        async def handle() -> None:
+            message = await anext(messages)
+            while True:
+                following = await anext(messages)
+                await trio.sleep(1.0)
+                message.ack()
+                message = following
+
+        for _ in range(4):
+            nursery.start_soon(handle)
+        await trio.sleep(2.5)
+        begun = {message.tp: message.offset for message in app.consumer.unacked}
+        with trio.fail_after(5.0):
+            await app.consumer.wait_empty()
+        assert app.consumer.unacked
+        assert all(committed(broker)[tp] > offset for tp, offset in begun.items())
+        nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_wait_empty_does_not_wait_for_a_partition_after_another() -> None:
+    """What begins in one while it waits for another does not count."""
+    tps = [TP("orders", number) for number in range(2)]
+    broker = broker_with(*tps, records=2)
+    async with app_on(broker) as app, trio.open_nursery() as nursery:
+        messages = app.topic("orders").noack()
+        first = {message.partition: message for message in [await anext(messages)]}
+        empty = trio.Event()
+
+        async def wait() -> None:
+            await app.consumer.wait_empty()
+            empty.set()
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        others = await take(messages, 3)
+        for message in first.values():
+            message.ack()
+        with trio.fail_after(1.0):
+            await empty.wait()
+        assert app.consumer.unacked == set(others)

@@ -46,6 +46,7 @@ class Given:
     epoch: int
     holders: int = 1
     was_acked: bool = False
+    is_back: bool = False  # no handler has got it after all
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -227,12 +228,45 @@ class LedgerMachine(RuleBasedStateMachine):
         if given.was_acked:
             self.doubled += 1
             return False
-        if given.epoch != self.epoch:
+        if given.epoch != self.epoch or given.is_back:
             self.stale += 1
             return False
         given.channel.begun.discard(given.message.offset)
         given.was_acked = True
         return True
+
+    @precondition(lambda self: self.hands)
+    @rule(which=st.lists(index, min_size=1, max_size=4))
+    def give_back(self, which: list[int]) -> None:
+        """Some messages of a channel, which no handler has got after all."""
+        chosen = {number % len(self.hands) for number in which}
+        channel = self.hands[min(chosen)].channel
+        hands = [self.hands[number] for number in sorted(chosen)]
+        hands = [given for given in hands if given.channel is channel]
+        ledger = hands[0].message.ledger
+        ledger.give_back(channel.lane, [given.message for given in hands])
+        back = []
+        for given in hands:
+            is_done = given.was_acked or given.is_back or given.epoch != self.epoch
+            if not is_done and given.message.offset in channel.begun:
+                given.is_back = True
+                given.holders = 0
+                back.append(given.message.offset)
+        if not back:
+            return
+        channel.begun.difference_update(back)
+        channel.given = [offset for offset in channel.given if offset not in back]
+        waits_for = channel.due[len(channel.given) + len(back) :]
+        if channel in self.open_channels.values() and not self.draining:
+            channel.due = channel.given + sorted(back + waits_for)
+        else:
+            self.stop_giving_back(channel, back)
+
+    def stop_giving_back(self, channel: Channel, back: list[int]) -> None:
+        """What comes back to a channel that gets nothing any more."""
+        channel.due = channel.given[:]
+        if channel in self.open_channels.values() or not self.open_channels:
+            self.miss(min(back))
 
     # Ownership
 
@@ -306,7 +340,7 @@ class LedgerMachine(RuleBasedStateMachine):
             while self.open_channels[who].waits_for:
                 self.take(who)
         for given in self.hands:
-            while given.epoch == self.epoch and not given.was_acked:
+            while given.epoch == self.epoch and not (given.was_acked or given.is_back):
                 assert given.message.ack() == self.expect_ack(given)
         self.reach_the_end()
         self.commit()

@@ -531,5 +531,4 @@ class AioReader(Generic[M]):
         """Decode in place; False: nothing is left. The hooks are the user's, of this side."""
         if isinstance(taken, Message):
             return await self._channel.decode(taken)
-        taken.messages = [m for m in taken.messages if await self._channel.decode(m)]
-        return bool(taken.messages)
+        return await self._channel.decode_batch(taken)

@@ -192,8 +192,7 @@ class BarrierCommitter:
         with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
             self._drains.add(drain)
             try:
-                for ledger in ledgers:
-                    await ledger_is_empty(ledger)
+                await begun_are_done(ledgers)
             finally:
                 self._drains.discard(drain)
         left = [message for ledger in ledgers for message in ledger.unacked]
@@ -320,11 +319,17 @@ async def _insist(call: Callable[[], Awaitable[None]]) -> None:
             await backoff.wait()
 
 
-async def ledger_is_empty(ledger: Ledger) -> None:
-    """Wait until no message of it is begun any more. Cancelling changes nothing."""
-    empty = trio.Event()
-    forget = ledger.when_empty(empty.set)
+async def begun_are_done(ledgers: Collection[Ledger]) -> None:
+    """Wait until the messages are done that are begun in these at the call.
+
+    A checkpoint. Cancelling changes nothing.
+    """
+    events = [trio.Event() for _ in ledgers]
+    forgets = [ledger.when_empty(event.set) for ledger, event in zip(ledgers, events, strict=True)]
     try:
-        await empty.wait()
+        await trio.lowlevel.checkpoint()
+        for event in events:
+            await event.wait()
     finally:
-        forget()
+        for forget in forgets:
+            forget()

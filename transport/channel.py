@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
 import trio
@@ -164,11 +164,39 @@ class Channel:
         return self._news
 
     async def decode(self, message: Message) -> bool:
-        """Decode key and value in place; False: it could not be, and the hook has dealt with it."""
+        """Decode key and value in place; False: it could not be, and the hook has dealt with it.
+
+        Where the hook is cancelled, the message waits again.
+        """
+        if (failure := self._decode(message)) is None:
+            return True
+        await self._settle(*failure)
+        return False
+
+    async def decode_batch(self, batch: Batch) -> bool:
+        """Decode a batch in place, and take out what the hooks have dealt with; False: that is all.
+
+        Where a hook raises or is cancelled, all other messages wait again.
+        """
+        decoded: list[Message] = []
+        for index, message in enumerate(batch.messages):
+            if (failure := self._decode(message)) is None:
+                decoded.append(message)
+                continue
+            try:
+                await self._settle(*failure)
+            except BaseException:
+                self._give_back([*decoded, *batch.messages[index + 1 :]])
+                raise
+        batch.messages = decoded
+        return bool(decoded)
+
+    def _decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
+        """Decode key and value in place; where that fails, the error and the hook for it."""
         shared = self.decoded.get(message.topic) if self.decoded else None
         if shared is not None and (ready := shared.take(message.tp, message.offset)) is not None:
             message.key, message.value = ready
-            return True
+            return None
         part, codec, hook = "key", self._key, self.on_key_decode_error
         try:
             if codec is not None and message.key is not None:
@@ -180,13 +208,38 @@ class Channel:
             where = f"the {part} of {message.tp} offset {message.offset}"
             error = DecodeError(f"{where}: {exc!r}", message)
             error.__cause__ = exc
-        else:
-            if shared is not None:
-                shared.keep(message.tp, message.offset, message.key, message.value)
-            return True
-        await hook(error, message)
-        message.ack()
-        return False
+            return error, hook
+        if shared is not None:
+            shared.keep(message.tp, message.offset, message.key, message.value)
+        return None
+
+    async def _settle(self, error: DecodeError, hook: DecodeErrorHook) -> None:
+        """Have the hook deal with a message that could not be decoded, and pass the message over.
+
+        What the hook raises goes on its way: whoever iterates has the message in hand then, by
+        the `DecodeError`. A hook that is cancelled leaves the message in nobody's hands.
+        """
+        try:
+            await hook(error, error.message)
+        except Exception as exc:
+            if exc is not error and exc.__context__ is None:
+                exc.__context__ = error
+            raise
+        except BaseException:
+            self._give_back([error.message])
+            raise
+        error.message.ack()
+
+    @enable_ki_protection
+    def _give_back(self, messages: Sequence[Message]) -> None:
+        """Messages of one partition that were taken, and that no handler has got, wait again."""
+        if not messages:
+            return
+        lane = messages[0].lane
+        lane.ledger.give_back(lane, messages)
+        if self._lanes.get(lane.ledger.tp) is lane:
+            self._scheduler.add(lane)
+        self._on_fall()
 
     def _turn(self, most: int | None = None) -> Lane | None:
         """The lane that may deliver now; None if none may."""
@@ -258,7 +311,7 @@ class Messages(_Reader):
     async def __anext__(self) -> Message:
         if (done := self._current) is not None:
             self._current = None
-            done.decref()
+            done.ack()
         channel = self._channel
         while True:
             # A checkpoint for cancelling at each message; a full one at each turn, or now and then.
@@ -302,10 +355,8 @@ class Batches(_Reader):
                     raise StopAsyncIteration
                 await channel.news()
                 continue
-            if channel.must_decode:
-                batch.messages = [m for m in batch.messages if await channel.decode(m)]
-                if not batch.messages:
-                    continue
+            if channel.must_decode and not await channel.decode_batch(batch):
+                continue
             if self._acks:
                 self._current = batch
             if channel.load.names_source:

@@ -12,7 +12,7 @@ import trio
 
 from nurseries import Service, State, exposed, tick
 from transport.assignment import Assignment
-from transport.barrier import ledger_is_empty
+from transport.barrier import begun_are_done
 from transport.commits import Commits, committer_of
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
@@ -485,17 +485,14 @@ class Consumer(Service):
         return await self.committer.wait_for_running()
 
     async def wait_empty(self) -> None:
-        """Wait until all that was begun is acked, and then committed.
+        """Wait until all that was begun before the call is acked, and then committed.
 
-        Not bounded, and a handler that waits for its own message waits for ever: use a cancel
-        scope. A checkpoint; cancelling changes nothing. Raises as `commit` does.
+        Messages that begin later do not count. Not bounded, and a handler that waits for its own
+        message waits for ever: use a cancel scope. A checkpoint; cancelling changes nothing.
+        Raises as `commit` does.
         """
-        await self._drained(list(self.assignment.values()))
+        await begun_are_done(list(self.assignment.values()))
         await self.commit()
-
-    async def _drained(self, ledgers: Iterable[Ledger]) -> None:
-        for ledger in ledgers:
-            await ledger_is_empty(ledger)
 
     # Seek
 
@@ -612,7 +609,7 @@ class Consumer(Service):
 
         Delivery has stopped before. Bounded from outside; past the bound it is cancelled.
         """
-        await self._drained([self.assignment[tp] for tp in revoked if tp in self.assignment])
+        await begun_are_done([self.assignment[tp] for tp in revoked if tp in self.assignment])
         try:
             await self.committer.commit(revoked)
         except (AppClosed, CommitUnknown, CommitRefused, TransactionAborted) as exc:

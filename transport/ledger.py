@@ -17,8 +17,10 @@ channel that listens to the topic, and from each of them to a handler:
 waiting record and, with neither, the position: the offset after all that was fetched. Begun
 messages are kept in a dict in the order in which they were taken, that is in offset order, so the
 oldest is its first key. An ack takes its entry out, in constant time; a commit looks at the first
-key of each lane. At the end of a log the position may be moved past markers, which are never
-fetched (`Ledger.advance`), so that lag reaches 0.
+key of each lane. A message that was taken, and that no handler has got, waits again
+(`Ledger.give_back`); from then on the lane looks for the least offset. At the end of a log the
+position may be moved past markers, which are never fetched (`Ledger.advance`), so that lag
+reaches 0.
 
 Nothing here knows trio or Kafka.
 """
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
 
 import attrs
 
@@ -65,20 +68,42 @@ class Load:
     on_fall: Callable[[], None] = lambda: None
 
 
+def _offset(weighed: tuple[Record, int]) -> int:
+    return weighed[0].offset
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """Somebody who waits until messages of a lane are done.
+
+    Attributes:
+        left: the offsets of those messages that are still begun.
+    """
+
+    call: Callable[[], None]
+    left: set[int]
+
+
 class Lane:
-    """One partition's messages on their way through one channel, during one epoch."""
+    """One partition's messages on their way through one channel, during one epoch.
+
+    Attributes:
+        thread: the thread that acks belong to, which is that of the app.
+    """
 
     __slots__ = (
         "_given_up",
+        "_is_disordered",
         "_next",
         "_queue",
         "_records",
+        "_waiters",
         "_weights",
-        "_when_empty",
         "begun",
         "ledger",
         "load",
         "taken",
+        "thread",
     )
 
     def __init__(self, ledger: Ledger, load: Load) -> None:
@@ -92,15 +117,24 @@ class Lane:
         self._next = 0  # ... and the index of its first waiting record
         # The batches behind it, with their weights.
         self._queue: deque[tuple[Sequence[Record], Sequence[int]]] = deque()
-        self._when_empty: list[Callable[[], None]] = []
+        self._waiters: list[_Waiter] = []
+        self._is_disordered = False  # `begun` may be out of order, and ahead of what waits
+        self.thread = get_ident()
 
     @property
     def safe(self) -> int | None:
         """The offset to commit as far as this lane goes; None: not known yet."""
-        for offset in self.begun:
-            return offset
-        first = self.first_waiting
+        begun, first = self.oldest_begun, self.first_waiting
+        if begun is not None:
+            return min(begun, first) if self._is_disordered and first is not None else begun
         return self.ledger.position if first is None else first
+
+    @property
+    def oldest_begun(self) -> int | None:
+        """The least offset of the messages that are begun."""
+        if self._is_disordered:
+            return min(self.begun, default=None)
+        return next(iter(self.begun), None)
 
     @property
     def first_waiting(self) -> int | None:
@@ -181,8 +215,8 @@ class Lane:
         load.begun -= 1
         memory = load.memory
         memory.bytes -= message.weight
-        if load.alarm or memory.is_full or self._when_empty:
-            self._after_ack()
+        if load.alarm or memory.is_full or self._waiters:
+            self._after((message,))
         return True
 
     def ack_all(self, messages: Sequence[Message]) -> bool:
@@ -199,7 +233,7 @@ class Lane:
         self.load.held -= len(messages)
         self.load.begun -= len(messages)
         self.load.memory.bytes -= weight
-        self._after_ack()
+        self._after(messages)
         return True
 
     def refuse(self, message: Message) -> None:
@@ -220,27 +254,50 @@ class Lane:
         self._after_fall()
         return first
 
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """These messages wait again, before what waits already; an ack of them is stale.
+
+        Those that are not begun any more are passed over.
+        """
+        given = [message for message in messages if message.is_open]
+        for message in given:
+            message.refcount = 0
+            del self.begun[message.offset]
+        self.taken -= len(given)
+        self.load.begun -= len(given)
+        # Only what was taken is behind what waits, and all of it was taken before the batches of
+        # the queue.
+        waiting = [(message.record, message.weight) for message in given]
+        waiting += zip(self._records[self._next :], self._weights[self._next :], strict=True)
+        waiting.sort(key=_offset)
+        self._records = [record for record, _ in waiting]
+        self._weights = [weight for _, weight in waiting]
+        self._next = 0
+        self._is_disordered = self._is_disordered or bool(self.begun)
+        self._after(given)
+
     def when_empty(self, call: Callable[[], None]) -> None:
-        """Call once when no message is begun any more: now, or after an ack, or when shut."""
+        """Call once when no message that is begun now is begun any more: now, or after an ack, or
+        when shut. Messages that begin later do not count."""
         if self.begun:
-            self._when_empty.append(call)
+            self._waiters.append(_Waiter(call, set(self.begun)))
         else:
             call()
 
     def forget(self, call: Callable[[], None]) -> None:
         """Take a call of `when_empty` back, if it was not made yet."""
-        if call in self._when_empty:
-            self._when_empty.remove(call)
+        self._waiters = [waiter for waiter in self._waiters if waiter.call != call]
 
     def shut(self) -> None:
         """The end of the epoch: nothing waits, nothing is begun, acks from now on are stale."""
         self.drop_waiting()
-        self.load.held -= len(self.begun)
-        self.load.begun -= len(self.begun)
-        self.load.memory.bytes -= sum(message.weight for message in self.begun.values())
-        self._given_up += len(self.begun)
+        given_up = list(self.begun.values())
+        self.load.held -= len(given_up)
+        self.load.begun -= len(given_up)
+        self.load.memory.bytes -= sum(message.weight for message in given_up)
+        self._given_up += len(given_up)
         self.begun.clear()
-        self._after_ack()
+        self._after(given_up)
 
     def _after_fall(self) -> None:
         memory = self.load.memory
@@ -249,14 +306,24 @@ class Lane:
             if not self.load.held and memory.is_full:
                 memory.on_fall()  # a channel that holds nothing is fetched for all the same
 
-    def _after_ack(self) -> None:
+    def _after(self, messages: Sequence[Message]) -> None:
+        """These messages are begun no more."""
         if self.load.alarm:
             self.load.on_fall()
         self._after_fall()
-        if self._when_empty and not self.begun:
-            calls, self._when_empty = self._when_empty, []
-            for call in calls:
-                call()
+        if self._waiters:
+            self._tell_waiters(messages)
+
+    def _tell_waiters(self, messages: Sequence[Message]) -> None:
+        waiters: list[_Waiter] = []
+        done: list[_Waiter] = []
+        for waiter in self._waiters:
+            for message in messages:
+                waiter.left.discard(message.offset)
+            (waiters if waiter.left else done).append(waiter)
+        self._waiters = waiters
+        for waiter in done:
+            waiter.call()
 
 
 class Ledger:
@@ -310,6 +377,18 @@ class Ledger:
         left = (*self._left, lane)
         self._acked_of_gone += sum(lane.acked for lane in left if not lane.begun)
         self._left = [lane for lane in left if lane.begun]
+
+    def give_back(self, lane: Lane, messages: Sequence[Message]) -> None:
+        """Messages that were taken out of the lane, and that no handler has got, wait again.
+
+        Where nothing may wait any more they are dropped, as `drain` and `close_lane` drop.
+        """
+        lane.give_back(messages)
+        is_closed = lane not in self.lanes
+        if self.is_draining or is_closed:
+            first = lane.drop_waiting()
+            if not is_closed or not self.lanes:
+                self._rewind(first)
 
     def fetched(self, records: Sequence[Record]) -> int:
         """Enter a batch into every lane; returns how many records were entered.
@@ -394,7 +473,8 @@ class Ledger:
     @property
     def oldest_begun(self) -> int | None:
         """The offset of the first message that is begun and not acked."""
-        return min((next(iter(lane.begun)) for lane in self._all_lanes if lane.begun), default=None)
+        oldest = (lane.oldest_begun for lane in self._all_lanes)
+        return min((offset for offset in oldest if offset is not None), default=None)
 
     @property
     def waiting(self) -> int:
@@ -418,7 +498,8 @@ class Ledger:
             self._rewind(first)
 
     def when_empty(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call once when no lane has a begun message any more; what is returned takes it back."""
+        """Call once when no message that is begun now is begun any more, in any lane; what is
+        returned takes it back."""
         lanes = list(self._all_lanes)
         left = len(lanes)
         if not left:

@@ -7,7 +7,9 @@ that is shut, so its ack can reach nothing that is alive.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from trio.lowlevel import enable_ki_protection
@@ -72,6 +74,11 @@ class Message:
         return self._lane.ledger
 
     @property
+    def lane(self) -> Lane:
+        """The channel's share of these books. For the transport."""
+        return self._lane
+
+    @property
     def is_open(self) -> bool:
         """Whether an ack of it would still count."""
         return self._lane.begun.get(self.offset) is self
@@ -102,8 +109,10 @@ class Message:
     def incref(self, n: int = 1) -> None:
         """Share the message with `n` more holders; it is acked once all have let go.
 
-        Raises ValueError: all have let go already.
+        Raises ValueError: all have let go already. RuntimeError: the thread is not the app's.
         """
+        if get_ident() != self._lane.thread:
+            raise _foreign_thread(self)
         whole("n", n, least=1)
         if self.refcount <= 0:
             raise ValueError(f"{self!r} has no holder any more")
@@ -111,7 +120,12 @@ class Message:
 
     @enable_ki_protection
     def decref(self, n: int = 1) -> bool:
-        """Let `n` holders go; acks when none is left. Returns whether that ack counted."""
+        """Let `n` holders go; acks when none is left. Returns whether that ack counted.
+
+        Raises RuntimeError: the thread is not the app's.
+        """
+        if get_ident() != self._lane.thread:
+            raise _foreign_thread(self)
         if n != 1 or n is True:
             whole("n", n, least=1)
         if self.refcount <= 0:
@@ -120,13 +134,23 @@ class Message:
         self.refcount -= n
         return self.refcount <= 0 and self._lane.ack(self)
 
+    @enable_ki_protection
     def ack(self) -> bool:
         """Let one holder go: say that it has done its work with the message.
 
         Returns whether the ack counted: False while others hold the message, for a second ack
         and for a stale one (after a seek, a rebalance or the end of the app), which change
         nothing. Not a checkpoint; safe against a KeyboardInterrupt in the middle.
+
+        Acks belong to the thread of the app. In another thread, call
+        `trio.from_thread.run_sync(message.ack)`. Raises RuntimeError there.
         """
+        lane = self._lane
+        if get_ident() != lane.thread:
+            raise _foreign_thread(self)
+        if self.refcount == 1:
+            self.refcount = 0
+            return lane.ack(self)
         return self.decref()
 
     async def __aenter__(self) -> Self:
@@ -159,7 +183,12 @@ class Batch(Sequence[Message]):
 
     @enable_ki_protection
     def ack(self) -> bool:
-        """Ack every message in it; returns whether all of them counted. Not a checkpoint."""
+        """Ack every message in it; returns whether all of them counted. Not a checkpoint.
+
+        Raises RuntimeError: the thread is not the app's; see `Message.ack`.
+        """
+        if get_ident() != self._lane.thread:
+            raise _foreign_thread(self)
         return self._lane.ack_all(self.messages)
 
     @property
@@ -196,3 +225,11 @@ class Batch(Sequence[Message]):
 
     def __repr__(self) -> str:
         return f"<Batch {self.tp} {self.messages[0].offset}..{self.messages[-1].offset}>"
+
+
+def _foreign_thread(held: Message | Batch) -> RuntimeError:
+    return RuntimeError(
+        f"{held!r} can be acked or shared in the thread of its app alone, and not in the thread"
+        f" {threading.current_thread().name!r}; call trio.from_thread.run_sync(held.ack) there, or"
+        " loop.call_soon_threadsafe(held.ack) where the app runs in an asyncio loop"
+    )

@@ -124,8 +124,10 @@ class Topic:
         """Awaited with (error, message) when a key does not decode. By default it raises; if it
         returns, the message is acked and passed over.
 
-        It is a part of the handler: where it raises or is cancelled the message stays unacked in
-        the hands of whoever iterates (`DecodeError.message`), with the others of its batch.
+        A hook that raises leaves its message unacked in the hands of whoever iterates: see
+        `DecodeError.message`, which is also the context of another error. A hook that is cancelled
+        leaves its message to the next iterator. In `batches()` the other messages of the batch are
+        delivered again in both cases.
         """
         return self.channel.on_key_decode_error
 

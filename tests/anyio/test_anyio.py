@@ -127,6 +127,21 @@ async def test_readers_end_with_the_app_also_those_of_a_discarded_topic(there: P
             await read(discarded)
 
 
+async def test_an_ack_in_another_thread_is_refused(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders = app.topic(there.name)
+        await orders.send_and_wait(value=b"1")
+        (message,) = await take(orders.noack(), 1)
+        with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
+            await anyio.to_thread.run_sync(message.ack)
+
+        def work() -> bool:
+            return anyio.from_thread.run_sync(message.ack)
+
+        assert await anyio.to_thread.run_sync(work)
+
+
 async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_end_is_in_order(
     there: Place,
 ) -> None:

@@ -1,0 +1,259 @@
+"""A message that does not decode costs no other: whatever its hook does, none is in nobody's hands.
+
+What a handler has not got is delivered again, so that nothing holds back the commit for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.apps import app_on, broker_with, committed, take, write
+from tests.nurseries.clock import jumping
+from transport import JSON, TP, App, DecodeError, MemoryBroker, Message, Topic
+
+ORDERS = TP("orders", 0)
+BAD = (1, 4)
+
+
+def broker_of_six() -> MemoryBroker:
+    """Six messages, of which two do not decode."""
+    broker = broker_with(ORDERS)
+    for offset in range(6):
+        write(broker, ORDERS, 1, b"{" if offset in BAD else b"%d" % offset)
+    return broker
+
+
+def offsets(taken: Iterable[Message]) -> list[int]:
+    return [message.offset for message in taken]
+
+
+async def hook_that_waits(error: DecodeError, message: Message) -> None:
+    await trio.sleep_forever()
+
+
+@jumping
+async def test_the_others_of_a_batch_come_again_after_a_decode_error() -> None:
+    broker = broker_of_six()
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        batches = topic.batches(noack=True)
+        for bad in BAD:
+            with pytest.raises(DecodeError, match=f"offset {bad}") as caught:
+                await anext(batches)
+            assert offsets(app.consumer.unacked) == [bad]
+            assert topic.channel.load.begun == 1
+            assert caught.value.message.ack()
+        batch = await anext(batches)
+        assert [(message.offset, message.value) for message in batch] == [
+            (offset, offset) for offset in range(6) if offset not in BAD
+        ]
+        assert batch.ack()
+        assert await app.consumer.commit()
+        assert committed(broker) == {ORDERS: 6}
+        assert topic.channel.load.held == 0
+
+
+@jumping
+async def test_nothing_is_committed_past_what_comes_again() -> None:
+    """The message that was refused is begun before those that come again."""
+    broker = broker_of_six()
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        batches = topic.batches(2, noack=True)
+        for _ in BAD:
+            with pytest.raises(DecodeError):
+                await anext(topic.batches(noack=True))
+        (batch,) = await take(batches, 1)
+        assert offsets(batch) == [0, 2]
+        batch.ack()
+        await app.consumer.commit()
+        assert committed(broker) == {ORDERS: BAD[0]}
+        assert app.consumer.assignment[ORDERS].oldest_begun == BAD[0]
+        for message in app.consumer.unacked:
+            if message.offset == BAD[0]:
+                message.ack()
+        await app.consumer.commit()
+        assert committed(broker) == {ORDERS: 3}, "the next one waits, and a later one is begun"
+
+
+@jumping
+async def test_batches_pass_over_what_a_hook_has_dealt_with() -> None:
+    broker = broker_of_six()
+    seen = []
+
+    async def note(error: DecodeError, message: Message) -> None:
+        await trio.sleep(1.0)
+        seen.append(message.offset)
+
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        topic.on_value_decode_error = note
+        batch = await anext(topic.batches(noack=True))
+        assert offsets(batch) == [0, 2, 3, 5]
+        assert seen == [*BAD]
+        batch.ack()
+    assert committed(broker) == {ORDERS: 6}
+
+
+@jumping
+async def test_an_error_of_a_hook_leads_to_the_message_and_the_others_come_again() -> None:
+    broker = broker_of_six()
+
+    async def fail(error: DecodeError, message: Message) -> None:
+        await trio.lowlevel.checkpoint()
+        raise LookupError("no place for it")
+
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        topic.on_value_decode_error = fail
+        batches = topic.batches(noack=True)
+        for bad in BAD:
+            with pytest.raises(LookupError) as caught:
+                await anext(batches)
+            context = caught.value.__context__
+            assert isinstance(context, DecodeError)
+            assert context.message.offset == bad
+            context.message.ack()
+        batch = await anext(batches)
+        assert offsets(batch) == [0, 2, 3, 5]
+        batch.ack()
+    assert committed(broker) == {ORDERS: 6}
+
+
+async def all_messages(app: App, topic: Topic, had: list[Message]) -> None:
+    async for message in topic.noack():
+        had.append(message)
+
+
+async def all_batches(app: App, topic: Topic, had: list[Message]) -> None:
+    async for batch in topic.batches(noack=True):
+        had += batch
+
+
+async def many(app: App, topic: Topic, had: list[Message]) -> None:
+    async for _, message in app.consumer.getmany(1e6):
+        had.append(message)
+
+
+@pytest.mark.parametrize("read", [all_messages, all_batches, many])
+@jumping
+async def test_after_a_hook_that_is_cancelled_nothing_was_taken(
+    read: Callable[[App, Topic, list[Message]], Awaitable[None]],
+) -> None:
+    broker = broker_of_six()
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        app.conductor.add(topic)
+        topic.on_value_decode_error = hook_that_waits
+        had: list[Message] = []
+        with trio.move_on_after(5.0) as scope:
+            await read(app, topic, had)
+        assert scope.cancelled_caught
+        assert app.consumer.unacked == set(had)
+        assert topic.channel.load.begun == len(had)
+        topic.on_value_decode_error = skip
+        had += await take(topic.noack(), 4 - len(had))
+        assert offsets(had) == [0, 2, 3, 5]
+        for message in had:
+            message.ack()
+    assert committed(broker) == {ORDERS: 6}
+
+
+async def skip(error: DecodeError, message: Message) -> None:
+    pass
+
+
+@jumping
+async def test_an_ack_of_what_was_given_back_is_stale() -> None:
+    """The hook has kept the message that comes again to another reader."""
+    kept: list[Message] = []
+
+    async def keep(error: DecodeError, message: Message) -> None:
+        kept.append(message)
+        await trio.sleep_forever()
+
+    broker = broker_of_six()
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        topic.on_value_decode_error = keep
+        with trio.move_on_after(1.0):
+            await anext(topic.batches())
+        topic.on_value_decode_error = skip
+        batch = await anext(topic.batches(noack=True))
+        assert not kept[0].ack()
+        assert app.consumer.assignment.tally.stale == 1
+        assert not kept[0].is_open
+        assert batch.ack()
+    assert committed(broker) == {ORDERS: 6}
+
+
+@jumping
+async def test_another_iterator_gets_what_the_first_gives_back() -> None:
+    async with app_on(broker_of_six()) as app, trio.open_nursery() as nursery:
+        topic = app.topic("orders", value_type=JSON)
+        topic.on_value_decode_error = hook_that_waits
+        scope = trio.CancelScope()
+
+        async def read_until_cancelled() -> None:
+            with scope:
+                await anext(topic.batches())
+
+        async def read_next() -> None:
+            assert offsets(await anext(topic.batches(noack=True))) == [0, 2, 3, 5]
+
+        nursery.start_soon(read_until_cancelled)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(read_next)
+        await wait_all_tasks_blocked()
+        topic.on_value_decode_error = skip
+        scope.cancel()
+
+
+@pytest.mark.parametrize("then", ["discarded", "sought", "given away", "stopped"])
+@jumping
+async def test_what_is_given_back_by_a_partition_that_goes_is_dropped(then: str) -> None:
+    broker = broker_of_six()
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        topic.on_value_decode_error = hook_that_waits
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                async for _ in topic.batches():
+                    pass
+
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            match then:
+                case "discarded":
+                    app.conductor.discard(topic)
+                case "sought":
+                    await app.consumer.seek(ORDERS, 2)
+                case "given away":
+                    app.consumer.assignment[ORDERS].drain()
+                case "stopped":
+                    app.stop()
+            nursery.cancel_scope.cancel()
+        assert app.consumer.unacked == set()
+        assert topic.channel.load.begun == 0
+        if then == "sought":
+            topic.on_value_decode_error = skip
+            assert offsets(await anext(topic.batches(noack=True))) == [2, 3, 5]
+    assert committed(broker).get(ORDERS, 0) == (2 if then == "sought" else 0)
+
+
+@jumping
+async def test_a_drain_ends_once_the_hook_is_cancelled() -> None:
+    broker = broker_of_six()
+    async with app_on(broker) as app:
+        topic = app.topic("orders", value_type=JSON)
+        topic.on_value_decode_error = hook_that_waits
+        with trio.move_on_after(3.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(app.consumer.wait_empty)
+                await anext(topic.batches())
+        await app.consumer.wait_empty()

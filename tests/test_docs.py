@@ -10,10 +10,12 @@ import functools
 import itertools
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -24,7 +26,7 @@ import nurseries
 import transport
 from tests.kafka.cluster import Broker
 from tests.programs import Ended, run_all
-from transport import App, Monitor
+from transport import App, ClientSettings, Monitor, Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -212,6 +214,66 @@ def test_the_docs_build_without_a_warning(tmp_path: Path) -> None:
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def settings_hook() -> dict[str, Any]:
+    """What is in the file that writes the settings reference."""
+    return runpy.run_path(str(ROOT / "docs/hooks/settings.py"))
+
+
+def test_the_settings_reference_has_each_setting_with_its_default_and_unit() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    written = settings_hook()["on_page_markdown"](page)
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+)$", written, re.MULTILINE))
+    assert set(rows) == {f.name for cls in (Settings, ClientSettings) for f in attrs.fields(cls)}
+    for name, default in {
+        "client_id": '`"kafka-nursery"`',
+        "group_instance_id": "`None`",
+        "heartbeat_interval": "`3` s",
+        "max_partition_fetch_bytes": "`1048576` bytes (1 MiB)",
+        "linger": "`0.005` s",
+        "max_batch_size": "`65536` bytes (64 KiB)",
+        "max_request_size": "`1048576` bytes (1 MiB)",
+        "compression_type": "`None`",
+        "drain_timeout": "`None` (s)",
+        "buffer_size": "`16384` messages",
+        "partitioner": "`java_partitioner`",
+        "client_options": "`{}`",
+    }.items():
+        assert rows[name].startswith(f"{default} | "), rows[name]
+
+
+def test_a_setting_without_a_docstring_fails_the_build() -> None:
+    @attrs.frozen
+    class Bare:
+        """Settings.
+
+        Attributes:
+            told: a setting.
+        """
+
+        told: float = 1.0
+        untold: float = 2.0
+
+    hook = settings_hook()
+    with pytest.raises(hook["Incomplete"], match=r"Bare\.untold has no docstring"):
+        hook["table_of"](Bare)
+
+
+def test_a_number_without_a_unit_fails_the_build() -> None:
+    @attrs.frozen
+    class Bare:
+        """Settings.
+
+        Attributes:
+            count: a setting.
+        """
+
+        count: int = 1
+
+    hook = settings_hook()
+    with pytest.raises(hook["Incomplete"], match="count: what does it count"):
+        hook["table_of"](Bare)
 
 
 def test_make_check_sees_the_warnings_that_make_docs_sees() -> None:

@@ -28,35 +28,42 @@ def _client(name: str, value: Any) -> None:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """An app's settings; durations in seconds, sizes in bytes.
+    """The settings of an app; durations in seconds, sizes in bytes.
 
     Attributes:
-        commit_interval: between two commits of what is acked.
-        commit_livelock_soft_timeout: an offset that stands still for so long while acks go on
-            is warned of.
-        stuck_interval: between two looks for partitions that are stuck.
-        stuck_fetch_timeout: so long the polling may stand still before that is warned of.
-        stuck_response_timeout: the same for the broker's answers.
-        stuck_highwater_timeout: the same for messages that are known of and do not come.
-        stuck_ack_timeout: the same for handlers.
-        stuck_commit_timeout: the same for commits; `commit_interval` is added.
-        buffer_size: most messages of one topic object that are delivered and unacked; with so
-            many fetched its partitions are paused until half of them are done.
-        buffer_bytes: most that is fetched and not acked, over all topics; with so much held
-            nothing more is fetched until half of it is done, but for topic objects that hold
-            nothing. A message counts as its bytes and 512 more, each header as its bytes and 160.
-        grace: the whole of the orderly end.
-        send_buffer_messages, send_buffer_bytes: most that is accepted and not delivered; `send`
-            waits beyond that.
-        on_task_error: "fail" or "go_on": what `Consumer.on_task_error` does after its commit.
-        pattern_interval: between two looks for topics that match a pattern.
-        partitioner: a key's partition, given the key and the number of partitions.
-        monitor: a `Sensor`, such as `Monitor()`, that is told what happens; None: nobody is.
-        scheduler: makes what decides whose turn it is among the partitions of a topic object.
-        transactions: "member" or "partition": what a handler sends and the offset of its message
-            are committed in one transaction, of the whole member or of each partition; None: not.
-        transaction_attempts: so many transactions in a row may be aborted before the app fails.
-        client: what the broker's client is built with.
+        commit_interval: the time between two commits of the acked offsets.
+        commit_livelock_soft_timeout: a warning follows when an offset has not moved for this long
+            while acks go on.
+        stuck_interval: the time between two searches for stuck partitions.
+        stuck_fetch_timeout: polling that stands still for this long counts as stuck.
+        stuck_response_timeout: a broker that has not answered for this long counts as stuck.
+        stuck_highwater_timeout: messages that are known to exist and have not arrived for this long
+            count as stuck.
+        stuck_ack_timeout: a handler that has not acked for this long counts as stuck.
+        stuck_commit_timeout: offsets that are not committed for this long, beyond
+            `commit_interval`, count as stuck.
+        buffer_size: the most messages of one topic object that may be delivered and not acked. With
+            as many fetched, its partitions are paused until half of them are acked.
+        buffer_bytes: the most memory of messages that are fetched and not acked, over all topics.
+            With as much held, nothing more is fetched until half of it is acked, except for topic
+            objects that hold nothing. A message counts as its bytes and 512 more, each header as
+            its bytes and 160.
+        grace: the time that the orderly end may take.
+        send_buffer_messages, send_buffer_bytes: the most that may be accepted and not delivered;
+            beyond that `send` waits.
+        on_task_error: "fail" or "go_on". What `Consumer.on_task_error` does after its commit.
+        pattern_interval: the time between two searches for topics that match a pattern.
+        partitioner: a function of a key and a number of partitions that returns the key's
+            partition.
+        monitor: a `Sensor`, such as `Monitor()`, that receives the events of the app. None: there
+            is no monitor.
+        scheduler: a function that makes a `SchedulingStrategy`, which decides the turns of the
+            partitions of a topic object.
+        transactions: "member" or "partition". The messages that a handler sends and the offset of
+            its message are committed in one transaction, of the whole member or of each partition.
+            None: there are no transactions.
+        transaction_attempts: after this many aborted transactions in a row the app fails.
+        client: the settings of the broker's client. `App` takes them as keyword arguments, too.
     """
 
     commit_interval: float = attrs.field(default=1.0, validator=_duration)

@@ -64,40 +64,59 @@ def _names(options: Mapping[str, object]) -> str:
 
 @attrs.frozen
 class ClientSettings:
-    """What a client is built with; durations in seconds, sizes in bytes.
+    """The settings of the broker's client; durations in seconds, sizes in bytes.
+
+    `App` takes these as keyword arguments beside its own settings.
 
     Attributes:
-        auto_offset_reset: "earliest", "latest" or "error": where to start without a committed
+        client_id: the name of this program in the logs and quotas of the broker.
+        group_id: the consumer group. The app sets it to its own id.
+        group_instance_id: the name of a static member. After a restart within `session_timeout` the
+            member gets its partitions back without a rebalance. None: the member is dynamic.
+        auto_offset_reset: "earliest", "latest" or "error". Where to start without a committed
             offset, or with one outside the log.
-        assignment: "cooperative" or "eager".
-        client_only: read all partitions of the topics without a group: nothing is shared with
-            anybody, and no commit reaches the broker.
-        partitions: read just these of the topics' partitions, each from the offset given here, or,
-            where that is None, from the group's committed one. Nothing is shared; the group keeps
+        assignment: "cooperative" or "eager". How the members of the group share the partitions. All
+            members of a group must agree.
+        client_only: read all partitions of the topics without a group. Nothing is shared with other
+            consumers, and no commit reaches the broker.
+        partitions: read exactly these partitions. Each starts at the offset given here or, where
+            that is None, at the committed offset of the group. Nothing is shared. The group keeps
             the commits, and must have no members.
-        session_timeout: so long a member may be silent before the group goes on without it.
-        max_poll_interval: so long its polling may stand still, in a rebalance for example.
-        drain_timeout: bound of a rebalance (see `rebalance_bound`).
-        isolation: "read_committed" or "read_uncommitted".
-        fetch_max_bytes: most bytes of one fetch from one broker.
+        session_timeout: a member that sends no heartbeat for this long is removed from the group.
+        heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`.
+        max_poll_interval: a member that does not poll for this long, such as during a rebalance, is
+            removed from the group.
+        drain_timeout: the time that a rebalance may wait for handlers and their commit. None: half
+            of `max_poll_interval`; see `rebalance_bound`.
+        isolation: "read_committed" or "read_uncommitted". Whether messages of open and aborted
+            transactions are left out.
+        fetch_max_bytes: the most bytes of one fetch from one broker.
+        max_partition_fetch_bytes: the most bytes of one partition in one fetch. One larger batch
+            is fetched all the same.
         max_decompressed_bytes: a batch that decompresses to more ends the reading with
             UnreadableBatch. What was fetched of a partition is unpacked up to about as much at a
             time, where a message counts as 512 bytes at least.
-        request_timeout: for one request to a broker.
-        connect_timeout: for finding a broker, and a topic that is not there yet.
-        commit_timeout: for the broker's answer to a commit.
+        request_timeout: the time for one request to a broker.
+        connect_timeout: the time to find a broker, and a topic that does not exist yet.
+        commit_timeout: the time for the broker's answer to a commit.
         metadata_max_age: producers and consumers ask the broker for the partitions of their topics
-            at least so often. Added partitions are found within this time and two seconds.
-        acks: "all", 1 or 0 brokers that have a message before it counts as delivered.
-        delivery_timeout: from the sending of a message to its outcome.
+            at least this often. Added partitions are found within this time and two seconds.
+        acks: "all", 1 or 0. The brokers that have a message before it counts as delivered.
+        linger: the time for which a batch waits for more messages before it is sent.
+        max_batch_size: the most bytes of one batch of a partition. 0: each message is its own
+            batch.
+        max_request_size: the most bytes of one request, and so of one message.
+        compression_type: "gzip", "snappy", "lz4" or "zstd". How batches are compressed. None: they
+            are not.
+        delivery_timeout: the time from the sending of a message to its outcome.
         ssl_context: for TLS, in place of the certificates among `client_options`.
-        transactional_id: of a producer that writes in transactions; set by the app.
-        transaction_timeout: so long a transaction may stay open before the broker aborts it; so
-            long a reader may have to wait after a crash.
+        transactional_id: the id of a producer that writes in transactions. The app sets it.
+        transaction_timeout: the time that a transaction may stay open before the broker aborts it.
+            After a crash a reader may have to wait for this long.
         client_options: options of kafka-python for which there is no setting, such as
             `{"client_rack": "r1"}`. Those that a setting stands for, or that would have no effect,
             are refused with the reason. On memory:// they are checked as well, and
-            `allow_auto_create_topics` alone has an effect. repr() shows their names alone.
+            `allow_auto_create_topics` alone has an effect. `repr()` shows only their names.
 
     Raises:
         TypeError, ValueError: a value that cannot be; the text names the setting. Or settings that

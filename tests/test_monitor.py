@@ -264,6 +264,7 @@ async def test_its_error_ends_the_app_and_splits_nothing(point: str) -> None:
 
     setattr(sensor, point, fail)
     broker = broker_with(ONE, records=5)
+    broker.group("group").take({ONE: 9})  # outside of the log
     settings = {"monitor": sensor, "buffer_size": 4, "commit_interval": NEVER}
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with app_on(broker, **settings) as app:

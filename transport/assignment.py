@@ -46,11 +46,16 @@ class Assignment(Mapping[TP, Ledger]):
         self._ledgers = dict(sorted(self._ledgers.items()))
         return starts
 
-    def seek(self, tp: TP, offset: int) -> Ledger:
-        """Begin a new epoch of an assigned partition at `offset`; acks of the old one are stale."""
+    def seek(self, tp: TP, offset: int, *, is_proven: bool = True) -> Ledger:
+        """Begin a new epoch of an assigned partition at `offset`; acks of the old one are stale.
+
+        `is_proven`: the log has this offset. Else it is not committed before that is known.
+        """
         old = self._ledgers[tp]
         old.shut()
-        return self._open(tp, old.generation, offset)
+        ledger = self._open(tp, old.generation, offset)
+        ledger.is_proven = is_proven
+        return ledger
 
     def let_go(self, tps: Collection[TP], *, lost: bool = False) -> list[Ledger]:
         """Shut the ledgers of those that are ours; they are not ours from now on.

@@ -273,6 +273,10 @@ class Conductor(Service, MutableSet["Topic"]):
         """Deliver of these again."""
         for ledger in ledgers:
             ledger.is_held = False
+        self.offer(ledgers)
+
+    def offer(self, ledgers: Collection[Ledger]) -> None:
+        """Let the channels look again at partitions of which they could deliver nothing."""
         for topic in {ledger.tp.topic for ledger in ledgers}:
             for channel in self._channels.get(topic, {}).values():
                 channel.let_on()

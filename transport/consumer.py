@@ -33,6 +33,7 @@ from transport.ledger import Ledger
 from transport.lookout import Lookout
 from transport.message import Message
 from transport.ownership import Ownership
+from transport.resets import Resets
 from transport.source import in_hand
 from transport.stuck import Stuck
 from transport.types import TP, Record
@@ -121,6 +122,7 @@ class Consumer(Service):
         self.committer = committer_of(self)
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
+        self.resets = Resets(self)
         self.scheduler = settings.scheduler
         self.randomly_assigned_topics: set[str] = set()
         self._on_partitions_revoked = on_partitions_revoked
@@ -217,12 +219,18 @@ class Consumer(Service):
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
             self.spawn("joining", self.handover.tell_of_waiting)
+            self.spawn("starts", self._commit_starts)
             self.spawn("commit ticker", tick, self.commit_interval, self._commits.beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
             self.spawn("patterns", self._look_for_topics)
             if self.app.settings.client.client_only:
                 self.spawn("client only", self._tell_of_client_only)
             await self.add_service(self.fetcher)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _commit_starts(self) -> None:
+        with self.ending_quietly():
+            await self.resets.run()
 
     @trio.lowlevel.enable_ki_protection
     async def _look_for_topics(self) -> None:
@@ -451,7 +459,17 @@ class Consumer(Service):
             await trio.lowlevel.checkpoint()
             return False
         await self._catch_up()
-        return await self.committer.commit(topics, goes_on=start_new_transaction)
+        self._prove()
+        try:
+            return await self.committer.commit(topics, goes_on=start_new_transaction)
+        finally:
+            self.resets.let_on()
+
+    def _prove(self) -> None:
+        """See whether the positions that were sought are in their logs."""
+        for tp, ledger in self.assignment.items():
+            if not ledger.is_proven and (end := self.client.highwater(tp)) is not None:
+                ledger.prove(end)
 
     @trio.lowlevel.enable_ki_protection
     async def _catch_up(self) -> None:
@@ -610,6 +628,7 @@ class Consumer(Service):
         Delivery has stopped before. Bounded from outside; past the bound it is cancelled.
         """
         await begun_are_done([self.assignment[tp] for tp in revoked if tp in self.assignment])
+        self._prove()
         try:
             await self.committer.commit(revoked)
         except (AppClosed, CommitUnknown, CommitRefused, TransactionAborted) as exc:

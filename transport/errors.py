@@ -87,7 +87,15 @@ class NotInTransaction(TransportError):
 
 
 class OffsetOutOfRange(TransportError):
-    """The position lies outside the log and the policy is not to reset it."""
+    """The position lies outside the log and the policy is not to reset it.
+
+    Attributes:
+        partitions: whose position it is.
+    """
+
+    def __init__(self, text: str, partitions: Iterable[TP] = ()) -> None:
+        self.partitions = frozenset(partitions)
+        super().__init__(text)
 
 
 class UnreadableBatch(TransportError):

@@ -145,6 +145,7 @@ class Fetcher(Service):
             self.late_at = None
             batches = await client.poll()
             consumer.handover.settle()
+            consumer.resets.take(client.resets())
             for tp, records in batches.items():
                 if tp in assignment and not assignment[tp].is_draining:
                     self._enter(tp, records)
@@ -208,7 +209,7 @@ class Fetcher(Service):
         except TransportError:
             consumer.ownership.drop({tp})
             raise
-        if not consumer.ownership.begin_epoch(tp, offset):
+        if not consumer.ownership.begin_epoch(tp, offset, is_proven=False):
             raise NotAssigned(f"{tp} was released while the client was sought to offset {offset}")
 
     async def _refetch(self) -> None:

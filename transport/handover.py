@@ -99,7 +99,7 @@ class Handover:
         if tp not in self._coming:
             return False
         self._starts[tp] = offset
-        return self._consumer.ownership.begin_epoch(tp, offset)
+        return self._consumer.ownership.begin_epoch(tp, offset, is_proven=False)
 
     def settle(self) -> None:
         """A poll has ended: was the client told in time where to start from? Not a checkpoint."""

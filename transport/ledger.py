@@ -168,6 +168,8 @@ class Lane:
                 return 0
             self._records, self._weights = self._queue.popleft()
             self._next = 0
+        if self._waits_for_commit(self._records[self._next].offset):
+            return 0
         return len(self._records) - self._next
 
     def take(self) -> Message | None:
@@ -189,13 +191,21 @@ class Lane:
         Over the ends of fetches: who comes seldom is to find all that waits for it.
         """
         messages = self._take_of_fetch(most)
-        while len(messages) < most and self._queue:
+        while (
+            len(messages) < most
+            and self._queue
+            and not self._waits_for_commit(self._queue[0][0][0].offset)
+        ):
             (self._records, self._weights), self._next = self._queue.popleft(), 0
             messages += self._take_of_fetch(most - len(messages))
         self.taken += len(messages)
         self.load.begun += len(messages)
         self.begun.update((message.offset, message) for message in messages)
         return Batch(self, messages)
+
+    def _waits_for_commit(self, offset: int) -> bool:
+        first = self.ledger.must_commit
+        return first is not None and offset >= first
 
     def _take_of_fetch(self, most: int) -> list[Message]:
         part = slice(self._next, self._next + most)
@@ -334,6 +344,12 @@ class Ledger:
         generation: the group's generation in which the partition was assigned.
         position: where the epoch starts, None while only the broker knows.
         committed: what the group has committed, as far as this consumer knows.
+
+    Attributes:
+        must_commit: nothing from this offset on is delivered before the group has committed it;
+            None: all may be delivered.
+        is_proven: the position was found in the log. One that was sought need not be there, and
+            is not committed before.
     """
 
     def __init__(
@@ -360,6 +376,8 @@ class Ledger:
         self.is_draining = False
         self.is_held = False  # what waits stays where it is, and none of it is taken
         self.start = position  # where the epoch began; None as long as only the broker knows
+        self.must_commit: int | None = None
+        self.is_proven = True
         self.must_refetch = False  # the client is ahead of the position: seek it back first
 
     def open_lane(self, load: Load) -> Lane:
@@ -396,6 +414,8 @@ class Ledger:
         Without lanes none is, and it has to be fetched again once there is one; nor is what the
         client brings before it was sought to where it has to fetch again.
         """
+        if not self.must_refetch:
+            self.is_proven = True
         if not self.lanes or self.must_refetch:
             if self.position is None:
                 self.position = self.start = records[0].offset
@@ -418,8 +438,21 @@ class Ledger:
         """Nothing more comes before `position`: gaps, markers, aborted data at the end."""
         if not self.must_refetch and (self.position is None or position > self.position):
             self.position = position
+            self.is_proven = True
             if self.start is None:
                 self.start = position
+
+    def prove(self, end: int) -> None:
+        """The log reaches up to `end`."""
+        if self.position is not None and self.position <= end:
+            self.is_proven = True
+
+    def may_go_on(self) -> bool:
+        """Whether the commit was made that delivery has waited for; True once."""
+        if self.must_commit is None or self.committed is None or self.committed < self.must_commit:
+            return False
+        self.must_commit = None
+        return True
 
     @property
     def refetching(self) -> int | None:
@@ -450,7 +483,7 @@ class Ledger:
     def due(self) -> int | None:
         """The offset that a commit would move to; None if there is nothing to commit (I2)."""
         safe = self.safe
-        if safe is None or self.is_shut:
+        if safe is None or self.is_shut or not self.is_proven:
             return None
         return safe if self.committed is None or safe > self.committed else None
 

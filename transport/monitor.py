@@ -81,6 +81,8 @@ class Snapshot:
         assignments: how long each took, until fetching began.
         rebalances: how long the client stood still for each.
         buffers_full: how often a partition was paused because a buffer was full.
+        resets: how often reading went on at an offset that neither a commit nor a seek gave.
+        skipped: how many offsets those resets have skipped.
         stale_acks, doubled_acks: acks that changed nothing.
         stuck: what the last look has found (`Consumer.verify_all_partitions_active`).
     """
@@ -96,6 +98,8 @@ class Snapshot:
     assignments: Timing
     rebalances: Timing
     buffers_full: int
+    resets: int
+    skipped: int
     stale_acks: int
     doubled_acks: int
     stuck: tuple[Stuck, ...]
@@ -128,6 +132,7 @@ class Monitor(Sensor):
         self._sends_initiated = self._sends_completed = self._sends_failed = 0
         self._commits, self._assignments, self._rebalances = Timing(), Timing(), Timing()
         self._buffers_full = 0
+        self._resets = self._skipped = 0
 
     def snapshot(self) -> Snapshot:
         """The app now. Costs O(assigned partitions + unacked); not a checkpoint.
@@ -153,6 +158,8 @@ class Monitor(Sensor):
             assignments=attrs.evolve(self._assignments),
             rebalances=attrs.evolve(self._rebalances),
             buffers_full=self._buffers_full,
+            resets=self._resets,
+            skipped=self._skipped,
             stale_acks=consumer.assignment.tally.stale,
             doubled_acks=consumer.assignment.tally.doubled,
             stuck=consumer.stuck,
@@ -171,6 +178,10 @@ class Monitor(Sensor):
 
     def on_topic_buffer_full(self, tp: TP) -> None:
         self._buffers_full += 1
+
+    def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None:
+        self._resets += 1
+        self._skipped += skipped
 
     def on_commit_initiated(self, consumer: Consumer) -> float:
         return trio.current_time()

@@ -57,14 +57,16 @@ class Ownership:
             self._conductor.hold(ledger)
 
     @trio.lowlevel.enable_ki_protection
-    def begin_epoch(self, tp: TP, offset: int) -> bool:
+    def begin_epoch(self, tp: TP, offset: int, *, is_proven: bool = True) -> bool:
         """Begin an epoch at `offset`, where the client was sought to.
 
         False: the partition is not assigned any more, and nothing has changed.
+
+        `is_proven`: the log has this offset. Else it is not committed before that is known.
         """
         if (old := self._assignment.get(tp)) is None:
             return False
-        self.enter_epoch(self._assignment.seek(tp, offset))
+        self.enter_epoch(self._assignment.seek(tp, offset, is_proven=is_proven))
         self._tell_acked([old])
         return True
 

@@ -54,6 +54,16 @@ class Sensor:
         """A topic object's buffer is full: its partitions, this is one, pause until half of it
         is acked."""
 
+    def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None:
+        """Reading goes on at `new`, and neither a commit nor a seek gave that offset.
+
+        Args:
+            old: the position before, which is not in the log: retention has deleted it, or the log
+                has lost its end. None: the group has begun before, and has no committed offset of
+                this partition.
+            skipped: how many offsets lie between the two. Their records are not read.
+        """
+
     def on_commit_initiated(self, consumer: Consumer) -> Any:
         """A commit begins; one at a time."""
 

@@ -84,6 +84,7 @@ class GroupMetadata:
     Attributes:
         topic_ids: the identity of the topic that each of its partitions belongs to, where it is
             known. An offset that is committed with it counts for that topic alone.
+        notes: the metadata of the offsets that it commits, by topic.
     """
 
     group_id: str
@@ -91,3 +92,4 @@ class GroupMetadata:
     member_id: str
     group_instance_id: str | None = None
     topic_ids: Mapping[TP, object] = attrs.field(factory=dict, eq=False, repr=False)
+    notes: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)

@@ -82,6 +82,33 @@ class Rebalance:
         self._release(seek or {}, frozenset(pause))
 
 
+@attrs.frozen
+class Reset:
+    """A position that was set by a rule: no commit of the group gave it, and no `seek`.
+
+    Attributes:
+        old: the position before, which lies outside the log. None: the group has no committed
+            offset of the partition.
+        new: where reading goes on.
+        is_new: the group begins with this partition. Then nothing was skipped, and nothing is
+            wrong.
+        must_commit: the group has to have this offset before a message is delivered. Else the
+            next member, after a crash, would begin somewhere else, and skip records.
+    """
+
+    tp: TP
+    old: int | None
+    new: int
+    is_new: bool
+    must_commit: bool
+
+    @property
+    def skipped(self) -> int:
+        """How many offsets lie between the two; 0 where reading goes back, or where `old` is
+        None."""
+        return 0 if self.old is None else max(0, self.new - self.old)
+
+
 class ConsumerClient(Protocol):
     """One member of a consumer group. `open` first, `close` or `kill` last.
 
@@ -106,7 +133,10 @@ class ConsumerClient(Protocol):
         """
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
-        """Wait for records; returns at least one, or nothing at all after `interrupt`.
+        """Wait for records; returns at least one, or nothing at all: after `interrupt`, or with
+        new `resets` to be read.
+
+        Where a partition begins without a committed offset is said in `drivers/starts.py`.
 
         Records come in offset order within a partition, whole fetches at a time. While it
         waits it keeps up the membership and raises rebalances.
@@ -117,6 +147,10 @@ class ConsumerClient(Protocol):
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
         UnreadableBatch (after what is good before it), Fenced, AuthorizationFailed, ClientClosed.
         """
+
+    def resets(self) -> Sequence[Reset]:
+        """The positions that rules have set in the polls since the last call; before the batches of
+        the last poll. Not a checkpoint."""
 
     def interrupt(self) -> None:
         """Let the `poll` under way return soon (some 50 ms at most).

@@ -23,7 +23,7 @@ import trio
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
-from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
+from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
 from transport.drivers.kafka.addresses import start_anew
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
 from transport.drivers.kafka.connecting import Attempt
@@ -36,6 +36,7 @@ from transport.drivers.kafka.membership import Membership, check_rights
 from transport.drivers.kafka.queries import all_topics, committed_offsets, log_ends
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
+from transport.drivers.kafka.starts import NO_POSITION, Starts
 from transport.drivers.kafka.topics import partition_counts
 from transport.drivers.kafka.unpacking import bound_unpacking
 from transport.drivers.kafka.waiting import Waiting, reason_of
@@ -88,6 +89,7 @@ class KafkaConsumerClient:
         self._membership: Membership | None = None
         self._crash = Crash(self._on_crash)
         self._listener: RebalanceListener | None = None
+        self._starts = Starts(settings)
         self._reader = None if settings.is_member else Reader(settings)
         self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
@@ -121,7 +123,11 @@ class KafkaConsumerClient:
         if expected := sorted(set(topics).difference(may_be_gone)):
             with self._calls.errors():
                 counts = await partition_counts(
-                    self._client, expected, self._settings.connect_timeout, self._waiting
+                    self._client,
+                    expected,
+                    self._settings.connect_timeout,
+                    self._waiting,
+                    self._starts.created,
                 )
             check_named(self._settings.partitions, counts)
         await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
@@ -135,11 +141,16 @@ class KafkaConsumerClient:
             self._unreleased.popleft()
         self._calls.check_open()
         self._interrupted.clear()
+        self._starts.has_news = False  # `resets` is read after this
         # Not before: had we been cancelled meanwhile, the next poll must find them.
         fetched, self._fetched = self._fetched, {}
         for tp in held:
             self._fetched[tp] = fetched.pop(tp)
         return fetched
+
+    def resets(self) -> Sequence[Reset]:
+        resets = self._starts.resets
+        return [resets.popleft() for _ in range(len(resets))]
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -203,7 +214,9 @@ class KafkaConsumerClient:
 
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
         with self._calls.errors():
-            return await all_topics(self._client, timeout)
+            names = await all_topics(self._client, timeout)
+        self._starts.saw(names)
+        return names
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         with self._calls.errors():
@@ -220,7 +233,11 @@ class KafkaConsumerClient:
         if self._listener.raised != self._told:
             raise RebalanceInProgress("a rebalance has not been looked at yet")
         return GroupMetadata(
-            member.group_id, member.generation_id, member.member_id, member.group_instance_id
+            member.group_id,
+            member.generation_id,
+            member.member_id,
+            member.group_instance_id,
+            notes={topic: str(began) for topic, began in self._starts.began.items()},
         )
 
     async def close(self, timeout: float) -> None:
@@ -350,6 +367,7 @@ class KafkaConsumerClient:
         bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
         assert self._listener is not None
         self._listener.attach(self._consumer)
+        self._starts.attach(self._consumer)
         tell_of_gone(self._consumer)
         wait_regardless(self._consumer)
         if self._settings.is_member:
@@ -388,7 +406,9 @@ class KafkaConsumerClient:
         over = False
         while True:
             held = self._held_back()  # for each turn anew: a rebalance may have dropped some
-            if len(held) < len(self._fetched) or over or self._polling.waiting:
+            if len(held) < len(self._fetched) or self._starts.has_news:
+                return held
+            if over or self._polling.waiting:
                 return held
             if self._reader is not None and self._reader.is_due(self._client.cluster):
                 return held
@@ -407,7 +427,7 @@ class KafkaConsumerClient:
                 if self._is_paused():  # no records can end the poll, an interrupt can end this
                     self._interrupted.wait(TURN_MS / 1000)
                     turn_ms = 0
-                batches = self._consumer.poll(timeout_ms=turn_ms, max_records=NO_LIMIT)
+                batches = self._poll_once(turn_ms)
             except kafka.errors.RetriableError as error:
                 if self._calls.closed:
                     raise
@@ -441,6 +461,15 @@ class KafkaConsumerClient:
                 f" {error!r}: start the app anew"
             ) from error
 
+    def _poll_once(self, timeout_ms: int) -> Mapping[Any, Sequence[Record]]:
+        try:
+            return self._consumer.poll(timeout_ms=timeout_ms, max_records=NO_LIMIT)  # type: ignore[no-any-return]
+        except NO_POSITION as error:
+            reader = self._reader
+            topics = self._consumer.subscription() if reader is None else reader.topics
+            self._starts.serve(error, topics or ())
+            return {}
+
     def _is_paused(self) -> bool:
         """Whether all that is assigned is paused, and something is."""
         states = self._assignment().values()
@@ -464,6 +493,7 @@ class KafkaConsumerClient:
         drop_join(consumer)
 
     def _drop(self, tps: Collection[TP]) -> None:
+        self._starts.drop(tps)
         for tp in tps:
             self._fetched.pop(tp, None)
 
@@ -511,7 +541,11 @@ class KafkaConsumerClient:
 
     def _commit(self, offsets: Mapping[TP, int], deadline: float) -> None:
         timeout = max(0.0, deadline - time.monotonic())  # its time has run while it waited, too
-        wanted = {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()}
+        note_of = self._starts.note_of
+        wanted = {
+            TopicPartition(*tp): OffsetAndMetadata(at, note_of(tp.topic), -1)
+            for tp, at in offsets.items()
+        }
         try:
             with translated(of_a_commit):
                 self._consumer.commit(wanted, timeout_ms=round(timeout * 1000))

@@ -23,7 +23,6 @@ _STRATEGIES = {
     "cooperative": (CooperativeStickyAssignor,),
     "eager": (RangePartitionAssignor, RoundRobinPartitionAssignor),
 }
-_RESETS = {"earliest": "earliest", "latest": "latest", "error": "none"}
 
 
 def consumer_options(
@@ -34,7 +33,7 @@ def consumer_options(
         **_common(servers, security, settings),
         "group_id": None if settings.client_only else settings.group_id,
         "group_instance_id": settings.group_instance_id if settings.is_member else None,
-        "auto_offset_reset": _RESETS[settings.auto_offset_reset],
+        "auto_offset_reset": "none",  # which place it is stands in starts.py
         "partition_assignment_strategy": _STRATEGIES[settings.assignment],
         "enable_auto_commit": False,
         "check_crcs": True,

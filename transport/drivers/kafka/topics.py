@@ -43,7 +43,11 @@ def known_id(cluster: Any, topic: str) -> uuid.UUID | None:
 
 
 async def partition_counts(
-    client: Any, topics: Sequence[str], timeout: float, waiting: Waiting
+    client: Any,
+    topics: Sequence[str],
+    timeout: float,
+    waiting: Waiting,
+    absent: set[str] | None = None,
 ) -> dict[str, int]:
     """How many partitions each topic has; the broker may create those that it has not.
 
@@ -51,6 +55,7 @@ async def partition_counts(
         client: the KafkaNetClient of a consumer or producer.
         timeout: seconds.
         waiting: is told what is waited for.
+        absent: gets the names of the topics that a broker did not know at first.
 
     Raises:
         UnknownTopic: names those that were not there within the timeout.
@@ -64,14 +69,19 @@ async def partition_counts(
         await trio.lowlevel.checkpoint()
         return {topic: len(partitions) for topic, partitions in known.items()}
     # The loop alone may change the set of topics that it iterates over for each request.
+    wanted = (client, topics, timeout, waiting, absent)
     counts: dict[str, int] = await ask(
-        client, ", ".join(topics), _look_up, client, topics, timeout, waiting, timeout=timeout
+        client, ", ".join(topics), _look_up, *wanted, timeout=timeout
     )
     return counts
 
 
 async def _look_up(
-    client: Any, topics: Sequence[str], timeout: float, waiting: Waiting
+    client: Any,
+    topics: Sequence[str],
+    timeout: float,
+    waiting: Waiting,
+    absent: set[str] | None = None,
 ) -> dict[str, int]:
     """Runs on the client's loop."""
     began = time.monotonic()
@@ -82,6 +92,8 @@ async def _look_up(
         if not missing:
             waiting.present(topics)
             return {topic: len(cluster.partitions_for_topic(topic)) for topic in topics}
+        if answered and absent is not None:
+            absent.update(missing)
         # Only of an answer to us: it may have been given back since the last one.
         if answered and (refused := cluster.unauthorized_topics.intersection(missing)):
             _forget(cluster, missing)

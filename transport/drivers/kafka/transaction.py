@@ -129,7 +129,10 @@ class Transaction:
             self.producer.begin_transaction()
 
     def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
-        wanted = {TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()}
+        wanted = {
+            TopicPartition(*tp): OffsetAndMetadata(at, group.notes.get(tp.topic, ""), -1)
+            for tp, at in offsets.items()
+        }
         member = ConsumerGroupMetadata(
             group.group_id, group.generation_id, group.member_id, group.group_instance_id
         )

@@ -57,7 +57,9 @@ class MemoryBroker:
         flag("auto_create", auto_create)
         or_none(function, "clock", clock, expected="a function that gives milliseconds")
         function("on_commit", on_commit, "a function of a group's id and its offsets")
-        self.clock = clock or itertools.count(FIRST_TIMESTAMP_MS).__next__
+        self._clock = clock
+        self._next_ms = itertools.count(FIRST_TIMESTAMP_MS)
+        self._last_ms = FIRST_TIMESTAMP_MS
         self.topics_changed = Bell()
         self.topics_version = 0
         self.transactions = Coordinator()
@@ -70,6 +72,17 @@ class MemoryBroker:
         self._configs: dict[str, dict[str, str]] = {}
         self._groups: dict[str, Group] = {}
         self._era: object = None
+
+    def clock(self) -> int:
+        """The timestamp, in milliseconds, of a record that comes without one."""
+        if self._clock is not None:
+            return self._clock()
+        self._last_ms = next(self._next_ms)
+        return self._last_ms
+
+    def now_ms(self) -> int:
+        """The time: no record that is written from now on has an earlier timestamp."""
+        return self._last_ms + 1 if self._clock is None else self._clock()
 
     def create_topic(
         self, topic: str, partitions: int, config: Mapping[str, str] | None = None

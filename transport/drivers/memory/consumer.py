@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import attrs
 import trio
 
-from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind
+from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
 from transport.drivers.memory.bell import Bell
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.consent import Consent
@@ -24,6 +24,8 @@ from transport.drivers.memory.membership import Change, Membership
 from transport.drivers.memory.reader import Reader
 from transport.drivers.named import check_named
 from transport.drivers.settings import ClientSettings
+from transport.drivers.starts import Began, Place, starts
+from transport.drivers.starts import Group as GroupSoFar
 from transport.errors import (
     BrokerUnavailable,
     ClientClosed,
@@ -79,6 +81,10 @@ class MemoryConsumer:
         self._rebalances: deque[Rebalance] = deque()  # to be told
         self._unreleased: deque[Rebalance] = deque()
         self._raised = trio.Event()
+        self._resets: list[Reset] = []
+        self._began: Mapping[str, Began] = {}  # when the group began with each topic
+        self._created: set[str] = set()  # topics that were created while we ran
+        self._first_seen: frozenset[str] | None = None
 
     async def open(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -106,6 +112,7 @@ class MemoryConsumer:
         connection = await self._enter()
         broker = connection.broker
         expected = set(topics).difference(may_be_gone)
+        self._created |= set(topics) - broker.topics
         with trio.move_on_after(self._settings.connect_timeout):
             while broker.missing(expected, create=self._may_create):
                 await _rung([broker.topics_changed], trio.Event())
@@ -136,6 +143,10 @@ class MemoryConsumer:
         finally:
             if self._connection is connection:
                 connection.membership.end_poll(trio.current_time())
+
+    def resets(self) -> Sequence[Reset]:
+        resets, self._resets = self._resets, []
+        return resets
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -185,7 +196,7 @@ class MemoryConsumer:
                 raise CommitRefused(f"{offset} is no offset, for {tp}")
         try:
             if offsets:
-                connection.membership.commit(offsets, trio.current_time())
+                connection.membership.commit(offsets, trio.current_time(), self._notes())
         except CommitFailed:
             self._stir()  # the poll is to see that, too
             raise
@@ -219,7 +230,11 @@ class MemoryConsumer:
         return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
 
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
-        return (await self._enter()).broker.topics
+        names = (await self._enter()).broker.topics
+        if self._first_seen is None:
+            self._first_seen = names
+        self._created |= names - self._first_seen
+        return names
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         broker = (await self._enter()).broker
@@ -235,6 +250,7 @@ class MemoryConsumer:
             membership.member_id,
             self._settings.group_instance_id,
             self._sources.copy(),
+            self._notes(),
         )
 
     async def close(self, timeout: float) -> None:
@@ -328,6 +344,7 @@ class MemoryConsumer:
             self._positions.pop(tp, None)
             self._ends.pop(tp, None)
             self._paused.discard(tp)
+            self._resets = [reset for reset in self._resets if reset.tp != tp]
             if change.kind is RebalanceKind.ASSIGNED:
                 # A topic that was deleted meanwhile is empty until the group takes it away.
                 log = self._logs[tp] = connection.broker.log_if_any(tp) or Log()
@@ -350,8 +367,7 @@ class MemoryConsumer:
 
         Whatever may be wrong with a position is found before the first one is moved.
         """
-        for tp, log in self._logs.items():
-            self._locate(tp, log, connection.group)
+        self._locate(connection)
         batch: dict[TP, Sequence[Record]] = {}
         room = self._settings.fetch_max_bytes
         most = min(room, self._settings.max_partition_fetch_bytes)
@@ -370,23 +386,64 @@ class MemoryConsumer:
             self._logs[tp] = self._logs.pop(tp)
         return batch
 
-    def _locate(self, tp: TP, log: Log, group: Group) -> None:
-        position = self._positions.get(tp)
-        if position is None:
-            if self._committed_only and tp in group.unstable:
-                return  # it may be another one in a moment
-            position = group.offsets.get(tp)
-        if position is not None and (log.start <= position <= log.end or tp in self._paused):
-            self._positions[tp] = position
-            return
-        match self._settings.auto_offset_reset:
-            case "earliest":
-                self._positions[tp] = log.start
-            case "latest":
-                self._positions[tp] = log.end
-            case _:
-                where = "no committed offset" if position is None else f"offset {position}"
-                raise OffsetOutOfRange(f"{tp}: {where}; the log is [{log.start}, {log.end}]")
+    def _locate(self, connection: Connection) -> None:
+        """Give each partition a position in its log."""
+        missing = []
+        for tp, log in self._logs.items():
+            position = self._positions.get(tp)
+            if position is None:
+                if self._committed_only and tp in connection.group.unstable:
+                    continue  # it may be another one in a moment
+                position = connection.group.offsets.get(tp)
+            if position is None:
+                missing.append(tp)
+            elif log.start <= position <= log.end or tp in self._paused:
+                self._positions[tp] = position
+            else:
+                self._check_policy(tp, f"offset {position}")
+                policy = self._settings.auto_offset_reset
+                self._put(tp, position, log.start if policy == "earliest" else log.end)
+        if missing:
+            self._begin(missing, connection)
+
+    def _begin(self, tps: Collection[TP], connection: Connection) -> None:
+        """The group has no committed offset of these."""
+        broker, group = connection.broker, connection.group
+        for tp in tps:
+            self._check_policy(tp, "no committed offset")
+        topics = {tp.topic for tp in (*tps, *group.offsets)} & broker.topics
+        so_far = GroupSoFar(
+            {tp: group.notes.get(tp) for tp in group.offsets},
+            self._began,
+            self._created,
+            {topic: len(broker.partitions(topic)) for topic in topics},
+            broker.now_ms(),
+        )
+        found, self._began = starts(tps, self._settings.auto_offset_reset, so_far)
+        for tp, start in found.items():
+            log = self._logs[tp]
+            match start.place:
+                case Place.BEGINNING:
+                    offset = log.start
+                case Place.END:
+                    offset = log.end
+                case _:
+                    offset = log.since(start.since_ms)
+            self._put(tp, None, offset, is_new=start.is_new or self._settings.client_only)
+
+    def _put(self, tp: TP, old: int | None, new: int, *, is_new: bool = False) -> None:
+        self._positions[tp] = new
+        must_commit = self._settings.auto_offset_reset == "latest"
+        self._resets.append(Reset(tp, old, new, is_new, must_commit))
+        self._interrupted = True  # there is something to be read
+
+    def _check_policy(self, tp: TP, where: str) -> None:
+        if self._settings.auto_offset_reset == "error":
+            log = self._logs[tp]
+            raise OffsetOutOfRange(f"{tp}: {where}; the log is [{log.start}, {log.end}]", [tp])
+
+    def _notes(self) -> dict[str, str]:
+        return {topic: str(began) for topic, began in self._began.items()}
 
     async def _change(self, connection: Connection) -> None:
         """Wait for anything that a poll has to look at."""

@@ -32,7 +32,7 @@ class Holder:
 
     Attributes:
         logs: those written to in the open transaction.
-        offsets: held for each group.
+        offsets: held for each group, with their metadata by topic.
         deadline: of the open transaction.
         has_expired: it was aborted by its timeout, and the producer has not aborted it yet.
     """
@@ -40,7 +40,7 @@ class Holder:
     transactional_id: str
     timeout: float
     logs: dict[TP, Log] = attrs.field(factory=dict)
-    offsets: list[tuple[Group, dict[TP, int]]] = attrs.field(factory=list)
+    offsets: list[tuple[Group, dict[TP, int], Mapping[str, str]]] = attrs.field(factory=list)
     deadline: float = math.inf
     has_expired: bool = False
 
@@ -84,11 +84,18 @@ class Coordinator:
         self._begin(holder, now)
         holder.logs[tp] = log
 
-    def hold(self, holder: Holder, group: Group, offsets: Mapping[TP, int], now: float) -> None:
+    def hold(
+        self,
+        holder: Holder,
+        group: Group,
+        offsets: Mapping[TP, int],
+        now: float,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
         """The transaction commits offsets, once it is committed itself."""
         self._begin(holder, now)
         held = dict(offsets)
-        holder.offsets.append((group, held))
+        holder.offsets.append((group, held, notes or {}))
         for tp in held:
             group.unstable[tp] = group.unstable.get(tp, 0) + 1
 
@@ -107,7 +114,7 @@ class Coordinator:
         gone = {id(log) for log in logs}
         for holder in self._holders.values():
             holder.logs = {tp: log for tp, log in holder.logs.items() if id(log) not in gone}
-            for group, offsets in holder.offsets:
+            for group, offsets, _ in holder.offsets:
                 for tp in [tp for tp in offsets if tp.topic == topic]:
                     del offsets[tp]
                     group.release(tp)
@@ -147,11 +154,11 @@ class Coordinator:
         held, holder.offsets = holder.offsets, []
         for log in logs.values():
             log.end_transaction(holder, committed=committed)
-        for group, offsets in held:
+        for group, offsets, notes in held:
             for tp in offsets:
                 group.release(tp)
             if committed:
-                group.take(offsets)
+                group.take(offsets, notes)
         self.bell.ring()
         for log in logs.values():
             log.bell.ring()

@@ -72,6 +72,7 @@ class Group:
         members: by id, in the order in which they came.
         generation: the running one; the last one while the barrier is up.
         offsets: what was committed.
+        notes: the metadata of what was committed.
         unstable: how many open transactions hold an offset of a partition.
         bell: rung when a member may have to do something, or to wait for less long.
     """
@@ -84,6 +85,7 @@ class Group:
         self.members: dict[str, Member] = {}
         self.generation = 0
         self.offsets: dict[TP, int] = {}
+        self.notes: dict[TP, str] = {}
         self.unstable: dict[TP, int] = {}
         self.bell = Bell()
         self._partitions = partitions
@@ -216,6 +218,7 @@ class Group:
     def forget(self, topic: str) -> None:
         """The topic was deleted, and with it what is committed for it."""
         self.offsets = {tp: offset for tp, offset in self.offsets.items() if tp.topic != topic}
+        self.notes = {tp: note for tp, note in self.notes.items() if tp.topic != topic}
 
     def release(self, tp: TP) -> None:
         """An open transaction holds the offset of a partition no more."""
@@ -223,10 +226,19 @@ class Group:
         if not self.unstable[tp]:
             del self.unstable[tp]
 
-    def commit(self, member_id: str, generation: int, offsets: Mapping[TP, int]) -> None:
+    def commit(
+        self,
+        member_id: str,
+        generation: int,
+        offsets: Mapping[TP, int],
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
         """Take the offsets, all or none.
 
         A caller without a member id is no member and may commit while there is none.
+
+        Args:
+            notes: their metadata, by topic.
 
         Raises:
             RebalanceInProgress: the member is in the barrier, or has not seen its end yet.
@@ -234,11 +246,12 @@ class Group:
             Fenced: another one has taken its place.
         """
         self.check_commit(member_id, generation)
-        self.take(offsets)
+        self.take(offsets, notes)
 
-    def take(self, offsets: Mapping[TP, int]) -> None:
+    def take(self, offsets: Mapping[TP, int], notes: Mapping[str, str] | None = None) -> None:
         """These offsets are committed now; who commits them was allowed to."""
         self.offsets.update(offsets)
+        self.notes.update((tp, (notes or {}).get(TP(*tp).topic, "")) for tp in offsets)
         self._on_commit(offsets)
 
     def check_commit(self, member_id: str, generation: int) -> None:

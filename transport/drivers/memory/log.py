@@ -109,6 +109,11 @@ class Log:
             self._aborted.update(offsets)
         self.skip(1)
 
+    def since(self, timestamp_ms: int) -> int:
+        """The offset of the first record with this timestamp, or a later one; else the end."""
+        late = (record for record in self._records if record.timestamp >= timestamp_ms)
+        return next((record.offset for record in late), self.end)
+
     def skip(self, count: int) -> None:
         """Leave a gap of `count` offsets, as compaction or a marker does."""
         self.end += count

@@ -101,12 +101,14 @@ class Membership:
         """Fall silent, as a crash does."""
         self._group.disconnect(self.member_id, now)
 
-    def commit(self, offsets: Mapping[TP, int], now: float) -> None:
+    def commit(
+        self, offsets: Mapping[TP, int], now: float, notes: Mapping[str, str] | None = None
+    ) -> None:
         """Commit as this member. Raises what `Group.commit` does."""
         self._group.expire(now)
         if self._topics and not self.member_id:
             raise CommitFailed("subscribed, but no member of the group (any more)")
-        self._group.commit(self.member_id, self.generation, offsets)
+        self._group.commit(self.member_id, self.generation, offsets, notes)
 
     def _lost(self) -> Change | None:
         self._group.check_identity(self.member_id)

@@ -120,7 +120,7 @@ class MemoryProducer:
         for tp in offsets:
             if group.topic_ids.get(tp) not in (None, broker.log_if_any(tp)):
                 raise TransactionAborted(f"the topic of {tp} was deleted since it was read")
-        broker.transactions.hold(holder, read_by, offsets, now)
+        broker.transactions.hold(holder, read_by, offsets, now, group.notes)
 
     async def commit(self, timeout: float) -> None:
         broker, holder = await self._enter_transactions()

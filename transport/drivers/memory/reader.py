@@ -61,7 +61,9 @@ class Reader:
     def disconnect(self, now: float) -> None:
         """Nobody misses it."""
 
-    def commit(self, offsets: Mapping[TP, int], now: float) -> None:
+    def commit(
+        self, offsets: Mapping[TP, int], now: float, notes: Mapping[str, str] | None = None
+    ) -> None:
         """Commit without being a member. Raises CommitFailed where the group has members."""
         self._group.expire(now)
-        self._group.commit("", -1, offsets)
+        self._group.commit("", -1, offsets, notes)

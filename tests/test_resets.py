@@ -1,0 +1,324 @@
+"""Positions that rules have set: committed before delivery, and reported."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
+from tests.lanes import NEVER
+from tests.nurseries.clock import jumping
+from transport import TP, App, Monitor, OffsetOutOfRange, RebalanceInProgress
+from transport.drivers.memory import MemoryBroker
+from transport.testing import FaultyDriver, Script, refused, slow
+
+ORDERS = [TP("orders", number) for number in range(4)]
+ONE = ORDERS[0]
+LATEST = {"auto_offset_reset": "latest", "commit_interval": NEVER}
+
+
+def resets(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of resets."""
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return [text for text in told if "reading" in text]
+
+
+# "latest" is where a group begins, and nothing else
+
+
+@jumping
+async def test_a_partition_that_is_added_begins_at_its_beginning() -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, **LATEST) as app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(1)
+        broker.add_partitions("orders", 1)
+        write(broker, ORDERS[1], 5)
+        assert [(m.tp, m.offset) for m in await take(messages, 5)] == [
+            (ORDERS[1], offset) for offset in range(5)
+        ]
+
+
+@jumping
+async def test_so_does_one_that_was_added_while_nobody_was_there() -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, **LATEST) as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+    broker.add_partitions("orders", 1)
+    write(broker, ORDERS[1], 5)
+    async with app_on(broker, **LATEST) as app:
+        assert [m.tp for m in await take(app.topic("orders").noack(), 5)] == [ORDERS[1]] * 5
+
+
+@jumping
+async def test_so_does_a_topic_that_is_created_and_matches_a_pattern() -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, pattern_interval=1.0, **LATEST) as app:
+        messages = app.topic(pattern="orders.*").noack()
+        await trio.sleep(1)
+        broker.create_topic("orders-new", 1)
+        write(broker, TP("orders-new", 0), 2)
+        assert [m.topic for m in await take(messages, 2)] == ["orders-new"] * 2
+
+
+@jumping
+async def test_of_a_second_topic_comes_what_was_written_since_the_group_began() -> None:
+    payments = TP("payments", 0)
+    broker = broker_with(ONE, payments, records=3)
+    async with app_on(broker, **LATEST) as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        write(broker, payments, 2)
+        assert [m.offset for m in await take(app.topic("payments").noack(), 2)] == [3, 4]
+
+
+@jumping
+async def test_members_that_begin_together_read_nothing_of_before() -> None:
+    broker = broker_with(*ORDERS, records=9)
+    async with app_on(broker, **LATEST) as one, app_on(broker, **LATEST) as two:
+        ones, twos = one.topic("orders").noack(), two.topic("orders").noack()
+        await trio.sleep(30)
+        assert committed(broker) == dict.fromkeys(ORDERS, 9)
+        for tp in ORDERS:
+            write(broker, tp)
+        both = await take(ones, 2) + await take(twos, 2)
+        assert sorted((m.tp, m.offset) for m in both) == [(tp, 9) for tp in ORDERS]
+
+
+@pytest.mark.parametrize(
+    "alone", [{"client_only": True}, {"partitions": {tp: None for tp in ORDERS}}]
+)
+@jumping
+async def test_so_it_is_without_a_membership(alone: dict[str, object]) -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, **LATEST, **alone) as app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(1)
+        broker.add_partitions("orders", 1)
+        write(broker, ORDERS[1], 2)
+        write(broker, ONE)
+        came = await take(messages, 3)
+        assert sorted((m.tp, m.offset) for m in came) == [(ONE, 3), (ORDERS[1], 0), (ORDERS[1], 1)]
+
+
+# What "latest" has given is committed before the first message is delivered
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"transactions": "member"}, {"transactions": "partition"}]
+)
+@jumping
+async def test_a_member_that_crashes_before_its_first_commit_loses_nothing(
+    settings: dict[str, str],
+) -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, **LATEST, **settings) as app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(1)
+        write(broker, ONE)
+        assert (await anext(messages)).offset == 3
+        assert committed(broker) == {ONE: 3}
+        await app.kill()
+    write(broker, ONE)
+    async with app_on(broker, **LATEST, **settings) as app:
+        again = app.topic("orders").noack()
+        assert [m.offset for m in await take(again, 2)] == [3, 4]
+
+
+def faulty(broker: MemoryBroker, script: Script, **settings: object) -> App:
+    app = app_on(broker, **LATEST, **settings)
+    app.transport.driver = FaultyDriver(app.transport.driver, script)
+    app.consumer.client = app.transport.driver.consumer(app.settings.client)
+    return app
+
+
+@pytest.mark.parametrize(
+    "fault", [slow(5.0), refused(RebalanceInProgress("a join")), refused(OSError("?"))][:2]
+)
+@jumping
+async def test_nothing_is_delivered_before_that_commit(fault: object) -> None:
+    broker = broker_with(ONE, records=3)
+    app = app_on(broker, **LATEST)
+    commit = app.consumer.client.commit
+    made = trio.Event()
+
+    async def late(offsets: object, timeout: float) -> None:
+        await made.wait()
+        await commit(offsets, timeout)
+
+    app.consumer.client.commit = late
+    async with app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(1)
+        write(broker, ONE)
+        assert await nothing_comes(messages, 5)
+        made.set()
+        assert (await anext(messages)).offset == 3
+
+
+@jumping
+async def test_a_commit_that_is_refused_for_a_while_is_made_again() -> None:
+    broker = broker_with(ONE, records=3)
+    app = app_on(broker, **LATEST, max_poll_interval=20.0)
+    commit, until = app.consumer.client.commit, trio.current_time() + 30
+
+    async def refuse(offsets: object, timeout: float) -> None:
+        if trio.current_time() < until:
+            raise RebalanceInProgress("a join")
+        await commit(offsets, timeout)
+
+    app.consumer.client.commit = refuse
+    async with app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(1)
+        write(broker, ONE)
+        assert (await anext(messages)).offset == 3
+        assert trio.current_time() >= until
+
+
+@jumping
+async def test_with_earliest_nothing_waits_for_a_commit() -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        await take(app.topic("orders").noack(), 3)
+        assert committed(broker) == {}
+
+
+@jumping
+async def test_what_is_in_hand_at_a_reset_may_still_be_acked() -> None:
+    broker = broker_with(ONE)
+    async with app_on(broker, buffer_size=2, **LATEST) as app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(1)
+        write(broker, ONE, 4)
+        in_hand = await take(messages, 2)
+        write(broker, ONE, 6)
+        broker.delete_records(ONE, 8)
+        (first, second) = in_hand
+        second.ack()
+        await trio.sleep(1)
+        assert committed(broker) == {ONE: 0}  # not past what is in hand
+        first.ack()
+        for message in await take(messages, 2):
+            message.ack()
+        await trio.sleep(1)
+        await app.consumer.commit()
+        assert committed(broker) == {ONE: 10}
+        write(broker, ONE)
+        assert (await anext(messages)).offset == 10
+
+
+# Each reset is told
+
+
+@pytest.mark.parametrize(("policy", "to", "skipped"), [("earliest", 7, 4), ("latest", 10, 7)])
+@jumping
+async def test_a_position_that_retention_has_passed(
+    policy: str, to: int, skipped: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with(ONE, records=10)
+    broker.group("group").take({ONE: 3})
+    broker.delete_records(ONE, 7)
+    monitor = Monitor()
+    async with app_on(broker, auto_offset_reset=policy, monitor=monitor) as app:
+        app.topic("orders").noack()
+        await trio.sleep(5)
+        now = monitor.snapshot()
+    assert (now.resets, now.skipped) == (1, skipped)
+    assert resets(caplog) == [
+        f"orders-0: the position 3 is not in the log: reading goes on at offset {to}, as"
+        f" auto_offset_reset={policy!r} says; {skipped} records are skipped"
+    ]
+
+
+@pytest.mark.parametrize(("policy", "to"), [("earliest", 0), ("latest", 10)])
+@jumping
+async def test_a_position_past_the_end(
+    policy: str, to: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with(ONE, records=10)
+    broker.group("group").take({ONE: 12})
+    monitor = Monitor()
+    async with app_on(broker, auto_offset_reset=policy, monitor=monitor) as app:
+        app.topic("orders").noack()
+        await trio.sleep(5)
+        now = monitor.snapshot()
+    assert (now.resets, now.skipped) == (1, 0)
+    assert len(resets(caplog)) == 1
+    assert f"position 12 is not in the log: reading goes on at offset {to}" in resets(caplog)[0]
+
+
+@jumping
+async def test_a_partition_without_an_offset_in_a_group_that_has_begun(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(*ORDERS[:2], records=10)
+    broker.group("group").take({ONE: 10})  # by another program
+    monitor = Monitor()
+    async with app_on(broker, monitor=monitor) as app:
+        app.topic("orders").noack()
+        await trio.sleep(5)
+        assert (monitor.snapshot().resets, monitor.snapshot().skipped) == (1, 0)
+    assert resets(caplog) == [
+        "orders-1: the group has begun before and has no committed offset of this partition:"
+        " reading starts at offset 0, 0 records are skipped"
+    ]
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+@jumping
+async def test_a_new_group_warns_of_nothing(policy: str, caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(*ORDERS, records=10)
+    settings = {"auto_offset_reset": policy, "commit_interval": 0.5}
+    async with app_on(broker, **settings) as one:
+        one.topic("orders").noack()
+        await trio.sleep(0.1)
+        async with app_on(broker, **settings) as two:
+            two.topic("orders").noack()
+            await trio.sleep(30)
+    assert resets(caplog) == []
+
+
+# An offset that was sought and is not in the log
+
+
+@jumping
+async def test_with_error_a_seek_past_the_end_is_not_committed_on_the_way_out() -> None:
+    broker = broker_with(ONE, records=10)
+    broker.group("group").take({ONE: 4})
+    with pytest.RaisesGroup(OffsetOutOfRange, flatten_subgroups=True):
+        async with app_on(broker, auto_offset_reset="error", commit_interval=NEVER) as app:
+            messages = app.topic("orders").noack()
+            (await anext(messages)).ack()
+            await app.consumer.seek(ONE, 1000)
+            await trio.sleep_forever()
+    assert committed(broker) == {ONE: 4}
+
+
+@jumping
+async def test_nor_is_it_by_a_commit_that_comes_before_the_next_poll() -> None:
+    broker = broker_with(ONE, records=10)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        messages = app.topic("orders").noack()
+        (await anext(messages)).ack()
+        app.consumer.pause_partitions([ONE])
+        await app.consumer.seek(ONE, 1000)
+        assert not await app.consumer.commit()
+        assert committed(broker) == {}
+        app.consumer.resume_partitions([ONE])
+        assert [m.offset for m in await take(messages, 10)] == list(range(10))
+
+
+@pytest.mark.parametrize("offset", [3, 10])
+@jumping
+async def test_a_seek_within_the_log_is_committed(offset: int) -> None:
+    broker = broker_with(ONE, records=10)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        messages = app.topic("orders").noack()
+        await take(messages, 5)
+        await app.consumer.seek(ONE, offset)
+        assert await app.consumer.commit()
+    assert committed(broker) == {ONE: offset}

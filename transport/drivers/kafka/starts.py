@@ -1,0 +1,233 @@
+"""Where the client begins to read a partition, and where it goes on when a position is no good.
+
+The client knows one policy, whatever the reason is that a position is missing, and applies it
+without a word. So it gets the policy "none": it raises an error in a poll each time, and the rule
+of `drivers/starts.py` is applied here. The client then asks the broker for the place in the log, on
+its own loop, as it does for a policy of its own.
+
+All of this runs on the polling thread, apart from two functions in the client, which run on its
+loop.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import attrs
+import kafka.errors
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.protocol.consumer import OffsetSpec
+
+from transport.drivers.base import Reset
+from transport.drivers.kafka.topics import known_id, known_partitions
+from transport.drivers.settings import ClientSettings
+from transport.drivers.starts import Began, Group, Place, starts
+from transport.errors import OffsetOutOfRange
+from transport.types import TP
+
+# What the client raises where it has no position, or one outside the log.
+NO_POSITION = (
+    kafka.errors.NoOffsetForPartitionError,
+    kafka.errors.OffsetOutOfRangeError,
+    kafka.errors.LogTruncationError,
+)
+_EARLIEST, _LATEST = int(OffsetSpec.EARLIEST), int(OffsetSpec.LATEST)
+# Most seconds for the group's commits; the next poll asks again.
+_PATIENCE_MS = 1000
+
+
+@attrs.frozen
+class _Asked:
+    """A place in a log that the client asks the broker for."""
+
+    old: int | None
+    is_new: bool
+    must_commit: bool
+
+
+class Starts:
+    """The positions of one consumer that no commit and no seek gives.
+
+    Attributes:
+        began: when the group began with each topic, as far as this client knows. Replaced, never
+            changed.
+        created: topics that were created while this client ran; added to from any thread.
+        resets: the positions that were set, to be taken out from the left. Written on the
+            client's loop.
+        has_news: there are more of them than when this was set to False last.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.began: Mapping[str, Began] = {}
+        self.created: set[str] = set()
+        self.resets: collections.deque[Reset] = collections.deque()
+        self.has_news = False
+        self._settings = settings
+        self._asked: dict[TP, _Asked] = {}
+        self._ids: dict[str, uuid.UUID | None] = {}  # of the topics in `began`
+        self._first_seen: Collection[str] | None = None
+        self._consumer: Any = None
+
+    def saw(self, topics: Collection[str]) -> None:
+        """These are all topics: those that were not among them before were created since."""
+        if self._first_seen is None:
+            self._first_seen = topics
+        self.created.update(set(topics) - set(self._first_seen))
+
+    def attach(self, consumer: Any) -> None:
+        """Serve a new consumer, which has the policy "none"."""
+        self._consumer = consumer
+        _fall_back_to_the_end(consumer)
+        # `_fetcher`, `_reset_offset_if_needed`: where the client takes the broker's answer. Only
+        # here can the position be seen before anything is fetched from it.
+        fetcher = consumer._fetcher
+        take = fetcher._reset_offset_if_needed
+
+        def take_and_tell(partition: Any, timestamp: int, offset: int) -> None:
+            take(partition, timestamp, offset)
+            self._tell(TP(*partition), offset)
+
+        fetcher._reset_offset_if_needed = take_and_tell
+
+    def drop(self, tps: Collection[TP]) -> None:
+        """These partitions go. From any thread."""
+        for tp in tps:
+            self._asked.pop(tp, None)
+        # Nothing is taken out meanwhile: partitions go in a poll, and the resets are taken after.
+        for reset in [reset for reset in self.resets if reset.tp in tps]:
+            self.resets.remove(reset)
+
+    def note_of(self, topic: str) -> str:
+        """The metadata of a commit. From any thread."""
+        began = self.began.get(topic)
+        return "" if began is None else str(began)
+
+    def serve(self, error: Exception, topics: Iterable[str]) -> None:
+        """Ask for the places of the partitions that one of `NO_POSITION` is about.
+
+        Args:
+            topics: what is subscribed to.
+
+        Raises OffsetOutOfRange with the policy "error"; the client's errors that can be tried
+        again.
+        """
+        if isinstance(error, kafka.errors.NoOffsetForPartitionError):
+            missing = [TP(*tp) for tp in error.args[0]]
+            self._check(error, missing)
+            self._begin(missing, topics)
+        elif isinstance(error, kafka.errors.LogTruncationError):
+            self._check(error, [TP(*tp) for tp in error.divergent_offsets])
+            for tp, place in error.divergent_offsets.items():
+                self._go_back(TP(*tp), place)
+        else:
+            outside = {TP(*tp): offset for tp, offset in error.args[0].items()}
+            self._check(error, outside)
+            for tp, offset in outside.items():
+                self._ask(tp, self._policy, _Asked(offset, False, self._must_commit))
+
+    @property
+    def _must_commit(self) -> bool:
+        return self._settings.auto_offset_reset == "latest"
+
+    @property
+    def _policy(self) -> int:
+        return _EARLIEST if self._settings.auto_offset_reset == "earliest" else _LATEST
+
+    def _check(self, error: Exception, tps: Collection[TP]) -> None:
+        if self._settings.auto_offset_reset == "error":
+            raise OffsetOutOfRange(str(error), tps) from error
+
+    def _begin(self, tps: Collection[TP], topics: Iterable[str]) -> None:
+        cluster = self._consumer._client.cluster
+        for topic, topic_id in self._ids.items():
+            if known_id(cluster, topic) != topic_id:  # it was deleted, and created again
+                self.created.add(topic)
+        self.began = {
+            topic: began for topic, began in self.began.items() if topic not in self.created
+        }
+        counts = {topic: len(known_partitions(cluster, topic)) for topic in topics}
+        group = Group(
+            self._commits(counts),
+            self.began,
+            self.created,
+            counts,
+            round(time.time() * 1000),
+        )
+        found, self.began = starts(tps, self._settings.auto_offset_reset, group)
+        self._ids = {topic: known_id(cluster, topic) for topic in self.began}
+        for tp, start in found.items():
+            place = {Place.BEGINNING: _EARLIEST, Place.END: _LATEST}.get(
+                start.place, start.since_ms
+            )
+            is_new = start.is_new or self._settings.client_only
+            self._ask(tp, place, _Asked(None, is_new, self._must_commit))
+
+    def _commits(self, counts: Mapping[str, int]) -> dict[TP, str | None]:
+        if self._settings.client_only:
+            return {}
+        tps = [TopicPartition(topic, n) for topic, count in counts.items() for n in range(count)]
+        # `_coordinator`: the public committed() takes one partition, a request each.
+        committed = self._consumer._coordinator.fetch_committed_offsets(
+            tps, timeout_ms=_PATIENCE_MS
+        )
+        return {TP(*tp): commit.metadata for tp, commit in committed.items()}
+
+    def _go_back(self, tp: TP, place: OffsetAndMetadata | None) -> None:
+        """The log was cut off: go on where it parted from what was read."""
+        state = self._subscription.assignment.get(TopicPartition(*tp))
+        if state is None:
+            return
+        old = None if state.position is None else state.position.offset
+        asked = _Asked(old, False, self._must_commit)
+        if place is None:  # the broker does not know where
+            self._ask(tp, self._policy, asked)
+            return
+        state.seek(place)
+        self._asked[tp] = asked
+        self._tell(tp, place.offset)
+
+    def _ask(self, tp: TP, place: int, asked: _Asked) -> None:
+        # `_subscription`, `request_offset_reset`: the public calls know no place but the ends.
+        if TopicPartition(*tp) in self._subscription.assignment:
+            self._asked[tp] = asked
+            self._subscription.request_offset_reset(TopicPartition(*tp), place)
+
+    def _tell(self, tp: TP, offset: int) -> None:
+        state = self._subscription.assignment.get(TopicPartition(*tp))
+        at = None if state is None else state.position
+        if at is not None and at.offset == offset and (asked := self._asked.pop(tp, None)):
+            self.resets.append(Reset(tp, asked.old, offset, asked.is_new, asked.must_commit))
+            self.has_news = True
+
+    @property
+    def _subscription(self) -> SubscriptionState:
+        return self._consumer._subscription
+
+
+def _fall_back_to_the_end(consumer: Any) -> None:
+    """Let a reset to a time go to the end of a log that has no record since.
+
+    The client leaves such a partition without a position, and asks for ever.
+    """
+    # `_fetcher`, `_send_list_offsets_request`: one request to one broker, and its answer.
+    fetcher = consumer._fetcher
+    send = fetcher._send_list_offsets_request
+
+    async def send_twice(node_id: Any, places: Mapping[Any, Any]) -> Any:
+        found, again = await send(node_id, places)
+        silent = {
+            tp: (_LATEST, epoch)
+            for tp, (place, epoch) in places.items()
+            if place > 0 and tp not in found and tp not in again
+        }
+        if silent:
+            ends, more = await send(node_id, silent)
+            found, again = {**found, **ends}, {*again, *more}
+        return found, again
+
+    fetcher._send_list_offsets_request = send_twice

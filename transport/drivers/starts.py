@@ -1,0 +1,171 @@
+"""Where a partition begins of which the group has no committed offset. Pure.
+
+`auto_offset_reset` says where a group begins that has never been there. It is not asked about what
+comes to the group later, or "latest" would skip records that were written after the group had
+begun. So a member has to know whether its group has begun, and with what. It reads that from the
+group's commits: a member that finds no commit of a topic is at the topic's beginning, and writes
+that moment and the topic's number of partitions (`Began`) into the metadata of its commits. Members
+that come at the same moment find it there.
+
+With "latest", the rules are, and the first that fits holds:
+
+1. The topic was created while this client ran: the start of the log.
+2. The topic had too few partitions when the group began with it: the partition was added later,
+   so the start of the log.
+3. The group began with the topic at a known time: the first record since then. That is the end of
+   the log for members that join a new group together, and skips nothing where a member crashed
+   before its first commit.
+4. The group has commits of the topic, but no such time, for other programs, or an earlier version,
+   made them: the start of the log.
+5. The group has commits of other topics: the first record since the group began, where that is
+   known, else the start of the log.
+6. The group has no commit: it begins now, at the end of the log.
+
+With "earliest" it is the start of the log in each case; with "error" there is no start.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+import attrs
+
+from transport.types import TP
+
+# For so long after it began a group is still beginning: members that come to its other topics
+# are no news.
+BEGINNING_MS = 60_000
+_BEGAN = re.compile(r"kafka-nursery began=(\d+) partitions=(\d+)")
+
+
+@attrs.frozen
+class Began:
+    """The moment at which a group began with a topic.
+
+    Attributes:
+        at_ms: milliseconds since 1970 on a member's clock; 0: the start of the log.
+        partitions: how many the topic had.
+    """
+
+    at_ms: int
+    partitions: int
+
+    def __str__(self) -> str:
+        """The metadata of a commit, as `parsed` reads it."""
+        return f"kafka-nursery began={self.at_ms} partitions={self.partitions}"
+
+
+def parsed(metadata: str | None) -> Began | None:
+    """Read the metadata of a commit; None: it is not ours."""
+    match = _BEGAN.fullmatch(metadata or "")
+    return None if match is None else Began(int(match[1]), int(match[2]))
+
+
+class Place(enum.Enum):
+    """A place in a log."""
+
+    BEGINNING = "beginning"
+    END = "end"
+    SINCE = "since"
+
+
+@attrs.frozen
+class Start:
+    """Where a partition begins.
+
+    Attributes:
+        since_ms: for `Place.SINCE`: the first record with this timestamp, or a later one.
+        is_new: the group begins with the partition. Else the group has begun before, and has no
+            offset of the partition, which is worth a warning.
+    """
+
+    place: Place
+    is_new: bool
+    since_ms: int = 0
+
+
+@attrs.frozen
+class Group:
+    """What is known of a group at a moment.
+
+    Attributes:
+        commits: the metadata of its committed offsets.
+        began: what this client knows by itself, by topic.
+        created: topics that were created while this client ran.
+        partitions: how many each topic has.
+        now_ms: milliseconds since 1970.
+    """
+
+    commits: Mapping[TP, str | None]
+    began: Mapping[str, Began]
+    created: Collection[str]
+    partitions: Mapping[str, int]
+    now_ms: int
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the group has been anywhere before."""
+        return bool(self.commits or self.began)
+
+    def known(self) -> dict[str, Began]:
+        """When the group began with each topic: as this client knows, and as the commits say."""
+        known = dict(self.began)
+        for tp, metadata in self.commits.items():
+            began = parsed(metadata)
+            if began is not None and tp.topic not in self.began:
+                other = known.get(tp.topic, began)
+                known[tp.topic] = min(began, other, key=lambda each: each.at_ms)
+        return known
+
+
+def starts(
+    tps: Iterable[TP], policy: str, group: Group
+) -> tuple[dict[TP, Start], dict[str, Began]]:
+    """Say where partitions begin that have no committed offset.
+
+    Args:
+        policy: "earliest" or "latest".
+
+    Returns the starts, and what the client is to know from now on: when the group began with each
+    topic.
+    """
+    known = group.known()
+    begins = dict(known)
+    committed = {tp.topic for tp in group.commits}
+    found = {}
+    for tp in tps:
+        start, began = _start(tp, policy, group, known, tp.topic in committed)
+        found[tp] = start
+        if began is not None:
+            begins.setdefault(tp.topic, began)
+    return found, begins
+
+
+def _start(
+    tp: TP, policy: str, group: Group, known: Mapping[str, Began], has_commits: bool
+) -> tuple[Start, Began | None]:
+    """The start of one partition, and when the group began with its topic where that is news."""
+    count = group.partitions.get(tp.topic, tp.partition + 1)
+    began = known.get(tp.topic)
+    news = None
+    if began is not None and tp.partition < began.partitions:
+        since, is_new = began.at_ms, True
+    elif began is not None or has_commits:
+        since, is_new = 0, False
+    elif group.has_begun:
+        since = min((each.at_ms for each in known.values()), default=0)
+        is_new = since > 0 and group.now_ms - since < BEGINNING_MS
+        news = Began(since, count)
+    else:
+        since, is_new = group.now_ms, True
+        news = Began(since, count)
+    if tp.topic in group.created:
+        since = 0
+        news = news and Began(0, count)
+    if policy == "earliest" or since == 0:
+        return Start(Place.BEGINNING, is_new), news
+    if news is not None and not group.has_begun:
+        return Start(Place.END, is_new), news
+    return Start(Place.SINCE, is_new, since), news

@@ -144,12 +144,9 @@ class Starts:
 
     def _begin(self, tps: Collection[TP], topics: Iterable[str]) -> None:
         cluster = self._consumer._client.cluster
-        for topic, topic_id in self._ids.items():
-            if known_id(cluster, topic) != topic_id:  # it was deleted, and created again
-                self.created.add(topic)
-        self.began = {
-            topic: began for topic, began in self.began.items() if topic not in self.created
-        }
+        again = {topic for topic, old in self._ids.items() if known_id(cluster, topic) != old}
+        self.created |= again  # they were deleted, and created again
+        self.began = {topic: began for topic, began in self.began.items() if topic not in again}
         counts = {topic: len(known_partitions(cluster, topic)) for topic in topics}
         group = Group(
             self._commits(counts),

@@ -22,6 +22,7 @@ from transport.drivers.base import (
     ProducerClient,
     Rebalance,
     RebalanceKind,
+    Reset,
 )
 from transport.drivers.kafka import KafkaDriver
 from transport.drivers.memory import MemoryDriver
@@ -51,6 +52,7 @@ class Member:
         answer: awaited before each release; gives the positions to release with.
         told: every rebalance, in order.
         records: what it polled, in order, without what was taken again.
+        resets: what the polls have told of them.
     """
 
     client: ConsumerClient
@@ -59,11 +61,13 @@ class Member:
     told: list[Rebalance] = attrs.field(factory=list)
     assigned: set[TP] = attrs.field(factory=set)
     records: list[tuple[TP, Record]] = attrs.field(factory=list)
+    resets: list[Reset] = attrs.field(factory=list)
     positions: dict[TP, int] = attrs.field(factory=dict)
     heard: trio.Event = attrs.field(factory=trio.Event)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
         batch = await self.client.poll()
+        self.resets += self.client.resets()
         for tp, records in batch.items():
             assert records, "a poll names only partitions that it has records of"
             assert tp in self.assigned, "nothing comes of a partition that is not assigned"

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import pytest
 import trio
 
-from tests.drivers.rig import Rig, outgoing
+from tests.drivers.rig import Rig, outgoing, until
+from transport.drivers.base import Reset
 from transport.errors import NotAssigned, OffsetOutOfRange
 from transport.types import TP, Record, RecordMetadata
 
@@ -180,6 +181,85 @@ async def test_outside_the_log_the_policy_says_where(rig: Rig, policy: str) -> N
         else:
             await member.nothing_comes()
             assert await member.client.positions([tp]) == {tp: 3}
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+async def test_a_new_group_begins_where_the_policy_says_and_tells_it(rig: Rig, policy: str) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 3, partitions=1)
+        async with rig.member([topic], auto_offset_reset=policy) as member:
+            await member.located([tp])
+            latest = policy == "latest"
+            expected = Reset(tp, None, 3 if latest else 0, is_new=True, must_commit=latest)
+            assert member.resets == [expected]
+            await member.nothing_comes(0.2)
+            assert member.resets == [expected]  # once
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_partition_that_is_added_begins_at_its_beginning(rig: Rig, is_there: bool) -> None:
+    """With "latest", also where the member comes later than the partition."""
+    topic, group = await rig.topic(1), rig.name()
+    settings = {"group_id": group, "auto_offset_reset": "latest", "metadata_max_age": 0.5}
+    first, added = TP(topic, 0), TP(topic, 1)
+    async with rig.sender(metadata_max_age=0.5) as sender:
+        await sender.fill(topic, 3, partitions=1)
+        async with rig.member([topic], **settings) as member:
+            await member.located([first])
+            await member.client.commit({first: 3}, 3.0)
+            await rig.widen(topic, 2)
+            if is_there:
+                await until(lambda: added in member.assigned, member)
+        async with rig.sender() as later:
+            await later.send([outgoing(topic, partition=1, value=b"%d" % n) for n in range(3)])
+        async with rig.member([topic], **settings) as member:
+            assert by_partition(await member.take(3)) == {added: [0, 1, 2]}
+            told = [reset for reset in member.resets if reset.tp == added]
+            assert told == [Reset(added, None, 0, is_new=False, must_commit=True)]
+
+
+async def test_what_was_written_since_the_group_began_comes_where_there_is_no_commit(
+    rig: Rig,
+) -> None:
+    """A member has crashed before it has committed all of its starts; "latest"."""
+    topic, group = await rig.topic(2), rig.name()
+    settings = {"group_id": group, "auto_offset_reset": "latest"}
+    first, second = TP(topic, 0), TP(topic, 1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 6, partitions=2)
+        await trio.sleep(0.01)  # the clock of the timestamps has moved on
+        async with rig.member([topic], **settings) as member:
+            await member.located([first, second])
+            await member.client.commit({first: 3}, 3.0)
+        await trio.sleep(0.01)
+        await sender.fill(topic, 2, partitions=2)
+        async with rig.member([topic], **settings) as member:
+            assert by_partition(await member.take(2)) == {first: [3], second: [3]}
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+async def test_a_position_outside_the_log_is_told(rig: Rig, policy: str) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+
+    async def start_at_0(_: object) -> dict[TP, int]:
+        return {tp: 0}
+
+    async with (
+        rig.sender() as sender,
+        rig.member([topic], start_at_0, auto_offset_reset=policy) as member,
+    ):
+        await sender.fill(topic, 3, partitions=1)
+        await member.take(3)
+        assert member.resets == []
+        await member.client.seek(tp, 1000)
+        await until(lambda: member.resets, member)
+        latest = policy == "latest"
+        expected = Reset(tp, 1000, 3 if latest else 0, is_new=False, must_commit=latest)
+        assert member.resets == [expected]
+        assert expected.skipped == 0
 
 
 async def test_nothing_comes_of_a_paused_partition(rig: Rig) -> None:

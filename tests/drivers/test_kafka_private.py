@@ -479,3 +479,58 @@ def test_a_serializer_is_asked_after_the_check_and_before_the_headers_are_used()
     # The client adds up the sizes of headers only where they are true.
     appending = inspect.getsource(ProducerBatch.try_append)
     assert "len(h_val) for h_key, h_val in headers) if headers else -1" in appending
+
+
+# `_fetcher._reset_offset_if_needed`, `_fetcher._send_list_offsets_request`,
+# `_subscription.request_offset_reset`.
+
+
+@kafka_lane
+def test_a_reset_asks_for_a_place_and_takes_the_answer(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    """Also of a time; for one after the last record the answer has no such partition."""
+    topic = kafka_topic(2)
+    consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, auto_offset_reset="none")
+    tps = [TopicPartition(topic, number) for number in range(2)]
+    taken: list[Any] = []
+    asked: list[Any] = []
+    try:
+        fetcher = consumer._fetcher
+        take, send = fetcher._reset_offset_if_needed, fetcher._send_list_offsets_request
+
+        async def look(node_id: Any, places: Any) -> Any:
+            found, again = await send(node_id, places)
+            asked.append((dict(places), dict(found), again))
+            return found, again
+
+        fetcher._send_list_offsets_request = look
+        fetcher._reset_offset_if_needed = lambda *args: (taken.append(args), take(*args))
+        consumer.assign(tps)
+        with pytest.raises(kafka.errors.NoOffsetForPartitionError) as raised:
+            consumer.poll(timeout_ms=1000)
+        assert set(raised.value.args[0]) == set(tps)
+        consumer._subscription.request_offset_reset(tps[0], -2)
+        consumer._subscription.request_offset_reset(tps[1], 10**12)
+        deadline = time.monotonic() + 10
+        while not taken and time.monotonic() < deadline:
+            consumer.poll(timeout_ms=100)
+        assert taken == [(tps[0], -2, 0)]
+        assert consumer._subscription.assignment[tps[0]].position.offset == 0
+        places, found, again = asked[0]
+        assert {tp: place for tp, (place, _) in places.items()} == {tps[0]: -2, tps[1]: 10**12}
+        assert (set(found), again) == ({tps[0]}, set())
+        consumer.seek(tps[0], 1000)
+        with pytest.raises(kafka.errors.OffsetOutOfRangeError) as outside:
+            consumer.poll(timeout_ms=10_000)
+        assert outside.value.args[0] == {tps[0]: 1000}
+    finally:
+        consumer.close()
+
+
+def test_a_log_that_was_cut_off_is_told_with_the_places_where_it_was() -> None:
+    validated = inspect.getsource(Fetcher._handle_offset_for_leader_epoch_response)
+    assert "truncations[tp] = divergent" in validated
+    assert "truncations[tp] = None" in validated
+    error = kafka.errors.LogTruncationError({TopicPartition("t", 0): OffsetAndMetadata(3, "", 1)})
+    assert error.divergent_offsets[TopicPartition("t", 0)].offset == 3

@@ -351,6 +351,8 @@ class MemoryConsumer:
                 self._sources[tp] = log
                 start = (self._settings.partitions or {}).get(tp)
                 if change.is_new_topic:
+                    self._created.add(tp.topic)
+                    self._began = {t: began for t, began in self._began.items() if t != tp.topic}
                     start = connection.group.offsets.get(tp, log.start)
                 if start is not None:
                     self._positions[tp] = start

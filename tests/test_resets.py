@@ -87,19 +87,31 @@ async def test_members_that_begin_together_read_nothing_of_before() -> None:
         assert sorted((m.tp, m.offset) for m in both) == [(tp, 9) for tp in ORDERS]
 
 
-@pytest.mark.parametrize(
-    "alone", [{"client_only": True}, {"partitions": {tp: None for tp in ORDERS}}]
-)
 @jumping
-async def test_so_it_is_without_a_membership(alone: dict[str, object]) -> None:
+async def test_so_it_is_for_a_reader_without_a_group() -> None:
     broker = broker_with(ONE, records=3)
-    async with app_on(broker, **LATEST, **alone) as app:
+    async with app_on(broker, client_only=True, **LATEST) as app:
         messages = app.topic("orders").noack()
         await trio.sleep(1)
         broker.add_partitions("orders", 1)
         write(broker, ORDERS[1], 2)
         write(broker, ONE)
         came = await take(messages, 3)
+        assert sorted((m.tp, m.offset) for m in came) == [(ONE, 3), (ORDERS[1], 0), (ORDERS[1], 1)]
+
+
+@jumping
+async def test_so_it_is_for_partitions_that_are_named() -> None:
+    broker = broker_with(ONE, records=3)
+    async with app_on(broker, partitions={ONE: None}, **LATEST) as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        assert committed(broker) == {ONE: 3}
+    broker.add_partitions("orders", 1)
+    write(broker, ORDERS[1], 2)
+    write(broker, ONE)
+    async with app_on(broker, partitions={ONE: None, ORDERS[1]: None}, **LATEST) as app:
+        came = await take(app.topic("orders").noack(), 3)
         assert sorted((m.tp, m.offset) for m in came) == [(ONE, 3), (ORDERS[1], 0), (ORDERS[1], 1)]
 
 

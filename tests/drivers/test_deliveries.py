@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 import trio.testing
+from kafka.errors import InvalidRecordError, KafkaTimeoutError
 from kafka.future import Future
 
 from tests.nurseries.clock import jumping
-from transport import DeliveryTimeout
+from transport import ClientClosed, DeliveryFailed, DeliveryTimeout
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 
@@ -93,3 +95,34 @@ async def test_a_client_that_had_its_time_goes_whatever_waited_a_moment() -> Non
         await trio.sleep(TIMEOUT)
     assert rig.failed == [(b"waited", 95.0)]
     assert rig.discards == [95.0]
+
+
+@pytest.mark.parametrize("how", ["deadline", "close"])
+@jumping
+async def test_who_has_an_outcome_keeps_it_where_a_later_one_has_none(how: str) -> None:
+    """As where the broker has refused it, and hangs as its neighbors are sent again."""
+    outcomes: list[tuple[Outgoing, Outcome]] = []
+    deliveries = Deliveries(
+        outcomes.extend, timeout=TIMEOUT, answered=True, set_aside=lambda *_: None
+    )
+    messages = [Outgoing("t", 0, None, b"%d" % n, (), None) for n in range(3)]
+    futures = [Future() for _ in messages]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliveries.keep_deadlines, lambda: None)
+        batch = Batch(messages, trio.current_time() + TIMEOUT)
+        deliveries.add(batch)
+        run = Run(batch, list(zip(messages, futures, strict=True)))
+        deliveries.taken(batch, [run], [], [])
+        await trio.testing.wait_all_tasks_blocked()
+        futures[1].failure(InvalidRecordError("no key"))
+        if how == "deadline":
+            await trio.sleep(TIMEOUT + 1)
+        else:
+            deliveries.fail(ClientClosed("closed"))
+        futures[2].failure(KafkaTimeoutError())
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    late = DeliveryTimeout if how == "deadline" else ClientClosed
+    by_value = {message.value: type(outcome) for message, outcome in outcomes}
+    assert by_value == {b"0": late, b"1": DeliveryFailed, b"2": late}
+    assert len(outcomes) == 3

@@ -114,6 +114,19 @@ async def test_where_all_records_are_refused_each_has_its_error(rig: Rig, reason
     assert fine.offset == 0
 
 
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_closing_sends_the_neighbors_of_a_refused_record(rig: Rig, reason: str) -> None:
+    batch = await numbered(rig, reason, {1}, 4)
+    async with rig.sender(linger=60.0) as sender:
+        await sender.client.partition_count(batch[0].topic, PATIENCE)
+        await sender.client.send(batch)
+        await sender.client.close(PATIENCE)
+        await trio.lowlevel.checkpoint()
+        outcomes = await sender.reported(batch)
+    assert [n for n, each in enumerate(outcomes) if not isinstance(each, RecordMetadata)] == [1]
+    assert isinstance(outcomes[1], DeliveryFailed)
+
+
 async def test_a_refused_record_costs_no_other_topic(rig: Rig) -> None:
     batch = await numbered(rig, "no key", {2}, 5)
     other = await rig.topic(1)

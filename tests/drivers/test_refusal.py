@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,7 @@ from kafka.producer.transaction_manager import (
 from kafka.protocol.producer import ProduceResponse
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
+from transport.drivers.kafka import KafkaProducerClient
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 
@@ -294,3 +297,33 @@ def test_where_there_are_answers_a_batch_waits_for_that_of_the_one_before(
     """Else the neighbors would be written behind what was sent after them."""
     rig = Rig(idempotent=False, acks=acks)
     assert rig.sender.config["guarantee_message_order"] is in_turn
+
+
+def test_a_flush_that_is_under_way_waits_for_the_neighbors() -> None:
+    rig = Rig()
+    batch, futures = rig.in_flight(3)
+    flushes: list[float] = []
+
+    def flush(timeout: float) -> None:  # as `KafkaProducer.flush`
+        rig.accumulator.begin_flush()
+        flushes.append(timeout)
+        rig.accumulator.await_flush_completion(timeout)
+
+    client: Any = SimpleNamespace(_producer=SimpleNamespace(flush=flush))
+    waiting = threading.Thread(target=KafkaProducerClient._flush, args=(client, 10.0))
+    waiting.start()
+    wait_until(lambda: len(flushes) == 1)
+    rig.answer(batch, INVALID, named(1))
+    wait_until(lambda: len(flushes) == 2)
+    assert waiting.is_alive()
+    rig.answer(rig.drain(), 0)
+    waiting.join(10.0)
+    assert not waiting.is_alive()
+    assert all(future.is_done for future in futures)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -61,7 +61,6 @@ transaction.state.log.min.isr=1
 offsets.topic.num.partitions=8
 transaction.state.log.num.partitions=8
 group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
 # Small: the tests need the cores more than the broker does.
 num.network.threads=2
 num.io.threads=2

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import trio
 
+from nurseries.arguments import flag
+
 
 class Gate:
     """A gate that is open or shut; tasks wait for either.
@@ -17,6 +19,7 @@ class Gate:
     """
 
     def __init__(self, *, is_open: bool = True) -> None:
+        flag("is_open", is_open)
         self._opened = trio.Event()
         self._shut = trio.Event()
         (self._opened if is_open else self._shut).set()

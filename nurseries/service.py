@@ -20,6 +20,8 @@ from typing import Any, Self, TypeVar
 import attrs
 import trio
 
+from nurseries import arguments
+
 S = TypeVar("S", bound="Service")
 
 
@@ -169,10 +171,12 @@ class Service:
 
     Args:
         name: shown in the tree and in errors; the class name unless given.
-        grace: seconds that `on_stop` may take.
+        grace: seconds that `on_stop` may take; math.inf: as long as it wants.
     """
 
     def __init__(self, name: str | None = None, *, grace: float = 30.0) -> None:
+        arguments.or_none(arguments.text, "name", name)
+        arguments.seconds("grace", grace, least=0, finite=False)
         self.name = name or type(self).__name__
         self.grace = grace
         self.state = State.IDLE
@@ -324,6 +328,7 @@ class Service:
 
         A checkpoint; cancelled: its start is cancelled, and it has stopped in order.
         """
+        arguments.instance("service", service, Service, "a Service")
         nursery = self._open_nursery
         child = _Child(service.name, self._children, service)
         service._on_crash = lambda: self._on_crash()
@@ -336,12 +341,14 @@ class Service:
 
         A checkpoint; cancelled before that report: the task is cancelled.
         """
+        _check_task(name, fn)
         nursery = self._open_nursery
         return await nursery.start(_Child(name, self._children).start, fn, *args)
 
     @trio.lowlevel.enable_ki_protection
     def spawn(self, name: str, fn: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a plain task; not a checkpoint."""
+        _check_task(name, fn)
         nursery = self._open_nursery
         nursery.start_soon(_Child(name, self._children).run, fn, *args)
 
@@ -435,6 +442,11 @@ class Service:
             await exposed(hook)
         finally:
             self._hook = None
+
+
+def _check_task(name: str, fn: Callable[..., Awaitable[object]]) -> None:
+    arguments.text("name", name)
+    arguments.function("fn", fn, "an async function; its arguments follow it")
 
 
 async def _first_of(nursery: trio.Nursery, event: trio.Event) -> None:

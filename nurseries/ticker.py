@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import trio
 
+from nurseries.arguments import function, seconds
+
 
 async def tick(interval: float, beat: Callable[[], Awaitable[object]]) -> NoReturn:
     """Call `beat` every `interval` seconds until cancelled.
@@ -20,8 +22,8 @@ async def tick(interval: float, beat: Callable[[], Awaitable[object]]) -> NoRetu
         interval: seconds, more than 0.
         beat: called without arguments, first after one interval.
     """
-    if not interval > 0:
-        raise ValueError(f"interval must be more than 0 seconds, not {interval!r}")
+    seconds("interval", interval)
+    function("beat", beat, "an async function without arguments")
     start = trio.current_time()
     n = 1
     while True:

@@ -18,6 +18,8 @@ import attrs
 import trio
 from outcome import Error, Outcome, Value, capture
 
+from nurseries.arguments import function, seconds, text
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -83,6 +85,7 @@ class Worker:
     """
 
     def __init__(self, name: str) -> None:
+        text("name", name)
         self.name = name
         self._queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
         self._calls: dict[Call[Any], None] = {}  # handed over and not ended, in order
@@ -124,6 +127,8 @@ class Worker:
         Raises:
             WorkerClosed: the worker was not started or is stopping.
         """
+        if not callable(fn):
+            function("fn", fn, "a function; its arguments follow it")
         if not self._open:
             raise WorkerClosed(f"worker {self.name!r} takes no calls")
         call = Call(name, lambda: fn(*args))
@@ -164,6 +169,7 @@ class Worker:
                 and the calls that had not ended fail with this error: those behind it are
                 never made.
         """
+        seconds("timeout", timeout, least=0, finite=False)
         if self._token is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return

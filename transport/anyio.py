@@ -42,6 +42,7 @@ from anyio.lowlevel import RunVar
 
 from nurseries import Node
 from transport import app as native
+from transport.arguments import instance
 from transport.channel import DecodeErrorHook
 from transport.codec import CodecArg
 from transport.consumer import Consumer
@@ -232,6 +233,7 @@ async def open_app(app: native.App) -> AsyncIterator[AnyApp]:
     Returns the app itself on trio, and on asyncio an `AioApp`, which offers the same calls to the
     tasks of asyncio.
     """
+    instance("app", app, native.App, "an App")
     if trio.lowlevel.in_trio_task():
         async with app:
             yield app

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import trio
 
 from nurseries import Node, Service, running
+from transport.arguments import text
 from transport.base import Transport
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
@@ -69,6 +70,7 @@ class App:
         broker: str | Sequence[str] | MemoryBroker | Driver = "memory://",
         **settings: Any,
     ) -> None:
+        text("id", id)
         self.id = id
         self.settings: Settings = settings_from(id, settings)
         sensor = self.settings.monitor

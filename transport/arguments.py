@@ -109,7 +109,7 @@ def each_partition(name: str, values: Iterable[Any]) -> list[TP]:
     return [topic_partition(f"each of {name}", value) for value in values]
 
 
-def some_of(name: str, values: Collection[Any] | None) -> list[str | TP] | None:
+def some_of(name: str, values: Collection[Any] | None) -> set[str | TP] | None:
     """Check names of topics and partitions, mixed; None stands for all of them.
 
     A single name, or a single TP, is refused: it would be taken for a collection of its parts.
@@ -125,12 +125,12 @@ def some_of(name: str, values: Collection[Any] | None) -> list[str | TP] | None:
         )
     if isinstance(values, bytes) or not isinstance(values, Iterable):
         raise wrong_type(name, expected, values)
-    checked: list[str | TP] = []
+    checked: set[str | TP] = set()
     for value in values:
         if isinstance(value, str):
-            checked.append(value)
+            checked.add(value)
         elif isinstance(value, tuple):
-            checked.append(topic_partition(f"each of {name}", value))
+            checked.add(topic_partition(f"each of {name}", value))
         else:
             raise wrong_type(f"each of {name}", "a topic's name or a TP", value)
     return checked

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from transport import conductor, consumer, fetcher, producer, transactions
+from transport.arguments import instance, wrong_type
 from transport.drivers import driver_for
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
@@ -43,11 +44,16 @@ class Transport:
         if isinstance(url, MemoryBroker):
             self.url = [Url("memory://")]
             self.driver = MemoryDriver(broker=url)
-        elif isinstance(url, Sequence):
+        elif isinstance(url, Sequence) and not isinstance(url, (str, bytes)):
+            for each in url:
+                instance("each URL of broker", each, str, "a str, such as kafka://HOST:PORT")
             self.url = [Url(each) for each in url]
             self.driver = driver_for(self.url)
+        elif not all(hasattr(url, name) for name in ("version", "consumer", "producer")):
+            expected = "an URL such as kafka://HOST:PORT, a MemoryBroker or another Driver"
+            raise wrong_type("broker", expected, url)
         else:
-            self.driver = url
+            self.driver = cast(Driver, url)
 
     @property
     def driver_version(self) -> str:

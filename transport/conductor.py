@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from nurseries import Service
-from transport.arguments import instance
+from transport.arguments import instance, topic_name
 from transport.channel import Channel
 from transport.decoding import Codecs, Decoded
 from transport.errors import AppClosed
@@ -235,6 +235,7 @@ class Conductor(Service, MutableSet["Topic"]):
 
     def acks_enabled_for(self, topic: str) -> bool:
         """Whether the messages of a topic are to be acked."""
+        topic_name("topic", topic)
         return topic in self._channels
 
     async def commit(self, topics: Collection[str | TP]) -> bool:

@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from nurseries import Service, State, exposed, tick
+from transport.arguments import (
+    each_partition,
+    flag,
+    instance,
+    is_number,
+    or_none,
+    seconds,
+    some_of,
+    topic_partition,
+    wrong_type,
+)
+from transport.arguments import offset as offset_of
 from transport.assignment import Assignment
 from transport.barrier import begun_are_done
 from transport.commits import Commits, committer_of
@@ -98,6 +110,8 @@ class Consumer(Service):
         settings = self.app.settings
         super().__init__("Consumer", grace=settings.grace)
         self.callback = callback
+        or_none(seconds, "commit_interval", commit_interval)
+        or_none(seconds, "commit_livelock_soft_timeout", commit_livelock_soft_timeout)
         self.commit_interval = (
             settings.commit_interval if commit_interval is None else commit_interval
         )
@@ -331,12 +345,12 @@ class Consumer(Service):
         Those that are not assigned are passed over and counted in `flow.ignored`. A partition
         that goes and comes back is not paused any more.
         """
-        self.flow.pause(tps, self.assignment)
+        self.flow.pause(each_partition("tps", tps), self.assignment)
         self._look_again()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Fetch of these again. Not a checkpoint."""
-        self.flow.unpause(tps, self.assignment)
+        self.flow.unpause(each_partition("tps", tps), self.assignment)
         self._look_again()
 
     def on_buffer_full(self, tp: TP) -> None:
@@ -380,6 +394,7 @@ class Consumer(Service):
 
         Each step is a checkpoint. Cancelled: no message was taken.
         """
+        seconds("timeout", timeout, least=0, finite=False)
         return GetMany(self.app.conductor, trio.current_time() + timeout)
 
     def track_message(self, message: Message) -> None:
@@ -387,6 +402,7 @@ class Consumer(Service):
 
         Raises ValueError: it is none of this consumer's, or was acked or given up already.
         """
+        instance("message", message, Message, "a Message")
         if not message.is_open or message.ledger not in self.assignment.values():
             raise ValueError(f"{message!r} is not in anybody's hands")
 
@@ -402,6 +418,7 @@ class Consumer(Service):
         Args:
             exc: raised again where the setting `on_task_error` is "fail"; logged with "go_on".
         """
+        instance("exc", exc, BaseException, "an exception")
         try:
             held = in_hand.get()
             if not await self.committer.go_back(None if held is None else {held.ledger.tp}):
@@ -421,6 +438,8 @@ class Consumer(Service):
 
     def ack(self, message: Message) -> bool:
         """See `Message.ack`. One of another consumer is not acked: False, and it is counted."""
+        if type(message) is not Message:
+            instance("message", message, Message, "a Message")
         if message.ledger.tally is not self.assignment.tally:
             self.assignment.tally.stale += 1
             return False
@@ -454,7 +473,10 @@ class Consumer(Service):
                 kind of it: the client did not even begin the commit, and never will.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
+            TypeError: `topics` is a single name or a single TP: write `{"orders"}`.
         """
+        topics = some_of("topics", topics)
+        flag("start_new_transaction", start_new_transaction)
         if self._phase is not _Phase.OPEN:
             await trio.lowlevel.checkpoint()
             return False
@@ -531,9 +553,8 @@ class Consumer(Service):
             TransactionAborted: with transactions: what was to be committed first could not be.
             NotInTransaction: with transactions: a message is in hand; ack it first.
         """
-        partition = TP(*partition)
-        if offset < 0:
-            raise ValueError(f"an offset is 0 or more, not {offset}")
+        partition = topic_partition("partition", partition)
+        offset = offset_of("offset", offset)
         await trio.lowlevel.checkpoint()
         self._check_open("seek in")
         if partition not in self.assignment:
@@ -600,6 +621,7 @@ class Consumer(Service):
         Args:
             now: seconds on trio's clock. tp: if it is not assigned, the answer is None.
         """
+        _check_look(now, tp)
         return self._lookout.look_at(now, tp, whole=True)
 
     def verify_recovery_event_path(self, now: float, tp: TP) -> Stuck | None:
@@ -609,6 +631,7 @@ class Consumer(Service):
         handlers and commits get on; and polled it has to be while delivery is stopped or the
         partition paused as well, for that keeps the membership. Not a checkpoint.
         """
+        _check_look(now, tp)
         return self._lookout.look_at(now, tp, whole=False)
 
     # Ownership
@@ -667,6 +690,12 @@ class Consumer(Service):
         """
         await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)
+
+
+def _check_look(now: float, tp: TP) -> None:
+    if not is_number(now):
+        raise wrong_type("now", "a number of seconds on trio's clock", now)
+    topic_partition("tp", tp)
 
 
 def _names(tps: Iterable[TP]) -> str:

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
+from transport.arguments import whole
+
 T = TypeVar("T", bound=Hashable)
 
 
@@ -32,7 +34,7 @@ class RoundRobin(Generic[T]):
     """Each in its turn, in the order in which they came."""
 
     def __init__(self, quantum: int = 64) -> None:
-        self.quantum = quantum
+        self.quantum = whole("quantum", quantum, least=1)
         self._order: OrderedDict[T, None] = OrderedDict()
 
     def add(self, item: T) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from transport.pending import outgoing_of
 from transport.types import HeadersArg, RecordMetadata
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ThreadedProducer:
         From any thread but trio's own (RuntimeError). Raises AppClosed, or trio.RunFinishedError,
         where the app is gone.
         """
+        outgoing_of(topic, key, value, partition, timestamp, headers)  # refused without crossing
         token = self._producer.buffer.token
         return trio.from_thread.run(
             self._producer.send_and_wait,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import trio
 
+from transport.arguments import flag, instance, offsets_of, text, topic_partition
 from transport.delivery import Delivery
 from transport.errors import (
     AppClosed,
@@ -28,6 +29,7 @@ from transport.errors import (
     TransportError,
 )
 from transport.ledger import Ledger
+from transport.message import Batch, Message
 from transport.pending import FutureMessage, outgoing_of
 from transport.producer import Producer
 from transport.source import IN_HAND, InHand, in_hand
@@ -111,7 +113,10 @@ class TransactionManager:
 
     def transactional_id(self, tp: TP) -> str:
         """The id under which is written for a partition."""
-        tpg = TPG(tp.topic, tp.partition, self.app.transaction_group(tp))
+        tp = topic_partition("tp", tp)
+        group = self.app.transaction_group(tp)
+        text(f"what transaction_group returns for {tp}", group)
+        tpg = TPG(tp.topic, tp.partition, group)
         return self.transactional_id_format.format(group_id=self.app.id, tpg=tpg)
 
     async def on_rebalance(
@@ -204,15 +209,15 @@ class TransactionManager:
             NotInTransaction: the source is acked already, or there is none.
             TransactionAborted: the source's transaction was aborted; it will be delivered again.
         """
+        if source is not IN_HAND and source is not None:
+            _check_source(source)
         if transactional_id is not None or source is None:
             return await self.producer.send(
                 topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
             )
-        origin = _origin(source)
-        writer, check = self._claim(origin)
-        return await writer.send_while(
-            check, outgoing_of(topic, key, value, partition, timestamp, headers)
-        )
+        outgoing = outgoing_of(topic, key, value, partition, timestamp, headers)
+        writer, check = self._claim(_origin(source))
+        return await writer.send_while(check, outgoing)
 
     def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
         """Send a message as `Producer.send_soon` does, in the transaction of its source.
@@ -220,6 +225,9 @@ class TransactionManager:
         The commit waits for it, so the source may be acked right after. Not a checkpoint; from
         trio's thread only. Raises as `send` and `Producer.send_soon` do.
         """
+        instance("fut", fut, FutureMessage, "a FutureMessage")
+        if source is not IN_HAND and source is not None:
+            _check_source(source)
         if source is None:
             self.producer.send_soon(fut)
         else:
@@ -281,8 +289,9 @@ class TransactionManager:
         Raises TransactionAborted, CommitUnknown, at the first scope that cannot be committed: it is
         to be aborted. RebalanceInProgress: nothing was done there. Fenced, AuthorizationFailed.
         """
+        flag("start_new_transaction", start_new_transaction)
         by_scope: dict[Scope, dict[TP, int]] = {}
-        for tp, offset in offsets.items():
+        for tp, offset in offsets_of("offsets", offsets).items():
             scope = self.scope_of(tp)
             if scope is None:
                 raise TransactionAborted(f"{tp} is not assigned to this consumer")
@@ -347,6 +356,10 @@ class TransactionManager:
     def _id_of_member(self) -> str:
         client = self.app.settings.client
         return f"{self.app.id}-{client.group_instance_id or uuid.uuid4()}"
+
+
+def _check_source(source: object) -> None:
+    instance("source", source, (Message, Batch, InHand), "a Message, a Batch or None")
 
 
 def _origin(source: Source | InHand) -> Source:

@@ -103,5 +103,5 @@ async def test_a_beat_without_a_checkpoint_does_not_keep_it_from_being_cancelled
 @pytest.mark.parametrize("interval", [0, -1, float("nan")])
 @jumping
 async def test_the_interval_must_be_more_than_nothing(interval: float) -> None:
-    with pytest.raises(ValueError, match="more than 0 seconds"):
+    with pytest.raises(ValueError, match="interval must be"):
         await tick(interval, Beats())

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 import trio
 
+from transport.arguments import function, whole
 from transport.testing.schedule import run
 
 
@@ -94,6 +95,8 @@ def cancel_everywhere(
         AssertionError: of the scenario's check, or LeftBehind; with a note that says when it was
             cancelled. So does whatever else comes out of it.
     """
+    function("make", make, "a function that makes a fresh Scenario")
+    whole("every", every, least=1)
     steps = range(0, _play(make(), None, seed, ()) + 1, every)
     for step in steps:
         _play(make(), step, seed, expected)

@@ -14,8 +14,19 @@ from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 import trio
-from attrs.validators import ge
 
+from transport.arguments import (
+    flag,
+    instance,
+    is_number,
+    or_none,
+    seconds,
+    setting,
+    text,
+    whole,
+    wrong_type,
+    wrong_value,
+)
 from transport.drivers.base import ConsumerClient, Driver, ProducerClient
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -50,9 +61,14 @@ class Fault:
         is_made: whether it is made all the same; with an error, its answer is lost.
     """
 
-    delay: float = attrs.field(default=0.0, validator=ge(0))
-    error: TransportError | None = None
-    is_made: bool = True
+    delay: float = attrs.field(default=0.0, validator=setting(seconds, least=0.0))
+    error: TransportError | None = attrs.field(
+        default=None,
+        validator=setting(
+            instance, optional=True, kind=TransportError, expected="a TransportError or None"
+        ),
+    )
+    is_made: bool = attrs.field(default=True, validator=setting(flag))
 
     def __str__(self) -> str:
         late = f"late by {self.delay:g} s" if self.delay else ""
@@ -75,6 +91,16 @@ def unanswered(seconds: float, *, made: bool) -> Fault:
     return Fault(delay=seconds, error=CommitUnknown("no answer"), is_made=made)
 
 
+def check_call(name: str, call: Any) -> None:
+    """Check the name of a call, as `Faults.of` is asked for it."""
+    text(name, call)
+    prefix, _, method = call.rpartition(".")
+    calls = {"": CALLS_OF_A_CONSUMER, "producer": CALLS_OF_A_PRODUCER}.get(prefix, frozenset())
+    if method not in calls:
+        expected = "a method of ConsumerClient that waits, or of ProducerClient after 'producer.'"
+        raise wrong_value(name, expected, call)
+
+
 class Faults(Protocol):
     """Decides what goes wrong."""
 
@@ -92,8 +118,20 @@ class Script:
         faults: such as `{("commit", 1): unanswered(5, made=True)}`.
     """
 
-    faults: Mapping[tuple[str, int], Fault]
+    faults: Mapping[tuple[str, int], Fault] = attrs.field()
     _made: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    @faults.validator
+    def _check_faults(self, _: object, faults: Mapping[tuple[str, int], Fault]) -> None:
+        instance("faults", faults, Mapping, 'a mapping such as {("commit", 1): slow(5)}')
+        for place, fault in faults.items():
+            match place:
+                case (call, number):
+                    check_call("the call in each key of faults", call)
+                    whole("the number in each key of faults", number)
+                case _:
+                    raise wrong_type("each key of faults", "a call and its number", place)
+            instance("each value of faults", fault, Fault, "a Fault")
 
     def of(self, call: str) -> Fault | None:
         number = self._made.get(call, 0)
@@ -111,9 +149,18 @@ class Chance:
         longest: most seconds by which one comes late.
     """
 
-    draw: random.Random
-    rate: float = 0.05
-    longest: float = 3.0
+    draw: random.Random = attrs.field(
+        validator=setting(instance, kind=random.Random, expected="a random.Random")
+    )
+    rate: float = attrs.field(default=0.05)
+    longest: float = attrs.field(default=3.0, validator=setting(seconds, least=0.0))
+
+    @rate.validator
+    def _check_rate(self, _: object, rate: float) -> None:
+        if not is_number(rate):
+            raise wrong_type("rate", "a share of the calls, from 0 to 1", rate)
+        if not 0 <= rate <= 1:
+            raise wrong_value("rate", "a share of the calls, from 0 to 1", rate)
 
     def of(self, call: str) -> Fault | None:
         if self.draw.random() >= self.rate:
@@ -155,6 +202,11 @@ class FaultyDriver:
         *,
         order: random.Random | None = None,
     ) -> None:
+        if not all(hasattr(driver, name) for name in ("version", "consumer", "producer")):
+            raise wrong_type("driver", "a Driver", driver)
+        if faults is not None and not hasattr(faults, "of"):
+            raise wrong_type("faults", "Faults, such as a Script, or None", faults)
+        or_none(instance, "order", order, kind=random.Random, expected="a random.Random or None")
         self.faults = faults
         self._driver = driver
         self._order = order

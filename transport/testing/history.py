@@ -9,14 +9,30 @@ happens. So every history can be played, whatever was taken out of it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
-from attrs.validators import ge
 
-from transport.testing.faults import Chance, Fault
+from transport.arguments import (
+    instance,
+    seconds,
+    setting,
+    topic_name,
+    topic_partition,
+    whole,
+    wrong_type,
+)
+from transport.testing.faults import Chance, Fault, check_call
 from transport.types import TP
+
+
+def numbers_of_partitions(name: str, topics: Any) -> None:
+    """Check topics that are given with their numbers of partitions."""
+    instance(name, topics, Mapping, 'a mapping such as {"orders": 3}')
+    for topic, count in topics.items():
+        topic_name(f"each key of {name}", topic)
+        whole(f"the number of partitions of {topic!r} in {name}", count, least=1)
 
 
 class World(Protocol):
@@ -59,7 +75,12 @@ class Event(Protocol):
     async def happen(self, world: World) -> None: ...
 
 
-_seconds = attrs.field(default=0.0, validator=ge(0), kw_only=True)
+_seconds = attrs.field(default=0.0, validator=setting(seconds, least=0.0), kw_only=True)
+_member = attrs.field(validator=setting(whole))
+_tp: Any = attrs.field(converter=lambda tp: topic_partition("tp", tp))
+_topic = attrs.field(validator=setting(topic_name))
+_count = attrs.field(default=1, validator=setting(whole, least=1))
+_fault = attrs.field(validator=setting(instance, kind=Fault, expected="a Fault"))
 
 
 @attrs.frozen
@@ -76,7 +97,7 @@ class Start:
 class Stop:
     """A member ends in order."""
 
-    member: int
+    member: int = _member
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -87,7 +108,7 @@ class Stop:
 class Crash:
     """A member dies."""
 
-    member: int
+    member: int = _member
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -98,8 +119,8 @@ class Crash:
 class Write:
     """Records are written, by somebody else."""
 
-    tp: TP
-    count: int = 1
+    tp: TP = _tp
+    count: int = _count
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -110,8 +131,8 @@ class Write:
 class WriteAborted:
     """Records are written in a transaction that is aborted."""
 
-    tp: TP
-    count: int = 1
+    tp: TP = _tp
+    count: int = _count
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -122,8 +143,8 @@ class WriteAborted:
 class Gap:
     """Offsets are left out."""
 
-    tp: TP
-    count: int = 1
+    tp: TP = _tp
+    count: int = _count
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -134,8 +155,8 @@ class Gap:
 class AddPartitions:
     """A topic grows."""
 
-    topic: str
-    count: int = 1
+    topic: str = _topic
+    count: int = _count
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -147,8 +168,8 @@ class CutOff:
     """A log loses its last offsets, as with a broker that comes back from an old copy. Not among
     what is drawn: records are lost by that, and nobody can help it."""
 
-    tp: TP
-    count: int = 1
+    tp: TP = _tp
+    count: int = _count
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -159,8 +180,8 @@ class CutOff:
 class Break:
     """A call goes wrong."""
 
-    call: str
-    fault: Fault
+    call: str = attrs.field(validator=setting(check_call))
+    fault: Fault = _fault
     after: float = _seconds
 
     async def happen(self, world: World) -> None:
@@ -178,12 +199,21 @@ class History:
         topics: how many partitions each topic has in the beginning.
     """
 
-    topics: dict[str, int]
-    events: Sequence[Event]
+    topics: dict[str, int] = attrs.field(validator=setting(numbers_of_partitions))
+    events: Sequence[Event] = attrs.field()
+
+    @events.validator
+    def _check_events(self, _: object, events: Sequence[Event]) -> None:
+        instance("events", events, Sequence, "a sequence of events")
+        for event in events:
+            if not hasattr(event, "happen"):
+                raise wrong_type("each of events", "an event such as Start()", event)
 
     @classmethod
     def drawn(cls, seed: int, topics: dict[str, int], *, length: int = 60) -> History:
         """One by chance, always the same for a seed."""
+        numbers_of_partitions("topics", topics)
+        whole("length", length)
         draw = random.Random(seed)
         tps = [TP(topic, number) for topic, count in topics.items() for number in range(count)]
         chance = Chance(draw, rate=1.0)

@@ -11,6 +11,8 @@ from unittest import mock
 import trio
 import trio.testing
 
+from transport.arguments import function, instance, or_none
+
 T = TypeVar("T")
 
 PATIENCE = 86_400.0  # seconds on the clock that jumps: nothing is meant to take a day
@@ -40,6 +42,8 @@ def run(
         Hang: tasks still waited after a day on that clock: those that the text names. Whatever they
             wait for is cancelled, shielded or not.
     """
+    function("main", main, "an async function without arguments")
+    or_none(instance, "seed", seed, kind=int, expected="an int or None")
     hangs: list[Hang] = []
 
     async def watched() -> T:

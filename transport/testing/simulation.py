@@ -25,12 +25,13 @@ from typing import Protocol
 import attrs
 import trio
 
+from transport.arguments import function, instance, or_none, seconds
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import TransportError
 from transport.message import Message
 from transport.testing.faults import Fault, FaultyDriver
-from transport.testing.history import History
+from transport.testing.history import History, numbers_of_partitions
 from transport.testing.invariants import Books, InvariantViolated, Place
 from transport.testing.schedule import run
 from transport.testing.timeline import Timeline
@@ -123,6 +124,12 @@ def simulate(
         may_fail: errors that may end a member, and another one comes in its place: as those do that
             stand for a broker that was not there, or for a member that was fenced.
     """
+    function("app_factory", app_factory, "an async function of a broker and of what tells it")
+    numbers_of_partitions("topics", topics)
+    if outputs is not None:
+        numbers_of_partitions("outputs", outputs)
+    or_none(instance, "history", history, kind=History, expected="a History or None")
+    seconds("patience", patience)
     history = history or History.drawn(seed, dict(topics))
     order = random.Random(seed)
     simulation = _Simulation(app_factory, history, dict(outputs or {}), patience, may_fail, order)

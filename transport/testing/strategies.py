@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from hypothesis import strategies as st
 
+from transport.arguments import whole
 from transport.errors import BrokerUnavailable, RebalanceInProgress
-from transport.testing.faults import Fault, refused, slow, unanswered
+from transport.testing.faults import Fault, check_call, refused, slow, unanswered
 from transport.testing.history import (
     AddPartitions,
     Break,
@@ -22,6 +23,7 @@ from transport.testing.history import (
     Stop,
     Write,
     WriteAborted,
+    numbers_of_partitions,
 )
 from transport.types import TP
 
@@ -37,6 +39,7 @@ def faults(call: str) -> st.SearchStrategy[Fault]:
     Args:
         call: a method of `ConsumerClient`; of `ProducerClient` with "producer." before its name.
     """
+    check_call("call", call)
     late = st.integers(0, 30).map(lambda tenths: tenths / 10)
     kinds: list[st.SearchStrategy[Fault]] = [late.map(slow)]
     if call in ("commit", "producer.commit"):
@@ -57,6 +60,7 @@ def _breaks() -> st.SearchStrategy[Break]:
 
 def events(topics: Mapping[str, int]) -> st.SearchStrategy[Event]:
     """One event in the life of a group that reads these topics, given with their partitions."""
+    numbers_of_partitions("topics", topics)
     tps = st.sampled_from([TP(topic, n) for topic, count in topics.items() for n in range(count)])
     return st.one_of(
         st.builds(Write, tps, _counts, after=_pauses),
@@ -77,6 +81,7 @@ def histories(topics: Mapping[str, int], *, most: int = 40) -> st.SearchStrategy
         topics: with their numbers of partitions.
         most: events in one.
     """
+    whole("most", most)
     return st.lists(events(topics), max_size=most).map(
         lambda drawn: History(dict(topics), tuple(drawn))
     )

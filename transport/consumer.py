@@ -27,6 +27,7 @@ from transport.assignment import Assignment
 from transport.barrier import begun_are_done
 from transport.commits import Commits, committer_of
 from transport.drivers.base import ConsumerClient
+from transport.ends import Ends
 from transport.errors import (
     AppClosed,
     BrokerUnavailable,
@@ -137,6 +138,7 @@ class Consumer(Service):
         self.fetcher = transport.Fetcher(self.app)
         self.handover = Handover(self)
         self.resets = Resets(self)
+        self.ends = Ends(self)
         self.scheduler = settings.scheduler
         self.randomly_assigned_topics: set[str] = set()
         self._on_partitions_revoked = on_partitions_revoked
@@ -236,6 +238,8 @@ class Consumer(Service):
             self.spawn("starts", self._commit_starts)
             self.spawn("commit ticker", tick, self.commit_interval, self._commits.beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
+            if self.app.probe is not None:
+                self.spawn("lag", tick, self.app.settings.lag_interval, self.ends.look)
             self.spawn("patterns", self._look_for_topics)
             if self.app.settings.client.client_only:
                 self.spawn("client only", self._tell_of_client_only)

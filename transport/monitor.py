@@ -52,7 +52,9 @@ class PartitionState:
 
     Attributes:
         position: up to where it was fetched; None: nothing is known yet.
-        highwater: the end of its log as of the last fetch; None: there was none yet.
+        highwater: the end of its log, as told by the broker: by the last fetch, or by an answer to
+            a request that is made every `lag_interval` while nothing is fetched. None: not known
+            yet.
         committed: as far as this member knows; None: it has committed nothing yet.
         lag: messages, and offsets without one, from what is committed to the high water; where
             `committed` is not known, from what could be. None: not known.
@@ -145,7 +147,7 @@ class Monitor(Sensor):
         consumer = app.consumer
         return Snapshot(
             partitions={
-                tp: _state(ledger, consumer.client.highwater(tp))
+                tp: _state(ledger, consumer.ends.end_of(ledger))
                 for tp, ledger in consumer.assignment.items()
             },
             messages_in=sum(self.messages_in.values()),

@@ -42,6 +42,9 @@ class Settings:
         stuck_ack_timeout: a handler that has not acked for this long counts as stuck.
         stuck_commit_timeout: offsets that are not committed for this long, beyond
             `commit_interval`, count as stuck.
+        lag_interval: with a monitor, the ends of the logs that are not fetched from are asked for
+            once in this time. So the lag in a snapshot is as old as this, at most, and the time of
+            an answer.
         buffer_size: the most messages of one topic object that may be delivered and not acked. With
             as many fetched, its partitions are paused until half of them are acked.
         buffer_bytes: the most memory of messages that are fetched and not acked, over all topics.
@@ -68,6 +71,7 @@ class Settings:
 
     commit_interval: float = attrs.field(default=1.0, validator=_duration)
     commit_livelock_soft_timeout: float = attrs.field(default=300.0, validator=_duration)
+    lag_interval: float = attrs.field(default=1.0, validator=_duration)
     stuck_interval: float = attrs.field(default=30.0, validator=_duration)
     stuck_fetch_timeout: float = attrs.field(default=120.0, validator=_duration)
     stuck_response_timeout: float = attrs.field(default=180.0, validator=_duration)

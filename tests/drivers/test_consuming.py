@@ -400,3 +400,29 @@ async def test_fetches_are_bounded_in_bytes(rig: Rig) -> None:
             batch = await member.poll()
             largest = max(largest, *(len(records) for records in batch.values()), 0)
     assert 0 < largest <= 12
+
+
+async def test_the_ends_of_logs_come_beside_those_that_are_not_known(rig: Rig) -> None:
+    topic = await rig.topic(2)
+    async with rig.sender() as sender, rig.member([topic]) as member:
+        tps = await sender.fill(topic, 6, partitions=2)
+        await member.take(6)
+        absent = TP(rig.name(), 0)
+        assert await member.client.current_ends([*tps, absent], 3.0) == dict.fromkeys(tps, 3)
+        assert await member.client.current_ends([], 3.0) == {}
+
+
+async def test_the_end_is_the_last_stable_offset_where_what_is_committed_is_read(
+    rig: Rig,
+) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with rig.sender(transactional_id=rig.name()) as writer, rig.member([topic]) as member:
+        await writer.client.begin()
+        await writer.send([outgoing(topic, partition=0) for _ in range(3)])
+        async with rig.member([topic], isolation="read_uncommitted") as other:
+            await other.take(3)
+            assert await other.client.current_ends([tp], 3.0) == {tp: 3}
+        await until(lambda: tp in member.assigned, member)
+        assert await member.client.current_ends([tp], 3.0) == {tp: 0}
+        await writer.client.commit(5.0)

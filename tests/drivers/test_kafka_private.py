@@ -534,3 +534,26 @@ def test_a_log_that_was_cut_off_is_told_with_the_places_where_it_was() -> None:
     assert "truncations[tp] = None" in validated
     error = kafka.errors.LogTruncationError({TopicPartition("t", 0): OffsetAndMetadata(3, "", 1)})
     assert error.divergent_offsets[TopicPartition("t", 0)].offset == 3
+
+
+@kafka_lane
+def test_one_broker_is_asked_for_the_places_of_many_partitions(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic(3)
+    consumer = KafkaConsumer(topic, bootstrap_servers=kafka_bootstrap)
+    try:
+        consumer.partitions_for_topic(topic)
+        fetcher = consumer._fetcher
+        tps = [TopicPartition(topic, number) for number in range(3)]
+        assert {consumer._client.cluster.leader_for_partition(tp) for tp in tps}.isdisjoint({None})
+        nodes = fetcher._group_list_offset_requests(dict.fromkeys(tps, -1))
+        ((node, places),) = nodes.items()
+        future = fetcher._manager.call_soon(fetcher._send_list_offsets_request, node, places)
+        found, again = consumer._net.run(fetcher._manager.wait_for, future, 5000)
+        assert ({tp: at.offset for tp, at in found.items()}, again) == (
+            dict.fromkeys(tps, 0),
+            set(),
+        )
+    finally:
+        consumer.close()

@@ -222,6 +222,12 @@ class ConsumerClient(Protocol):
     ) -> dict[TP, int]:
         """The offset after the last one that the isolation level lets a reader see."""
 
+    async def current_ends(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        """The same, without the partitions that no broker has answered for: each broker is asked
+        once."""
+
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
         """Every topic that there is and that we may see, without the broker's own.
 

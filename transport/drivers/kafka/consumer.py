@@ -33,7 +33,7 @@ from transport.drivers.kafka.gone import gone_from, tell_of_gone
 from transport.drivers.kafka.heartbeat import wait_regardless
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.membership import Membership, check_rights
-from transport.drivers.kafka.queries import all_topics, committed_offsets, log_ends
+from transport.drivers.kafka.queries import all_topics, committed_offsets, current_ends, log_ends
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.starts import NO_POSITION, Starts
@@ -211,6 +211,12 @@ class KafkaConsumerClient:
     ) -> dict[TP, int]:
         with self._calls.errors():
             return await log_ends(self._consumer, tps, timeout, first=False)
+
+    async def current_ends(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        with self._calls.errors():
+            return await current_ends(self._consumer, tps, timeout)
 
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
         with self._calls.errors():

@@ -26,6 +26,8 @@ from transport.types import TP
 _MARGIN = 1.0
 # Seconds between two tries, as in the client's own queries.
 _PAUSE = 0.1
+# The leader of a partition, as the client knows it, that has none.
+_NOBODY = (None, -1)
 
 
 async def ask(
@@ -82,6 +84,47 @@ async def log_ends(
         timeout=timeout,
     )
     return {TP(*tp): at.offset for tp, at in found.items()}
+
+
+async def current_ends(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:
+    """Return the offset after the last one of each log, as far as its leader answers in time.
+
+    Each leader is asked once. A partition without a leader, or one that is gone, delays no other.
+    """
+    # `_fetcher`: the public end_offsets() answers for all of its partitions or for none.
+    fetcher, cluster = consumer._fetcher, consumer._client.cluster
+    wanted = {TopicPartition(*tp): OffsetSpec.LATEST for tp in tps}
+    led = {tp: at for tp, at in wanted.items() if cluster.leader_for_partition(tp) not in _NOBODY}
+    if not led:
+        await trio.lowlevel.checkpoint()
+        return {}
+    found = await ask(
+        consumer._client,
+        f"the end offsets of {len(led)} partitions",
+        _current_ends,
+        fetcher,
+        led,
+        timeout,
+        timeout=timeout,
+    )
+    return {TP(*tp): at.offset for tp, at in found.items()}
+
+
+async def _current_ends(fetcher: Any, wanted: dict[Any, int], timeout: float) -> dict[Any, Any]:
+    """Runs on the client's loop."""
+    manager, deadline = fetcher._manager, time.monotonic() + timeout
+    # `_group_list_offset_requests`, `_send_list_offsets_request`: one request to one broker.
+    answers = [
+        manager.call_soon(fetcher._send_list_offsets_request, node, places)
+        for node, places in fetcher._group_list_offset_requests(wanted).items()
+    ]
+    found: dict[Any, Any] = {}
+    for answer in answers:
+        with suppress(kafka.errors.KafkaError):
+            left = max(0.0, deadline - time.monotonic())
+            ends, _ = await manager.wait_for(answer, left * 1000)
+            found |= ends
+    return found
 
 
 async def committed_offsets(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:

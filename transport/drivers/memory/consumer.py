@@ -229,6 +229,14 @@ class MemoryConsumer:
         stable = self._committed_only
         return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
 
+    async def current_ends(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, int]:
+        broker = (await self._enter()).broker
+        logs = {tp: log for tp in tps if (log := broker.log_if_any(tp)) is not None}
+        stable = self._committed_only
+        return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
+
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
         names = (await self._enter()).broker.topics
         if self._first_seen is None:

@@ -1,0 +1,145 @@
+"""The lag in a snapshot is the broker's, whatever the reader does: within `lag_interval`."""
+
+from __future__ import annotations
+
+import trio
+
+from tests.apps import app_on, broker_with, take, write
+from tests.nurseries.clock import jumping
+from transport import TP, App, Monitor
+from transport.drivers.memory import MemoryBroker
+
+ORDERS = [TP("orders", number) for number in range(2)]
+ONE = ORDERS[0]
+
+
+def watched(broker: MemoryBroker, **settings: object) -> App:
+    return app_on(broker, monitor=Monitor(), commit_interval=0.5, lag_interval=2.0, **settings)
+
+
+def lag(app: App) -> int:
+    assert isinstance(app.monitor, Monitor)
+    return app.monitor.snapshot().lag
+
+
+@jumping
+async def test_with_delivery_stopped_from_the_start() -> None:
+    broker = broker_with(*ORDERS, records=25)
+    async with watched(broker) as app:
+        app.consumer.stop_flow()
+        app.topic("orders").noack()
+        await trio.sleep(2.5)
+        assert lag(app) == 50
+        write(broker, ONE, 7)
+        await trio.sleep(2.5)
+        assert lag(app) == 57
+
+
+@jumping
+async def test_from_the_committed_offset_with_delivery_stopped() -> None:
+    broker = broker_with(ONE, records=25)
+    broker.group("group").take({ONE: 20})
+    async with watched(broker) as app:
+        app.consumer.stop_flow()
+        app.topic("orders").noack()
+        await trio.sleep(2.5)
+        assert lag(app) == 5
+
+
+@jumping
+async def test_of_a_partition_that_is_paused() -> None:
+    broker = broker_with(ONE, records=5)
+    async with watched(broker) as app:
+        messages = app.topic("orders").noack()
+        for message in await take(messages, 5):
+            message.ack()
+        app.consumer.pause_partitions([ONE])
+        await trio.sleep(2.5)
+        assert lag(app) == 0
+        write(broker, ONE, 10)
+        await trio.sleep(2.5)
+        assert lag(app) == 10
+        app.consumer.resume_partitions([ONE])
+        for message in await take(messages, 10):
+            message.ack()
+        await trio.sleep(2.5)
+        assert lag(app) == 0
+
+
+@jumping
+async def test_of_a_partition_that_is_held_back_by_a_full_buffer() -> None:
+    broker = broker_with(ONE, records=5)
+    async with watched(broker, buffer_size=2) as app:
+        app.topic("orders").noack()
+        await trio.sleep(2.5)
+        write(broker, ONE, 10)
+        await trio.sleep(2.5)
+        assert lag(app) == 15
+
+
+@jumping
+async def test_what_an_open_transaction_has_written_is_no_lag() -> None:
+    """It cannot be read yet, where only what is committed is read."""
+    broker = broker_with(ONE, records=5)
+    writer = broker.transactions.register("id", 1000.0)
+    log = broker.log(ONE)
+    log.append(None, b"value", (), broker.clock(), writer)
+    broker.transactions.write(writer, ONE, log, trio.current_time())
+    async with watched(broker) as app:
+        for message in await take(app.topic("orders").noack(), 5):
+            message.ack()
+        await trio.sleep(5)
+        assert lag(app) == 0
+
+
+@jumping
+async def test_of_the_partitions_beside_one_that_is_gone() -> None:
+    broker = broker_with(ONE, TP("payments", 0), records=5)
+    async with watched(broker) as app:
+        app.consumer.stop_flow()
+        app.topic("orders").noack()
+        app.topic("payments").noack()
+        await trio.sleep(2.5)
+        assert lag(app) == 10
+        current_ends = app.consumer.client.current_ends
+
+        async def without_payments(tps: list[TP], timeout: float) -> dict[TP, int]:
+            found = await current_ends(tps, timeout)
+            return {tp: end for tp, end in found.items() if tp.topic == "orders"}
+
+        app.consumer.client.current_ends = without_payments
+        write(broker, ONE, 3)
+        await trio.sleep(2.5)
+        assert lag(app) == 13
+
+
+@jumping
+async def test_what_moves_is_not_asked_for() -> None:
+    broker = broker_with(*ORDERS)
+    async with watched(broker) as app:
+        asked: list[list[TP]] = []
+        current_ends = app.consumer.client.current_ends
+
+        async def note(tps: list[TP], timeout: float) -> dict[TP, int]:
+            asked.append(sorted(tps))
+            return await current_ends(tps, timeout)
+
+        app.consumer.client.current_ends = note
+        messages = app.topic("orders").noack()
+        for _ in range(12):
+            write(broker, ONE)
+            (await anext(messages)).ack()
+            await trio.sleep(1.0)
+        assert len(asked) >= 3
+        assert set(map(tuple, asked[1:])) == {(ORDERS[1],)}
+
+
+@jumping
+async def test_without_a_monitor_nobody_is_asked() -> None:
+    broker = broker_with(ONE, records=5)
+    async with app_on(broker, lag_interval=1.0) as app:
+        asked: list[object] = []
+        app.consumer.client.current_ends = lambda *args: asked.append(args)
+        app.topic("orders").noack()
+        await trio.sleep(30)
+        assert not asked

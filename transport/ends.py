@@ -1,0 +1,94 @@
+"""The ends of the logs that are read, as the broker has told them last; for the lag.
+
+A fetch brings the end of a log. A partition that is not fetched from gets no news that way: it is
+paused by the app, held back by a full buffer, or its log just stands still. So the broker is asked
+for the ends of those, once in each `lag_interval`, all in one request to each broker. The requests
+are made on the client's own loop, and no commit waits for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from transport.errors import TransportError
+from transport.ledger import Ledger
+
+if TYPE_CHECKING:
+    from transport.consumer import Consumer
+
+
+@attrs.frozen
+class _Told:
+    """An answer.
+
+    Attributes:
+        end: of the log.
+        highwater: what the last fetch had brought by then. Once that changes it is newer.
+    """
+
+    end: int
+    highwater: int | None
+
+
+class Ends:
+    """The ends of the logs of one consumer's partitions."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._seen: Mapping[Ledger, tuple[int | None, int | None]] = {}
+        self._told: Mapping[Ledger, _Told] = {}
+
+    def end_of(self, ledger: Ledger) -> int | None:
+        """Return the end of a partition's log; None: it is not known yet.
+
+        With `isolation="read_committed"` an answer to a request is the last stable offset: what an
+        open transaction has written cannot be read, and is no lag.
+        """
+        highwater = self._consumer.client.highwater(ledger.tp)
+        told = self._told.get(ledger)
+        return told.end if told is not None and told.highwater == highwater else highwater
+
+    @trio.lowlevel.enable_ki_protection
+    async def look(self) -> None:
+        """Ask for the ends of the logs of which no fetch has brought anything since the last look.
+
+        A checkpoint. Cancelled: the old answers stay. Without an answer they stay, too.
+        """
+        consumer = self._consumer
+        await self._find_positions()
+        client = consumer.client
+        now = {
+            ledger: (ledger.position, client.highwater(tp))
+            for tp, ledger in consumer.assignment.items()
+        }
+        quiet = {
+            ledger.tp: ledger
+            for ledger, seen in now.items()
+            if seen[1] is None or self._seen.get(ledger) == seen
+        }
+        self._seen = now
+        self._told = {ledger: told for ledger, told in self._told.items() if ledger in now}
+        if not quiet:
+            return
+        timeout = consumer.app.settings.client.commit_timeout
+        with contextlib.suppress(TransportError):
+            ends = await client.current_ends(list(quiet), timeout)
+            found = {quiet[tp]: _Told(end, now[quiet[tp]][1]) for tp, end in ends.items()}
+            self._told = {**self._told, **found}
+
+    async def _find_positions(self) -> None:
+        """Where a partition was paused from the start on, only the client knows its position."""
+        assignment = self._consumer.assignment
+        unknown = [tp for tp, ledger in assignment.items() if ledger.position is None]
+        if not unknown:
+            return
+        bound = trio.move_on_after(self._consumer.app.settings.client.commit_timeout)
+        with contextlib.suppress(TransportError), bound:
+            for tp, position in (await self._consumer.fetcher.positions(unknown)).items():
+                if tp in assignment:
+                    assignment[tp].advance(position)

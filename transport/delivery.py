@@ -6,6 +6,7 @@ looked at when the producer ends is raised there, so that no message is lost in 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -14,6 +15,7 @@ from typing import Any
 
 import attrs
 import trio
+from outcome import capture
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.errors import DeliveryFailed
@@ -132,7 +134,7 @@ class InFlight:
         self._deliveries: dict[Outgoing, Delivery] = {}
         self._bytes = 0
         self._flushes: list[_Flush] = []
-        self._room = trio.Event()
+        self._line: collections.OrderedDict[_Place, None] = collections.OrderedDict()
 
     def __len__(self) -> int:
         return len(self._deliveries)
@@ -141,19 +143,41 @@ class InFlight:
         return iter(self._deliveries)
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of so many bytes can be accepted now."""
+        """Whether a message of so many bytes can be accepted now, and no other waits before it."""
+        return not self._line and self._fits(size)
+
+    def _fits(self, size: int) -> bool:
         return not self._deliveries or (
             len(self._deliveries) < self._most_messages and self._bytes + size <= self.most_bytes
         )
 
-    async def news(self) -> None:
-        """Wait until there may be room, or none is needed any more."""
-        await self._room.wait()
+    async def wait_for_room(self, size: int, accept: Callable[[], Delivery]) -> Delivery:
+        """Have a message accepted in its turn: once it fits, and all are accepted that wait before.
 
-    def wake(self) -> None:
-        """Let those who wait for room look again."""
-        self._room.set()
-        self._room = trio.Event()
+        So a large message waits for no later one, however small. Returns or raises what `accept`
+        does. A checkpoint. Cancelled: the message is not accepted.
+        """
+        place = _Place(size, accept, trio.lowlevel.current_task())
+        self._line[place] = None
+
+        def leave(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            del self._line[place]
+            self._call_next()  # a smaller one behind it may fit
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        delivery: Delivery = await trio.lowlevel.wait_task_rescheduled(leave)
+        return delivery
+
+    def call_all(self) -> None:
+        """Accept, or refuse, for all who wait: room is given to nobody any more."""
+        line, self._line = self._line, collections.OrderedDict()
+        for place in line:
+            place.call()
+
+    def _call_next(self) -> None:
+        while self._line and self._fits(next(iter(self._line)).size):
+            place, _ = self._line.popitem(last=False)
+            place.call()
 
     def accept(self, outgoing: Outgoing, size: int) -> Delivery:
         """A message of so many bytes is on its way."""
@@ -179,7 +203,7 @@ class InFlight:
         for flush in self._flushes:
             flush.left.difference_update(ended)
             flush.look()
-        self.wake()
+        self._call_next()
         return ended
 
     @contextlib.contextmanager
@@ -192,6 +216,22 @@ class InFlight:
             yield flush.ended
         finally:
             self._flushes.remove(flush)
+
+
+@attrs.define(eq=False)
+class _Place:
+    """Of somebody who waits in line for room."""
+
+    size: int
+    accept: Callable[[], Delivery]
+    task: trio.lowlevel.Task
+
+    def call(self) -> None:
+        """Accept the message now, before the sender goes on: others could come between.
+
+        From here on the sender cannot be cancelled before it has the delivery.
+        """
+        trio.lowlevel.reschedule(self.task, capture(self.accept))
 
 
 @attrs.define(eq=False)

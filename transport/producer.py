@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +123,7 @@ class Producer(Service):
                 await self.buffer.wait()
         self.buffer.refuse_all(AppClosed("the app was closed"))
         self._accepts = False
-        self._in_flight.wake()
+        self._in_flight.call_all()
         if self._is_killed:
             return
         await self.stop_children()
@@ -152,7 +153,7 @@ class Producer(Service):
         self._is_killed = True
         self.buffer.close()
         self._accepts = False
-        self._in_flight.wake()
+        self._in_flight.call_all()
         for writer in self.writers:
             await writer.kill()
         await self.client.kill()
@@ -215,12 +216,11 @@ class Producer(Service):
             await checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
-        while self._accepts and not self._in_flight.has_room(size):
-            await self._in_flight.news()
-        if not self._accepts:
-            raise AppClosed("the app is not open: nothing can be sent")
-        check()
-        return self._accept(outgoing, size)
+        if not self._accepts or self._in_flight.has_room(size):
+            return self._accept(check, outgoing, size)
+        return await self._in_flight.wait_for_room(
+            size, functools.partial(self._accept, check, outgoing, size)
+        )
 
     def send_soon(self, fut: FutureMessage) -> None:
         """Send a message from code that cannot wait, or from another thread. Not a checkpoint.
@@ -482,7 +482,10 @@ class Producer(Service):
         return chosen
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, outgoing: Outgoing, size: int) -> Delivery:
+    def _accept(self, check: Callable[[], None], outgoing: Outgoing, size: int) -> Delivery:
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        check()
         delivery = self._in_flight.accept(outgoing, size)
         if not self._queue:
             self._filled.set()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 import trio
 import trio.testing
 
@@ -165,3 +166,34 @@ async def test_what_is_left_when_the_waiting_is_cancelled_can_be_failed() -> Non
         await trio.testing.wait_all_tasks_blocked()
     absent.fail(ClientClosed("it was closed"))
     assert [value for value, _, _ in rig.failed] == [b"1", b"2"]
+
+
+class Counted(float):
+    """A deadline that counts how often it is compared."""
+
+    compared = 0
+
+    def __lt__(self, other: float) -> bool:
+        Counted.compared += 1
+        return float(self) < float(other)
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return float(self) == other
+
+    __hash__ = float.__hash__
+
+
+@pytest.mark.parametrize("comes", ["in order", "again, before all"])
+@jumping
+async def test_adding_a_message_does_not_go_through_all_that_waits(comes: str) -> None:
+    rig = Rig()
+    count = 5000
+    for number in range(count):
+        deadline = Counted(number if comes == "in order" else count - number)
+        rig.absent.add([message("a", b"%d" % number)], deadline)
+    assert Counted.compared < 60 * count
+    rig.absent.fail(ClientClosed("it was closed"))
+    failed = [int(value or b"") for value, _, _ in rig.failed]
+    assert failed == sorted(failed, reverse=comes != "in order")
+    Counted.compared = 0

@@ -6,9 +6,10 @@ So they are kept here, in order, and each topic is waited for by itself.
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import NoReturn, TypeAlias
 
 import attrs
 import trio
@@ -30,6 +31,9 @@ _BACKOFF = 0.2
 _MOST_TAKEN, _SHARE_TAKEN = 1.0, 0.1
 
 
+_Entry: TypeAlias = tuple[float, int, Outgoing]  # deadline, number, message
+
+
 @attrs.define
 class Absent:
     """Called in trio.
@@ -46,7 +50,9 @@ class Absent:
     hand_over: Callable[[Sequence[Outgoing], float], Awaitable[object]]
     report: Callable[[Sequence[tuple[Outgoing, Outcome]]], None]
     patience: float
-    _waiting: dict[str, list[tuple[Outgoing, float]]] = attrs.field(factory=dict)
+    # By topic: a heap by deadline, and then by the order of adding.
+    _waiting: dict[str, list[_Entry]] = attrs.field(factory=dict)
+    _numbers: Iterator[int] = attrs.field(factory=itertools.count)
     _asked_for: list[str] = attrs.field(factory=list)
     _wanted: trio.Event = attrs.field(factory=trio.Event)
 
@@ -56,17 +62,16 @@ class Absent:
         return self._waiting.keys()
 
     def add(self, messages: Sequence[Outgoing], deadline: float) -> None:
-        """Keep messages until their topics are there, or their time is up."""
+        """Keep messages until their topics are there, or their time is up.
+
+        Messages that come again have earlier deadlines than those that came meanwhile, and go first.
+        """
         for message in messages:
             if message.topic not in self._waiting:
                 self._waiting[message.topic] = []
                 self._asked_for.append(message.topic)
                 self._wanted.set()
-            self._waiting[message.topic].append((message, deadline))
-        for topic in {message.topic for message in messages}:
-            self._waiting[topic].sort(
-                key=_deadline
-            )  # who comes again goes before who came meanwhile
+            heapq.heappush(self._waiting[message.topic], (deadline, next(self._numbers), message))
 
     def fail(self, error: TransportError) -> None:
         """Fail all that waits."""
@@ -86,7 +91,7 @@ class Absent:
     async def _wait_for(self, topic: str) -> None:
         queue = self._waiting[topic]
         while queue:
-            deadline = queue[0][1]
+            deadline = queue[0][0]
             left = deadline - trio.current_time()
             try:
                 await self.look_up(topic, max(0.0, min(self.patience, left)))
@@ -108,35 +113,36 @@ class Absent:
         # Not where we are cancelled: what is left is for `fail`.
         del self._waiting[topic]
 
-    async def _hand_over(self, queue: list[tuple[Outgoing, float]]) -> None:
+    async def _hand_over(self, queue: list[_Entry]) -> None:
         """Those with the first deadline, and those that have hardly more time: one after the other
         they would take longer than it takes for as many to come."""
-        deadline = queue[0][1]
+        deadline = queue[0][0]
         left = max(0.0, deadline - trio.current_time())
         last = deadline + min(_MOST_TAKEN, left * _SHARE_TAKEN)
-        messages = [entry[0] for entry in itertools.takewhile(lambda e: e[1] <= last, queue)]
-        del queue[: len(messages)]
-        await self.hand_over(messages, deadline)
+        await self.hand_over([message for _, _, message in _until(queue, last)], deadline)
 
     def _expire(self, topic: str, deadline: float, cause: TransportError) -> None:
         """Those with this deadline, or one that is past."""
         queue = self._waiting[topic]
-        expired = [entry for entry in queue if entry[1] <= deadline]
-        del queue[: len(expired)]
+        expired = _until(queue, deadline)
         self._fail(expired, DeliveryTimeout(f"no metadata of {topic!r} until its deadline"), cause)
 
     def _fail(
         self,
-        queue: list[tuple[Outgoing, float]],
+        queue: list[_Entry],
         why: TransportError,
         cause: Exception | None = None,
     ) -> None:
-        failed: list[tuple[Outgoing, Outcome]] = [(message, why) for message, _ in queue]
+        failed: list[tuple[Outgoing, Outcome]] = [(message, why) for _, _, message in sorted(queue)]
         queue.clear()
         why.__cause__ = why.__cause__ or cause
         if failed:
             self.report(failed)
 
 
-def _deadline(entry: tuple[Outgoing, float]) -> float:
-    return entry[1]
+def _until(queue: list[_Entry], last: float) -> list[_Entry]:
+    """Take out those with this deadline or an earlier one, in order."""
+    taken = []
+    while queue and queue[0][0] <= last:
+        taken.append(heapq.heappop(queue))
+    return taken

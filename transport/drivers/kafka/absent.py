@@ -64,7 +64,7 @@ class Absent:
     def add(self, messages: Sequence[Outgoing], deadline: float) -> None:
         """Keep messages until their topics are there, or their time is up.
 
-        Messages that come again have earlier deadlines than those that came meanwhile, and go first.
+        Messages that come again have the earliest deadlines, and so go first.
         """
         for message in messages:
             if message.topic not in self._waiting:

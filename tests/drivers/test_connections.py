@@ -155,6 +155,24 @@ async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(rig: Ri
         fetcher._completed_fetches = good
 
 
+@kafka_lane
+async def test_a_start_that_cannot_be_looked_up_is_an_error_after_a_few_tries(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([]) as member:
+        fetcher = member.client._consumer._fetcher  # type: ignore[attr-defined]
+        tries = []
+
+        def fail(timestamps: Any) -> Any:
+            tries.append(timestamps)
+            raise KeyError("of a look-up")
+
+        fetcher._group_list_offset_requests = fail
+        await member.client.subscribe([topic])
+        with trio.fail_after(20), pytest.raises(TransportError, match="of a look-up"):
+            await member.poll_on()
+        assert len(tries) >= 3
+
+
 class Refusing(list[object]):
     """Takes no fetch."""
 

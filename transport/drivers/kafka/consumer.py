@@ -27,7 +27,7 @@ from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Re
 from transport.drivers.kafka.addresses import start_anew
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.crash import Crash, close_client, watch_fetches, watch_tasks
+from transport.drivers.kafka.crash import Crash, Lookups, close_client, watch_fetches, watch_tasks
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.gone import gone_from, tell_of_gone
 from transport.drivers.kafka.heartbeat import wait_regardless
@@ -88,6 +88,7 @@ class KafkaConsumerClient:
         self._consumer: Any = None  # the KafkaConsumer
         self._membership: Membership | None = None
         self._crash = Crash(self._on_crash)
+        self._lookups: Lookups | None = None
         self._listener: RebalanceListener | None = None
         self._starts = Starts(settings)
         self._reader = None if settings.is_member else Reader(settings)
@@ -370,6 +371,7 @@ class KafkaConsumerClient:
         with attempt.errors():
             self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
         watch_fetches(self._consumer, self._crash)
+        self._lookups = Lookups(self._consumer)
         bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
         assert self._listener is not None
         self._listener.attach(self._consumer)
@@ -461,6 +463,8 @@ class KafkaConsumerClient:
     def _check_crash(self) -> None:
         # `_net`, `_exception`: what ended the loop; each call into it raises just that.
         error = self._crash.error or self._client._net._exception
+        if error is None and self._lookups is not None:
+            error = self._lookups.error()
         if error is not None:
             raise TransportError(
                 f"{self._calls.name} can go on no more, as the client's own thread failed with"

@@ -97,6 +97,32 @@ def watch_fetches(consumer: Any, crash: Crash) -> None:
     fetcher._handle_fetch_error = crash.watching(fetcher._handle_fetch_error)
 
 
+class Lookups:
+    """The tasks in which a consumer of the client looks up where to read on."""
+
+    _MOST = 3  # so many failures in a row: one alone may have met a rebalance
+
+    def __init__(self, consumer: Any) -> None:
+        # `_fetcher`, `_reset_task`, `_validation_task`: nothing waits for these. A poll begins
+        # another one where one has failed, and so on, while the partition stands still.
+        self._fetcher = consumer._fetcher
+        self._seen: dict[str, Any] = dict.fromkeys(("_reset_task", "_validation_task"))
+        self._failures = dict.fromkeys(self._seen, 0)
+
+    def error(self) -> BaseException | None:
+        """Return what makes them fail again and again; None: they get on."""
+        for name, seen in self._seen.items():
+            task = getattr(self._fetcher, name)
+            if task is None or task is seen or not task.is_done:
+                continue
+            self._seen[name] = task
+            passes = task.succeeded() or task.retriable()
+            self._failures[name] = 0 if passes else self._failures[name] + 1
+            if self._failures[name] >= self._MOST:
+                return task.exception  # type: ignore[no-any-return]
+        return None
+
+
 def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
     """Note what fails in the network thread of a new producer.
 

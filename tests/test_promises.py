@@ -19,3 +19,24 @@ def test_it_is_there(path: str, name: str) -> None:
 def test_each_invariant_has_a_row() -> None:
     rows = re.findall(r"^\| (I\d+):", (ROOT / "docs" / "promises.md").read_text(), re.MULTILINE)
     assert rows == [f"I{number}" for number in range(1, 11)]
+
+
+def rows_of_the_client() -> list[tuple[str, str]]:
+    """What the client does, and the tests, of each row of docs/client.md."""
+    lines = (ROOT / "docs" / "client.md").read_text().splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return [(row[0], row[-1]) for row in cells if row[-1] != "test"]
+
+
+@pytest.mark.parametrize(("case", "tests"), rows_of_the_client())
+def test_each_way_in_which_the_client_gives_up_has_tests_that_are_there(
+    case: str, tests: str
+) -> None:
+    named = re.findall(r"`([\w/]*\.?p?y?)(?:::(\w+)(?:\[\w+\])?)?`", tests)
+    assert named, case
+    path = ""
+    for file, name in named:
+        path = file or path
+        where = ROOT / path if path.startswith("tests/") else ROOT / "tests" / "drivers" / path
+        pattern = rf"^(async def|def) {name}\b" if name else ""
+        assert re.search(pattern, where.read_text(), re.MULTILINE), name

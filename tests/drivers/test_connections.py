@@ -19,7 +19,7 @@ from kafka.future import Future
 from tests.drivers.rig import SETTINGS, Rig, outgoing, until
 from transport.drivers import driver_for
 from transport.drivers.base import RebalanceKind
-from transport.errors import BrokerUnavailable, TransportError
+from transport.errors import AuthorizationFailed, BrokerUnavailable, TransportError
 from transport.types import RecordMetadata
 
 kafka_lane = pytest.mark.kafka
@@ -239,6 +239,42 @@ async def test_a_leader_that_the_metadata_does_not_name_is_waited_for(rig: Rig) 
         await sender.fill(topic, 1, 1)
         with trio.fail_after(20):
             await member.take(1)
+
+
+# A login.
+
+
+def refuse_logins(client: Any) -> None:
+    """The brokers have refused a login, and have closed their connections."""
+    manager = client._manager
+    for node_id in [broker.node_id for broker in client.cluster.brokers()]:
+        refusal = kafka.errors.SaslAuthenticationFailedError("expired")
+        manager._auth_failures[node_id] = refusal
+    for connection in list(manager._conns.values()):
+        connection.close(kafka.errors.KafkaConnectionError("closed"))
+
+
+@kafka_lane
+async def test_a_refused_login_that_is_remembered_ends_a_consumer(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.member([topic]) as member:
+        await until(lambda: member.assigned, member)
+        await on_the_loop(client_of(member), lambda: refuse_logins(client_of(member)))
+        with trio.fail_after(20), pytest.raises(AuthorizationFailed, match="expired"):
+            await member.poll_on()
+
+
+@kafka_lane
+async def test_a_refused_login_that_is_remembered_lets_a_producer_log_in_anew(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        refused = client_of(sender)
+        await on_the_loop(refused, lambda: refuse_logins(refused))
+        with trio.fail_after(20):
+            (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+        assert client_of(sender) is not refused
 
 
 # A handshake.

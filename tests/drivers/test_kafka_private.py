@@ -25,6 +25,7 @@ from kafka import (
     OffsetAndMetadata,
     TopicPartition,
 )
+from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import (
     AsyncConsumerRebalanceListener,
@@ -35,8 +36,9 @@ from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.future import Future
 from kafka.net.connection import KafkaConnection
+from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
-from kafka.net.transport import KafkaTCPTransport
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -557,3 +559,77 @@ def test_one_broker_is_asked_for_the_places_of_many_partitions(
         )
     finally:
         consumer.close()
+
+
+# What gives up quietly: `crash.py`, `membership.py`, `addresses.py`, `streams.py`, `handshake.py`.
+
+
+def test_an_error_of_a_task_is_kept_by_the_task_until_it_is_dropped() -> None:
+    with a_loop() as net:
+        dropped = threading.Event()
+        errors: list[BaseException] = []
+        task_done = net._task_done
+
+        def look(task: Any) -> None:
+            if task._exc is not None:
+                errors.append(task._exc)
+                dropped.set()
+            task_done(task)
+
+        def fail() -> None:
+            raise ValueError("in a task")
+
+        net._task_done = look
+        net.call_soon_threadsafe(fail)
+        assert dropped.wait(5)
+        assert [str(error) for error in errors] == ["in a task"]
+
+
+def test_the_network_thread_looks_up_what_it_calls_each_time() -> None:
+    source = inspect.getsource(Sender)
+    for call in (
+        "self.run_once()",
+        "self._handle_produce_response, node_id",
+        "self._failed_produce, batches",
+        "self._produce_request(",
+        "self._accumulator.abort_incomplete_batches()",
+    ):
+        assert call in source, call
+    assert "self.abort_batches(error)" in inspect.getsource(RecordAccumulator)
+    assert "next_request_handler.on_complete" in inspect.getsource(
+        Sender._maybe_send_pending_request
+    )
+
+
+def test_where_heartbeats_are_made() -> None:
+    assert "self._send_heartbeat_request()" in inspect.getsource(BaseCoordinator._do_heartbeat)
+    join = inspect.getsource(BaseCoordinator.join_group_async)
+    assert "self._enable_heartbeat()" in join
+    assert "if not self.rejoining:" in join
+    start = inspect.getsource(BaseCoordinator._maybe_start_heartbeat_loop)
+    assert "call_soon(self._heartbeat_loop)" in start
+    prepare = inspect.getsource(ConsumerCoordinator._on_join_prepare_async)
+    assert "self._generation.is_lost()" in prepare
+
+
+def test_where_metadata_is_asked_for() -> None:
+    assert "self._do_refresh_metadata(node_id)" in inspect.getsource(
+        ClusterMetadata.refresh_metadata
+    )
+    assert "call_soon(self._refresh_loop)" in inspect.getsource(ClusterMetadata.start_refresh_loop)
+    # Not within its `try`: who fails meanwhile ends the loop.
+    assert "await self._refresh_future" in inspect.getsource(ClusterMetadata._refresh_loop)
+
+
+def test_where_a_connection_is_made_and_served() -> None:
+    connect = inspect.getsource(KafkaConnectionManager._connect)
+    assert "self._build_transport(node, timeout_at=timeout_at)" in connect
+    assert "call_soon(self._read_from_sock)" in inspect.getsource(KafkaTCPTransport.resume_reading)
+    assert "call_soon(self._write_to_sock)" in inspect.getsource(KafkaTCPTransport.write)
+    assert "timeout" not in inspect.getsource(KafkaSSLTransport.handshake)
+
+
+def test_callbacks_of_a_fetch_are_looked_up_for_each_request() -> None:
+    send = inspect.getsource(Fetcher._send_fetches_async)
+    assert "self._handle_fetch_response" in send
+    assert "self._handle_fetch_error" in send

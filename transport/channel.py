@@ -9,7 +9,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from transport.codec import Codec, DecodeError
-from transport.decoding import Codecs, Decoded
+from transport.decoding import AGAIN, Codecs, Decoded
 from transport.flow import Flow
 from transport.ledger import Lane, Ledger, Load
 from transport.message import Batch, Message
@@ -194,22 +194,25 @@ class Channel:
     def _decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
         """Decode key and value in place; where that fails, the error and the hook for it."""
         shared = self.decoded.get(message.topic) if self.decoded else None
-        if shared is not None and (ready := shared.take(message.tp, message.offset)) is not None:
-            message.key, message.value = ready
-            return None
+        ready = None if shared is None else shared.take(message.tp, message.offset)
+        key, value = (AGAIN, AGAIN) if ready is None else ready
         part, codec, hook = "key", self._key, self.on_key_decode_error
         try:
-            if codec is not None and message.key is not None:
+            if key is not AGAIN:
+                message.key = key
+            elif codec is not None and message.key is not None:
                 message.key = codec.decode(message.key)
             part, codec, hook = "value", self._value, self.on_value_decode_error
-            if codec is not None and message.value is not None:
+            if value is not AGAIN:
+                message.value = value
+            elif codec is not None and message.value is not None:
                 message.value = codec.decode(message.value)
         except Exception as exc:  # noqa: BLE001 - a user's codec raises what it likes
             where = f"the {part} of {message.tp} offset {message.offset}"
             error = DecodeError(f"{where}: {exc!r}", message)
             error.__cause__ = exc
             return error, hook
-        if shared is not None:
+        if shared is not None and ready is None:
             shared.keep(message.tp, message.offset, message.key, message.value)
         return None
 

@@ -333,12 +333,13 @@ class Conductor(Service, MutableSet["Topic"]):
             del self._channels[name]
 
     def _share_decoding(self, name: str) -> None:
-        """Each record is decoded once for all channels of the topic with the same codecs."""
+        """Each record is decoded once for all channels of the topic with the same codecs, as far
+        as what comes of it can be shared."""
         by_codecs: dict[Codecs, list[Channel]] = {}
         for channel in self._channels[name].values():
             by_codecs.setdefault(channel.codecs, []).append(channel)
         for channels in by_codecs.values():
-            decoded = Decoded(len(channels))
+            decoded = Decoded(len(channels), self.app.settings.buffer_size)
             for channel in channels:
                 channel.decoded.pop(name, None)
                 if channel.must_decode and len(channels) > 1:

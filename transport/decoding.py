@@ -1,18 +1,75 @@
 """Decoding a record once for all channels of its topic that want it by the same codecs.
 
 What one channel has decoded is kept until the others have had it, at most a buffer's worth. Nothing
-is kept for a channel that has its codecs for itself. The objects are shared, so that the handlers
-of one topic must not change them.
+is kept for a channel that has its codecs for itself.
+
+Only a value that cannot be changed is shared, so that no handler sees what another one changes:
+None, bool, int, float, complex, str, bytes, Decimal, Fraction, UUID, the types of `datetime`, and
+tuples and frozensets of these. Any other value, such as a dict or an object of a class of yours, is
+decoded again for each channel.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import datetime
+import decimal
+import fractions
+import uuid
+from collections import OrderedDict
+from typing import Any, Final
+
+import attrs
 
 from transport.codec import Codec
 from transport.types import TP
 
 Codecs = tuple[Codec | None, Codec | None]  # of the key and of the value
+
+AGAIN: Final = object()
+"""Stands for a key or a value that each channel has to decode for itself."""
+
+# A subclass may have attributes that can be changed, so the type itself has to be one of these.
+_UNCHANGEABLE = frozenset(
+    {
+        type(None),
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        decimal.Decimal,
+        fractions.Fraction,
+        uuid.UUID,
+        datetime.date,
+        datetime.time,
+        datetime.datetime,
+        datetime.timedelta,
+    }
+)
+
+
+def can_be_shared(value: object) -> bool:
+    """Whether nobody can change the value."""
+    if type(value) in _UNCHANGEABLE:
+        return True
+    left = [value]
+    while left:
+        each = left.pop()
+        if type(each) is tuple or type(each) is frozenset:
+            left.extend(each)
+        elif type(each) not in _UNCHANGEABLE:
+            return False
+    return True
+
+
+@attrs.define
+class _Entry:
+    """A record's key and value, and how many channels have still to take them."""
+
+    key: object
+    value: object
+    wanted_by: int
 
 
 class Decoded:
@@ -20,25 +77,34 @@ class Decoded:
 
     Args:
         sharers: how many channels take each record from here.
+        limit: most records that are kept of a partition; the oldest go first.
     """
 
-    def __init__(self, sharers: int) -> None:
+    def __init__(self, sharers: int, limit: int) -> None:
         self._sharers = sharers
-        self._kept: dict[TP, dict[int, list[Any]]] = {}  # by offset: key, value, how many want it
+        self._limit = limit
+        self._kept: dict[TP, OrderedDict[int, _Entry]] = {}  # by offset
 
     def take(self, tp: TP, offset: int) -> tuple[Any, Any] | None:
-        """Key and value, if another channel has decoded them."""
+        """Key and value, each of which may be AGAIN; None: no other channel has decoded them."""
         kept = self._kept.get(tp)
         if kept is None or (entry := kept.get(offset)) is None:
             return None
-        entry[2] -= 1
-        if entry[2] == 0:
+        entry.wanted_by -= 1
+        if entry.wanted_by == 0:
             del kept[offset]
-        return entry[0], entry[1]
+        return entry.key, entry.value
 
     def keep(self, tp: TP, offset: int, key: Any, value: Any) -> None:
-        """Keep what was decoded first for the others."""
-        self._kept.setdefault(tp, {})[offset] = [key, value, self._sharers - 1]
+        """Keep for the others what was decoded first, as far as it can be shared."""
+        kept = self._kept.setdefault(tp, OrderedDict())
+        kept[offset] = _Entry(
+            key if can_be_shared(key) else AGAIN,
+            value if can_be_shared(value) else AGAIN,
+            self._sharers - 1,
+        )
+        if len(kept) > self._limit:
+            kept.popitem(last=False)
 
     def forget(self, tp: TP) -> None:
         """The partition's epoch has ended: nobody will ask for what was fetched in it."""

@@ -28,7 +28,7 @@ class Message:
     Attributes:
         offset: its offset in the partition.
         key, value: decoded by the topic's types; bytes or None where it has none.
-        record: as the broker's client gave it.
+        record: as the broker's client gave it. All topic objects share it: do not change it.
         weight: what it takes in memory, in bytes.
         acked: whether an ack of it was counted.
         refcount: how many holders have still to let go of it; 1 when it is delivered.
@@ -85,7 +85,8 @@ class Message:
 
     @property
     def headers(self) -> Headers:
-        return self.record.headers
+        """Pairs of a name and bytes or None, in their order."""
+        return tuple(self.record.headers)
 
     @property
     def timestamp(self) -> float | None:

@@ -55,6 +55,8 @@ def outgoing_of(
 class PendingMessage:
     """A message that is not sent yet; the fields are the arguments of `Producer.send`.
 
+    The headers are copied: a mapping or a list may be changed before the message is sent.
+
     Raises TypeError, ValueError: a field is something else; the text names it.
     """
 
@@ -66,7 +68,9 @@ class PendingMessage:
     headers: HeadersArg = None
 
     def __attrs_post_init__(self) -> None:
-        self.outgoing()
+        outgoing = self.outgoing()
+        if self.headers is not None:
+            object.__setattr__(self, "headers", tuple(outgoing.headers))
 
     def outgoing(self) -> Outgoing:
         """The message as the driver takes it."""

@@ -147,11 +147,11 @@ async def test_on_message(place: Place) -> None:
     counting = Counting()
     codec = counting.codec()
     tp = TP(place.name, 0)
-    async with place.opened(1, *[b"[1]"] * 20) as app:
+    async with place.opened(1, *[b"1"] * 20) as app:
         topics = [app.topic(place.name, value_type=kind) for kind in (codec, codec, codec, str)]
         for topic in topics:
             app.conductor.add(topic)
-        wanted = [[1], [1], [1], "[1]"]
+        wanted = [1, 1, 1, "1"]
         for topic, value in zip(topics, wanted, strict=True):
             messages = await take(topic.noack(), 20)
             assert [message.value for message in messages] == [value] * 20

@@ -90,7 +90,7 @@ class Log:
                 offset,
                 key,
                 value,
-                headers,
+                tuple(headers),  # all who read the record share them
                 timestamp_ms,
                 0,
                 -1 if key is None else len(key),

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from tests.apps import A_WHILE
+from tests.drivers.rig import Rig
 from transport import TP, App
 from transport.drivers.settings import ClientSettings
 
@@ -78,6 +79,10 @@ class Place:
         """The topic, with these values in its partition 0; returns its partitions."""
         async with self.opened(partitions, *values):
             return self.tps(partitions)
+
+    async def widen(self, partitions: int) -> None:
+        """Let the topic have so many partitions."""
+        await Rig(self.app().driver).widen(self.name, partitions)
 
     @asynccontextmanager
     async def opened(

@@ -22,6 +22,7 @@ from transport import (
     CommitUnknown,
     RebalanceInProgress,
     Record,
+    Sensor,
     TransactionAborted,
 )
 from transport.drivers.memory.consumer import MemoryConsumer
@@ -404,3 +405,60 @@ def stand_still(seconds: float) -> None:
         clock.jump(seconds)
     else:
         time.sleep(seconds)
+
+
+# KAFKA-12478, sarama 1739
+
+
+class Committed(Sensor):
+    """Tells of the first commit."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+    def on_commit_completed(self, consumer: object, state: object, moved: bool) -> None:
+        self.event.set()
+
+
+async def test_kafka_12478_what_is_written_into_a_partition_before_it_is_found_is_skipped(
+    place: Place,
+) -> None:
+    """With "latest", the first records of a partition that was added were lost: the consumer
+    found it when they were there, and began behind them."""
+    has_begun = Committed()
+    settings = {"auto_offset_reset": "latest", "metadata_max_age": 2.0, "monitor": has_begun}
+    (old,) = await place.create(1)
+    new = TP(place.name, 1)
+    async with place.app(**settings) as app, place.app(metadata_max_age=0.5) as writer:
+        messages = app.topic(place.name).noack()
+        await has_begun.event.wait()
+        assert await place.committed() == {old: 0}
+        await place.widen(2)
+        for number in range(5):
+            await writer.producer.send_and_wait(place.name, None, b"%d" % number, 1)
+        early = await take(messages, 5)
+        assert [(message.tp, message.value) for message in early] == [
+            (new, b"%d" % number) for number in range(5)
+        ]
+
+
+# kafka-go 1319
+
+
+async def test_kafka_go_1319_what_comes_before_the_first_commit_is_lost_in_a_crash(
+    place: Place,
+) -> None:
+    """A reader of "latest" began at the end, and lost its connection before its first commit. It
+    asked for the end again: all messages that had come meanwhile were lost."""
+    settings = {"auto_offset_reset": "latest", "session_timeout": 6.0}
+    (tp,) = await place.create(1)
+    has_begun = Committed()
+    async with place.app(commit_interval=NEVER, monitor=has_begun, **settings) as app:
+        messages = app.topic(place.name).noack()
+        await has_begun.event.wait()
+        assert await place.committed() == {tp: 0}
+        await app.topic(place.name).send_and_wait(value=b"an order")
+        assert (await anext(messages)).value == b"an order"
+        await app.kill()
+    async with place.app(**settings) as app:
+        assert (await anext(app.topic(place.name).noack())).value == b"an order"

@@ -73,8 +73,13 @@ class ClientSettings:
         group_id: the consumer group. The app sets it to its own id.
         group_instance_id: the name of a static member. After a restart within `session_timeout` the
             member gets its partitions back without a rebalance. None: the member is dynamic.
-        auto_offset_reset: "earliest", "latest" or "error". Where to start without a committed
-            offset, or with one outside the log.
+        auto_offset_reset: "earliest", "latest" or "error". Where a new group begins, and where
+            reading goes on from a position that is not in the log. "latest" skips only what was
+            written before the group began: partitions and topics that are created later are read
+            from their beginning, and of a topic that is added later, all records since the group
+            began. With "latest" the start is committed before the first message is delivered.
+            "error": `OffsetOutOfRange` ends the app, also for a partition that was added. Each
+            reset in a group that has begun is a warning.
         assignment: "cooperative" or "eager". How the members of the group share the partitions. All
             members of a group must agree.
         client_only: read all partitions of the topics without a group. Nothing is shared with other

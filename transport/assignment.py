@@ -28,17 +28,21 @@ class Assignment(Mapping[TP, Ledger]):
         # Where the partitions that were given up stood, by the one generation in which that counts.
         self._given_up: dict[tuple[TP, int], int | None] = {}
 
-    def assign(self, tps: Iterable[TP], generation: int) -> dict[TP, int]:
+    def assign(
+        self, tps: Iterable[TP], generation: int, *, of_new_topic: Collection[TP] = ()
+    ) -> dict[TP, int]:
         """Open a ledger for each; returns where to start those that are just given back.
 
         A partition that comes back in the very next generation had no other owner meanwhile, so
         its own safe offset is as good as the committed one, and better if the commit on the way
-        out failed. All others start from what the group has committed.
+        out failed. All others start from what the group has committed. So do those of a topic
+        that was created again: where they stood was in the old topic.
         """
         starts: dict[TP, int] = {}
         for tp in sorted(tps):
             self._discard(tp)
-            if (safe := self._given_up.get((tp, generation))) is not None:
+            safe = None if tp in of_new_topic else self._given_up.get((tp, generation))
+            if safe is not None:
                 starts[tp] = safe
             self._open(tp, generation, starts.get(tp))
         self._given_up.clear()

@@ -53,7 +53,9 @@ class Handover:
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
         self._starts: dict[TP, int] = {}  # ... and where to begin
-        self._paused_of_old: frozenset[TP] = frozenset()  # as the last topic was replaced
+        # Between the two rebalances that tell of a topic that was created again:
+        self._paused_of_old: frozenset[TP] = frozenset()
+        self._known_as_new: frozenset[str] = frozenset()
         self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
@@ -135,9 +137,13 @@ class Handover:
 
     async def _on_assigned(self, event: Rebalance) -> None:
         consumer = self._consumer
-        self._starts = consumer.assignment.assign(event.partitions, event.generation)
-        if event.is_new_topic:  # what was paused of the old topic is paused of the new one
-            consumer.flow.pause(self._paused_of_old & event.partitions, consumer.assignment)
+        self._starts = consumer.assignment.assign(
+            event.partitions, event.generation, of_new_topic=event.of_new_topic
+        )
+        # What was paused of the old topic is paused of the new one.
+        consumer.flow.pause(self._paused_of_old & event.of_new_topic, consumer.assignment)
+        self._warn_of_new_topics(event, [])
+        self._paused_of_old, self._known_as_new = frozenset(), frozenset()
         self._coming = event.partitions
         step = consumer.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
@@ -150,15 +156,30 @@ class Handover:
     async def _on_lost(self, event: Rebalance) -> None:
         consumer = self._consumer
         step = consumer.on_partitions_lost
-        if event.is_new_topic:
+        if event.of_new_topic:
             step = consumer.on_topics_replaced
             self._paused_of_old = frozenset(consumer.flow.paused)
-            _warn_of_new_topics(
-                [consumer.assignment[tp] for tp in event.partitions if tp in consumer.assignment]
-            )
+            assignment = consumer.assignment
+            ledgers = [assignment[tp] for tp in event.partitions if tp in assignment]
+            self._warn_of_new_topics(event, ledgers)
         consumer.ownership.drop(event.partitions)
         if not await _within(event, step, event.partitions):
             _warn_of_hook(event)
+
+    def _warn_of_new_topics(self, event: Rebalance, ledgers: Collection[Ledger]) -> None:
+        """One warning for each topic: what its handlers still work on is of no consequence."""
+        in_hand = Counter({tp.topic: 0 for tp in event.of_new_topic})
+        for ledger in ledgers:
+            in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
+        for topic, count in sorted(in_hand.items()):
+            if topic not in self._known_as_new:
+                logger.warning(
+                    "topic %s was deleted and created again: the new topic is read from its"
+                    " beginning; %d delivered messages of the old one cannot be acked any more",
+                    topic,
+                    count,
+                )
+        self._known_as_new |= in_hand.keys()
 
 
 async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
@@ -186,20 +207,6 @@ def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
                 len(offsets),
                 offsets[0],
             )
-
-
-def _warn_of_new_topics(ledgers: Collection[Ledger]) -> None:
-    """One warning for each topic: what its handlers still work on is of no consequence."""
-    in_hand = Counter({ledger.tp.topic: 0 for ledger in ledgers})
-    for ledger in ledgers:
-        in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
-    for topic, count in sorted(in_hand.items()):
-        logger.warning(
-            "topic %s was deleted and created again: the new topic is read from its beginning;"
-            " %d delivered messages of the old one cannot be acked any more",
-            topic,
-            count,
-        )
 
 
 def _warn_of_hook(event: Rebalance) -> None:

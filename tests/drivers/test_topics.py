@@ -9,6 +9,7 @@ import trio
 
 from tests.drivers.rig import PATIENCE, Rig, outgoing, shared, until
 from transport import TP, DeliveryFailed, RecordMetadata, UnknownTopic
+from transport.errors import PartitionGone, TopicReplaced
 
 
 async def test_a_producer_finds_added_partitions_within_the_age_of_its_metadata(rig: Rig) -> None:
@@ -81,3 +82,38 @@ async def test_two_members_share_what_is_added(rig: Rig) -> None:
         tps = [TP(topic, number) for number in range(4)]
         with trio.fail_after(3 * PATIENCE):
             await until(shared(tps, one, two), one, two)
+
+
+async def test_a_member_is_told_of_a_topic_that_is_created_again_and_skips_nothing(
+    rig: Rig,
+) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    settings = {"metadata_max_age": 0.5, "auto_offset_reset": "latest"}
+    async with (
+        rig.sender(metadata_max_age=0.5) as sender,
+        rig.member([topic], **settings) as member,
+    ):
+        await until(shared([tp], member), member)
+        await member.located([tp])
+        await sender.fill(topic, 5, partitions=1)
+        await member.take(5)
+        await member.client.commit({tp: 5}, PATIENCE)
+        await rig.create_again(topic, 1)
+        await sender.fill(topic, 7, partitions=1)  # more than the old position
+        new = await member.take(7)
+        assert [record.offset for _, record in new] == list(range(7))
+        # The group may have found that it was gone meanwhile, and have shared it out again.
+        assert any(event.of_new_topic == {tp} for event in member.told)
+
+
+async def test_a_commit_for_the_old_topic_does_not_reach_the_new_one(rig: Rig) -> None:
+    topic, group = await rig.topic(1), rig.name()
+    tp = TP(topic, 0)
+    async with rig.sender() as sender, rig.member([topic], group_id=group) as member:
+        await sender.fill(topic, 5, partitions=1)
+        await member.take(5)
+        await rig.create_again(topic, 1)
+        with pytest.raises((TopicReplaced, PartitionGone)):
+            await member.client.commit({tp: 5}, PATIENCE)
+        assert await member.client.committed([tp]) == {}

@@ -53,9 +53,9 @@ class Rebalance:
         bound: seconds from the event to its expiry.
         expired: final once a later poll has ended.
         released: set by the first release.
-        is_new_topic: the topic was deleted and created again. All offsets of the old one are void,
-            and no other member has the partitions. LOST comes for those of the old topic, and
-            ASSIGNED after it for those of the new one that this client had of the old one.
+        of_new_topic: those whose topic was deleted and created again since this client had them.
+            All offsets of the old topic are void. A client that finds that out while it has them
+            raises LOST for them, and ASSIGNED for those that the new topic has.
     """
 
     kind: RebalanceKind
@@ -65,7 +65,7 @@ class Rebalance:
     _release: Callable[[Mapping[TP, int], frozenset[TP]], None]
     expired: trio.Event = attrs.field(factory=trio.Event)
     released: trio.Event = attrs.field(factory=trio.Event)
-    is_new_topic: bool = False
+    of_new_topic: frozenset[TP] = frozenset()
 
     def release(self, seek: Mapping[TP, int] | None = None, pause: Collection[TP] = ()) -> None:
         """Let the client go on; for ASSIGNED, with the positions to start from.
@@ -141,7 +141,7 @@ class ConsumerClient(Protocol):
         Records come in offset order within a partition, whole fetches at a time. While it
         waits it keeps up the membership and raises rebalances.
 
-        A topic that was deleted and created again is told of by two rebalances (`is_new_topic`)
+        A topic that was deleted and created again is told of by two rebalances (`of_new_topic`)
         before anything of the new one is returned.
 
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),

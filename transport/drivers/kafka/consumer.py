@@ -20,7 +20,7 @@ from typing import Any
 
 import kafka.errors
 import trio
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
@@ -37,7 +37,8 @@ from transport.drivers.kafka.queries import all_topics, committed_offsets, curre
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.starts import NO_POSITION, Starts
-from transport.drivers.kafka.topics import partition_counts
+from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_at
+from transport.drivers.kafka.topics import known_partitions, partition_counts
 from transport.drivers.kafka.unpacking import bound_unpacking
 from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.drivers.named import check_named
@@ -49,6 +50,7 @@ from transport.errors import (
     NotAssigned,
     PartitionGone,
     RebalanceInProgress,
+    TopicReplaced,
     TransportError,
 )
 from transport.types import TP, GroupMetadata, Record
@@ -100,11 +102,15 @@ class KafkaConsumerClient:
         # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
         # the IO thread while that one is inside the client; emptied in trio between its calls.
         self._fetched: dict[TP, Sequence[Record]] = {}
+        self._identities = Identities()
+        # Of topics that were created again: found, and not told of yet; to be told as assigned.
+        self._replaced: frozenset[TP] = frozenset()
+        self._coming: frozenset[TP] = frozenset()
 
     async def open(self) -> None:
         self._calls.opened = True
         self._listener = RebalanceListener(
-            self._settings.rebalance_bound, self._drop, self._deliver
+            self._settings.rebalance_bound, self._drop, self._deliver, self._note
         )
         self._polling.start()
         self._committing.start()
@@ -136,6 +142,7 @@ class KafkaConsumerClient:
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
         if self._reader is not None:
             await self._reassign(self._reader)
+        await self._tell_of_new_topics()
         held = await self._calls.make(self._polling, "poll", self._poll)
         while self._unreleased:
             await self._unreleased[0].released.wait()
@@ -188,8 +195,10 @@ class KafkaConsumerClient:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
             return
+        # Now: when it is this call's turn, the partitions may belong to another topic.
+        ids = {tp: self._identities.of.get(tp) for tp in offsets}
         with self._calls.errors():
-            await self._commit_in_time(dict(offsets), timeout)
+            await self._commit_in_time(dict(offsets), ids, timeout)
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -244,6 +253,7 @@ class KafkaConsumerClient:
             member.generation_id,
             member.member_id,
             member.group_instance_id,
+            self._identities.of.copy(),
             notes={topic: str(began) for topic, began in self._starts.began.items()},
         )
 
@@ -277,14 +287,16 @@ class KafkaConsumerClient:
 
     # In trio.
 
-    async def _commit_in_time(self, offsets: Mapping[TP, int], timeout: float) -> None:
+    async def _commit_in_time(
+        self, offsets: Mapping[TP, int], ids: Mapping[TP, object], timeout: float
+    ) -> None:
         """Commit, or take the commit back: nobody must find it in the queue once it is given up.
 
         It could be made after a rebalance, in the name of the new generation, and take back what
         the next owner has committed.
         """
         deadline = time.monotonic() + timeout
-        call = self._committing.submit("commit", made, self._commit, offsets, deadline)
+        call = self._committing.submit("commit", made, self._commit, offsets, ids, deadline)
         try:
             with trio.move_on_after(timeout):
                 return await call.wait()
@@ -300,30 +312,72 @@ class KafkaConsumerClient:
     async def _reassign(self, reader: Reader) -> None:
         """Without a group we see for ourselves what comes and goes, and tell of it alike."""
         for kind, tps in reader.changes(self._client.cluster):
-            answers: list[tuple[Mapping[TP, int], frozenset[TP]]] = []
-
-            def release(
-                seek: Mapping[TP, int],
-                pause: frozenset[TP],
-                answers: list[tuple[Mapping[TP, int], frozenset[TP]]] = answers,
-            ) -> None:
-                answers.append((seek, pause))
-
-            bound = self._settings.rebalance_bound
-            rebalance = Rebalance(kind, tps, 0, bound, release)
+            anew: frozenset[TP] = frozenset()
             if kind is RebalanceKind.REVOKED:
                 await self._assign(reader.assigned - tps, {})
-            assert self._listener is not None
-            self._listener.raised += 1
-            self._deliver(rebalance)
-            with trio.move_on_after(bound) as scope:
-                await rebalance.released.wait()
-            if scope.cancelled_caught:
-                rebalance.expired.set()
+            else:
+                anew = self._note(tps)
+            starts, paused = await self._consent(kind, tps, 0, anew)
             if kind is RebalanceKind.ASSIGNED:
-                starts, paused = answers[0] if answers else NOTHING  # the first release counts
-                named = {tp: at for tp in tps if (at := reader.start_of(tp)) is not None}
+                named = {tp: at for tp in tps - anew if (at := reader.start_of(tp)) is not None}
                 await self._assign(reader.assigned | tps, {**named, **starts}, paused)
+
+    async def _tell_of_new_topics(self) -> None:
+        """What belongs to a topic that was created again goes, and comes as that of the new one.
+
+        Cancelled: the next poll goes on with it.
+        """
+        if not self._replaced and not self._coming:
+            return
+        cluster = self._client.cluster
+        generation = 0 if self._reader is not None else self._generation()
+        if gone := self._replaced:
+            self._coming |= {
+                tp for tp in gone if tp.partition in known_partitions(cluster, tp.topic)
+            }
+            self._replaced = frozenset()
+            self._drop(gone)
+            await self._consent(RebalanceKind.LOST, gone, generation, gone)
+            self._identities.note(gone, cluster)
+        coming = self._coming
+        starts, paused = await self._consent(RebalanceKind.ASSIGNED, coming, generation, coming)
+        self._identities.note(coming, cluster)
+        self._identities.fresh |= coming
+        await self._calls.make(
+            self._polling, "begin anew", self._begin_anew, coming, starts, paused
+        )
+        self._coming = frozenset()
+
+    def _generation(self) -> int:
+        return int(self._consumer.group_metadata().generation_id)
+
+    async def _consent(
+        self,
+        kind: RebalanceKind,
+        tps: frozenset[TP],
+        generation: int,
+        of_new_topic: frozenset[TP] = frozenset(),
+    ) -> tuple[Mapping[TP, int], frozenset[TP]]:
+        """Wait for the release of a change that the client knows nothing of: the offsets to seek
+        to, and what to pause."""
+        answers: list[tuple[Mapping[TP, int], frozenset[TP]]] = []  # the first one counts
+
+        def release(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
+            answers.append((dict(seek), pause))
+
+        bound = self._settings.rebalance_bound
+        rebalance = Rebalance(kind, tps, generation, bound, release, of_new_topic=of_new_topic)
+        assert self._listener is not None
+        self._listener.raised += 1
+        self._deliver(rebalance)
+        with trio.move_on_after(bound) as scope:
+            await rebalance.released.wait()
+        if scope.cancelled_caught:
+            rebalance.expired.set()
+        return answers[0] if answers else NOTHING
+
+    def _note(self, tps: Collection[TP]) -> frozenset[TP]:
+        return self._identities.note(tps, self._client.cluster)
 
     async def _assign(
         self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP] = ()
@@ -376,7 +430,8 @@ class KafkaConsumerClient:
         assert self._listener is not None
         self._listener.attach(self._consumer)
         self._starts.attach(self._consumer)
-        tell_of_gone(self._consumer)
+        self._identities.use(self._consumer, self._starts.begin_at_the_start)
+        tell_of_gone(self._consumer, self._identities)
         wait_regardless(self._consumer)
         if self._settings.is_member:
             self._membership = Membership(
@@ -389,10 +444,20 @@ class KafkaConsumerClient:
         """Read these, those that are new from `starts` or by the client's own rule."""
         assert self._reader is not None
         self._drop(self._reader.assigned - tps)
+        come = tps - self._reader.assigned
         self._reader.assigned = tps
         self._consumer.assign([TopicPartition(*tp) for tp in sorted(tps)])
+        anew = come & self._identities.fresh
+        begin_anew(self._consumer, anew, {}, self._starts.begin_at_the_start)
         for tp, offset in starts.items():
             self._consumer.seek(TopicPartition(*tp), offset)
+        self._pause(paused)
+
+    def _begin_anew(
+        self, tps: Collection[TP], starts: Mapping[TP, int], paused: Collection[TP]
+    ) -> None:
+        self._drop(tps)
+        begin_anew(self._consumer, tps, starts, self._starts.begin_at_the_start)
         self._pause(paused)
 
     def _subscribe(self, topics: list[str]) -> None:
@@ -419,6 +484,9 @@ class KafkaConsumerClient:
             if over or self._polling.waiting:
                 return held
             if self._reader is not None and self._reader.is_due(self._client.cluster):
+                return held
+            if replaced := self._identities.replaced(self._assignment(), self._client.cluster):
+                self._replaced = replaced
                 return held
             # Read before the turn: one that is interrupted beforehand takes a turn as well, so
             # that who interrupts each poll sees the group get on.
@@ -549,11 +617,13 @@ class KafkaConsumerClient:
 
     # On the committing thread.
 
-    def _commit(self, offsets: Mapping[TP, int], deadline: float) -> None:
+    def _commit(self, offsets: Mapping[TP, int], ids: Mapping[TP, object], deadline: float) -> None:
+        if replaced := self._identities.of_another(ids, self._client.cluster):
+            raise TopicReplaced(replaced)
         timeout = max(0.0, deadline - time.monotonic())  # its time has run while it waited, too
         note_of = self._starts.note_of
         wanted = {
-            TopicPartition(*tp): OffsetAndMetadata(at, note_of(tp.topic), -1)
+            TopicPartition(*tp): committed_at(at, note_of(tp.topic), ids[tp])
             for tp, at in offsets.items()
         }
         try:
@@ -562,6 +632,8 @@ class KafkaConsumerClient:
         except CommitUnknown as error:
             if gone := gone_from(self._client.cluster, offsets):
                 raise PartitionGone(gone) from error
+            if replaced := self._identities.of_another(ids, self._client.cluster):
+                raise TopicReplaced(replaced) from error
             raise
 
 

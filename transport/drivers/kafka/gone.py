@@ -12,12 +12,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import kafka.errors
+from kafka.protocol.consumer import OffsetCommitResponse
 
+from transport.drivers.kafka.topic_ids import COMMIT_BY_ID, Identities, named_id
 from transport.drivers.kafka.topics import known_partitions
-from transport.errors import PartitionGone
+from transport.errors import PartitionGone, TopicReplaced
 from transport.types import TP
 
 _UNKNOWN = kafka.errors.UnknownTopicOrPartitionError.errno
+_UNKNOWN_ID = kafka.errors.UnknownTopicIdError.errno
 
 
 def gone_from(cluster: Any, tps: Iterable[TP]) -> list[TP]:
@@ -25,14 +28,16 @@ def gone_from(cluster: Any, tps: Iterable[TP]) -> list[TP]:
     return [tp for tp in tps if tp.partition not in known_partitions(cluster, tp.topic)]
 
 
-def tell_of_gone(consumer: Any) -> None:
-    """Let a new consumer end a commit with PartitionGone where that is so."""
+def tell_of_gone(consumer: Any, identities: Identities) -> None:
+    """Let a new consumer end a commit with PartitionGone, or TopicReplaced, where that is so."""
     # `_coordinator`, `_handle_offset_commit_response`: where the client reads the answer, on its
     # loop; what it raises of it for itself can be tried again.
     coordinator, cluster = consumer._coordinator, consumer._client.cluster
     handle = coordinator._handle_offset_commit_response
 
     def handle_strictly(offsets: Any, send_time: float, response: Any) -> Any:
+        if response.API_VERSION >= COMMIT_BY_ID:
+            response = _by_name(offsets, response)
         unknown = [
             TP(topic, partition)
             for topic, partitions in response.topics
@@ -42,7 +47,33 @@ def tell_of_gone(consumer: Any) -> None:
         if unknown:
             if gone := gone_from(cluster, unknown):
                 raise PartitionGone(gone)
+            ids = {TP(*tp): named_id(committed.metadata) for tp, committed in offsets.items()}
+            if replaced := identities.of_another({tp: ids[tp] for tp in unknown}, cluster):
+                raise TopicReplaced(replaced)
             cluster.request_update()
         return handle(offsets, send_time, response)
 
     coordinator._handle_offset_commit_response = handle_strictly
+
+
+def _by_name(offsets: Any, response: Any) -> Any:
+    """The same answer with the names of the topics, which the client reads."""
+    names = {named_id(committed.metadata): tp.topic for tp, committed in offsets.items()}
+    topic_of, version = OffsetCommitResponse.OffsetCommitResponseTopic, COMMIT_BY_ID - 2
+    partition_of = topic_of.OffsetCommitResponsePartition
+    topics = [
+        topic_of(
+            version=version,
+            name=names[topic.topic_id],
+            partitions=[
+                partition_of(
+                    version=version,
+                    partition_index=each.partition_index,
+                    error_code=_UNKNOWN if each.error_code == _UNKNOWN_ID else each.error_code,
+                )
+                for each in topic.partitions
+            ],
+        )
+        for topic in response.topics
+    ]
+    return OffsetCommitResponse(version=version, topics=topics)

@@ -32,6 +32,8 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         drop: called on the IO thread, while the polling thread is inside the client, with the
             partitions that go.
         deliver: called in trio with each rebalance, in order.
+        note: called on the IO thread with the partitions that come, before anything else is done;
+            returns those whose topic was created again since they were noted before.
 
     Attributes:
         raised: how many rebalances there were; written on the IO thread.
@@ -42,10 +44,12 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         bound: float,
         drop: Callable[[Collection[TP]], None],
         deliver: Callable[[Rebalance], None],
+        note: Callable[[Collection[TP]], frozenset[TP]],
     ) -> None:
         self._bound = bound
         self._drop = drop
         self._deliver = deliver
+        self._note = note
         self._token = trio.lowlevel.current_trio_token()
         self._consumer: Any = None  # the KafkaConsumer
         self.raised = 0
@@ -71,7 +75,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         tps = frozenset(TP(*tp) for tp in assigned)
-        seek, pause = await self._consent(RebalanceKind.ASSIGNED, tps)
+        seek, pause = await self._consent(RebalanceKind.ASSIGNED, tps, self._note(tps))
         # `_subscription`: in an eager rebalance a partition that was given back and comes again
         # keeps its old position and its pause flag, and no public call takes a position away.
         # What the client does with a partition that is new to it: put in a fresh state.
@@ -89,7 +93,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         await self._consent(kind, tps)
 
     async def _consent(
-        self, kind: RebalanceKind, tps: frozenset[TP]
+        self, kind: RebalanceKind, tps: frozenset[TP], of_new_topic: frozenset[TP] = frozenset()
     ) -> tuple[Mapping[TP, int], frozenset[TP]]:
         """Wait, on the IO thread, for the release: the offsets to seek to, what to pause."""
         if self._closed:
@@ -112,7 +116,8 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 net.call_soon_threadsafe(lambda: resolve(start))
 
         self.raised += 1
-        rebalance = Rebalance(kind, tps, coordinator.group_metadata().generation_id, bound, release)
+        generation = coordinator.group_metadata().generation_id
+        rebalance = Rebalance(kind, tps, generation, bound, release, of_new_topic=of_new_topic)
 
         def expire() -> None:
             if not answer.is_done:

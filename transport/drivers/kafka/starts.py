@@ -94,6 +94,15 @@ class Starts:
 
         fetcher._reset_offset_if_needed = take_and_tell
 
+    def begin_at_the_start(self, tps: Collection[TP]) -> None:
+        """These are of topics that were created again: they begin, whatever the policy says.
+
+        On the client's loop as well, where the polling thread waits for it.
+        """
+        for tp in tps:
+            self.created.add(tp.topic)
+            self._ask(tp, _EARLIEST, _Asked(None, True, self._must_commit))
+
     def drop(self, tps: Collection[TP]) -> None:
         """These partitions go. From any thread."""
         for tp in tps:

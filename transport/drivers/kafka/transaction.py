@@ -24,12 +24,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import kafka.errors
-from kafka import OffsetAndMetadata, TopicPartition
+from kafka import TopicPartition
 from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from transport.drivers.kafka.crash import Crashed
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
+from transport.drivers.kafka.topic_ids import committed_at
 from transport.errors import AuthorizationFailed, CommitUnknown, Fenced, TransactionAborted
 from transport.types import TP, GroupMetadata
 
@@ -129,8 +130,9 @@ class Transaction:
             self.producer.begin_transaction()
 
     def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        notes, ids = group.notes, group.topic_ids
         wanted = {
-            TopicPartition(*tp): OffsetAndMetadata(at, group.notes.get(tp.topic, ""), -1)
+            TopicPartition(*tp): committed_at(at, notes.get(tp.topic, ""), ids.get(tp))
             for tp, at in offsets.items()
         }
         member = ConsumerGroupMetadata(

@@ -41,7 +41,7 @@ class Consent:
             change.generation,
             bound,
             self._release,
-            is_new_topic=change.is_new_topic,
+            of_new_topic=change.of_new_topic,
         )
         self._start = start
         self._released = released

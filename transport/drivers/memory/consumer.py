@@ -309,6 +309,8 @@ class MemoryConsumer:
                 change = connection.membership.advance(trio.current_time())
             if change is None:
                 return
+            if change.kind is RebalanceKind.ASSIGNED:
+                change = attrs.evolve(change, of_new_topic=self._of_another(connection, change))
             self._apply(connection, change)
             self._consent = Consent(change, self._settings.rebalance_bound, self._start, self._stir)
             self._unreleased.append(self._consent.rebalance)
@@ -323,7 +325,7 @@ class MemoryConsumer:
         generation = connection.membership.generation
         if come := self._replaced:
             self._replaced = frozenset()
-            return Change(RebalanceKind.ASSIGNED, come, generation, is_new_topic=True)
+            return Change(RebalanceKind.ASSIGNED, come, generation)
         if connection.broker.topics_version == self._topics_version:
             return None
         self._topics_version = connection.broker.topics_version
@@ -336,7 +338,16 @@ class MemoryConsumer:
         if not gone:
             return None
         self._replaced = frozenset(tp for tp in gone if log_of(tp) is not None)
-        return Change(RebalanceKind.LOST, frozenset(gone), generation, is_new_topic=True)
+        return Change(RebalanceKind.LOST, frozenset(gone), generation, frozenset(gone))
+
+    def _of_another(self, connection: Connection, change: Change) -> frozenset[TP]:
+        """Those that this client had before, as partitions of a topic that is gone."""
+        log_of, had = connection.broker.log_if_any, self._sources
+        return frozenset(
+            tp
+            for tp in change.partitions
+            if tp in had and log_of(tp) is not None and had[tp] is not log_of(tp)
+        )
 
     def _all_released(self) -> bool:
         while self._unreleased and self._unreleased[0].released.is_set():
@@ -358,9 +369,11 @@ class MemoryConsumer:
                 log = self._logs[tp] = connection.broker.log_if_any(tp) or Log()
                 self._sources[tp] = log
                 start = (self._settings.partitions or {}).get(tp)
-                if change.is_new_topic:
+                if tp in change.of_new_topic:
                     self._created.add(tp.topic)
                     self._began = {t: began for t, began in self._began.items() if t != tp.topic}
+                    if (start := connection.group.offsets.get(tp)) is None:
+                        self._put(tp, None, log.start, is_new=True)
                     start = connection.group.offsets.get(tp, log.start)
                 if start is not None:
                     self._positions[tp] = start

@@ -25,7 +25,7 @@ class Change:
     kind: RebalanceKind
     partitions: frozenset[TP]
     generation: int
-    is_new_topic: bool = False
+    of_new_topic: frozenset[TP] = frozenset()
 
 
 class Membership:

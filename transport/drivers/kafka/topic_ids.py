@@ -1,0 +1,249 @@
+"""Which topic a partition belongs to: a topic is its id, not its name.
+
+A topic that is deleted and created again keeps its name and gets another id. The client knows the
+ids and asks for everything by name: it would go on in the new topic at the position of the old one,
+and commit there. So the id is noted as a partition is assigned, and what is asked for it names it:
+
+- A fetch is made by id (version 13, brokers from 3.1 on). Nothing of another topic ever comes.
+- A commit is made by id (version 10, brokers from 4.1 on). It never lands on another topic.
+- A commit carries the id in its metadata, whatever the broker. An offset that names another topic
+  is void for whoever starts from it.
+
+With a broker that has no ids (before 2.8) nothing is noted, and names are all there is.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import kafka.errors
+from kafka.consumer.subscription_state import TopicPartitionState
+from kafka.future import Future
+from kafka.protocol.consumer import FetchRequest, OffsetCommitRequest
+from kafka.structs import OffsetAndMetadata
+
+from transport.drivers.kafka.topics import known_id
+from transport.types import TP
+
+FETCH_BY_ID = 13
+COMMIT_BY_ID = 10
+_KEY = "topic-id="
+_NAMED = re.compile(rf" ?{_KEY}([0-9a-f-]{{36}})$")
+
+
+def committed_at(offset: int, note: str, topic_id: object) -> OffsetAndMetadata:
+    """What to commit: an offset that counts for this topic alone, if its id is known."""
+    named = "" if topic_id is None else f"{_KEY}{topic_id}"
+    return OffsetAndMetadata(offset, " ".join(filter(None, (note, named))), -1)
+
+
+def named_id(metadata: str | None) -> uuid.UUID | None:
+    """The topic that an offset was committed for, as its metadata says; None: it says nothing."""
+    match = _NAMED.search(metadata or "")
+    return None if match is None else uuid.UUID(match[1])
+
+
+def _note_in(metadata: str | None) -> str:
+    """The metadata without the id."""
+    return _NAMED.sub("", metadata or "")
+
+
+class Identities:
+    """The ids of the partitions of one consumer. From any thread, unless it says so.
+
+    Attributes:
+        of: the id of the topic that each partition belonged to as it was assigned.
+        fresh: partitions of topics that were created again. They start from what is committed for
+            the new topic, or at its beginning.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[TP, uuid.UUID] = {}
+        self.fresh: set[TP] = set()
+        self._names: dict[uuid.UUID, str] = {}
+        self._changes = 0  # how often a partition got another id
+        self._seen: object = None  # the client's ids, as of the last look
+        self._sessions: dict[object, int] = {}  # of the fetch session of each node: `_changes`
+
+    def note(self, tps: Collection[TP], cluster: Any) -> frozenset[TP]:
+        """These are assigned now; returns those that belonged to another topic before."""
+        before = self.of.copy()
+        for tp in tps:
+            now = known_id(cluster, tp.topic)
+            if now is not None:
+                self._names[now] = tp.topic
+                self.of[tp] = now
+        anew = frozenset(tp for tp in tps if before.get(tp, self.of.get(tp)) != self.of.get(tp))
+        self._changes += len(anew)
+        self.fresh = self.fresh.difference(tps) | anew
+        return anew
+
+    def replaced(self, assigned: Iterable[Any], cluster: Any) -> frozenset[TP]:
+        """Those whose topic was created again, as far as the client knows by now.
+
+        Looks only where the client has had an answer since the last call, which had no result.
+        """
+        # `_topic_ids`: a new mapping with each answer. The client's listeners are no way to hear of
+        # one: where one of them raises, the others are not called.
+        if (seen := cluster._topic_ids) is self._seen:
+            return frozenset()
+        known: dict[str, uuid.UUID | None] = {}
+        found = set()
+        for tp in assigned:
+            if tp.topic not in known:
+                known[tp.topic] = known_id(cluster, tp.topic)
+            now = known[tp.topic]
+            if now is not None and self.of.get(TP(*tp), now) != now:
+                found.add(TP(*tp))
+        if not found:
+            self._seen = seen
+        return frozenset(found)
+
+    def of_another(self, ids: Mapping[TP, object], cluster: Any) -> list[TP]:
+        """Those whose topic is not, as far as the client knows, the one of this id any more."""
+        return [
+            tp
+            for tp, topic_id in ids.items()
+            if topic_id is not None and known_id(cluster, tp.topic) not in (None, topic_id)
+        ]
+
+    def use(self, consumer: Any, begin: Callable[[Collection[TP]], None]) -> None:
+        """Let a new consumer fetch and commit by these ids, and start from valid offsets alone.
+
+        Args:
+            begin: called with partitions that have no such offset in the new topic. They begin at
+                its start.
+        """
+        # `_manager`: all requests go through its `send`, on the client's loop.
+        manager = consumer._client._manager
+        send = manager.send
+
+        def send_by_id(request: Any, node_id: Any = None, **options: Any) -> Any:
+            if isinstance(request, FetchRequest):
+                if self._is_outdated(request, node_id):
+                    # The fetcher then begins another session, with the ids of now.
+                    return Future().failure(kafka.errors.Cancelled("a topic was created again"))
+                self._name_fetched(request)
+            elif isinstance(request, OffsetCommitRequest):
+                _name_committed(request)
+            answer = send(request, node_id=node_id, **options)
+            if isinstance(request, FetchRequest):
+                answer.add_callback(self._restore_names)  # before the callbacks of the client
+            return answer
+
+        manager.send = send_by_id
+        # `_coordinator`, `_handle_offset_fetch_response`: where the client reads committed offsets.
+        coordinator = consumer._coordinator
+        handle = coordinator._handle_offset_fetch_response
+
+        def handle_strictly(response: Any) -> Any:
+            valid, anew = self._told_apart(handle(response), _answered(response), consumer)
+            begin(anew)
+            return valid
+
+        coordinator._handle_offset_fetch_response = handle_strictly
+
+    # On the client's loop.
+
+    def _is_outdated(self, request: Any, node_id: object) -> bool:
+        """Whether the fetch goes on with a session in which a partition had another id."""
+        if request.session_epoch > 0:
+            return self._sessions.get(node_id) != self._changes
+        self._sessions[node_id] = self._changes
+        return False
+
+    def _name_fetched(self, request: Any) -> None:
+        topics, forgotten = request.topics, request.forgotten_topics_data
+        tps = [TP(t.topic, p.partition) for t in topics for p in t.partitions]
+        tps += [TP(t.topic, number) for t in forgotten for number in t.partitions]
+        if not tps or any(tp not in self.of for tp in tps):
+            return  # by name, as the client has made it
+        request.topics = [
+            FetchRequest.FetchTopic(topic=topic, topic_id=topic_id, partitions=partitions)
+            for (topic, topic_id), partitions in self._by_id(
+                (TP(t.topic, p.partition), p) for t in topics for p in t.partitions
+            ).items()
+        ]
+        request.forgotten_topics_data = [
+            FetchRequest.ForgottenTopic(topic=topic, topic_id=topic_id, partitions=numbers)
+            for (topic, topic_id), numbers in self._by_id(
+                (TP(t.topic, number), number) for t in forgotten for number in t.partitions
+            ).items()
+        ]
+        # `_max_version`: the client itself goes up to 12. A broker that has less is asked by name.
+        request._max_version = FETCH_BY_ID
+
+    def _by_id(self, entries: Iterable[tuple[TP, Any]]) -> dict[tuple[str, uuid.UUID], list[Any]]:
+        grouped: dict[tuple[str, uuid.UUID], list[Any]] = {}
+        for tp, entry in entries:
+            grouped.setdefault((tp.topic, self.of[tp]), []).append(entry)
+        return grouped
+
+    def _restore_names(self, response: Any) -> None:
+        if response.API_VERSION < FETCH_BY_ID:
+            return
+        for topic in response.responses:
+            topic.topic = self._names[topic.topic_id]
+
+    def _told_apart(
+        self, offsets: Mapping[Any, Any], answered: Collection[TP], consumer: Any
+    ) -> tuple[dict[Any, Any], list[TP]]:
+        """The valid offsets; and the partitions that wait for one and have none of their topic."""
+        # `_subscription`: what has no position yet is about to get one.
+        subscription, cluster = consumer._subscription, consumer._client.cluster
+        valid = {}
+        anew = {tp for tp in self.fresh if tp in answered}
+        for tp, committed in offsets.items():
+            of = named_id(committed.metadata)
+            wanted = self.of.get(TP(*tp)) if tp in subscription.assignment else None
+            if wanted is None:
+                wanted = known_id(cluster, tp.topic)
+            if of is not None and wanted is not None and of != wanted:
+                anew.add(TP(*tp))
+            elif of is not None or TP(*tp) not in self.fresh:
+                valid[tp] = committed._replace(metadata=_note_in(committed.metadata))
+                anew.discard(TP(*tp))
+        states = {tp: subscription.assignment.get(tp) for tp in anew}
+        return valid, [tp for tp, state in states.items() if state and state.is_missing_position()]
+
+
+def begin_anew(
+    consumer: Any,
+    tps: Collection[TP],
+    starts: Mapping[TP, int],
+    begin: Callable[[Collection[TP]], None],
+) -> None:
+    """Let the client forget where it was in these. On the polling thread, between polls.
+
+    Args:
+        begin: called with those that begin at the start of the log, for there are no commits.
+    """
+    # `_subscription`: no public call takes a position away.
+    assignment = consumer._subscription.assignment
+    for tp in tps:
+        if tp not in assignment:
+            continue
+        assignment[tp] = state = TopicPartitionState()
+        if tp in starts:
+            state.seek(starts[tp])
+        elif consumer.config["group_id"] is None:
+            begin([tp])
+
+
+def _name_committed(request: Any) -> None:
+    for topic in request.topics:
+        ids = {named_id(partition.committed_metadata) for partition in topic.partitions}
+        topic_id = ids.pop()
+        if ids or topic_id is None:
+            return  # by name, as the client has made it
+        topic.topic_id = topic_id
+    # `_max_version`: the client itself goes up to 8.
+    request._max_version = COMMIT_BY_ID
+
+
+def _answered(response: Any) -> set[TP]:
+    topics = response.groups[0].topics if response.API_VERSION >= 8 else response.topics
+    return {TP(topic.name, each.partition_index) for topic in topics for each in topic.partitions}

@@ -629,6 +629,7 @@ class KafkaConsumerClient:
         try:
             with translated(of_a_commit):
                 self._consumer.commit(wanted, timeout_ms=round(timeout * 1000))
+            self._identities.fresh.difference_update(offsets)
         except CommitUnknown as error:
             if gone := gone_from(self._client.cluster, offsets):
                 raise PartitionGone(gone) from error

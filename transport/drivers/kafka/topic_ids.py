@@ -56,8 +56,8 @@ class Identities:
 
     Attributes:
         of: the id of the topic that each partition belonged to as it was assigned.
-        fresh: partitions of topics that were created again. They start from what is committed for
-            the new topic, or at its beginning.
+        fresh: partitions of topics that were created again, until something is committed for them.
+            They start from what is committed for the new topic, or at its beginning.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Identities:
                 self.of[tp] = now
         anew = frozenset(tp for tp in tps if before.get(tp, self.of.get(tp)) != self.of.get(tp))
         self._changes += len(anew)
-        self.fresh = self.fresh.difference(tps) | anew
+        self.fresh |= anew
         return anew
 
     def replaced(self, assigned: Iterable[Any], cluster: Any) -> frozenset[TP]:

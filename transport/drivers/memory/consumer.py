@@ -71,6 +71,7 @@ class MemoryConsumer:
         self._sources: dict[TP, Log] = {}  # of what was ever assigned, as it was then
         self._topics_version = 0  # of the broker's topics, as of the last look
         self._replaced: frozenset[TP] = frozenset()  # of new topics, to be told as assigned
+        self._fresh: set[TP] = set()  # of new topics: no policy says where they start
         self._topics: frozenset[str] = frozenset()  # that are subscribed to
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
@@ -359,6 +360,7 @@ class MemoryConsumer:
         self._wake.set()
 
     def _apply(self, connection: Connection, change: Change) -> None:
+        self._fresh |= change.of_new_topic
         for tp in sorted(change.partitions):
             self._positions.pop(tp, None)
             self._ends.pop(tp, None)
@@ -372,9 +374,8 @@ class MemoryConsumer:
                 if tp in change.of_new_topic:
                     self._created.add(tp.topic)
                     self._began = {t: began for t, began in self._began.items() if t != tp.topic}
-                    if (start := connection.group.offsets.get(tp)) is None:
-                        self._put(tp, None, log.start, is_new=True)
-                    start = connection.group.offsets.get(tp, log.start)
+                if tp in self._fresh and (start := connection.group.offsets.get(tp)) is None:
+                    self._put(tp, None, log.start, is_new=True)
                 if start is not None:
                     self._positions[tp] = start
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Collection, Iterator, MutableSet, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,13 @@ from transport.weights import Held
 
 if TYPE_CHECKING:
     from transport.app import App
+
+
+logger = logging.getLogger("transport.consumer")
+
+# From so many topic objects of one name on, a warning says that each gets every message: objects of
+# the same types, and objects of any types.
+_MANY_ALIKE, _MANY = 3, 8
 
 
 class Conductor(Service, MutableSet["Topic"]):
@@ -42,6 +50,7 @@ class Conductor(Service, MutableSet["Topic"]):
         self._known: weakref.WeakKeyDictionary[Channel, None] = weakref.WeakKeyDictionary()
         self._subscribed: frozenset[str] = frozenset()
         self._found: frozenset[str] = frozenset()  # every name that was ever subscribed to
+        self._multiplied: set[str] = set()  # names that were warned of
         self._has_ended = False
         self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
         self.on_change: Callable[[], None] = lambda: None
@@ -204,6 +213,10 @@ class Conductor(Service, MutableSet["Topic"]):
             for channel in self._channels.get(ledger.tp.topic, {}).values():
                 channel.filled(ledger.tp)
 
+    def on_message(self, ledger: Ledger, record: Record) -> None:
+        """Enter one record that was fetched: the same as `on_records` with a batch of one."""
+        self.on_records(ledger, (record,))
+
     def channels(self) -> list[Channel]:
         """Those that listen, by topic."""
         return [channel for channels in self._channels.values() for channel in channels.values()]
@@ -319,10 +332,29 @@ class Conductor(Service, MutableSet["Topic"]):
                 f"with transactions one topic object listens to a topic: share that of {name!r}"
             )
         self._channels.setdefault(name, {})[topic] = topic.channel
+        self._warn_of_many(topic, name)
         self._share_decoding(name)
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name and not ledger.is_draining:
                 topic.channel.open_lane(ledger)
+
+    def _warn_of_many(self, topic: Topic, name: str) -> None:
+        """Warn once of a name whose topic objects multiply, as where each worker makes its own."""
+        channels = self._channels[name].values()
+        alike = sum(channel.codecs == topic.channel.codecs for channel in channels)
+        if name in self._multiplied or (alike < _MANY_ALIKE and len(channels) < _MANY):
+            return
+        self._multiplied.add(name)
+        logger.warning(
+            "app %r: %d topic objects listen to %r now, and each of them gets every message;"
+            " workers that share the messages have to share one object: call app.topic(%r) once and"
+            " iterate over that object in each worker; app.conductor.discard(topic) ends the"
+            " listening of an object that is not needed any more",
+            self.app.id,
+            len(channels),
+            name,
+            name,
+        )
 
     def _ignore(self, topic: Topic, name: str) -> None:
         channels = self._channels[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pytest
 import trio
@@ -19,9 +19,11 @@ from transport import (
     Conductor,
     DecodeError,
     Message,
+    Record,
     Topic,
     Transport,
 )
+from transport.ledger import Ledger
 
 # Seconds; nothing else wakes an idle poll in that time.
 PROMPTLY = 10.0
@@ -161,6 +163,30 @@ async def test_on_message(place: Place) -> None:
             assert await app.conductor.commit({tp}) == (topic is topics[-1])
         assert counting.count == 20
         assert len(topics[0].channel.decoded[place.name]) == 0, "nothing is kept for nobody"
+    assert await place.committed() == {tp: 20}
+
+
+async def test_on_message_enters_one_record_as_on_records_enters_a_batch(place: Place) -> None:
+    """A consumer's callback may take its batches apart."""
+    tp = TP(place.name, 0)
+    async with place.opened(1, *[b"%d" % number for number in range(20)]) as app:
+        told: list[int] = []
+
+        def one_by_one(ledger: Ledger, records: Sequence[Record]) -> None:
+            for record in records:
+                told.append(record.offset)
+                app.conductor.on_message(ledger, record)
+
+        app.consumer.callback = one_by_one
+        first, second = app.topic(place.name), app.topic(place.name, value_type=str)
+        for topic in (first, second):
+            app.conductor.add(topic)
+        for topic in (first, second):
+            messages = await take(topic.noack(), 20)
+            assert [message.offset for message in messages] == list(range(20)) == told
+            for message in messages:
+                message.ack()
+        assert await app.conductor.commit({tp})
     assert await place.committed() == {tp: 20}
 
 

@@ -41,13 +41,18 @@ def outgoing_of(
         topic_name("topic", topic)
     if partition is not None and (type(partition) is not int or not 0 <= partition <= MOST):
         partition = whole(f"the partition of a message for {topic!r}", partition, most=MOST)
+    # What is right, and mostly absent, costs no call: this is done for each message.
+    if key is not None and type(key) is not bytes:
+        key = data("key", topic, key)
+    if value is not None and type(value) is not bytes:
+        value = data("value", topic, value)
     return Outgoing(
         topic,
         partition,
-        data("key", topic, key),
-        data("value", topic, value),
-        headers_of(topic, headers),
-        milliseconds_of(topic, timestamp),
+        key,
+        value,
+        () if headers is None else headers_of(topic, headers),
+        None if timestamp is None else milliseconds_of(topic, timestamp),
     )
 
 

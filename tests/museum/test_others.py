@@ -24,8 +24,10 @@ from transport import (
     Record,
     Sensor,
     TransactionAborted,
+    UnknownTopic,
 )
 from transport.drivers.memory.consumer import MemoryConsumer
+from transport.drivers.settings import ClientSettings
 from transport.stuck import StuckCase
 
 ORDERS = [TP("orders", number) for number in range(2)]
@@ -462,3 +464,59 @@ async def test_kafka_go_1319_what_comes_before_the_first_commit_is_lost_in_a_cra
         await app.kill()
     async with place.app(**settings) as app:
         assert (await anext(app.topic(place.name).noack())).value == b"an order"
+
+
+# kafka-python 2004
+
+
+async def test_kafka_python_2004_a_header_without_a_value_fails_its_reader(place: Place) -> None:
+    """The client took the length of None, and the reader never got past the message."""
+    await place.create(1)
+    async with place.app() as app:
+        topic = app.topic(place.name)
+        await topic.send(value=b"1", headers=[("trace", None), ("empty", b"")])
+        await topic.send(value=b"2")
+        first, second = await take(topic.noack(), 2)
+    assert list(first.headers) == [("trace", None), ("empty", b"")]
+    assert second.value == b"2"
+
+
+# kafka-python 2083
+
+
+async def test_kafka_python_2083_a_reader_creates_the_topic_that_it_waits_for(place: Place) -> None:
+    """The option against that is `allow_auto_create_topics`; the client's metadata never heard of
+    it."""
+    options = {"client_options": {"allow_auto_create_topics": False}, "connect_timeout": 0.5}
+    absent = pytest.RaisesExc(UnknownTopic, match=place.name)
+    with pytest.RaisesGroup(absent, flatten_subgroups=True):
+        async with place.app(**options) as app:
+            await anext(app.topic(place.name).noack())
+    outsider = place.app().driver.consumer(ClientSettings(group_id=place.name))
+    await outsider.open()
+    try:
+        assert place.name not in await outsider.topics()
+    finally:
+        with trio.CancelScope(shield=True):
+            await outsider.close(5.0)
+
+
+# confluent-kafka-python 384
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e6, 1e9])
+async def test_confluent_kafka_python_384_a_timestamp_in_another_unit_is_taken(
+    place: Place, factor: float
+) -> None:
+    """The documentation named the wrong unit, and brokers kept times of the far future."""
+    now = 1_764_000_000
+    await place.create(1)
+    async with place.app() as app:
+        topic = app.topic(place.name)
+        before = await topic.send(value=b"before", timestamp=now)
+        with pytest.raises(ValueError, match=rf"{place.name}.*divide it by {factor:,.0f}"):
+            await topic.send(value=b"bad", timestamp=now * factor)
+        with pytest.raises(ValueError, match=rf"{place.name}.*divide it by {factor:,.0f}"):
+            topic.send_soon(value=b"bad", timestamp=now * factor)
+        after = await topic.send_and_wait(value=b"after", timestamp=now)
+        assert ((await before).offset, after.offset) == (0, 1)

@@ -42,13 +42,22 @@ from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
-from kafka.producer.transaction_manager import TransactionManager, TransactionState
+from kafka.producer.transaction_manager import (
+    FindCoordinatorHandler,
+    InitProducerIdHandler,
+    ProducerIdAndEpoch,
+    TransactionManager,
+    TransactionState,
+)
+from kafka.protocol.admin.transactions import DescribeTransactionsResponse
 from kafka.protocol.consumer import OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
+from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 
+from transport.drivers.kafka.identity import Look
 from transport.drivers.kafka.join import keep_join
 from transport.drivers.kafka.login import keep_unseen
 
@@ -234,6 +243,65 @@ def test_the_client_fails_all_of_a_batch_for_one_record() -> None:
     assert "set_sequence_number(tp, base_sequence)" in split
     drain = inspect.getsource(RecordAccumulator.drain_batches_for_one_node)
     assert "not batch.in_retry()" in drain
+
+
+def test_an_id_is_asked_for_with_the_last_epoch() -> None:
+    """By `_is_epoch_bump`, which also takes an id over that was refused; so that is taken back."""
+    manager = TransactionManager("id", api_version=(4, 0))
+    manager.set_producer_id_and_epoch(ProducerIdAndEpoch(7, 3))
+    manager._transition_to(TransactionState.INITIALIZING)
+    handler = InitProducerIdHandler(manager, 60_000, is_epoch_bump=True)
+    assert (handler.request.producer_id, handler.request.producer_epoch) == (7, 3)
+    assert handler._is_epoch_bump
+    handler._is_epoch_bump = False
+    manager._enqueue_request(handler)
+    assert manager.next_request_handler(False) is handler
+    with manager._lock:
+        handler.handle_response(InitProducerIdResponse(error_code=90))
+    assert handler.result.failed
+    assert isinstance(manager.last_error, kafka.errors.ProducerFencedError)
+
+
+def test_a_client_waits_for_the_id_that_was_asked_for_already() -> None:
+    """`init_transactions` asks for it itself where `_init_transactions_result` is None."""
+    source = inspect.getsource(KafkaProducer.init_transactions)
+    assert "if self._init_transactions_result is None:" in source
+    assert "self._init_transactions_result.wait(" in source
+
+
+def test_what_looks_for_its_coordinator_is_asked_again() -> None:
+    """`TxnRequestHandler`: what else is asked for in the client's way of asking."""
+    manager = TransactionManager("id", api_version=(4, 0))
+    look = Look(manager, ProducerIdAndEpoch(7, 3))
+    manager._enqueue_request(look)
+    assert manager.next_request_handler(False) is look
+    assert look.needs_coordinator()
+    look.on_complete(manager.next_in_flight_request_correlation_id() or 0, _told(16))
+    assert isinstance(manager.next_request_handler(False), FindCoordinatorHandler)
+    assert manager.next_request_handler(False) is look
+    assert look.is_retry
+    look.on_complete(manager.next_in_flight_request_correlation_id() or 0, _told(0, "Ongoing", 4))
+    assert look.result.succeeded
+    assert look.is_of_another
+
+
+def test_a_broker_that_cannot_tell_of_an_id_is_asked_for_it() -> None:
+    """One before Kafka 3.0."""
+    manager = TransactionManager("id", api_version=(2, 8))
+    look = Look(manager, ProducerIdAndEpoch(7, 3))
+    number = manager.next_in_flight_request_correlation_id()
+    look.on_complete(number, kafka.errors.UnsupportedVersionError("none"))
+    assert look.result.succeeded
+    assert not look.is_of_another
+    assert not manager.has_in_flight_transactional_request()
+    assert not manager.has_error()
+
+
+def _told(error: int, state: str = "", epoch: int = -1) -> DescribeTransactionsResponse:
+    told = DescribeTransactionsResponse.TransactionState(
+        error_code=error, transactional_id="id", transaction_state=state, producer_epoch=epoch
+    )
+    return DescribeTransactionsResponse(transaction_states=[told])
 
 
 def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:

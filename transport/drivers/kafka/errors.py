@@ -122,7 +122,7 @@ def of_a_delivery(error: Exception) -> Exception:
     outcome: Exception
     if isinstance(error, Crashed):
         (cause,) = error.args
-        if isinstance(cause, (*_FENCED, *REFUSED_US)):
+        if isinstance(cause, REFUSED_US):
             return of_a_delivery(cause)
         outcome = DeliveryFailed(
             f"the client's network thread failed with {cause!r} while it held the message, which"
@@ -133,7 +133,7 @@ def of_a_delivery(error: Exception) -> Exception:
             "the message was not sent: the client's network thread failed, and so did that of the"
             " client that was made in its place"
         )
-    elif isinstance(error, (*_FENCED, *REFUSED_US)) or _NO_PRODUCER_ID in str(error):
+    elif isinstance(error, REFUSED_US) or _NO_PRODUCER_ID in str(error):
         outcome = of_a_call(error)
     elif isinstance(error, _TOO_LARGE):
         outcome = MessageTooLarge(_reason(error) or "larger than the topic's max.message.bytes")
@@ -156,7 +156,8 @@ def of_a_delivery_in_a_transaction(error: Exception) -> Exception:
 
     Only the abort finds out whether another producer has the id, so nothing here is `Fenced`.
     """
-    if not isinstance(error, _ENDED):
+    # The client has no class of its own for what ends a transaction in other ways.
+    if not isinstance(error, _ENDED) and type(error) is not client.KafkaError:
         return of_a_delivery(error)
     why = _EPOCH_IS_OVER if isinstance(error, _FENCED) else str(error)
     outcome = TransactionAborted(f"the transaction can only be aborted: {why}")

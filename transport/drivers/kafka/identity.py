@@ -83,7 +83,7 @@ def take_back(producer: Any, last: ProducerIdAndEpoch) -> None:
     Raises Fenced: another producer has taken the id over.
     """
     manager = producer._transaction_manager
-    look = _Look(manager, last)
+    look = Look(manager, last)
     # `_enqueue_request`, `_transition_to`: as `initialize_transactions` does, which asks for the id
     # without an epoch. `_init_transactions_result`: what `init_transactions` waits for, if there is
     # one already.
@@ -118,7 +118,7 @@ def _taken(manager: Any) -> Fenced:
     )
 
 
-class _Look(TxnRequestHandler):  # type: ignore[misc]
+class Look(TxnRequestHandler):  # type: ignore[misc]
     """Asks for the state of the id, until it is known who has it.
 
     Attributes:

@@ -63,10 +63,16 @@ def abort_on_failure(producer: Any) -> None:
         return lambda at: error_of(at) if at in named or not named else _lost(top)
 
     sender._record_exceptions_fn = errors_of_records
-    # `_accumulator`, `abort_undrained_batches`: what was not sent yet fails with the transaction.
+    # `_accumulator`, `abort_undrained_batches`: what was not sent yet fails with the transaction. A
+    # missing right may be that of the message itself, which was never sent.
     accumulator = sender._accumulator
     abort = accumulator.abort_undrained_batches
-    accumulator.abort_undrained_batches = lambda error: abort(_lost(error))
+
+    def abort_the_others(error: Exception) -> None:
+        is_own = isinstance(error, kafka.errors.AuthorizationError)
+        abort(error if is_own else _lost(error))
+
+    accumulator.abort_undrained_batches = abort_the_others
 
 
 def _lost(error: Exception) -> kafka.errors.TransactionAbortedError:

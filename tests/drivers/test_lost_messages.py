@@ -1,0 +1,93 @@
+"""What becomes of a transaction's other messages, once one is lost; the client is at work here."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import kafka.errors
+import pytest
+from kafka import TopicPartition
+from kafka.cluster import ClusterMetadata
+from kafka.producer.record_accumulator import RecordAccumulator
+from kafka.producer.sender import Sender
+from kafka.producer.transaction_manager import TransactionManager
+from kafka.protocol.producer import ProduceResponse
+
+from transport.drivers.kafka.errors import of_a_delivery_in_a_transaction
+from transport.drivers.kafka.transaction import abort_on_failure
+from transport.errors import (
+    AuthorizationFailed,
+    DeliveryFailed,
+    DeliveryTimeout,
+    MessageTooLarge,
+    TransactionAborted,
+)
+
+Named = ProduceResponse.TopicProduceResponse.PartitionProduceResponse.BatchIndexAndErrorMessage
+TP = TopicPartition("t", 0)
+
+
+@pytest.fixture
+def sender() -> Any:
+    manager = TransactionManager("id", api_version=(4, 0))
+    accumulator = RecordAccumulator(transaction_manager=manager, message_version=2)
+    client = SimpleNamespace(cluster=ClusterMetadata(bootstrap_servers="127.0.0.1:1"))
+    sender = Sender(client, client.cluster, accumulator, transaction_manager=manager)
+    abort_on_failure(SimpleNamespace(_sender=sender, _transaction_manager=manager))
+    return sender
+
+
+def test_each_refused_record_has_its_reason_and_its_neighbors_are_undone(sender: Any) -> None:
+    names = [Named(batch_index=1, batch_index_error_message="no key", version=8)]
+    top = kafka.errors.InvalidRecordError("one of them")
+    error_of = sender._record_exceptions_fn(top, names, None)
+    outcomes = [of_a_delivery_in_a_transaction(error_of(at)) for at in range(3)]
+    assert [type(each) for each in outcomes] == [
+        TransactionAborted,
+        DeliveryFailed,
+        TransactionAborted,
+    ]
+    assert "no key" in str(outcomes[1])
+
+
+def test_a_broker_that_names_no_record_concerns_each(sender: Any) -> None:
+    error_of = sender._record_exceptions_fn(kafka.errors.MessageSizeTooLargeError(), [], None)
+    assert type(of_a_delivery_in_a_transaction(error_of(0))) is MessageTooLarge
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (kafka.errors.InvalidRecordError("no key"), TransactionAborted),
+        (kafka.errors.KafkaTimeoutError("Expiring"), TransactionAborted),
+        (kafka.errors.InvalidProducerEpochError(None), TransactionAborted),
+        (kafka.errors.TransactionAbortedError(), TransactionAborted),
+        # It may be the message's own.
+        (kafka.errors.TopicAuthorizationFailedError({"t"}), AuthorizationFailed),
+    ],
+)
+def test_what_was_not_sent_yet_is_undone_for_what_happened_to_another(
+    sender: Any, error: Exception, expected: type[Exception]
+) -> None:
+    future, *_ = sender._accumulator.append(TP, None, b"k", b"v", [])
+    sender._accumulator.abort_undrained_batches(error)
+    assert type(of_a_delivery_in_a_transaction(future.exception)) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (kafka.errors.ProducerFencedError(), TransactionAborted),
+        (kafka.errors.InvalidTxnStateError(), TransactionAborted),
+        (kafka.errors.InvalidProducerIdMappingError(), TransactionAborted),
+        (kafka.errors.KafkaError(kafka.errors.InvalidProducerIdMappingError()), TransactionAborted),
+        (kafka.errors.KafkaTimeoutError("Expiring"), DeliveryTimeout),
+        (kafka.errors.TransactionalIdAuthorizationFailedError(), AuthorizationFailed),
+    ],
+)
+def test_no_outcome_of_a_message_says_that_another_process_has_the_id(
+    error: Exception, expected: type[Exception]
+) -> None:
+    """Only the abort finds that out."""
+    assert type(of_a_delivery_in_a_transaction(error)) is expected

@@ -84,6 +84,10 @@ class Place:
         """Let the topic have so many partitions."""
         await Rig(self.app().driver).widen(self.name, partitions)
 
+    async def create_again(self, partitions: int) -> None:
+        """Delete the topic, and create another one of its name."""
+        await Rig(self.app().driver).create_again(self.name, partitions)
+
     @asynccontextmanager
     async def opened(
         self,

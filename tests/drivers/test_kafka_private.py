@@ -13,6 +13,7 @@ import logging
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ from kafka.producer.transaction_manager import (
     TransactionState,
 )
 from kafka.protocol.admin.transactions import DescribeTransactionsResponse
-from kafka.protocol.consumer import OffsetSpec
+from kafka.protocol.consumer import FetchRequest, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
@@ -701,3 +702,37 @@ def test_callbacks_of_a_fetch_are_looked_up_for_each_request() -> None:
     send = inspect.getsource(Fetcher._send_fetches_async)
     assert "self._handle_fetch_response" in send
     assert "self._handle_fetch_error" in send
+
+
+# `_topic_ids`, `_max_version`, `_handle_offset_fetch_response`: see `topic_ids.py`.
+
+
+def test_each_answer_brings_a_new_mapping_of_ids() -> None:
+    source = inspect.getsource(ClusterMetadata.update_metadata)
+    assert "self._topic_ids = _new_topic_ids" in source
+
+
+def test_a_fetch_and_a_commit_by_id_are_made_out_of_those_by_name() -> None:
+    """The client goes up to a version by name. If these lines are gone, it may go on by itself."""
+    assert "max_version = 12" in inspect.getsource(Fetcher._create_fetch_requests)
+    source = inspect.getsource(ConsumerCoordinator._send_offset_commit_request)
+    assert "max_version=8" in source
+    topic_id = uuid.uuid4()
+    topic = FetchRequest.FetchTopic(topic="t", topic_id=topic_id, partitions=[])
+    request = FetchRequest(
+        max_wait_ms=1, min_bytes=1, isolation_level=0, topics=[topic], max_version=12
+    )
+    request._max_version = 13
+    request.API_VERSION = 13
+    assert topic_id.bytes in bytes(request.encode())
+
+
+def test_all_committed_offsets_come_through_one_function() -> None:
+    source = inspect.getsource(ConsumerCoordinator._send_offset_fetch_request)
+    assert "return self._handle_offset_fetch_response(response)" in source
+
+
+def test_requests_go_through_the_send_of_the_manager() -> None:
+    assert "self._manager.send(request" in inspect.getsource(Fetcher._send_fetches_async)
+    source = inspect.getsource(ConsumerCoordinator._send_offset_commit_request)
+    assert "self._manager.send(request" in source

@@ -24,6 +24,7 @@ from transport import (
     Record,
     Sensor,
     TransactionAborted,
+    TransportError,
     UnknownTopic,
 )
 from transport.drivers.memory.consumer import MemoryConsumer
@@ -520,3 +521,85 @@ async def test_confluent_kafka_python_384_a_timestamp_in_another_unit_is_taken(
             topic.send_soon(value=b"bad", timestamp=now * factor)
         after = await topic.send_and_wait(value=b"after", timestamp=now)
         assert ((await before).offset, after.offset) == (0, 1)
+
+
+# KAFKA-13488, wolff 89
+
+
+async def test_kafka_13488_a_producer_goes_on_as_if_the_old_topic_were_there(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A topic was deleted and created again with fewer partitions: the producer kept its old
+    partitions, and all keys of those that were gone failed until it was restarted."""
+    await place.create(8)
+    keys = [b"%d" % number for number in range(20)]
+    async with place.app(delivery_timeout=5.0, metadata_max_age=0.5) as app:
+        topic = app.topic(place.name)
+        for key in keys:
+            await topic.send_and_wait(key=key, value=b"old")
+        await place.create_again(4)
+        written: list[int] = []
+        with trio.fail_after(20):
+            while len(written) < 2 * len(keys):
+                for key in keys:
+                    try:
+                        written.append((await topic.send_and_wait(key=key, value=b"new")).partition)
+                    except TransportError:
+                        written.clear()
+    assert set(written) <= {0, 1, 2, 3}
+    assert any("created again" in r.getMessage() for r in caplog.records)
+
+
+# kafka-python 265
+
+
+async def test_kafka_python_265_a_producer_ignores_partitions_that_are_added(place: Place) -> None:
+    """A producer with keys was left running while partitions were added: its partitioner never saw
+    them, and they stayed empty."""
+    await place.create(1)
+    async with place.app(metadata_max_age=0.5) as app:
+        topic = app.topic(place.name)
+        assert (await topic.send_and_wait(key=b"0", value=b"v")).partition == 0
+        await place.widen(4)
+        used = {0}
+        with trio.fail_after(10):
+            while used != {0, 1, 2, 3}:
+                for number in range(20):
+                    used.add((await topic.send_and_wait(key=b"%d" % number, value=b"v")).partition)
+                await trio.sleep(0.2)
+
+
+# librdkafka 3255, confluent-kafka-python 1787
+
+
+@pytest.mark.parametrize("policy", ["earliest", "latest"])
+async def test_librdkafka_3255_the_first_messages_of_a_topic_created_again_are_missed(
+    place: Place, policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A consumer was subscribed while its topic was deleted and created again. It went on at the
+    old position, and missed what was written before."""
+    await place.create(1)
+    settings = {"auto_offset_reset": policy, "metadata_max_age": 0.5}
+    async with place.app(**settings) as app, place.app(metadata_max_age=0.5) as writer:
+        messages = app.topic(place.name).noack()
+        await app.conductor.wait_for_subscriptions()
+        with trio.fail_after(20):
+            await trio.sleep(1)
+            old = 0
+            while old < 3:
+                await writer.producer.send_and_wait(place.name, None, b"old", 0)
+                with trio.move_on_after(1):
+                    (await anext(messages)).ack()
+                    old += 1
+        await place.create_again(1)
+        for number in range(20):
+            await writer.producer.send_and_wait(place.name, None, b"%d" % number, 0)
+        values: list[bytes] = []
+        with trio.fail_after(30):
+            while len(values) < 20:
+                message = await anext(messages)
+                message.ack()
+                if message.value != b"old":
+                    values.append(message.value or b"")
+        assert values == [b"%d" % number for number in range(20)]
+    assert sum("created again" in r.getMessage() for r in caplog.records) >= 1

@@ -36,7 +36,10 @@ class RebalanceInProgress(TransportError):
 
 
 class CommitFailed(TransportError):
-    """This member is not, or not now, one of its group; if it was thrown out a rebalance tells."""
+    """This consumer is not a member of its group at the moment.
+
+    If it was evicted, a LOST rebalance follows. Until then nothing is delivered.
+    """
 
 
 class CommitUnknown(TransportError):

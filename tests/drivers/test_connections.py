@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import socket
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import trio
 from kafka.future import Future
 
+from tests.drivers.inside import move_all_brokers, on_the_loop
 from tests.drivers.rig import SETTINGS, Rig, outgoing, until
 from transport.drivers import driver_for
 from transport.drivers.base import RebalanceKind
@@ -45,26 +45,6 @@ def rig(kafka_bootstrap: str) -> Rig:
 def client_of(owner: Any) -> Any:
     """The KafkaNetClient of a member or a sender."""
     return owner.client._client
-
-
-async def on_the_loop(client: Any, fn: Any) -> None:
-    done = threading.Event()
-    future = client._manager.call_soon(fn).add_both(lambda _: done.set())
-    assert await trio.to_thread.run_sync(done.wait, 10.0)
-    if future.exception is not None:
-        raise future.exception
-
-
-def move_all_brokers(client: Any) -> None:
-    """From now on nobody answers at the addresses that the brokers have told."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    cluster = client.cluster
-    for brokers in (cluster._brokers, cluster._coordinator_brokers):
-        for node_id, broker in list(brokers.items()):
-            brokers[node_id] = type(broker)(node_id, broker.host, port, None)
-    for connection in list(client._manager._conns.values()):
-        connection.close(kafka.errors.KafkaConnectionError("the broker has moved"))
 
 
 # Where nobody answers at the addresses that the client was told of.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import requires, version
 
@@ -11,6 +13,7 @@ import trio
 import trio.testing
 
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
+from tests.drivers.inside import move_all_brokers, on_the_loop
 from tests.kafka.cluster import Broker
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Work, every, member, send
@@ -603,3 +606,28 @@ async def test_librdkafka_3255_the_first_messages_of_a_topic_created_again_are_m
                     values.append(message.value or b"")
         assert values == [b"%d" % number for number in range(20)]
     assert sum("created again" in r.getMessage() for r in caplog.records) >= 1
+
+
+# kafka-python 1683, kafka-python 1083, aiokafka 456
+
+
+@pytest.mark.kafka
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+async def test_kafka_python_1683_no_client_finds_brokers_that_have_moved(
+    kafka_bootstrap: str,
+) -> None:
+    """All brokers came back under new addresses, as in a cluster of containers. The clients went on
+    connecting to the old ones for as long as they lived, and told nobody. Here the given address is
+    asked again, and both reading and sending go on."""
+    place = Place(f"kafka://{kafka_bootstrap}", f"moved-{uuid.uuid4().hex[:8]}")
+    tps = await place.create(1)
+    async with member(place) as app:
+        messages = app.topic(place.name).noack()
+        await send(app, tps, 1)
+        (await anext(messages)).ack()
+        for owner in (app.consumer, app.producer):
+            client = owner.client._client  # type: ignore[attr-defined]
+            await on_the_loop(client, functools.partial(move_all_brokers, client))
+        with trio.fail_after(30):
+            await send(app, tps, 1)
+            assert (await anext(messages)).offset == 1

@@ -144,8 +144,12 @@ class ConsumerClient(Protocol):
         A topic that was deleted and created again is told of by two rebalances (`of_new_topic`)
         before anything of the new one is returned.
 
+        What the membership has lost is raised as LOST at once, also while no broker answers:
+        after an eviction, or `session_timeout` seconds without an answer to a heartbeat.
+
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
         UnreadableBatch (after what is good before it), Fenced, AuthorizationFailed, ClientClosed.
+        TransportError: the client itself has failed, and can read no more.
         """
 
     def resets(self) -> Sequence[Reset]:

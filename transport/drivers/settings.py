@@ -87,7 +87,8 @@ class ClientSettings:
         partitions: read exactly these partitions. Each starts at the offset given here or, where
             that is None, at the committed offset of the group. Nothing is shared. The group keeps
             the commits, and must have no members.
-        session_timeout: a member that sends no heartbeat for this long is removed from the group.
+        session_timeout: a member that sends no heartbeat for this long is removed from the group. A
+            member whose heartbeats get no answer for this long gives its partitions up as lost.
         heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`.
         max_poll_interval: a member that does not poll for this long, such as during a rebalance, is
             removed from the group.

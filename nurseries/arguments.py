@@ -59,7 +59,7 @@ def seconds(
     low = "more than 0" if least is None else f"{least:g} or more"
     expected = f"a {'finite ' if finite else ''}number of seconds, {low}"
     if most is not None:
-        expected += f" and at most {most:g}"
+        expected += f" and at most {most:,g}" if most < 1e6 else f" and at most {most:,.0f}"
     if not is_number(value):
         raise wrong_type(name, expected, value)
     is_enough = value > 0 if least is None else value >= least  # False for nan

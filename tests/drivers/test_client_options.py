@@ -9,6 +9,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -316,3 +317,8 @@ async def test_no_request_creates_a_topic_where_none_is_to_be_created(rig: Rig) 
         assert topic not in await member.client.topics()
     async with rig.member([topic]) as member:
         assert topic in await member.client.topics(), "by default a reader's request creates it"
+
+
+def test_the_docs_name_every_option_that_is_passed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    assert [name for name in PASSED if f"`{name}`" not in page] == []

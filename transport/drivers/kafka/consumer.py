@@ -545,7 +545,7 @@ class KafkaConsumerClient:
         except NO_POSITION as error:
             reader = self._reader
             topics = self._consumer.subscription() if reader is None else reader.topics
-            self._starts.serve(error, topics or ())
+            self._starts.serve(error, topics or (), self._fetched)
             return {}
 
     def _is_paused(self) -> bool:

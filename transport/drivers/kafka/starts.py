@@ -14,7 +14,7 @@ from __future__ import annotations
 import collections
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,7 +28,7 @@ from transport.drivers.kafka.topics import known_id, known_partitions
 from transport.drivers.settings import ClientSettings
 from transport.drivers.starts import Began, Group, Place, starts
 from transport.errors import OffsetOutOfRange
-from transport.types import TP
+from transport.types import TP, Record
 
 # What the client raises where it has no position, or one outside the log.
 NO_POSITION = (
@@ -116,11 +116,18 @@ class Starts:
         began = self.began.get(topic)
         return "" if began is None else str(began)
 
-    def serve(self, error: Exception, topics: Iterable[str]) -> None:
+    def serve(
+        self,
+        error: Exception,
+        topics: Iterable[str],
+        held: MutableMapping[TP, Sequence[Record]],
+    ) -> None:
         """Ask for the places of the partitions that one of `NO_POSITION` is about.
 
         Args:
             topics: what is subscribed to.
+            held: records that the client has handed out and nobody has seen yet. Those of a log
+                that was cut off are taken out, to be fetched again.
 
         Raises OffsetOutOfRange with the policy "error"; the client's errors that can be tried
         again.
@@ -132,7 +139,7 @@ class Starts:
         elif isinstance(error, kafka.errors.LogTruncationError):
             self._check(error, [TP(*tp) for tp in error.divergent_offsets])
             for tp, place in error.divergent_offsets.items():
-                self._go_back(TP(*tp), place)
+                self._go_back(TP(*tp), place, held.pop(TP(*tp), ()))
         else:
             outside = {TP(*tp): offset for tp, offset in error.args[0].items()}
             self._check(error, outside)
@@ -183,7 +190,7 @@ class Starts:
         )
         return {TP(*tp): commit.metadata for tp, commit in committed.items()}
 
-    def _go_back(self, tp: TP, place: OffsetAndMetadata | None) -> None:
+    def _go_back(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Record]) -> None:
         """The log was cut off: go on where it parted from what was read."""
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:
@@ -193,6 +200,8 @@ class Starts:
         if place is None:  # the broker does not know where
             self._ask(tp, self._policy, asked)
             return
+        if held and held[0].offset < place.offset:
+            place = OffsetAndMetadata(held[0].offset, "", -1)
         state.seek(place)
         self._asked[tp] = asked
         self._tell(tp, place.offset)

@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
-from tests.lanes import NEVER
+from tests.lanes import NEVER, Place
 from tests.nurseries.clock import jumping
-from transport import TP, Monitor, OffsetOutOfRange, RebalanceInProgress
+from transport import TP, App, Monitor, OffsetOutOfRange, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
 ONE = ORDERS[0]
@@ -113,6 +113,28 @@ async def test_so_it_is_for_partitions_that_are_named() -> None:
     async with app_on(broker, partitions={ONE: None, ORDERS[1]: None}, **LATEST) as app:
         came = await take(app.topic("orders").noack(), 3)
         assert sorted((m.tp, m.offset) for m in came) == [(ONE, 3), (ORDERS[1], 0), (ORDERS[1], 1)]
+
+
+async def test_two_members_that_come_to_a_full_topic_read_what_is_new(place: Place) -> None:
+    old = [b"old"] * 20
+    await place.create(1, *old)
+    await place.widen(4)
+    settings = {"auto_offset_reset": "latest", "commit_interval": 0.2, "metadata_max_age": 1.0}
+    async with place.app(**settings) as one, place.app(**settings) as two:
+        ones, twos = (app.topic(place.name).noack() for app in (one, two))
+        await until_shared(one, two)
+        assert await nothing_comes(ones, place.a_while)
+        for number in range(4):
+            await one.producer.send_and_wait(place.name, None, b"new", number)
+        both = await take(ones, 2) + await take(twos, 2)
+        assert [message.value for message in both] == [b"new"] * 4
+
+
+async def until_shared(one: App, two: App) -> None:
+    """Wait until two members have two partitions each."""
+    for app in (one, two):
+        while len(app.consumer.assignment) != 2:  # noqa: ASYNC110 - it is told of in no event
+            await trio.sleep(0.05)
 
 
 # What "latest" has given is committed before the first message is delivered

@@ -19,10 +19,12 @@ from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Work, every, member, send
 from tests.nurseries.clock import jumping
 from transport import (
+    JSON,
     TP,
     App,
     CommitFailed,
     CommitUnknown,
+    DecodeError,
     RebalanceInProgress,
     Record,
     Sensor,
@@ -631,3 +633,30 @@ async def test_kafka_python_1683_no_client_finds_brokers_that_have_moved(
         with trio.fail_after(30):
             await send(app, tps, 1)
             assert (await anext(messages)).offset == 1
+
+
+# data-prepper 3247, aiokafka 744
+
+
+async def test_data_prepper_3247_a_message_that_does_not_decode_stops_the_commits(
+    place: Place,
+) -> None:
+    """After a record that was no JSON, later records were handled, and no offset was committed any
+    more; or the error came again and again. Here whoever iterates acks it, and all others come."""
+    async with place.opened(1, b"0", b"no JSON", b"2", b"3") as app:
+        topic = app.topic(place.name, value_type=JSON)
+        handled: list[int] = []
+        errors = 0
+        while len(handled) < 3:
+            try:
+                async for batch in topic.batches():
+                    handled += [message.value for message in batch]
+                    if len(handled) == 3:
+                        batch.ack()
+                        break
+            except DecodeError as error:
+                errors += 1
+                error.message.ack()
+        assert (handled, errors) == ([0, 2, 3], 1)
+        assert await app.consumer.commit()
+    assert await place.committed() == {TP(place.name, 0): 4}

@@ -60,6 +60,8 @@ log = logging.getLogger(__name__)
 # Nothing but records ends a `poll` of the client, so this is how long an interrupt, or a call
 # behind it, waits. Idle it costs some 2 % of a core; 10 ms would cost 5 %.
 TURN_MS = 50
+# A reset of a position ends a poll, and so many turns later, as a rule with the first records.
+TURNS_AFTER_RESET = 4
 # The client can stall for ever on a partition that is paused while a part of its last fetch is
 # not handed out yet. So take whole fetches; their size is bounded in bytes.
 NO_LIMIT = 10**9
@@ -477,10 +479,15 @@ class KafkaConsumerClient:
     def _poll(self) -> Collection[TP]:
         """Poll until there is a reason to return; with those of `_fetched` to be held back."""
         over = False
+        turns_left = TURNS_AFTER_RESET
         while True:
             held = self._held_back()  # for each turn anew: a rebalance may have dropped some
-            if len(held) < len(self._fetched) or self._starts.has_news:
+            if len(held) < len(self._fetched):
                 return held
+            if self._starts.has_news:
+                if turns_left == 0:
+                    return held
+                turns_left -= 1
             if over or self._polling.waiting:
                 return held
             if self._reader is not None and self._reader.is_due(self._client.cluster):

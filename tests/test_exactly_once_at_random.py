@@ -1,7 +1,7 @@
 """I9, whatever members do: who reads what is committed sees the results of each record once.
 
 Members come, read, write and go as they like; brokers' answers are lost, members are thrown out of
-their group, transactions are refused. A seed tells the whole history.
+their group, transactions are refused or time out. A seed tells the whole history.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ class History:
         consumer = app.consumer
         while True:
             await trio.sleep(self.draw.random() * 2)
-            match self.draw.choice(["commit", "pause", "flow", "back", "evict", "break", "break"]):
+            match self.draw.choice(
+                ["commit", "pause", "flow", "back", "evict", "time out", "break", "break"]
+            ):
                 case "commit":
                     await self.ignoring(consumer.commit)
                 case "pause":
@@ -176,6 +178,9 @@ class History:
                     group, member = self.broker.group("group"), consumer.client.group_metadata
                     with contextlib.suppress(RebalanceInProgress):
                         group.leave(member().member_id, trio.current_time())
+                case "time out" if self.draw.random() < 0.3:
+                    # What is open now, of all members, is open for too long.
+                    self.broker.transactions.expire(trio.current_time() + TIMEOUT)
                 case "break":
                     self.break_next_call(app)
 

@@ -148,6 +148,23 @@ async def test_a_membership_that_is_lost_within_a_join_is_a_loss(rig: Rig) -> No
         assert kinds == [RebalanceKind.ASSIGNED, RebalanceKind.LOST, RebalanceKind.ASSIGNED]
 
 
+async def test_a_loss_has_all_of_its_bound_though_no_coordinator_was_found_for_long(
+    rig: Rig,
+) -> None:
+    """Without one the client counts no polls, and the bound would be over before the loss."""
+    topic = await rig.topic(1)
+    async with rig.member([topic], **SOON) as member:
+        await until(lambda: member.assigned, member)
+        coordinator = coordinator_of(member)
+        coordinator.heartbeat.last_poll -= 1000
+        coordinator.reset_generation()
+        with trio.fail_after(20):
+            await until(lambda: member.events(RebalanceKind.LOST), member)
+        (lost,) = [event for event in member.told if event.kind is RebalanceKind.LOST]
+        assert lost.bound == SETTINGS.rebalance_bound
+        assert not lost.expired.is_set()
+
+
 @pytest.mark.parametrize("alone", [False, True])
 async def test_a_right_on_a_topic_that_is_gone_is_an_error_though_no_fetch_is_refused(
     rig: Rig, alone: bool

@@ -103,7 +103,9 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         # `_coordinator`: max_poll_interval counts from the last poll, which only it knows.
         coordinator = self._consumer._coordinator
         gap = time.monotonic() - coordinator.heartbeat.last_poll
-        bound = max(0.0, self._bound - gap)
+        # What is lost is no member's any more: no interval runs out. And without a coordinator the
+        # client counts no polls.
+        bound = self._bound if kind is RebalanceKind.LOST else max(0.0, self._bound - gap)
         answer = Future()
 
         def resolve(start: tuple[Mapping[TP, int], frozenset[TP]]) -> None:

@@ -53,9 +53,11 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
 
 def test_with_error_a_log_that_was_cut_off_ends_the_reading() -> None:
     starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"))
-    starts.attach(bare_consumer())
+    consumer = bare_consumer()
+    starts.attach(consumer)
+    consumer._subscription.seek(TopicPartition("t", 0), 9)
     cut_off = kafka.errors.LogTruncationError({TopicPartition("t", 0): None})
-    with pytest.raises(OffsetOutOfRange) as raised:
+    with pytest.raises(OffsetOutOfRange, match=r"t-0: offset 9 is not in the log.*seek") as raised:
         starts.serve(cut_off, ["t"], {})
     assert raised.value.partitions == {TP("t", 0)}
 

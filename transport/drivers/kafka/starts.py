@@ -134,12 +134,13 @@ class Starts:
         """
         if isinstance(error, kafka.errors.NoOffsetForPartitionError):
             missing = [TP(*tp) for tp in error.args[0]]
-            self._check(error, missing)
+            self._check(error, dict.fromkeys(missing))
             self._begin(missing, topics)
         elif isinstance(error, kafka.errors.LogTruncationError):
-            self._check(error, [TP(*tp) for tp in error.divergent_offsets])
-            for tp, place in error.divergent_offsets.items():
-                self._go_back(TP(*tp), place, held.pop(TP(*tp), ()))
+            cut_off = {TP(*tp): place for tp, place in error.divergent_offsets.items()}
+            self._check(error, {tp: self._position(tp) for tp in cut_off})
+            for tp, place in cut_off.items():
+                self._go_back(tp, place, held.pop(tp, ()))
         else:
             outside = {TP(*tp): offset for tp, offset in error.args[0].items()}
             self._check(error, outside)
@@ -154,9 +155,22 @@ class Starts:
     def _policy(self) -> int:
         return _EARLIEST if self._settings.auto_offset_reset == "earliest" else _LATEST
 
-    def _check(self, error: Exception, tps: Collection[TP]) -> None:
-        if self._settings.auto_offset_reset == "error":
-            raise OffsetOutOfRange(str(error), tps) from error
+    def _check(self, error: Exception, positions: Mapping[TP, int | None]) -> None:
+        if self._settings.auto_offset_reset != "error":
+            return
+        told = [
+            f"{tp}: {'no committed offset' if at is None else f'offset {at} is not in the log'}"
+            for tp, at in sorted(positions.items())
+        ]
+        raise OffsetOutOfRange(
+            f"{'; '.join(told)}. With auto_offset_reset='error' no other is chosen: seek to an"
+            " offset that is there, or commit one for the group",
+            positions,
+        ) from error
+
+    def _position(self, tp: TP) -> int | None:
+        state = self._subscription.assignment.get(TopicPartition(*tp))
+        return None if state is None or state.position is None else int(state.position.offset)
 
     def _begin(self, tps: Collection[TP], topics: Iterable[str]) -> None:
         cluster = self._consumer._client.cluster
@@ -195,8 +209,7 @@ class Starts:
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:
             return
-        old = None if state.position is None else state.position.offset
-        asked = _Asked(old, False, self._must_commit)
+        asked = _Asked(self._position(tp), False, self._must_commit)
         if place is None:  # the broker does not know where
             self._ask(tp, self._policy, asked)
             return

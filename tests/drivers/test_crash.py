@@ -56,7 +56,16 @@ def once(owner: Any, name: str, error: BaseException) -> None:
 
 
 def before_a_request(client: Any, error: BaseException) -> None:
-    once(client._sender, "_create_produce_requests", error)
+    """The next pass that has taken batches raises."""
+    create = client._sender._create_produce_requests
+
+    def fail(collated: Any) -> Any:
+        if not any(collated.values()):
+            return create(collated)
+        client._sender._create_produce_requests = create
+        raise error
+
+    client._sender._create_produce_requests = fail
 
 
 def at_the_answer(client: Any, error: BaseException) -> None:
@@ -103,6 +112,18 @@ async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent
             assert "may have been written or not" in str(failed)
             (sent,) = await sender.send([outgoing(topic, partition=0)])
         assert isinstance(sent, RecordMetadata)
+
+
+async def test_a_pass_that_had_taken_nothing_costs_nothing(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    async with rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        client = client_of(sender)
+        once(client._sender._accumulator, "ready", RuntimeError("changed size during iteration"))
+        with trio.fail_after(20):
+            (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+        assert client_of(sender) is client
 
 
 async def test_a_failed_task_of_the_loop_lets_the_client_go(rig: Rig) -> None:

@@ -65,7 +65,7 @@ class Sender:
 
     def run_once(self, *args: object) -> None: ...
 
-    _handle_produce_response = _failed_produce = _produce_request = run_once
+    _handle_produce_response = _failed_produce = _produce_request = drain = run_once
 
     def await_ready(self, node: int, timeout_ms: float) -> bool:
         return True

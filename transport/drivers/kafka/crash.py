@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 
 import kafka.errors
 
+# So many failures in a row of what may be made again: one alone may have met another thread.
+_MOST = 3
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -100,8 +103,6 @@ def watch_fetches(consumer: Any, crash: Crash) -> None:
 class Lookups:
     """The tasks in which a consumer of the client looks up where to read on."""
 
-    _MOST = 3  # so many failures in a row: one alone may have met a rebalance
-
     def __init__(self, consumer: Any) -> None:
         # `_fetcher`, `_reset_task`, `_validation_task`: nothing waits for these. A poll begins
         # another one where one has failed, and so on, while the partition stands still.
@@ -118,7 +119,7 @@ class Lookups:
             self._seen[name] = task
             passes = task.succeeded() or task.retriable()
             self._failures[name] = 0 if passes else self._failures[name] + 1
-            if self._failures[name] >= self._MOST:
+            if self._failures[name] >= _MOST:
                 return task.exception  # type: ignore[no-any-return]
         return None
 
@@ -132,16 +133,31 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
     # `_sender`, `run_once`: the thread logs what a pass raises and makes the next one, without the
     # batches that the failed pass had taken. Or it makes the same pass again for ever.
     sender = producer._sender
-    run_once = sender.run_once
+    run_once, drain = sender.run_once, sender._accumulator.drain
+    has_taken = False
+    in_a_row = 0
+
+    def drain_noted(cluster: Any, nodes: Any, *args: Any, **options: Any) -> Any:
+        nonlocal has_taken
+        has_taken = has_taken or bool(nodes)
+        return drain(cluster, nodes, *args, **options)
 
     def run_once_or_end() -> None:
+        nonlocal has_taken, in_a_row
+        has_taken = False
         try:
             run_once()
         except BaseException as error:
-            crash.note(error)
+            in_a_row += 1
+            # A pass that has taken nothing may be made again: it has met another thread, say.
+            if has_taken or in_a_row >= _MOST or not isinstance(error, Exception):
+                crash.note(error)
             # Of this kind, so that the thread gets to its end, whatever it was.
-            raise RuntimeError("the pass failed, and the thread ends") from error
+            raise RuntimeError("a pass of the network thread failed") from error
+        in_a_row = 0
 
+    # `_accumulator`, `drain`: where a pass takes batches out of their queues.
+    sender._accumulator.drain = drain_noted
     sender.run_once = run_once_or_end
     # `_handle_produce_response`, `_failed_produce`: they run as callbacks, whose errors a future of
     # the client logs. The batches that they were to complete stay as they are.

@@ -55,7 +55,7 @@ from kafka.protocol.consumer import FetchRequest, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
-from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 
 from transport.drivers.kafka.identity import Look
@@ -384,7 +384,8 @@ def close_of(connection: Any) -> Callable[[], Any]:
     return close
 
 
-# `_fetcher`, `PartitionRecords`, `_parse_fetched_data`, and what batches keep where.
+# `_fetcher`, `PartitionRecords`, `_parse_fetched_data`, `fetched_records`, `_append`,
+# `_next_inline_exception`, and what batches and records keep where.
 
 
 def test_what_was_fetched_is_unpacked_through_these_names() -> None:
@@ -394,7 +395,12 @@ def test_what_was_fetched_is_unpacked_through_these_names() -> None:
     unpack = inspect.getsource(Fetcher.PartitionRecords._unpack_records)
     assert "records.next_batch()" in unpack
     assert "self.next_fetch_offset = last_batch.next_offset" in unpack  # at the end, as we end it
+    assert "records_remaining -= self._append(" in inspect.getsource(Fetcher.fetched_records)
+    assert "self._next_inline_exception = e" in inspect.getsource(Fetcher.PartitionRecords.take)
     assert set(DefaultRecordBatch.__slots__) >= {"_buffer", "_pos", "_decompressed"}
+    assert set(DefaultRecordBatch.__slots__) >= {"_next_record_index", "_num_records"}
+    assert set(DefaultRecord.__slots__) >= {"_offset", "_size_in_bytes", "_headers"}
+    assert "headers = self._read_all_headers()" in inspect.getsource(LegacyRecordBatch.__iter__)
     assert "self._maybe_uncompress()" in inspect.getsource(DefaultRecordBatch.__iter__)
     assert "self._decompress(" in inspect.getsource(LegacyRecordBatch.__iter__)
 

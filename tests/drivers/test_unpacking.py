@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gzip
 import io
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +20,16 @@ import snappy
 import zstandard
 from kafka import TopicPartition
 from kafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
+from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c, encode_varint
 
 from transport.drivers.kafka.decompression import TooLarge, decompress
-from transport.drivers.kafka.unpacking import RECORD_BYTES, BoundedRecords, bound_unpacking
+from transport.drivers.kafka.unpacking import BoundedRecords, Room, bound_unpacking
 from transport.errors import UnreadableBatch
+from transport.weights import HEADER_BYTES, RECORD_BYTES
 
 LIMIT = 1 << 20
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -65,7 +70,7 @@ def raw_record(*, offset_delta: int = 0, value: bytes = b"v", header: bytes | No
 
 
 def unpacking(data: bytes, start: int = 0, limit: int = LIMIT) -> BoundedRecords:
-    return BoundedRecords(limit, start, TopicPartition("t", 0), MemoryRecords(data))
+    return BoundedRecords(Room(limit), start, TopicPartition("t", 0), MemoryRecords(data))
 
 
 def values(records: list[Any]) -> list[bytes | None]:
@@ -248,11 +253,12 @@ def test_what_is_just_as_large_as_allowed_is_good() -> None:
             decompress(codec, packed, LIMIT - 1)
 
 
-def read_all(batches: list[bytes], limit: int) -> tuple[list[bytes | None], list[int]]:
-    """What comes, and how many each time, where the broker sends anew what was left."""
+def read_all(batches: list[bytes], limit: int, size: int) -> tuple[list[bytes | None], list[int]]:
+    """What comes of batches of `size` messages, and how many each time, where the broker sends anew
+    what was left."""
     found: list[bytes | None] = []
     portions = []
-    at, size = 0, len(values(unpacking(batches[0]).take(10**9)))
+    at = 0
     while at < len(batches) * size:
         unpacked = unpacking(b"".join(batches[at // size :]), at, limit)
         portion = unpacked.take(10**9)
@@ -268,23 +274,132 @@ def test_a_fetch_of_many_batches_is_unpacked_up_to_the_bound_and_the_rest_is_fet
 ):
     each = b"." * 10_000
     batches = [batch(10 * n, *[each] * 10, codec=4) for n in range(20)]  # 100 KB each
-    found, portions = read_all(batches, limit=250_000)
+    found, portions = read_all(batches, 250_000, 10)
     assert found == [each] * 200
-    assert portions == [30] * 6 + [20]
+    most = 250_000 // (10_000 + RECORD_BYTES) + 1
+    assert portions == [most] * (200 // most) + [200 % most]
 
 
-def test_a_batch_of_very_many_small_messages_is_taken_in_portions() -> None:
-    one = batch(0, *[b"%d" % n for n in range(1000)], codec=4)
-    found, portions = read_all([one], limit=300 * RECORD_BYTES)
-    assert found == [b"%d" % n for n in range(1000)]
-    assert portions == [300, 300, 300, 100]
+@pytest.mark.parametrize("magic", [1, 2])
+def test_a_batch_of_very_many_small_messages_is_taken_in_portions(magic: int) -> None:
+    one = batch(0, *[b"%d" % n for n in range(800)], codec=1, magic=magic)
+    found, portions = read_all([one], 300 * RECORD_BYTES, 800)
+    assert found == [b"%d" % n for n in range(800)]
+    assert len(portions) == 3
+    assert 280 <= portions[0] <= 300
+
+
+def record_with_headers(count: int, *, offset_delta: int = 0) -> bytes:
+    """A record with so many headers that have neither a name nor a value."""
+    body = bytearray(b"\0\0")
+    for number in (offset_delta, -1, -1, count):
+        encode_varint(number, body.append)
+    body += bytes(2 * count)
+    record = bytearray()
+    encode_varint(len(body), record.append)
+    return bytes(record + body)
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+def test_a_record_with_too_many_headers_is_an_error_before_they_are_decoded(
+    memory: Callable[[], int], codec: int
+) -> None:
+    limit = 2 << 20
+    records = raw_record() + record_with_headers(limit // HEADER_BYTES + 1, offset_delta=1)
+    records += bytes(limit // 2 - len(records))  # whatever else there is
+    data = raw_batch(7, 3, records if codec == 0 else zstd_encode(records), codec)
+    before = memory()
+    unpacked = unpacking(data, 7, limit)
+    assert values(unpacked.take(10**9)) == [b"v"]
+    ends_with(unpacked, f"t-0 offset 8: .*{limit // HEADER_BYTES + 1} headers.*{limit}")
+    assert memory() - before < 2 * limit
+
+
+def test_headers_count_for_what_they_take_and_not_for_their_bytes() -> None:
+    each = 1000
+    records = b"".join(record_with_headers(each, offset_delta=n) for n in range(50))
+    one = raw_batch(0, 50, zstd_encode(records), 4)
+    found, portions = read_all([one], each * HEADER_BYTES * 10, 50)
+    assert len(found) == 50
+    assert portions == [10] * 5
+
+
+def test_a_batch_of_the_old_formats_with_too_many_messages_is_an_error() -> None:
+    one = batch(0, *[None] * 1000, codec=1, magic=1)
+    ends_with(unpacking(one, 0, 100_000), "t-0 offset 0: .*more than 625 messages")
+
+
+def test_a_message_of_the_old_formats_that_claims_to_end_where_it_begins_is_an_error() -> None:
+    inner = bytearray(batch(0, b"v", magic=1))
+    inner[8:12] = struct.pack(">i", -12)
+    outer = MemoryRecordsBuilder(1, 0, 1 << 30, offset=0)
+    outer.append(1, None, gzip_encode(bytes(inner)))
+    outer.close()
+    data = bytearray(outer.buffer())
+    data[17] = 1  # gzip
+    data[12:16] = struct.pack(">I", zlib.crc32(data[16:]))
+    ends_with(unpacking(bytes(data), 0, 100_000), "t-0 offset 0: ")
+
+
+def test_very_many_empty_batches_take_no_memory(memory: Callable[[], int]) -> None:
+    empty = b"".join(raw_batch(n, 0, b"") for n in range(20_000)) + batch(20_000, b"last")
+    before = memory()
+    unpacked = unpacking(empty)
+    assert values(unpacked.take(10**9)) == [b"last"]
+    assert unpacked.next_fetch_offset == 20_001
+    assert memory() - before < 1 << 20
+
+
+def test_a_poll_takes_of_all_partitions_together_what_there_is_room_for() -> None:
+    """The rest waits as it came, undecoded, and nothing of it is skipped."""
+    value, count, partitions = b"." * 1000, 20, 10
+    weight = RECORD_BYTES + len(value)
+    fetcher = Fetcher.__new__(Fetcher)
+    state = SubscriptionState()
+    tps = [TopicPartition("t", number) for number in range(partitions)]
+    state.assign_from_user(tps)
+    for tp in tps:
+        state.seek(tp, 0)
+    waiting = [
+        SimpleNamespace(topic_partition=tp, fetched_offset=0, records=batch(0, *[value] * count))
+        for tp in tps
+    ]
+    fetcher.__dict__.update(
+        _subscriptions=state,
+        _completed_fetches=collections.deque(waiting),
+        _next_partition_records=None,
+        _next_in_line_exception_metadata=None,
+        _paused_completed_fetches={},
+        _paused_partition_records={},
+        _sensors=None,
+        config={"max_poll_records": 10**9},
+    )
+    fetcher._parse_fetched_data = lambda fetch: fetcher.PartitionRecords(
+        fetch.fetched_offset, fetch.topic_partition, MemoryRecords(fetch.records)
+    )
+    bound_unpacking(SimpleNamespace(_fetcher=fetcher), 45 * weight)
+    seen: dict[TopicPartition, int] = dict.fromkeys(tps, 0)
+    polls = 0
+    while any(count > seen[tp] for tp in tps):
+        records, _ = fetcher.fetched_records(10**9)
+        polls += 1
+        assert 0 < sum(map(len, records.values())) <= 46
+        for tp, got in records.items():
+            assert got[0].offset == seen[tp], "nothing is skipped"
+            seen[tp] += len(got)
+            if seen[tp] < count:  # the broker sends the rest again
+                again = SimpleNamespace(
+                    topic_partition=tp, fetched_offset=seen[tp], records=batch(0, *[value] * count)
+                )
+                fetcher._completed_fetches.append(again)
+    assert polls >= partitions * count // 46
 
 
 def test_what_the_broker_itself_finds_damaged_is_named_too() -> None:
     def parse(fetch: Any) -> None:
         raise kafka.errors.CorruptRecordError("Unexpected error while fetching data")
 
-    fetcher = SimpleNamespace(_parse_fetched_data=parse)
+    fetcher = SimpleNamespace(_parse_fetched_data=parse, fetched_records=None, _append=None)
     bound_unpacking(SimpleNamespace(_fetcher=fetcher), LIMIT)
     fetch = SimpleNamespace(topic_partition=TopicPartition("t", 0), fetched_offset=7)
     with pytest.raises(UnreadableBatch, match=r"t-0 offset 7: .*fetching data"):

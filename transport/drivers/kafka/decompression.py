@@ -29,7 +29,7 @@ class TooLarge(Exception):
     """There is more in it than may be."""
 
 
-def decompress(codec: int, data: memoryview, limit: int) -> bytes:
+def decompress(codec: int, data: memoryview, limit: int) -> bytearray:
     """What is compressed in there.
 
     Args:
@@ -42,14 +42,12 @@ def decompress(codec: int, data: memoryview, limit: int) -> bytes:
     """
     if codec not in _CODECS:
         raise ValueError(f"a batch compressed by the unknown codec {codec}")
-    found: list[bytes] = []
-    left = limit
+    found = bytearray()  # not a list to be joined: that would take the memory twice
     for piece in _CODECS[codec](data, limit):
-        left -= len(piece)
-        if left < 0:
+        if len(found) + len(piece) > limit:
             raise TooLarge(_too_large(data, limit))
-        found.append(piece)
-    return found[0] if len(found) == 1 else b"".join(found)
+        found += piece
+    return found
 
 
 def _too_large(data: memoryview, limit: int) -> str:

@@ -4,6 +4,8 @@ Whoever may write to a topic writes what its readers unpack, so this is where a 
 broken or hostile. The client checks CRCs, and apart from that
 
 - decompresses whatever a batch holds, at once: some KB can become GBs;
+- decodes all that was fetched of all partitions, at once, and all headers of a record: a header of
+  two bytes takes more than a hundred in memory;
 - takes a format that it does not know for the newest one that it knows;
 - says for most of what is broken neither the partition nor the offset, and after it goes round
   for ever in its next poll;
@@ -21,26 +23,44 @@ import kafka.errors
 from kafka.consumer.fetcher import Fetcher
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
+from kafka.record.util import decode_varint
 
 from transport.drivers.kafka.decompression import TooLarge, decompress
 from transport.errors import UnreadableBatch
 from transport.types import TP
+from transport.weights import HEADER_BYTES, RECORD_BYTES
 
-# What a record weighs in memory at least, whatever is in it.
-RECORD_BYTES = 512
 KNOWN_FORMATS = (0, 1, 2)
+# The least bytes that a header has in a batch.
+_LEAST_HEADER = 2
+
+
+class Room:
+    """The memory that the records of one poll may take, over all partitions.
+
+    Attributes:
+        limit: in bytes; also for a single batch once it is decompressed, and for the headers of a
+            single record once they are decoded.
+        left: what is left of it in the poll under way. One record may exceed it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.left = limit
 
 
 def bound_unpacking(consumer: Any, limit: int) -> None:
     """Check and bound what a new KafkaConsumer unpacks.
 
     Args:
-        limit: most bytes that a batch may decompress to. What was fetched of a partition is
-            handed out until it takes as much; the rest is fetched again.
+        limit: most bytes that a batch may decompress to, that a record's headers may take in
+            memory, and, but for the last record, all that one poll brings. The rest of a partition
+            is fetched again; partitions that had no turn wait as they came, undecoded.
     """
     # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`: where what was fetched is unpacked.
-    fetcher = consumer._fetcher
-    parse = fetcher._parse_fetched_data
+    # `fetched_records`, `_append`: where a poll takes it, one partition after the other.
+    fetcher, room = consumer._fetcher, Room(limit)
+    parse, fetched, append = fetcher._parse_fetched_data, fetcher.fetched_records, fetcher._append
 
     def parse_naming_the_place(fetch: Any) -> Any:
         try:
@@ -50,60 +70,71 @@ def bound_unpacking(consumer: Any, limit: int) -> None:
             raise UnreadableBatch(f"{tp} offset {fetch.fetched_offset}: {error}") from error
 
     def records_of(*args: Any, **options: Any) -> BoundedRecords:
-        return BoundedRecords(limit, *args, **options)
+        return BoundedRecords(room, *args, **options)
+
+    def fetched_records(*args: Any, **options: Any) -> Any:
+        room.left = room.limit
+        return fetched(*args, **options)
+
+    def append_within(drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
+        count: int = append(drained, part, max_records, update_offsets)
+        return max_records if room.left <= 0 else count  # the poll asks for no more, then
 
     fetcher._parse_fetched_data = parse_naming_the_place
     fetcher.PartitionRecords = records_of
+    fetcher.fetched_records = fetched_records
+    fetcher._append = append_within
 
 
 class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """What was fetched of one partition."""
 
     def __init__(
-        self, limit: int, fetch_offset: int, tp: Any, records: Any, **options: Any
+        self, room: Room, fetch_offset: int, tp: Any, records: Any, **options: Any
     ) -> None:
-        self._most = max(1, limit // RECORD_BYTES)
         self._error: UnreadableBatch | None = None
-        super().__init__(fetch_offset, tp, _Batches(records, limit), **options)
+        super().__init__(fetch_offset, tp, _Batches(records, room, fetch_offset), **options)
 
     def take(self, n: int | None = None) -> Any:
         if self._error is not None:
             raise self._error  # the client would wait for records that never come
         try:
-            records = super().take(self._most if n is None else min(n, self._most))
+            records = super().take(n)
         except Exception as error:
             place = f"{TP(*self.topic_partition)} offset {self.next_fetch_offset}"
             self._error = UnreadableBatch(f"{place}: {_told(error)}")
             raise self._error from error
-        if len(records) == self._most:
-            self.drain()
+        # `_next_inline_exception`: what ended the reading after these records.
+        if isinstance(self._next_inline_exception, _NoRoom):
+            self.drain()  # the rest is fetched again, from `next_fetch_offset` on
         return records
+
+
+class _NoRoom(Exception):
+    """As much as may be was taken; the next record is not read."""
 
 
 class _Batches:
     """The batches in a fetch, one after the other, as the client's PartitionRecords asks."""
 
-    def __init__(self, records: Any, limit: int) -> None:
+    def __init__(self, records: Any, room: Room, first: int) -> None:
         self._records = records
-        self._limit = limit
-        self._given = 0
-        self._current: Any = None
+        self._room = room
+        self._first = first
 
     def next_batch(self) -> Any:
         """The next one; None, the end, also where as much as is allowed was given out."""
-        if self._current is not None:
-            self._given += len(self._current._buffer)
-            if self._given >= self._limit:
-                return None
-        self._current = None
+        if self._room.left <= 0:
+            return None
         batch = self._records.next_batch()
         if batch is None:
             return None
         if batch.magic not in KNOWN_FORMATS:
             raise ValueError(f"a batch of the unknown format {batch.magic} (its magic byte)")
-        self._current = _as(_Batch if batch.magic == 2 else _LegacyBatch, batch)
-        self._current.limit = self._limit
-        return self._current
+        bounded = _as(_Batch if batch.magic == 2 else _LegacyBatch, batch)
+        bounded.room, bounded.first = self._room, self._first
+        bounded.look_ahead()
+        return bounded
 
 
 def _told(error: Exception) -> str:
@@ -122,27 +153,66 @@ def _as(kind: Any, batch: Any) -> Any:
 
 class _Batch(DefaultRecordBatch):  # type: ignore[misc]
     # `_buffer`, `_pos`, `_decompressed`, `_maybe_uncompress`: where a batch is decompressed.
-    limit: int
+    # `_next_record_index`, `_num_records`, `_read_msg`: where it is read, a record at a time.
+    # `_offset`, `_size_in_bytes`, `_headers`: a record's own, without the properties' calls.
+    room: Room
+    first: int  # the offset that was fetched from: records below it are not handed out
+    may_burst: bool  # a record in here can have more headers than there is room for
     _buffer: Any
     _pos: int
     _decompressed: bool
+    _next_record_index: int
+    _num_records: int
 
     def _maybe_uncompress(self) -> None:
         if not self._decompressed and self.compression_type != self.CODEC_NONE:
             data = memoryview(self._buffer)[self._pos :]
-            self._buffer = bytearray(decompress(self.compression_type, data, self.limit))
+            self._buffer = decompress(self.compression_type, data, self.room.limit)
             self._pos = 0
+            self.look_ahead()
         self._decompressed = True
 
+    def look_ahead(self) -> None:
+        """Most batches are too small for any record in them to have too many headers."""
+        self.may_burst = len(self._buffer) // _LEAST_HEADER * HEADER_BYTES > self.room.limit
+
     def __next__(self) -> Any:
+        room = self.room
+        if room.left <= 0 and self._next_record_index < self._num_records:
+            raise _NoRoom
+        if self.may_burst and self._next_record_index < self._num_records:
+            self._check_headers()
         try:
-            return super().__next__()
+            record = super().__next__()
         except kafka.errors.CorruptRecordError as error:
             if not isinstance(error.__context__, UnicodeDecodeError):
                 raise
-        # Kafka stores any bytes as a header's name. Read the record again as other clients do.
-        self._buffer = _Lenient(self._buffer)
-        return super().__next__()
+            # Kafka stores any bytes as a header's name. Read the record again as other clients do.
+            self._buffer = _Lenient(self._buffer)
+            record = super().__next__()
+        if record._offset >= self.first:
+            room.left -= RECORD_BYTES + record._size_in_bytes
+            if record._headers:
+                room.left -= HEADER_BYTES * len(record._headers)
+        return record
+
+    def _check_headers(self) -> None:
+        """Read how many headers the next record has, before they are decoded."""
+        at, buffer = self._pos, self._buffer
+        try:
+            for _ in ("length", "attributes", "timestamp", "offset"):
+                _, at = decode_varint(buffer, at)
+            for _ in ("key", "value"):
+                size, at = decode_varint(buffer, at)
+                at += max(size, 0)
+            count, _ = decode_varint(buffer, at)
+        except (ValueError, IndexError):
+            return  # it is broken, which is for the client to find
+        if count * HEADER_BYTES > self.room.limit:
+            raise TooLarge(
+                f"a record with {count} headers takes more memory than max_decompressed_bytes"
+                f" allows, which is {self.room.limit}"
+            )
 
 
 class _Lenient(bytearray):
@@ -158,10 +228,39 @@ class _Lenient(bytearray):
 
 class _LegacyBatch(LegacyRecordBatch):  # type: ignore[misc]
     # `_decompress`, `_read_key_value`: the same in the formats of old.
-    limit: int
+    # `_read_all_headers`: where the client looks at all messages in a batch, before the first.
+    room: Room
+    first: int
+    _buffer: Any
 
-    def _decompress(self, key_offset: int) -> bytes:
+    def _decompress(self, key_offset: int) -> bytearray:
         _, data = self._read_key_value(key_offset)
         if data is None:
             raise ValueError("a compressed message without a value")
-        return decompress(self.compression_type, memoryview(data), self.limit)
+        return decompress(self.compression_type, memoryview(data), self.room.limit)
+
+    def look_ahead(self) -> None:
+        """These formats have no headers."""
+
+    def _read_all_headers(self) -> list[tuple[Any, int]]:
+        found: list[tuple[Any, int]] = []
+        at, most = 0, self.room.limit // HEADER_BYTES
+        while at < len(self._buffer):
+            if len(found) > most:
+                raise TooLarge(
+                    f"a batch with more than {most} messages takes more memory than"
+                    f" max_decompressed_bytes allows, which is {self.room.limit}"
+                )
+            header = self._read_header(at)
+            found.append((header, at))
+            at += self.LOG_OVERHEAD + header[1]
+        return found
+
+    def __iter__(self) -> Any:
+        room = self.room
+        for record in super().__iter__():
+            yield record
+            if record.offset >= self.first:
+                room.left -= RECORD_BYTES + record.size_in_bytes
+                if room.left <= 0:
+                    raise _NoRoom

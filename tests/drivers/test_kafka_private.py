@@ -385,7 +385,7 @@ def close_of(connection: Any) -> Callable[[], Any]:
 
 
 # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`, `fetched_records`, `_append`,
-# `_next_inline_exception`, and what batches and records keep where.
+# `_paused_completed_fetches`, `_next_inline_exception`, and what batches and records keep where.
 
 
 def test_what_was_fetched_is_unpacked_through_these_names() -> None:
@@ -396,6 +396,9 @@ def test_what_was_fetched_is_unpacked_through_these_names() -> None:
     assert "records.next_batch()" in unpack
     assert "self.next_fetch_offset = last_batch.next_offset" in unpack  # at the end, as we end it
     assert "records_remaining -= self._append(" in inspect.getsource(Fetcher.fetched_records)
+    assert "discard.update(self._paused_completed_fetches)" in inspect.getsource(
+        Fetcher._fetchable_partitions
+    )
     assert "self._next_inline_exception = e" in inspect.getsource(Fetcher.PartitionRecords.take)
     assert set(DefaultRecordBatch.__slots__) >= {"_buffer", "_pos", "_decompressed"}
     assert set(DefaultRecordBatch.__slots__) >= {"_next_record_index", "_num_records"}

@@ -70,7 +70,7 @@ def raw_record(*, offset_delta: int = 0, value: bytes = b"v", header: bytes | No
 
 
 def unpacking(data: bytes, start: int = 0, limit: int = LIMIT) -> BoundedRecords:
-    return BoundedRecords(Room(limit), start, TopicPartition("t", 0), MemoryRecords(data))
+    return BoundedRecords(Room(limit, limit), start, TopicPartition("t", 0), MemoryRecords(data))
 
 
 def values(records: list[Any]) -> list[bytes | None]:
@@ -377,7 +377,7 @@ def test_a_poll_takes_of_all_partitions_together_what_there_is_room_for() -> Non
     fetcher._parse_fetched_data = lambda fetch: fetcher.PartitionRecords(
         fetch.fetched_offset, fetch.topic_partition, MemoryRecords(fetch.records)
     )
-    bound_unpacking(SimpleNamespace(_fetcher=fetcher), 45 * weight)
+    bound_unpacking(SimpleNamespace(_fetcher=fetcher), 90 * weight, waiting=LIMIT)
     seen: dict[TopicPartition, int] = dict.fromkeys(tps, 0)
     polls = 0
     while any(count > seen[tp] for tp in tps):
@@ -395,12 +395,30 @@ def test_a_poll_takes_of_all_partitions_together_what_there_is_room_for() -> Non
     assert polls >= partitions * count // 46
 
 
+def test_what_waits_for_a_resume_is_bounded_and_what_is_more_is_fetched_again() -> None:
+    parked = {
+        TopicPartition("t", number): SimpleNamespace(
+            partition_data=SimpleNamespace(records=bytes(1000) if number else None)
+        )
+        for number in range(10)
+    }
+    fetcher = SimpleNamespace(
+        _parse_fetched_data=None,
+        _append=None,
+        fetched_records=lambda: ({}, False),
+        _paused_completed_fetches=parked,
+    )
+    bound_unpacking(SimpleNamespace(_fetcher=fetcher), LIMIT, waiting=4500)
+    assert fetcher.fetched_records() == ({}, False)
+    assert [tp.partition for tp in parked] == [0, 1, 2, 3, 4]
+
+
 def test_what_the_broker_itself_finds_damaged_is_named_too() -> None:
     def parse(fetch: Any) -> None:
         raise kafka.errors.CorruptRecordError("Unexpected error while fetching data")
 
     fetcher = SimpleNamespace(_parse_fetched_data=parse, fetched_records=None, _append=None)
-    bound_unpacking(SimpleNamespace(_fetcher=fetcher), LIMIT)
+    bound_unpacking(SimpleNamespace(_fetcher=fetcher), LIMIT, waiting=LIMIT)
     fetch = SimpleNamespace(topic_partition=TopicPartition("t", 0), fetched_offset=7)
     with pytest.raises(UnreadableBatch, match=r"t-0 offset 7: .*fetching data"):
         fetcher._parse_fetched_data(fetch)

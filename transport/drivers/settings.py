@@ -96,12 +96,14 @@ class ClientSettings:
             of `max_poll_interval`; see `rebalance_bound`.
         isolation: "read_committed" or "read_uncommitted". Whether messages of open and aborted
             transactions are left out.
-        fetch_max_bytes: the most bytes of one fetch from one broker.
+        fetch_max_bytes: the most bytes of one fetch from one broker. As much waits undecoded for
+            partitions that were paused meanwhile.
         max_partition_fetch_bytes: the most bytes of one partition in one fetch. One larger batch
             is fetched all the same.
-        max_decompressed_bytes: a batch that decompresses to more ends the reading with
-            UnreadableBatch. What was fetched of a partition is unpacked up to about as much at a
-            time, where a message counts as 512 bytes at least.
+        max_decompressed_bytes: a batch that decompresses to more, or a record whose headers take
+            more in memory, ends the reading with UnreadableBatch. What was fetched is decoded up
+            to half as much at a time. There a message counts as its bytes and 512 more, and each
+            header as 160 more.
         request_timeout: the time for one request to a broker.
         connect_timeout: the time to find a broker, and a topic that does not exist yet.
         commit_timeout: the time for the broker's answer to a commit.
@@ -153,7 +155,7 @@ class ClientSettings:
         default="read_committed",
         validator=setting(choice, choices=("read_committed", "read_uncommitted")),
     )
-    fetch_max_bytes: int = attrs.field(default=50 << 20, validator=_size)
+    fetch_max_bytes: int = attrs.field(default=16 << 20, validator=_size)
     max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
     max_decompressed_bytes: int = attrs.field(default=64 << 20, validator=_size)
     request_timeout: float = attrs.field(default=30.0, validator=_duration)

@@ -428,7 +428,10 @@ class KafkaConsumerClient:
             self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
         watch_fetches(self._consumer, self._crash)
         self._lookups = Lookups(self._consumer)
-        bound_unpacking(self._consumer, self._settings.max_decompressed_bytes)
+        settings = self._settings
+        bound_unpacking(
+            self._consumer, settings.max_decompressed_bytes, waiting=settings.fetch_max_bytes
+        )
         assert self._listener is not None
         self._listener.attach(self._consumer)
         self._starts.attach(self._consumer)

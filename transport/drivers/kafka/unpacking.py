@@ -38,28 +38,39 @@ _LEAST_HEADER = 2
 class Room:
     """The memory that the records of one poll may take, over all partitions.
 
+    Args:
+        limit: most bytes of a single batch once it is decompressed, and of the headers of a single
+            record once they are decoded.
+        for_poll: most bytes of all records together.
+
     Attributes:
-        limit: in bytes; also for a single batch once it is decompressed, and for the headers of a
-            single record once they are decoded.
-        left: what is left of it in the poll under way. One record may exceed it.
+        left: what is left for the poll under way. One record may exceed it.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, for_poll: int) -> None:
         self.limit = limit
-        self.left = limit
+        self.left = self._for_poll = for_poll
+
+    def renew(self) -> None:
+        """A poll begins."""
+        self.left = self._for_poll
 
 
-def bound_unpacking(consumer: Any, limit: int) -> None:
+def bound_unpacking(consumer: Any, limit: int, waiting: int) -> None:
     """Check and bound what a new KafkaConsumer unpacks.
 
     Args:
-        limit: most bytes that a batch may decompress to, that a record's headers may take in
-            memory, and, but for the last record, all that one poll brings. The rest of a partition
-            is fetched again; partitions that had no turn wait as they came, undecoded.
+        limit: most bytes that a batch may decompress to, and that a record's headers may take in
+            memory. One poll brings half as much, and a record that exceeds it. The rest of a
+            partition is fetched again; partitions that had no turn wait as they came, undecoded.
+        waiting: most bytes of what was fetched of partitions before they were paused. What is more
+            is dropped, and fetched again once they are resumed.
     """
     # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`: where what was fetched is unpacked.
     # `fetched_records`, `_append`: where a poll takes it, one partition after the other.
-    fetcher, room = consumer._fetcher, Room(limit)
+    # `_paused_completed_fetches`: what waits for a resume; of each partition at most one fetch, so
+    # with many partitions there is no bound.
+    fetcher, room = consumer._fetcher, Room(limit, max(1, limit // 2))
     parse, fetched, append = fetcher._parse_fetched_data, fetcher.fetched_records, fetcher._append
 
     def parse_naming_the_place(fetch: Any) -> Any:
@@ -73,8 +84,11 @@ def bound_unpacking(consumer: Any, limit: int) -> None:
         return BoundedRecords(room, *args, **options)
 
     def fetched_records(*args: Any, **options: Any) -> Any:
-        room.left = room.limit
-        return fetched(*args, **options)
+        room.renew()
+        try:
+            return fetched(*args, **options)
+        finally:
+            _drop_beyond(waiting, fetcher._paused_completed_fetches)
 
     def append_within(drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
         count: int = append(drained, part, max_records, update_offsets)
@@ -84,6 +98,15 @@ def bound_unpacking(consumer: Any, limit: int) -> None:
     fetcher.PartitionRecords = records_of
     fetcher.fetched_records = fetched_records
     fetcher._append = append_within
+
+
+def _drop_beyond(most: int, fetches: dict[Any, Any]) -> None:
+    """Drop the last of what waits. No position has moved past it, so it will be fetched again."""
+    size = 0
+    for tp, fetch in list(fetches.items()):
+        size += len(fetch.partition_data.records or b"")
+        if size > most:
+            del fetches[tp]
 
 
 class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]

@@ -19,8 +19,12 @@ from transport import (
     Conductor,
     Fenced,
     Transport,
+    TransportError,
 )
+from transport.drivers.base import Rebalance, RebalanceKind
 from transport.drivers.memory import MemoryBroker
+from transport.errors import ClientClosed
+from transport.handover import _within
 
 ORDERS = TP("orders", 0)
 BOUND, SLOW = 5.0, 20.0
@@ -249,6 +253,55 @@ async def test_past_the_bound_the_producer_of_what_was_taken_away_ends() -> None
             await trio.sleep(BOUND + 10)
             assert len(app.consumer.assignment) == 1
             assert producers() == 1
+
+
+@jumping
+async def test_a_producer_that_does_not_end_in_order_ends_no_commit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
+    async with app_on(broker, transactions="partition") as app:
+
+        async def get_stuck(transactional_id: str) -> None:
+            await trio.lowlevel.checkpoint()
+            raise TransportError("abandoned: a thread")
+
+        app.producer.stop_transaction = get_stuck
+        messages = app.topic("orders").noack()
+        in_hand = await take(messages, 2)
+        async with app_on(broker) as other:
+            other.topic("orders").listen()
+            await trio.sleep(1)
+            for message in in_hand:
+                message.ack()
+            await trio.sleep(5)
+            assert len(app.consumer.assignment) == 1
+        await app.consumer.commit()
+        assert committed(broker) == {TP("orders", 0): 1, TP("orders", 1): 1}
+    assert "did not end in order: abandoned: a thread" in caplog.text
+
+
+# Errors
+
+
+@pytest.mark.parametrize("error", [ClientClosed("it was closed"), KeyboardInterrupt()])
+async def test_an_error_within_a_bound_is_raised_as_it_is(error: BaseException) -> None:
+    event = Rebalance(RebalanceKind.REVOKED, frozenset(), 1, BOUND, lambda seek: None)
+
+    async def step() -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        await _within(event, step)
+    assert raised.value is error
+
+
+async def test_a_cancellation_within_a_bound_goes_on_its_way() -> None:
+    event = Rebalance(RebalanceKind.REVOKED, frozenset(), 1, BOUND, lambda seek: None)
+    with trio.move_on_after(0) as scope:
+        await _within(event, trio.sleep_forever)
+    assert scope.cancelled_caught
 
 
 # The end

@@ -11,7 +11,16 @@ import trio
 from tests.apps import A_WHILE, app_on, broker_with, nothing_comes, take, write
 from tests.lanes import Place
 from tests.nurseries.clock import jumping
-from transport import TP, App, BrokerUnavailable, Message, UnknownTopic
+from transport import (
+    TP,
+    App,
+    AuthorizationFailed,
+    BrokerUnavailable,
+    Fenced,
+    Message,
+    TransportError,
+    UnknownTopic,
+)
 
 ORDERS, BILLS = TP("shop.orders", 0), TP("shop.bills", 0)
 SHOP = re.compile(r"shop\..*")
@@ -69,20 +78,45 @@ async def test_who_listens_to_no_pattern_asks_for_no_topics() -> None:
 
 
 @jumping
-async def test_where_no_broker_tells_the_topics_it_is_asked_again(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokerUnavailable("nobody is there"),
+        TransportError("nobody is there"),
+        UnknownTopic("nobody is there"),
+        RuntimeError("nobody is there"),
+        KeyError("nobody is there"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_where_no_broker_tells_the_topics_it_is_asked_again_whatever_the_error(
+    caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
         topics = app.consumer.client.topics
 
         async def tell_later() -> Collection[str]:
             if trio.current_time() - began < 5.0:
-                raise BrokerUnavailable("nobody is there")
+                raise error
             return await topics()
 
         app.consumer.client.topics, began = tell_later, trio.current_time()
         assert (await anext(app.topic(SHOP).noack())).tp == ORDERS
-        assert "match a pattern: nobody is there" in caplog.text
+        assert "group: cannot look for topics that match a pattern" in caplog.text
+        assert "nobody is there" in caplog.text
+
+
+@jumping
+@pytest.mark.parametrize("error", [AuthorizationFailed, Fenced])
+async def test_an_error_that_no_later_look_can_mend_ends_the_app(error: type[Exception]) -> None:
+    async def refuse() -> Collection[str]:
+        await trio.lowlevel.checkpoint()
+        raise error("for good")
+
+    with pytest.RaisesGroup(error, flatten_subgroups=True):
+        async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
+            app.consumer.client.topics = refuse
+            await anext(app.topic(SHOP).noack())
 
 
 @jumping

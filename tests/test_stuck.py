@@ -300,6 +300,23 @@ async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
 
 
 @jumping
+async def test_an_error_of_the_client_that_nobody_knows_ends_no_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with watched(broker_with(*ORDERS, records=1)) as app:
+        for message in await take(app.topic("orders").noack(), 2):
+            message.ack()
+
+        async def break_down(*_: object) -> dict[TP, int]:
+            raise RuntimeError("what is this?")
+
+        app.consumer.client.end_offsets = break_down
+        await trio.sleep(250)
+        assert not app.consumer.stuck
+    assert "what is this?" in caplog.text
+
+
+@jumping
 async def test_no_response_of_the_broker() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with watched(broker) as app:

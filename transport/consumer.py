@@ -30,10 +30,11 @@ from transport.drivers.base import ConsumerClient
 from transport.ends import Ends
 from transport.errors import (
     AppClosed,
-    BrokerUnavailable,
+    AuthorizationFailed,
     ClientClosed,
     CommitRefused,
     CommitUnknown,
+    Fenced,
     NotAssigned,
     RebalanceInProgress,
     TransactionAborted,
@@ -255,13 +256,28 @@ class Consumer(Service):
         conductor, interval = self.app.conductor, self.app.settings.pattern_interval
         while True:
             await conductor.wait_for_patterns()
-            try:
-                with self.ending_quietly():
-                    conductor.on_topics(await self.client.topics())
-            except BrokerUnavailable as exc:
-                logger.warning("cannot look for topics that match a pattern: %s", exc)
+            if (topics := await self._topics()) is not None:
+                conductor.on_topics(topics)
             with trio.move_on_after(interval):
                 await conductor.wait_for_change()
+
+    async def _topics(self) -> Collection[str] | None:
+        """Return the names of all topics; None, with a warning, where they cannot be had now.
+
+        The next look comes soon, so only what no later look can mend ends the app.
+        """
+        try:
+            with self.ending_quietly():
+                return await self.client.topics()
+        except (AuthorizationFailed, Fenced, ClientClosed):
+            raise
+        except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
+            logger.warning(
+                "%s: cannot look for topics that match a pattern, and will try again: %s",
+                self.app.id,
+                str(exc) or repr(exc),
+            )
+        return None
 
     @trio.lowlevel.enable_ki_protection
     async def _tell_of_client_only(self) -> None:

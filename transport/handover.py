@@ -183,11 +183,23 @@ class Handover:
 
 
 async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
-    """Take a step within the bound of a rebalance, which cancels it; whether it was in time."""
+    """Take a step within the bound of a rebalance, which cancels it; whether it was in time.
+
+    An error of the step is raised as it is: a group around it would hide it from the callers that
+    look for its class.
+    """
+    failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
-        await step(*args)
+        try:
+            await step(*args)
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - it is raised below
+            failure = exc
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     return not event.expired.is_set()
 
 

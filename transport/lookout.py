@@ -114,7 +114,9 @@ class Lookout:
                 ends = await self._consumer.client.end_offsets(tps, self._patience)
         except BrokerUnavailable:
             pass  # that is an answer, too
-        except TransportError:
+        except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
+            if not isinstance(exc, TransportError):
+                logger.warning("cannot look for partitions that are stuck: %r", exc)
             return {}
         return {ledger: Answer(ends.get(ledger.tp), positions.get(ledger.tp)) for ledger in ledgers}
 

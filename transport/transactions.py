@@ -9,6 +9,7 @@ leaves both or neither (I9).
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from transport.base import Transport
     from transport.consumer import Consumer
     from transport.source import Source
+
+logger = logging.getLogger("transport.consumer")
 
 
 @attrs.frozen
@@ -168,11 +171,21 @@ class TransactionManager:
         scope.is_ready = True
 
     async def stop_gone(self) -> None:
-        """End the producers of the scopes that were let go."""
+        """End the producers of the scopes that were let go.
+
+        A producer that does not end in order is named in a warning: nothing is sent with it any
+        more, and it must not end a commit of other scopes.
+        """
         gone, self._gone = self._gone, []
         async with trio.open_nursery() as nursery:
             for scope in gone:
-                nursery.start_soon(self.producer.stop_transaction, scope.transactional_id)
+                nursery.start_soon(self._stop, scope.transactional_id)
+
+    async def _stop(self, transactional_id: str) -> None:
+        try:
+            await self.producer.stop_transaction(transactional_id)
+        except TransportError as exc:
+            logger.warning("the producer of %r did not end in order: %s", transactional_id, exc)
 
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
         """Raise Fenced if something was sent for what is lost: another member may do it, too."""

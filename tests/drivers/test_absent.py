@@ -69,6 +69,27 @@ async def at_work(rig: Rig) -> AsyncIterator[Absent]:
 
 
 @jumping
+async def test_an_error_of_the_client_that_nobody_knows_concerns_one_topic_alone() -> None:
+    rig = Rig({"good": 5.0})
+    look_up = rig.look_up
+
+    async def break_down(topic: str, timeout: float) -> None:
+        if topic == "bad":
+            raise RuntimeError("what is this?")
+        await look_up(topic, timeout)
+
+    rig.absent.look_up = break_down
+    async with at_work(rig) as absent:
+        absent.add([message("bad", b"1"), message("good", b"2")], DEADLINE)
+        await trio.sleep(DEADLINE)
+    ((value, outcome, _),) = rig.failed
+    assert value == b"1"
+    assert isinstance(outcome, DeliveryFailed)
+    assert isinstance(outcome.__cause__, RuntimeError)
+    assert [value for value, _ in rig.taken] == [b"2"]
+
+
+@jumping
 async def test_they_are_handed_over_once_their_topic_is_there() -> None:
     rig = Rig({"a": 3.0, "b": 0.0})
     async with at_work(rig) as absent:

@@ -110,6 +110,8 @@ class Absent:
                     self._expire(topic, deadline, error)
                 else:
                     self._fail(queue, DeliveryFailed(str(error)), error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this topic alone
+                self._fail(queue, DeliveryFailed(repr(error)), error)
         # Not where we are cancelled: what is left is for `fail`.
         del self._waiting[topic]
 

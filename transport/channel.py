@@ -10,6 +10,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from transport.codec import Codec, DecodeError
 from transport.decoding import AGAIN, Codecs, Decoded
+from transport.excerpt import excerpt_of_error
 from transport.flow import Flow
 from transport.ledger import Lane, Ledger, Load
 from transport.message import Batch, Message
@@ -209,7 +210,7 @@ class Channel:
                 message.value = codec.decode(message.value)
         except Exception as exc:  # noqa: BLE001 - a user's codec raises what it likes
             where = f"the {part} of {message.tp} offset {message.offset}"
-            error = DecodeError(f"{where}: {exc!r}", message)
+            error = DecodeError(f"{where}: {excerpt_of_error(exc)}", message)
             error.__cause__ = exc
             return error, hook
         if shared is not None and ready is None:

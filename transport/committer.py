@@ -23,6 +23,7 @@ from transport.errors import (
     TopicReplaced,
     TransportError,
 )
+from transport.excerpt import listed
 from transport.ledger import Ledger
 from transport.rounds import Around, Round, Rounds
 from transport.types import TP
@@ -237,7 +238,7 @@ class Committer:
             logger.warning(
                 "the broker has no partition %s any more: nothing is committed for it, and the"
                 " others go on",
-                ", ".join(map(str, new)),
+                listed(new),
             )
 
     async def _commit(self, offsets: Mapping[TP, int]) -> None:

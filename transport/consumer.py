@@ -40,6 +40,7 @@ from transport.errors import (
     TransactionAborted,
     TransportError,
 )
+from transport.excerpt import excerpt_of_error, listed
 from transport.flow import Flow
 from transport.getmany import GetMany
 from transport.handover import Handover
@@ -275,7 +276,7 @@ class Consumer(Service):
             logger.warning(
                 "%s: cannot look for topics that match a pattern, and will try again: %s",
                 self.app.id,
-                str(exc) or repr(exc),
+                excerpt_of_error(exc) if not isinstance(exc, TransportError) else exc,
             )
         return None
 
@@ -719,4 +720,4 @@ def _check_look(now: float, tp: TP) -> None:
 
 
 def _names(tps: Iterable[TP]) -> str:
-    return ", ".join(str(tp) for tp in sorted(tps))
+    return listed(sorted(tps))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from transport.excerpt import listed
 from transport.types import TP
 
 
@@ -63,7 +64,7 @@ class PartitionGone(CommitRefused):
 
     def __init__(self, partitions: Iterable[TP]) -> None:
         self.partitions = frozenset(partitions)
-        super().__init__(f"no such partition: {', '.join(map(str, sorted(self.partitions)))}")
+        super().__init__(f"no such partition: {listed(sorted(self.partitions))}")
 
 
 class TopicReplaced(PartitionGone):

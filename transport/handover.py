@@ -18,6 +18,7 @@ import trio
 
 from transport.drivers.base import Rebalance, RebalanceKind
 from transport.errors import AppClosed, RebalanceInProgress
+from transport.excerpt import listed
 from transport.ledger import Ledger
 from transport.membership import Membership
 from transport.types import TP
@@ -226,5 +227,5 @@ def _warn_of_hook(event: Rebalance) -> None:
         "cut off past its bound of %.1f s: the hook for partitions that were %s (%s)",
         event.bound,
         event.kind.value,
-        ", ".join(map(str, sorted(event.partitions))),
+        listed(sorted(event.partitions)),
     )

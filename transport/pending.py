@@ -22,6 +22,7 @@ from transport.arguments import (
     whole,
 )
 from transport.drivers.base import Outcome, Outgoing
+from transport.excerpt import excerpt_of
 from transport.types import HeadersArg, RecordMetadata
 
 
@@ -66,11 +67,11 @@ class PendingMessage:
     """
 
     topic: str
-    key: bytes | None = None
-    value: bytes | None = None
+    key: bytes | None = attrs.field(default=None, repr=excerpt_of)
+    value: bytes | None = attrs.field(default=None, repr=excerpt_of)
     partition: int | None = None
     timestamp: float | None = None
-    headers: HeadersArg = None
+    headers: HeadersArg = attrs.field(default=None, repr=excerpt_of)
 
     def __attrs_post_init__(self) -> None:
         outgoing = self.outgoing()

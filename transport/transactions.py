@@ -29,6 +29,7 @@ from transport.errors import (
     TransactionAborted,
     TransportError,
 )
+from transport.excerpt import listed
 from transport.ledger import Ledger
 from transport.message import Batch, Message
 from transport.pending import FutureMessage, outgoing_of
@@ -194,7 +195,7 @@ class TransactionManager:
                 raise Fenced(
                     "this member was thrown out of its group within the transaction of"
                     f" {scope.transactional_id!r}, which is undone; it has lost"
-                    f" {', '.join(map(str, sorted(tps)))}"
+                    f" {listed(sorted(tps))}"
                 )
 
     # Sending

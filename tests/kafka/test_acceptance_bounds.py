@@ -19,6 +19,7 @@ FETCH = 256 << 10  # of one partition
 # Most records of one fetch; those that come are whole batches of the producer's.
 MOST_FETCHED = PARTITIONS * (FETCH // SIZE + 1)
 MAX_POLL_INTERVAL = 6.0
+LARGE, BUFFER_BYTES = 900_000, 32 << 20
 SLOW = 8  # seconds; longer than that
 # Growth from the first messages on, of a process through which 120 MB pass.
 MOST_GROWTH = 16 << 20
@@ -105,3 +106,18 @@ def test_a_program_that_is_blocked_loses_its_partitions_and_nothing_else(
     until_no_lag(crew.bootstrap, topic, PARTITIONS, timeout=30.0)
     for member in crew.members:
         member.end(signal.SIGTERM, code=0, within=10.0)
+
+
+def test_large_messages_and_a_slow_handler(crew: Crew, kafka_topic: Callable[..., str]) -> None:
+    """Far fewer messages than the buffer may have wait here, and far more bytes."""
+    topic = kafka_topic(PARTITIONS)
+    produce(crew.bootstrap, topic, 400, size=LARGE)
+    ends = {place[1]: end for place, end in end_offsets(crew.bootstrap, topic).items()}
+    member = crew.start(topic, topic, tasks=1, batch=1, pause=0.02, buffer_bytes=BUFFER_BYTES)
+    crew.until_all_done(ends, timeout=120.0)
+    member.end(signal.SIGTERM, code=0, within=10.0)
+
+    seen = [seen for seen in member.diary.seen if seen.at >= member.diary.begun[0][1]]
+    most = max(moment.held for moment in seen)
+    assert most * LARGE > BUFFER_BYTES // 2, "the topic was not fast"
+    assert most * LARGE < BUFFER_BYTES + 2 * PARTITIONS * (1 << 20)

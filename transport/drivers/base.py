@@ -26,6 +26,7 @@ import attrs
 import trio
 
 from transport.drivers.settings import ClientSettings
+from transport.excerpt import excerpt_of
 from transport.types import TP, GroupMetadata, Headers, Record, RecordMetadata
 
 DEFAULT_TIMEOUT = 30.0
@@ -138,8 +139,9 @@ class ConsumerClient(Protocol):
 
         Where a partition begins without a committed offset is said in `drivers/starts.py`.
 
-        Records come in offset order within a partition, whole fetches at a time. While it
-        waits it keeps up the membership and raises rebalances.
+        Records come in offset order within a partition, and together they take as much memory as
+        half of `max_decompressed_bytes` and one record at most. While it waits it keeps up the
+        membership and raises rebalances.
 
         A topic that was deleted and created again is told of by two rebalances (`of_new_topic`)
         before anything of the new one is returned.
@@ -271,9 +273,9 @@ class Outgoing:
 
     topic: str
     partition: int | None
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
+    key: bytes | None = attrs.field(repr=excerpt_of)
+    value: bytes | None = attrs.field(repr=excerpt_of)
+    headers: Headers = attrs.field(repr=excerpt_of)
     timestamp_ms: int | None
 
 

@@ -20,7 +20,7 @@ from kafka.protocol.consumer import OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 
 from transport.errors import BrokerUnavailable, ClientClosed
-from transport.types import TP
+from transport.types import TP, is_topic_name
 
 # Extra seconds beyond the query's own bound, so that its more specific error wins.
 _MARGIN = 1.0
@@ -176,7 +176,9 @@ async def _all_topics(client: Any, timeout: float) -> frozenset[str]:
             return frozenset(
                 topic.name
                 for topic in answer.topics
-                if topic.error_code == kafka.errors.NoError.errno and not topic.is_internal
+                if topic.error_code == kafka.errors.NoError.errno
+                and not topic.is_internal
+                and is_topic_name(topic.name)  # it goes into requests, logs and errors
             )
         # `_net`: only the loop itself can let a coroutine of it sleep.
         await manager._net.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))

@@ -18,6 +18,7 @@ import trio
 from transport.drivers.kafka.queries import ask
 from transport.drivers.kafka.waiting import Waiting
 from transport.errors import AuthorizationFailed, BrokerUnavailable, UnknownTopic
+from transport.excerpt import excerpt, listed
 
 # Seconds after which the log tells what is waited for. A topic that the broker creates at the first
 # request is there sooner.
@@ -70,9 +71,7 @@ async def partition_counts(
         return {topic: len(partitions) for topic, partitions in known.items()}
     # The loop alone may change the set of topics that it iterates over for each request.
     wanted = (client, topics, timeout, waiting, absent)
-    counts: dict[str, int] = await ask(
-        client, ", ".join(topics), _look_up, *wanted, timeout=timeout
-    )
+    counts: dict[str, int] = await ask(client, listed(topics), _look_up, *wanted, timeout=timeout)
     return counts
 
 
@@ -97,11 +96,11 @@ async def _look_up(
         # Only of an answer to us: it may have been given back since the last one.
         if answered and (refused := cluster.unauthorized_topics.intersection(missing)):
             _forget(cluster, missing)
-            raise AuthorizationFailed(f"may not see {', '.join(sorted(refused))}")
+            raise AuthorizationFailed(f"may not see {listed(sorted(refused))}")
         left = deadline - time.monotonic()
         if left <= 0:
             _forget(cluster, missing)
-            names = ", ".join(missing)
+            names = listed(missing)
             if answered:
                 raise UnknownTopic(
                     f"no such topic: {names}; waited {timeout:g} s for it. Create it, or give it"
@@ -120,7 +119,7 @@ async def _look_up(
                 cluster.add_topic(topic)
         except (TypeError, ValueError) as error:
             _forget(cluster, missing)
-            raise UnknownTopic(str(error)) from error
+            raise UnknownTopic(excerpt(str(error))) from error
         try:
             # An update comes no sooner than retry_backoff_ms after the last one.
             await client._manager.wait_for(cluster.request_update(), _slice(left, is_told) * 1000)

@@ -27,6 +27,7 @@ from kafka.record.util import decode_varint
 
 from transport.drivers.kafka.decompression import TooLarge, decompress
 from transport.errors import UnreadableBatch
+from transport.excerpt import excerpt, excerpt_of_error
 from transport.types import TP
 from transport.weights import HEADER_BYTES, RECORD_BYTES
 
@@ -162,8 +163,8 @@ class _Batches:
 
 def _told(error: Exception) -> str:
     if isinstance(error, (ValueError, TooLarge, kafka.errors.KafkaError)):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+        return excerpt(str(error))
+    return excerpt_of_error(error)
 
 
 def _as(kind: Any, batch: Any) -> Any:

@@ -1,0 +1,43 @@
+"""Texts and lists from outside, cut to what an error or a line of a log can hold.
+
+A key may have a megabyte, an error of a codec may quote all of it, and a pattern may match ten
+thousand topics. Look here for how an error names such things. Nothing here knows trio or Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+_MOST_CHARACTERS = 200
+_MOST_NAMES = 20
+
+
+def excerpt(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """Return at most `most` characters of a text, and how many it has, in one printable line."""
+    part = text[:most]
+    if not part.isprintable():
+        part = part.encode("unicode_escape").decode("ascii")[:most]
+    return part if len(text) <= most else f"{part}... ({len(text)} characters)"
+
+
+def excerpt_of(value: object) -> str:
+    """Return the `repr` of a value, cut; of bytes and texts only as much is made as is shown."""
+    if isinstance(value, (bytes, bytearray, str)) and len(value) > _MOST_CHARACTERS:
+        return f"{value[:_MOST_CHARACTERS]!r}... (length {len(value)})"
+    return excerpt(repr(value))
+
+
+def excerpt_of_error(error: BaseException) -> str:
+    """Return class and text of an error, cut. The `repr` of a UnicodeError holds all its input."""
+    if isinstance(error, UnicodeError):
+        return excerpt(f"{type(error).__name__}: {error}")
+    return excerpt(repr(error))
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return names, joined by commas; of very many the first ones, and how many more there are."""
+    every = list(names)
+    shown = ", ".join(excerpt(str(name)) for name in islice(every, _MOST_NAMES))
+    left = len(every) - _MOST_NAMES
+    return shown if left <= 0 else f"{shown} and {left} more"

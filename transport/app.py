@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import trio
 
 from nurseries import Node, Service, running
-from transport.arguments import text
+from transport.arguments import seconds, text
 from transport.base import Transport
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
@@ -205,8 +205,7 @@ class App:
             RuntimeError: the app is not open, or this is not the main thread.
             ValueError: `timeout` is not above 0.
         """
-        if not timeout > 0:
-            raise ValueError(f"timeout: seconds above 0, not {timeout!r}")
+        seconds("timeout", timeout, finite=False)
         if not self.is_open or self._token is None:
             raise RuntimeError(
                 f"the app {self.id!r} is not open: call stop_on_signals() in its block"

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import trio
 
+from transport.arguments import instance, or_none
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.consumer import MemoryConsumer
 from transport.drivers.memory.producer import MemoryProducer
@@ -25,6 +26,8 @@ class MemoryDriver:
     """
 
     def __init__(self, name: str = "", *, broker: MemoryBroker | None = None) -> None:
+        instance("name", name, str, "the name of a broker, a str")
+        or_none(instance, "broker", broker, kind=MemoryBroker, expected="a MemoryBroker or None")
         self._name = name
         self._broker = broker
 

@@ -169,9 +169,9 @@ class Channel:
 
         Where the hook is cancelled, the message waits again.
         """
-        if (failure := self._decode(message)) is None:
+        if (failure := self.try_decode(message)) is None:
             return True
-        await self._settle(*failure)
+        await self.settle(*failure)
         return False
 
     async def decode_batch(self, batch: Batch) -> bool:
@@ -181,18 +181,18 @@ class Channel:
         """
         decoded: list[Message] = []
         for index, message in enumerate(batch.messages):
-            if (failure := self._decode(message)) is None:
+            if (failure := self.try_decode(message)) is None:
                 decoded.append(message)
                 continue
             try:
-                await self._settle(*failure)
+                await self.settle(*failure)
             except BaseException:
                 self._give_back([*decoded, *batch.messages[index + 1 :]])
                 raise
         batch.messages = decoded
         return bool(decoded)
 
-    def _decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
+    def try_decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
         """Decode key and value in place; where that fails, the error and the hook for it."""
         shared = self.decoded.get(message.topic) if self.decoded else None
         ready = None if shared is None else shared.take(message.tp, message.offset)
@@ -217,7 +217,7 @@ class Channel:
             shared.keep(message.tp, message.offset, message.key, message.value)
         return None
 
-    async def _settle(self, error: DecodeError, hook: DecodeErrorHook) -> None:
+    async def settle(self, error: DecodeError, hook: DecodeErrorHook) -> None:
         """Have the hook deal with a message that could not be decoded, and pass the message over.
 
         What the hook raises goes on its way: whoever iterates has the message in hand then, by
@@ -328,7 +328,8 @@ class Messages(_Reader):
                     raise StopAsyncIteration
                 await channel.news()
                 continue
-            if channel.must_decode and not await channel.decode(message):
+            if channel.must_decode and (failure := channel.try_decode(message)) is not None:
+                await channel.settle(*failure)
                 continue
             if self._acks:
                 self._current = message

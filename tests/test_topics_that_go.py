@@ -135,6 +135,7 @@ async def test_an_idle_reader_reads_the_new_topic_from_its_beginning(
     assert committed(broker) == {ORDERS: 7}
     assert len(warnings_of(caplog)) == 1
     assert "orders" in warnings_of(caplog)[0]
+    assert "lost orders-0" not in caplog.text
 
 
 @jumping
@@ -327,3 +328,19 @@ async def test_a_hook_is_told_that_the_partitions_went_and_came() -> None:
         create_again(broker, records=1)
         await done(orders)
         assert told == [("revoked", frozenset({ORDERS})), ("assigned", frozenset({ORDERS}))]
+
+
+@jumping
+async def test_a_transaction_commits_no_offset_of_a_topic_that_is_gone() -> None:
+    broker = broker_with(ORDERS, records=2, auto_create=False)
+    async with app_on(broker, transactions="member", commit_interval=NEVER) as app:
+        orders = app.topic("orders").noack()
+        for _ in range(2):
+            await done(orders)
+        metadata = app.consumer.client.group_metadata()
+        assert metadata.of_gone_topics == frozenset()
+        create_again(broker)
+        assert app.consumer.client.group_metadata().of_gone_topics == {ORDERS}
+        with pytest.raises(TransactionAborted, match="was deleted"):
+            await app.consumer.transactions.commit({ORDERS: 2})
+        assert committed(broker) == {}

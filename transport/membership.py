@@ -38,7 +38,8 @@ class Membership:
         """A rebalance is about to be served. Not a checkpoint."""
         names = names_of(event.partitions)
         if event.kind is RebalanceKind.LOST:
-            if event.partitions:
+            # The handover warns of a topic that was created again: the group goes on with us.
+            if event.partitions and not event.of_new_topic:
                 logger.warning(
                     "%s: lost %s: the group has gone on without this member. What is not committed"
                     " will be redelivered",

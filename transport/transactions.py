@@ -327,6 +327,8 @@ class TransactionManager:
         if any(ledger.is_shut for ledger in scope.written):
             raise TransactionAborted("it holds what was made of messages that are delivered again")
         group = self._fence()
+        if gone := sorted(group.of_gone_topics.intersection(offsets)):
+            raise TransactionAborted(f"the topic of {', '.join(map(str, gone))} was deleted")
         transaction = self.producer.writers.transaction_of(scope.transactional_id)
         await transaction.commit(offsets, group, deadline)
         scope.is_ready = False

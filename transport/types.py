@@ -84,6 +84,8 @@ class GroupMetadata:
     Attributes:
         topic_ids: the identity of the topic that each of its partitions belongs to, where it is
             known. An offset that is committed with it counts for that topic alone.
+        of_gone_topics: those whose topic was deleted, as far as the client knows, be it that there
+            is another one of its name. Nothing can be committed for them.
         notes: the metadata of the offsets that it commits, by topic.
     """
 
@@ -92,4 +94,5 @@ class GroupMetadata:
     member_id: str
     group_instance_id: str | None = None
     topic_ids: Mapping[TP, object] = attrs.field(factory=dict, eq=False, repr=False)
+    of_gone_topics: frozenset[TP] = attrs.field(default=frozenset(), eq=False, repr=False)
     notes: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)

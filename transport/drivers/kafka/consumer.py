@@ -256,6 +256,7 @@ class KafkaConsumerClient:
             member.member_id,
             member.group_instance_id,
             self._identities.of.copy(),
+            self._identities.of_gone(self._client.cluster),
             notes={topic: str(began) for topic, began in self._starts.began.items()},
         )
 

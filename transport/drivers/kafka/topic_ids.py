@@ -65,6 +65,7 @@ class Identities:
         self.fresh: set[TP] = set()
         self._names: dict[uuid.UUID, str] = {}
         self._changes = 0  # how often a partition got another id
+        self._gone: tuple[object, tuple[int, int], frozenset[TP]] | None = None  # as of what
         self._seen: object = None  # the client's ids, as of the last look
         self._sessions: dict[object, int] = {}  # of the fetch session of each node: `_changes`
 
@@ -101,6 +102,15 @@ class Identities:
         if not found:
             self._seen = seen
         return frozenset(found)
+
+    def of_gone(self, cluster: Any) -> frozenset[TP]:
+        """Those whose topic was deleted, as far as the client knows. Cheap between its answers."""
+        seen, changes = cluster._topic_ids, (self._changes, len(self.of))
+        if self._gone is None or self._gone[0] is not seen or self._gone[1] != changes:
+            ids = {tp.topic: known_id(cluster, tp.topic) for tp in self.of}
+            gone = frozenset(tp for tp, topic_id in self.of.items() if ids[tp.topic] != topic_id)
+            self._gone = seen, changes, gone
+        return self._gone[2]
 
     def of_another(self, ids: Mapping[TP, object], cluster: Any) -> list[TP]:
         """Those whose topic is not, as far as the client knows, the one of this id any more."""

@@ -250,7 +250,8 @@ class MemoryConsumer:
         return frozenset(broker.partitions(topic, create=self._may_create))
 
     def group_metadata(self) -> GroupMetadata:
-        membership = self._connected().membership
+        connection = self._connected()
+        membership, log_of = connection.membership, connection.broker.log_if_any
         if self._rebalances:
             raise RebalanceInProgress("a rebalance has not been looked at yet")
         return GroupMetadata(
@@ -259,6 +260,7 @@ class MemoryConsumer:
             membership.member_id,
             self._settings.group_instance_id,
             self._sources.copy(),
+            frozenset(tp for tp, log in self._sources.items() if log_of(tp) is not log),
             self._notes(),
         )
 

@@ -200,7 +200,9 @@ def test_it_needs_an_open_app() -> None:
 def test_a_timeout_is_above_0(timeout: float) -> None:
     async def main() -> None:
         async with App("orders") as app:
-            with pytest.raises(ValueError, match="timeout must be a number of seconds, more than 0, not"):
+            with pytest.raises(
+                ValueError, match="timeout must be a number of seconds, more than 0, not"
+            ):
                 app.stop_on_signals(timeout=timeout)
 
     run(main)

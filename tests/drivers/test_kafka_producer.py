@@ -305,6 +305,7 @@ async def test_a_refusal_of_a_topic_is_that_of_a_new_answer() -> None:
     cluster = SimpleNamespace(
         partitions_for_topic=known.get,
         unauthorized_topics={"t"},
+        brokers=lambda: [],
         add_topic=lambda topic: None,
         request_update=Future,
         _topics=set(),

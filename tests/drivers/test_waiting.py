@@ -78,6 +78,19 @@ def test_an_advertised_address_that_swallows_connections_is_named_too(waiting: W
     assert "10.0.0.1:9092 that it advertises has not answered yet" in waiting.why()
 
 
+def test_brokers_that_were_all_tried_and_never_reached_are_cut_off(waiting: Waiting) -> None:
+    addresses = ["kafka:9092", "kafka:9093"]
+    assert not waiting.is_cut_off([])
+    assert not waiting.is_cut_off(addresses), "nobody has tried yet"
+    waiting.failed(addresses[0], REFUSED)
+    assert not waiting.is_cut_off(addresses)
+    waiting.failed(addresses[1], REFUSED)
+    assert waiting.is_cut_off(addresses)
+    waiting.connected(addresses[1])
+    waiting.failed(addresses[1], REFUSED)
+    assert not waiting.is_cut_off(addresses), "it is away, as brokers are at times"
+
+
 def test_a_topic_that_does_not_exist_is_told_once_until_it_exists(
     waiting: Waiting, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,7 +66,7 @@ async def partition_counts(
     A checkpoint. Cancelled: only the waiting ends.
     """
     known = {topic: known_partitions(client.cluster, topic) for topic in topics}
-    if all(known.values()):
+    if all(known.values()) and not _is_cut_off(client.cluster, waiting):
         await trio.lowlevel.checkpoint()
         return {topic: len(partitions) for topic, partitions in known.items()}
     # The loop alone may change the set of topics that it iterates over for each request.
@@ -88,7 +88,8 @@ async def _look_up(
     answered = is_told = False
     while True:
         missing = [topic for topic in topics if not cluster.partitions_for_topic(topic)]
-        if not missing:
+        cut_off = not missing and _is_cut_off(cluster, waiting)
+        if not missing and not cut_off:
             waiting.present(topics)
             return {topic: len(cluster.partitions_for_topic(topic)) for topic in topics}
         if answered and absent is not None:
@@ -100,6 +101,8 @@ async def _look_up(
         left = deadline - time.monotonic()
         if left <= 0:
             _forget(cluster, missing)
+            if cut_off:
+                raise BrokerUnavailable(f"no broker can be reached: {waiting.why()}")
             names = listed(missing)
             if answered:
                 raise UnknownTopic(
@@ -111,7 +114,7 @@ async def _look_up(
         if not is_told and time.monotonic() - began >= SOON:
             is_told = True
             if answered:
-                waiting.absent(missing, timeout)
+                waiting.absent(missing, timeout)  # none, if the brokers cannot be reached
             else:
                 waiting.unanswered(missing, timeout)
         try:
@@ -128,6 +131,11 @@ async def _look_up(
             answered = True
         except kafka.errors.RetriableError:
             pass
+
+
+def _is_cut_off(cluster: Any, waiting: Waiting) -> bool:
+    """Return whether a given address answers, and no address that it tells of ever did."""
+    return waiting.is_cut_off([f"{each.host}:{each.port}" for each in cluster.brokers()])
 
 
 def _slice(left: float, is_told: bool) -> float:

@@ -128,6 +128,15 @@ class Waiting:
         for topic in found:
             log.info("%s: the topic %r exists now", self._app, topic)
 
+    def is_cut_off(self, addresses: Collection[str]) -> bool:
+        """Return whether none of these addresses could ever be reached, though each was tried."""
+        with self._lock:
+            states = [self._addresses.get(address) for address in addresses]
+        return bool(states) and all(
+            state is not None and state.failure is not None and not state.was_reached
+            for state in states
+        )
+
     def why(self) -> str:
         """Return why no broker answers, for the end of an error's text; "" if nothing is known."""
         with self._lock:

@@ -252,6 +252,7 @@ OF_THE_TREE = {
     *("add_service", "start", "stop", "serve", "stop_children"),
     *("on_start", "on_stop", "on_restart", "kill", "send_while", "restart"),
     *("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost"),
+    "on_topics_replaced",
     *("wait_for_change", "wait_for_patterns", "wait_until_wanted", "ask_partitions"),
 }
 PUBLIC = (App, Topic, Producer, Delivery, FutureMessage, Consumer, Conductor)

@@ -202,7 +202,8 @@ class FaultyDriver:
         *,
         order: random.Random | None = None,
     ) -> None:
-        if not all(hasattr(driver, name) for name in ("version", "consumer", "producer")):
+        # Asked of the class: a driver looks its version up each time.
+        if not all(hasattr(type(driver), name) for name in ("version", "consumer", "producer")):
             raise wrong_type("driver", "a Driver", driver)
         if faults is not None and not hasattr(faults, "of"):
             raise wrong_type("faults", "Faults, such as a Script, or None", faults)

@@ -26,7 +26,6 @@ async def test_it_shows_the_crash_the_tree_and_the_check() -> None:
     text = "\n".join(lines)
     assert "anna has crashed" in text
     assert "its partitions have no owner until its session has timed out, in 6 s" in text
-    assert "; waiting for the session of anna to time out" in text
     assert re.search(r"Consumer +running", text)
     assert re.search(r"[\d,]+ of 2,000 handled", text)
     assert text.endswith("good")
@@ -62,6 +61,20 @@ def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, good: bool) -> Non
 def test_a_broker_that_there_is_not(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--broker", url]) == 1
     assert url in capsys.readouterr().err
+
+
+@jumping
+async def test_where_it_stands_still_after_the_crash_it_says_why() -> None:
+    lines: list[str] = []
+    run = demo.Run("memory://demo", 10, "demo", lines.append)
+    run.handled.update(range(5))
+    await run.show_progress()
+    run.crashed = "anna"
+    await run.show_progress()
+    run.handled.update(range(6))
+    await run.show_progress()
+    waits = ["waiting for the session of anna to time out" in line for line in lines]
+    assert waits == [False, True, False]
 
 
 @jumping

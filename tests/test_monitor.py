@@ -243,7 +243,7 @@ async def test_on_assignment_error() -> None:
         async with app_on(broker_with(ONE), kind=Fails, monitor=diary) as app:
             await nothing_comes(app.topic("orders").noack())
     ((_, _, error),) = diary.told("on_assignment_error")
-    assert pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True).matches(error)
+    assert isinstance(error, ZeroDivisionError)
     assert not diary.told("on_assignment_completed")
 
 

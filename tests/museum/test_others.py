@@ -660,3 +660,28 @@ async def test_data_prepper_3247_a_message_that_does_not_decode_stops_the_commit
         assert (handled, errors) == ([0, 2, 3], 1)
         assert await app.consumer.commit()
     assert await place.committed() == {TP(place.name, 0): 4}
+
+
+# confluent-kafka-python 759, kafka-python 2437, librdkafka 2076
+
+
+@jumping
+async def test_confluent_kafka_python_759_a_backlog_of_large_messages_fills_the_memory() -> None:
+    """20,000 messages of 175 KB waited. The client buffered them by the number, far more than a
+    container had memory for, though one message at a time was polled."""
+    size, count = 175_000, 1000
+    tps = [TP("orders", number) for number in range(4)]
+    broker = broker_with(*tps)
+    for tp in tps:
+        write(broker, tp, count // 4, bytes(size))
+    most = handled = 0
+    async with app_on(broker) as app:
+        async for _ in app.topic("orders"):
+            await trio.sleep(0.05)
+            handled += 1
+            most = max(most, app.conductor.memory.bytes)
+            if handled == count:
+                app.stop()
+    settings = app.settings
+    assert count * size > 2 * settings.buffer_bytes, "all of it does not fit"
+    assert most <= settings.buffer_bytes + settings.client.fetch_max_bytes

@@ -58,7 +58,7 @@ from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 
-from transport.drivers.kafka.identity import Look
+from transport.drivers.kafka.identity import Ask, Look
 from transport.drivers.kafka.join import keep_join
 from transport.drivers.kafka.login import keep_unseen
 
@@ -246,19 +246,23 @@ def test_the_client_fails_all_of_a_batch_for_one_record() -> None:
     assert "not batch.in_retry()" in drain
 
 
-def test_an_id_is_asked_for_with_the_last_epoch() -> None:
+@pytest.mark.parametrize("was_open", [False, True])
+def test_an_id_is_asked_for_with_the_last_epoch(was_open: bool) -> None:
     """By `_is_epoch_bump`, which also takes an id over that was refused; so that is taken back."""
     manager = TransactionManager("id", api_version=(4, 0))
     manager.set_producer_id_and_epoch(ProducerIdAndEpoch(7, 3))
     manager._transition_to(TransactionState.INITIALIZING)
-    handler = InitProducerIdHandler(manager, 60_000, is_epoch_bump=True)
-    assert (handler.request.producer_id, handler.request.producer_epoch) == (7, 3)
-    assert handler._is_epoch_bump
-    handler._is_epoch_bump = False
+    assert InitProducerIdHandler(manager, 60_000, is_epoch_bump=True)._is_epoch_bump
+    handler = Ask(manager, ProducerIdAndEpoch(7, 3), was_open=was_open)
+    epochs = []
     manager._enqueue_request(handler)
-    assert manager.next_request_handler(False) is handler
-    with manager._lock:
-        handler.handle_response(InitProducerIdResponse(error_code=90))
+    while not handler.result.is_done:
+        assert manager.next_request_handler(False) is handler
+        assert handler.request.producer_id == 7
+        epochs.append(handler.request.producer_epoch)
+        with manager._lock:
+            handler.handle_response(InitProducerIdResponse(error_code=90))
+    assert epochs == ([3, 4] if was_open else [3])
     assert handler.result.failed
     assert isinstance(manager.last_error, kafka.errors.ProducerFencedError)
 

@@ -93,6 +93,7 @@ class Transactions:
     """The client's manager of them; all that it is asked for is done."""
 
     ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = producer_id_and_epoch = None
+    _transaction_started = False
 
     _lock = threading.RLock()
     _pending_requests = ()

@@ -15,6 +15,11 @@ One thing comes before that step: the broker aborts what is open under the id, w
 broker is first asked for the state of the id (KIP-664). A state that only another producer can have
 brought about is an answer as well, and leaves that producer's transaction alone.
 
+A broker before Kafka 4 forgets our last epoch as it aborts a transaction of ours, be it for the
+timeout or for our asking. It then grants the id for the next epoch alone. Who takes the id over
+while a transaction is open gets the epoch after that one, so this is asked for only if a
+transaction of ours was open.
+
 Therefore a new client takes the id over once, when the producer is opened. Each later client of the
 same producer takes the id back.
 """
@@ -37,6 +42,7 @@ from kafka.protocol.metadata import CoordinatorType
 
 from transport.errors import Fenced
 
+_REFUSED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 # The states of an id that a timeout goes through.
 _ABORTING = ("PrepareAbort", "PrepareEpochFence")
 # The states that only who has the id brings about.
@@ -72,13 +78,20 @@ def take_over(producer: Any) -> None:
     producer.init_transactions()
 
 
-def take_back(producer: Any, last: ProducerIdAndEpoch) -> None:
+def has_open(producer: Any) -> bool:
+    """Return whether a transaction of the client is, or may be, open at the broker."""
+    # `_transaction_started`: the broker has taken something for it.
+    return bool(producer._transaction_manager._transaction_started)
+
+
+def take_back(producer: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> None:
     """Let a new client have its transactional id if nobody else has taken it since.
 
     What is open under it is ended.
 
     Args:
         last: what the client before was granted.
+        was_open: a transaction of ours may have been open then.
 
     Raises Fenced: another producer has taken the id over.
     """
@@ -94,14 +107,11 @@ def take_back(producer: Any, last: ProducerIdAndEpoch) -> None:
         raise _taken(manager)
     with manager._lock:
         manager._transition_to(TransactionState.INITIALIZING)
-        manager.set_producer_id_and_epoch(last)
-        request = InitProducerIdHandler(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
-        # `_is_epoch_bump`: else the client takes a refused id over all the same.
-        request._is_epoch_bump = False
+        request = Ask(manager, last, was_open=was_open)
         manager._enqueue_request(request)
     try:
         _wait_for(producer, request.result)
-    except (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError) as error:
+    except _REFUSED as error:
         raise _taken(manager) from error
 
 
@@ -116,6 +126,26 @@ def _taken(manager: Any) -> Fenced:
         f"another producer has taken over the transactional id {manager.transactional_id!r}:"
         " end this one, or give each process an id of its own"
     )
+
+
+class Ask(InitProducerIdHandler):  # type: ignore[misc]
+    """Asks for the id with our last epoch, and then with the next one if `was_open`."""
+
+    def __init__(self, manager: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> None:
+        manager.set_producer_id_and_epoch(last)
+        super().__init__(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
+        # `_is_epoch_bump`: else the client takes a refused id over all the same.
+        self._is_epoch_bump = False
+        self._asks_again = was_open
+
+    def handle_response(self, response: Any) -> None:
+        error = kafka.errors.for_code(response.error_code)
+        if self._asks_again and error in _REFUSED:
+            self._asks_again = False
+            self.request.producer_epoch += 1
+            self.reenqueue()
+        else:
+            super().handle_response(response)
 
 
 class Look(TxnRequestHandler):  # type: ignore[misc]

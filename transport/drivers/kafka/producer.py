@@ -27,7 +27,7 @@ from transport.drivers.kafka.creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
 from transport.drivers.kafka.expiry import outlive_expiry
-from transport.drivers.kafka.identity import identity_of, take_back, take_over
+from transport.drivers.kafka.identity import has_open, identity_of, take_back, take_over
 from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
@@ -104,6 +104,7 @@ class KafkaProducerClient:
         self._absent: Absent | None = None  # likewise
         self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
         self._identity: Any = None  # what the transactional id was granted us as
+        self._was_open = False  # a client since then was let go with an open transaction
 
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
@@ -291,6 +292,8 @@ class KafkaProducerClient:
         if self._producer is None:
             return
         producer, self._producer = self._producer, None
+        if self._identity is not None:
+            self._was_open = self._was_open or has_open(producer)
         # `_sender`: the public close() waits for what is held, or raises and leaves all as it is.
         producer._sender.force_close()
         # `_closed`, `_unregister_cleanup`: else close() is called when it is garbage collected
@@ -376,10 +379,11 @@ class KafkaProducerClient:
                     if self._identity is None:
                         take_over(producer)
                     else:
-                        take_back(producer, self._identity)
+                        take_back(producer, self._identity, was_open=self._was_open)
                 except kafka.errors.TransactionalIdAuthorizationFailedError as error:
                     raise no_right_to(str(self._settings.transactional_id), error) from error
             self._identity = identity_of(producer)
+            self._was_open = False
             taken = True
         finally:
             if not taken:

@@ -12,6 +12,7 @@ from kafka.future import Future
 from kafka.net.transport import KafkaTCPTransport
 
 from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.handshake import ANSWERS_NOTHING
 from transport.drivers.kafka.waiting import Waiting
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
@@ -80,6 +81,15 @@ def test_else_the_last_failure_is() -> None:
     for reason in ("ECONNRESET", "ECONNREFUSED"):
         manager.get_connection().init_future.failure(kafka.errors.KafkaConnectionError(reason))
     with pytest.raises(BrokerUnavailable, match=r"host:1, host:2.*ECONNREFUSED"):
+        fail(attempt)
+
+
+def test_a_handshake_that_is_cut_off_at_the_end_hides_no_other_reason() -> None:
+    manager = Manager()
+    attempt = build(manager)
+    for reason in ("Handshake failed: [SSL: EOF]", f"Handshake failed: host:1 {ANSWERS_NOTHING}"):
+        manager.get_connection().init_future.failure(kafka.errors.KafkaConnectionError(reason))
+    with pytest.raises(BrokerUnavailable, match="SSL"):
         fail(attempt)
 
 

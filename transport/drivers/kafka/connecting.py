@@ -17,7 +17,7 @@ from typing import Any
 import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
-from transport.drivers.kafka.handshake import bound_handshakes
+from transport.drivers.kafka.handshake import ANSWERS_NOTHING, bound_handshakes
 from transport.drivers.kafka.login import keep_unseen
 from transport.drivers.kafka.metadata import hand_on
 from transport.drivers.kafka.streams import close_on_errors
@@ -143,6 +143,8 @@ class Attempt:
         def failed(error: BaseException) -> None:
             if manager.bootstrapped or self._is_refused:
                 return  # what fails after a refusal fails by our closing
+            if self._failure is not None and ANSWERS_NOTHING in str(error):
+                return  # the last try is cut off with the attempt; the one before says more
             self._failure = error
             if isinstance(error, REFUSED_US) or _OUR_CERTIFICATE.search(str(error)):
                 self._is_refused = True

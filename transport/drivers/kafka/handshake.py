@@ -11,6 +11,7 @@ from typing import Any
 import kafka.errors
 from kafka.net.selector import TaskState
 
+ANSWERS_NOTHING = "took the connection and answers nothing"
 # Later than the client's own bounds, so that its more specific error wins.
 _MOMENT = 0.05
 
@@ -27,9 +28,7 @@ def bound_handshakes(manager: Any) -> None:
         def give_up() -> None:
             if task.state is TaskState.WAIT_IO and task._exc is None:
                 task.inject_exc(
-                    kafka.errors.KafkaConnectionError(
-                        f"{node.host}:{node.port} took the connection and answers nothing"
-                    )
+                    kafka.errors.KafkaConnectionError(f"{node.host}:{node.port} {ANSWERS_NOTHING}")
                 )
                 net._add_ready_task(task)
 

@@ -144,7 +144,7 @@ class Worker:
         """
         if call not in self._calls or not call._claimed():
             return False
-        self._record(call, Error(CallWithdrawn(f"the call {call.name!r} was taken back")))
+        self._record(call, Error(CallWithdrawn(f"the call {call.name!r} was withdrawn")))
         return True
 
     async def call(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:

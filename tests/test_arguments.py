@@ -363,16 +363,20 @@ async def test_a_message_that_does_not_fit_is_refused_by_each_way_of_sending(
     [
         ({"key_type": str}, {"key": 5}, "the key of a message for 'orders' must be a str"),
         ({"value_type": str}, {"value": b"v"}, "the value of a message for 'orders' must be a str"),
-        ({"key_type": str}, {"key": "\ud800"}, "the key of a message for 'orders' does not encode"),
+        (
+            {"key_type": str},
+            {"key": "\ud800"},
+            "the key of a message for 'orders' cannot be encoded",
+        ),
         (
             {"value_type": JSON},
             {"value": {1, 2}},
-            "the value of a message for 'orders' does not encode: {1, 2}",
+            "the value of a message for 'orders' cannot be encoded: {1, 2}",
         ),
         (
             {"value_type": Codec(lambda value: "text", bytes.decode)},
             {"value": 5},
-            "what the codec of 'orders' makes of a value must be bytes",
+            "the value that the codec of 'orders' returns must be bytes",
         ),
     ],
 )
@@ -410,7 +414,8 @@ async def test_a_number_of_holders_is_1_or_more(wrong: Any) -> None:
 async def test_a_partitioner_that_chooses_no_number_is_named() -> None:
     async with app_on(broker_with(ORDERS), partitioner=lambda key, count: "0") as app:
         await refuses_soon(
-            lambda: app.topic("orders").send(key=b"k"), "what the partitioner chooses for 'orders'"
+            lambda: app.topic("orders").send(key=b"k"),
+            "the partition that the partitioner chooses for 'orders'",
         )
 
 

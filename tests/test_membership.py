@@ -60,8 +60,8 @@ async def test_an_app_that_loses_partitions_warns(caplog: pytest.LogCaptureFixtu
     lost = [record for record in caplog.records if "lost" in record.getMessage()]
     assert [record.levelname for record in lost] == ["WARNING"]
     assert lost[0].getMessage() == (
-        "kitchen: lost orders-0, orders-1: the group has gone on without this member. What is not"
-        " committed will be redelivered"
+        "kitchen: lost orders-0, orders-1: the group continues without this member. Messages that"
+        " are not committed will be redelivered"
     )
 
 

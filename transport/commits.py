@@ -138,9 +138,9 @@ class Commits:
             await consumer.commit_and_end_transactions()
         if bound.cancelled_caught and consumer.committer.is_refused:
             logger.warning(
-                "the last commit was refused for %.1f s, as the group was in a rebalance, or waited"
-                " for a transaction to be aborted: what was acked since the commit before it is"
-                " delivered again",
+                "the last commit was not made within %.1f s, because the group was in a rebalance"
+                " or a transaction had to be aborted. Messages acked since the commit before it"
+                " will be redelivered",
                 timeout,
             )
         elif bound.cancelled_caught:

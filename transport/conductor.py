@@ -346,10 +346,10 @@ class Conductor(Service, MutableSet["Topic"]):
             return
         self._multiplied.add(name)
         logger.warning(
-            "app %r: %d topic objects listen to %r now, and each of them gets every message;"
-            " workers that share the messages have to share one object: call app.topic(%r) once and"
-            " iterate over that object in each worker; app.conductor.discard(topic) ends the"
-            " listening of an object that is not needed any more",
+            "app %r: %d topic objects listen to %r now, and each of them gets every message. If"
+            " your workers share the messages, call app.topic(%r) once and iterate over that object"
+            " in each worker. app.conductor.discard(topic) removes an object that is no longer"
+            " needed",
             self.app.id,
             len(channels),
             name,

@@ -274,7 +274,7 @@ class Consumer(Service):
             raise
         except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
             logger.warning(
-                "%s: cannot look for topics that match a pattern, and will try again: %s",
+                "%s: the search for topics that match a pattern failed and will be repeated: %s",
                 self.app.id,
                 excerpt_of_error(exc) if not isinstance(exc, TransportError) else exc,
             )

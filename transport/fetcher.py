@@ -210,7 +210,7 @@ class Fetcher(Service):
             consumer.ownership.drop({tp})
             raise
         if not consumer.ownership.begin_epoch(tp, offset, is_proven=False):
-            raise NotAssigned(f"{tp} was released while the client was sought to offset {offset}")
+            raise NotAssigned(f"{tp} was revoked during the seek to offset {offset}")
 
     async def _refetch(self) -> None:
         ledgers = list(self.app.consumer.assignment.values())

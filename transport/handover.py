@@ -176,7 +176,7 @@ class Handover:
             if topic not in self._known_as_new:
                 logger.warning(
                     "topic %s was deleted and created again: the new topic is read from its"
-                    " beginning; %d delivered messages of the old one cannot be acked any more",
+                    " beginning, and %d delivered messages of the old one can no longer be acked",
                     topic,
                     count,
                 )

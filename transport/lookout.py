@@ -116,7 +116,7 @@ class Lookout:
             pass  # that is an answer, too
         except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
             if not isinstance(exc, TransportError):
-                logger.warning("cannot look for partitions that are stuck: %r", exc)
+                logger.warning("the search for stuck partitions failed: %r", exc)
             return {}
         return {ledger: Answer(ends.get(ledger.tp), positions.get(ledger.tp)) for ledger in ledgers}
 

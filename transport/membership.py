@@ -41,8 +41,8 @@ class Membership:
             # The handover warns of a topic that was created again: the group goes on with us.
             if event.partitions and not event.of_new_topic:
                 logger.warning(
-                    "%s: lost %s: the group has gone on without this member. What is not committed"
-                    " will be redelivered",
+                    "%s: lost %s: the group continues without this member. Messages that are not"
+                    " committed will be redelivered",
                     *(self._app, names),
                 )
         elif event.kind is RebalanceKind.REVOKED:

@@ -230,7 +230,7 @@ class Batch(Sequence[Message]):
 
 def _foreign_thread(held: Message | Batch) -> RuntimeError:
     return RuntimeError(
-        f"{held!r} can be acked or shared in the thread of its app alone, and not in the thread"
-        f" {threading.current_thread().name!r}; call trio.from_thread.run_sync(held.ack) there, or"
-        " loop.call_soon_threadsafe(held.ack) where the app runs in an asyncio loop"
+        f"{held!r} can be acked or shared only in the thread of its app, not in the thread"
+        f" {threading.current_thread().name!r}. Call trio.from_thread.run_sync(held.ack) there, or"
+        " loop.call_soon_threadsafe(held.ack) if the app runs in an asyncio loop"
     )

@@ -465,7 +465,7 @@ class Producer(Service):
             self._topic_ids[topic] = now
             logger.warning(
                 "topic %s was deleted and created again while messages were sent to it: it has %d"
-                " partitions now, and what the old topic held is gone",
+                " partitions now, and the records of the old topic are gone",
                 topic,
                 count,
             )
@@ -473,7 +473,9 @@ class Producer(Service):
     def _ask_partitioner(self, topic: str, key: bytes, count: int) -> int:
         chosen = _exposed(self.partitioner, key, count)
         if not hasattr(chosen, "__index__"):
-            raise wrong_type(f"what the partitioner chooses for {topic!r}", "an int", chosen)
+            raise wrong_type(
+                f"the partition that the partitioner chooses for {topic!r}", "an int", chosen
+            )
         chosen = operator.index(chosen)
         if not 0 <= chosen < count:
             raise ValueError(

@@ -64,7 +64,9 @@ class Resets:
                 except AppClosed:
                     return
                 except CommitUnknown as exc:
-                    logger.warning("the commit of a start has no answer and is repeated: %s", exc)
+                    logger.warning(
+                        "the commit of a start offset got no answer and is retried: %s", exc
+                    )
                 except TransportError:
                     if not self._consumer.in_transaction:
                         raise

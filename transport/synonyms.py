@@ -13,7 +13,7 @@ _IN_SECONDS = "here it is {}, in seconds"
 _IN_BYTES = "here it is {}, in bytes"
 _BROKER = "here it is the broker argument of App, such as kafka://HOST:PORT"
 _LOGIN = "here it is in the broker argument of App: kafka+sasl+ssl://USER:PASSWORD@HOST:PORT"
-_MONITOR = "here it is monitor, a Sensor that is told of what happens"
+_MONITOR = "here it is monitor, a Sensor that receives the events of the app"
 _CREATE = "here it is an argument of app.producer.create_topic"
 
 # Names of librdkafka with their dots as underscores, of aiokafka and of Faust. `client_options.py`
@@ -60,17 +60,17 @@ _OTHERS: Mapping[str, str] = {
     "topic_partitions": _CREATE,
     "topic_replication_factor": _CREATE,
     # aiokafka
-    "loop": "there is none to pass: an app runs in trio, or by transport.anyio in asyncio",
+    "loop": "not needed: an app runs in trio, or in asyncio through transport.anyio",
     "rebalance_timeout_ms": REFUSED["max_poll_interval_ms"],
     # librdkafka, and so confluent-kafka
     "batch_num_messages": "here max_batch_size bounds a batch, in bytes",
     "compression_codec": REFUSED["compression_type"],
-    "enable_auto_offset_store": "not needed: what is acked is committed, and nothing else",
-    "enable_partition_eof": "here Consumer.getmany(timeout) comes to an end",
+    "enable_auto_offset_store": "not needed: acked messages are committed, and no others",
+    "enable_partition_eof": "here Consumer.getmany(timeout) ends when nothing is left to read",
     "error_cb": "here errors come out of `async with app`",
     "fetch_message_max_bytes": _IN_BYTES.format("max_partition_fetch_bytes"),
     "fetch_wait_max_ms": "here it is fetch_max_wait_ms, one of the client_options",
-    "group_protocol": "not supported: groups are those of the classic protocol",
+    "group_protocol": "not supported: groups use the classic protocol",
     "interceptor_classes": _MONITOR,
     "interceptors": _MONITOR,
     "max_in_flight": "here it is max_in_flight_requests_per_connection, one of the client_options",
@@ -78,7 +78,7 @@ _OTHERS: Mapping[str, str] = {
     "message_send_max_retries": REFUSED["retries"],
     "message_timeout_ms": REFUSED["delivery_timeout_ms"],
     "on_commit": REFUSED["default_offset_commit_callback"],
-    "on_delivery": "here a delivery is awaited: await Topic.send_and_wait(...)",
+    "on_delivery": "here your code awaits the delivery: await Topic.send_and_wait(...)",
     "queue_buffering_max_kbytes": _IN_BYTES.format("send_buffer_bytes"),
     "queue_buffering_max_messages": "here it is send_buffer_messages",
     "queue_buffering_max_ms": REFUSED["linger_ms"],
@@ -110,4 +110,4 @@ def told_of(name: str, settings: Collection[str]) -> str:
     if plain in PASSED:
         return f"{name}: an option of kafka-python: client_options={{{plain!r}: ...}}"
     near = nearest(plain, settings)
-    return f"{name}: did you mean {near}?" if near else f"{name}: there is no setting like it"
+    return f"{name}: did you mean {near}?" if near else f"{name}: no setting has a similar name"

@@ -279,9 +279,9 @@ def _encode(topic: Topic, part: str, codec: Codec | None, data: Any) -> bytes | 
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         what = f"the {part} of a message for {topic.name!r}"
-        raise kind(f"{what} does not encode: {shown(data)}: {error}") from error
+        raise kind(f"{what} cannot be encoded: {shown(data)}: {error}") from error
     if not isinstance(encoded, (bytes, bytearray, memoryview)):
-        raise wrong_type(f"what the codec of {topic.name!r} makes of a {part}", "bytes", encoded)
+        raise wrong_type(f"the {part} that the codec of {topic.name!r} returns", "bytes", encoded)
     return bytes(encoded)
 
 

@@ -186,16 +186,16 @@ class TransactionManager:
         try:
             await self.producer.stop_transaction(transactional_id)
         except TransportError as exc:
-            logger.warning("the producer of %r did not end in order: %s", transactional_id, exc)
+            logger.warning("the producer of %r did not close cleanly: %s", transactional_id, exc)
 
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
         """Raise Fenced if something was sent for what is lost: another member may do it, too."""
         for scope in self._scopes.values():
             if tps := {ledger.tp for ledger in scope.written if ledger.tp in lost}:
                 raise Fenced(
-                    "this member was thrown out of its group within the transaction of"
-                    f" {scope.transactional_id!r}, which is undone; it has lost"
-                    f" {listed(sorted(tps))}"
+                    "this member was evicted from its group during the transaction of"
+                    f" {scope.transactional_id!r} and lost {listed(sorted(tps))}: the transaction"
+                    " is aborted"
                 )
 
     # Sending
@@ -325,7 +325,7 @@ class TransactionManager:
             deadline: until then what was sent is waited for.
         """
         if any(ledger.is_shut for ledger in scope.written):
-            raise TransactionAborted("it holds what was made of messages that are delivered again")
+            raise TransactionAborted("it holds results of messages that will be redelivered")
         group = self._fence()
         if gone := sorted(group.of_gone_topics.intersection(offsets)):
             raise TransactionAborted(f"the topic of {', '.join(map(str, gone))} was deleted")

@@ -99,7 +99,7 @@ def test_a_topic_that_does_not_exist_is_told_once_until_it_exists(
     waiting.present(["late", "other"])
     waiting.present(["late"])
     assert caplog.messages == [
-        "orders: the topic 'late' does not exist on the broker. It is waited for, up to 10 s",
+        "orders: the topic 'late' does not exist on the broker. The app waits up to 10 s for it",
         "orders: the topic 'late' exists now",
     ]
 

@@ -312,7 +312,7 @@ async def test_no_right_to_write_at_all(secured: SecuredBroker) -> None:
     url, context = secured.url("LOGIN", "reader:anna-pw"), secured.trust()
     async with App("r", url, ssl_context=context, client_options=SCRAM) as app:
         for _ in range(2):
-            async with refused("may write to no topic"):
+            async with refused("may not write to any topic"):
                 await (await app.producer.send("open", None, b"v"))
 
 

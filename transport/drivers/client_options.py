@@ -91,35 +91,34 @@ PASSED: Mapping[str, Check] = {
     "ssl_password": _hidden,
 }
 
-_BY_MONITOR = "here it is monitor, a Sensor that is told of what happens"
+_BY_MONITOR = "here it is monitor, a Sensor that receives the events of the app"
 _BY_TYPE = "here a topic has types: App.topic(name, {0}_type=str), or JSON, or a Codec"
 _BY_SOCKET = "kafka-python ignores it: set {0} among the socket_options of client_options"
 
 REFUSED: Mapping[str, str] = {
     "acks": "here it is acks, a setting of App",
-    "api_version": "not needed: the client asks the broker, and so finds out whether one is there",
+    "api_version": "not needed: the client asks the broker for its versions",
     "auto_commit_interval_ms": "here it is commit_interval, in seconds",
     "auto_offset_reset": "here it is auto_offset_reset, a setting of App",
     "batch_size": "here it is max_batch_size, in bytes",
     "bootstrap_servers": "here it is the broker argument of App, such as kafka://HOST:PORT",
     "bootstrap_timeout_ms": "here it is connect_timeout, in seconds",
-    "check_crcs": "not needed: the records are always checked, for damaged ones are an error",
+    "check_crcs": "not needed: the checksums of records are always checked",
     "client_id": "here it is client_id, a setting of App",
     "compression_type": "here it is compression_type, a setting of App",
-    "consumer_timeout_ms": "not needed: cancel what waits, with trio.move_on_after for example",
-    "default_offset_commit_callback": "here Consumer.commit raises what goes wrong, and monitor, a"
-    " Sensor, is told of each commit",
+    "consumer_timeout_ms": "not needed: cancel the call, such as with trio.move_on_after",
+    "default_offset_commit_callback": "here Consumer.commit raises the error of a commit, and"
+    " monitor, a Sensor, receives each commit",
     "delivery_timeout_ms": "here it is delivery_timeout, in seconds",
-    "enable_auto_commit": "not needed: what is acked is committed every commit_interval, in"
-    " seconds, and nothing else; client_only=True commits nothing",
-    "exclude_internal_topics": "not needed: a pattern of App.topic never matches topics that are"
-    " the broker's own",
+    "enable_auto_commit": "not needed: acked messages are committed every commit_interval, in"
+    " seconds, and no others; client_only=True commits nothing",
+    "exclude_internal_topics": "not needed: a pattern of App.topic never matches internal topics",
     "fetch_max_bytes": "here it is fetch_max_bytes, a setting of App",
     "group_id": "here it is the first argument of App",
     "group_instance_id": "here it is group_instance_id, a setting of App",
     "heartbeat_interval_ms": "here it is heartbeat_interval, in seconds",
     "isolation_level": "here it is isolation, a setting of App",
-    "kafka_client": "the driver makes it, to find out why nobody can be connected to",
+    "kafka_client": "the driver makes it, so that an error names why a connection failed",
     "key_deserializer": _BY_TYPE.format("key"),
     "key_serializer": _BY_TYPE.format("key"),
     "linger_ms": "here it is linger, in seconds",
@@ -127,7 +126,7 @@ REFUSED: Mapping[str, str] = {
     "max_partition_fetch_bytes": "here it is max_partition_fetch_bytes, a setting of App",
     "max_poll_interval_ms": "here it is max_poll_interval, in seconds",
     "max_poll_records": "not needed: buffer_size bounds the messages that are fetched and not"
-    " done, Topic.batches(max_size) those of a batch",
+    " acked, and Topic.batches(max_size) bounds a batch",
     "max_request_size": "here it is max_request_size, a setting of App",
     "metric_group_prefix": _BY_MONITOR,
     "metric_reporters": _BY_MONITOR,
@@ -138,7 +137,7 @@ REFUSED: Mapping[str, str] = {
     "partitioner": "here it is partitioner, a setting of App",
     "receive_buffer_bytes": _BY_SOCKET.format("SO_RCVBUF"),
     "request_timeout_ms": "here it is request_timeout, in seconds",
-    "retries": "not needed: a message is tried again until delivery_timeout, in seconds",
+    "retries": "not needed: a message is retried until delivery_timeout, in seconds",
     "send_buffer_bytes": _BY_SOCKET.format("SO_SNDBUF"),
     "session_timeout_ms": "here it is session_timeout, in seconds",
     "socks5_proxy": "here it is proxy_url, one of the client_options",

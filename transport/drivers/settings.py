@@ -188,11 +188,11 @@ class ClientSettings:
 
     def __attrs_post_init__(self) -> None:
         if self.client_only and self.partitions is not None:
-            raise ValueError("client_only reads all partitions: name none")
+            raise ValueError("client_only reads all partitions: do not set partitions")
         if self.group_instance_id is not None and not self.is_member:
             raise ValueError(
-                "group_instance_id names a member of a group; with client_only or partitions the"
-                " consumer is none"
+                "group_instance_id names a member of a group: do not set it with client_only or"
+                " partitions, where the consumer is not a member"
             )
         if self.is_member and self.heartbeat_interval >= self.session_timeout:
             raise ValueError(

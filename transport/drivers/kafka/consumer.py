@@ -308,7 +308,7 @@ class KafkaConsumerClient:
         if taken_back:
             raise CommitWithdrawn(
                 f"{self._calls.name} was still busy with {self._committing.current!r} after"
-                f" {timeout:g} s: the commit was not begun, and is not made"
+                f" {timeout:g} s: the commit was not begun and will not be made"
             )
         return await call.wait()  # it has begun, and its own time is up about now
 
@@ -522,7 +522,7 @@ class KafkaConsumerClient:
                 if type(error) is not self._poll_failure:
                     self._poll_failure = type(error)
                     log.warning(
-                        "%s: a poll failed, and is repeated until it succeeds: %s",
+                        "%s: a poll failed and is retried until it succeeds: %s",
                         *(self._calls.name, reason_of(error)),
                     )
                 time.sleep(TURN_MS / 1000)  # such a poll did not wait: without this we would spin
@@ -546,8 +546,8 @@ class KafkaConsumerClient:
             error = self._lookups.error()
         if error is not None:
             raise TransportError(
-                f"{self._calls.name} can go on no more, as the client's own thread failed with"
-                f" {error!r}: start the app anew"
+                f"{self._calls.name} cannot go on, because the client's own thread failed with"
+                f" {error!r}. Restart the app"
             ) from error
 
     def _poll_once(self, timeout_ms: int) -> Mapping[Any, Sequence[Record]]:

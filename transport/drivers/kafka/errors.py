@@ -85,7 +85,7 @@ def of_a_call(error: Exception) -> Exception:
     if isinstance(error, REFUSED_US):
         return AuthorizationFailed(text)
     if _NO_PRODUCER_ID in text:
-        return AuthorizationFailed(f"may write to no topic at all: {text}")
+        return AuthorizationFailed(f"this app may not write to any topic: {text}")
     if isinstance(error, _OUTSIDE_THE_LOG):
         return OffsetOutOfRange(text)
     if isinstance(error, (client.UnknownTopicOrPartitionError, client.InvalidTopicError)):
@@ -125,13 +125,12 @@ def of_a_delivery(error: Exception) -> Exception:
         if isinstance(cause, REFUSED_US):
             return of_a_delivery(cause)
         outcome = DeliveryFailed(
-            f"the client's network thread failed with {cause!r} while it held the message, which"
-            " may have been written or not: send it again if a duplicate does no harm"
+            f"the client's network thread failed with {cause!r} while it held the message. The"
+            " broker may have the message or not: send it again if a duplicate does no harm"
         )
     elif isinstance(error, NeverSent):
         outcome = DeliveryFailed(
-            "the message was not sent: the client's network thread failed, and so did that of the"
-            " client that was made in its place"
+            "the message was not sent: the network threads of two clients in a row failed"
         )
     elif isinstance(error, REFUSED_US) or _NO_PRODUCER_ID in str(error):
         outcome = of_a_call(error)

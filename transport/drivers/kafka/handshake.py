@@ -11,7 +11,7 @@ from typing import Any
 import kafka.errors
 from kafka.net.selector import TaskState
 
-ANSWERS_NOTHING = "took the connection and answers nothing"
+ANSWERS_NOTHING = "accepted the connection and did not answer the TLS handshake"
 # Later than the client's own bounds, so that its more specific error wins.
 _MOMENT = 0.05
 

@@ -124,7 +124,7 @@ def _wait_for(producer: Any, result: Any) -> None:
 def _taken(manager: Any) -> Fenced:
     return Fenced(
         f"another producer has taken over the transactional id {manager.transactional_id!r}:"
-        " end this one, or give each process an id of its own"
+        " stop one of them, or give each process its own id"
     )
 
 

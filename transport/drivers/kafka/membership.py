@@ -73,8 +73,8 @@ class Membership:
             silent = time.monotonic() - self._confirmed_at
             if silent > self._session_timeout:
                 log.warning(
-                    "%s: no heartbeat was answered for %.1f s, longer than its session: the group"
-                    " goes on without it",
+                    "%s: no heartbeat was answered for %.1f s, longer than session_timeout. The"
+                    " group continues without this member",
                     self._name,
                     silent,
                 )
@@ -116,10 +116,14 @@ class Membership:
                 except Exception as error:
                     if not self._has_beaten:  # it would end again
                         raise TransportError(
-                            f"the heartbeats of {self._name} have ended: {error!r}"
+                            f"the heartbeats of {self._name} stopped: {error!r}. Restart the app"
                         ) from error
                     self._has_beaten = False
-                    log.warning("%s: heartbeats begin anew after %r", self._name, error)
+                    log.warning(
+                        "%s: the heartbeats stopped with %r and are started again",
+                        self._name,
+                        error,
+                    )
 
         def reset_and_prepare(*args: Any, **options: Any) -> None:
             reset(*args, **options)

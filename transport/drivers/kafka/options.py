@@ -129,9 +129,9 @@ def _check_waiting(options: Mapping[str, Any]) -> None:
     timeout = options["request_timeout_ms"]
     if not waits < timeout < idle:
         raise ValueError(
-            f"request_timeout must be more than {waits / 1000:g} s, for which a fetch may wait"
-            f" (fetch_max_wait_ms of client_options), and less than {idle / 1000:g} s, after which"
-            f" a connection is idle (connections_max_idle_ms), not {timeout / 1000:g} s"
+            f"request_timeout must be more than fetch_max_wait_ms ({waits / 1000:g} s) and less"
+            f" than connections_max_idle_ms ({idle / 1000:g} s), both in client_options, not"
+            f" {timeout / 1000:g} s"
         )
 
 
@@ -144,19 +144,18 @@ def _check_security(security: Mapping[str, Any], settings: ClientSettings) -> No
     if settings.ssl_context is not None:
         if tls:
             raise ValueError(
-                f"{tls[0]} in client_options has no effect beside ssl_context: load it there"
+                f"{tls[0]} in client_options has no effect beside ssl_context: set it there"
             )
         tls = ["ssl_context"]
     if tls and protocol not in ("SSL", "SASL_SSL"):
         raise ValueError(
-            f"{tls[0]} has no effect without TLS: the broker's URL begins with kafka+ssl:// or"
-            " kafka+sasl+ssl:// where there is TLS"
+            f"{tls[0]} has no effect without TLS: for TLS, the broker's URL must begin with"
+            " kafka+ssl:// or kafka+sasl+ssl://"
         )
     if login and protocol not in ("SASL_PLAINTEXT", "SASL_SSL"):
         raise ValueError(
-            f"{login[0]} in client_options has no effect without a login: the broker's URL begins"
-            " with kafka+sasl:// or kafka+sasl+ssl:// where there is one, or security_protocol in"
-            " client_options says so"
+            f"{login[0]} in client_options has no effect without a login: begin the broker's URL"
+            " with kafka+sasl:// or kafka+sasl+ssl://, or set security_protocol in client_options"
         )
 
 

@@ -64,7 +64,9 @@ MOMENT = 0.25
 def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
     """The partition was there when the message was accepted."""
     tp = TP(message.topic, message.partition or 0)
-    error = DeliveryFailed(f"{tp.topic!r} has {count} partitions now, none is {tp.partition}")
+    error = DeliveryFailed(
+        f"topic {tp.topic!r} has {count} partitions now, and no partition {tp.partition}"
+    )
     error.__cause__ = UnknownTopic(f"the broker has no partition {tp} any more")
     return error
 
@@ -151,11 +153,13 @@ class KafkaProducerClient:
                     ]
                 except ClientClosed as error:
                     if not self._has_crashed:  # it was let go, and the next one can tell
-                        raise BrokerUnavailable(f"nobody is left who asks for {topic!r}") from error
+                        raise BrokerUnavailable(
+                            f"the client was closed before it knew topic {topic!r}"
+                        ) from error
         reason = None if self._crash is None else self._crash.error
         raise TransportError(
-            f"{topic!r} was not looked up: the network threads of two clients in a row failed, the"
-            f" second with {reason!r}"
+            f"topic {topic!r} was not looked up: the network threads of two clients in a row"
+            f" failed, the second with {reason!r}"
         )
 
     def topic_id(self, topic: str) -> object:

@@ -57,8 +57,8 @@ async def ask(
         with trio.move_on_after(timeout + _MARGIN):
             return await _landed(client, future)
     except kafka.errors.KafkaTimeoutError as error:  # whose text is empty
-        raise BrokerUnavailable(f"no broker told {subject} within {timeout:g} s") from error
-    raise BrokerUnavailable(f"the client did not look up {subject} in {timeout:g} s")
+        raise BrokerUnavailable(f"no broker returned {subject} within {timeout:g} s") from error
+    raise BrokerUnavailable(f"the client did not look up {subject} within {timeout:g} s")
 
 
 async def log_ends(
@@ -182,7 +182,7 @@ async def _all_topics(client: Any, timeout: float) -> frozenset[str]:
             )
         # `_net`: only the loop itself can let a coroutine of it sleep.
         await manager._net.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))
-    raise BrokerUnavailable(f"no broker told which topics there are within {timeout:g} s")
+    raise BrokerUnavailable(f"no broker returned the list of topics within {timeout:g} s")
 
 
 async def _landed(client: Any, future: Future) -> Any:

@@ -163,8 +163,8 @@ class Starts:
             for tp, at in sorted(positions.items())
         ]
         raise OffsetOutOfRange(
-            f"{'; '.join(told)}. With auto_offset_reset='error' no other is chosen: seek to an"
-            " offset that is there, or commit one for the group",
+            f"{'; '.join(told)}. With auto_offset_reset='error' the app does not choose another:"
+            " seek to an offset in the log, or commit one for the group",
             positions,
         ) from error
 

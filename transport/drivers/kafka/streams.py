@@ -45,7 +45,7 @@ def _closing(transport: Any, run: Callable[[], Awaitable[None]]) -> Callable[[],
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the connection
             if transport.is_closing():
                 return  # its socket is gone, and nobody waits for it
-            log.warning("%s is closed after %r", transport, error)
+            log.warning("%s is closed, because its reader or writer failed: %r", transport, error)
             lost = kafka.errors.KafkaConnectionError(f"closed after {error!r}")
             lost.__cause__ = error
             transport.abort(error=lost)

@@ -97,7 +97,7 @@ async def _look_up(
         # Only of an answer to us: it may have been given back since the last one.
         if answered and (refused := cluster.unauthorized_topics.intersection(missing)):
             _forget(cluster, missing)
-            raise AuthorizationFailed(f"may not see {listed(sorted(refused))}")
+            raise AuthorizationFailed(f"this app may not see {listed(sorted(refused))}")
         left = deadline - time.monotonic()
         if left <= 0:
             _forget(cluster, missing)
@@ -106,11 +106,13 @@ async def _look_up(
             names = listed(missing)
             if answered:
                 raise UnknownTopic(
-                    f"no such topic: {names}; waited {timeout:g} s for it. Create it, or give it"
-                    " more time: connect_timeout"
+                    f"no such topic: {names}; waited {timeout:g} s for it. Create it, or raise"
+                    " connect_timeout"
                 )
             why = waiting.why() or "no broker answered"
-            raise BrokerUnavailable(f"no broker told of {names} within {timeout:g} s: {why}")
+            raise BrokerUnavailable(
+                f"no broker answered about topic {names} within {timeout:g} s: {why}"
+            )
         if not is_told and time.monotonic() - began >= SOON:
             is_told = True
             if answered:

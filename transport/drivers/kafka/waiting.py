@@ -107,14 +107,14 @@ class Waiting:
             self._absent.update(new)
         for topic in new:
             log.warning(
-                "%s: the topic %r does not exist on the broker. It is waited for, up to %g s",
+                "%s: the topic %r does not exist on the broker. The app waits up to %g s for it",
                 *(self._app, topic, timeout),
             )
 
     def unanswered(self, topics: Iterable[str], timeout: float) -> None:
         """No broker has answered the question about these topics yet."""
         log.warning(
-            "%s: no broker has answered about the topic %s yet. It is asked again, up to %g s",
+            "%s: no broker has answered about the topic %s yet. The client asks for up to %g s",
             *(self._app, ", ".join(map(repr, sorted(topics))), timeout),
         )
 

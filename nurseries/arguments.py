@@ -37,7 +37,7 @@ def wrong_value(name: str, expected: str, value: object) -> ValueError:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is an int or a float; a bool is none."""
+    """Whether a value is an int or a float. A bool does not count."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

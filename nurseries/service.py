@@ -213,7 +213,7 @@ class Service:
         """Between two lives, when all children are gone. Cancelled as `on_start` is."""
 
     def on_ended(self) -> None:
-        """Called when `serve` is about to return or raise: no other life follows.
+        """Called once, when `serve` is about to return or raise and no restart follows.
 
         Called after the last `on_stop`, and also where a restart has failed or was overtaken by
         a stop. Not a coroutine function; it must not raise.

@@ -33,7 +33,7 @@ class WorkerStuck(RuntimeError):
 
 
 class CallWithdrawn(RuntimeError):
-    """The call was taken back before the thread began it: it is never made."""
+    """The call was withdrawn before the thread began it, and will never be made."""
 
 
 @attrs.define(eq=False)
@@ -137,10 +137,10 @@ class Worker:
         return call
 
     def withdraw(self, call: Call[Any]) -> bool:
-        """Take a call back; True: the thread has not begun it, and never will.
+        """Withdraw a call that the thread has not begun; return whether that was in time.
 
-        The call then fails with CallWithdrawn. False: it has begun, or has ended. From the trio
-        thread; not a checkpoint.
+        True: the call will never be made, and fails with CallWithdrawn. False: the call has begun
+        or has ended. Call this in the trio thread. Not a checkpoint.
         """
         if call not in self._calls or not call._claimed():
             return False

@@ -83,7 +83,7 @@ def setting(
 
 
 def topic_name(name: str, value: Any) -> None:
-    """Check the type of a topic's name; whether there is such a topic is for the broker to say."""
+    """Check the type of a topic's name. Only the broker knows whether the topic exists."""
     instance(name, value, str, "a topic's name, a str")
 
 

@@ -31,7 +31,7 @@ class Assignment(Mapping[TP, Ledger]):
     def assign(
         self, tps: Iterable[TP], generation: int, *, of_new_topic: Collection[TP] = ()
     ) -> dict[TP, int]:
-        """Open a ledger for each; returns where to start those that are just given back.
+        """Open a ledger for each partition; return the start offsets of those that just came back.
 
         A partition that comes back in the very next generation had no other owner meanwhile, so
         its own safe offset is as good as the committed one, and better if the commit on the way

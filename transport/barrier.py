@@ -53,8 +53,8 @@ class BarrierCommitter:
     """Makes the commits of a consumer whose messages are handled in transactions.
 
     Args:
-        bound: seconds that a barrier waits for handlers, and for what they have sent.
-        attempts: so many transactions of a scope in a row may be aborted.
+        bound: seconds that a barrier waits for handlers and for the messages that they have sent.
+        attempts: the most transactions of a scope that may be aborted in a row.
         around: entered around each commit.
     """
 
@@ -320,7 +320,7 @@ async def _insist(call: Callable[[], Awaitable[None]]) -> None:
 
 
 async def begun_are_done(ledgers: Collection[Ledger]) -> None:
-    """Wait until the messages are done that are begun in these at the call.
+    """Wait until the messages in these ledgers that are begun at the call are done.
 
     A checkpoint. Cancelling changes nothing.
     """

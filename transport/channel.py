@@ -37,7 +37,7 @@ class Channel:
         limit: most messages delivered and unacked; with so many fetched the channel is full, and
             the partitions of its topic are not fetched from until half of them are done.
         on_full: called at each turn from or to full.
-        memory: the weight of what all channels of the app hold; None: nobody counts it.
+        memory: the weight of the messages in all channels of the app. None: it is not counted.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ class Channel:
         return self._news
 
     async def decode(self, message: Message) -> bool:
-        """Decode key and value in place; False: it could not be, and the hook has dealt with it.
+        """Decode key and value in place; False: decoding failed, and the hook has handled that.
 
-        Where the hook is cancelled, the message waits again.
+        If the hook is cancelled, the message waits again.
         """
         if (failure := self.try_decode(message)) is None:
             return True
@@ -175,9 +175,10 @@ class Channel:
         return False
 
     async def decode_batch(self, batch: Batch) -> bool:
-        """Decode a batch in place, and take out what the hooks have dealt with; False: that is all.
+        """Decode a batch in place and remove the messages that the hooks have handled.
 
-        Where a hook raises or is cancelled, all other messages wait again.
+        Return False if none is left. If a hook raises or is cancelled, all other messages wait
+        again.
         """
         decoded: list[Message] = []
         for index, message in enumerate(batch.messages):
@@ -193,7 +194,7 @@ class Channel:
         return bool(decoded)
 
     def try_decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
-        """Decode key and value in place; where that fails, the error and the hook for it."""
+        """Decode key and value in place; if that fails, return the error and its hook."""
         shared = self.decoded.get(message.topic) if self.decoded else None
         ready = None if shared is None else shared.take(message.tp, message.offset)
         key, value = (AGAIN, AGAIN) if ready is None else ready
@@ -218,10 +219,10 @@ class Channel:
         return None
 
     async def settle(self, error: DecodeError, hook: DecodeErrorHook) -> None:
-        """Have the hook deal with a message that could not be decoded, and pass the message over.
+        """Call the hook for a message that could not be decoded, then ack and skip the message.
 
-        What the hook raises goes on its way: whoever iterates has the message in hand then, by
-        the `DecodeError`. A hook that is cancelled leaves the message in nobody's hands.
+        An error of the hook comes out of the iterator, and its caller has the message by the
+        `DecodeError`. If the hook is cancelled, no handler has the message.
         """
         try:
             await hook(error, error.message)
@@ -236,7 +237,7 @@ class Channel:
 
     @enable_ki_protection
     def _give_back(self, messages: Sequence[Message]) -> None:
-        """Messages of one partition that were taken, and that no handler has got, wait again."""
+        """Let messages of one partition wait again that were taken and reached no handler."""
         if not messages:
             return
         lane = messages[0].lane

@@ -46,7 +46,7 @@ def codec_for(kind: CodecArg, name: str = "a key or value type") -> Codec | None
     """The codec that a topic's `key_type` or `value_type` stands for; None: bytes as they are.
 
     Args:
-        name: of the argument, for the error.
+        name: the name of the argument, for the error.
     """
     if kind is None or kind is bytes:
         return None

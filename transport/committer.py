@@ -42,16 +42,16 @@ class Committer:
     """Makes the commits of one consumer.
 
     Args:
-        timeout: seconds that the broker has for an answer.
-        patience: seconds that a commit is tried again for, until the group has come to rest.
+        timeout: seconds to wait for the broker's answer.
+        patience: seconds for which a commit is retried while the group is in a rebalance.
         can_join: whether the member can join its group meanwhile; not while a rebalance is served.
-        hold: stops delivery. Called when a commit was refused because we are no member: the loss of
-            all partitions follows, and what is delivered until then is another member's work.
-        let_on: resumes it; called when a later commit shows that we are a member after all.
+        hold: stops delivery. Called when a commit was refused because the consumer is no member:
+            the loss of all partitions follows, and another member handles their messages.
+        let_on: resumes delivery. Called when a later commit shows that the consumer is a member.
         around: entered around each commit.
 
     Attributes:
-        is_refused: the last try was refused: nothing of it was made, and no other is under way.
+        is_refused: the last try was refused and changed nothing, and no other is in flight.
     """
 
     def __init__(
@@ -91,15 +91,14 @@ class Committer:
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
     ) -> bool:
-        """Commit what is safe of `topics` (names or partitions; None: of all).
+        """Commit the safe offsets of `topics` (names or partitions; None: all).
 
-        Returns whether an offset moved; False also where the group has not come to rest, or has not
-        taken the member back, while we had patience (a warning says so). A checkpoint. Cancelled:
-        the commit goes on, once it has begun as well as before; its outcome is entered into the
-        ledgers.
+        Return whether an offset moved. False also if the group was in a rebalance, or the consumer
+        was not its member, for longer than `patience` (a warning says so). A checkpoint.
+        Cancelling the caller does not cancel the commit; its outcome is entered into the ledgers.
 
         Args:
-            goes_on: delivery does so in any case.
+            goes_on: has no effect here: without transactions a commit does not stop delivery.
 
         Raises:
             CommitUnknown: no answer within the timeout; the next commit settles it.

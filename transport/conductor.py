@@ -31,13 +31,13 @@ _MANY_ALIKE, _MANY = 3, 8
 
 
 class Conductor(Service, MutableSet["Topic"]):
-    """A mutable set of topics; what is fetched of them goes to the channel of each.
+    """A mutable set of topics; each fetched record goes to the channels of its topic.
 
     A change of the set while the app runs becomes a change of the subscription, one for a burst
     of changes.
 
     Attributes:
-        memory: the weight of what all channels hold.
+        memory: the weight of the messages in all channels.
     """
 
     def __init__(self, app: App) -> None:
@@ -122,7 +122,7 @@ class Conductor(Service, MutableSet["Topic"]):
 
     @property
     def may_be_gone(self) -> frozenset[str]:
-        """Those of the wanted topics whose absence is no error, because they existed before.
+        """Return the wanted topics that existed before, so that their absence is no error.
 
         A consumer was subscribed to them, or a pattern has found them.
         """
@@ -214,7 +214,7 @@ class Conductor(Service, MutableSet["Topic"]):
                 channel.filled(ledger.tp)
 
     def on_message(self, ledger: Ledger, record: Record) -> None:
-        """Enter one record that was fetched: the same as `on_records` with a batch of one."""
+        """Enter one fetched record: the same as `on_records` with a batch of one."""
         self.on_records(ledger, (record,))
 
     def channels(self) -> list[Channel]:
@@ -222,16 +222,15 @@ class Conductor(Service, MutableSet["Topic"]):
         return [channel for channels in self._channels.values() for channel in channels.values()]
 
     def next_news(self) -> list[trio.Event]:
-        """Events of which one is set once there may be a message, or another channel, or the end
-        of delivery."""
+        """Return events, one of which is set by a message, a new channel or the end."""
         return [self._turned, *(channel.next_news() for channel in self.channels())]
 
     def is_held_back(self, tp: TP) -> bool:
-        """Whether to fetch nothing of it: there is no channel of its topic, or one has enough.
+        """Whether not to fetch from the partition: its topic has no channel, or one has enough.
 
-        A channel has enough when it is full, and also when it holds anything at all while the app
-        holds `buffer_bytes`. One that holds nothing is fetched for: its handler may be what the
-        handlers of other topics wait for.
+        A channel has enough when it is full. It also has enough when it holds any message while
+        the app holds `buffer_bytes`. The app always fetches for an empty channel, because handlers
+        of other topics may wait for its handler.
         """
         channels = self._channels.get(tp.topic)
         if not channels:
@@ -290,7 +289,7 @@ class Conductor(Service, MutableSet["Topic"]):
         self.offer(ledgers)
 
     def offer(self, ledgers: Collection[Ledger]) -> None:
-        """Let the channels look again at partitions of which they could deliver nothing."""
+        """Let the channels retry partitions from which they could deliver nothing."""
         for topic in {ledger.tp.topic for ledger in ledgers}:
             for channel in self._channels.get(topic, {}).values():
                 channel.let_on()
@@ -307,8 +306,10 @@ class Conductor(Service, MutableSet["Topic"]):
 
     @trio.lowlevel.enable_ki_protection
     def end(self) -> None:
-        """End delivery for good: every iterator ends, also those of discarded topics and those
-        that are asked for later. Not a checkpoint; a second call changes nothing."""
+        """End delivery for good: every iterator ends, also of discarded topics.
+
+        A later iterator ends at once. Not a checkpoint; a second call changes nothing.
+        """
         if self._has_ended:
             return
         self._has_ended = True
@@ -339,7 +340,7 @@ class Conductor(Service, MutableSet["Topic"]):
                 topic.channel.open_lane(ledger)
 
     def _warn_of_many(self, topic: Topic, name: str) -> None:
-        """Warn once of a name whose topic objects multiply, as where each worker makes its own."""
+        """Warn once about a name with many topic objects, as if each worker made its own."""
         channels = self._channels[name].values()
         alike = sum(channel.codecs == topic.channel.codecs for channel in channels)
         if name in self._multiplied or (alike < _MANY_ALIKE and len(channels) < _MANY):
@@ -365,8 +366,10 @@ class Conductor(Service, MutableSet["Topic"]):
             del self._channels[name]
 
     def _share_decoding(self, name: str) -> None:
-        """Each record is decoded once for all channels of the topic with the same codecs, as far
-        as what comes of it can be shared."""
+        """Let channels of the topic with the same codecs decode each record once.
+
+        They share only values that cannot be changed.
+        """
         by_codecs: dict[Codecs, list[Channel]] = {}
         for channel in self._channels[name].values():
             by_codecs.setdefault(channel.codecs, []).append(channel)

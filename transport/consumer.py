@@ -212,7 +212,7 @@ class Consumer(Service):
             self.resume_flow()
 
     def on_ended(self) -> None:
-        """End delivery: a restart that fails, or that a stop overtakes, has not done so."""
+        """End delivery. A restart that failed, or that a stop overtook, has not ended it yet."""
         self.app.conductor.end()
 
     async def kill(self) -> None:
@@ -263,9 +263,9 @@ class Consumer(Service):
                 await conductor.wait_for_change()
 
     async def _topics(self) -> Collection[str] | None:
-        """Return the names of all topics; None, with a warning, where they cannot be had now.
+        """Return the names of all topics; warn and return None if the query failed.
 
-        The next look comes soon, so only what no later look can mend ends the app.
+        The next search comes soon, so only an error that no retry can mend ends the app.
         """
         try:
             with self.ending_quietly():
@@ -387,16 +387,16 @@ class Consumer(Service):
         self._look_again()
 
     def hold_delivery(self) -> None:
-        """Deliver nothing of what is assigned: we are no member of the group. Not a checkpoint.
+        """Stop delivery from the assigned partitions, because the group has evicted the consumer.
 
-        Without a membership there is no loss that would end this: then nothing is held.
+        Without a group no loss would end this, so nothing is held. Not a checkpoint.
         """
         if self.app.settings.client.is_member:
             for ledger in self.assignment.values():
                 self.app.conductor.hold(ledger)
 
     def let_on_delivery(self) -> None:
-        """Deliver again what `hold_delivery` has held. Not a checkpoint."""
+        """Deliver again from the partitions that `hold_delivery` has held. Not a checkpoint."""
         self.app.conductor.let_on(list(self.assignment.values()))
 
     def _look_again(self) -> None:
@@ -471,27 +471,29 @@ class Consumer(Service):
         topics: Collection[str | TP] | None = None,
         start_new_transaction: bool = True,
     ) -> bool:
-        """Commit what is safe; returns whether an offset moved.
+        """Commit the safe offsets; return whether an offset moved.
 
-        Overlapping calls share one commit. False where nothing is to be committed, so also before
-        the group is joined and after the end; and where the group did not come to rest within the
-        bound of a rebalance, or did not take us back (a warning says so). A checkpoint. Cancelled:
-        the commit is made as a whole, or not at all; its outcome is entered into the ledgers.
+        Overlapping calls share one commit. False if there is nothing to commit, such as before the
+        consumer joins its group and after its end. False also if the group was in a rebalance, or
+        the consumer was not its member, for longer than the bound of a rebalance (a warning says
+        so). A checkpoint. Cancelled: the commit is made as a whole or not at all, and its outcome
+        is entered into the ledgers.
 
         Args:
             topics: names and partitions, mixed; None: everything assigned.
             start_new_transaction: with transactions: go on after this one. Else nothing is
                 delivered until the next commit.
 
-        With transactions it waits until all that was begun is acked, while nothing is delivered,
-        and commits with the offsets what handlers have sent.
+        With transactions the call stops delivery and waits until all begun messages are acked. Then
+        it commits their offsets together with the messages that the handlers have sent.
 
         Raises:
-            TransactionAborted: all since the last commit is undone, and delivered again.
-            NotInTransaction: with transactions, and a message in hand that it would wait for.
-            CommitUnknown: no answer within the commit timeout, and as long again where the client
-                does not tell either how far it is; the next commit settles it. CommitWithdrawn, a
-                kind of it: the client did not even begin the commit, and never will.
+            TransactionAborted: everything since the last commit is undone and redelivered.
+            NotInTransaction: with transactions, if the caller holds a message that the call would
+                wait for.
+            CommitUnknown: no answer within the commit timeout, or within twice that time if the
+                client does not answer either. The next commit settles it. CommitWithdrawn, a
+                subclass: the client did not begin the commit, and never will.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
             AppClosed: the app ended before the commit was begun.
             TypeError: `topics` is a single name or a single TP: write `{"orders"}`.
@@ -509,7 +511,7 @@ class Consumer(Service):
             self.resets.let_on()
 
     def _prove(self) -> None:
-        """See whether the positions that were sought are in their logs."""
+        """Find out whether the sought positions are in their logs."""
         for tp, ledger in self.assignment.items():
             if not ledger.is_proven and (end := self.client.highwater(tp)) is not None:
                 ledger.prove(end)
@@ -546,11 +548,11 @@ class Consumer(Service):
         return await self.committer.wait_for_running()
 
     async def wait_empty(self) -> None:
-        """Wait until all that was begun before the call is acked, and then committed.
+        """Wait until all messages that began before the call are acked, then commit.
 
-        Messages that begin later do not count. Not bounded, and a handler that waits for its own
-        message waits for ever: use a cancel scope. A checkpoint; cancelling changes nothing.
-        Raises as `commit` does.
+        Messages that begin later do not count. The wait has no bound, and a handler that waits for
+        its own message waits for ever: use a cancel scope. A checkpoint; cancelling changes
+        nothing. Raises the errors of `commit`.
         """
         await begun_are_done(list(self.assignment.values()))
         await self.commit()
@@ -704,10 +706,10 @@ class Consumer(Service):
         await exposed(self._on_partitions_revoked, lost)
 
     async def on_topics_replaced(self, lost: frozenset[TP]) -> None:
-        """Tell the app that these partitions are gone, because their topic was created again.
+        """Call the hook for partitions that are gone, because their topic was created again.
 
-        They are gone already, without a commit, and those of the new topic come next. What was
-        sent for them in a transaction is undone. Bounded as the others are.
+        They went without a commit, and the partitions of the new topic come next. Messages that
+        were sent for them in a transaction are undone. The hook has the bound of a rebalance.
         """
         await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)

@@ -1,9 +1,9 @@
-"""Decoding a record once for all channels of its topic that want it by the same codecs.
+"""Decoding a record once for all channels of its topic with the same codecs.
 
-What one channel has decoded is kept until the others have had it, at most a buffer's worth. Nothing
-is kept for a channel that has its codecs for itself.
+The result of one channel is kept until the others have taken it, at most a buffer's worth. Nothing
+is kept for a channel whose codecs no other channel has.
 
-Only a value that cannot be changed is shared, so that no handler sees what another one changes:
+Only a value that cannot be changed is shared, so no handler sees a change that another one makes:
 None, bool, int, float, complex, str, bytes, Decimal, Fraction, UUID, the types of `datetime`, and
 tuples and frozensets of these. Any other value, such as a dict or an object of a class of yours, is
 decoded again for each channel.
@@ -50,7 +50,7 @@ _UNCHANGEABLE = frozenset(
 
 
 def can_be_shared(value: object) -> bool:
-    """Whether nobody can change the value."""
+    """Whether the value is immutable."""
     if type(value) in _UNCHANGEABLE:
         return True
     left = [value]
@@ -65,7 +65,7 @@ def can_be_shared(value: object) -> bool:
 
 @attrs.define
 class _Entry:
-    """A record's key and value, and how many channels have still to take them."""
+    """A record's key and value, and the number of channels that have yet to take them."""
 
     key: object
     value: object
@@ -73,7 +73,7 @@ class _Entry:
 
 
 class Decoded:
-    """What is decoded of one topic by one pair of codecs.
+    """The decoded keys and values of one topic for one pair of codecs.
 
     Args:
         sharers: how many channels take each record from here.
@@ -86,7 +86,7 @@ class Decoded:
         self._kept: dict[TP, OrderedDict[int, _Entry]] = {}  # by offset
 
     def take(self, tp: TP, offset: int) -> tuple[Any, Any] | None:
-        """Key and value, each of which may be AGAIN; None: no other channel has decoded them."""
+        """Return key and value, each of which may be AGAIN; None: no other channel decoded them."""
         kept = self._kept.get(tp)
         if kept is None or (entry := kept.get(offset)) is None:
             return None
@@ -96,7 +96,7 @@ class Decoded:
         return entry.key, entry.value
 
     def keep(self, tp: TP, offset: int, key: Any, value: Any) -> None:
-        """Keep for the others what was decoded first, as far as it can be shared."""
+        """Keep a decoded key and value for the other channels, as far as they can be shared."""
         kept = self._kept.setdefault(tp, OrderedDict())
         kept[offset] = _Entry(
             key if can_be_shared(key) else AGAIN,

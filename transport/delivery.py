@@ -143,7 +143,7 @@ class InFlight:
         return iter(self._deliveries)
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of so many bytes can be accepted now, and no other waits before it."""
+        """Whether a message of this size can be accepted now and no other waits before it."""
         return not self._line and self._fits(size)
 
     def _fits(self, size: int) -> bool:
@@ -152,9 +152,9 @@ class InFlight:
         )
 
     async def wait_for_room(self, size: int, accept: Callable[[], Delivery]) -> Delivery:
-        """Have a message accepted in its turn: once it fits, and all are accepted that wait before.
+        """Accept a message in its turn: once it fits and all earlier waiters are accepted.
 
-        So a large message waits for no later one, however small. Returns or raises what `accept`
+        So no later message, however small, overtakes a large one. Returns or raises what `accept`
         does. A checkpoint. Cancelled: the message is not accepted.
         """
         place = _Place(size, accept, trio.lowlevel.current_task())
@@ -169,7 +169,7 @@ class InFlight:
         return delivery
 
     def call_all(self) -> None:
-        """Accept, or refuse, for all who wait: room is given to nobody any more."""
+        """Call `accept` for all waiting senders at once, because no more room is given."""
         line, self._line = self._line, collections.OrderedDict()
         for place in line:
             place.call()
@@ -220,14 +220,14 @@ class InFlight:
 
 @attrs.define(eq=False)
 class _Place:
-    """Of somebody who waits in line for room."""
+    """The place of a sender that waits for room."""
 
     size: int
     accept: Callable[[], Delivery]
     task: trio.lowlevel.Task
 
     def call(self) -> None:
-        """Accept the message now, before the sender goes on: others could come between.
+        """Accept the message now, before the sender resumes, so that no other comes between.
 
         From here on the sender cannot be cancelled before it has the delivery.
         """

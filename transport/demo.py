@@ -26,7 +26,7 @@ PATIENCE = 120.0
 
 @attrs.define
 class Run:
-    """What is known of one run of the demo.
+    """The state of one run of the demo.
 
     Attributes:
         handled: how often each order was handled, by its number.

@@ -54,9 +54,9 @@ class Rebalance:
         bound: seconds from the event to its expiry.
         expired: final once a later poll has ended.
         released: set by the first release.
-        of_new_topic: those whose topic was deleted and created again since this client had them.
-            All offsets of the old topic are void. A client that finds that out while it has them
-            raises LOST for them, and ASSIGNED for those that the new topic has.
+        of_new_topic: partitions whose topic was deleted and created again since this client had
+            them. All offsets of the old topic are void. If a client finds that out while it has
+            the partitions, it raises LOST for them, and ASSIGNED for those of the new topic.
     """
 
     kind: RebalanceKind
@@ -85,16 +85,15 @@ class Rebalance:
 
 @attrs.frozen
 class Reset:
-    """A position that was set by a rule: no commit of the group gave it, and no `seek`.
+    """A position that a rule has set, rather than a commit of the group or a `seek`.
 
     Attributes:
         old: the position before, which lies outside the log. None: the group has no committed
             offset of the partition.
         new: where reading goes on.
-        is_new: the group begins with this partition. Then nothing was skipped, and nothing is
-            wrong.
-        must_commit: the group has to have this offset before a message is delivered. Else the
-            next member, after a crash, would begin somewhere else, and skip records.
+        is_new: the group begins with this partition. Nothing was skipped, and no warning is due.
+        must_commit: the group must have committed this offset before a message is delivered.
+            Otherwise the next member, after a crash, would start elsewhere and skip records.
     """
 
     tp: TP
@@ -199,7 +198,7 @@ class ConsumerClient(Protocol):
         """End of the log as of the last fetch; None before the first, or if not assigned."""
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
-        """Commit, as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
+        """Commit the offsets as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
         CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds. And
         PartitionGone, where the others may have been committed.
 
@@ -231,11 +230,13 @@ class ConsumerClient(Protocol):
     async def current_ends(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        """The same, without the partitions that no broker has answered for: each broker is asked
-        once."""
+        """Return the end offsets, without the partitions for which no broker has answered.
+
+        Each broker is asked once.
+        """
 
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
-        """Every topic that there is and that we may see, without the broker's own.
+        """Return every topic that this client may see, without the internal ones.
 
         Raises BrokerUnavailable: no answer within `timeout` seconds.
         """

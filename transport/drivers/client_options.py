@@ -1,4 +1,4 @@
-"""Which options of kafka-python may be given as `client_options`, and why the others may not. Pure.
+"""Which options of kafka-python `client_options` may hold, and why not the others. Pure.
 
 Every option of the client's consumer, producer and admin client is in one of two tables:
 
@@ -53,7 +53,7 @@ def _socket_options(name: str, value: Any) -> None:
 
 
 def _any(name: str, value: Any) -> None:
-    """The client alone knows what it may be."""
+    """Accept any value: only the client knows which values are valid."""
 
 
 PASSED: Mapping[str, Check] = {
@@ -153,7 +153,7 @@ REFUSED: Mapping[str, str] = {
 def check_client_options(name: str, options: Any) -> None:
     """Check `client_options`; no value that may be secret is shown.
 
-    Raises TypeError, ValueError: what is wrong with which option, and what to do.
+    Raises TypeError, ValueError: the text names the option, the problem and the remedy.
     """
     instance(name, options, Mapping, 'a mapping such as {"client_rack": "r1"}')
     for option, value in options.items():
@@ -174,6 +174,6 @@ def _unknown(name: str, option: str) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str | None:
-    """The one of some names that is most like this one; None: none is."""
+    """Return the most similar of some names; None: none is similar."""
     found = difflib.get_close_matches(name, names, n=1)
     return found[0] if found else None

@@ -54,6 +54,6 @@ class KafkaDriver:
         return KafkaProducerClient(self.servers, self._security, settings, waiting)
 
     def _waiting_of(self, settings: ClientSettings) -> Waiting:
-        """One for all clients of an app, so that its log tells each change of state once."""
+        """Return one `Waiting` for all clients of an app, so that each change is logged once."""
         name = settings.group_id or settings.client_id
         return self._waiting.setdefault(name, Waiting(name, self.servers))

@@ -143,7 +143,7 @@ class Absent:
 
 
 def _until(queue: list[_Entry], last: float) -> list[_Entry]:
-    """Take out those with this deadline or an earlier one, in order."""
+    """Take out the messages with this deadline or an earlier one, in order."""
     taken = []
     while queue and queue[0][0] <= last:
         taken.append(heapq.heappop(queue))

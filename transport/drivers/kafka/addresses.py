@@ -1,9 +1,8 @@
-"""Which addresses a client asks: after those that it was told of, the given ones once more.
+"""Which addresses a client asks: the advertised ones and, if none answers, the given ones again.
 
-The client asks the given addresses (`bootstrap_servers`) once, and from then on only the brokers
-that it was told of there. Where all of those have moved it never finds one again: it connects to
-addresses that nobody answers at, for as long as it lives. And the loop that keeps its metadata can
-end by an error, after which nothing is asked for any more.
+The client asks the given addresses (`bootstrap_servers`) once. From then on it asks only the
+brokers that the answer named. If all of those have moved, the client never finds a broker again.
+Also, the client's metadata loop can end by an error, and then nothing requests metadata any more.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def start_anew(client: Any, crash: Crash) -> None:
-    """Let a new client ask the given addresses again while no broker that it knows of answers."""
+    """Let a new client ask the given addresses again while no known broker answers."""
     # `_do_refresh_metadata`: asks the node that it is given, or the one with the least to do among
     # those that the client was told of.
     manager, cluster = client._manager, client.cluster

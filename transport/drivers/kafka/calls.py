@@ -64,7 +64,7 @@ class Calls:
 
 
 def made(fn: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Make a call on a worker's thread, with errors that may cross to trio."""
+    """Make a call on a worker's thread and prepare its errors for trio."""
     try:
         return fn(*args)
     except GeneratorExit as error:

@@ -32,9 +32,9 @@ class Attempt:
     """One attempt to build a client of the library.
 
     Args:
-        servers: to name in errors.
+        servers: the addresses that errors name.
         built: called with the KafkaNetClient as soon as there is one.
-        waiting: is told of each connection, also of those that are made later.
+        waiting: receives the outcome of each connection, also of later ones.
     """
 
     def __init__(

@@ -293,10 +293,10 @@ class KafkaConsumerClient:
     async def _commit_in_time(
         self, offsets: Mapping[TP, int], ids: Mapping[TP, object], timeout: float
     ) -> None:
-        """Commit, or take the commit back: nobody must find it in the queue once it is given up.
+        """Commit, or withdraw the commit, so that no commit stays in the queue after its timeout.
 
-        It could be made after a rebalance, in the name of the new generation, and take back what
-        the next owner has committed.
+        Such a commit could be made after a rebalance, in the name of the new generation, and undo
+        a commit of the next owner.
         """
         deadline = time.monotonic() + timeout
         call = self._committing.submit("commit", made, self._commit, offsets, ids, deadline)
@@ -326,9 +326,9 @@ class KafkaConsumerClient:
                 await self._assign(reader.assigned | tps, {**named, **starts}, paused)
 
     async def _tell_of_new_topics(self) -> None:
-        """What belongs to a topic that was created again goes, and comes as that of the new one.
+        """Raise a loss and an assignment for the partitions of a topic that was created again.
 
-        Cancelled: the next poll goes on with it.
+        Cancelled: the next poll continues.
         """
         if not self._replaced and not self._coming:
             return
@@ -361,8 +361,10 @@ class KafkaConsumerClient:
         generation: int,
         of_new_topic: frozenset[TP] = frozenset(),
     ) -> tuple[Mapping[TP, int], frozenset[TP]]:
-        """Wait for the release of a change that the client knows nothing of: the offsets to seek
-        to, and what to pause."""
+        """Raise a rebalance that the client does not know of, and wait for its release.
+
+        Return the offsets to seek to and the partitions to pause.
+        """
         answers: list[tuple[Mapping[TP, int], frozenset[TP]]] = []  # the first one counts
 
         def release(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:

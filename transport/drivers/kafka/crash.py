@@ -1,9 +1,9 @@
 """Errors in the client's own threads, tasks and callbacks, which the client only logs.
 
-The client catches an unexpected error where it happens, logs it and goes on. What the failed step
-had in hand is forgotten: it has no outcome, or only when its time is up. So each such place is
-watched, and the first error of a client is told to its owner at once. The owner then lets that
-client go. `docs/client.md` lists the places.
+The client catches an unexpected error where it happens, logs it and goes on. It forgets what the
+failed step held: a message or a request gets no outcome, or only a timeout. So this module watches
+each such place and reports the first error of a client to its owner at once. The owner then closes
+that client. `docs/client.md` lists the places.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Crashed(kafka.errors.KafkaError):  # type: ignore[misc]
-    """The client that held a message or a request has failed; the broker may have it or not."""
+    """The client failed while it held a message or a request that the broker may have or not."""
 
 
 class NeverSent(kafka.errors.KafkaError):  # type: ignore[misc]
-    """The client that held a message has failed, and no request carried the message."""
+    """The client failed while it held a message that no request had carried."""
 
 
 class Crash:
@@ -45,13 +45,13 @@ class Crash:
         self.error: BaseException | None = None
 
     def note(self, error: BaseException) -> None:
-        """Take note of an error. From any thread; the second and later ones change nothing."""
+        """Record an error. From any thread; the second and later ones change nothing."""
         if self.error is None:
             self.error = error
             self._tell(error)
 
     def watching(self, fn: F) -> F:
-        """Return the function, with what it raises noted and raised."""
+        """Return the function wrapped so that its errors are recorded and raised."""
 
         @functools.wraps(fn)
         def watched(*args: Any, **options: Any) -> Any:
@@ -65,7 +65,7 @@ class Crash:
 
 
 def watch_tasks(client: Any, crash: Crash) -> None:
-    """Note what ends a task of the client's loop: a reader, a writer, a timer, a connection."""
+    """Record each error that ends a task of the client's loop, such as a timer or a connection."""
     # `_net`, `_task_done`, `_exc`: the loop logs the error of a task and drops the task.
     net, manager = client._net, client._manager
     task_done = net._task_done
@@ -92,7 +92,7 @@ def close_client(client: Any) -> None:
 
 
 def watch_fetches(consumer: Any, crash: Crash) -> None:
-    """Note what fails where a new consumer takes what it has fetched."""
+    """Record each error in a new consumer's handling of a fetch."""
     # `_fetcher`, `_handle_fetch_response`, `_handle_fetch_error`: they run as callbacks, whose
     # errors a future of the client logs. The same is fetched again then, and fails again.
     fetcher = consumer._fetcher
@@ -101,7 +101,7 @@ def watch_fetches(consumer: Any, crash: Crash) -> None:
 
 
 class Lookups:
-    """The tasks in which a consumer of the client looks up where to read on."""
+    """The tasks in which the client's consumer looks up its positions."""
 
     def __init__(self, consumer: Any) -> None:
         # `_fetcher`, `_reset_task`, `_validation_task`: nothing waits for these. A poll begins
@@ -111,7 +111,7 @@ class Lookups:
         self._failures = dict.fromkeys(self._seen, 0)
 
     def error(self) -> BaseException | None:
-        """Return what makes them fail again and again; None: they get on."""
+        """Return the error with which they fail repeatedly; None: they make progress."""
         for name, seen in self._seen.items():
             task = getattr(self._fetcher, name)
             if task is None or task is seen or not task.is_done:
@@ -125,10 +125,10 @@ class Lookups:
 
 
 def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
-    """Note what fails in the network thread of a new producer.
+    """Record each error in the network thread of a new producer.
 
-    The owner is to close the sender by force then. What the thread held is failed with `Crashed`,
-    or with `NeverSent` where `keeps` is set and no request carried it.
+    The owner must then close the sender by force. Messages that the thread held fail with
+    `Crashed`, or with `NeverSent` if `keeps` is set and no request carried them.
     """
     # `_sender`, `run_once`: the thread logs what a pass raises and makes the next one, without the
     # batches that the failed pass had taken. Or it makes the same pass again for ever.
@@ -169,7 +169,7 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
 
 
 def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
-    """Note what fails where an answer to a transaction is read; at a forced close fail the rest."""
+    """Record errors in answers to transaction requests; fail the rest at a forced close."""
     # `next_request_handler`, `on_complete`: a callback as well. The request that it was for counts
     # as under way for ever after, and no other is sent meanwhile.
     next_handler = manager.next_request_handler

@@ -153,7 +153,7 @@ def of_a_delivery(error: Exception) -> Exception:
 def of_a_delivery_in_a_transaction(error: Exception) -> Exception:
     """Translate the same for a message of a transaction.
 
-    Only the abort finds out whether another producer has the id, so nothing here is `Fenced`.
+    Only the abort finds out whether another producer has the id, so no error here is `Fenced`.
     """
     # The client has no class of its own for what ends a transaction in other ways.
     if not isinstance(error, _ENDED) and type(error) is not client.KafkaError:
@@ -165,7 +165,7 @@ def of_a_delivery_in_a_transaction(error: Exception) -> Exception:
 
 
 def _reason(error: Exception) -> str | None:
-    """The broker's own words, if it said any."""
+    """Return the broker's own text; None: it sent none."""
     return str(error.args[0]) if error.args and error.args[0] else None
 
 

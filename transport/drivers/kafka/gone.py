@@ -29,7 +29,7 @@ def gone_from(cluster: Any, tps: Iterable[TP]) -> list[TP]:
 
 
 def tell_of_gone(consumer: Any, identities: Identities) -> None:
-    """Let a new consumer end a commit with PartitionGone, or TopicReplaced, where that is so."""
+    """Let a new consumer's commit fail with PartitionGone or TopicReplaced if that is the cause."""
     # `_coordinator`, `_handle_offset_commit_response`: where the client reads the answer, on its
     # loop; what it raises of it for itself can be tried again.
     coordinator, cluster = consumer._coordinator, consumer._client.cluster

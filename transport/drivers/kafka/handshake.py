@@ -1,7 +1,7 @@
-"""A TLS handshake that gets no answer.
+"""A bound for TLS handshakes that get no answer.
 
-The client bounds each step of a connection but this one. Where nobody answers it, the connection
-stays in the making for ever, and so do all requests that wait for it: opening a client has no end.
+The client bounds each step of a connection but this one. Without an answer, the connection is never
+ready, all requests that wait for it hang, and opening a client has no end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOMENT = 0.05
 
 
 def bound_handshakes(manager: Any) -> None:
-    """Let a new client's connections fail whose handshake outlasts the time for connecting."""
+    """Let a new client's connection fail if its handshake outlasts the time for connecting."""
     # `_build_transport`: connects, and shakes hands. `_current`, `inject_exc`, `_add_ready_task`:
     # how the client's own bounds end a wait.
     net, build_transport = manager._net, manager._build_transport

@@ -11,14 +11,14 @@ tells them apart if it is asked for with our last epoch (KIP-360): the broker gr
 timeout, and refuses it if another producer came in between. The broker compares and raises the
 epoch in one step, so two producers can never both have the id.
 
-One thing comes before that step: the broker aborts what is open under the id, whoever asks. So the
-broker is first asked for the state of the id (KIP-664). A state that only another producer can have
-brought about is an answer as well, and leaves that producer's transaction alone.
+Before that step the broker aborts any transaction that is open under the id, whoever asks. So the
+driver first asks for the state of the id (KIP-664). A state that only another producer can have
+caused answers the question, and the driver leaves that producer's transaction alone.
 
-A broker before Kafka 4 forgets our last epoch as it aborts a transaction of ours, be it for the
-timeout or for our asking. It then grants the id for the next epoch alone. Who takes the id over
-while a transaction is open gets the epoch after that one, so this is asked for only if a
-transaction of ours was open.
+A broker before Kafka 4 forgets our last epoch when it aborts our transaction, both after the
+timeout and at our request. It then grants the id only for the next epoch. A producer that takes the
+id over while a transaction is open gets the epoch after that one. So the driver asks for the next
+epoch only if a transaction of ours was open.
 
 Therefore a new client takes the id over once, when the producer is opened. Each later client of the
 same producer takes the id back.
@@ -50,7 +50,7 @@ _IN_USE = ("Ongoing", "PrepareCommit", "CompleteCommit")
 
 
 class Holder(enum.Enum):
-    """Who has an id, by its state at the broker."""
+    """The owner of an id, by its state at the broker."""
 
     OTHER = "other"
     NOT_KNOWN_YET = "not known yet"
@@ -58,7 +58,7 @@ class Holder(enum.Enum):
 
 
 def holder_of(epoch: int, state: str, last_epoch: int) -> Holder:
-    """Return who has an id that was last granted us with `last_epoch`."""
+    """Return the owner of an id that we were last granted with `last_epoch`."""
     if epoch <= last_epoch:
         return Holder.TO_BE_ASKED
     if state in _ABORTING:
@@ -74,7 +74,7 @@ def identity_of(producer: Any) -> ProducerIdAndEpoch:
 
 
 def take_over(producer: Any) -> None:
-    """Let a new client have its transactional id, whoever has it; end what is open under it."""
+    """Let a new client take its transactional id over and end its open transaction."""
     producer.init_transactions()
 
 
@@ -85,12 +85,12 @@ def has_open(producer: Any) -> bool:
 
 
 def take_back(producer: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> None:
-    """Let a new client have its transactional id if nobody else has taken it since.
+    """Let a new client take its transactional id back, unless another producer has taken it.
 
-    What is open under it is ended.
+    An open transaction of the id is ended.
 
     Args:
-        last: what the client before was granted.
+        last: the identity that the previous client was granted.
         was_open: a transaction of ours may have been open then.
 
     Raises Fenced: another producer has taken the id over.

@@ -1,16 +1,16 @@
-"""Whether the group still counts a consumer among its members, as far as the client can know.
+"""Whether a consumer is still a member of its group, as far as the client can know.
 
-The client learns that in its heartbeats, and keeps it to itself in these cases:
+The client learns that from its heartbeats, but does not report it in these cases:
 
-- A heartbeat fails for good: another member has our instance id, or the right was taken away. The
-  client sends no more of them, or tries on for ever.
-- The loop of the heartbeats ends by an error. It is started again by the next join alone.
-- No heartbeat is answered for as long as a session. The group goes on without us then, while the
-  client waits until a coordinator can be found, and only then gives the partitions up.
-- The membership is lost while a join is under way. The client joins as a new member, and takes the
-  partitions that it gets for those that it had.
+- A heartbeat fails for good: another member has our instance id, or a right was revoked. The client
+  stops its heartbeats, or retries for ever.
+- The heartbeat loop ends by an error. Only the next join starts it again.
+- No heartbeat is answered for `session_timeout`. The group continues without this member. The
+  client keeps its partitions until it finds a coordinator.
+- The membership is lost during a join. The client joins as a new member, and treats the partitions
+  that it gets as those that it had.
 
-Here each of them becomes an error of the next poll, or a loss of the partitions within it.
+Here each of these cases becomes an error of the next poll, or a loss of the partitions in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REFUSED = (kafka.errors.FencedInstanceIdError, *REFUSED_US)
 
 
 def check_rights(consumer: Any) -> None:
-    """Raise TopicAuthorizationFailedError where a topic that is read may not be read any more."""
+    """Raise TopicAuthorizationFailedError if the right to read a subscribed topic was revoked."""
     # `unauthorized_topics`: the client logs it and forgets the partitions of such a topic. So it
     # fetches nothing more of them, and no fetch is refused.
     if unauthorized := consumer._client.cluster.unauthorized_topics:
@@ -45,7 +45,7 @@ class Membership:
 
     Args:
         name: of the consumer, for the log.
-        session_timeout: seconds without an answer after which the group goes on without us.
+        session_timeout: seconds without an answer after which the membership is lost.
     """
 
     def __init__(self, name: str, consumer: Any, session_timeout: float) -> None:
@@ -60,11 +60,11 @@ class Membership:
         self._follow()
 
     def check(self) -> None:
-        """Raise what has ended the membership for good, or let go of what was lost.
+        """Raise the error that ended the membership for good, or give up lost partitions.
 
         On the polling thread, before each turn of a poll. Returns once the loss is consented to.
 
-        Raises the client's errors; TransportError: the heartbeats have ended.
+        Raises the client's errors; TransportError: the heartbeats stopped.
         """
         if self._refusal is not None:
             raise self._refusal

@@ -1,6 +1,6 @@
-"""What the client knows of topics, and the options that it does not hand on to that.
+"""The client's metadata, and the options that the client does not pass on to it.
 
-Look here when a client creates a topic that it was not to create.
+Look here when a client creates a topic although `allow_auto_create_topics` is False.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ HANDED_ON = ("allow_auto_create_topics", "retry_backoff_ms")
 
 
 def hand_on(client: Any, options: Mapping[str, Any]) -> None:
-    """Give a new KafkaNetClient's metadata the options that were meant for it.
+    """Pass a new KafkaNetClient's metadata the options that were meant for it.
 
-    Every request for metadata is made from there: for readers, for writers, and for what waits for
-    a topic. An admin client has no such option; it never lets a topic be created.
+    This object makes every metadata request: for consumers, for producers, and for a wait for a
+    topic. An admin client has no such option, and never lets a broker create a topic.
     """
     if given := {name: options[name] for name in HANDED_ON if name in options}:
         # `_manager`: the one owner of the metadata, from the client's first moment on.

@@ -1,4 +1,4 @@
-"""Handing a message to kafka-python that has nothing where the client wants something.
+"""Sending messages without key and value, or with a header without a value.
 
 Kafka takes a message without key and value, and a header without a value. The client writes both,
 but its `send` refuses them:
@@ -23,7 +23,7 @@ from transport.drivers.base import Outgoing
 
 
 def hand_over(producer: KafkaProducer, message: Outgoing) -> Any:
-    """Return the client's future for a message; raise what the client refuses it for."""
+    """Return the client's future for a message; raise the error if the client refuses it."""
     headers = message.headers
     options: dict[str, Any] = {
         "partition": message.partition,
@@ -40,7 +40,7 @@ def hand_over(producer: KafkaProducer, message: Outgoing) -> Any:
 
 
 class _Headers(list[Any]):
-    """Headers that the client takes for none where it adds up their sizes, which it cannot."""
+    """Headers that are falsy, so that the client does not add up their sizes, which would fail."""
 
     def __bool__(self) -> bool:
         return False

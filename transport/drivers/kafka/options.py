@@ -115,13 +115,13 @@ def _common(
 
 
 def _chosen(settings: ClientSettings, client: Any) -> dict[str, Any]:
-    """The user's client options that this client class has; the settings have checked them."""
+    """Return the user's client options that this client class has; the settings checked them."""
     mine = client.DEFAULT_CONFIG
     return {name: value for name, value in settings.client_options.items() if name in mine}
 
 
 def _check_waiting(options: Mapping[str, Any]) -> None:
-    """Check what a KafkaConsumer would refuse only once it is opened."""
+    """Check the options that a KafkaConsumer would refuse only when it is opened."""
     waits = options.get("fetch_max_wait_ms", KafkaConsumer.DEFAULT_CONFIG["fetch_max_wait_ms"])
     idle = options.get(
         "connections_max_idle_ms", KafkaConsumer.DEFAULT_CONFIG["connections_max_idle_ms"]
@@ -136,7 +136,7 @@ def _check_waiting(options: Mapping[str, Any]) -> None:
 
 
 def _check_security(security: Mapping[str, Any], settings: ClientSettings) -> None:
-    """Refuse what has no effect on a connection of this kind."""
+    """Refuse options that have no effect on a connection of this kind."""
     options = settings.client_options
     protocol = {**security, **options}.get("security_protocol", "PLAINTEXT")
     tls = sorted(name for name in options if name.startswith("ssl_"))

@@ -62,7 +62,7 @@ MOMENT = 0.25
 
 
 def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
-    """The partition was there when the message was accepted."""
+    """Return the error for a partition that went after the message was accepted."""
     tp = TP(message.topic, message.partition or 0)
     error = DeliveryFailed(
         f"topic {tp.topic!r} has {count} partitions now, and no partition {tp.partition}"
@@ -354,7 +354,10 @@ class KafkaProducerClient:
         return producer
 
     def _on_crash(self, producer: KafkaProducer | None, error: BaseException) -> None:
-        """On the network thread, which ends now: it fails what it holds."""
+        """Close the producer by force: its network thread fails the messages that it holds.
+
+        On the network thread, which ends now.
+        """
         log.error(
             "%s: the client's network thread failed, and a new client is made: %r",
             self._calls.name,
@@ -368,13 +371,14 @@ class KafkaProducerClient:
 
     @property
     def _has_crashed(self) -> bool:
-        """Whether the current producer has; the sending thread then makes another."""
+        """Whether the current producer has crashed; the sending thread then makes another."""
         return self._crash is not None and self._crash.error is not None
 
     def _take_id_over(self, producer: KafkaProducer, attempt: Attempt) -> None:
-        """Fence who had the transactional id before, and end what that one left open.
+        """Fence the previous owner of the transactional id and end its open transaction.
 
-        The first client does. The later ones have the id unless another process took it since.
+        Only the first client does this. Later ones take the id back, unless another process
+        took it.
         """
         taken = False
         try:
@@ -417,7 +421,7 @@ class KafkaProducerClient:
 
     @contextlib.contextmanager
     def _taking_back(self) -> Iterator[None]:
-        """Find out why the broker refuses our epoch: raise Fenced if another one has our id.
+        """Find out why the broker refuses our epoch; raise Fenced if another producer has our id.
 
         Otherwise the transaction was open for too long, and is aborted already.
         """
@@ -491,7 +495,7 @@ class KafkaProducerClient:
         self._opened.taken(batch, runs.values(), refused, absent)
 
     def _translate(self, producer: KafkaProducer, error: Exception) -> Exception:
-        """Why the client has not taken a message."""
+        """Translate the error with which the client refused a message."""
         manager = producer._transaction_manager
         if self._settings.transactional_id is not None and manager.has_error():
             aborted = TransactionAborted(f"the transaction can only be aborted: {error}")

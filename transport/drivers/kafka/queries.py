@@ -38,13 +38,13 @@ async def ask(
     Args:
         client: the KafkaNetClient of a consumer or producer.
         subject: what is asked for, for the error.
-        query: bounded by itself.
+        query: the coroutine function. It keeps to `timeout` by itself.
         timeout: seconds that `query` takes at most.
 
     Raises:
-        BrokerUnavailable: no answer within `timeout`; or none of the loop itself, a second later.
+        BrokerUnavailable: no answer within `timeout`, or no answer of the loop a second later.
         ClientClosed: the loop was closed.
-        What `query` raises otherwise.
+        Any other error of `query`.
 
     A checkpoint. Cancelled: only the waiting ends.
     """
@@ -149,11 +149,11 @@ async def committed_offsets(consumer: Any, tps: Collection[TP], timeout: float) 
 
 
 async def all_topics(client: Any, timeout: float) -> frozenset[str]:
-    """Return the names of all topics that we may see, without the broker's own.
+    """Return the names of all topics that this client may see, without the internal ones.
 
     Raises BrokerUnavailable: no answer within `timeout` seconds.
 
-    The client's metadata stays as it is: the public topics() has no bound, and makes the client
+    The client's metadata stays unchanged. The public topics() has no bound, and makes the client
     remember every topic of the cluster.
     """
     return await ask(  # type: ignore[no-any-return]

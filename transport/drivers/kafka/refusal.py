@@ -21,8 +21,8 @@ In a transaction nothing is sent again. The transaction has lost a message and c
 
 With `acks=0` the broker has no way to say that it refused a batch, or why.
 
-The client also counts each refusal that a retry will not mend as the end of an idempotent producer:
-it aborts all that it holds and takes no more. Here a new producer id is enough, which mends the gap
+After a refusal that no retry mends, the client also ends an idempotent producer: it aborts all that
+it holds and takes no more. Here a new producer id is enough, which mends the gap
 that a wholly refused batch leaves in the numbers.
 """
 
@@ -85,7 +85,7 @@ def spare_neighbors(producer: Any) -> None:
 def _is_taken_apart(
     sender: Any, manager: Any, batch: Any, error: Exception, partition_response: Any
 ) -> bool:
-    """Send again what may be sent again of a refused batch; whether there is any."""
+    """Send the good records of a refused batch again; return whether there are any."""
     if partition_response is None or not isinstance(error, _OF_RECORDS):
         return False
     named = _named(partition_response, batch.record_count)
@@ -103,7 +103,7 @@ def _is_taken_apart(
 
 
 def _named(partition_response: Any, count: int) -> Mapping[int, str | None]:
-    """The records of the batch that the broker named, with its reasons."""
+    """Return the records of the batch that the broker named, with its reasons."""
     return {
         each.batch_index: each.batch_index_error_message
         for each in partition_response.record_errors or ()

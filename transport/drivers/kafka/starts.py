@@ -1,11 +1,11 @@
-"""Where the client begins to read a partition, and where it goes on when a position is no good.
+"""Start offsets of partitions without a position, and new offsets for positions outside the log.
 
-The client knows one policy, whatever the reason is that a position is missing, and applies it
-without a word. So it gets the policy "none": it raises an error in a poll each time, and the rule
-of `drivers/starts.py` is applied here. The client then asks the broker for the place in the log, on
-its own loop, as it does for a policy of its own.
+The client has one reset policy for every reason, and applies it silently. So the client gets the
+policy "none", and a missing position is an error of a poll. This module catches that error and
+applies the rule of `drivers/starts.py`. The client then asks the broker for the place in the log,
+on its own loop, as it does for a policy of its own.
 
-All of this runs on the polling thread, apart from two functions in the client, which run on its
+All of this runs on the polling thread, except for two functions in the client, which run on its
 loop.
 """
 
@@ -51,7 +51,7 @@ class _Asked:
 
 
 class Starts:
-    """The positions of one consumer that no commit and no seek gives.
+    """The positions of one consumer that come from neither a commit nor a seek.
 
     Attributes:
         began: when the group began with each topic, as far as this client knows. Replaced, never
@@ -59,7 +59,7 @@ class Starts:
         created: topics that were created while this client ran; added to from any thread.
         resets: the positions that were set, to be taken out from the left. Written on the
             client's loop.
-        has_news: there are more of them than when this was set to False last.
+        has_news: `resets` has grown since this was last set to False.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -74,7 +74,7 @@ class Starts:
         self._consumer: Any = None
 
     def saw(self, topics: Collection[str]) -> None:
-        """These are all topics: those that were not among them before were created since."""
+        """Note all topics that exist. A topic that is new among them was created since."""
         if self._first_seen is None:
             self._first_seen = topics
         self.created.update(set(topics) - set(self._first_seen))
@@ -95,16 +95,16 @@ class Starts:
         fetcher._reset_offset_if_needed = take_and_tell
 
     def begin_at_the_start(self, tps: Collection[TP]) -> None:
-        """These are of topics that were created again: they begin, whatever the policy says.
+        """Start partitions of topics that were created again at the beginning of their logs.
 
-        On the client's loop as well, where the polling thread waits for it.
+        The policy has no effect. Also called on the client's loop while the polling thread waits.
         """
         for tp in tps:
             self.created.add(tp.topic)
             self._ask(tp, _EARLIEST, _Asked(None, True, self._must_commit))
 
     def drop(self, tps: Collection[TP]) -> None:
-        """These partitions go. From any thread."""
+        """Forget partitions that go. From any thread."""
         for tp in tps:
             self._asked.pop(tp, None)
         # Nothing is taken out meanwhile: partitions go in a poll, and the resets are taken after.
@@ -112,7 +112,7 @@ class Starts:
             self.resets.remove(reset)
 
     def note_of(self, topic: str) -> str:
-        """The metadata of a commit. From any thread."""
+        """Return the metadata of a commit. From any thread."""
         began = self.began.get(topic)
         return "" if began is None else str(began)
 
@@ -122,15 +122,14 @@ class Starts:
         topics: Iterable[str],
         held: MutableMapping[TP, Sequence[Record]],
     ) -> None:
-        """Ask for the places of the partitions that one of `NO_POSITION` is about.
+        """Ask for the places of the partitions that a `NO_POSITION` error names.
 
         Args:
-            topics: what is subscribed to.
-            held: records that the client has handed out and nobody has seen yet. Those of a log
-                that was cut off are taken out, to be fetched again.
+            topics: the subscribed topics.
+            held: records that the client has returned and the transport has not seen yet. Records
+                of a truncated log are removed, to be fetched again.
 
-        Raises OffsetOutOfRange with the policy "error"; the client's errors that can be tried
-        again.
+        Raises OffsetOutOfRange with the policy "error"; the client's retriable errors.
         """
         if isinstance(error, kafka.errors.NoOffsetForPartitionError):
             missing = [TP(*tp) for tp in error.args[0]]
@@ -205,7 +204,7 @@ class Starts:
         return {TP(*tp): commit.metadata for tp, commit in committed.items()}
 
     def _go_back(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Record]) -> None:
-        """The log was cut off: go on where it parted from what was read."""
+        """The log was truncated: continue at the offset where it diverged."""
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:
             return
@@ -238,7 +237,7 @@ class Starts:
 
 
 def _fall_back_to_the_end(consumer: Any) -> None:
-    """Let a reset to a time go to the end of a log that has no record since.
+    """Let a reset to a time go to the end of a log that has no later record.
 
     The client leaves such a partition without a position, and asks for ever.
     """

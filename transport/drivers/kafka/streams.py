@@ -1,8 +1,8 @@
-"""A connection whose reader or writer fails by an error that the client does not expect.
+"""Connections whose reader or writer fails with an error that the client does not expect.
 
-The client drops the task and keeps the connection, which looks alive and brings no answer any more.
-What was asked for on it waits until its request times out. Such a connection is closed instead, as
-the client does for the errors that it expects, so that each request fails and can be made again.
+The client drops the task and keeps the connection, which looks alive and brings no more answers.
+Each request on it waits for its timeout. This module closes such a connection, as the client does
+for errors that it expects, so each request fails and can be retried.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def close_on_errors(connection: Any) -> None:
-    """Let a new connection end by any error of its reader or writer."""
+    """Let any error of its reader or writer close a new connection."""
     # `connection_made`, `_read_from_sock`, `_write_to_sock`: the two tasks, as the loop is given
     # them.
     made, unpause = connection.connection_made, connection.unpause

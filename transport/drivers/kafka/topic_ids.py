@@ -1,15 +1,16 @@
 """Which topic a partition belongs to: a topic is its id, not its name.
 
 A topic that is deleted and created again keeps its name and gets another id. The client knows the
-ids and asks for everything by name: it would go on in the new topic at the position of the old one,
-and commit there. So the id is noted as a partition is assigned, and what is asked for it names it:
+ids, but makes requests by name: it would continue in the new topic at the position of the old one,
+and commit there. So this module notes the id when a partition is assigned, and requests name it:
 
-- A fetch is made by id (version 13, brokers from 3.1 on). Nothing of another topic ever comes.
+- A fetch is made by id (version 13, brokers from 3.1 on). It never returns a record of another
+  topic.
 - A commit is made by id (version 10, brokers from 4.1 on). It never lands on another topic.
-- A commit carries the id in its metadata, whatever the broker. An offset that names another topic
-  is void for whoever starts from it.
+- A commit carries the id in its metadata, with every broker. A member never starts from an offset
+  that names another topic.
 
-With a broker that has no ids (before 2.8) nothing is noted, and names are all there is.
+A broker before 2.8 has no ids. Then requests are made by name alone.
 """
 
 from __future__ import annotations
@@ -35,28 +36,28 @@ _NAMED = re.compile(rf" ?{_KEY}([0-9a-f-]{{36}})$")
 
 
 def committed_at(offset: int, note: str, topic_id: object) -> OffsetAndMetadata:
-    """What to commit: an offset that counts for this topic alone, if its id is known."""
+    """Return what to commit: an offset that is valid for this topic only, if its id is known."""
     named = "" if topic_id is None else f"{_KEY}{topic_id}"
     return OffsetAndMetadata(offset, " ".join(filter(None, (note, named))), -1)
 
 
 def named_id(metadata: str | None) -> uuid.UUID | None:
-    """The topic that an offset was committed for, as its metadata says; None: it says nothing."""
+    """Return the topic id in the metadata of a committed offset; None: it has none."""
     match = _NAMED.search(metadata or "")
     return None if match is None else uuid.UUID(match[1])
 
 
 def _note_in(metadata: str | None) -> str:
-    """The metadata without the id."""
+    """Return the metadata without the id."""
     return _NAMED.sub("", metadata or "")
 
 
 class Identities:
-    """The ids of the partitions of one consumer. From any thread, unless it says so.
+    """The topic ids of one consumer's partitions. Safe from any thread, unless noted.
 
     Attributes:
-        of: the id of the topic that each partition belonged to as it was assigned.
-        fresh: partitions of topics that were created again, until something is committed for them.
+        of: the id of each partition's topic at the time of its assignment.
+        fresh: partitions of topics that were created again, until an offset is committed for them.
             They start from what is committed for the new topic, or at its beginning.
     """
 
@@ -70,7 +71,7 @@ class Identities:
         self._sessions: dict[object, int] = {}  # of the fetch session of each node: `_changes`
 
     def note(self, tps: Collection[TP], cluster: Any) -> frozenset[TP]:
-        """These are assigned now; returns those that belonged to another topic before."""
+        """Note assigned partitions; return those that belonged to another topic before."""
         before = self.of.copy()
         for tp in tps:
             now = known_id(cluster, tp.topic)
@@ -83,9 +84,9 @@ class Identities:
         return anew
 
     def replaced(self, assigned: Iterable[Any], cluster: Any) -> frozenset[TP]:
-        """Those whose topic was created again, as far as the client knows by now.
+        """Return the partitions whose topic was created again, as far as the client knows by now.
 
-        Looks only where the client has had an answer since the last call, which had no result.
+        Looks only if the client has had an answer since the last call without a result.
         """
         # `_topic_ids`: a new mapping with each answer. The client's listeners are no way to hear of
         # one: where one of them raises, the others are not called.
@@ -104,7 +105,7 @@ class Identities:
         return frozenset(found)
 
     def of_gone(self, cluster: Any) -> frozenset[TP]:
-        """Those whose topic was deleted, as far as the client knows. Cheap between its answers."""
+        """Return partitions of deleted topics, as the client knows. Cheap between answers."""
         seen, changes = cluster._topic_ids, (self._changes, len(self.of))
         if self._gone is None or self._gone[0] is not seen or self._gone[1] != changes:
             ids = {tp.topic: known_id(cluster, tp.topic) for tp in self.of}
@@ -113,7 +114,7 @@ class Identities:
         return self._gone[2]
 
     def of_another(self, ids: Mapping[TP, object], cluster: Any) -> list[TP]:
-        """Those whose topic is not, as far as the client knows, the one of this id any more."""
+        """Return partitions whose topic no longer has this id, as far as the client knows."""
         return [
             tp
             for tp, topic_id in ids.items()
@@ -121,7 +122,7 @@ class Identities:
         ]
 
     def use(self, consumer: Any, begin: Callable[[Collection[TP]], None]) -> None:
-        """Let a new consumer fetch and commit by these ids, and start from valid offsets alone.
+        """Let a new consumer fetch and commit by these ids, and start only from valid offsets.
 
         Args:
             begin: called with partitions that have no such offset in the new topic. They begin at
@@ -159,7 +160,7 @@ class Identities:
     # On the client's loop.
 
     def _is_outdated(self, request: Any, node_id: object) -> bool:
-        """Whether the fetch goes on with a session in which a partition had another id."""
+        """Whether the fetch continues a session in which a partition had another id."""
         if request.session_epoch > 0:
             return self._sessions.get(node_id) != self._changes
         self._sessions[node_id] = self._changes
@@ -201,7 +202,7 @@ class Identities:
     def _told_apart(
         self, offsets: Mapping[Any, Any], answered: Collection[TP], consumer: Any
     ) -> tuple[dict[Any, Any], list[TP]]:
-        """The valid offsets; and the partitions that wait for one and have none of their topic."""
+        """Return the valid offsets, and the waiting partitions without an offset of their topic."""
         # `_subscription`: what has no position yet is about to get one.
         subscription, cluster = consumer._subscription, consumer._client.cluster
         valid = {}
@@ -226,7 +227,7 @@ def begin_anew(
     starts: Mapping[TP, int],
     begin: Callable[[Collection[TP]], None],
 ) -> None:
-    """Let the client forget where it was in these. On the polling thread, between polls.
+    """Let the client forget its positions in these. On the polling thread, between polls.
 
     Args:
         begin: called with those that begin at the start of the log, for there are no commits.

@@ -34,10 +34,10 @@ def known_partitions(cluster: Any, topic: str) -> Collection[int]:
 
 
 def known_id(cluster: Any, topic: str) -> uuid.UUID | None:
-    """The topic's id, as the client knows it now; None where it knows none. From any thread.
+    """Return the topic's id, as the client knows it now; None: not known. From any thread.
 
-    For a topic that is not there the broker answers with an id of zeros. Brokers before 2.8 have no
-    ids.
+    For a topic that does not exist the broker answers with an id of zeros. Brokers before 2.8 have
+    no ids.
     """
     topic_id = cluster.topic_id(topic)
     return topic_id if topic_id is not None and topic_id.int else None
@@ -50,18 +50,18 @@ async def partition_counts(
     waiting: Waiting,
     absent: set[str] | None = None,
 ) -> dict[str, int]:
-    """How many partitions each topic has; the broker may create those that it has not.
+    """Return the number of partitions of each topic; the broker may create missing topics.
 
     Args:
         client: the KafkaNetClient of a consumer or producer.
         timeout: seconds.
-        waiting: is told what is waited for.
+        waiting: logs what the query waits for.
         absent: gets the names of the topics that a broker did not know at first.
 
     Raises:
-        UnknownTopic: names those that were not there within the timeout.
-        BrokerUnavailable: nobody answered within the timeout.
-        AuthorizationFailed: we may not see one of them.
+        UnknownTopic: some topics did not exist within the timeout; the text names them.
+        BrokerUnavailable: no broker answered within the timeout.
+        AuthorizationFailed: this client may not see one of the topics.
 
     A checkpoint. Cancelled: only the waiting ends.
     """
@@ -136,12 +136,12 @@ async def _look_up(
 
 
 def _is_cut_off(cluster: Any, waiting: Waiting) -> bool:
-    """Return whether a given address answers, and no address that it tells of ever did."""
+    """Return whether a given address answers, and no address that it advertises ever did."""
     return waiting.is_cut_off([f"{each.host}:{each.port}" for each in cluster.brokers()])
 
 
 def _slice(left: float, is_told: bool) -> float:
-    """Seconds to wait for an answer at a time: first until it is told what is waited for."""
+    """Return the seconds of the next wait: at first only until the log line is due."""
     return left if is_told else min(left, SOON)
 
 

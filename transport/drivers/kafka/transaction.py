@@ -1,20 +1,21 @@
 """One transaction of a producer of the client: its steps, each with a bound and an outcome.
 
-The client's public calls wait for the broker without an end, so the same requests are made and
-waited for here. What it does with a batch that failed in a transaction is put right as well:
+The client's public calls wait for the broker without a bound, so this module makes the same
+requests with a bound. It also corrects what the client does with a batch that failed in a
+transaction:
 
-- One that it has failed by its own timeout is forgotten, and the transaction commits without it.
-- One that was refused because our epoch is over makes it take the id back, which would fence the
-  rightful one. See `identity.py` for who has the id.
-- One that was refused for one bad record fails its neighbors, and all that waits, as if each of
-  them were bad.
+- The client forgets a batch that timed out, and the transaction commits without it.
+- After a batch that was refused because our epoch is over, the client takes the id back. That would
+  fence the rightful owner. `identity.py` finds out the owner.
+- For a batch that was refused for one bad record, the client fails all records of the batch and all
+  waiting batches with the same error.
 
-All of them have to abort the transaction, which undoes the neighbors as well: their messages get
-TransactionAborted.
+Each of these must abort the transaction. The abort undoes the other records of the batch as well:
+their messages get TransactionAborted.
 
-And a request is forgotten whose connection fails while it is waited for, so that nothing of the
-transaction is sent any more, until its messages have outlived the delivery timeout; and one whose
-answer takes too long ends the producer.
+Two failures of requests are corrected, too. The client forgets a request whose connection fails,
+and then sends nothing of the transaction until its messages reach the delivery timeout. And a
+request whose answer takes too long ends the producer.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _lost(error: Exception) -> kafka.errors.TransactionAbortedError:
 
 
 class Displaced(TransactionAborted):
-    """The broker takes nothing of our epoch any more; `identity.py` tells why."""
+    """The broker refuses our epoch; `identity.py` finds out why."""
 
 
 def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:

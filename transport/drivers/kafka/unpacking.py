@@ -1,18 +1,17 @@
-"""What a broker sends as records, checked and bounded as it is unpacked.
+"""Checks and bounds for fetched records as they are decompressed and decoded.
 
-Whoever may write to a topic writes what its readers unpack, so this is where a reader meets what is
-broken or hostile. The client checks CRCs, and apart from that
+Anyone who may write to a topic chooses the bytes that its readers unpack, so damaged and hostile
+data arrives here. The client checks CRCs. Apart from that, the client
 
-- decompresses whatever a batch holds, at once: some KB can become GBs;
-- decodes all that was fetched of all partitions, at once, and all headers of a record: a header of
-  two bytes takes more than a hundred in memory;
-- takes a format that it does not know for the newest one that it knows;
-- says for most of what is broken neither the partition nor the offset, and after it goes round
-  for ever in its next poll;
-- takes a header's name that is not UTF-8 for a broken batch, so that nothing gets past it.
+- decompresses each batch at once and without a bound: some KB can become GBs;
+- decodes all fetched records of all partitions at once, with all headers: a header of two bytes
+  takes more than a hundred in memory;
+- treats an unknown format as the newest known one;
+- raises most errors without the partition and the offset, and then loops for ever in its next poll;
+- treats a header name that is not UTF-8 as a broken batch, so no reader gets past it.
 
-A batch that cannot be read ends the reading with `UnreadableBatch`, as often as it is tried; what
-is good before it is delivered first, and nothing is skipped.
+A batch that cannot be read ends the reading with `UnreadableBatch`, at each attempt. Good records
+before it are delivered first, and nothing is skipped.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ class Room:
         self.left = self._for_poll = for_poll
 
     def renew(self) -> None:
-        """A poll begins."""
+        """Begin a poll: all of the room is free."""
         self.left = self._for_poll
 
 
 def bound_unpacking(consumer: Any, limit: int, waiting: int) -> None:
-    """Check and bound what a new KafkaConsumer unpacks.
+    """Check and bound the records that a new KafkaConsumer unpacks.
 
     Args:
         limit: most bytes that a batch may decompress to, and that a record's headers may take in
@@ -102,7 +101,7 @@ def bound_unpacking(consumer: Any, limit: int, waiting: int) -> None:
 
 
 def _drop_beyond(most: int, fetches: dict[Any, Any]) -> None:
-    """Drop the last of what waits. No position has moved past it, so it will be fetched again."""
+    """Drop the last waiting fetches. No position has passed them, so they are fetched again."""
     size = 0
     for tp, fetch in list(fetches.items()):
         size += len(fetch.partition_data.records or b"")
@@ -135,7 +134,7 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
 
 
 class _NoRoom(Exception):
-    """As much as may be was taken; the next record is not read."""
+    """The poll has no room left; the next record is not read."""
 
 
 class _Batches:

@@ -1,7 +1,7 @@
-"""What the clients of one app wait for: brokers that do not answer, topics that are not there.
+"""What the clients of one app wait for: brokers that do not answer and missing topics.
 
-The client retries in silence, or logs each retry. Here each change of state is one log line, and an
-error can name what was waited for. Look here for the texts about `advertised.listeners`.
+The client retries silently, or logs each retry. Here each change of state is one log line, and an
+error can name its cause. Look here for the texts about `advertised.listeners`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def reason_of(error: object) -> str:
 
 @attrs.define
 class _Address:
-    """One address of a broker, as the connections to it have shown."""
+    """The state of one address of a broker."""
 
     since: float  # of its state, on the monotonic clock
     was_reached: bool = False
@@ -65,12 +65,12 @@ class Waiting:
         self._absent: set[str] = set()
 
     def connecting(self, address: str) -> None:
-        """A connection to an address is begun."""
+        """Note that a connection to an address begins."""
         with self._lock:
             self._addresses.setdefault(address, _Address(time.monotonic()))
 
     def connected(self, address: str) -> None:
-        """An address has answered."""
+        """Note that an address has answered."""
         with self._lock:
             state = self._addresses.setdefault(address, _Address(time.monotonic()))
             was_away, waited = state.failure is not None, time.monotonic() - state.since
@@ -81,7 +81,7 @@ class Waiting:
             log.info("%s: the broker at %s answers again, after %.1f s", self._app, address, waited)
 
     def failed(self, address: str, error: object) -> None:
-        """A connection to an address could not be made."""
+        """Note that a connection to an address has failed."""
         reason = reason_of(error)
         with self._lock:
             state = self._addresses.setdefault(address, _Address(time.monotonic()))
@@ -101,7 +101,7 @@ class Waiting:
             )
 
     def absent(self, topics: Iterable[str], timeout: float) -> None:
-        """The broker has answered that these topics do not exist; they are waited for."""
+        """Note that the broker does not have these topics and that the app waits for them."""
         with self._lock:
             new = sorted(set(topics) - self._absent)
             self._absent.update(new)
@@ -112,14 +112,14 @@ class Waiting:
             )
 
     def unanswered(self, topics: Iterable[str], timeout: float) -> None:
-        """No broker has answered the question about these topics yet."""
+        """Log that no broker has answered about these topics yet."""
         log.warning(
             "%s: no broker has answered about the topic %s yet. The client asks for up to %g s",
             *(self._app, ", ".join(map(repr, sorted(topics))), timeout),
         )
 
     def present(self, topics: Collection[str]) -> None:
-        """These topics exist."""
+        """Note that these topics exist."""
         if not self._absent:
             return
         with self._lock:

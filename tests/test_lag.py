@@ -93,6 +93,23 @@ async def test_what_an_open_transaction_has_written_is_no_lag() -> None:
 
 
 @jumping
+async def test_what_an_open_transaction_goes_on_writing_is_no_lag() -> None:
+    """Each fetch brings another highwater, and no record."""
+    broker = broker_with(ONE, records=5)
+    writer = broker.transactions.register("id", 1000.0)
+    log = broker.log(ONE)
+    async with watched(broker) as app:
+        for message in await take(app.topic("orders").noack(), 5):
+            message.ack()
+        await trio.sleep(5)
+        for _ in range(50):
+            log.append(None, b"value", (), broker.clock(), writer)
+            broker.transactions.write(writer, ONE, log, trio.current_time())
+            await trio.sleep(0.2)
+            assert lag(app) == 0
+
+
+@jumping
 async def test_of_the_partitions_beside_one_that_is_gone() -> None:
     broker = broker_with(ONE, TP("payments", 0), records=5)
     async with watched(broker) as app:

@@ -28,11 +28,11 @@ class _Told:
 
     Attributes:
         end: of the log.
-        highwater: what the last fetch had brought by then. Once that changes it is newer.
+        position: up to where had been fetched by then. Once that has changed, a fetch is newer.
     """
 
     end: int
-    highwater: int | None
+    position: int | None
 
 
 class Ends:
@@ -40,7 +40,7 @@ class Ends:
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
-        self._seen: Mapping[Ledger, tuple[int | None, int | None]] = {}
+        self._seen: Mapping[Ledger, int | None] = {}
         self._told: Mapping[Ledger, _Told] = {}
 
     def end_of(self, ledger: Ledger) -> int | None:
@@ -49,9 +49,10 @@ class Ends:
         With `isolation="read_committed"` an answer to a request is the last stable offset: what an
         open transaction has written cannot be read, and is no lag.
         """
-        highwater = self._consumer.client.highwater(ledger.tp)
         told = self._told.get(ledger)
-        return told.end if told is not None and told.highwater == highwater else highwater
+        if told is not None and told.position == ledger.position:
+            return told.end
+        return self._consumer.client.highwater(ledger.tp)
 
     @trio.lowlevel.enable_ki_protection
     async def look(self) -> None:
@@ -62,14 +63,13 @@ class Ends:
         consumer = self._consumer
         await self._find_positions()
         client = consumer.client
-        now = {
-            ledger: (ledger.position, client.highwater(tp))
-            for tp, ledger in consumer.assignment.items()
-        }
+        # A fetch that brought something has moved the position. The highwater moves without it,
+        # with what an open transaction writes.
+        now = {ledger: ledger.position for ledger in consumer.assignment.values()}
         quiet = {
             ledger.tp: ledger
-            for ledger, seen in now.items()
-            if seen[1] is None or self._seen.get(ledger) == seen
+            for ledger, position in now.items()
+            if client.highwater(ledger.tp) is None or self._seen.get(ledger, -1) == position
         }
         self._seen = now
         self._told = {ledger: told for ledger, told in self._told.items() if ledger in now}
@@ -78,7 +78,7 @@ class Ends:
         timeout = consumer.app.settings.client.commit_timeout
         with contextlib.suppress(TransportError):
             ends = await client.current_ends(list(quiet), timeout)
-            found = {quiet[tp]: _Told(end, now[quiet[tp]][1]) for tp, end in ends.items()}
+            found = {quiet[tp]: _Told(end, now[quiet[tp]]) for tp, end in ends.items()}
             self._told = {**self._told, **found}
 
     async def _find_positions(self) -> None:

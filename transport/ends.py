@@ -1,9 +1,9 @@
-"""The ends of the logs that are read, as the broker has told them last; for the lag.
+"""The ends of the assigned partitions' logs, as the broker last answered; for the lag.
 
-A fetch brings the end of a log. A partition that is not fetched from gets no news that way: it is
-paused by the app, held back by a full buffer, or its log just stands still. So the broker is asked
-for the ends of those, once in each `lag_interval`, all in one request to each broker. The requests
-are made on the client's own loop, and no commit waits for them.
+A fetch brings the end of a log. Some partitions are not fetched from: the app has paused them, a
+full buffer holds them back, or their logs do not grow. The client asks the brokers for the ends of
+those once in each `lag_interval`, with one request to each broker. The requests run on the client's
+own loop, and no commit waits for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Told:
 
     Attributes:
         end: of the log.
-        position: up to where had been fetched by then. Once that has changed, a fetch is newer.
+        position: the end of the fetches so far at that time. If it has moved, a fetch is newer.
     """
 
     end: int
@@ -46,8 +46,8 @@ class Ends:
     def end_of(self, ledger: Ledger) -> int | None:
         """Return the end of a partition's log; None: it is not known yet.
 
-        With `isolation="read_committed"` an answer to a request is the last stable offset: what an
-        open transaction has written cannot be read, and is no lag.
+        With `isolation="read_committed"` an answer to a request is the last stable offset: records
+        of an open transaction cannot be read, and are no lag.
         """
         told = self._told.get(ledger)
         if told is not None and told.position == ledger.position:
@@ -56,7 +56,7 @@ class Ends:
 
     @trio.lowlevel.enable_ki_protection
     async def look(self) -> None:
-        """Ask for the ends of the logs of which no fetch has brought anything since the last look.
+        """Ask for the ends of the logs from which no fetch has come since the last call.
 
         A checkpoint. Cancelled: the old answers stay. Without an answer they stay, too.
         """
@@ -82,7 +82,7 @@ class Ends:
             self._told = {**self._told, **found}
 
     async def _find_positions(self) -> None:
-        """Where a partition was paused from the start on, only the client knows its position."""
+        """Ask the client for positions that only it knows: of partitions paused from the start."""
         assignment = self._consumer.assignment
         unknown = [tp for tp, ledger in assignment.items() if ledger.position is None]
         if not unknown:

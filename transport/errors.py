@@ -48,8 +48,10 @@ class CommitUnknown(TransportError):
 
 
 class CommitWithdrawn(CommitUnknown):
-    """The client did not begin the commit in time, and the commit was taken back: it is surely not
-    made."""
+    """The client did not begin the commit in time, so the commit was withdrawn.
+
+    It will never be made.
+    """
 
 
 class CommitRefused(TransportError):
@@ -75,7 +77,7 @@ class TopicReplaced(PartitionGone):
 
 
 class Fenced(TransportError):
-    """Another process has taken this member's or this producer's identity, or its partitions."""
+    """Another process has taken the identity of this member or producer, or its partitions."""
 
 
 class TransactionAborted(TransportError):

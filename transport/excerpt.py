@@ -1,7 +1,7 @@
-"""Texts and lists from outside, cut to what an error or a line of a log can hold.
+"""Texts and lists from outside, cut to a length that fits an error or a log line.
 
 A key may have a megabyte, an error of a codec may quote all of it, and a pattern may match ten
-thousand topics. Look here for how an error names such things. Nothing here knows trio or Kafka.
+thousand topics. Look here for how an error names such values. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MOST_NAMES = 20
 
 
 def excerpt(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Return at most `most` characters of a text, and how many it has, in one printable line."""
+    """Return at most `most` characters of a text, with its length, as one printable line."""
     part = text[:most]
     if not part.isprintable():
         part = part.encode("unicode_escape").decode("ascii")[:most]
@@ -22,21 +22,21 @@ def excerpt(text: str, most: int = _MOST_CHARACTERS) -> str:
 
 
 def excerpt_of(value: object) -> str:
-    """Return the `repr` of a value, cut; of bytes and texts only as much is made as is shown."""
+    """Return the `repr` of a value, cut. Long bytes and texts are cut before their `repr`."""
     if isinstance(value, (bytes, bytearray, str)) and len(value) > _MOST_CHARACTERS:
         return f"{value[:_MOST_CHARACTERS]!r}... (length {len(value)})"
     return excerpt(repr(value))
 
 
 def excerpt_of_error(error: BaseException) -> str:
-    """Return class and text of an error, cut. The `repr` of a UnicodeError holds all its input."""
+    """Return the class and text of an error, cut. A UnicodeError's `repr` holds all its input."""
     if isinstance(error, UnicodeError):
         return excerpt(f"{type(error).__name__}: {error}")
     return excerpt(repr(error))
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names, joined by commas; of very many the first ones, and how many more there are."""
+    """Return names, joined by commas; of many names, the first ones and the number of the rest."""
     every = list(names)
     shown = ", ".join(excerpt(str(name)) for name in islice(every, _MOST_NAMES))
     left = len(every) - _MOST_NAMES

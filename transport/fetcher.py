@@ -67,7 +67,7 @@ class Fetcher(Service):
         await self._stopped.wait()
 
     def give_up_subscribing(self) -> None:
-        """Subscribe to nothing more: at the end a topic that is not there is not waited for."""
+        """Stop subscribing: an app that ends does not wait for a missing topic."""
         self._is_ending = True
         self._subscribing.cancel()
 
@@ -110,7 +110,7 @@ class Fetcher(Service):
             self._requests.popleft().end(error)
 
     def start_anew(self, tps: frozenset[TP]) -> frozenset[TP]:
-        """Note that the client starts these anew; returns those that it has to start paused.
+        """Note that the client restarts these; return those that it must start paused.
 
         Not a checkpoint.
         """
@@ -119,7 +119,7 @@ class Fetcher(Service):
         return paused
 
     def forget(self, tps: frozenset[TP]) -> None:
-        """The client has started these by itself, without a pause. Not a checkpoint."""
+        """Note that the client has started these by itself, without a pause. Not a checkpoint."""
         self._paused -= tps
 
     @trio.lowlevel.enable_ki_protection

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GetMany:
-    """An async iterator over what there is now, channel by channel in turn.
+    """An async iterator over the messages that are available now, channel by channel in turn.
 
     Args:
         conductor: names the channels that listen at each moment.

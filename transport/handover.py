@@ -168,7 +168,7 @@ class Handover:
             _warn_of_hook(event)
 
     def _warn_of_new_topics(self, event: Rebalance, ledgers: Collection[Ledger]) -> None:
-        """One warning for each topic: what its handlers still work on is of no consequence."""
+        """Warn once for each topic: acks of its messages in hand will have no effect."""
         in_hand = Counter({tp.topic: 0 for tp in event.of_new_topic})
         for ledger in ledgers:
             in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
@@ -184,10 +184,10 @@ class Handover:
 
 
 async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
-    """Take a step within the bound of a rebalance, which cancels it; whether it was in time.
+    """Run a step, cancel it at the bound of the rebalance, and return whether it was in time.
 
-    An error of the step is raised as it is: a group around it would hide it from the callers that
-    look for its class.
+    An error of the step is raised as it is, because callers look for its class and a group around
+    it would hide the class.
     """
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -55,8 +55,8 @@ class Load:
         names_source: whether a message in a handler's hands is what is sent then belongs to.
         held: fetched and not acked, waiting or begun.
         begun: delivered and not acked.
-        memory: the weight of what is held, with that of all other channels of the app.
-        alarm: somebody waits for the load to fall; `on_fall` is called at each ack.
+        memory: the weight of the messages held by all channels of the app.
+        alarm: `on_fall` is called at each ack, because a caller waits for the load to fall.
     """
 
     limit: int
@@ -74,7 +74,7 @@ def _offset(weighed: tuple[Record, int]) -> int:
 
 @attrs.define(eq=False)
 class _Waiter:
-    """Somebody who waits until messages of a lane are done.
+    """A wait until some messages of a lane are done.
 
     Attributes:
         left: the offsets of those messages that are still begun.
@@ -154,7 +154,7 @@ class Lane:
         return self.taken - self._given_up - len(self.begun)
 
     def put(self, records: Sequence[Record], weights: Sequence[int]) -> None:
-        """Records that were fetched, in offset order, and what each weighs."""
+        """Add fetched records, in offset order, with the weight of each."""
         self._queue.append((records, weights))
         self.load.held += len(records)
         self.load.memory.add(sum(weights))
@@ -265,9 +265,9 @@ class Lane:
         return first
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """These messages wait again, before what waits already; an ack of them is stale.
+        """Let these messages wait again, before those that wait already; an ack of them is stale.
 
-        Those that are not begun any more are passed over.
+        Messages that are no longer begun are skipped.
         """
         given = [message for message in messages if message.is_open]
         for message in given:
@@ -287,15 +287,17 @@ class Lane:
         self._after(given)
 
     def when_empty(self, call: Callable[[], None]) -> None:
-        """Call once when no message that is begun now is begun any more: now, or after an ack, or
-        when shut. Messages that begin later do not count."""
+        """Call once when all messages that are begun now are done.
+
+        That is now, after an ack, or when the lane is shut. Messages that begin later do not count.
+        """
         if self.begun:
             self._waiters.append(_Waiter(call, set(self.begun)))
         else:
             call()
 
     def forget(self, call: Callable[[], None]) -> None:
-        """Take a call of `when_empty` back, if it was not made yet."""
+        """Cancel a call of `when_empty` that was not made yet."""
         self._waiters = [waiter for waiter in self._waiters if waiter.call != call]
 
     def shut(self) -> None:
@@ -317,7 +319,7 @@ class Lane:
                 memory.on_fall()  # a channel that holds nothing is fetched for all the same
 
     def _after(self, messages: Sequence[Message]) -> None:
-        """These messages are begun no more."""
+        """Note that these messages are no longer begun."""
         if self.load.alarm:
             self.load.on_fall()
         self._after_fall()
@@ -346,10 +348,10 @@ class Ledger:
         committed: what the group has committed, as far as this consumer knows.
 
     Attributes:
-        must_commit: nothing from this offset on is delivered before the group has committed it;
-            None: all may be delivered.
-        is_proven: the position was found in the log. One that was sought need not be there, and
-            is not committed before.
+        must_commit: no message from this offset on is delivered before the group has committed
+            the offset. None: all may be delivered.
+        is_proven: the position was found in the log. A sought position need not be in the log, and
+            is not committed before that is known.
     """
 
     def __init__(
@@ -397,9 +399,9 @@ class Ledger:
         self._left = [lane for lane in left if lane.begun]
 
     def give_back(self, lane: Lane, messages: Sequence[Message]) -> None:
-        """Messages that were taken out of the lane, and that no handler has got, wait again.
+        """Let messages wait again that were taken out of the lane and reached no handler.
 
-        Where nothing may wait any more they are dropped, as `drain` and `close_lane` drop.
+        After `drain` and `close_lane` they are dropped.
         """
         lane.give_back(messages)
         is_closed = lane not in self.lanes
@@ -443,12 +445,12 @@ class Ledger:
                 self.start = position
 
     def prove(self, end: int) -> None:
-        """The log reaches up to `end`."""
+        """Note that the log reaches up to `end`."""
         if self.position is not None and self.position <= end:
             self.is_proven = True
 
     def may_go_on(self) -> bool:
-        """Whether the commit was made that delivery has waited for; True once."""
+        """Whether the commit that delivery waited for has been made; True once."""
         if self.must_commit is None or self.committed is None or self.committed < self.must_commit:
             return False
         self.must_commit = None
@@ -531,8 +533,10 @@ class Ledger:
             self._rewind(first)
 
     def when_empty(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call once when no message that is begun now is begun any more, in any lane; what is
-        returned takes it back."""
+        """Call once when all messages that are begun now are done, in all lanes.
+
+        Return a function that cancels the call.
+        """
         lanes = list(self._all_lanes)
         left = len(lanes)
         if not left:

@@ -1,6 +1,6 @@
-"""What the log tells of a consumer's place in its group: joined, waiting to join, lost partitions.
+"""Log lines about a consumer's group: joined, waiting to join, lost partitions.
 
-One line for each change, in the logger `transport.consumer`.
+There is one line for each change, in the logger `transport.consumer`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_NAMES = 10
 
 
 class Membership:
-    """The place of one consumer in its group, as its rebalances show it.
+    """The membership of one consumer, as its rebalances show it.
 
     Args:
         app: the name in the log lines.
@@ -35,7 +35,7 @@ class Membership:
         self._joined = trio.Event()
 
     def changed(self, event: Rebalance) -> None:
-        """A rebalance is about to be served. Not a checkpoint."""
+        """Log a rebalance that is about to be served. Not a checkpoint."""
         names = names_of(event.partitions)
         if event.kind is RebalanceKind.LOST:
             # The handover warns of a topic that was created again: the group goes on with us.
@@ -67,7 +67,7 @@ class Membership:
 
 
 def names_of(tps: Collection[TP]) -> str:
-    """Return the names of some partitions for a log line, not more than a line can show."""
+    """Return the names of partitions for a log line, cut to a length that fits."""
     if not tps:
         return "no partition"
     names = [str(tp) for tp in sorted(tps)[:_MOST_NAMES]]

@@ -28,8 +28,8 @@ class Message:
     Attributes:
         offset: its offset in the partition.
         key, value: decoded by the topic's types; bytes or None where it has none.
-        record: as the broker's client gave it. All topic objects share it: do not change it.
-        weight: what it takes in memory, in bytes.
+        record: the record of the broker's client. All topic objects share it: do not change it.
+        weight: its size in memory, in bytes.
         acked: whether an ack of it was counted.
         refcount: how many holders have still to let go of it; 1 when it is delivered.
     """
@@ -75,7 +75,7 @@ class Message:
 
     @property
     def lane(self) -> Lane:
-        """The channel's share of these books. For the transport."""
+        """The channel's part of the partition's ledger. For the transport."""
         return self._lane
 
     @property
@@ -85,7 +85,7 @@ class Message:
 
     @property
     def headers(self) -> Headers:
-        """Pairs of a name and bytes or None, in their order."""
+        """The headers: pairs of a name and bytes or None, in their order."""
         return tuple(self.record.headers)
 
     @property
@@ -137,11 +137,11 @@ class Message:
 
     @enable_ki_protection
     def ack(self) -> bool:
-        """Let one holder go: say that it has done its work with the message.
+        """Ack the message: its handler, or one of several holders, has finished with it.
 
-        Returns whether the ack counted: False while others hold the message, for a second ack
-        and for a stale one (after a seek, a rebalance or the end of the app), which change
-        nothing. Not a checkpoint; safe against a KeyboardInterrupt in the middle.
+        Return whether the ack counted. False while other holders have the message. False also for
+        a second ack and for a stale one (after a seek, a rebalance or the end of the app), which
+        change nothing. Not a checkpoint; safe against a KeyboardInterrupt in the middle.
 
         Acks belong to the thread of the app. In another thread, call
         `trio.from_thread.run_sync(message.ack)`. Raises RuntimeError there.

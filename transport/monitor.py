@@ -51,13 +51,14 @@ class PartitionState:
     """A partition that is assigned.
 
     Attributes:
-        position: up to where it was fetched; None: nothing is known yet.
+        position: the offset after the last fetched record. None: not known yet.
         highwater: the end of its log, as told by the broker: by the last fetch, or by an answer to
             a request that is made every `lag_interval` while nothing is fetched. None: not known
             yet.
-        committed: as far as this member knows; None: it has committed nothing yet.
-        lag: messages, and offsets without one, from what is committed to the high water; where
-            `committed` is not known, from what could be. None: not known.
+        committed: the committed offset, as far as this member knows. None: there is none yet.
+        lag: the offsets, with or without a message, from the committed offset to the high
+            watermark. Where `committed` is not known, they count from the offset that may be
+            committed. None: not known.
         waiting: messages that are fetched and not delivered.
         unacked: messages that are delivered and not acked.
     """
@@ -75,7 +76,7 @@ class Snapshot:
     """An app at a moment; counts are since it was opened.
 
     Attributes:
-        partitions: what is assigned.
+        partitions: the assigned partitions.
         messages_in, messages_out: see the points of `Sensor`.
         sends_initiated, sends_completed, sends_failed: messages.
         in_flight: messages that are accepted and not delivered.
@@ -83,10 +84,10 @@ class Snapshot:
         assignments: how long each took, until fetching began.
         rebalances: how long the client stood still for each.
         buffers_full: how often a partition was paused because a buffer was full.
-        resets: how often reading went on at an offset that neither a commit nor a seek gave.
+        resets: how often reading continued at an offset from neither a commit nor a seek.
         skipped: how many offsets those resets have skipped.
         stale_acks, doubled_acks: acks that changed nothing.
-        stuck: what the last look has found (`Consumer.verify_all_partitions_active`).
+        stuck: the findings of the last search (`Consumer.verify_all_partitions_active`).
     """
 
     partitions: Mapping[TP, PartitionState]

@@ -58,7 +58,7 @@ class Ownership:
 
     @trio.lowlevel.enable_ki_protection
     def begin_epoch(self, tp: TP, offset: int, *, is_proven: bool = True) -> bool:
-        """Begin an epoch at `offset`, where the client was sought to.
+        """Begin an epoch at `offset`, after the client has sought that offset.
 
         False: the partition is not assigned any more, and nothing has changed.
 

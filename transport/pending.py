@@ -34,7 +34,7 @@ def outgoing_of(
     timestamp: float | None,
     headers: HeadersArg,
 ) -> Outgoing:
-    """Check the arguments of `Producer.send` and put them together as the driver takes them.
+    """Check the arguments of `Producer.send` and return them as the driver takes them.
 
     Raises TypeError, ValueError: naming the topic, the argument and what it must be.
     """
@@ -63,7 +63,7 @@ class PendingMessage:
 
     The headers are copied: a mapping or a list may be changed before the message is sent.
 
-    Raises TypeError, ValueError: a field is something else; the text names it.
+    Raises TypeError, ValueError: a field has a wrong value; the text names it.
     """
 
     topic: str
@@ -79,7 +79,7 @@ class PendingMessage:
             object.__setattr__(self, "headers", tuple(outgoing.headers))
 
     def outgoing(self) -> Outgoing:
-        """The message as the driver takes it."""
+        """Return the message as the driver takes it."""
         return outgoing_of(
             self.topic, self.key, self.value, self.partition, self.timestamp, self.headers
         )

@@ -172,23 +172,24 @@ class Producer(Service):
         *,
         transactional_id: str | None = None,
     ) -> Delivery:
-        """Accept a message; returns once there is room for it, with its delivery.
+        """Wait for room, accept a message and return its delivery.
 
-        Looks for cancellation at each call and is a full checkpoint now and then, and whenever
-        it has to wait. Cancelled: nothing was accepted.
+        Each call checks for cancellation. It is a full checkpoint now and then, and whenever it has
+        to wait. Cancelled: nothing was accepted.
 
         Args:
-            partition: None: by the key (see `key_partition`), without one as the client likes.
+            partition: None: by the key (see `key_partition`); without a key the client chooses.
             timestamp: seconds since 1970; None: now.
             headers: pairs or a mapping of str to bytes; None stands for a header without a value.
             transactional_id: of the open transaction that it belongs to.
 
         Raises:
             TransactionAborted: no transaction of this id is open.
-            UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata can't be had.
+            UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata is not
+                available.
             MessageTooLarge: larger than `max_request_size` or the send buffer.
-            ValueError: no such partition, be it that the partitioner chose it; or an argument that
-                is out of range, such as a timestamp in milliseconds.
+            ValueError: the topic has no such partition (the partitioner may have chosen it), or an
+                argument is out of range, such as a timestamp in milliseconds.
             TypeError: an argument of another type.
             AppClosed: the app is not open.
         """
@@ -429,7 +430,7 @@ class Producer(Service):
 
     @property
     def unfinished(self) -> int:
-        """How many messages a flush would wait for."""
+        """The number of messages that a flush would wait for."""
         return self.in_flight + len(self.buffer)
 
     def _measure(self, outgoing: Outgoing) -> int:

@@ -1,12 +1,12 @@
-"""Positions that a rule has set: they are reported, and some are committed before delivery.
+"""Positions that a rule has set: reporting them, and committing some before delivery.
 
-A driver sets a position by a rule where the group has no committed offset, and where the one that
-it has is not in the log. Which rule that is stands in `drivers/starts.py`. Here it is entered into
-the ledgers, and reported if it is worth a warning.
+A driver sets a position by a rule if the group has no committed offset, or one outside the log. The
+rules are in `drivers/starts.py`. This module enters the positions into the ledgers, and reports
+those that are worth a warning.
 
-With `auto_offset_reset="latest"` the rule gives another offset each time it is asked. So the first
-one has to be the group's before a message is delivered: a member that crashes would else take the
-messages with it that had arrived.
+With `auto_offset_reset="latest"` the rule gives another offset at each call. So the group must have
+committed the first one before a message is delivered. Otherwise, after a crash of the member, the
+group would skip the messages that had arrived.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST_WAIT = 1.0
 
 
 class Resets:
-    """The positions of one consumer that rules have set."""
+    """Handles the positions of one consumer that rules have set."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -40,7 +40,7 @@ class Resets:
 
     @trio.lowlevel.enable_ki_protection
     def take(self, resets: Sequence[Reset]) -> None:
-        """Enter what the last poll has set. By the polling task; not a checkpoint."""
+        """Enter the positions that the last poll set. For the polling task; not a checkpoint."""
         for reset in resets:
             ledger = self._consumer.assignment.get(reset.tp)
             if ledger is None or ledger.is_draining:
@@ -52,7 +52,7 @@ class Resets:
     async def run(self) -> None:
         """Make the commits that delivery waits for, until cancelled or until the app ends.
 
-        Raises what a commit is refused for, without transactions.
+        Raises the error of a refused commit, without transactions.
         """
         while True:
             await self._wanted.wait()
@@ -76,7 +76,7 @@ class Resets:
 
     @trio.lowlevel.enable_ki_protection
     def let_on(self) -> bool:
-        """Deliver where the commit is made that delivery has waited for; whether there is any."""
+        """Resume delivery where the awaited commit is made; return whether there is any."""
         begun = [ledger for ledger in self._waiting() if ledger.may_go_on()]
         self._consumer.app.conductor.offer(begun)
         return bool(begun)
@@ -86,7 +86,7 @@ class Resets:
         return [ledger for ledger in ledgers if ledger.must_commit is not None]
 
     def _enter(self, ledger: Ledger, reset: Reset) -> None:
-        """Go on in the same epoch where that is possible: what is in hand may still be acked."""
+        """Stay in the same epoch if possible, so that messages in hand may still be acked."""
         if ledger.is_behind(reset.new) or ledger.must_refetch:
             self._consumer.ownership.begin_epoch(reset.tp, reset.new)
             ledger = self._consumer.assignment[reset.tp]

@@ -55,7 +55,7 @@ class Sensor:
         is acked."""
 
     def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None:
-        """Reading goes on at `new`, and neither a commit nor a seek gave that offset.
+        """Called when reading continues at `new`, an offset from neither a commit nor a seek.
 
         Args:
             old: the position before, which is not in the log: retention has deleted it, or the log

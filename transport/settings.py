@@ -117,9 +117,9 @@ class Settings:
 
 
 def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
-    """Settings out of an app's keyword arguments, its own and its client's, in one namespace.
+    """Return the settings in an app's keyword arguments, its own and its client's.
 
-    Raises TypeError naming what is unknown, and what to write instead.
+    Raises TypeError: the text names each unknown setting and what to write instead.
     """
     mine = {field.name for field in attrs.fields(Settings)} - {"client"}
     theirs = {field.name for field in attrs.fields(ClientSettings)} - {

@@ -1,4 +1,4 @@
-"""Names that other libraries have for our settings, and what to write here instead. Pure.
+"""Names of settings in other libraries, and what to write here instead. Pure.
 
 Look here when `App` refuses a setting that it does not know.
 """
@@ -101,7 +101,7 @@ _OTHERS: Mapping[str, str] = {
 
 
 def told_of(name: str, settings: Collection[str]) -> str:
-    """Return what to say of a name that is none of these settings."""
+    """Return the text for a name that is not one of these settings."""
     plain = name.replace(".", "_").replace("-", "_").lower()
     if plain in settings:
         return f"{name}: here it is {plain}, a setting of App"

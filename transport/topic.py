@@ -124,10 +124,10 @@ class Topic:
         """Awaited with (error, message) when a key does not decode. By default it raises; if it
         returns, the message is acked and passed over.
 
-        A hook that raises leaves its message unacked in the hands of whoever iterates: see
-        `DecodeError.message`, which is also the context of another error. A hook that is cancelled
-        leaves its message to the next iterator. In `batches()` the other messages of the batch are
-        delivered again in both cases.
+        If the hook raises, its message stays unacked, and the caller of the iterator may ack it:
+        `DecodeError.message`. If the hook raised another error, the DecodeError is the context of
+        that error. If the hook is cancelled, the next iterator gets the message. In `batches()` the
+        other messages of the batch are redelivered in both cases.
         """
         return self.channel.on_key_decode_error
 
@@ -191,8 +191,8 @@ class Topic:
     ) -> FutureMessage:
         """Send a message from code that cannot wait; see `Producer.send_soon`. Not a checkpoint.
 
-        From any thread, but with transactions from trio's alone. What is wrong with the message
-        is raised here, as by `send`.
+        From any thread, but with transactions only from trio's. A bad argument raises here, as in
+        `send`.
         """
         if source is not IN_HAND:
             _check_source(source)

@@ -44,10 +44,10 @@ class Transaction:
         group: GroupMetadata | None,
         deadline: float = math.inf,
     ) -> None:
-        """Deliver what was sent, then commit it together with a group's offsets.
+        """Deliver the sent messages, then commit them together with a group's offsets.
 
         Args:
-            deadline: until then the deliveries are waited for.
+            deadline: the end of the wait for the deliveries.
 
         Raises TransactionAborted: a message was not delivered, or the group does not know the
         member, or the broker has ended the transaction after its timeout; CommitUnknown. Then it is

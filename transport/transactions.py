@@ -174,8 +174,8 @@ class TransactionManager:
     async def stop_gone(self) -> None:
         """End the producers of the scopes that were let go.
 
-        A producer that does not end in order is named in a warning: nothing is sent with it any
-        more, and it must not end a commit of other scopes.
+        A warning names a producer that does not close cleanly. The app sends nothing with it any
+        more, and its error must not end a commit of other scopes.
         """
         gone, self._gone = self._gone, []
         async with trio.open_nursery() as nursery:
@@ -322,7 +322,7 @@ class TransactionManager:
         """Commit the transaction of one scope, and begin no other; see `commit`.
 
         Args:
-            deadline: until then what was sent is waited for.
+            deadline: the end of the wait for the sent messages.
         """
         if any(ledger.is_shut for ledger in scope.written):
             raise TransactionAborted("it holds results of messages that will be redelivered")

@@ -79,14 +79,14 @@ class RecordMetadata:
 
 @attrs.frozen
 class GroupMetadata:
-    """Who this consumer is in its group, at this moment.
+    """The identity of this consumer in its group, at this moment.
 
     Attributes:
         topic_ids: the identity of the topic that each of its partitions belongs to, where it is
             known. An offset that is committed with it counts for that topic alone.
-        of_gone_topics: those whose topic was deleted, as far as the client knows, be it that there
-            is another one of its name. Nothing can be committed for them.
-        notes: the metadata of the offsets that it commits, by topic.
+        of_gone_topics: partitions whose topic was deleted, as far as the client knows, even if
+            another topic has its name now. Nothing can be committed for them.
+        notes: the metadata of the offsets that the consumer commits, by topic.
     """
 
     group_id: str

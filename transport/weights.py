@@ -1,8 +1,8 @@
-"""What records weigh in memory, and how much of that an app holds at most.
+"""The weight of records in memory, and the bound on the weight that an app holds.
 
-Bytes on the wire say little: a record of ten bytes takes some hundreds once it is decoded, and so
-does each header. Look here for what `buffer_bytes` counts, and when fetching pauses and resumes for
-it. Nothing here knows trio or Kafka.
+The size on the wire says little: a decoded record of ten bytes takes some hundreds of bytes, and so
+does each header. Look here for what `buffer_bytes` counts, and for when fetching pauses and resumes
+because of it. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def of_headers(headers: Headers) -> int:
 
 @attrs.define(eq=False)
 class Held:
-    """The weight of all that one app has fetched and not acked, over all of its topics.
+    """The weight of all messages that one app has fetched and not acked, over all topics.
 
-    Each topic object counts what it holds itself. `Lane` adds and takes away; it does the second by
-    hand, because that happens at each ack.
+    Each topic object counts its own messages. `Lane` adds and subtracts. It subtracts inline,
+    because that happens at each ack.
 
     Attributes:
-        limit: from this weight on nothing more is fetched, until half of it is acked.
+        limit: at this weight fetching pauses, until half of it is acked.
         bytes: the present weight.
         is_full: whether fetching is to pause.
         on_fall: called when fetching may go on; at an ack, so it must be quick.
@@ -58,13 +58,13 @@ class Held:
     on_fall: Callable[[], None] = lambda: None
 
     def add(self, weight: int) -> None:
-        """Something was fetched."""
+        """Add the weight of fetched records; fetching pauses at the limit."""
         self.bytes += weight
         if self.bytes >= self.limit:
             self.is_full = True
 
     def has_fallen(self) -> None:
-        """Something was acked or dropped: look whether fetching may go on."""
+        """After an ack or a drop, check whether fetching may resume."""
         if self.is_full and self.bytes <= self.limit // 2:
             self.is_full = False
             self.on_fall()

@@ -305,7 +305,7 @@ class ProducerClient(Protocol):
         """
 
     def topic_id(self, topic: str) -> object:
-        """The topic's identity as of the broker's last answer; None where it is not known.
+        """Return the topic's identity in the broker's last answer; None: not known.
 
         A topic that is deleted and created again has another one.
         """

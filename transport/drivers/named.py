@@ -9,11 +9,11 @@ from transport.types import TP
 
 
 def check_named(named: Collection[TP] | None, counts: Mapping[str, int]) -> None:
-    """Raise UnknownTopic for partitions that are named and that their topics do not have.
+    """Raise UnknownTopic for named partitions that their topics do not have.
 
     Args:
         named: None: all are read.
-        counts: how many partitions each topic has that is subscribed to.
+        counts: the number of partitions of each subscribed topic.
     """
     absent = sorted(
         tp for tp in named or () if tp.topic in counts and tp.partition >= counts[tp.topic]

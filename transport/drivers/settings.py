@@ -217,12 +217,12 @@ class ClientSettings:
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether a message that is tried again is written once, as far as `client_options` say."""
+        """Whether a retried message is written once, as far as `client_options` say."""
         return self.client_options.get("enable_idempotence") is not False
 
     @property
     def may_create_topics(self) -> bool:
-        """Whether a broker that creates topics for those who ask for them may do so for us."""
+        """Whether a broker that creates requested topics may create them for this client."""
         return self.client_options.get("allow_auto_create_topics") is not False
 
     @property

@@ -1,13 +1,13 @@
-"""Where a partition begins of which the group has no committed offset. Pure.
+"""The start offset of a partition without a committed offset of the group. Pure.
 
-`auto_offset_reset` says where a group begins that has never been there. It is not asked about what
-comes to the group later, or "latest" would skip records that were written after the group had
-begun. So a member has to know whether its group has begun, and with what. It reads that from the
-group's commits: a member that finds no commit of a topic is at the topic's beginning, and writes
-that moment and the topic's number of partitions (`Began`) into the metadata of its commits. Members
-that come at the same moment find it there.
+`auto_offset_reset` says where a new group begins. It does not apply to partitions that come to the
+group later, or "latest" would skip records that were written after the group had begun. So a member
+must know whether its group has begun, and with which topics. It reads that from the group's
+commits. A member that finds no commit of a topic begins with the topic. It writes that moment and
+the topic's number of partitions (`Began`) into the metadata of its commits, where other members
+find them.
 
-With "latest", the rules are, and the first that fits holds:
+With "latest", the first of these rules that fits holds:
 
 1. The topic was created while this client ran: the start of the log.
 2. The topic had too few partitions when the group began with it: the partition was added later,
@@ -15,13 +15,13 @@ With "latest", the rules are, and the first that fits holds:
 3. The group began with the topic at a known time: the first record since then. That is the end of
    the log for members that join a new group together, and skips nothing where a member crashed
    before its first commit.
-4. The group has commits of the topic, but no such time, for other programs, or an earlier version,
-   made them: the start of the log.
-5. The group has commits of other topics: the first record since the group began, where that is
+4. The group has commits of the topic without such a time, because other programs or an earlier
+   version made them: the start of the log.
+5. The group has commits of other topics: the first record since the group began if that time is
    known, else the start of the log.
 6. The group has no commit: it begins now, at the end of the log.
 
-With "earliest" it is the start of the log in each case; with "error" there is no start.
+With "earliest" each case is the start of the log; with "error" there is no start.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Began:
 
     Attributes:
         at_ms: milliseconds since 1970 on a member's clock; 0: the start of the log.
-        partitions: how many the topic had.
+        partitions: the number of partitions that the topic had.
     """
 
     at_ms: int
@@ -58,7 +58,7 @@ class Began:
 
 
 def parsed(metadata: str | None) -> Began | None:
-    """Read the metadata of a commit; None: it is not ours."""
+    """Parse the metadata of a commit; None: this library did not write it."""
     match = _BEGAN.fullmatch(metadata or "")
     return None if match is None else Began(int(match[1]), int(match[2]))
 
@@ -77,7 +77,7 @@ class Start:
 
     Attributes:
         since_ms: for `Place.SINCE`: the first record with this timestamp, or a later one.
-        is_new: the group begins with the partition. Else the group has begun before, and has no
+        is_new: the group begins with the partition. Otherwise the group has begun before and has no
             offset of the partition, which is worth a warning.
     """
 
@@ -88,13 +88,13 @@ class Start:
 
 @attrs.frozen
 class Group:
-    """What is known of a group at a moment.
+    """The state of a group at a moment.
 
     Attributes:
         commits: the metadata of its committed offsets.
-        began: what this client knows by itself, by topic.
+        began: the moments that this client knows by itself, by topic.
         created: topics that were created while this client ran.
-        partitions: how many each topic has.
+        partitions: the number of partitions of each topic.
         now_ms: milliseconds since 1970.
     """
 
@@ -106,11 +106,11 @@ class Group:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the group has been anywhere before."""
+        """Whether the group has begun before."""
         return bool(self.commits or self.began)
 
     def known(self) -> dict[str, Began]:
-        """When the group began with each topic: as this client knows, and as the commits say."""
+        """Return when the group began with each topic, from this client and from the commits."""
         known = dict(self.began)
         for tp, metadata in self.commits.items():
             began = parsed(metadata)
@@ -123,13 +123,12 @@ class Group:
 def starts(
     tps: Iterable[TP], policy: str, group: Group
 ) -> tuple[dict[TP, Start], dict[str, Began]]:
-    """Say where partitions begin that have no committed offset.
+    """Return the starts of partitions without a committed offset.
 
     Args:
         policy: "earliest" or "latest".
 
-    Returns the starts, and what the client is to know from now on: when the group began with each
-    topic.
+    Returns the starts, and when the group began with each topic, for the client to remember.
     """
     known = group.known()
     begins = dict(known)
@@ -146,7 +145,7 @@ def starts(
 def _start(
     tp: TP, policy: str, group: Group, known: Mapping[str, Began], has_commits: bool
 ) -> tuple[Start, Began | None]:
-    """The start of one partition, and when the group began with its topic where that is news."""
+    """Return the start of one partition, and when the group began with its topic if that is new."""
     count = group.partitions.get(tp.topic, tp.partition + 1)
     began = known.get(tp.topic)
     news = None

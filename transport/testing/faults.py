@@ -92,7 +92,7 @@ def unanswered(seconds: float, *, made: bool) -> Fault:
 
 
 def check_call(name: str, call: Any) -> None:
-    """Check the name of a call, as `Faults.of` is asked for it."""
+    """Check the name of a call, in the form that `Faults.of` receives."""
     text(name, call)
     prefix, _, method = call.rpartition(".")
     calls = {"": CALLS_OF_A_CONSUMER, "producer": CALLS_OF_A_PRODUCER}.get(prefix, frozenset())
@@ -141,10 +141,10 @@ class Script:
 
 @attrs.define
 class Chance:
-    """Faults by chance, each such that an app is meant to get over it.
+    """Random faults, each of which an app should survive.
 
     Attributes:
-        draw: says when, and which.
+        draw: decides when a fault comes, and which.
         rate: the share of calls that go wrong.
         longest: most seconds by which one comes late.
     """

@@ -37,7 +37,7 @@ class MemoryBroker:
         default_partitions: of a topic that is created on its first use.
         auto_create: whether first use creates a topic; else it raises UnknownTopic.
         clock: gives the timestamp, in milliseconds, of a record that comes without one.
-        on_commit: told of each commit: the group's id, and its new offsets.
+        on_commit: called at each commit with the group's id and its new offsets.
 
     Attributes:
         topics_changed: rung when a topic was created or deleted, or got more partitions.
@@ -81,7 +81,7 @@ class MemoryBroker:
         return self._last_ms
 
     def now_ms(self) -> int:
-        """The time: no record that is written from now on has an earlier timestamp."""
+        """Return the time. No record that is written from now on has an earlier timestamp."""
         return self._last_ms + 1 if self._clock is None else self._clock()
 
     def create_topic(
@@ -90,7 +90,7 @@ class MemoryBroker:
         """Create the topic; False, and nothing changed, if it exists.
 
         Args:
-            config: kept; it decides which records are refused (see `refusal.py`).
+            config: decides which records the topic refuses (see `refusal.py`).
 
         Raises UnknownTopic for a name that no topic can have.
         """
@@ -108,7 +108,7 @@ class MemoryBroker:
         return True
 
     def delete_topic(self, topic: str) -> None:
-        """Delete the topic with its records and, in each group, with what is committed for it.
+        """Delete the topic with its records and with the offsets that groups committed for it.
 
         A topic that is created under this name afterwards is another one, with another id.
         Raises UnknownTopic.
@@ -123,7 +123,7 @@ class MemoryBroker:
         self._tell_of_topics()
 
     def topic_id(self, topic: str) -> int | None:
-        """The identity of the topic; None: there is no such topic. Creates none."""
+        """Return the identity of the topic; None: it does not exist. Creates none."""
         return self._ids.get(topic)
 
     def add_partitions(self, topic: str, count: int) -> None:
@@ -145,10 +145,11 @@ class MemoryBroker:
         return frozenset(self._topics)
 
     def has_topic(self, topic: str, *, create: bool = True) -> bool:
-        """Whether the topic exists, or does by now because we asked.
+        """Whether the topic exists, or was created by this call.
 
         Args:
-            create: whether it may be created, where the broker does so. The same in other methods.
+            create: whether the broker may create it, if `auto_create` is set. The same in other
+                methods.
         """
         if type(topic) is not str:
             topic_name("topic", topic)
@@ -163,7 +164,7 @@ class MemoryBroker:
         return [TP(topic, number) for number in range(len(self._topics[topic]))]
 
     def partitions_if_any(self, topic: str, *, create: bool = True) -> list[TP]:
-        """The same, and nothing of a topic that does not exist."""
+        """Return the partitions of the topic; none if it does not exist."""
         there = self.has_topic(topic, create=create)
         return self.partitions(topic, create=False) if there else []
 
@@ -177,7 +178,7 @@ class MemoryBroker:
         return partitions[tp[1]]
 
     def log_if_any(self, tp: TP) -> Log | None:
-        """The partition's log; None: there is no such partition. Creates none."""
+        """Return the partition's log; None: it does not exist. Creates none."""
         partitions = self._topics.get(tp[0], [])
         return partitions[tp[1]] if 0 <= tp[1] < len(partitions) else None
 

@@ -321,9 +321,9 @@ class MemoryConsumer:
             self._raised.set()
 
     def _of_new_topics(self, connection: Connection) -> Change | None:
-        """What is to be told of topics that were created again: first what goes, then what comes.
+        """Return the changes for topics created again: first the loss, then the assignment.
 
-        A topic that is gone is told of by the group.
+        The group itself reports a topic that is gone.
         """
         generation = connection.membership.generation
         if come := self._replaced:
@@ -344,7 +344,7 @@ class MemoryConsumer:
         return Change(RebalanceKind.LOST, frozenset(gone), generation, frozenset(gone))
 
     def _of_another(self, connection: Connection, change: Change) -> frozenset[TP]:
-        """Those that this client had before, as partitions of a topic that is gone."""
+        """Return the partitions that this client had before as those of a deleted topic."""
         log_of, had = connection.broker.log_if_any, self._sources
         return frozenset(
             tp
@@ -384,7 +384,7 @@ class MemoryConsumer:
                 self._logs.pop(tp, None)
 
     def _start(self, seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
-        """Take the positions and the pauses that came with the release of an ASSIGNED."""
+        """Apply the positions and the pauses of a released ASSIGNED."""
         self._positions.update((tp, offset) for tp, offset in seek.items() if tp in self._logs)
         self._paused.update(tp for tp in pause if tp in self._logs)
 
@@ -433,7 +433,7 @@ class MemoryConsumer:
             self._begin(missing, connection)
 
     def _begin(self, tps: Collection[TP], connection: Connection) -> None:
-        """The group has no committed offset of these."""
+        """Start partitions without a committed offset."""
         broker, group = connection.broker, connection.group
         for tp in tps:
             self._check_policy(tp, "no committed offset")

@@ -1,15 +1,16 @@
-"""The coordinator of transactions: who writes under an id, and what is in its transaction. Pure.
+"""The coordinator of transactions: the producer of each id, and its open transaction. Pure.
 
-- An **id** has one producer: the next one to come under it ends the transaction of the one before
-  and fences it, that is, whatever that one asks for from then on is refused.
-- A **transaction** begins with the first thing written in it. Its end writes a marker behind what
-  it has written in each partition, and makes its offsets the group's, or forgets both.
-- One that is not ended within its **timeout** is aborted. Its producer keeps the id. It can write
-  nothing until it has aborted the transaction, too.
+- An **id** has one producer. The next producer with the same id ends the transaction of the one
+  before and fences it: the coordinator refuses all later requests of the fenced producer.
+- A **transaction** begins with its first write. Its end writes a marker behind its records in each
+  partition, and commits its offsets for the group or drops them.
+- The coordinator aborts a transaction that does not end within its **timeout**. The producer keeps
+  the id. It cannot write until it has aborted the transaction, too.
 - While a transaction holds an offset for a partition of a group, that group's committed offset is
-  **unstable**: who wants to start from it waits.
+  **unstable**: a member that starts from it waits.
 
-Time is passed in, in seconds of one monotonic clock; who waits uses `next_deadline`.
+Callers pass the time in, in seconds of one monotonic clock. A caller that waits uses
+`next_deadline`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Holder:
     """The producer of an id, and its transaction.
 
     Attributes:
-        logs: those written to in the open transaction.
+        logs: the logs that the open transaction has written to.
         offsets: held for each group, with their metadata by topic.
         deadline: of the open transaction.
-        has_expired: it was aborted by its timeout, and the producer has not aborted it yet.
+        has_expired: the timeout has aborted the transaction, and the producer has not done so yet.
     """
 
     transactional_id: str
@@ -100,8 +101,10 @@ class Coordinator:
             group.unstable[tp] = group.unstable.get(tp, 0) + 1
 
     def end(self, holder: Holder, *, committed: bool) -> None:
-        """End the transaction. Raises Fenced; TransactionAborted: it has expired, and can only be
-        aborted."""
+        """End the transaction.
+
+        Raises Fenced. TransactionAborted: the transaction has expired and can only be aborted.
+        """
         if committed:
             self.check(holder)
         else:
@@ -110,7 +113,7 @@ class Coordinator:
         self._end(holder, committed=committed)
 
     def forget(self, logs: Collection[Log], topic: str) -> None:
-        """The topic was deleted: no transaction writes to its logs, or holds an offset of it."""
+        """Forget a deleted topic: no transaction writes to its logs or holds an offset of it."""
         gone = {id(log) for log in logs}
         for holder in self._holders.values():
             holder.logs = {tp: log for tp, log in holder.logs.items() if id(log) not in gone}

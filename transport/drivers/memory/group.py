@@ -71,8 +71,8 @@ class Group:
     Attributes:
         members: by id, in the order in which they came.
         generation: the running one; the last one while the barrier is up.
-        offsets: what was committed.
-        notes: the metadata of what was committed.
+        offsets: the committed offsets.
+        notes: the metadata of the committed offsets.
         unstable: how many open transactions hold an offset of a partition.
         bell: rung when a member may have to do something, or to wait for less long.
     """
@@ -211,17 +211,17 @@ class Group:
             raise Fenced(f"the place of {member_id!r} was taken by its instance id")
 
     def look_again(self) -> None:
-        """The topics have changed; the next `expire` compares them with the shares."""
+        """Note that topics have changed; the next `expire` compares them with the shares."""
         self._must_look = True
         self.bell.ring()
 
     def forget(self, topic: str) -> None:
-        """The topic was deleted, and with it what is committed for it."""
+        """Forget a deleted topic and the offsets that are committed for it."""
         self.offsets = {tp: offset for tp, offset in self.offsets.items() if tp.topic != topic}
         self.notes = {tp: note for tp, note in self.notes.items() if tp.topic != topic}
 
     def release(self, tp: TP) -> None:
-        """An open transaction holds the offset of a partition no more."""
+        """Note that an open transaction no longer holds the offset of a partition."""
         self.unstable[tp] -= 1
         if not self.unstable[tp]:
             del self.unstable[tp]
@@ -267,7 +267,7 @@ class Group:
             )
 
     def _wanted(self) -> list[TP]:
-        """Every partition that there is of the topics that the members want."""
+        """Return every existing partition of the topics that the members want."""
         topics = sorted({topic for member in self.members.values() for topic in member.topics})
         return [tp for topic in topics for tp in self._partitions(topic)]
 

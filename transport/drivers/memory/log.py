@@ -110,7 +110,7 @@ class Log:
         self.skip(1)
 
     def since(self, timestamp_ms: int) -> int:
-        """The offset of the first record with this timestamp, or a later one; else the end."""
+        """Return the offset of the first record with this or a later timestamp; else the end."""
         late = (record for record in self._records if record.timestamp >= timestamp_ms)
         return next((record.offset for record in late), self.end)
 

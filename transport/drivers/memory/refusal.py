@@ -28,7 +28,7 @@ def why_refused(
     timestamp_ms: int,
     clock: Callable[[], int],
 ) -> DeliveryFailed | None:
-    """Return why the topic takes no such record; None if it does.
+    """Return why the topic refuses such a record; None: it accepts the record.
 
     Args:
         config: the topic's configuration.

@@ -56,7 +56,7 @@ async def read() -> None:
 async def main() -> None:
     app: AnyApp
     async with open_app(App("greetings", broker=BROKER)) as app, anyio.create_task_group() as tasks:
-        app.stop_on_signals()  # uvicorn takes a signal first, and passes it on when it has ended
+        app.stop_on_signals()  # uvicorn handles a signal first, and raises it again at its end
         service.state.greetings = app.topic("greetings", value_type=str)
         service.state.seen = []
         tasks.start_soon(read)

@@ -53,7 +53,7 @@ __all__ = [
     "wrong_value",
 ]
 
-# Kafka's protocol holds sizes, partitions and milliseconds in 32 bits, and offsets in 64.
+# Kafka's protocol stores sizes, partitions and milliseconds in 32 bits, and offsets in 64.
 MOST = 2**31 - 1
 MOST_SECONDS = MOST // 1000
 MOST_OFFSET = 2**63 - 1

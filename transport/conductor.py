@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("transport.consumer")
 
-# From so many topic objects of one name on, a warning says that each gets every message: objects of
-# the same types, and objects of any types.
+# The numbers of topic objects of one name at which a warning follows: objects of the same types,
+# and objects of any types.
 _MANY_ALIKE, _MANY = 3, 8
 
 
@@ -50,7 +50,7 @@ class Conductor(Service, MutableSet["Topic"]):
         self._known: weakref.WeakKeyDictionary[Channel, None] = weakref.WeakKeyDictionary()
         self._subscribed: frozenset[str] = frozenset()
         self._found: frozenset[str] = frozenset()  # every name that was ever subscribed to
-        self._multiplied: set[str] = set()  # names that were warned of
+        self._multiplied: set[str] = set()  # names with a warning already
         self._has_ended = False
         self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
         self.on_change: Callable[[], None] = lambda: None

@@ -96,7 +96,7 @@ class Consumer(Service):
     """
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ClientClosed,)
-    _was_active = True  # flow, before the end began: so it is again after a restart
+    _was_active = True  # the flow before the end began, for a restart
 
     def __init__(
         self,

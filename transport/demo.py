@@ -105,7 +105,7 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
     """
     run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
     run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
-    # By one app alone, so that a broker that does not answer is one error.
+    # One app sends them, so that a broker that does not answer is one error.
     async with run.app("till") as app:
         await app.producer.create_topic(run.name, PARTITIONS)
     async with trio.open_nursery() as nursery:

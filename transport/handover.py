@@ -78,8 +78,8 @@ class Handover:
             finally:
                 self.is_under_way = False
                 self._coming = frozenset()
-                # A poll waits for the release, whatever has become of the event. What was not
-                # released before this is not wanted: the app is ending, or has failed.
+                # A poll waits for the release in every case. An event without a release until here
+                # belongs to an app that ends or has failed.
                 event.release(pause=event.partitions)
 
     def _told_of(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:

@@ -316,7 +316,7 @@ class Lane:
         if memory.is_full:
             memory.has_fallen()
             if not self.load.held and memory.is_full:
-                memory.on_fall()  # a channel that holds nothing is fetched for all the same
+                memory.on_fall()  # an empty channel is always fetched for
 
     def _after(self, messages: Sequence[Message]) -> None:
         """Note that these messages are no longer begun."""

@@ -42,7 +42,7 @@ def outgoing_of(
         topic_name("topic", topic)
     if partition is not None and (type(partition) is not int or not 0 <= partition <= MOST):
         partition = whole(f"the partition of a message for {topic!r}", partition, most=MOST)
-    # What is right, and mostly absent, costs no call: this is done for each message.
+    # A valid or absent value costs no call, because this runs for each message.
     if key is not None and type(key) is not bytes:
         key = data("key", topic, key)
     if value is not None and type(value) is not bytes:

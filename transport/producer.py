@@ -44,8 +44,8 @@ logger = logging.getLogger("transport.producer")
 
 # What a record takes beside its key, value and headers, at most, in bytes.
 _OVERHEAD = 70
-# So many seconds a topic's number of partitions is not asked for again. The client knows it, and
-# keeps to `metadata_max_age`.
+# Seconds for which a topic's number of partitions is not asked for again. The client has the number
+# and refreshes it within `metadata_max_age`.
 _TRUST = 1.0
 # `send` gives way to other tasks after so many messages.
 _TURN = 64

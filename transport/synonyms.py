@@ -19,7 +19,7 @@ _CREATE = "here it is an argument of app.producer.create_topic"
 # Names of librdkafka with their dots as underscores, of aiokafka and of Faust. `client_options.py`
 # has those of kafka-python.
 _OTHERS: Mapping[str, str] = {
-    # What the arguments of App are called elsewhere.
+    # Other names of the arguments of App.
     "url": _BROKER,
     "brokers": _BROKER,
     "broker_url": _BROKER,

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import attrs
 
-# A header may have no value: None, which is another thing than an empty one.
+# A header may have no value. None is not the same as an empty value.
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 HeadersArg: TypeAlias = Headers | Mapping[str, bytes | None] | Mapping[str, bytes] | None
 

@@ -14,7 +14,7 @@ import attrs
 
 from transport.types import Headers, Record
 
-# What a decoded record takes besides the bytes of its key, its value and its headers.
+# The size of a decoded record beside the bytes of its key, its value and its headers.
 RECORD_BYTES = 512
 # The same for one header: a tuple, its name and its value.
 HEADER_BYTES = 160

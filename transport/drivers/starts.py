@@ -34,8 +34,8 @@ import attrs
 
 from transport.types import TP
 
-# For so long after it began a group is still beginning: members that come to its other topics
-# are no news.
+# For this time after its begin a group is still beginning: members that come to its other topics
+# do not count as later.
 BEGINNING_MS = 60_000
 _BEGAN = re.compile(r"kafka-nursery began=(\d+) partitions=(\d+)")
 

@@ -20,8 +20,7 @@ log = logging.getLogger(__name__)
 
 def start_anew(client: Any, crash: Crash) -> None:
     """Let a new client ask the given addresses again while no known broker answers."""
-    # `_do_refresh_metadata`: asks the node that it is given, or the one with the least to do among
-    # those that the client was told of.
+    # `_do_refresh_metadata`: asks the given node, or the least busy one of the advertised nodes.
     manager, cluster = client._manager, client.cluster
     refresh, beat = cluster._do_refresh_metadata, cluster._refresh_loop
     given = itertools.cycle(broker.node_id for broker in cluster.bootstrap_brokers())
@@ -30,7 +29,7 @@ def start_anew(client: Any, crash: Crash) -> None:
 
     async def refresh_from_anywhere(node_id: Any) -> None:
         nonlocal has_failed, asks_given
-        # By turns with those that it was told of: the given ones may be what is away.
+        # In turn with the advertised ones: the given ones may be the ones that are down.
         asks_given = has_failed and not asks_given
         given_id = next(given) if node_id is None and asks_given else None
         try:
@@ -40,13 +39,13 @@ def start_anew(client: Any, crash: Crash) -> None:
             raise
         finally:
             if given_id is not None:
-                manager.close(given_id)  # it is for this request alone, as it is for the client
+                manager.close(given_id)  # only for this request, as in the client
         if given_id is not None:
             log.info("the given addresses have told anew where the brokers are")
         has_failed = asks_given = False
 
     async def refresh_on() -> None:
-        # `_refresh_loop`: a request that somebody else has under way ends it where that fails.
+        # `_refresh_loop`: it ends if another caller's request in flight fails.
         while not cluster.closed:
             try:
                 await beat()

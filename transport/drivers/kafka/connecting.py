@@ -82,7 +82,7 @@ class Attempt:
             if isinstance(translation, BrokerUnavailable):
                 servers = ", ".join(self._servers)
                 reason = f"{reason_of(cause)}{self._hint(cause)}"
-                # The text says all that the client's own errors say, in many more lines.
+                # The text has everything that the client's own errors say in many more lines.
                 raise BrokerUnavailable(f"no broker answered at {servers}: {reason}") from None
             raise translation from error
 

@@ -310,7 +310,7 @@ class KafkaConsumerClient:
                 f"{self._calls.name} was still busy with {self._committing.current!r} after"
                 f" {timeout:g} s: the commit was not begun and will not be made"
             )
-        return await call.wait()  # it has begun, and its own time is up about now
+        return await call.wait()  # it has begun, and its own timeout ends about now
 
     async def _reassign(self, reader: Reader) -> None:
         """Without a group we see for ourselves what comes and goes, and tell of it alike."""
@@ -530,7 +530,7 @@ class KafkaConsumerClient:
                 time.sleep(TURN_MS / 1000)  # such a poll did not wait: without this we would spin
                 batches = {}
             except Exception:
-                self._check_crash()  # which says what is behind it
+                self._check_crash()  # which raises the cause
                 raise
             else:
                 self._poll_failure = None
@@ -542,7 +542,7 @@ class KafkaConsumerClient:
         log.error("%s: the client's own thread failed: %r", self._calls.name, error)
 
     def _check_crash(self) -> None:
-        # `_net`, `_exception`: what ended the loop; each call into it raises just that.
+        # `_net`, `_exception`: the error that ended the loop; each call into the loop raises it.
         error = self._crash.error or self._client._net._exception
         if error is None and self._lookups is not None:
             error = self._lookups.error()
@@ -622,11 +622,11 @@ class KafkaConsumerClient:
 
     def _leave(self, timeout: float) -> None:
         try:
-            # After a crash nobody is there who could leave: the group finds out by the session.
+            # After a crash the client cannot leave the group: its session times out.
             if self._consumer is not None and self._client._net._exception is None:
                 self._consumer.close(autocommit=False, timeout_ms=round(timeout * 1000))
         finally:
-            close_client(self._client)  # does nothing where the consumer's close got that far
+            close_client(self._client)  # does nothing if the consumer's close has done it
 
     # On the committing thread.
 

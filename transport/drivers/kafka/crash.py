@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import kafka.errors
 
-# So many failures in a row of what may be made again: one alone may have met another thread.
+# This many failures in a row: a single one may be a race with another thread.
 _MOST = 3
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -149,10 +149,10 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
             run_once()
         except BaseException as error:
             in_a_row += 1
-            # A pass that has taken nothing may be made again: it has met another thread, say.
+            # A pass that has taken nothing is repeated: it may have raced with another thread.
             if has_taken or in_a_row >= _MOST or not isinstance(error, Exception):
                 crash.note(error)
-            # Of this kind, so that the thread gets to its end, whatever it was.
+            # An Exception, so that the thread reaches its own end after any error.
             raise RuntimeError("a pass of the network thread failed") from error
         in_a_row = 0
 

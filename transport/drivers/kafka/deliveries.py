@@ -200,7 +200,7 @@ class Deliveries:
         self._fail(held, DeliveryTimeout(f"not acknowledged within {self._timeout:g} s"))
 
     def _fail(self, batches: Sequence[Batch], error: TransportError) -> None:
-        # A message may have its own outcome while a later one of its run has none.
+        # A message may have an outcome while a later one of its run has none.
         for batch in batches:
             self._landed.extend(batch.runs or ())
         self.collect()

@@ -45,7 +45,7 @@ from transport.errors import Fenced
 _REFUSED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
 # The states of an id that a timeout goes through.
 _ABORTING = ("PrepareAbort", "PrepareEpochFence")
-# The states that only who has the id brings about.
+# The states that only the owner of the id causes.
 _IN_USE = ("Ongoing", "PrepareCommit", "CompleteCommit")
 
 
@@ -183,7 +183,7 @@ class Look(TxnRequestHandler):  # type: ignore[misc]
             )
             self.reenqueue()
         elif error is kafka.errors.TransactionalIdNotFoundError:
-            self._result.done()  # the broker forgets what is not used for days
+            self._result.done()  # the broker forgets ids that are unused for days
         elif error is not kafka.errors.NoError:
             self.fatal_error(error())
         else:

@@ -54,8 +54,8 @@ class Membership:
         # `_coordinator`: nothing public tells of heartbeats.
         self._coordinator = consumer._coordinator
         self._session_timeout = session_timeout
-        self._refusal: Exception | None = None  # of a heartbeat, for good
-        self._confirmed_at = time.monotonic()  # when what the coordinator answered was sent
+        self._refusal: Exception | None = None  # the fatal error of a heartbeat
+        self._confirmed_at = time.monotonic()  # when the last answered request was sent
         self._has_beaten = False  # since the loop of the heartbeats was started
         self._follow()
 
@@ -78,7 +78,7 @@ class Membership:
                     self._name,
                     silent,
                 )
-                # With the old id: if the group has us still, it lets us back in under it.
+                # With the old id: a group that still has this member accepts it again.
                 coordinator.reset_generation(coordinator._generation.member_id)
         # `is_lost`, `_on_close_prepare_async`: the client looks at the first where it joins, once
         # it has found a coordinator. The second tells the listener and gives up the partitions.

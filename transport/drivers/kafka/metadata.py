@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# The client takes these options, documents them for its metadata, and builds that without them.
+# The client accepts and documents these options, and builds its metadata without them.
 HANDED_ON = ("allow_auto_create_topics", "retry_backoff_ms")
 
 

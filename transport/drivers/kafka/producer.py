@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 # How long a network thread takes to end that waits for nothing.
 QUICK = 0.25
-# So much longer than the client are we to wait: its own error says more.
+# Extra seconds beyond the client's own timeout, so that its more specific error wins.
 MOMENT = 0.25
 
 
@@ -105,8 +105,8 @@ class KafkaProducerClient:
         self._deliveries: Deliveries | None = None  # from the opening on
         self._absent: Absent | None = None  # likewise
         self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
-        self._identity: Any = None  # what the transactional id was granted us as
-        self._was_open = False  # a client since then was let go with an open transaction
+        self._identity: Any = None  # the identity that we were granted for the transactional id
+        self._was_open = False  # a later client was closed with an open transaction
 
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
@@ -152,7 +152,7 @@ class KafkaProducerClient:
                         topic
                     ]
                 except ClientClosed as error:
-                    if not self._has_crashed:  # it was let go, and the next one can tell
+                    if not self._has_crashed:  # closed: the next client can answer
                         raise BrokerUnavailable(
                             f"the client was closed before it knew topic {topic!r}"
                         ) from error
@@ -341,7 +341,7 @@ class KafkaProducerClient:
         self._client = made
         self._producer = producer
         self._crash = crash
-        # What is sent in a transaction goes with it: nothing of that is for the next client.
+        # Messages of a transaction end with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
         if self._settings.transactional_id is None:
             keep_alive(producer)

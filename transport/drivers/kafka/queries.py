@@ -197,7 +197,7 @@ async def _landed(client: Any, future: Future) -> Any:
     await done.wait()
     if future.exception is None:
         return future.value
-    # `_net`, `_closed`: what a loop raises that was closed meanwhile says nothing else.
+    # `_net`, `_closed`: any error of a loop that was closed meanwhile means only that.
     if isinstance(future.exception, Exception) and not client._net._closed:
         raise future.exception
     # Closing the loop throws GeneratorExit into what runs on it.

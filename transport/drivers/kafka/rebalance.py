@@ -20,7 +20,7 @@ from kafka.future import Future
 from transport.drivers.base import Rebalance, RebalanceKind
 from transport.types import TP
 
-# What a change is released with that nobody answers: nothing to seek to, nothing to pause.
+# The release of a rebalance without an answer: no seek and no pause.
 NOTHING: tuple[Mapping[TP, int], frozenset[TP]] = ({}, frozenset())
 
 
@@ -103,7 +103,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         # `_coordinator`: max_poll_interval counts from the last poll, which only it knows.
         coordinator = self._consumer._coordinator
         gap = time.monotonic() - coordinator.heartbeat.last_poll
-        # What is lost is no member's any more: no interval runs out. And without a coordinator the
+        # Lost partitions have no owner here, so no interval expires. And without a coordinator the
         # client counts no polls.
         bound = self._bound if kind is RebalanceKind.LOST else max(0.0, self._bound - gap)
         answer = Future()

@@ -62,7 +62,7 @@ def keep_alive(producer: Any) -> None:
 
 def spare_neighbors(producer: Any) -> None:
     """Let a new producer without transactions send the neighbors of refused records again."""
-    # `_sender`, `_dispatch_error`: where the client decides what becomes of a batch that failed.
+    # `_sender`, `_dispatch_error`: where the client decides about a failed batch.
     sender, manager = producer._sender, producer._transaction_manager
     dispatch = sender._dispatch_error
     # `config`: with `acks=1` the client sends a batch while the one before has no answer, and so

@@ -30,7 +30,7 @@ from transport.drivers.starts import Began, Group, Place, starts
 from transport.errors import OffsetOutOfRange
 from transport.types import TP, Record
 
-# What the client raises where it has no position, or one outside the log.
+# The client's errors for a missing position, or one outside the log.
 NO_POSITION = (
     kafka.errors.NoOffsetForPartitionError,
     kafka.errors.OffsetOutOfRangeError,
@@ -83,7 +83,7 @@ class Starts:
         """Serve a new consumer, which has the policy "none"."""
         self._consumer = consumer
         _fall_back_to_the_end(consumer)
-        # `_fetcher`, `_reset_offset_if_needed`: where the client takes the broker's answer. Only
+        # `_fetcher`, `_reset_offset_if_needed`: where the client applies the broker's answer. Only
         # here can the position be seen before anything is fetched from it.
         fetcher = consumer._fetcher
         take = fetcher._reset_offset_if_needed

@@ -42,7 +42,7 @@ def _closing(transport: Any, run: Callable[[], Awaitable[None]]) -> Callable[[],
     async def run_to_the_end() -> None:
         try:
             await run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the connection
+        except Exception as error:  # noqa: BLE001 - any error ends the connection
             if transport.is_closing():
                 return  # its socket is gone, and nobody waits for it
             log.warning("%s is closed, because its reader or writer failed: %r", transport, error)

@@ -88,8 +88,8 @@ class Identities:
 
         Looks only if the client has had an answer since the last call without a result.
         """
-        # `_topic_ids`: a new mapping with each answer. The client's listeners are no way to hear of
-        # one: where one of them raises, the others are not called.
+        # `_topic_ids`: a new mapping with each answer. The client's listeners are not reliable: if
+        # one of them raises, the others are not called.
         if (seen := cluster._topic_ids) is self._seen:
             return frozenset()
         known: dict[str, uuid.UUID | None] = {}

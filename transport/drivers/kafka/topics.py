@@ -20,8 +20,8 @@ from transport.drivers.kafka.waiting import Waiting
 from transport.errors import AuthorizationFailed, BrokerUnavailable, UnknownTopic
 from transport.excerpt import excerpt, listed
 
-# Seconds after which the log tells what is waited for. A topic that the broker creates at the first
-# request is there sooner.
+# Seconds after which a log line names the wait. A topic that the broker creates at the first
+# request exists sooner.
 SOON = 1.0
 
 

@@ -210,7 +210,7 @@ class _Batch(DefaultRecordBatch):  # type: ignore[misc]
         except kafka.errors.CorruptRecordError as error:
             if not isinstance(error.__context__, UnicodeDecodeError):
                 raise
-            # Kafka stores any bytes as a header's name. Read the record again as other clients do.
+            # Kafka accepts any bytes as a header's name. Read the record again as other clients do.
             self._buffer = _Lenient(self._buffer)
             record = super().__next__()
         if record._offset >= self.first:

@@ -305,7 +305,7 @@ class MemoryConsumer:
                 await self._consent.settled.wait()
                 self._connected()
                 self._consent = None
-            # As a client's requests for metadata do, time and again.
+            # As a client's periodic metadata requests do.
             connection.broker.missing(self._topics, create=self._may_create)
             change = self._of_new_topics(connection)
             if change is None:

@@ -1,4 +1,4 @@
-"""The smallest service: send, and handle what comes until Ctrl-C or SIGTERM."""
+"""The smallest service: send, and handle messages until Ctrl-C or SIGTERM."""
 
 import sys
 

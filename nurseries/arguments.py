@@ -1,7 +1,8 @@
-"""Checks of what callers pass in, made before anything is changed. Pure.
+"""Checks of arguments, made before a call changes anything. Pure.
 
-Each check raises an error that names the argument, what it must be, and what came: TypeError for a
-value of a wrong type, ValueError for one that is out of range. A bool is no number.
+Each check raises an error that names the argument, the expected and the given value. The error is
+a TypeError for a value of a wrong type, and a ValueError for a value out of range. A bool does not
+count as a number.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ class App:
         """Stop the app in order when the process gets SIGTERM or Ctrl-C (SIGINT).
 
         Call it first in the block of `async with app:`. The first signal does what `stop` does:
-        the handlers finish the messages in hand, what is acked is committed, and the app leaves the
+        the handlers finish the messages in hand, the app commits the acked offsets and leaves the
         group, so that the next member need not wait for the session to time out. A later SIGTERM
         does nothing. A second Ctrl-C raises KeyboardInterrupt, as if this had not been called. Once
         the app has closed, the handlers that were there before are back.

@@ -1,7 +1,7 @@
-"""Checks of what callers pass in: topics, partitions, offsets, messages and settings. Pure.
+"""Checks of arguments: topics, partitions, offsets, messages and settings. Pure.
 
 The checks of numbers, texts and functions are those of `nurseries.arguments`. Look here when a call
-refuses what it was given.
+refuses an argument.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Assignment(Mapping[TP, Ledger]):
 
         A partition that comes back in the very next generation had no other owner meanwhile, so
         its own safe offset is as good as the committed one, and better if the commit on the way
-        out failed. All others start from what the group has committed. So do those of a topic
+        out failed. All others start from the group's committed offsets. So do those of a topic
         that was created again: where they stood was in the old topic.
         """
         starts: dict[TP, int] = {}

@@ -232,7 +232,7 @@ class Committer:
         of_gone = {ledger: (at, until) for ledger, at in due.items() if ledger.tp in gone}
         self._homeless = homeless | of_gone
         if isinstance(error, TopicReplaced):
-            return  # who serves the rebalance warns of it
+            return  # the handover warns of it
         if new := sorted(set(gone) - known):
             logger.warning(
                 "the broker has no partition %s any more: nothing is committed for it, and the"

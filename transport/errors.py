@@ -72,7 +72,7 @@ class PartitionGone(CommitRefused):
 class TopicReplaced(PartitionGone):
     """The topic of these partitions was deleted and created again: the offsets are of the old one.
 
-    From a driver to the committer. A rebalance of the driver tells of the new topic.
+    From a driver to the committer. A rebalance of the driver brings the new topic.
     """
 
 

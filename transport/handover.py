@@ -141,7 +141,7 @@ class Handover:
         self._starts = consumer.assignment.assign(
             event.partitions, event.generation, of_new_topic=event.of_new_topic
         )
-        # What was paused of the old topic is paused of the new one.
+        # Partitions of the old topic that were paused stay paused in the new one.
         consumer.flow.pause(self._paused_of_old & event.of_new_topic, consumer.assignment)
         self._warn_of_new_topics(event, [])
         self._paused_of_old, self._known_as_new = frozenset(), frozenset()

@@ -15,7 +15,7 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# Seconds after which the log tells that the group is not joined yet.
+# Seconds after which a log line says that the group is not joined yet.
 SOON = 5.0
 # How many partitions a line names.
 _MOST_NAMES = 10

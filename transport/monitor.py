@@ -52,7 +52,7 @@ class PartitionState:
 
     Attributes:
         position: the offset after the last fetched record. None: not known yet.
-        highwater: the end of its log, as told by the broker: by the last fetch, or by an answer to
+        highwater: the end of its log, from the broker: by the last fetch, or by an answer to
             a request that is made every `lag_interval` while nothing is fetched. None: not known
             yet.
         committed: the committed offset, as far as this member knows. None: there is none yet.

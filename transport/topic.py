@@ -263,7 +263,7 @@ def _check_source(source: object) -> None:
 
 
 def _encode(topic: Topic, part: str, codec: Codec | None, data: Any) -> bytes | None:
-    """Encode a key or a value. An error names the part and the topic."""
+    """Encode a key or a value. The error names the part and the topic."""
     if data is None:
         return None
     if codec is None:

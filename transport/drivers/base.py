@@ -72,12 +72,12 @@ class Rebalance:
         """Let the client go on; for ASSIGNED, with the positions to start from.
 
         Partitions that `seek` does not name start from their committed offset, or by the
-        reset policy where there is none. Those of a new topic start from what is committed for
+        reset policy where there is none. Those of a new topic start from the committed offset for
         that topic, or at its beginning, whatever the policy. Those in `pause` start paused, so
         that the poll under way fetches nothing of them; the pause flag of all others is
         cleared. The second and later calls do nothing. After the expiry a release moves
         nothing at the client, but has to come all the same: until then no poll returns, so
-        that what is fetched is never seen before the change of ownership that led to it.
+        that fetched records never come before the change of ownership that led to them.
         """
         self.released.set()
         self._release(seek or {}, frozenset(pause))
@@ -142,15 +142,15 @@ class ConsumerClient(Protocol):
         half of `max_decompressed_bytes` and one record at most. While it waits it keeps up the
         membership and raises rebalances.
 
-        A topic that was deleted and created again is told of by two rebalances (`of_new_topic`)
+        For a topic that was deleted and created again there are two rebalances (`of_new_topic`)
         before anything of the new one is returned.
 
-        What the membership has lost is raised as LOST at once, also while no broker answers:
+        Lost partitions are raised as LOST at once, also while no broker answers:
         after an eviction, or `session_timeout` seconds without an answer to a heartbeat.
 
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
-        UnreadableBatch (after what is good before it), Fenced, AuthorizationFailed, ClientClosed.
-        TransportError: the client itself has failed, and can read no more.
+        UnreadableBatch (after the good records before it), Fenced, AuthorizationFailed,
+        ClientClosed. TransportError: the client itself has failed and cannot continue.
         """
 
     def resets(self) -> Sequence[Reset]:
@@ -316,8 +316,8 @@ class ProducerClient(Protocol):
         A message for a partition that is gone is reported as DeliveryFailed, caused by
         UnknownTopic.
 
-        Returns when the client has taken them. What it refuses is reported like what it could
-        not deliver. Cancelled: the batch is handed over all the same.
+        Returns when the client has taken them. A message that it refuses is reported like one
+        that it could not deliver. Cancelled: the batch is handed over all the same.
         """
 
     async def create_topic(

@@ -6,8 +6,8 @@ Every option of the client's consumer, producer and admin client is in one of tw
 - `REFUSED`: a setting of the app says the same, our design makes the option void, or the client
   itself ignores it. The text says which, and what to do.
 
-Look here when an option is refused. The tables do not depend on the driver: what a program is
-tested with on memory:// is refused there as it would be on kafka://.
+Look here when an option is refused. The tables do not depend on the driver: memory://
+refuses the same options as kafka://.
 """
 
 from __future__ import annotations

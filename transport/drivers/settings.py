@@ -74,8 +74,8 @@ class ClientSettings:
         group_instance_id: the name of a static member. After a restart within `session_timeout` the
             member gets its partitions back without a rebalance. None: the member is dynamic.
         auto_offset_reset: "earliest", "latest" or "error". Where a new group begins, and where
-            reading goes on from a position that is not in the log. "latest" skips only what was
-            written before the group began: partitions and topics that are created later are read
+            reading goes on from a position that is not in the log. "latest" skips only records from
+            before the group began: partitions and topics that are created later are read
             from their beginning, and of a topic that is added later, all records since the group
             began. With "latest" the start is committed before the first message is delivered.
             "error": `OffsetOutOfRange` ends the app, also for a partition that was added. Each
@@ -101,8 +101,8 @@ class ClientSettings:
         max_partition_fetch_bytes: the most bytes of one partition in one fetch. One larger batch
             is fetched all the same.
         max_decompressed_bytes: a batch that decompresses to more, or a record whose headers take
-            more in memory, ends the reading with UnreadableBatch. What was fetched is decoded up
-            to half as much at a time. There a message counts as its bytes and 512 more, and each
+            more in memory, ends the reading with UnreadableBatch. One poll decodes records up to
+            half as much. There a message counts as its bytes and 512 more, and each
             header as 160 more.
         request_timeout: the time for one request to a broker.
         connect_timeout: the time to find a broker, and a topic that does not exist yet.

@@ -41,7 +41,7 @@ def start_anew(client: Any, crash: Crash) -> None:
             if given_id is not None:
                 manager.close(given_id)  # only for this request, as in the client
         if given_id is not None:
-            log.info("the given addresses have told anew where the brokers are")
+            log.info("the given addresses have answered with the present addresses of the brokers")
         has_failed = asks_given = False
 
     async def refresh_on() -> None:
@@ -50,7 +50,7 @@ def start_anew(client: Any, crash: Crash) -> None:
             try:
                 await beat()
             except kafka.errors.KafkaError as error:
-                log.debug("metadata is asked for again after %s", error)
+                log.debug("metadata requests go on after %s", error)
             except Exception as error:
                 crash.note(error)
                 raise

@@ -125,8 +125,8 @@ class Attempt:
             try:
                 connection = connect(*args, **options)
             except kafka.errors.UnknownBrokerIdError as error:
-                # A leader that the metadata does not name yet. Whoever asks for a node can wait for
-                # one that is not ready; this error would leave a fetch under way for ever.
+                # A leader that the metadata does not name yet. Callers can wait for a node that is
+                # not ready; this error would leave a fetch in flight for ever.
                 manager.cluster.request_update()
                 raise kafka.errors.NodeNotReadyError(str(error)) from error
             keep_unseen(connection)

@@ -105,7 +105,7 @@ class KafkaConsumerClient:
         # the IO thread while that one is inside the client; emptied in trio between its calls.
         self._fetched: dict[TP, Sequence[Record]] = {}
         self._identities = Identities()
-        # Of topics that were created again: found, and not told of yet; to be told as assigned.
+        # Of topics that were created again: found and not raised yet; to be raised as assigned.
         self._replaced: frozenset[TP] = frozenset()
         self._coming: frozenset[TP] = frozenset()
 

@@ -192,7 +192,7 @@ def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
                 if not handler.result.is_done:
                     handler.fail(error)
 
-    # `force_close`: it leaves whoever waits for such a request waiting.
+    # `force_close`: it never ends the wait for such a request.
     force_close = sender.force_close
 
     def force_close_and_tell() -> None:

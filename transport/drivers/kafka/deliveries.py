@@ -74,7 +74,7 @@ class Deliveries:
         answered: whether the broker says where it wrote (acks is not 0).
         translate: gives the outcome for an error of the client.
         set_aside: called with messages of topics that the client does not know, or that a client
-            never sent before it failed; they are ours no more. And with their deadline.
+            never sent before it failed, and with their deadline. They are no longer tracked here.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Deliveries:
         self._fail(list(self._batches), error)
 
     def call_soon(self, fn: Callable[[], object]) -> None:
-        """Have a function called in trio, after what was resolved by now. From any thread."""
+        """Call a function in trio, after all outcomes that are known by now. From any thread."""
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn)
 

@@ -1,4 +1,4 @@
-"""Who has a transactional id: this producer, or another one since.
+"""The owner of a transactional id: this producer, or another one since.
 
 The broker numbers the holders of a transactional id by an *epoch*. The broker raises the epoch in
 two cases, and refuses all that comes with an earlier one:
@@ -149,7 +149,7 @@ class Ask(InitProducerIdHandler):  # type: ignore[misc]
 
 
 class Look(TxnRequestHandler):  # type: ignore[misc]
-    """Asks for the state of the id, until it is known who has it.
+    """Asks for the state of the id, until its owner is known.
 
     Attributes:
         is_of_another: another producer has the id for sure.

@@ -51,7 +51,7 @@ class Membership:
     def __init__(self, name: str, consumer: Any, session_timeout: float) -> None:
         self._name = name
         self._consumer = consumer
-        # `_coordinator`: nothing public tells of heartbeats.
+        # `_coordinator`: no public call shows heartbeats.
         self._coordinator = consumer._coordinator
         self._session_timeout = session_timeout
         self._refusal: Exception | None = None  # the fatal error of a heartbeat

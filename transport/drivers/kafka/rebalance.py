@@ -95,7 +95,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     async def _consent(
         self, kind: RebalanceKind, tps: frozenset[TP], of_new_topic: frozenset[TP] = frozenset()
     ) -> tuple[Mapping[TP, int], frozenset[TP]]:
-        """Wait, on the IO thread, for the release: the offsets to seek to, what to pause."""
+        """Wait, on the IO thread, for the release; return the seeks and the pauses."""
         if self._closed:
             return NOTHING
         # `_net`: only `call_soon_threadsafe` both resolves a future on the loop and wakes it.

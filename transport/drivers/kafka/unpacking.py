@@ -63,8 +63,8 @@ def bound_unpacking(consumer: Any, limit: int, waiting: int) -> None:
         limit: most bytes that a batch may decompress to, and that a record's headers may take in
             memory. One poll brings half as much, and a record that exceeds it. The rest of a
             partition is fetched again; partitions that had no turn wait as they came, undecoded.
-        waiting: most bytes of what was fetched of partitions before they were paused. What is more
-            is dropped, and fetched again once they are resumed.
+        waiting: the most bytes of fetches that wait because their partitions were paused. The rest
+            is dropped, and fetched again after the resume.
     """
     # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`: where what was fetched is unpacked.
     # `fetched_records`, `_append`: where a poll takes it, one partition after the other.

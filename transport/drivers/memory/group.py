@@ -21,7 +21,7 @@ The rules, which all stand in this file:
   (CommitFailed).
 
 Collecting the shares from a leader, Kafka's SyncGroup, is one with the end of the barrier.
-Time is passed in, in seconds of one monotonic clock; who waits uses `next_deadline`.
+Time is passed in, in seconds of one monotonic clock; a caller that waits uses `next_deadline`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Group:
 
     Args:
         partitions: every partition of a topic.
-        on_commit: told of the offsets of each commit.
+        on_commit: called with the offsets of each commit.
 
     Attributes:
         members: by id, in the order in which they came.

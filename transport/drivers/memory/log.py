@@ -90,7 +90,7 @@ class Log:
                 offset,
                 key,
                 value,
-                tuple(headers),  # all who read the record share them
+                tuple(headers),  # all readers of the record share them
                 timestamp_ms,
                 0,
                 -1 if key is None else len(key),

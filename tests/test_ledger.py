@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+
 import pytest
 
 from tests.records import records
@@ -253,6 +256,26 @@ def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane:
     assert [message.offset for message in take_batch(lane, 1)] == [6]
     assert [message.offset for message in take_batch(lane, 9)] == [7]
     assert lane.ready() == lane.waiting == 0
+
+
+@pytest.mark.parametrize("taken", [take, lambda lane: take_batch(lane, 1)], ids=["take", "batch"])
+def test_a_message_that_is_acked_is_in_memory_no_more(
+    ledger: Ledger, lane: Lane, taken: Callable[[Lane], Message | Batch]
+) -> None:
+    fetched = records(0, 1, 2)
+    seen = [weakref.ref(record) for record in fetched]
+    ledger.fetched(fetched)
+    del fetched
+    for done in range(3):
+        taken(lane).ack()
+        assert [ref() is None for ref in seen] == [number <= done for number in range(3)]
+
+
+def test_of_a_fetch_for_two_lanes_each_holds_what_it_has_not_taken(ledger: Ledger) -> None:
+    first, second = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(records(0, 1))
+    assert [message.offset for message in take_all(first)] == [0, 1]
+    assert [message.offset for message in take_all(second)] == [0, 1]
 
 
 def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: Lane) -> None:

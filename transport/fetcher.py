@@ -8,7 +8,7 @@ never land in a later epoch than the one it was fetched in.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -134,7 +134,7 @@ class Fetcher(Service):
 
     async def _poll_on(self) -> None:
         consumer = self.app.consumer
-        flow, client, assignment = consumer.flow, consumer.client, consumer.assignment
+        flow, client = consumer.flow, consumer.client
         while not self._stopping:
             await self._subscribe()
             await self._serve_requests()
@@ -143,12 +143,18 @@ class Fetcher(Service):
             if flow.active:
                 flow.not_fetching.close()
             self.late_at = None
-            batches = await client.poll()
-            consumer.handover.settle()
-            consumer.resets.take(client.resets())
-            for tp, records in batches.items():
-                if tp in assignment and not assignment[tp].is_draining:
-                    self._enter(tp, records)
+            # No name for the batches here: the next poll may take long, and they are in memory
+            # for as long as they have one.
+            self._take(await client.poll())
+
+    def _take(self, batches: Mapping[TP, Sequence[Record]]) -> None:
+        """Enter what a poll has brought. Not a checkpoint."""
+        consumer = self.app.consumer
+        consumer.handover.settle()
+        consumer.resets.take(consumer.client.resets())
+        for tp, records in batches.items():
+            if tp in consumer.assignment and not consumer.assignment[tp].is_draining:
+                self._enter(tp, records)
 
     def _enter(self, tp: TP, records: Sequence[Record]) -> None:
         consumer = self.app.consumer

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
+from typing import Any
 
 import attrs
 
@@ -112,7 +113,9 @@ class Lane:
         self.begun: dict[int, Message] = {}
         self.taken = 0  # how many were ever taken ...
         self._given_up = 0  # ... and not acked when the epoch ended
-        self._records: Sequence[Record] = ()  # the batch that is being taken from, ...
+        # The batch that is being taken from, which is this lane's own. What is taken is let go of
+        # at once: else each partition would hold a whole batch in memory that is long acked, ...
+        self._records: list[Any] = []
         self._weights: Sequence[int] = ()  # ... what each record of it weighs, ...
         self._next = 0  # ... and the index of its first waiting record
         # The batches behind it, with their weights.
@@ -140,7 +143,8 @@ class Lane:
     def first_waiting(self) -> int | None:
         """The offset of the first record that is fetched and not taken."""
         if self._next < len(self._records):
-            return self._records[self._next].offset
+            record: Record = self._records[self._next]
+            return record.offset
         return self._queue[0][0][0].offset if self._queue else None
 
     @property
@@ -166,8 +170,7 @@ class Lane:
         if self._next == len(self._records):
             if not self._queue:
                 return 0
-            self._records, self._weights = self._queue.popleft()
-            self._next = 0
+            self._open_next()
         if self._waits_for_commit(self._records[self._next].offset):
             return 0
         return len(self._records) - self._next
@@ -179,6 +182,7 @@ class Lane:
         except IndexError:
             return None
         message = Message(self, record, self._weights[self._next])
+        self._records[self._next] = None
         self._next += 1
         self.taken += 1
         self.load.begun += 1
@@ -196,12 +200,16 @@ class Lane:
             and self._queue
             and not self._waits_for_commit(self._queue[0][0][0].offset)
         ):
-            (self._records, self._weights), self._next = self._queue.popleft(), 0
+            self._open_next()
             messages += self._take_of_fetch(most - len(messages))
         self.taken += len(messages)
         self.load.begun += len(messages)
         self.begun.update((message.offset, message) for message in messages)
         return Batch(self, messages)
+
+    def _open_next(self) -> None:
+        records, self._weights = self._queue.popleft()
+        self._records, self._next = list(records), 0
 
     def _waits_for_commit(self, offset: int) -> bool:
         first = self.ledger.must_commit
@@ -210,6 +218,7 @@ class Lane:
     def _take_of_fetch(self, most: int) -> list[Message]:
         part = slice(self._next, self._next + most)
         records = self._records[part]
+        self._records[part] = [None] * len(records)
         self._next += len(records)
         weighed = zip(records, self._weights[part], strict=True)
         return [Message(self, record, weight) for record, weight in weighed]
@@ -259,7 +268,7 @@ class Lane:
         self.load.held -= self.waiting
         self.load.memory.bytes -= sum(self._weights[self._next :])
         self.load.memory.bytes -= sum(sum(weights) for _, weights in self._queue)
-        self._records, self._weights, self._next = (), (), 0
+        self._records, self._weights, self._next = [], (), 0
         self._queue.clear()
         self._after_fall()
         return first

@@ -373,6 +373,7 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
             "Consumer",
             "rebalance",
             "committer",
+            "starts",
             "commit ticker",
             "lookout",
             "patterns",

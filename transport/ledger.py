@@ -1,4 +1,4 @@
-"""From acks to the offset that may be committed. All rules about that stand in this file.
+"""From acks to the offset that may be committed. All rules about that are in this file.
 
 **What is known.** A consumer sees the offsets of a partition in order. An offset that is missing
 between two fetched ones does not exist any more (compaction), was aborted, or is a marker; it

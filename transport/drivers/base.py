@@ -104,8 +104,7 @@ class Reset:
 
     @property
     def skipped(self) -> int:
-        """How many offsets lie between the two; 0 where reading goes back, or where `old` is
-        None."""
+        """The number of offsets from `old` to `new`; 0 if that goes back or `old` is None."""
         return 0 if self.old is None else max(0, self.new - self.old)
 
 
@@ -299,9 +298,11 @@ class ProducerClient(Protocol):
         """
 
     async def partition_count(self, topic: str, timeout: float) -> int:
-        """How many partitions the topic has; cheap once known, and then no older than
-        `metadata_max_age` while a broker answers. Raises UnknownTopic, BrokerUnavailable,
-        AuthorizationFailed. One bad topic delays no other.
+        """Return the number of partitions of the topic.
+
+        The number is cheap once known, and then no older than `metadata_max_age` while a broker
+        answers. One bad topic delays no other. Raises UnknownTopic, BrokerUnavailable,
+        AuthorizationFailed.
         """
 
     def topic_id(self, topic: str) -> object:

@@ -57,7 +57,7 @@ def tell_of_gone(consumer: Any, identities: Identities) -> None:
 
 
 def _by_name(offsets: Any, response: Any) -> Any:
-    """The same answer with the names of the topics, which the client reads."""
+    """Return the same answer with the names of the topics, which the client reads."""
     names = {named_id(committed.metadata): tp.topic for tp, committed in offsets.items()}
     topic_of, version = OffsetCommitResponse.OffsetCommitResponseTopic, COMMIT_BY_ID - 2
     partition_of = topic_of.OffsetCommitResponsePartition

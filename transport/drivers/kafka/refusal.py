@@ -160,7 +160,7 @@ def _rebuilt(sender: Any, batch: Any, left: Sequence[int]) -> Any:
 
 
 def _halve(sender: Any, manager: Any, batch: Any) -> None:
-    """Send each half of a batch by itself."""
+    """Send each half of a batch separately."""
     tp = batch.topic_partition
     if manager is None or manager.producer_id_and_epoch.match(batch):
         # `split_and_reenqueue`: the halves begin with the batch's first number.

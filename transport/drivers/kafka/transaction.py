@@ -124,7 +124,7 @@ def _no_answer(error: Exception) -> Exception:
 
 
 class Transaction:
-    """On the sending thread. Raises Fenced (this member was thrown out of its group),
+    """On the sending thread. Raises Fenced (the group has evicted this member),
     AuthorizationFailed, TransactionAborted, Displaced; `commit` raises CommitUnknown as well."""
 
     def __init__(self, producer: Any) -> None:

@@ -560,7 +560,7 @@ class Consumer(Service):
     # Seek
 
     async def seek(self, partition: TP, offset: int) -> None:
-        """Go on at `offset`, in a new epoch: what was delivered before can't be acked any more.
+        """Continue at `offset`, in a new epoch: earlier messages can no longer be acked.
 
         It counts as given up: a rebalance does not wait for who still works on it.
 
@@ -596,7 +596,7 @@ class Consumer(Service):
 
         Raises:
             NotAssigned, RebalanceInProgress, AppClosed: as `seek` does, at any of them.
-            BrokerUnavailable, AuthorizationFailed: the offsets can't be had.
+            BrokerUnavailable, AuthorizationFailed: the offsets are not available.
         """
         self._check_open("seek in")
         if await self.committer.go_back():

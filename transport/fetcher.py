@@ -84,7 +84,7 @@ class Fetcher(Service):
     async def catch_up(self) -> None:
         """Move ledgers that are all done past what is never fetched at the end of a log (I4).
 
-        A checkpoint. Raises like `seek` when it can't be done now.
+        A checkpoint. Raises the errors of `seek` if the client cannot do it now.
         """
         if self._behind():
             await self._ask(self._look_at_positions)
@@ -94,7 +94,7 @@ class Fetcher(Service):
     async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
         """Up to where the client has read; answered once the polling side comes round.
 
-        A checkpoint. Raises like `seek` when it can't be done now.
+        A checkpoint. Raises the errors of `seek` if the client cannot do it now.
         """
         found: dict[TP, int] = {}
 

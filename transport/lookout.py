@@ -100,7 +100,7 @@ class Lookout:
         ]
 
     async def _ask(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
-        """Where the logs of these end; without them if that can't be told now."""
+        """Return the positions and ends of these logs, as far as the client answers."""
         if not ledgers:
             return {}
         tps = [ledger.tp for ledger in ledgers]
@@ -109,7 +109,7 @@ class Lookout:
         try:
             with trio.move_on_after(self._patience):
                 positions = await self._consumer.fetcher.positions(tps)
-            # The client keeps to its time-out; it may have to wait for a commit first.
+            # The client keeps to its own timeout. This later bound holds if it does not.
             with trio.move_on_after(2 * self._patience):
                 ends = await self._consumer.client.end_offsets(tps, self._patience)
         except BrokerUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from transport import (
     AppClosed,
     BrokerUnavailable,
     ClientClosed,
+    CommitFailed,
     CommitUnknown,
     Fenced,
     FutureMessage,
@@ -912,16 +914,62 @@ async def test_what_is_not_delivered_within_the_bound_of_the_barrier_is_undone(m
 
 @MODES
 @jumping
-async def test_who_is_thrown_out_within_a_transaction_ends(mode: str) -> None:
-    """What a zombie does: it wakes up, and others have its partitions."""
+async def test_member_evicted_within_a_transaction_undoes_it_and_joins_again(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session that has timed out is no rival: nobody else has the transactional id."""
     broker = pipeline(records=2)
-    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
-        async with exactly_once(broker, mode) as app:
+    evicted: list[str] = []
+    async with exactly_once(broker, mode, commit_interval=0.5) as app, trio.open_nursery() as tasks:
+
+        async def copy() -> None:
             async for message in app.topic("in"):
-                await app.topic("out").send(value=message.value)
-                if message.offset == 1:
+                with contextlib.suppress(TransactionAborted):
+                    await app.topic("out").send(value=message.value)
+                if message.offset == 1 and not evicted:
                     group = broker.group("group")
-                    group.leave(next(iter(group.members)), trio.current_time())
+                    evicted.extend(group.members)
+                    group.leave(evicted[0], trio.current_time())
+
+        tasks.start_soon(copy)
+        while committed(broker) != {IN[0]: 2}:
+            await wait_for_news(broker)
+        app.stop()
+    assert evicted
+    assert results(broker) == [b"0-0", b"0-1"]
+    assert "this member was evicted from its group during the transaction of" in caplog.text
+
+
+@MODES
+@jumping
+async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        await app.topic("out").send(value=b"undone", source=message)
+        message.ack()
+        (scope,) = app.consumer.transactions.scopes
+        client = app.producer.writer(scope.transactional_id).client
+        send_offsets = client.send_offsets
+
+        async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+            client.send_offsets = send_offsets
+            raise CommitFailed("no such member")
+
+        async def commit() -> None:
+            in_hand.set(None)
+            with pytest.raises(TransactionAborted):
+                await app.consumer.commit()
+
+        client.send_offsets = refuse
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit)
+            assert await nothing_comes(messages, 20.0)  # within the barrier's bound
+            group = broker.group("group")
+            group.leave(next(iter(group.members)), trio.current_time())
+        (message,) = await take(messages, 1)
+        assert message.offset == 0
     assert results(broker) == []
 
 
@@ -1126,8 +1174,8 @@ async def test_what_is_sent_soon_is_in_the_transaction_of_its_source_or_refused_
         (message,) = await take(app.topic("in").noack(), 1)
         out = app.topic("out")
         out.send_soon(value=b"v", source=message)
-        with pytest.raises(Fenced):
-            app.consumer.transactions.on_partitions_lost(IN)
+        (scope,) = app.consumer.transactions.scopes
+        assert scope.written == {message.ledger}
         message.ack()
         with pytest.raises(NotInTransaction, match="acked"):
             out.send_soon(value=b"too late", source=message)
@@ -1214,18 +1262,23 @@ async def test_what_was_made_of_an_epoch_that_has_ended_is_undone(mode: str) -> 
 
 @MODES
 @jumping
-async def test_who_loses_what_it_has_sent_for_is_fenced_until_that_is_committed(mode: str) -> None:
+async def test_loss_of_what_was_sent_for_is_warned_of_until_that_is_committed(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         transactions = app.consumer.transactions
         (message,) = await take(app.topic("in").noack(), 1)
         await app.topic("out").send(value=b"v", source=message)
-        with pytest.raises(Fenced):
-            transactions.on_partitions_lost(IN)
         transactions.on_partitions_lost(IN[1:])
+        assert "is undone" not in caplog.text
+        transactions.on_partitions_lost(IN)
+        assert "and lost in-0: the transaction is undone" in caplog.text
+        caplog.clear()
         message.ack()
         assert await app.consumer.commit()
         transactions.on_partitions_lost(IN)
+        assert "is undone" not in caplog.text
 
 
 @MODES
@@ -1324,7 +1377,7 @@ async def test_what_ends_the_app_is_told_whatever_becomes_of_other_partitions(
     [
         (-1, "member", RebalanceInProgress),
         (1, "", RebalanceInProgress),
-        (0, "member", Fenced),  # by the broker, which knows no such member
+        (0, "member", CommitFailed),  # by the broker, which knows no such member
     ],
 )
 @jumping

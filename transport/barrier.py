@@ -24,6 +24,7 @@ from transport.errors import (
     AppClosed,
     AuthorizationFailed,
     ClientClosed,
+    CommitFailed,
     CommitUnknown,
     Fenced,
     NotInTransaction,
@@ -216,6 +217,10 @@ class BarrierCommitter:
                     raise
                 await backoff.wait()
                 due = self._due(scope)  # some may be lost meanwhile
+            except CommitFailed:
+                del self._unanswered[scope]
+                await self._hear_of_loss(due)
+                raise
             except TransportError:
                 del self._unanswered[scope]
                 raise
@@ -225,6 +230,19 @@ class BarrierCommitter:
         for ledger, offset in due.items():
             ledger.committed = offset
         round_.moved = round_.moved or bool(due)
+
+    async def _hear_of_loss(self, due: Collection[Ledger]) -> None:
+        """The group has evicted this member: deliver nothing before it has lost its partitions.
+
+        What is delivered until then is another member's work.
+        """
+        if not any(ledger.is_shut for ledger in due):
+            with trio.move_on_after(0.0 if self._is_last else self._bound) as waiting:
+                self._drains.add(waiting)
+                try:
+                    await self._transactions.next_loss()
+                finally:
+                    self._drains.discard(waiting)
 
     async def _go_back(self, scope: Scope, why: TransportError) -> None:
         """Undo the transaction, and let its messages be delivered again."""

@@ -77,7 +77,7 @@ class TopicReplaced(PartitionGone):
 
 
 class Fenced(TransportError):
-    """Another process has taken the identity of this member or producer, or its partitions."""
+    """Another process has taken the identity of this member or producer."""
 
 
 class TransactionAborted(TransportError):

@@ -23,7 +23,6 @@ from transport.delivery import Delivery
 from transport.errors import (
     AppClosed,
     ClientClosed,
-    Fenced,
     NotInTransaction,
     RebalanceInProgress,
     TransactionAborted,
@@ -97,6 +96,7 @@ class TransactionManager:
         self.producer = producer
         self._scopes: dict[TP | None, Scope] = {}
         self._gone: list[Scope] = []  # whose producers are still there
+        self._loss = trio.Event()  # set when partitions are lost the next time
         if self.app.settings.transactions == "member":
             self._scopes[None] = Scope(self._id_of_member())
 
@@ -189,14 +189,24 @@ class TransactionManager:
             logger.warning("the producer of %r did not close cleanly: %s", transactional_id, exc)
 
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
-        """Raise Fenced if something was sent for what is lost: another member may do it, too."""
+        """Warn of transactions that the loss undoes, and wake the barriers that wait for it.
+
+        What was sent for a lost partition is never committed: its ledger is shut. Not a checkpoint.
+        """
         for scope in self._scopes.values():
             if tps := {ledger.tp for ledger in scope.written if ledger.tp in lost}:
-                raise Fenced(
-                    "this member was evicted from its group during the transaction of"
-                    f" {scope.transactional_id!r} and lost {listed(sorted(tps))}: the transaction"
-                    " is aborted"
+                logger.warning(
+                    "this member was evicted from its group during the transaction of %r and lost"
+                    " %s: the transaction is undone",
+                    scope.transactional_id,
+                    listed(sorted(tps)),
                 )
+        self._loss.set()
+        self._loss = trio.Event()
+
+    async def next_loss(self) -> None:
+        """Wait until partitions are lost. A checkpoint; cancelling changes nothing."""
+        await self._loss.wait()
 
     # Sending
 
@@ -301,7 +311,8 @@ class TransactionManager:
         checkpoint. Cancelled: some scopes are committed and some are not.
 
         Raises TransactionAborted, CommitUnknown, at the first scope that cannot be committed: it is
-        to be aborted. RebalanceInProgress: nothing was done there. Fenced, AuthorizationFailed.
+        to be aborted. CommitFailed: so it is, for the group knows this member no more.
+        RebalanceInProgress: nothing was done there. Fenced, AuthorizationFailed.
         """
         flag("start_new_transaction", start_new_transaction)
         by_scope: dict[Scope, dict[TP, int]] = {}

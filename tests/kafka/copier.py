@@ -7,22 +7,24 @@ that is written, and not acked yet, is a line on stdout::
 
 With `--zombie` it writes one batch, and waits to be stopped and continued. Then it "commits" the
 batch as if nothing had happened, before it looks at what its group has become; or it "hears" of
-that first. With `--log FILE` it keeps a diary of what it was done with, as `tests.kafka.member`
-does.
+that first. After that it copies as the others do. With `--log FILE` it keeps a diary of what it was
+done with, as `tests.kafka.member` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import time
+from typing import Any
 
 import trio
 
 from tests.kafka.member import Diary, setting, tell_what_is_alive
-from transport import App, Batch, Topic, TransactionAborted
+from transport import TP, App, Batch, Topic, TransactionAborted
 from transport.drivers.base import Rebalance
 
 # Seconds that a zombie's commit may take; who is no member any more may be told to try again.
@@ -58,6 +60,18 @@ async def copy(source: Topic, target: Topic, pause: float, diary: Diary) -> None
         )
 
 
+class Copier(App):
+    """An app that notes when it has lost partitions."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.has_lost = trio.Event()
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        if revoked:
+            self.has_lost.set()
+
+
 class Hearing:
     """Holds back from an app what becomes of its group, once it has got its partitions."""
 
@@ -77,7 +91,9 @@ class Hearing:
         client.next_rebalance = hear  # type: ignore[method-assign]
 
 
-async def rise_again(app: App, source: Topic, target: Topic, commits: bool) -> None:
+async def rise_again(
+    app: Copier, source: Topic, target: Topic, commits: bool, diary: Diary
+) -> None:
     hearing = Hearing(app)
     with trio.open_signal_receiver(signal.SIGCONT) as continued:
         batch = await anext(source.batches(100, noack=True))
@@ -85,10 +101,22 @@ async def rise_again(app: App, source: Topic, target: Topic, commits: bool) -> N
         await anext(continued)
     if commits:
         batch.ack()
-        with trio.move_on_after(COMMIT_PATIENCE):
+        with trio.move_on_after(COMMIT_PATIENCE), contextlib.suppress(TransactionAborted):
             await app.consumer.commit()
     hearing.again.set()
-    await trio.sleep_forever()
+    await app.has_lost.wait()
+    print("lost", flush=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit_now_and_then, app)
+        await copy(source, target, 0.05, diary)
+        nursery.cancel_scope.cancel()
+
+
+async def commit_now_and_then(app: App) -> None:
+    while True:
+        await trio.sleep(0.2)
+        with contextlib.suppress(TransactionAborted):
+            await app.consumer.commit()
 
 
 async def stop_when_asked(app: App, *, task_status: trio.TaskStatus[None]) -> None:
@@ -109,7 +137,7 @@ async def main(args: argparse.Namespace) -> None:
         "max_poll_interval": 20.0,
         **dict(args.setting),
     }
-    app = App(args.group, broker=f"kafka://{args.bootstrap}", transactions=args.mode, **settings)
+    app = Copier(args.group, broker=f"kafka://{args.bootstrap}", transactions=args.mode, **settings)
     source, target = app.topic(args.source), app.topic(args.target)
     async with trio.open_nursery() as nursery:
         await nursery.start(stop_when_asked, app)
@@ -118,7 +146,7 @@ async def main(args: argparse.Namespace) -> None:
             async with trio.open_nursery() as handlers:
                 if args.zombie:
                     commits = args.zombie == "commits"
-                    handlers.start_soon(rise_again, app, source, target, commits)
+                    handlers.start_soon(rise_again, app, source, target, commits, diary)
                 else:
                     for _ in range(2):
                         handlers.start_soon(copy, source, target, args.pause, diary)

@@ -354,7 +354,8 @@ class ProducerClient(Protocol):
         """Let the transaction commit these offsets of a group when it is committed itself.
 
         Raises TransactionAborted: it can only be aborted, be it that the group is in another
-        generation by now. Fenced: the group knows no such member (any more).
+        generation by now. CommitFailed: the group knows no such member (any more), and the
+        transaction can only be aborted.
         """
 
     async def commit(self, timeout: float) -> None:

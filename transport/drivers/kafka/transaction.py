@@ -32,7 +32,12 @@ from kafka.structs import ConsumerGroupMetadata
 from transport.drivers.kafka.crash import Crashed
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.topic_ids import committed_at
-from transport.errors import AuthorizationFailed, CommitUnknown, Fenced, TransactionAborted
+from transport.errors import (
+    AuthorizationFailed,
+    CommitFailed,
+    CommitUnknown,
+    TransactionAborted,
+)
 from transport.types import TP, GroupMetadata
 
 # The client tells only by its text which of the fences of a group it met.
@@ -124,8 +129,9 @@ def _no_answer(error: Exception) -> Exception:
 
 
 class Transaction:
-    """On the sending thread. Raises Fenced (the group has evicted this member),
-    AuthorizationFailed, TransactionAborted, Displaced; `commit` raises CommitUnknown as well."""
+    """On the sending thread. Raises AuthorizationFailed, TransactionAborted, Displaced;
+    `send_offsets` raises CommitFailed (this member was evicted from its group), and `commit`
+    CommitUnknown as well."""
 
     def __init__(self, producer: Any) -> None:
         self.producer = producer
@@ -182,7 +188,7 @@ class Transaction:
         except kafka.errors.KafkaError as error:
             cause = self._manager.last_error or error
             if isinstance(cause, kafka.errors.CommitFailedError) and _UNKNOWN in str(cause):
-                raise Fenced(f"this member was thrown out of its group: {cause}") from error
+                raise CommitFailed(f"this member was evicted from its group: {cause}") from error
             if isinstance(cause, kafka.errors.TransactionalIdAuthorizationFailedError):
                 raise no_right_to(self._manager.transactional_id, cause) from error
             if isinstance(cause, _FENCED):

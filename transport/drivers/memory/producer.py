@@ -16,7 +16,6 @@ from transport.drivers.memory.refusal import why_refused
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,
-    CommitFailed,
     DeliveryFailed,
     Fenced,
     MessageTooLarge,
@@ -115,8 +114,6 @@ class MemoryProducer:
             read_by.check_commit(group.member_id, group.generation_id)
         except RebalanceInProgress as error:
             raise TransactionAborted(str(error)) from error
-        except CommitFailed as error:
-            raise Fenced(str(error)) from error
         for tp in offsets:
             if group.topic_ids.get(tp) not in (None, broker.log_if_any(tp)):
                 raise TransactionAborted(f"the topic of {tp} was deleted since it was read")

@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         handled: how often each order was handled, by its number.
-        crashed: the name of the member that has crashed.
+        crashed: the name of the crashed member.
         shown: how many orders had been handled when the progress was last shown.
     """
 

@@ -92,7 +92,7 @@ class Fetcher(Service):
             await trio.lowlevel.checkpoint()
 
     async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
-        """Up to where the client has read; answered once the polling side comes round.
+        """Return the positions of the client, at the next turn of the polling side.
 
         A checkpoint. Raises the errors of `seek` if the client cannot do it now.
         """

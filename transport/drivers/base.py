@@ -338,12 +338,12 @@ class ProducerClient(Protocol):
         Cancelled: it may be created all the same.
         """
 
-    # Only with a transactional id; one of these at a time. `open` has then fenced whoever had the
-    # id before, and ended what that one had left open. All raise Fenced (another one has the id
+    # Only with a transactional id; one of these at a time. `open` has then fenced the previous
+    # owner of the id and ended its open transaction. All raise Fenced (another producer has the id
     # now), AuthorizationFailed, BrokerUnavailable, ClientClosed. They raise TransactionAborted if
     # the broker has ended the transaction after `transaction_timeout`, or if a message of it is
-    # lost. The producer has to abort then, and may begin the next transaction. What else is sent in
-    # the old one is reported as TransactionAborted.
+    # lost. The producer must then abort, and may begin the next transaction. Other messages of the
+    # old one fail with TransactionAborted.
 
     async def begin(self) -> None:
         """Begin a transaction: what is sent from now on belongs to it. Asks no broker."""

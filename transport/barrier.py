@@ -232,9 +232,9 @@ class BarrierCommitter:
         round_.moved = round_.moved or bool(due)
 
     async def _hear_of_loss(self, due: Collection[Ledger]) -> None:
-        """The group has evicted this member: deliver nothing before it has lost its partitions.
+        """Hold delivery until the loss of the partitions, because the group has evicted the member.
 
-        What is delivered until then is another member's work.
+        Another member handles the messages of these partitions.
         """
         if not any(ledger.is_shut for ledger in due):
             with trio.move_on_after(0.0 if self._is_last else self._bound) as waiting:

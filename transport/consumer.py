@@ -699,7 +699,7 @@ class Consumer(Service):
     async def on_partitions_lost(self, lost: frozenset[TP]) -> None:
         """Tell the app; they are gone already, without a commit. Bounded as the others are.
 
-        What was sent for them in a transaction is undone.
+        Messages that were sent for them in a transaction are undone.
         """
         self.transactions.on_partitions_lost(lost)
         await self.transactions.on_partitions_revoked(lost)

@@ -143,12 +143,12 @@ class Fetcher(Service):
             if flow.active:
                 flow.not_fetching.close()
             self.late_at = None
-            # No name for the batches here: the next poll may take long, and they are in memory
-            # for as long as they have one.
+            # The batches have no name here: the next poll may take long, and a name would keep
+            # them in memory.
             self._take(await client.poll())
 
     def _take(self, batches: Mapping[TP, Sequence[Record]]) -> None:
-        """Enter what a poll has brought. Not a checkpoint."""
+        """Enter the batches of a poll. Not a checkpoint."""
         consumer = self.app.consumer
         consumer.handover.settle()
         consumer.resets.take(consumer.client.resets())

@@ -96,7 +96,7 @@ class TransactionManager:
         self.producer = producer
         self._scopes: dict[TP | None, Scope] = {}
         self._gone: list[Scope] = []  # whose producers are still there
-        self._loss = trio.Event()  # set when partitions are lost the next time
+        self._loss = trio.Event()  # set at the next loss of partitions
         if self.app.settings.transactions == "member":
             self._scopes[None] = Scope(self._id_of_member())
 
@@ -191,7 +191,8 @@ class TransactionManager:
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
         """Warn of transactions that the loss undoes, and wake the barriers that wait for it.
 
-        What was sent for a lost partition is never committed: its ledger is shut. Not a checkpoint.
+        Messages sent for a lost partition are never committed: its ledger is shut. Not a
+        checkpoint.
         """
         for scope in self._scopes.values():
             if tps := {ledger.tp for ledger in scope.written if ledger.tp in lost}:
@@ -311,7 +312,7 @@ class TransactionManager:
         checkpoint. Cancelled: some scopes are committed and some are not.
 
         Raises TransactionAborted, CommitUnknown, at the first scope that cannot be committed: it is
-        to be aborted. CommitFailed: so it is, for the group knows this member no more.
+        to be aborted. CommitFailed: the same, because the group has evicted this member.
         RebalanceInProgress: nothing was done there. Fenced, AuthorizationFailed.
         """
         flag("start_new_transaction", start_new_transaction)

@@ -278,7 +278,7 @@ async def test_a_producer_that_does_not_end_in_order_ends_no_commit(
             assert len(app.consumer.assignment) == 1
         await app.consumer.commit()
         assert committed(broker) == {TP("orders", 0): 1, TP("orders", 1): 1}
-    assert "did not end in order: abandoned: a thread" in caplog.text
+    assert "did not close cleanly: abandoned: a thread" in caplog.text
 
 
 # Errors

@@ -76,7 +76,7 @@ async def test_a_stop_at_any_moment_of_the_start_is_quick(
     app = App(place.name, place.url, transactions=transactions)
     assert await stopped_after(app, place.name, seconds) < 3
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert not [text for text in warnings if "in hand at the end" not in text]
+    assert not [text for text in warnings if "not acked at shutdown" not in text]
 
 
 @TRANSACTIONS

@@ -109,7 +109,7 @@ async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent
             (failed,) = await sender.send([outgoing(topic, partition=0)])
             assert isinstance(failed, DeliveryFailed)
             assert "too short" in str(failed)
-            assert "may have been written or not" in str(failed)
+            assert "may have the message or not" in str(failed)
             (sent,) = await sender.send([outgoing(topic, partition=0)])
         assert isinstance(sent, RecordMetadata)
 

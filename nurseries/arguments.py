@@ -64,7 +64,7 @@ def seconds(
     if not is_number(value):
         raise wrong_type(name, expected, value)
     is_enough = value > 0 if least is None else value >= least  # False for nan
-    if not is_enough or (finite and math.isinf(value)) or (most is not None and value > most):
+    if not is_enough or (finite and value == math.inf) or (most is not None and value > most):
         raise wrong_value(name, expected, value)
 
 

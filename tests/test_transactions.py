@@ -1248,6 +1248,27 @@ async def test_a_commit_in_between_makes_aborts_count_anew(mode: str) -> None:
 
 @MODES
 @jumping
+async def test_a_commit_in_between_that_does_no_work_ends_no_row_of_aborts(mode: str) -> None:
+    """A message that always aborts its transaction ends the app, however often is committed."""
+    broker = pipeline(records=1)
+    with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
+        async with exactly_once(broker, mode, transaction_attempts=3) as app:
+            messages = app.topic("in").noack()
+            for error in (TransactionAborted, TransactionAborted, TransactionFailed):
+                async with await anext(messages) as message:
+                    await app.topic("out").send(value=message.value)
+                (scope,) = app.consumer.transactions.scopes
+                refuse_the_next_commit(app, scope.transactional_id)
+                with pytest.raises(error):
+                    await app.consumer.commit()
+                await trio.sleep(A_WHILE)  # the message is there again, and nobody has it in hand
+                if error is TransactionAborted:
+                    await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+
+
+@MODES
+@jumping
 async def test_what_was_made_of_an_epoch_that_has_ended_is_undone(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:

@@ -13,11 +13,24 @@ from typing import Any
 import attrs
 import trio
 
-from transport.arguments import MOST, flag, instance, or_none, seconds, text, topic_name, whole
+from transport.arguments import (
+    MOST,
+    MOST_OFFSET,
+    MOST_SECONDS,
+    flag,
+    instance,
+    or_none,
+    seconds,
+    text,
+    topic_name,
+    whole,
+)
 from transport.drivers.base import ProducerClient
 
 # Kafka's protocol holds the number of replicas in 16 bits.
 _MOST_REPLICAS = 2**15 - 1
+# A topic's `retention.ms` is held in 64 bits.
+_MOST_RETENTION = MOST_OFFSET // 1000
 
 
 @attrs.frozen
@@ -77,7 +90,11 @@ class Creations:
         flag("ensure_created", ensure_created)
         texts = _config(config, retention, compacting, deleting)
         wanted = _Wanted(
-            partitions, replication, texts, _seconds("timeout", timeout), ensure_created
+            partitions,
+            replication,
+            texts,
+            _seconds("timeout", timeout, MOST_SECONDS),
+            ensure_created,
         )
         while (creation := self._running.get(topic)) is not None:
             await creation.ended.wait()
@@ -126,16 +143,16 @@ def _config(
     or_none(flag, "compacting", compacting)
     or_none(flag, "deleting", deleting)
     if retention is not None:
-        texts["retention.ms"] = str(round(_seconds("retention", retention) * 1000))
+        texts["retention.ms"] = str(round(_seconds("retention", retention, _MOST_RETENTION) * 1000))
     if policy := _cleanup_policy(compacting, deleting):
         texts["cleanup.policy"] = policy
     return texts
 
 
-def _seconds(name: str, duration: float | timedelta) -> float:
+def _seconds(name: str, duration: float | timedelta, most: int) -> float:
     if isinstance(duration, timedelta):
         duration = duration.total_seconds()
-    seconds(name, duration)
+    seconds(name, duration, most=most)
     return duration
 
 

@@ -343,9 +343,10 @@ class TransactionManager:
             raise TransactionAborted(f"the topic of {', '.join(map(str, gone))} was deleted")
         transaction = self.producer.writers.transaction_of(scope.transactional_id)
         await transaction.commit(offsets, group, deadline)
+        if scope.written or self._moves(offsets):
+            scope.aborts = 0
         scope.is_ready = False
         scope.written.clear()
-        scope.aborts = 0
 
     async def abort_scope(self, scope: Scope, why: TransportError) -> None:
         """Undo what was sent in the transaction of a scope, and begin the next one."""
@@ -354,6 +355,15 @@ class TransactionManager:
             await self.producer.writers.transaction_of(scope.transactional_id).abort(why)
         scope.written.clear()
         scope.aborts += 1
+
+    def _moves(self, offsets: Mapping[TP, int]) -> bool:
+        """Whether work was done. After an abort a commit may confirm where the work begins anew."""
+        assignment = self.consumer.assignment
+        starts = {tp: assignment[tp].start for tp in offsets if tp in assignment}
+        return any(
+            tp not in starts or (start := starts[tp]) is None or offset > start
+            for tp, offset in offsets.items()
+        )
 
     def _fence(self) -> GroupMetadata:
         group = self.consumer.client.group_metadata()

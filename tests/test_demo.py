@@ -32,6 +32,24 @@ async def test_it_shows_the_crash_the_tree_and_the_check() -> None:
 
 
 @jumping
+@pytest.mark.parametrize("orders", [demo.LEAST, 13, 100, 500, 1001])
+async def test_few_orders_are_good_as_well(orders: int) -> None:
+    """Who is left handles and commits what the crashed member had not committed."""
+    findings = await demo.demo("memory://few", orders, lambda line: None)
+    assert findings.is_good
+
+
+@pytest.mark.parametrize("orders", [demo.LEAST - 1, 0, -5])
+def test_too_few_orders_are_one_line_and_exit_code_1(
+    orders: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--orders", str(orders)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"ValueError: the demo needs {demo.LEAST} orders or more, not {orders}"
+    ]
+
+
+@jumping
 async def test_a_lost_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = demo.Run.handle
 

@@ -18,6 +18,8 @@ from transport.message import Batch
 from transport.types import TP
 
 PARTITIONS = 4
+# So that a third of them, which follow the crash, reach each partition.
+LEAST = 3 * PARTITIONS
 # The shortest that a broker allows by default. A crash stays unnoticed for that long.
 SESSION = 6.0
 # Seconds after which an order that is not handled counts as lost.
@@ -31,6 +33,7 @@ class Run:
     Attributes:
         handled: how often each order was handled, by its number.
         crashed: the name of the crashed member.
+        after_crash: set once a member has crashed.
         shown: how many orders had been handled when the progress was last shown.
     """
 
@@ -44,6 +47,7 @@ class Run:
     half: trio.Event = attrs.field(factory=trio.Event)
     all: trio.Event = attrs.field(factory=trio.Event)
     crashed: str | None = None
+    after_crash: trio.Event = attrs.field(factory=trio.Event)
     shown: int = 0
 
     def tell(self, text: str) -> None:
@@ -101,8 +105,11 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
 
     Args:
         broker: an URL; a topic of a new name is made there and left behind.
+        orders: how many, at least `LEAST`.
         say: takes the lines of the report.
     """
+    if orders < LEAST:
+        raise ValueError(f"the demo needs {LEAST} orders or more, not {orders}")
     run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
     run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
     # One app sends them, so that a broker that does not answer is one error.
@@ -125,7 +132,15 @@ async def _produce(run: Run) -> None:
     async with run.app("till") as app:
         orders = app.topic(run.name, key_type=str, value_type=JSON)
         for number in range(run.orders):
-            await orders.send(key=f"customer-{number % 1000}", value={"order": number})
+            if number == run.orders - run.orders // 3:
+                # The last ones follow the crash. So each partition has work for who is left, and
+                # that begins with what the crashed member did not commit.
+                await run.after_crash.wait()
+            await orders.send(
+                key=f"customer-{number % 1000}",
+                value={"order": number},
+                partition=number % PARTITIONS,
+            )
         await app.producer.flush()
     run.tell("all orders are made")
 
@@ -140,6 +155,7 @@ async def _member(run: Run, name: str, crashes: bool) -> None:
                 run.say(line)
             await app.kill()
             run.crashed = name
+            run.after_crash.set()
             run.tell(f"{name} has crashed: it committed nothing more, and did not leave the group")
             run.tell(
                 f"its partitions have no owner until its session has timed out, in {SESSION:g} s"

@@ -61,7 +61,7 @@ def test_a_login_is_decoded_and_not_shown() -> None:
     ("urls", "reason"),
     [
         ([], "no URL"),
-        (["h:1"], "unknown scheme: 'h:1'"),
+        (["h:1"], "no scheme, such as kafka:// before the host: 'h:1'"),
         (["redis://h:1"], "unknown scheme: 'redis://h:1'"),
         (["kafka://h:1", "memory://"], "one scheme at a time"),
         (["kafka://"], "no host: 'kafka://'"),
@@ -80,7 +80,11 @@ def test_a_login_is_decoded_and_not_shown() -> None:
         (["kafka+sasl://me:secret@a:1", "kafka+sasl://me:other@b:1"], "one login"),
         (["kafka+sasl://me:sec@ret@a:http"], "bad port: 'kafka+sasl://me:***@a:http'"),
         (["kafak+sasl://me:secret@a:1"], "unknown scheme: 'kafak+sasl://me:***@a:1'"),
-        (["me:secret@a:1"], "unknown scheme: 'me:***@a:1'"),
+        (["me:secret@a:1"], "no scheme, such as kafka:// before the host: 'me:***@a:1'"),
+        (
+            ["kafka+sasl://me:secret@a:1,me:secret@b:2"],
+            "one login for all hosts, before the first of them",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_without_the_password(urls: list[str], reason: str) -> None:

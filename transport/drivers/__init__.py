@@ -61,10 +61,14 @@ def driver_for(urls: Sequence[str]) -> Driver:
 def _split(url: str) -> tuple[str, str | None, str]:
     """Scheme, login and hosts."""
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in SCHEMES:
+    if not separator:
+        raise _bad([url], "no scheme, such as kafka:// before the host")
+    if scheme not in SCHEMES:
         raise _bad([url], "unknown scheme")
     # The last @ ends a login: a password may hold one that nobody encoded.
     login, at, hosts = rest.rpartition("@")
+    if "," in login.partition("@")[2]:
+        raise _bad([url], "one login for all hosts, before the first of them")
     return scheme, login if at else None, hosts.removesuffix("/")
 
 

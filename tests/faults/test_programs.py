@@ -28,10 +28,10 @@ def test_programs_are_frozen_for_a_moment(brokers: ThreeBrokers, load: Start) ->
 def test_programs_are_frozen_for_longer_than_their_sessions(
     brokers: ThreeBrokers, load: Start
 ) -> None:
-    """The others of their groups take over. Back again, who handles joins anew; who copies finds
-    that it was fenced, ends, and is started anew by whoever runs it."""
+    """The others of their groups take over. Back again, each program joins its group anew. A copier
+    ends only if another one has taken its transactional id over, and is started anew then."""
     running = load(session=SHORT_SESSION, may_be_fenced=True)
     victim = running.copiers[0]
     faults.programs_frozen_for_long(brokers, running)
-    assert victim.is_fenced
+    assert victim.is_fenced or victim.process.poll() is None
     running.check()

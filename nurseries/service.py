@@ -246,7 +246,7 @@ class Service:
                 self._restarted = None
                 if await self._renew():
                     await self._live(again)
-        except BaseExceptionGroup as group:
+        except BaseExceptionGroup as group:  # Cancelled and KeyboardInterrupt stay in it
             raise _named(self.name, group) from group.__cause__
         finally:
             self._restarted = None
@@ -474,7 +474,7 @@ async def running(service: S) -> AsyncIterator[S]:
             finally:
                 with trio.CancelScope(shield=True):
                     await service.stop()
-    except BaseExceptionGroup as group:
+    except BaseExceptionGroup as group:  # Cancelled and KeyboardInterrupt stay in it
         raise _named(service.name, group) from group.__cause__
 
 

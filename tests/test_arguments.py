@@ -573,7 +573,7 @@ def test_an_error_shows_a_large_value_cut_short() -> None:
     refuses(lambda: PendingMessage(topic="t", headers=[b"x" * 10_000]), "headers of a message")
 
 
-# What is right stays right
+# Valid arguments are accepted
 
 
 @jumping

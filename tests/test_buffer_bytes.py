@@ -1,4 +1,4 @@
-"""What is fetched and not acked is bounded in bytes, over all topics of an app: `weights.py`."""
+"""`buffer_bytes` bounds the memory of unacked messages over all topics of an app."""
 
 from __future__ import annotations
 

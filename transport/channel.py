@@ -187,7 +187,7 @@ class Channel:
                 continue
             try:
                 await self.settle(*failure)
-            except BaseException:
+            except BaseException:  # a cancelled hook must strand no message either
                 self._give_back([*decoded, *batch.messages[index + 1 :]])
                 raise
         batch.messages = decoded
@@ -230,7 +230,7 @@ class Channel:
             if exc is not error and exc.__context__ is None:
                 exc.__context__ = error
             raise
-        except BaseException:
+        except BaseException:  # a cancelled hook has handled nothing
             self._give_back([error.message])
             raise
         error.message.ack()

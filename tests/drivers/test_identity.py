@@ -1,4 +1,4 @@
-"""Who has a transactional id, by what the broker tells of it."""
+"""A producer finds out from the broker whether another one has its transactional id."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def test_the_end_of_an_abort_is_waited_for(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["CompleteAbort", "Empty", "Dead"])
 def test_after_an_abort_the_broker_decides(state: str) -> None:
-    """It may have been a timeout's, or that of who has taken the id over."""
+    """A timeout may have raised the epoch, or a producer that took the id over."""
     assert holder_of(5, state, last_epoch=4) is Holder.TO_BE_ASKED

@@ -63,7 +63,7 @@ def test_a_broker_that_names_no_record_concerns_each(sender: Any) -> None:
         (kafka.errors.KafkaTimeoutError("Expiring"), TransactionAborted),
         (kafka.errors.InvalidProducerEpochError(None), TransactionAborted),
         (kafka.errors.TransactionAbortedError(), TransactionAborted),
-        # It may be the message's own.
+        # The missing right may concern this message.
         (kafka.errors.TopicAuthorizationFailedError({"t"}), AuthorizationFailed),
     ],
 )

@@ -96,7 +96,7 @@ class Rig:
         self.sender._handle_produce_response(0, 0.0, [batch], response)
 
     def drain(self) -> Any:
-        """What is sent next."""
+        """Return the batches that the client sends next."""
         batch = self.accumulator._batches[TP].popleft()
         if not batch.in_retry() and self.manager is not None:  # as `drain_batches_for_one_node`
             number = self.manager.sequence_number(TP)
@@ -206,7 +206,7 @@ def test_what_concerns_the_batch_fails_all_of_it(error: type[kafka.errors.KafkaE
 
 
 def test_what_was_sent_before_without_an_answer_keeps_its_id_and_its_numbers() -> None:
-    """It may have been appended at that time: the broker sees by the numbers that it has it."""
+    """The broker may have appended the batch then. It recognizes the batch by its numbers."""
     rig = Rig()
     batch, _ = rig.in_flight(3)
     rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
@@ -220,7 +220,7 @@ def test_what_was_sent_before_without_an_answer_keeps_its_id_and_its_numbers() -
     again = rig.drain()
     assert (again.producer_id, again.base_sequence, values(again)) == (1, 7, [b"v0", b"v2"])
     assert rig.number == 5
-    # It goes on under that id, whatever happens on its way.
+    # The batch keeps that producer id through all of its retries.
     rig.sender._failed_produce([again], 0, kafka.errors.KafkaConnectionError("reset"))
     assert rig.queue == [again]
 

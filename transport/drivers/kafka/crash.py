@@ -57,7 +57,7 @@ class Crash:
         def watched(*args: Any, **options: Any) -> Any:
             try:
                 return fn(*args, **options)
-            except BaseException as error:
+            except BaseException as error:  # the client logs it and goes on
                 self.note(error)
                 raise
 
@@ -147,7 +147,7 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
         has_taken = False
         try:
             run_once()
-        except BaseException as error:
+        except BaseException as error:  # the client would log it and go on
             in_a_row += 1
             # A pass that has taken nothing is repeated: it may have raced with another thread.
             if has_taken or in_a_row >= _MOST or not isinstance(error, Exception):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import socket
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -24,22 +21,10 @@ from transport.types import RecordMetadata
 
 kafka_lane = pytest.mark.kafka
 # The client drops the socket of a connection that failed, and lets the collector close it.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
-    gc.collect()
-
-
-@pytest.fixture
-def rig(kafka_bootstrap: str) -> Rig:
-    return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("quiet_client"),
+]
 
 
 def client_of(owner: Any) -> Any:
@@ -51,9 +36,9 @@ def client_of(owner: Any) -> Any:
 
 
 @kafka_lane
-async def test_a_producer_whose_brokers_have_moved_asks_the_given_addresses(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+async def test_a_producer_whose_brokers_have_moved_asks_the_given_addresses(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         client = client_of(sender)
         await on_the_loop(client, lambda: move_all_brokers(client))
@@ -64,9 +49,9 @@ async def test_a_producer_whose_brokers_have_moved_asks_the_given_addresses(rig:
 
 
 @kafka_lane
-async def test_a_member_whose_brokers_have_moved_asks_the_given_addresses(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic]) as member, rig.sender() as sender:
+async def test_a_member_whose_brokers_have_moved_asks_the_given_addresses(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
         client = client_of(member)
         await on_the_loop(client, lambda: move_all_brokers(client))
@@ -77,10 +62,10 @@ async def test_a_member_whose_brokers_have_moved_asks_the_given_addresses(rig: R
 
 
 @kafka_lane
-async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(rig: Rig) -> None:
+async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(kafka_rig: Rig) -> None:
     """Which ends the client's loop: it would never ask again."""
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.client.partition_count(topic, 5.0)
         cluster = client_of(sender).cluster
 
@@ -94,7 +79,7 @@ async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(rig: Ri
         await on_the_loop(client_of(sender), begin_another)
         await on_the_loop(client_of(sender), lambda: client_of(sender)._net.sleep(0.2))
         under_way.failure(kafka.errors.KafkaConnectionError("reset"))
-        other = await rig.topic(1)
+        other = await kafka_rig.topic(1)
         with trio.fail_after(20):
             assert await sender.client.partition_count(other, 10.0) == 1
         assert not loop.is_done
@@ -102,10 +87,10 @@ async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(rig: Ri
 
 @kafka_lane
 async def test_a_loop_of_the_metadata_that_ends_by_an_error_is_an_error_of_the_next_poll(
-    rig: Rig,
+    kafka_rig: Rig,
 ) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic]) as member:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic]) as member:
         await until(lambda: member.assigned, member)
         cluster = client_of(member).cluster
 
@@ -122,9 +107,9 @@ async def test_a_loop_of_the_metadata_that_ends_by_an_error_is_an_error_of_the_n
 
 
 @kafka_lane
-async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic]) as member, rig.sender() as sender:
+async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
         fetcher = member.client._consumer._fetcher  # type: ignore[attr-defined]
 
@@ -136,9 +121,11 @@ async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(rig: Ri
 
 
 @kafka_lane
-async def test_a_start_that_cannot_be_looked_up_is_an_error_after_a_few_tries(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([]) as member:
+async def test_a_start_that_cannot_be_looked_up_is_an_error_after_a_few_tries(
+    kafka_rig: Rig,
+) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([]) as member:
         fetcher = member.client._consumer._fetcher  # type: ignore[attr-defined]
         tries = []
 
@@ -162,9 +149,9 @@ class Refusing(list[object]):
 
 @kafka_lane
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_loop_that_has_crashed_is_an_error_of_the_next_poll(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic]) as member:
+async def test_a_loop_that_has_crashed_is_an_error_of_the_next_poll(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic]) as member:
         await until(lambda: member.assigned, member)
         net = client_of(member)._net
         schedule = net._schedule_tasks
@@ -180,9 +167,14 @@ async def test_a_loop_that_has_crashed_is_an_error_of_the_next_poll(rig: Rig) ->
 
 @kafka_lane
 @pytest.mark.parametrize("side", ["data_received", "_sock_send"])
-async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(rig: Rig, side: str) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic], request_timeout=60.0) as member, rig.sender() as sender:
+async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(
+    kafka_rig: Rig, side: str
+) -> None:
+    topic = await kafka_rig.topic(1)
+    async with (
+        kafka_rig.member([topic], request_timeout=60.0) as member,
+        kafka_rig.sender() as sender,
+    ):
         await until(lambda: member.assigned, member)
         broken = []
 
@@ -204,10 +196,10 @@ async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(rig: Rig, 
 
 
 @kafka_lane
-async def test_a_leader_that_the_metadata_does_not_name_is_waited_for(rig: Rig) -> None:
+async def test_a_leader_that_the_metadata_does_not_name_is_waited_for(kafka_rig: Rig) -> None:
     """The client would count the fetch from it as under way for ever."""
-    topic = await rig.topic(1)
-    async with rig.member([topic]) as member, rig.sender() as sender:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
         cluster = client_of(member).cluster
 
@@ -235,9 +227,9 @@ def refuse_logins(client: Any) -> None:
 
 
 @kafka_lane
-async def test_a_refused_login_that_is_remembered_ends_a_consumer(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic]) as member:
+async def test_a_refused_login_that_is_remembered_ends_a_consumer(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic]) as member:
         await until(lambda: member.assigned, member)
         await on_the_loop(client_of(member), lambda: refuse_logins(client_of(member)))
         with trio.fail_after(20), pytest.raises(AuthorizationFailed, match="expired"):
@@ -245,9 +237,11 @@ async def test_a_refused_login_that_is_remembered_ends_a_consumer(rig: Rig) -> N
 
 
 @kafka_lane
-async def test_a_refused_login_that_is_remembered_lets_a_producer_log_in_anew(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+async def test_a_refused_login_that_is_remembered_lets_a_producer_log_in_anew(
+    kafka_rig: Rig,
+) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         refused = client_of(sender)
         await on_the_loop(refused, lambda: refuse_logins(refused))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +10,6 @@ import trio
 from kafka.producer.sender import Sender as ClientSender
 
 from tests.drivers.rig import Rig, Sender, outgoing
-from transport.drivers import driver_for
 from transport.errors import CommitUnknown, DeliveryFailed, TransactionAborted
 from transport.types import RecordMetadata
 
@@ -21,22 +17,8 @@ pytestmark = [
     pytest.mark.kafka,
     # The client drops the socket of a connection that failed, and lets the collector close it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("quiet_client"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
-    gc.collect()
-
-
-@pytest.fixture
-def rig(kafka_bootstrap: str) -> Rig:
-    return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
 
 
 def client_of(sender: Sender) -> Any:
@@ -81,10 +63,10 @@ def in_a_task(client: Any, error: BaseException) -> None:
 
 @pytest.mark.parametrize("error", [struct.error("too large"), SystemExit()], ids=["error", "exit"])
 async def test_what_the_failed_client_never_sent_is_sent_by_the_next_one_in_order(
-    rig: Rig, error: BaseException
+    kafka_rig: Rig, error: BaseException
 ) -> None:
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         failed = client_of(sender)
         before_a_request(failed, error)
@@ -100,9 +82,11 @@ async def test_what_the_failed_client_never_sent_is_sent_by_the_next_one_in_orde
         assert failed._sender._client._net._closed
 
 
-async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent(
+    kafka_rig: Rig,
+) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         at_the_answer(client_of(sender), struct.error("too short"))
         with trio.fail_after(20):
@@ -114,9 +98,9 @@ async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent
         assert isinstance(sent, RecordMetadata)
 
 
-async def test_a_pass_that_had_taken_nothing_costs_nothing(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+async def test_a_pass_that_had_taken_nothing_costs_nothing(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         client = client_of(sender)
         once(client._sender._accumulator, "ready", RuntimeError("changed size during iteration"))
@@ -126,9 +110,9 @@ async def test_a_pass_that_had_taken_nothing_costs_nothing(rig: Rig) -> None:
         assert client_of(sender) is client
 
 
-async def test_a_failed_task_of_the_loop_lets_the_client_go(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+async def test_a_failed_task_of_the_loop_lets_the_client_go(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
         failed = client_of(sender)
         in_a_task(failed, ValueError("of a reader"))
@@ -138,10 +122,10 @@ async def test_a_failed_task_of_the_loop_lets_the_client_go(rig: Rig) -> None:
         assert isinstance(sent, RecordMetadata)
 
 
-async def test_a_message_that_fails_the_thread_fails_alone(rig: Rig) -> None:
+async def test_a_message_that_fails_the_thread_fails_alone(kafka_rig: Rig) -> None:
     """One that cannot be packed, say: what else the client held goes to the next one."""
-    topic = await rig.topic(2)
-    async with rig.sender() as sender:
+    topic = await kafka_rig.topic(2)
+    async with kafka_rig.sender() as sender:
         await sender.fill(topic, 2, 2)
         bad = outgoing(topic, partition=0, timestamp_ms=2**70)
         good = [outgoing(topic, partition=1) for _ in range(10)]
@@ -152,15 +136,15 @@ async def test_a_message_that_fails_the_thread_fails_alone(rig: Rig) -> None:
 
 
 async def test_who_fails_the_second_client_as_well_is_failed(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    kafka_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a message that nothing can be made of would be tried for ever."""
 
     def fail(*args: Any) -> Any:
         raise ValueError("each time")
 
-    topic = await rig.topic(1)
-    async with rig.sender() as sender:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
         await sender.client.partition_count(topic, 5.0)
         with monkeypatch.context() as context, trio.fail_after(30):
             context.setattr(ClientSender, "_create_produce_requests", fail)
@@ -174,10 +158,10 @@ async def test_who_fails_the_second_client_as_well_is_failed(
 # Transactions.
 
 
-async def test_a_transaction_of_a_client_that_failed_is_aborted(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    settings = {"transactional_id": rig.name(), "transaction_timeout": 10.0}
-    async with rig.sender(**settings) as sender:
+async def test_a_transaction_of_a_client_that_failed_is_aborted(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    settings = {"transactional_id": kafka_rig.name(), "transaction_timeout": 10.0}
+    async with kafka_rig.sender(**settings) as sender:
         await sender.client.begin()
         await sender.send([outgoing(topic, partition=0, value=b"undone")])
         before_a_request(client_of(sender), struct.error("too large"))
@@ -190,14 +174,14 @@ async def test_a_transaction_of_a_client_that_failed_is_aborted(rig: Rig) -> Non
             await sender.client.begin()
             await sender.send([outgoing(topic, partition=0, value=b"done")])
             await sender.client.commit(5.0)
-    async with rig.member([topic]) as reader:
+    async with kafka_rig.member([topic]) as reader:
         assert [record.value for _, record in await reader.take(1)] == [b"done"]
 
 
-async def test_a_commit_whose_answer_fails_the_client_is_unknown_at_once(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    settings = {"transactional_id": rig.name(), "transaction_timeout": 10.0}
-    async with rig.sender(**settings) as sender:
+async def test_a_commit_whose_answer_fails_the_client_is_unknown_at_once(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    settings = {"transactional_id": kafka_rig.name(), "transaction_timeout": 10.0}
+    async with kafka_rig.sender(**settings) as sender:
         await sender.client.begin()
         await sender.send([outgoing(topic, partition=0, value=b"1")])
         once(client_of(sender)._transaction_manager, "_complete_transaction", ValueError("no"))
@@ -205,5 +189,5 @@ async def test_a_commit_whose_answer_fails_the_client_is_unknown_at_once(rig: Ri
             with pytest.raises(CommitUnknown):
                 await sender.client.commit(60.0)
             await sender.client.abort(5.0)
-    async with rig.member([topic]) as reader:
+    async with kafka_rig.member([topic]) as reader:
         assert [record.value for _, record in await reader.take(1)] == [b"1"]

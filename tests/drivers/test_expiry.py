@@ -8,8 +8,10 @@ from typing import Any
 
 import kafka.errors
 import pytest
+import trio
 from kafka import TopicPartition
 from kafka.cluster import ClusterMetadata
+from kafka.future import Future
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -18,16 +20,18 @@ from kafka.producer.transaction_manager import (
     TransactionManager,
     TransactionState,
 )
-from kafka.protocol.producer import ProduceResponse
+from kafka.protocol.producer import InitProducerIdRequest, ProduceResponse
 from kafka.record.memory_records import MemoryRecordsBuilder
 
+from tests.drivers.rig import Rig, outgoing
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.refusal import keep_alive
+from transport.types import RecordMetadata
 
 Answer = ProduceResponse.TopicProduceResponse.PartitionProduceResponse
 
 
-class Rig:
+class SenderRig:
     """A producer of the client that has an id, and no broker that it knows of."""
 
     def __init__(self) -> None:
@@ -66,7 +70,7 @@ class Rig:
 
 @pytest.mark.parametrize("is_asking", [False, True])
 def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking: bool) -> None:
-    rig = Rig()
+    rig = SenderRig()
     large, fine = rig.batch(1), rig.batch(2)
     rig.expire()
     if is_asking:
@@ -90,7 +94,7 @@ def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking
 
 def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
     """Its number is good under that id alone: else the broker could not tell that it has it."""
-    rig = Rig()
+    rig = SenderRig()
     other = rig.batch(1)
     rig.expire()
     rig.manager.init_producer_id()
@@ -103,7 +107,7 @@ def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
 
 
 def test_what_has_no_time_left_is_not_tried_again() -> None:
-    rig = Rig()
+    rig = SenderRig()
     late = rig.batch(1, age=61.0)
     rig.expire()
     rig.sender._failed_produce([late], 0, kafka.errors.KafkaConnectionError("reset"))
@@ -112,8 +116,34 @@ def test_what_has_no_time_left_is_not_tried_again() -> None:
 
 def test_what_was_tried_in_an_epoch_before_is_given_up() -> None:
     """The broker takes no more of it."""
-    rig = Rig()
+    rig = SenderRig()
     batch = rig.batch(1)
     rig.manager.set_producer_id_and_epoch(ProducerIdAndEpoch(1, 1))
     rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
     assert batch.is_done
+
+
+@pytest.mark.kafka
+async def test_an_id_whose_request_got_no_answer_is_asked_for_again(kafka_rig: Rig) -> None:
+    """The client takes the missing answer for fatal, and fails every message that it holds."""
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.sender() as sender:
+        await sender.fill(topic, 1, 1)
+        client = sender.client._producer  # type: ignore[attr-defined]
+        connections, manager = client._sender._client._manager, client._transaction_manager
+        send, unanswered = connections.send, []
+
+        def lose_the_first(request: Any, **options: Any) -> Any:
+            if not isinstance(request, InitProducerIdRequest) or unanswered:
+                return send(request, **options)
+            unanswered.append(request)
+            return Future().failure(kafka.errors.RequestTimedOutError("too late"))
+
+        connections.send = lose_the_first
+        with manager._lock:
+            manager.reset_producer_id()
+            manager._current_state = TransactionState.UNINITIALIZED
+        with trio.fail_after(20):
+            (sent,) = await sender.send([outgoing(topic, partition=0)])
+        assert isinstance(sent, RecordMetadata)
+        assert unanswered

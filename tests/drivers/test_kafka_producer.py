@@ -23,10 +23,11 @@ from kafka.errors import (
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.transaction_manager import InitProducerIdHandler, TransactionManager
+from kafka.protocol.producer import ProduceRequest
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
-from transport.drivers.kafka.transaction import keep_requests
+from transport.drivers.kafka.requests import keep_requests
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.settings import ClientSettings
 from transport.errors import AuthorizationFailed, ClientClosed, TransactionAborted
@@ -255,7 +256,7 @@ async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
         assert isinstance(await sent.of(b"1"), RecordMetadata)
 
 
-def test_a_request_of_a_transaction_is_made_again_after_a_pause() -> None:
+def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:
     """The client looks for the node of one that it makes again at once, as often as it can."""
     net = KafkaNetClient(bootstrap_servers="127.0.0.1:1")
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -268,16 +269,17 @@ def test_a_request_of_a_transaction_is_made_again_after_a_pause() -> None:
         net.close()
 
 
+@pytest.mark.parametrize("transactional_id", ["an id", None])
 @pytest.mark.parametrize("why", [RequestTimedOutError, NodeNotReadyError, KafkaConnectionError])
-def test_a_request_of_a_transaction_that_got_no_answer_is_made_again(
-    why: type[KafkaError],
+def test_a_request_of_the_producer_that_got_no_answer_is_made_again(
+    why: type[KafkaError], transactional_id: str | None
 ) -> None:
     """The client's own rule is that of the last one alone; the others would end the producer."""
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
     keep_requests(SimpleNamespace(_sender=sender))
-    manager = TransactionManager("an id", 60_000, retry_backoff_ms=20, api_version=(4, 0))
+    manager = TransactionManager(transactional_id, 60_000, retry_backoff_ms=20, api_version=(4, 0))
     request = InitProducerIdHandler(manager, 60_000)
     manager._in_flight_request_correlation_id = 7
 
@@ -290,7 +292,7 @@ def test_a_request_of_a_transaction_that_got_no_answer_is_made_again(
     assert request.is_retry
 
 
-def test_a_request_of_a_transaction_that_is_refused_is_not() -> None:
+def test_a_request_of_the_producer_that_is_refused_is_not_made_again() -> None:
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -298,6 +300,16 @@ def test_a_request_of_a_transaction_that_is_refused_is_not() -> None:
     seen = net.send(1, None)
     answer.failure(UnsupportedVersionError("too old"))
     assert isinstance(seen.exception, UnsupportedVersionError)
+
+
+def test_messages_that_got_no_answer_fail_for_the_reason_that_the_client_gives() -> None:
+    answer = Future()
+    net = SimpleNamespace(await_ready=None, send=lambda node, request, wakeup: answer)
+    sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
+    keep_requests(SimpleNamespace(_sender=sender))
+    seen = net.send(1, ProduceRequest(), wakeup=False)
+    answer.failure(RequestTimedOutError("too long"))
+    assert isinstance(seen.exception, RequestTimedOutError)
 
 
 async def test_a_refusal_of_a_topic_is_that_of_a_new_answer() -> None:

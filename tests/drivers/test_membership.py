@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import kafka.errors
@@ -21,23 +18,9 @@ pytestmark = [
     pytest.mark.kafka,
     # The client drops the socket of a connection that failed, and lets the collector close it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("quiet_client"),
 ]
 SOON = {"heartbeat_interval": 0.2}
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
-    gc.collect()
-
-
-@pytest.fixture
-def rig(kafka_bootstrap: str) -> Rig:
-    return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
 
 
 def coordinator_of(member: Member) -> Any:
@@ -58,9 +41,9 @@ def failing(times: int, error: Exception) -> Any:
 async def test_without_an_answer_for_a_session_all_is_lost_while_no_broker_answers(
     kafka_broker: Broker,
 ) -> None:
-    rig = Rig(driver_for([f"kafka://{kafka_broker.bootstrap}"]))
-    topic = await rig.topic(2)
-    async with rig.member([topic], **SOON) as member:
+    kafka_rig = Rig(driver_for([f"kafka://{kafka_broker.bootstrap}"]))
+    topic = await kafka_rig.topic(2)
+    async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: len(member.assigned) == 2, member)
         kafka_broker.freeze()
         frozen_at = trio.current_time()
@@ -73,21 +56,21 @@ async def test_without_an_answer_for_a_session_all_is_lost_while_no_broker_answe
             await until(lambda: len(member.assigned) == 2, member)
 
 
-async def test_who_is_fenced_hears_of_it_without_a_commit(rig: Rig) -> None:
-    topic, group = await rig.topic(1), rig.name()
+async def test_who_is_fenced_hears_of_it_without_a_commit(kafka_rig: Rig) -> None:
+    topic, group = await kafka_rig.topic(1), kafka_rig.name()
     settings = {"group_id": group, "group_instance_id": "one", **SOON}
-    async with rig.member([topic], **settings) as member:
+    async with kafka_rig.member([topic], **settings) as member:
         await until(lambda: member.assigned, member)
-        async with rig.member([topic], **settings) as other, trio.open_nursery() as nursery:
+        async with kafka_rig.member([topic], **settings) as other, trio.open_nursery() as nursery:
             nursery.start_soon(other.poll_on)
             with trio.fail_after(20), pytest.raises(Fenced):
                 await member.poll_on()
             nursery.cancel_scope.cancel()
 
 
-async def test_a_heartbeat_that_is_refused_for_good_is_an_error_at_once(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic], **SOON) as member:
+async def test_a_heartbeat_that_is_refused_for_good_is_an_error_at_once(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
 
         def refuse(*args: Any) -> None:
@@ -99,10 +82,10 @@ async def test_a_heartbeat_that_is_refused_for_good_is_an_error_at_once(rig: Rig
 
 
 async def test_heartbeats_that_have_ended_by_an_error_begin_anew(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    kafka_rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic], **SOON) as member:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
         coordinator = coordinator_of(member)
         beat = coordinator._do_heartbeat
@@ -120,19 +103,19 @@ async def test_heartbeats_that_have_ended_by_an_error_begin_anew(
         await member.client.commit({tp: 0 for tp in member.assigned}, 3.0)
 
 
-async def test_heartbeats_that_end_again_are_an_error(rig: Rig) -> None:
-    topic = await rig.topic(1)
-    async with rig.member([topic], **SOON) as member:
+async def test_heartbeats_that_end_again_are_an_error(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
         coordinator_of(member)._do_heartbeat = failing(9, ValueError("each time"))
         with trio.fail_after(5), pytest.raises(TransportError, match=r"stopped.*each time"):
             await member.poll_on()
 
 
-async def test_a_membership_that_is_lost_within_a_join_is_a_loss(rig: Rig) -> None:
+async def test_a_membership_that_is_lost_within_a_join_is_a_loss(kafka_rig: Rig) -> None:
     """The client would take what the new member gets for what the old one had."""
-    topic = await rig.topic(2)
-    async with rig.member([topic], **SOON) as member:
+    topic = await kafka_rig.topic(2)
+    async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: len(member.assigned) == 2, member)
         coordinator = coordinator_of(member)
         process = coordinator._process_sync_group_response
@@ -151,11 +134,11 @@ async def test_a_membership_that_is_lost_within_a_join_is_a_loss(rig: Rig) -> No
 
 
 async def test_a_loss_has_all_of_its_bound_though_no_coordinator_was_found_for_long(
-    rig: Rig,
+    kafka_rig: Rig,
 ) -> None:
     """Without one the client counts no polls, and the bound would be over before the loss."""
-    topic = await rig.topic(1)
-    async with rig.member([topic], **SOON) as member:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
         coordinator = coordinator_of(member)
         coordinator.heartbeat.last_poll -= 1000
@@ -169,11 +152,11 @@ async def test_a_loss_has_all_of_its_bound_though_no_coordinator_was_found_for_l
 
 @pytest.mark.parametrize("alone", [False, True])
 async def test_a_right_on_a_topic_that_is_gone_is_an_error_though_no_fetch_is_refused(
-    rig: Rig, alone: bool
+    kafka_rig: Rig, alone: bool
 ) -> None:
-    topic = await rig.topic(1)
+    topic = await kafka_rig.topic(1)
     settings = {"client_only": True, "group_id": None} if alone else {}
-    async with rig.member([topic], **settings) as member:
+    async with kafka_rig.member([topic], **settings) as member:
         await until(lambda: member.assigned, member)
         client = member.client._client  # type: ignore[attr-defined]
         client.cluster.unauthorized_topics = {topic}

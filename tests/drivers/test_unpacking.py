@@ -254,8 +254,10 @@ def test_what_is_just_as_large_as_allowed_is_good() -> None:
 
 
 def read_all(batches: list[bytes], limit: int, size: int) -> tuple[list[bytes | None], list[int]]:
-    """What comes of batches of `size` messages, and how many each time, where the broker sends anew
-    what was left."""
+    """Return the values of all messages, and how many each fetch gave.
+
+    Each batch has `size` messages. After each fetch the broker sends again what was left.
+    """
     found: list[bytes | None] = []
     portions = []
     at = 0

@@ -31,12 +31,12 @@ from transport.drivers.kafka.identity import has_open, identity_of, take_back, t
 from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
+from transport.drivers.kafka.requests import keep_requests
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Displaced,
     Transaction,
     abort_on_failure,
-    keep_requests,
     no_right_to,
 )
 from transport.drivers.kafka.waiting import Waiting
@@ -343,13 +343,13 @@ class KafkaProducerClient:
         self._crash = crash
         # Messages of a transaction end with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
+        keep_requests(producer)
         if self._settings.transactional_id is None:
             keep_alive(producer)
             spare_neighbors(producer)
             outlive_expiry(producer)
         else:
             abort_on_failure(producer)
-            keep_requests(producer)
             self._take_id_over(producer, attempt)
         return producer
 

@@ -12,10 +12,6 @@ transaction:
 
 Each of these must abort the transaction. The abort undoes the other records of the batch as well:
 their messages get TransactionAborted.
-
-Two failures of requests are corrected, too. The client forgets a request whose connection fails,
-and then sends nothing of the transaction until its messages reach the delivery timeout. And a
-request whose answer takes too long ends the producer.
 """
 
 from __future__ import annotations
@@ -26,7 +22,6 @@ from typing import Any
 
 import kafka.errors
 from kafka import TopicPartition
-from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from transport.drivers.kafka.crash import Crashed
@@ -91,41 +86,6 @@ class Displaced(TransactionAborted):
 
 def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:
     return AuthorizationFailed(f"may not use the transactional id {transactional_id!r}: {error}")
-
-
-def keep_requests(producer: Any) -> None:
-    """Let a new transactional producer make a request again that has got no answer."""
-    # `_sender`, `_client`: the client makes a request again where `await_ready` says that the
-    # node is not ready, and forgets it where that raises why.
-    sender = producer._sender
-    client, backoff_ms = sender._client, sender.config["retry_backoff_ms"]
-    await_ready, send = client.await_ready, client.send
-
-    def is_ready(*args: Any, **options: Any) -> bool:
-        try:
-            return bool(await_ready(*args, **options))
-        except kafka.errors.KafkaError:
-            # It would try again at once, as often as it can, for as long as the node is away.
-            client.poll(timeout_ms=backoff_ms, future=Future())
-            return False
-
-    def send_it(*args: Any, **options: Any) -> Future:
-        answer = Future()
-        future = send(*args, **options)
-        future.add_callback(answer.success)
-        future.add_errback(lambda error: answer.failure(_no_answer(error)))
-        return answer
-
-    client.await_ready, client.send = is_ready, send_it
-
-
-def _no_answer(error: Exception) -> Exception:
-    """Why there was no answer. The client makes a request again whose connection was lost, and
-    counts any other reason, such as one that took too long, as the end of the producer."""
-    if not isinstance(error, kafka.errors.RetriableError):
-        return error
-    lost: Exception = kafka.errors.KafkaConnectionError(f"{type(error).__name__}: {error}")
-    return lost
 
 
 class Transaction:

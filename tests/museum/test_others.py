@@ -581,8 +581,8 @@ async def test_kafka_python_265_a_producer_ignores_partitions_that_are_added(pla
 async def test_librdkafka_3255_the_first_messages_of_a_topic_created_again_are_missed(
     place: Place, policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A consumer was subscribed while its topic was deleted and created again. The consumer continued
-    at its old position, and missed the messages before that position in the new topic."""
+    """A consumer was subscribed while its topic was deleted and created again. The consumer
+    continued at its old position, and missed the messages before that position in the new topic."""
     await place.create(1)
     settings = {"auto_offset_reset": policy, "metadata_max_age": 0.5}
     async with place.app(**settings) as app, place.app(metadata_max_age=0.5) as writer:

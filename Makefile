@@ -57,7 +57,7 @@ test-kafka: $(READY) ## The Kafka lane alone; KAFKA_BOOTSTRAP_SERVERS stands in 
 	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
 	@$(BIN)/pytest -m kafka $(ARGS)
 
-properties: $(READY) ## The invariants in ten thousand cases, many of them new each time: some 20 minutes
+properties: $(READY) ## The invariants in ten thousand cases, many of them new each time
 	@EFFORT=long $(BIN)/pytest $(PROPERTIES) $(ARGS)
 
 mutants: $(READY) ## How many changes of the rules the tests notice; FILE=ledger.py for one file

@@ -142,7 +142,10 @@ class History:
                     app.conductor.add(topic)
 
     def committed_ends(self) -> dict[TP, int]:
-        """What is committed; of an empty log 0 may be, or nothing."""
+        """Return the committed offset of each partition, and 0 for one without a commit.
+
+        The group may commit offset 0 of a partition that has no records, or commit nothing.
+        """
         found = committed(self.broker)
         return {tp: found.get(tp, 0) for tp in ORDERS}
 

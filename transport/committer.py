@@ -159,8 +159,7 @@ class Committer:
         """Make a round; where it has no outcome, the ledgers are known for it."""
         try:
             await self._try(round_)
-        except BaseException as exc:
-            # Also where we are cancelled: what was asked of the broker has no outcome then.
+        except BaseException as exc:  # a commit that is cancelled has no known outcome, either
             is_open = isinstance(exc, CommitUnknown) and not isinstance(exc, CommitWithdrawn)
             if is_open or not isinstance(exc, TransportError):
                 self._lose_track()

@@ -1,15 +1,14 @@
-"""A request of the producer's own, such as one for a producer id, is made until it has an answer.
+"""A request for a producer id or for a transaction is sent again until the broker answers it.
 
-The client sends such requests for a transaction, and for the id of an idempotent producer. It
-handles two failures of them badly:
+The client handles two failures of these requests badly:
 
 - It forgets a request whose connection fails before the request is sent. Then it sends nothing
   until its messages reach the delivery timeout.
-- It takes a request whose answer is late for a fatal error. That error fails every message that the
-  producer holds, and every later one.
+- It treats a late answer as a fatal error. That error fails every message that the producer holds,
+  and every later message.
 
-Here both are what they are: a request without an answer, which is made again. The broker allows
-that for each of these requests.
+Here both failures count as a request without an answer, and the client sends it again. The broker
+accepts each of these requests more than once.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from kafka.protocol.producer import ProduceRequest
 
 
 def keep_requests(producer: Any) -> None:
-    """Let a new producer make a request again that has got no answer; not those with messages."""
-    # `_sender`, `_client`: the client makes a request again where `await_ready` says that the
-    # node is not ready, and forgets it where that raises why.
+    """Let a new producer repeat its requests without an answer, except those with messages."""
+    # `_sender`, `_client`: the client repeats a request if `await_ready` returns False, and forgets
+    # the request if `await_ready` raises.
     sender = producer._sender
     client, backoff_ms = sender._client, sender.config["retry_backoff_ms"]
     await_ready, send = client.await_ready, client.send
@@ -33,13 +32,13 @@ def keep_requests(producer: Any) -> None:
         try:
             return bool(await_ready(*args, **options))
         except kafka.errors.KafkaError:
-            # It would try again at once, as often as it can, for as long as the node is away.
+            # Without this wait the client would repeat the request without a pause.
             client.poll(timeout_ms=backoff_ms, future=Future())
             return False
 
     def send_it(node_id: Any, request: Any, **options: Any) -> Future:
         future = send(node_id, request, **options)
-        # The client retries messages by itself, and their outcome names the true reason.
+        # The client itself retries messages, and their error must keep its reason.
         if isinstance(request, ProduceRequest):
             return future
         answer = Future()
@@ -51,8 +50,11 @@ def keep_requests(producer: Any) -> None:
 
 
 def _no_answer(error: Exception) -> Exception:
-    """Why there was no answer. The client makes a request again whose connection was lost, and
-    counts any other reason, such as one that took too long, as the end of the producer."""
+    """Return the error to report for a request.
+
+    The client repeats a request only after a lost connection. So each retriable error, such as a
+    timeout, becomes a lost connection.
+    """
     if not isinstance(error, kafka.errors.RetriableError):
         return error
     lost: Exception = kafka.errors.KafkaConnectionError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,84 @@
+"""What a fetch brought, encoded until it is read.
+
+The ledger needs offsets and counts, and the headers of batches have them. So records are decoded
+only when a lane has its turn, a portion at a time. Nothing here knows trio or Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from transport.types import Record
+from transport.weights import weights
+
+# Most records in a portion. Each lane holds one decoded portion.
+PORTION = 64
+
+
+class Portion(NamedTuple):
+    """Decoded records of one partition.
+
+    Attributes:
+        records: at least one, in offset order.
+        weight: the bytes that all of them take in memory together.
+    """
+
+    records: Sequence[Record]
+    weight: int
+
+
+class Fetched(Protocol):
+    """What one fetch brought of one partition. It never changes, and each lane reads it anew.
+
+    Attributes:
+        first: no record in it has an offset below this one.
+        end: the offset after all of it, past gaps and markers. The next fetch begins there.
+        count: the number of its records, as their batches claim. `read` may bring fewer, or end
+            with an error.
+        weight: the bytes that it takes in memory as it is.
+    """
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def weight(self) -> int: ...
+
+    def read(self) -> Iterator[Portion]:
+        """Decode the records, a portion of at most `PORTION` at a time.
+
+        Raises UnreadableBatch where it reaches a batch that it cannot decode, after all good
+        records before it.
+        """
+
+
+class FetchedRecords:
+    """Records that need no decoding, as what a fetch brought.
+
+    Args:
+        records: at least one, in offset order.
+        end: None: the offset after the last record.
+    """
+
+    __slots__ = ("_records", "end", "first")
+
+    weight = 0  # its records are weighed as they are read
+
+    def __init__(self, records: Sequence[Record], end: int | None = None) -> None:
+        self._records = records
+        self.first = records[0].offset
+        self.end = records[-1].offset + 1 if end is None else end
+
+    @property
+    def count(self) -> int:
+        return len(self._records)
+
+    def read(self) -> Iterator[Portion]:
+        """Return the records in portions; see `Fetched.read`."""
+        for at in range(0, len(self._records), PORTION):
+            records = self._records[at : at + PORTION]
+            yield Portion(records, weights(records))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
-from transport.types import Headers
+from transport.fetched import Fetched, FetchedRecords
+from transport.types import Headers, Record
 
 
 @attrs.frozen
@@ -17,10 +20,18 @@ class FakeRecord:
     headers: Headers = ()
     timestamp: int = 0
     timestamp_type: int = 0
-    serialized_key_size: int = -1
-    serialized_value_size: int = 5
 
 
 def records(*offsets: int) -> list[FakeRecord]:
     """One record for each offset."""
     return [FakeRecord(offset) for offset in offsets]
+
+
+def fetched(*offsets: int) -> FetchedRecords:
+    """What a fetch brought: one record for each offset."""
+    return FetchedRecords(records(*offsets))
+
+
+def read(several: Iterable[Fetched]) -> list[Record]:
+    """Return all records of some fetches."""
+    return [record for each in several for portion in each.read() for record in portion.records]

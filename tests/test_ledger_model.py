@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.records import records
+from tests.records import fetched
 from transport.assignment import Assignment
 from transport.ledger import Lane, Ledger, Load
 from transport.message import Batch, Message
@@ -111,7 +111,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not found:
             return
         self.client_position = found[-1] + 1
-        new = self.ledger.fetched(records(*found))
+        new = self.ledger.fetched(fetched(*found))
         if not self.open_channels:
             assert new == 0
             if self.missed is None:

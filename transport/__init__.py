@@ -43,6 +43,7 @@ from transport.errors import (
     UnknownTopic,
     UnreadableBatch,
 )
+from transport.fetched import Fetched, FetchedRecords
 from transport.fetcher import Fetcher
 from transport.message import Batch, Message
 from transport.monitor import Monitor, PartitionState, Snapshot, Timing
@@ -80,6 +81,8 @@ __all__ = [
     "DeliveryFailed",
     "DeliveryTimeout",
     "Fenced",
+    "Fetched",
+    "FetchedRecords",
     "Fetcher",
     "FutureMessage",
     "GroupMetadata",

@@ -10,6 +10,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from transport.codec import Codec, DecodeError
 from transport.decoding import AGAIN, Codecs, Decoded
+from transport.errors import UnreadableBatch
 from transport.excerpt import excerpt_of_error
 from transport.flow import Flow
 from transport.ledger import Lane, Ledger, Load
@@ -37,6 +38,7 @@ class Channel:
         limit: most messages delivered and unacked; with so many fetched the channel is full, and
             the partitions of its topic are not fetched from until half of them are done.
         on_full: called at each turn from or to full.
+        on_unreadable: called with the error when the turn of a batch comes that cannot be decoded.
         memory: the weight of the messages in all channels of the app. None: it is not counted.
     """
 
@@ -49,6 +51,7 @@ class Channel:
         key: Codec | None = None,
         value: Codec | None = None,
         on_full: Callable[[], None] = lambda: None,
+        on_unreadable: Callable[[UnreadableBatch], None] = lambda error: None,
         scheduler: SchedulingStrategy[Lane] | None = None,
         names_source: bool = False,
         memory: Held | None = None,
@@ -68,6 +71,7 @@ class Channel:
         self._key = key
         self._value = value
         self._on_full = on_full
+        self._on_unreadable = on_unreadable
         self._lanes: dict[TP, Lane] = {}
         self._passed_over: dict[Lane, None] = {}  # were held back when their turn came, in order
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
@@ -181,16 +185,17 @@ class Channel:
         again.
         """
         decoded: list[Message] = []
-        for index, message in enumerate(batch.messages):
+        messages = batch.messages
+        for index, message in enumerate(messages):
             if (failure := self.try_decode(message)) is None:
                 decoded.append(message)
                 continue
             try:
                 await self.settle(*failure)
             except BaseException:  # a cancelled hook must strand no message either
-                self._give_back([*decoded, *batch.messages[index + 1 :]])
+                self._give_back([*decoded, *messages[index + 1 :]])
                 raise
-        batch.messages = decoded
+        batch.keep(decoded)
         return bool(decoded)
 
     def try_decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
@@ -266,7 +271,9 @@ class Channel:
                     self.quota = min(room, most)
                 return lane
             self._scheduler.discard(lane)
-            if lane.waiting:
+            if (error := lane.error) is not None:
+                self._on_unreadable(error)
+            elif lane.first_waiting is not None:
                 self._passed_over.setdefault(lane)
         self._lane = None
         return None

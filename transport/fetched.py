@@ -6,11 +6,12 @@ only when a lane has its turn, a portion at a time. Nothing here knows trio or K
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from transport.types import Record
-from transport.weights import weights
+from transport.weights import weight_of
 
 # Most records in a portion. Each lane holds one decoded portion.
 PORTION = 64
@@ -22,10 +23,13 @@ class Portion(NamedTuple):
     Attributes:
         records: at least one, in offset order.
         weight: the bytes that all of them take in memory together.
+        freed: the bytes of the fetch that are in memory no more now that these are decoded. The
+            rest is free when all of the fetch is read.
     """
 
     records: Sequence[Record]
     weight: int
+    freed: int = 0
 
 
 class Fetched(Protocol):
@@ -64,21 +68,25 @@ class FetchedRecords:
         end: None: the offset after the last record.
     """
 
-    __slots__ = ("_records", "end", "first")
-
-    weight = 0  # its records are weighed as they are read
+    __slots__ = ("_portions", "count", "end", "first", "weight")
 
     def __init__(self, records: Sequence[Record], end: int | None = None) -> None:
-        self._records = records
         self.first = records[0].offset
         self.end = records[-1].offset + 1 if end is None else end
-
-    @property
-    def count(self) -> int:
-        return len(self._records)
+        self.count = len(records)
+        parts = [records[at : at + PORTION] for at in range(0, len(records), PORTION)]
+        self._portions = [
+            Portion(part, weight, freed=weight)
+            for part, weight in zip(parts, map(weight_of, parts), strict=True)
+        ]
+        self.weight = sum(portion.weight for portion in self._portions)
 
     def read(self) -> Iterator[Portion]:
         """Return the records in portions; see `Fetched.read`."""
-        for at in range(0, len(self._records), PORTION):
-            records = self._records[at : at + PORTION]
-            yield Portion(records, weights(records))
+        return _one_by_one(deque(self._portions))
+
+
+def _one_by_one(portions: deque[Portion]) -> Iterator[Portion]:
+    """Yield the portions, and keep none of those that were yielded in memory."""
+    while portions:
+        yield portions.popleft()

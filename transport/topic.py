@@ -69,6 +69,7 @@ class Topic:
             key=self._key,
             value=self._value,
             on_full=self._on_full,
+            on_unreadable=app.consumer.on_unreadable,
             scheduler=app.consumer.scheduler(),
             names_source=app.consumer.in_transaction,
             memory=app.conductor.memory,

@@ -16,7 +16,7 @@ from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
 from transport.consumer import Consumer
-from transport.delivery import Delivery
+from transport.delivery import Delivery, ManyDeliveries
 from transport.drivers.memory import MemoryBroker
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -86,6 +86,7 @@ __all__ = [
     "Fetcher",
     "FutureMessage",
     "GroupMetadata",
+    "ManyDeliveries",
     "MemoryBroker",
     "Message",
     "MessageTooLarge",

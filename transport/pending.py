@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import attrs
 import trio
@@ -21,9 +21,15 @@ from transport.arguments import (
     topic_name,
     whole,
 )
-from transport.drivers.base import Outcome, Outgoing
+from transport.delivery import Delivery
+from transport.drivers.base import Outcome
+from transport.errors import MessageTooLarge
 from transport.excerpt import excerpt_of
 from transport.types import HeadersArg, RecordMetadata
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 def outgoing_of(
@@ -33,8 +39,8 @@ def outgoing_of(
     partition: int | None,
     timestamp: float | None,
     headers: HeadersArg,
-) -> Outgoing:
-    """Check the arguments of `Producer.send` and return them as the driver takes them.
+) -> Delivery:
+    """Check the arguments of `Producer.send` and return the message to be accepted.
 
     Raises TypeError, ValueError: naming the topic, the argument and what it must be.
     """
@@ -47,7 +53,7 @@ def outgoing_of(
         key = data("key", topic, key)
     if value is not None and type(value) is not bytes:
         value = data("value", topic, value)
-    return Outgoing(
+    return Delivery(
         topic,
         partition,
         key,
@@ -55,6 +61,28 @@ def outgoing_of(
         () if headers is None else headers_of(topic, headers),
         None if timestamp is None else milliseconds_of(topic, timestamp),
     )
+
+
+def always() -> None:
+    """A check that nothing fails: the message may be accepted."""
+
+
+def for_each(
+    messages: Iterable[T], fn: Callable[Concatenate[T, P], R], *args: P.args, **options: P.kwargs
+) -> list[R]:
+    """Call a function for each of several messages. Its error names the number of the message."""
+    at = -1
+    results = []
+    try:
+        for at, message in enumerate(messages):  # noqa: B007 - the error needs it
+            results.append(fn(message, *args, **options))
+    except (TypeError, ValueError, MessageTooLarge) as error:
+        what = f"message {max(at, 0)} of send_many"
+        if type(error) in (TypeError, ValueError, MessageTooLarge):
+            raise type(error)(f"{what}: {error}") from error
+        error.add_note(f"in {what}")
+        raise
+    return results
 
 
 @attrs.frozen(kw_only=True)
@@ -78,8 +106,8 @@ class PendingMessage:
         if self.headers is not None:
             object.__setattr__(self, "headers", tuple(outgoing.headers))
 
-    def outgoing(self) -> Outgoing:
-        """Return the message as the driver takes it."""
+    def outgoing(self) -> Delivery:
+        """Return the message to be accepted: another one at each call."""
         return outgoing_of(
             self.topic, self.key, self.value, self.partition, self.timestamp, self.headers
         )

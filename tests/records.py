@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from transport.fetched import Fetched, FetchedRecords
+from transport.fetched import Fetched, FetchedRecords, Portion
 from transport.types import Headers, Record
 
 
@@ -30,6 +30,43 @@ def records(*offsets: int) -> list[FakeRecord]:
 def fetched(*offsets: int) -> FetchedRecords:
     """What a fetch brought: one record for each offset."""
     return FetchedRecords(records(*offsets))
+
+
+class Encoded:
+    """What a fetch brought, in portions of one record each or more, as tests choose them.
+
+    Args:
+        portions: the offsets in each portion; an error in place of one is raised there.
+        end: None: the offset after the last record.
+        count: how many records its headers claim; None: as many as there are.
+        weight: of all of it, encoded, and of each decoded record.
+
+    Attributes:
+        decoded: how many portions were read, by anybody.
+    """
+
+    def __init__(
+        self,
+        *portions: Sequence[int] | Exception,
+        first: int | None = None,
+        end: int | None = None,
+        count: int | None = None,
+        weight: int = 100,
+    ) -> None:
+        offsets = [at for each in portions if not isinstance(each, Exception) for at in each]
+        self.first = offsets[0] if first is None else first
+        self.end = offsets[-1] + 1 if end is None else end
+        self.count = len(offsets) if count is None else count
+        self.weight = weight
+        self.decoded = 0
+        self._portions = portions
+
+    def read(self) -> Iterator[Portion]:
+        for each in self._portions:
+            if isinstance(each, Exception):
+                raise each
+            self.decoded += 1
+            yield Portion(records(*each), self.weight * len(each))
 
 
 def read(several: Iterable[Fetched]) -> list[Record]:

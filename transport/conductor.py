@@ -208,9 +208,9 @@ class Conductor(Service, MutableSet["Topic"]):
     def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
         """Enter what was fetched of a partition and hand it to the channels. In the order of the
         polls; not a checkpoint."""
-        if count := ledger.fetched(fetched):
+        if ledger.fetched(fetched):
             if (probe := self.app.probe) is not None:
-                probe(probe.sensor.on_messages_in, ledger.tp, count)
+                probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
             for channel in self._channels.get(ledger.tp.topic, {}).values():
                 channel.filled(ledger.tp)
 

@@ -575,8 +575,8 @@ class Ledger:
             if not is_closed or not self.lanes:
                 self._rewind(first)
 
-    def fetched(self, fetched: Fetched) -> int:
-        """Enter what was fetched into every lane; returns how many records were entered.
+    def fetched(self, fetched: Fetched) -> bool:
+        """Enter what was fetched into every lane; returns whether it was entered.
 
         Without lanes none is, and it has to be fetched again once there is one; nor is what the
         client brings before it was sought to where it has to fetch again.
@@ -587,13 +587,13 @@ class Ledger:
             if self.position is None:
                 self.position = self.start = fetched.first
             self.must_refetch = True
-            return 0
+            return False
         if self.start is None:
             self.start = fetched.first
         for lane in self.lanes:
             lane.put(fetched)
         self.position = fetched.end
-        return fetched.count
+        return True
 
     def is_behind(self, offset: int) -> bool:
         """Whether the client, which brings what begins at this offset, was reset to a place before

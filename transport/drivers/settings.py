@@ -101,9 +101,8 @@ class ClientSettings:
         max_partition_fetch_bytes: the most bytes of one partition in one fetch. One larger batch
             is fetched all the same.
         max_decompressed_bytes: a batch that decompresses to more, or a record whose headers take
-            more in memory, ends the reading with UnreadableBatch. One poll decodes records up to
-            half as much. There a message counts as its bytes and 512 more, and each
-            header as 160 more.
+            more in memory, ends the reading with UnreadableBatch. There each header counts as 160
+            bytes.
         request_timeout: the time for one request to a broker.
         connect_timeout: the time to find a broker, and a topic that does not exist yet.
         commit_timeout: the time for the broker's answer to a commit.

@@ -47,6 +47,7 @@ _OVERHEAD = 70
 # Seconds for which a topic's number of partitions is not asked for again. The client has the number
 # and refreshes it within `metadata_max_age`.
 _TRUST = 1.0
+_UNKNOWN = (0, float("-inf"))
 # `send` gives way to other tasks after so many messages.
 _TURN = 64
 
@@ -201,17 +202,25 @@ class Producer(Service):
 
     async def send_while(self, check: Callable[[], None], message: Delivery) -> Delivery:
         """Accept a message as `send` does, unless `check` raises at that moment."""
-        self._measure(message)
+        self._turn += 1
+        if self._turn % _TURN:
+            await checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self.accept_now(message, check) is None:
+            await self._accept_later(check, message)
+        return message
+
+    async def _accept_later(self, check: Callable[[], None], message: Delivery) -> None:
+        """Accept a message once its topic is known and it has room. A checkpoint."""
         count = self.known_partitions(message.topic)
         if count is None:
             count = await self.ask_partitions(message.topic)
         self._choose_partition(message, count)
-        await self._give_way()
         if self._accepts and not self._in_flight.has_room(message.size):
             await self._in_flight.wait_for_room((message,), functools.partial(self._accept, check))
         else:
             self._accept(check, message)
-        return message
 
     def accept_now(
         self, message: Delivery, check: Callable[[], None] | None = None
@@ -228,8 +237,8 @@ class Producer(Service):
         Raises what `send` does, but for the errors of waiting.
         """
         self._measure(message)
-        count = self.known_partitions(message.topic)
-        if count is None:
+        count, until = self._partitions.get(message.topic, _UNKNOWN)
+        if self._now() >= until:
             return None
         self._choose_partition(message, count)
         if self._accepts and not self._in_flight.has_room(message.size):
@@ -492,8 +501,9 @@ class Producer(Service):
 
     def _measure(self, message: Delivery) -> None:
         size = _OVERHEAD + len(message.key or b"") + len(message.value or b"")
-        for name, data in message.headers:
-            size += len(name if name.isascii() else name.encode()) + len(data or b"")
+        if message.headers:
+            for name, data in message.headers:
+                size += len(name if name.isascii() else name.encode()) + len(data or b"")
         if size > self._most_size:
             raise MessageTooLarge(
                 f"a message of {size} bytes for {message.topic!r}: {self._most_size} fit"
@@ -513,18 +523,10 @@ class Producer(Service):
         elif not 0 <= partition < count:
             raise ValueError(f"{message.topic!r} has {count} partitions, none is {partition}")
 
-    async def _give_way(self) -> None:
-        """Check for cancellation; a full checkpoint now and then."""
-        self._turn += 1
-        if self._turn % _TURN:
-            await checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
-
     def known_partitions(self, topic: str) -> int | None:
         """How many partitions a topic has; None: the broker is to be asked, for the first time or
         again."""
-        count, until = self._partitions.get(topic, (0, 0.0))
+        count, until = self._partitions.get(topic, _UNKNOWN)
         return count if self._now() < until else None
 
     async def ask_partitions(self, topic: str) -> int:

@@ -40,6 +40,7 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.partitioner import DefaultPartitioner
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -57,6 +58,7 @@ from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
+from kafka.record.memory_records import MemoryRecordsBuilder
 
 from transport.drivers.kafka.identity import Ask, Look
 from transport.drivers.kafka.join import keep_join
@@ -551,18 +553,81 @@ def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
 
 
-def test_a_serializer_is_asked_after_the_check_and_before_the_headers_are_used() -> None:
-    """So it can fill in headers that the check would have refused."""
-    source = inspect.getsource(KafkaProducer.send)
-    check = source.index("isinstance(item[1], bytes)")
-    asked = source.index("self.config['value_serializer']")
-    assert check < asked < source.index("self._accumulator.append")
-    assert "serializer.serialize(topic, headers, data)" in inspect.getsource(
-        KafkaProducer._serialize
+# `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;
+# `MemoryRecordsBuilder._closed`, `_builder`, `_next_offset`; `ProducerBatch._record_futures`,
+# `_complete_future`; `KafkaProducer._closed`, `_partition`, `_estimate_size_in_bytes`,
+# `_ensure_valid_record_size`. `test_appending.py` compares what they make.
+
+
+def in_order(text: str, *steps: str) -> bool:
+    at = 0
+    for step in steps:
+        at = text.find(step, at) + 1
+        if not at:
+            return False
+    return True
+
+
+def test_our_appending_makes_the_steps_of_the_clients_own() -> None:
+    assert in_order(
+        inspect.getsource(KafkaProducer.send),
+        "if self._closed:",
+        "self._partition(topic, partition, key, value, key_bytes, value_bytes)",
+        "message_size = self._estimate_size_in_bytes(key_bytes, value_bytes, headers)",
+        "self._ensure_valid_record_size(message_size)",
+        "self._transaction_manager.maybe_add_partition_to_transaction(tp)",
+        "self._accumulator.append(tp, timestamp_ms, key_bytes, value_bytes, headers,",
+        "if batch_is_full or new_batch_created:",
+        "self._sender.wakeup()",
     )
-    # The client adds up the sizes of headers only where they are true.
-    appending = inspect.getsource(ProducerBatch.try_append)
-    assert "len(h_val) for h_key, h_val in headers) if headers else -1" in appending
+    assert in_order(
+        inspect.getsource(RecordAccumulator.append),
+        "self._appends_in_progress.increment()",
+        "with self._tp_lock(tp):",
+        "dq = self._batches[tp]",
+        "last = dq[-1]",
+        "batch_is_full = len(dq) > 1 or last.records.is_full()",
+        "if self._closed:",
+        "if self._transaction_manager and self.config['message_version'] < 2:",
+        "records = MemoryRecordsBuilder(",
+        "batch = ProducerBatch(tp, records, now=now)",
+        "dq.append(batch)",
+        "self._incomplete.add(batch)",
+        "self._appends_in_progress.decrement()",
+    )
+    assert in_order(
+        inspect.getsource(MemoryRecordsBuilder.append),
+        "if self._closed:",
+        "offset = self._next_offset",
+        "metadata = self._builder.append(offset, timestamp, key, value, headers)",
+        "if metadata is None:",
+        "self._next_offset += 1",
+    )
+
+
+def test_a_batch_of_the_client_ends_in_one_place_and_only_a_split_moves_its_records() -> None:
+    batch = inspect.getsource(ProducerBatch)
+    assert batch.count("produce_future.success(") == 1
+    assert "self.produce_future.success((base_offset, timestamp_ms, record_exceptions_fn))" in (
+        inspect.getsource(ProducerBatch._complete_future)
+    )
+    users = [
+        name
+        for cls in (ProducerBatch, RecordAccumulator, Sender)
+        for name, method in vars(cls).items()
+        if inspect.isfunction(method) and "_record_futures" in inspect.getsource(method)
+    ]
+    assert users == ["__init__", "try_append", "split_and_reenqueue"]
+
+
+def test_a_message_without_a_partition_goes_to_any_that_has_a_leader() -> None:
+    assert isinstance(KafkaProducer.DEFAULT_CONFIG["partitioner"], DefaultPartitioner)
+    assert in_order(
+        inspect.getsource(DefaultPartitioner.partition),
+        "available = list(cluster.available_partitions_for_topic(topic))",
+        "pool = available if available else all_partitions",
+        "return random.choice(pool)",
+    )
 
 
 # `_fetcher._reset_offset_if_needed`, `_fetcher._send_list_offsets_request`,

@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from kafka import TopicPartition
 from kafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -24,9 +25,11 @@ from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.transaction_manager import InitProducerIdHandler, TransactionManager
 from kafka.protocol.producer import ProduceRequest
+from kafka.record.memory_records import MemoryRecordsBuilder
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
+from transport.drivers.kafka.appending import FilledBatch, Part
 from transport.drivers.kafka.requests import keep_requests
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.settings import ClientSettings
@@ -115,14 +118,6 @@ class Transactions:
         return True
 
 
-@attrs.define
-class Written:
-    topic: str
-    partition: int = 0
-    offset: int = 0
-    timestamp: int = 0
-
-
 class Client:
     """In place of a KafkaProducer: all that it is sent is written."""
 
@@ -130,7 +125,7 @@ class Client:
     metadata: ClassVar[Metadata]
 
     def __init__(self, **options: Any) -> None:
-        self.sent: list[bytes] = []
+        self.sent: list[bytes | None] = []
         self.transactions = 0
         self._metadata = self.metadata
         self._sender = Sender()
@@ -144,16 +139,31 @@ class Client:
     def begin_transaction(self) -> None:
         self.transactions += 1
 
-    def send(self, topic: str, value: bytes, key: None, **options: object) -> Any:
-        self.sent.append(value)
-        return Future().success(Written(topic))
-
     def _unregister_cleanup(self) -> None: ...
+
+
+@attrs.define
+class Appending:
+    """In place of what appends to a client's accumulator."""
+
+    client: Client
+    parts: list[Part] = attrs.field(factory=list)
+    refused: tuple[()] = ()
+
+    def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
+        held = FilledBatch(tp, MemoryRecordsBuilder(2, 0, 1000), 0.0)
+        part = Part(held, 0, 0, list(messages))
+        held.complete(0, -1)
+        self.client.sent += [message.value for message in messages]
+        self.parts.append(part)
+
+    def wake(self) -> None: ...
 
 
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Metadata:
     monkeypatch.setattr(producer, "KafkaProducer", Client)
+    monkeypatch.setattr(producer, "Appending", Appending)
     monkeypatch.setattr(Client, "made", [])
     monkeypatch.setattr(Client, "metadata", Metadata(), raising=False)
     return Client.metadata

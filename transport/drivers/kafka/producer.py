@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 import kafka.errors
 import trio
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.absent import Absent
 from transport.drivers.kafka.addresses import start_anew
+from transport.drivers.kafka.appending import Appending, Part
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.crash import Crash, watch_sender, watch_tasks
@@ -28,7 +29,6 @@ from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.identity import has_open, identity_of, take_back, take_over
-from transport.drivers.kafka.nulls import hand_over
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.drivers.kafka.requests import keep_requests
@@ -447,9 +447,9 @@ class KafkaProducerClient:
             self._connect()
 
     def _send(self, batch: Batch, again: bool) -> None:
-        runs: dict[tuple[str, int | None], Run] = {}
         refused: list[tuple[Outgoing, Outcome]] = []
         absent: list[Outgoing] = []
+        parts: list[Part] = []
         if batch.left == 0:
             return  # its deadline passed while it waited for its turn
         try:
@@ -464,35 +464,58 @@ class KafkaProducerClient:
         except TransportError as error:
             refused = [(message, error) for message in batch.messages]
         else:
-            # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
-            cluster = producer._metadata
-            topics = {message.topic for message in batch.messages}
-            known = {topic: known_partitions(cluster, topic) for topic in topics}
-            unknown = {topic for topic in topics if not known[topic]}
-            if not again and self._absent is not None:
-                waited_for = self._absent.topics
-                unknown |= {t for t in topics if self._is_settling or t in waited_for}
-            for message in batch.messages:
-                if message.topic in unknown:
-                    absent.append(message)
-                    continue
-                if message.partition is not None and message.partition not in known[message.topic]:
-                    refused.append((message, _no_partition(message, len(known[message.topic]))))
-                    continue
-                try:
-                    future = hand_over(producer, message)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it concerns one message
-                    if self._settings.transactional_id is None and self._has_crashed:
-                        absent.append(message)  # for the next client
-                    else:
-                        refused.append((message, self._translate(producer, error)))
-                    continue
-                place = (message.topic, message.partition)
-                run = runs.get(place)
-                if run is None:
-                    run = runs[place] = Run(batch, [])
-                run.waiting.append((message, future))
-        self._opened.taken(batch, runs.values(), refused, absent)
+            parts = self._append(producer, batch.messages, again, refused, absent)
+        self._opened.taken(batch, [Run(batch, part) for part in parts], refused, absent)
+
+    def _append(
+        self,
+        producer: KafkaProducer,
+        messages: Sequence[Outgoing],
+        again: bool,
+        refused: list[tuple[Outgoing, Outcome]],
+        absent: list[Outgoing],
+    ) -> list[Part]:
+        """Append messages to what the client is to send; note those that it does not take."""
+        groups: dict[tuple[str, int | None], list[Outgoing]] = {}
+        for message in messages:  # once a message
+            place = (message.topic, message.partition)
+            group = groups.get(place)
+            if group is None:
+                groups[place] = [message]
+            else:
+                group.append(message)
+        # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
+        cluster = producer._metadata
+        known = {topic: known_partitions(cluster, topic) for topic in {t for t, _ in groups}}
+        unknown = {topic for topic in known if not known[topic]}
+        if not again and self._absent is not None:
+            waited_for = self._absent.topics
+            unknown |= {t for t in known if self._is_settling or t in waited_for}
+        appending = Appending(producer)
+        for (topic, partition), group in groups.items():
+            if topic in unknown:
+                absent += group
+                continue
+            if partition is not None and partition not in known[topic]:
+                count = len(known[topic])
+                refused += [(message, _no_partition(message, count)) for message in group]
+                continue
+            try:
+                if partition is not None:
+                    appending.append(TopicPartition(topic, partition), group)
+                else:
+                    appending.append_anywhere(topic, group)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it concerns these messages
+                left = appending.left_by(group)
+                if self._settings.transactional_id is None and self._has_crashed:
+                    absent += left  # for the next client
+                else:
+                    refused += [(each, self._translate(producer, error)) for each in left]
+        refused += [
+            (message, self._translate(producer, error)) for message, error in appending.refused
+        ]
+        appending.wake()
+        return appending.parts
 
     def _translate(self, producer: KafkaProducer, error: Exception) -> Exception:
         """Translate the error with which the client refused a message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +26,10 @@ from kafka.protocol.producer import ProduceResponse
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from transport.drivers.base import Outcome, Outgoing
+from transport.drivers.kafka import appending
 from transport.drivers.kafka.appending import Appending, FilledBatch, Part
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
+from transport.drivers.kafka.records.building import records_builder
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.errors import DeliveryFailed, MessageTooLarge
 from transport.types import Headers, RecordMetadata
@@ -36,6 +39,13 @@ TP = TopicPartition("t", 0)
 OTHER = TopicPartition("t", 1)
 TOO_LARGE = kafka.errors.MessageSizeTooLargeError.errno
 INVALID = kafka.errors.InvalidRecordError.errno
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "python"], autouse=True)
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        appending, "records_builder", partial(records_builder, compiled=request.param)
+    )
 
 
 class Unconnected(KafkaProducer):  # type: ignore[misc]
@@ -82,10 +92,10 @@ class Rig:
         self.wakes += 1
 
     def append(self, messages: Sequence[Outgoing], tp: TopicPartition = TP) -> Appending:
-        appending = Appending(self.producer)
-        appending.append(tp, messages)
-        appending.wake()
-        return appending
+        appended = Appending(self.producer)
+        appended.append(tp, messages)
+        appended.wake()
+        return appended
 
     def queue(self, tp: TopicPartition = TP) -> list[Any]:
         return list(self.accumulator._batches[tp])
@@ -150,9 +160,9 @@ class Watch:
     def append(self, messages: list[Outgoing], tp: TopicPartition = TP) -> None:
         batch = Batch(messages, trio.current_time() + 60.0)
         self.deliveries.add(batch)
-        appending = self.rig.append(messages, tp)
-        runs = [Run(batch, part) for part in appending.parts]
-        refused: list[tuple[Outgoing, Outcome]] = list(appending.refused)
+        appended = self.rig.append(messages, tp)
+        runs = [Run(batch, part) for part in appended.parts]
+        refused: list[tuple[Outgoing, Outcome]] = list(appended.refused)
         self.deliveries.taken(batch, runs, refused, [])
 
     async def of(self, messages: Sequence[Outgoing]) -> list[Outcome | None]:
@@ -184,8 +194,8 @@ SAMPLE = [
 @pytest.mark.parametrize("compression", [0, 1])
 def test_the_bytes_are_those_of_the_client(compression: int) -> None:
     rig = Rig(compression_attrs=compression)
-    appending = rig.append(SAMPLE)
-    (part,) = appending.parts
+    appended = rig.append(SAMPLE)
+    (part,) = appended.parts
     own = ProducerBatch(TP, MemoryRecordsBuilder(2, compression, 16384))
     for each, stamp in zip(SAMPLE, part.stamps(), strict=True):
         # Its `try_append` adds up the sizes of headers, which fails where one has no value.
@@ -303,16 +313,16 @@ def test_a_message_that_cannot_be_encoded_costs_no_other() -> None:
     rig = Rig()
     bad: Any = message("text")  # type: ignore[arg-type]
     good = numbered(4)
-    appending = rig.append([good[0], bad, good[1], bad, *good[2:]])
-    assert [each for each, _ in appending.refused] == [bad, bad]
-    assert {type(error) for _, error in appending.refused} == {TypeError}
+    appended = rig.append([good[0], bad, good[1], bad, *good[2:]])
+    assert [each for each, _ in appended.refused] == [bad, bad]
+    assert {type(error) for _, error in appended.refused} == {TypeError}
     assert values(rig.drain()) == [b"0", b"1", b"2", b"3"]
 
 
 def test_where_all_are_refused_no_batch_is_begun() -> None:
     rig = Rig()
-    appending = rig.append([message("text")] * 2)  # type: ignore[arg-type]
-    assert len(appending.refused) == 2
+    appended = rig.append([message("text")] * 2)  # type: ignore[arg-type]
+    assert len(appended.refused) == 2
     assert rig.queue() == []
     assert not rig.accumulator.has_incomplete
     assert rig.wakes == 0
@@ -323,8 +333,8 @@ def test_where_all_are_refused_no_batch_is_begun() -> None:
 )
 def test_a_message_larger_than_a_request_costs_no_other(large: Outgoing) -> None:
     rig = Rig()
-    appending = rig.append([message(b"1"), large, message(b"2" * 9_000)])
-    ((refused, error),) = appending.refused
+    appended = rig.append([message(b"1"), large, message(b"2" * 9_000)])
+    ((refused, error),) = appended.refused
     assert refused is large
     assert isinstance(error, kafka.errors.MessageSizeTooLargeError)
     assert [batch.record_count for batch in rig.queue()] == [2]
@@ -335,7 +345,7 @@ def test_a_client_that_is_closed_meanwhile_takes_no_more_and_says_what_is_left(
 ) -> None:
     rig = Rig(batch_size=500)
     messages = numbered(40, size=50)
-    appending = Appending(rig.producer)
+    appended = Appending(rig.producer)
     write = Appending._write
 
     def write_one(self: Appending, held: FilledBatch, several: Sequence[Outgoing], at: int) -> int:
@@ -345,9 +355,9 @@ def test_a_client_that_is_closed_meanwhile_takes_no_more_and_says_what_is_left(
 
     monkeypatch.setattr(Appending, "_write", write_one)
     with pytest.raises(kafka.errors.IllegalStateError):
-        appending.append(TP, messages)
+        appended.append(TP, messages)
     (batch,) = rig.queue()
-    assert appending.left_by(messages) == messages[batch.record_count :]
+    assert appended.left_by(messages) == messages[batch.record_count :]
     assert rig.accumulator._appends_in_progress.get() == 0
     later = Appending(rig.producer)
     rig.producer._closed = True

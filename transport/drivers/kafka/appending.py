@@ -31,6 +31,7 @@ from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
 from transport.drivers.base import Outgoing
+from transport.drivers.kafka.records.building import records_builder
 
 # No message without headers takes more than this beside its key and value, in the client's
 # estimate: the header of a batch, 21 bytes, the lengths of key and value, and that of no headers.
@@ -217,8 +218,13 @@ class Appending:
             raise kafka.errors.UnsupportedVersionError(
                 "an idempotent producer needs a broker of Kafka 0.11 or later"
             )
-        records = MemoryRecordsBuilder(
-            config["message_version"], config["compression_attrs"], config["batch_size"]
+        version, codec, size = (
+            config[name] for name in ("message_version", "compression_attrs", "batch_size")
+        )
+        records = (
+            records_builder(codec, size)
+            if version == 2
+            else MemoryRecordsBuilder(version, codec, size)
         )
         return FilledBatch(tp, records, time.monotonic())
 

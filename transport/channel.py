@@ -78,6 +78,7 @@ class Channel:
         self._lane: Lane | None = None  # whose turn it is ...
         self.quota = 0  # ... and how many more it may deliver in it
         self._news: trio.Event | None = None  # of those who wait for a message
+        self._calls: list[Callable[[], object]] = []  # the same, where they are no tasks of trio
         self.must_decode = key is not None or value is not None
         self.decoded: dict[str, Decoded] = {}  # by topic, shared with channels of the same codecs
 
@@ -130,6 +131,10 @@ class Channel:
         if self._news is not None:
             self._news.set()
             self._news = None
+        if self._calls:
+            calls, self._calls = self._calls, []
+            for call in calls:
+                call()
 
     def end(self) -> None:
         """Nothing is delivered any more: iterators end."""
@@ -167,6 +172,15 @@ class Channel:
         if self._news is None:
             self._news = trio.Event()
         return self._news
+
+    def call_at_news(self, fn: Callable[[], object]) -> None:
+        """Call `fn` at the next such change, for a reader that is no task of trio."""
+        self._calls.append(fn)
+
+    def call_off(self, fn: Callable[[], object]) -> None:
+        """Do not call `fn` any more."""
+        if fn in self._calls:
+            self._calls.remove(fn)
 
     async def decode(self, message: Message) -> bool:
         """Decode key and value in place; False: decoding failed, and the hook has handled that.

@@ -15,7 +15,7 @@ from typing import Any, overload
 
 import attrs
 import trio
-from outcome import Error, capture
+from outcome import Error, Value, capture
 from trio.lowlevel import checkpoint_if_cancelled
 
 from transport.drivers.base import Outcome, Outgoing
@@ -48,6 +48,7 @@ class Delivery(Outgoing):
     gives_way: bool = False
     _on_seen: Callable[[], object] | None = None
     _ended: trio.Event | None = None
+    _calls: list[Callable[[], object]] | None = None  # at the end
     _waiting: int = 0
 
     @property
@@ -67,6 +68,10 @@ class Delivery(Outgoing):
             await trio.lowlevel.checkpoint()
         else:
             await checkpoint_if_cancelled()  # a full checkpoint takes 3.6 us, and this 0.2
+        return self.result()
+
+    def result(self) -> RecordMetadata:
+        """Return the outcome, which is known, or raise it. Not a checkpoint."""
         self.on_seen()
         if isinstance(self.outcome, RecordMetadata):
             return self.outcome
@@ -75,6 +80,25 @@ class Delivery(Outgoing):
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
+
+    def call_at_end(self, fn: Callable[[], object]) -> None:
+        """Wait for the outcome without a task of trio: `fn` is called once it is known.
+
+        There is no outcome yet. `fn` is called in trio's turn. Until `call_off` it counts as a task
+        that awaits the delivery.
+        """
+        if self._ended is None:
+            self._ended = trio.Event()  # `InFlight.end` looks for this one alone
+        if self._calls is None:
+            self._calls = []
+        self._calls.append(fn)
+        self._waiting += 1
+
+    def call_off(self, fn: Callable[[], object]) -> None:
+        """End what `call_at_end` has begun, before the outcome is known or after."""
+        if self._calls is not None and fn in self._calls:
+            self._calls.remove(fn)
+            self._waiting -= 1
 
     def on_seen(self) -> None:
         """Somebody knows of the outcome."""
@@ -90,6 +114,8 @@ class Delivery(Outgoing):
             self.on_end(self)
         if self._ended is not None:
             self._ended.set()
+        for call in self._calls or ():
+            call()
         if self.was_seen or self._waiting:
             self.on_seen()
 
@@ -182,6 +208,10 @@ class ManyDeliveries(Sequence[Delivery]):
         finally:
             for delivery in left:
                 delivery._waiting -= 1
+        return self.known_outcomes()
+
+    def known_outcomes(self) -> list[Outcome]:
+        """Return the outcomes, all of which are known. Not a checkpoint."""
         outcomes: list[Outcome] = []
         for delivery in self._deliveries:
             assert delivery.outcome is not None
@@ -191,12 +221,7 @@ class ManyDeliveries(Sequence[Delivery]):
 
     async def wait(self) -> list[RecordMetadata]:
         """Wait for all outcomes: the same as awaiting the object."""
-        written = []
-        for outcome in await self.outcomes():
-            if isinstance(outcome, Exception):
-                raise outcome
-            written.append(outcome)
-        return written
+        return written_of(await self.outcomes())
 
     def __await__(self) -> Generator[Any, Any, list[RecordMetadata]]:
         return self.wait().__await__()
@@ -204,6 +229,16 @@ class ManyDeliveries(Sequence[Delivery]):
     def __repr__(self) -> str:
         left = sum(each.outcome is None for each in self._deliveries)
         return f"<ManyDeliveries of {len(self)} messages, {left} without an outcome>"
+
+
+def written_of(outcomes: Iterable[Outcome]) -> list[RecordMetadata]:
+    """Return where messages were written, or raise the first error of one that was not."""
+    written = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        written.append(outcome)
+    return written
 
 
 class InFlight:
@@ -250,15 +285,45 @@ class InFlight:
         sender comes between these. Raises what `accept` does; the messages before are accepted. A
         checkpoint. Cancelled: the first ones may have been accepted, and the others are not.
         """
-        place = _Place(messages, accept, trio.lowlevel.current_task())
-        self._line[place] = None
+        resume = functools.partial(trio.lowlevel.reschedule, trio.lowlevel.current_task())
+        leave_line = self._line_up(messages, accept, resume)
 
         def leave(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            del self._line[place]
-            self._call_next()  # a smaller one behind it may fit
+            leave_line()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(leave)
+
+    def call_in_turn(
+        self,
+        messages: Sequence[Delivery],
+        accept: Callable[[Delivery], object],
+        answer: Callable[[Value[None] | Error], object],
+    ) -> Callable[[], None]:
+        """Accept messages as `wait_for_room` does, for a sender that is no task of trio.
+
+        `answer` is called once all are accepted or one was refused; at once if they fit now. Until
+        then the sender can leave by what is returned, as one does that is cancelled.
+        """
+        leave = self._line_up(messages, accept, answer)
+        self._call_next()
+        return leave
+
+    def _line_up(
+        self,
+        messages: Sequence[Delivery],
+        accept: Callable[[Delivery], object],
+        answer: Callable[[Value[None] | Error], object],
+    ) -> Callable[[], None]:
+        place = _Place(messages, accept, answer)
+        self._line[place] = None
+
+        def leave() -> None:
+            if place in self._line:
+                del self._line[place]
+                self._call_next()  # a smaller one behind it may fit
+
+        return leave
 
     def call_all(self) -> None:
         """Call `accept` for all waiting senders at once, because no more room is given."""
@@ -349,7 +414,7 @@ class _Place:
 
     messages: Sequence[Delivery]
     accept: Callable[[Delivery], object]
-    task: trio.lowlevel.Task
+    answer: Callable[[Value[None] | Error], object]  # resumes the sender
     accepted: int = 0
 
     def call(self, fits: Callable[[int], bool]) -> bool:
@@ -364,10 +429,10 @@ class _Place:
                 return False
             ended = capture(self.accept, message)
             if isinstance(ended, Error):
-                trio.lowlevel.reschedule(self.task, ended)
+                self.answer(ended)
                 return True
             self.accepted += 1
-        trio.lowlevel.reschedule(self.task)
+        self.answer(Value(None))
         return True
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
+from outcome import Error, Value
 from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
@@ -223,7 +224,10 @@ class Producer(Service):
             self._accept(check, message)
 
     def accept_now(
-        self, message: Delivery, check: Callable[[], None] | None = None
+        self,
+        message: Delivery,
+        check: Callable[[], None] | None = None,
+        count: int | None = None,
     ) -> Delivery | None:
         """Accept a message without waiting; None: its sender has to wait (`send_while`).
 
@@ -233,18 +237,37 @@ class Producer(Service):
         Args:
             message: made by `outgoing_of`; nobody else has it.
             check: raises if the message must not be accepted.
+            count: how many partitions the topic has; None: if it is known.
 
         Raises what `send` does, but for the errors of waiting.
         """
         self._measure(message)
-        count, until = self._partitions.get(message.topic, _UNKNOWN)
-        if self._now() >= until:
-            return None
+        if count is None:
+            count, until = self._partitions.get(message.topic, _UNKNOWN)
+            if self._now() >= until:
+                return None
         self._choose_partition(message, count)
         if self._accepts and not self._in_flight.has_room(message.size):
             return None
         self._accept(always if check is None else check, message)
         return message
+
+    def accept_in_turn(
+        self,
+        check: Callable[[], None],
+        messages: Sequence[Delivery],
+        answer: Callable[[Value[None] | Error], object],
+    ) -> Callable[[], None]:
+        """Wait for room without a task of trio, for messages for which there was none.
+
+        `accept_now` or `accept_many_now` has returned None for want of room. `answer` is called, at
+        once or in trio's turn, when all are accepted or one was refused. What is returned ends the
+        waiting: the messages that are not accepted yet never are.
+        """
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        accept = functools.partial(self._accept, check)
+        return self._in_flight.call_in_turn(messages, accept, answer)
 
     async def send_many_while(
         self, check: Callable[[], None], messages: Sequence[Delivery]
@@ -273,13 +296,17 @@ class Producer(Service):
         return many
 
     def accept_many_now(
-        self, messages: Sequence[Delivery], check: Callable[[], None] | None = None
+        self,
+        messages: Sequence[Delivery],
+        check: Callable[[], None] | None = None,
+        count: int | None = None,
     ) -> ManyDeliveries | None:
         """Accept messages for one topic without waiting; None: none of them was accepted.
 
         As `accept_now`; either all of them have room or none is accepted.
         """
-        count = 0 if not messages else self.known_partitions(messages[0].topic)
+        if count is None:
+            count = 0 if not messages else self.known_partitions(messages[0].topic)
         if count is None:
             return None
         for_each(messages, self._measure)

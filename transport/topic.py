@@ -201,7 +201,7 @@ class Topic:
         Raises what `send` does. An error that concerns one message names its number, from 0 on.
         """
         listed = self.addressed_many(messages)
-        writer, check = self._writer(source)
+        writer, check = self.writer_for(source)
         return await writer.send_many_while(check, listed)
 
     def addressed(
@@ -223,7 +223,7 @@ class Topic:
             timestamp,
             headers,
         )
-        return *self._writer(source), message
+        return *self.writer_for(source), message
 
     def addressed_many(
         self, messages: Iterable[tuple[Any, Any] | Mapping[str, Any]]
@@ -254,7 +254,7 @@ class Topic:
             headers,
         )
 
-    def _writer(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
+    def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
         """Return the producer for messages of a source, and what raises once it is too late."""
         if source is not IN_HAND:
             _check_source(source)

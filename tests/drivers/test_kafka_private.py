@@ -35,6 +35,7 @@ from kafka.consumer.subscription_state import (
 )
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.coordinator.heartbeat import Heartbeat
 from kafka.future import Future
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
@@ -757,6 +758,76 @@ def test_where_heartbeats_are_made() -> None:
     assert "call_soon(self._heartbeat_loop)" in start
     prepare = inspect.getsource(ConsumerCoordinator._on_join_prepare_async)
     assert "self._generation.is_lost()" in prepare
+
+
+def test_when_the_next_heartbeat_is_due_is_looked_up_each_time() -> None:
+    assert "self.heartbeat.sent_heartbeat()" in inspect.getsource(BaseCoordinator._do_heartbeat)
+    loop = inspect.getsource(BaseCoordinator._heartbeat_loop)
+    assert "next_hb = self.heartbeat.time_to_next_heartbeat()" in loop
+    assert "await self._heartbeat_wakeup(next_hb)" in loop
+    # `_enable_heartbeat` ends that wait, so that a shorter interval counts at once.
+    assert "self._heartbeat_wakeup.notify()" in inspect.getsource(BaseCoordinator._enable_heartbeat)
+    heartbeat = Heartbeat(group_id="g", heartbeat_interval_ms=3000)
+    heartbeat.sent_heartbeat()
+    assert 2.5 < heartbeat.time_to_next_heartbeat() <= 3.0
+    heartbeat.config["heartbeat_interval_ms"] = 100
+    assert heartbeat.time_to_next_heartbeat() <= 0.1
+    assert Heartbeat.DEFAULT_CONFIG["heartbeat_interval_ms"] == 3000  # each has its own
+
+
+def test_a_poll_of_the_client_waits_through_these_names() -> None:
+    """If one is gone, an interrupt waits until the end of a turn."""
+    poll = inspect.getsource(KafkaConsumer.poll)
+    assert "while not self._closed" in poll  # so `Wake` calls `_poll_once` in its place
+    assert "records = self._poll_once(timer, max_records, update_offsets=" in poll
+    once = inspect.getsource(KafkaConsumer._poll_once)
+    assert "self._coordinator.poll(timeout_ms=timer.timeout_ms)" in once
+    assert "self._refresh_committed_offsets(timeout_ms=timer.timeout_ms)" in once
+    assert "self._fetcher.fetch_records(" in once
+    assert once.count("sleep(") == 1
+    assert "if not records and idle and poll_timeout_ms > 0:" in once  # then it sleeps
+    fetch = inspect.getsource(Fetcher.fetch_records)
+    assert "self._net.run(self._manager.wait_for, wakeup, timeout_ms)" in fetch
+    for where, waits in (
+        (BaseCoordinator.ensure_coordinator_ready, "self._net.run("),
+        (BaseCoordinator.ensure_coordinator_ready_async, "self._manager.wait_for(future,"),
+        (BaseCoordinator.ensure_active_group, "self._net.run("),
+        (BaseCoordinator.join_group_async, "await self._manager.wait_for(\n"),
+        (ConsumerCoordinator.refresh_committed_offsets_if_needed, "self._net.run("),
+        (ConsumerCoordinator.fetch_committed_offsets_async, "self._manager.wait_for(future,"),
+        (ConsumerCoordinator.fetch_committed_offsets_async, "await self._net.sleep("),
+    ):
+        assert waits in inspect.getsource(where), where
+    # `_invoke`, `_current`: a coroutine that is run is one task of the loop.
+    assert "await self._invoke(coro, *args)" in inspect.getsource(NetworkSelector.run)
+    assert "self._current()" in inspect.getsource(NetworkSelector._poll_once)
+
+
+def test_a_request_outlives_the_wait_for_it() -> None:
+    """So an interrupted poll, and the next one, bring the group on."""
+    join = inspect.getsource(BaseCoordinator.join_group_async)
+    assert "self._join_task is None or self._join_task.is_done" in join
+    lookup = inspect.getsource(BaseCoordinator.lookup_coordinator)
+    assert "if self._find_coordinator_future is not None:" in lookup
+    commits = inspect.getsource(ConsumerCoordinator.fetch_committed_offsets_async)
+    assert "if future_key in self._offset_fetch_futures:" in commits
+    resets = inspect.getsource(Fetcher.reset_offsets_if_needed)
+    assert "if self._reset_task is not None and not self._reset_task.is_done:" in resets
+
+
+def test_where_a_rebalance_is_noted() -> None:
+    answer = inspect.getsource(BaseCoordinator._handle_heartbeat_response)
+    assert "self.request_rejoin()" in answer
+    assert "self.reset_generation(" in answer
+    assert "self.rejoin_needed = True" in inspect.getsource(BaseCoordinator.request_rejoin)
+
+
+def test_where_an_answer_about_the_metadata_is_taken() -> None:
+    assert "self.update_metadata(response)" in inspect.getsource(
+        ClusterMetadata._do_refresh_metadata
+    )
+    update = inspect.getsource(ClusterMetadata.update_metadata)
+    assert update.index("self._topic_ids =") < update.index("listener(self)")  # it may raise
 
 
 def test_where_metadata_is_asked_for() -> None:

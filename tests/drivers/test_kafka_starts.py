@@ -35,7 +35,7 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
 ) -> None:
     consumer, partition = bare_consumer(), TopicPartition("t", 0)
     tp = TP("t", 0)
-    starts = Starts(ClientSettings(group_id="g", auto_offset_reset=policy))
+    starts = Starts(ClientSettings(group_id="g", auto_offset_reset=policy), lambda: None)
     starts.attach(consumer)
     state = consumer._subscription.assignment[partition]
     state.seek(9)
@@ -52,7 +52,7 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
 
 
 def test_with_error_a_log_that_was_cut_off_ends_the_reading() -> None:
-    starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"))
+    starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"), lambda: None)
     consumer = bare_consumer()
     starts.attach(consumer)
     consumer._subscription.seek(TopicPartition("t", 0), 9)

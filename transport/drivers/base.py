@@ -158,7 +158,7 @@ class ConsumerClient(Protocol):
         the last poll. Not a checkpoint."""
 
     def interrupt(self) -> None:
-        """Let the `poll` under way return soon (some 50 ms at most).
+        """Let the `poll` under way return at once.
 
         If none is under way the next one does: it still looks once for what there is, and for
         the group, so that who interrupts every poll misses nothing.

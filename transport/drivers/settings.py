@@ -89,7 +89,9 @@ class ClientSettings:
             the commits, and must have no members.
         session_timeout: a member that sends no heartbeat for this long is removed from the group. A
             member whose heartbeats get no answer for this long gives its partitions up as lost.
-        heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`.
+        heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`. A
+            heartbeat is how a member learns of a rebalance. After each join the first ones follow
+            sooner.
         max_poll_interval: a member that does not poll for this long, such as during a rebalance, is
             removed from the group.
         drain_timeout: the time that a rebalance may wait for handlers and their commit. None: half
@@ -144,7 +146,7 @@ class ClientSettings:
     client_only: bool = attrs.field(default=False, validator=setting(flag))
     partitions: Mapping[TP, int | None] | None = attrs.field(default=None, converter=_by_tp)
     session_timeout: float = attrs.field(default=45.0, validator=_duration)
-    heartbeat_interval: float = attrs.field(default=3.0, validator=_duration)
+    heartbeat_interval: float = attrs.field(default=1.0, validator=_duration)
     max_poll_interval: float = attrs.field(default=300.0, validator=_duration)
     drain_timeout: float | None = attrs.field(
         default=None,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import collections
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import attrs
@@ -53,6 +53,9 @@ class _Asked:
 class Starts:
     """The positions of one consumer that come from neither a commit nor a seek.
 
+    Args:
+        on_news: called on the client's loop whenever `has_news` was set.
+
     Attributes:
         began: when the group began with each topic, as far as this client knows. Replaced, never
             changed.
@@ -62,7 +65,8 @@ class Starts:
         has_news: `resets` has grown since this was last set to False.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, on_news: Callable[[], None]) -> None:
+        self._on_news = on_news
         self.began: Mapping[str, Began] = {}
         self.created: set[str] = set()
         self.resets: collections.deque[Reset] = collections.deque()
@@ -230,6 +234,7 @@ class Starts:
         if at is not None and at.offset == offset and (asked := self._asked.pop(tp, None)):
             self.resets.append(Reset(tp, asked.old, offset, asked.is_new, asked.must_commit))
             self.has_news = True
+            self._on_news()
 
     @property
     def _subscription(self) -> SubscriptionState:

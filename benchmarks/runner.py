@@ -18,6 +18,7 @@ from benchmarks.shapes import Shape
 
 CONTENDERS = Path(__file__).parent / "contenders"
 TIMEOUT = 900.0  # seconds for one contender
+LINES = 20  # of a contender's errors, at their end
 FEWEST = 100  # messages, however small the scale
 
 Answer = dict[str, float]
@@ -180,10 +181,14 @@ def _ask(environment: str, program: str, job: Mapping[str, Any]) -> Answer:
     lines = ended.stdout.strip().splitlines()
     if ended.returncode != 0 or not lines:
         raise ContenderFailed(
-            f"{program}, {job['work']}: ended with {ended.returncode}\n{ended.stderr[-3000:]}"
+            f"{program}, {job['work']}: ended with {ended.returncode}\n{_end_of(ended.stderr)}"
         )
     answer: Answer = json.loads(lines[-1])
     return answer
+
+
+def _end_of(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-LINES:])
 
 
 def _whole(answer: Answer, job: Mapping[str, Any]) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,19 @@ def test_a_curve_has_the_median_at_each_place() -> None:
     }
     (curve,) = plots.curves({"growth.in_flight": {"answers": answers}})
     assert curve["series"] == {"the ledger": [(number, 2.0) for number in plots.IN_FLIGHT]}
+
+
+def test_the_page_gets_the_table_and_the_plots_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = runpy.run_path("docs/hooks/benchmarks.py")
+    monkeypatch.setitem(hook["table"].__globals__, "DOCS", tmp_path)
+    monkeypatch.setitem(hook["table"].__globals__, "TABLE", tmp_path / "latest.md")
+    page = "Before\n<!-- results -->\n<!-- plot: ratios -->\n<!-- plot: in_flight -->\n"
+    written = hook["on_page_markdown"](page)
+    assert written == f"Before\n{hook['NOTHING']}\n\n\n"
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "in_flight.png").touch()
+    (tmp_path / "latest.md").write_text("# Results\n\n| a \\| b |\n")
+    written = hook["on_page_markdown"](page)
+    assert written == "Before\n| a \\| b |\n\n\n![in flight](plots/in_flight.png)\n"

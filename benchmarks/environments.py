@@ -22,6 +22,7 @@ REQUIREMENTS = {
     "faust": ("faust-streaming>=0.11",),
     "faststream": ("faststream[kafka]>=0.6",),
     "plots": ("matplotlib>=3.9",),
+    "profiler": ("py-spy>=0.4",),
 }
 TIMEOUT = 600.0  # seconds for one command
 

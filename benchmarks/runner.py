@@ -18,6 +18,7 @@ from benchmarks.shapes import Shape
 
 CONTENDERS = Path(__file__).parent / "contenders"
 TIMEOUT = 900.0  # seconds for one contender
+TARGET_PARTITIONS = 4
 LINES = 20  # of a contender's errors, at their end
 FEWEST = 100  # messages, however small the scale
 
@@ -98,12 +99,13 @@ class Runner:
             found = list(zip(contenders, pool.map(one, contenders.values()), strict=True))
         return {name: answer for name, answer in found if answer is not None}
 
-    def _compete(self, experiment: Experiment, contender: Contender) -> Answer:
+    def job(self, experiment: Experiment, contender: Contender) -> dict[str, Any]:
+        """What a contender is given. Its topics are there, and the one that it reads is filled."""
         messages = self._messages(experiment)
         if contender.messages is not None:
             messages = self._scaled(contender.messages)
         shape = contender.shape or experiment.shape
-        job = {
+        job: dict[str, Any] = {
             "work": contender.work,
             "bootstrap": self._topics.bootstrap,
             "topic": self._topic_of(experiment, contender),
@@ -112,23 +114,29 @@ class Runner:
             "partitions": 4 if shape is None else shape.partitions,
             "options": dict(contender.options),
         }
-        if not experiment.size:  # it writes nothing
-            return _whole(_ask(contender.environment, contender.program, job), job)
-        target = f"bench-{self._run}-{uuid.uuid4().hex[:8]}"
-        self._topics.create(target, 4)
-        answer = _ask(contender.environment, contender.program, {**job, "target": target})
-        _whole(answer, job)
-        if experiment.verified:
-            written = _ask(
-                *("confluent", "confluent_peer"),
-                {**job, "work": "verify", "topic": target, "partitions": 4},
+        if experiment.size:  # it writes
+            job["target"] = target = f"bench-{self._run}-{uuid.uuid4().hex[:8]}"
+            self._topics.create(target, TARGET_PARTITIONS)
+        return job
+
+    def _compete(self, experiment: Experiment, contender: Contender) -> Answer:
+        job = self.job(experiment, contender)
+        answer = _ask(contender.environment, contender.program, job)
+        if answer["count"] != job["messages"]:
+            raise WorkDiffers(
+                f"{contender.program}, {job['work']}: {answer['count']} of {job['messages']}"
+                " messages"
             )
+        if experiment.verified:
+            reading = {"work": "verify", "topic": job["target"], "partitions": TARGET_PARTITIONS}
+            written = _ask("confluent", "confluent_peer", {**job, **reading})
             if any(written[name] != answer[name] for name in ("count", "checksum")):
                 raise WorkDiffers(
-                    f"{contender.program} says that it wrote {_shown(answer)}, but its topic has"
+                    f"{contender.program}, {job['work']}: wrote {_shown(answer)}, but its topic has"
                     f" {_shown(written)}"
                 )
-        self._topics.delete(target)
+        if experiment.size:
+            self._topics.delete(job["target"])
         return answer
 
     def _messages(self, experiment: Experiment) -> int:
@@ -171,9 +179,14 @@ class Runner:
         _ask("confluent", "confluent_peer", job)
 
 
+def command_of(environment: str, program: str, job: Mapping[str, Any]) -> list[str]:
+    """The command line of a contender."""
+    return [python_of(environment), str(CONTENDERS / f"{program}.py"), json.dumps(job)]
+
+
 def _ask(environment: str, program: str, job: Mapping[str, Any]) -> Answer:
     """Run a contender, and return its answer."""
-    command = [python_of(environment), str(CONTENDERS / f"{program}.py"), json.dumps(job)]
+    command = command_of(environment, program, job)
     try:
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as error:
@@ -189,13 +202,6 @@ def _ask(environment: str, program: str, job: Mapping[str, Any]) -> Answer:
 
 def _end_of(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-LINES:])
-
-
-def _whole(answer: Answer, job: Mapping[str, Any]) -> Answer:
-    """Raise WorkDiffers unless all of the job was done."""
-    if answer["count"] != job["messages"]:
-        raise WorkDiffers(f"{job['work']}: {answer['count']} of {job['messages']} messages")
-    return answer
 
 
 def _check(experiment: Experiment, answers: Mapping[str, Answer]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import plots, results
+from benchmarks import plots, profiling, results
 from benchmarks.environments import PROJECT, REQUIREMENTS
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.results import FALL, as_json, fallen, figure_of
@@ -220,17 +220,29 @@ def test_a_curve_has_the_median_at_each_place() -> None:
     assert curve["series"] == {"the ledger": [(number, 2.0) for number in plots.IN_FLIGHT]}
 
 
-def test_the_page_gets_the_table_and_the_plots_that_there_are(
+def test_the_page_gets_the_tables_and_the_plots_that_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = runpy.run_path("docs/hooks/benchmarks.py")
     monkeypatch.setitem(hook["table"].__globals__, "DOCS", tmp_path)
-    monkeypatch.setitem(hook["table"].__globals__, "TABLE", tmp_path / "latest.md")
-    page = "Before\n<!-- results -->\n<!-- plot: ratios -->\n<!-- plot: in_flight -->\n"
+    monkeypatch.setitem(hook["table"].__globals__, "RESULTS", tmp_path)
+    page = "Before\n<!-- table: latest -->\n<!-- plot: ratios.png -->\n<!-- plot: ack.svg -->\n"
     written = hook["on_page_markdown"](page)
     assert written == f"Before\n{hook['NOTHING']}\n\n\n"
     (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "in_flight.png").touch()
+    (tmp_path / "plots" / "ack.svg").touch()
     (tmp_path / "latest.md").write_text("# Results\n\n| a \\| b |\n")
     written = hook["on_page_markdown"](page)
-    assert written == "Before\n| a \\| b |\n\n\n![in flight](plots/in_flight.png)\n"
+    assert written == "Before\n| a \\| b |\n\n\n![ack](plots/ack.svg)\n"
+
+
+def test_a_profile_has_the_time_of_each_file_without_the_import_of_modules() -> None:
+    lines = [
+        "main (a.py:1);call (b.py:7) 6",
+        "main (a.py:1);other (b.py:90) 2",
+        "main (a.py:1) 4",
+        "main (a.py:1);_find_and_load (<frozen importlib._bootstrap>:1100) 50",
+        " 9",
+    ]
+    profile = profiling.Profile(1000, profiling.stacks_of(lines))
+    assert profiling.by_file(profile, rate=100) == [("b.py", 80.0), ("a.py", 40.0)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import attrs
 import trio
@@ -26,10 +26,6 @@ from transport.drivers.base import Outcome
 from transport.errors import MessageTooLarge
 from transport.excerpt import excerpt_of
 from transport.types import HeadersArg, RecordMetadata
-
-T = TypeVar("T")
-R = TypeVar("R")
-P = ParamSpec("P")
 
 
 def outgoing_of(
@@ -67,22 +63,24 @@ def always() -> None:
     """A check that nothing fails: the message may be accepted."""
 
 
-def for_each(
-    messages: Iterable[T], fn: Callable[Concatenate[T, P], R], *args: P.args, **options: P.kwargs
-) -> list[R]:
-    """Call a function for each of several messages. Its error names the number of the message."""
-    at = -1
-    results = []
+class _At:
+    """The message that is looked at."""
+
+    number = 0
+
+
+@contextlib.contextmanager
+def numbered() -> Iterator[_At]:
+    """In the block, give errors the number of the message that they are about."""
+    at = _At()
     try:
-        for at, message in enumerate(messages):  # noqa: B007 - the error needs it
-            results.append(fn(message, *args, **options))
+        yield at
     except (TypeError, ValueError, MessageTooLarge) as error:
-        what = f"message {max(at, 0)} of send_many"
+        what = f"message {at.number} of send_many"
         if type(error) in (TypeError, ValueError, MessageTooLarge):
             raise type(error)(f"{what}: {error}") from error
-        error.add_note(f"in {what}")
+        error.add_note(f"in {what}")  # of a codec or a partitioner of the user's
         raise
-    return results
 
 
 @attrs.frozen(kw_only=True)

@@ -31,7 +31,7 @@ from transport.errors import (
     UnknownTopic,
 )
 from transport.partitioner import Partitioner, java_partitioner
-from transport.pending import FutureMessage, always, for_each, outgoing_of
+from transport.pending import FutureMessage, always, numbered, outgoing_of
 from transport.threaded import ThreadedProducer
 from transport.transaction import Transaction
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
@@ -217,11 +217,8 @@ class Producer(Service):
         count = self.known_partitions(message.topic)
         if count is None:
             count = await self.ask_partitions(message.topic)
-        self._choose_partition(message, count)
-        if self._accepts and not self._in_flight.has_room(message.size):
+        if self.accept_now(message, check, count) is None:
             await self._in_flight.wait_for_room((message,), functools.partial(self._accept, check))
-        else:
-            self._accept(check, message)
 
     def accept_now(
         self,
@@ -241,13 +238,12 @@ class Producer(Service):
 
         Raises what `send` does, but for the errors of waiting.
         """
-        self._measure(message)
         if count is None:
             count, until = self._partitions.get(message.topic, _UNKNOWN)
             if self._now() >= until:
                 return None
-        self._choose_partition(message, count)
-        if self._accepts and not self._in_flight.has_room(message.size):
+        size = self._prepare(message, count)
+        if self._accepts and not self._in_flight.has_room(size):
             return None
         self._accept(always if check is None else check, message)
         return message
@@ -282,11 +278,10 @@ class Producer(Service):
             await trio.lowlevel.checkpoint()
             return many
         topic = messages[0].topic
-        for_each(messages, self._measure)
         count = self.known_partitions(topic)
         if count is None:
             count = await self.ask_partitions(topic)
-        for_each(messages, self._choose_partition, count)
+        self._prepare_all(messages, count)
         await trio.lowlevel.checkpoint()
         accepted = self._accept_first(check, messages)
         if accepted < len(messages):
@@ -309,8 +304,7 @@ class Producer(Service):
             count = 0 if not messages else self.known_partitions(messages[0].topic)
         if count is None:
             return None
-        for_each(messages, self._measure)
-        for_each(messages, self._choose_partition, count)
+        self._prepare_all(messages, count)
         if self._accepts and not self._in_flight.have_room(messages):
             return None
         self._accept_first(always if check is None else check, messages)
@@ -526,8 +520,10 @@ class Producer(Service):
         """The number of messages that a flush would wait for."""
         return self.in_flight + len(self.buffer)
 
-    def _measure(self, message: Delivery) -> None:
-        size = _OVERHEAD + len(message.key or b"") + len(message.value or b"")
+    def _prepare(self, message: Delivery, count: int) -> int:
+        """Measure a message and give it its partition, of so many; return its size."""
+        key, partition = message.key, message.partition
+        size = _OVERHEAD + len(key or b"") + len(message.value or b"")
         if message.headers:
             for name, data in message.headers:
                 size += len(name if name.isascii() else name.encode()) + len(data or b"")
@@ -536,12 +532,8 @@ class Producer(Service):
                 f"a message of {size} bytes for {message.topic!r}: {self._most_size} fit"
             )
         message.size = size
-
-    def _choose_partition(self, message: Delivery, count: int) -> None:
-        """Give a message with a key its partition; check one that was named."""
-        partition = message.partition
         if partition is None:
-            if (key := message.key) is not None:
+            if key is not None:
                 message.partition = (
                     java_partitioner(key, count)
                     if self.partitioner is java_partitioner
@@ -549,6 +541,12 @@ class Producer(Service):
                 )
         elif not 0 <= partition < count:
             raise ValueError(f"{message.topic!r} has {count} partitions, none is {partition}")
+        return size
+
+    def _prepare_all(self, messages: Sequence[Delivery], count: int) -> None:
+        with numbered() as at:
+            for at.number, message in enumerate(messages):
+                self._prepare(message, count)
 
     def known_partitions(self, topic: str) -> int | None:
         """How many partitions a topic has; None: the broker is to be asked, for the first time or

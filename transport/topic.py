@@ -12,7 +12,7 @@ from transport.codec import TEXT, Codec, CodecArg, codec_for
 from transport.delivery import Delivery, ManyDeliveries
 from transport.errors import AppClosed
 from transport.message import Batch, Message
-from transport.pending import FutureMessage, PendingMessage, always, for_each, outgoing_of
+from transport.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
 from transport.source import IN_HAND, InHand
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
 
@@ -233,26 +233,22 @@ class Topic:
         name = self._sent_to()
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
             raise wrong_type("messages", _MANY, messages)
-        return for_each(messages, self._one_of_many, name)
-
-    def _one_of_many(self, item: Any, name: str) -> Delivery:
-        partition = timestamp = headers = None
-        if type(item) is tuple and len(item) == 2:
-            key, value = item
-        elif isinstance(item, Mapping):
-            if unknown := [each for each in item if each not in _PARTS]:
-                raise TypeError(f"a message has no {shown(unknown[0])}: it has {', '.join(_PARTS)}")
-            key, value, partition, timestamp, headers = map(item.get, _PARTS)
-        else:
-            raise wrong_type("it", _ONE, item)
-        return outgoing_of(
-            name,
-            _encode(self, "key", self._key, key),
-            _encode(self, "value", self._value, value),
-            partition,
-            timestamp,
-            headers,
-        )
+        listed: list[Delivery] = []
+        add, key_codec, value_codec = listed.append, self._key, self._value
+        with numbered() as at:
+            for at.number, item in enumerate(messages):
+                partition = timestamp = headers = None
+                if type(item) is tuple and len(item) == 2:
+                    key, value = item
+                else:
+                    key, value, partition, timestamp, headers = _parts(item)
+                # A plain key or value costs no call, because this runs for each message.
+                if key_codec is not None or type(key) is not bytes:
+                    key = _encode(self, "key", key_codec, key)
+                if value_codec is not None or type(value) is not bytes:
+                    value = _encode(self, "value", value_codec, value)
+                add(outgoing_of(name, key, value, partition, timestamp, headers))
+        return listed
 
     def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
         """Return the producer for messages of a source, and what raises once it is too late."""
@@ -339,6 +335,15 @@ class Topic:
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    """Return the arguments of `send` that a message of `send_many` consists of."""
+    if not isinstance(item, Mapping):
+        raise wrong_type("it", _ONE, item)
+    if unknown := [each for each in item if each not in _PARTS]:
+        raise TypeError(f"a message has no {shown(unknown[0])}: it has {', '.join(_PARTS)}")
+    return map(item.get, _PARTS)
 
 
 def _check_source(source: object) -> None:

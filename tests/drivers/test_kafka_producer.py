@@ -218,7 +218,9 @@ async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
     """The client finds that it has no metadata of a topic while the abort is called already."""
     there = trio.Event()
     looking_up(monkeypatch, there.wait)
-    async with producing(transactional_id="id") as (client, sent), trio.open_nursery() as nursery:
+    # With compression it is appended on the sending thread.
+    settings = {"transactional_id": "id", "compression_type": "gzip"}
+    async with producing(**settings) as (client, sent), trio.open_nursery() as nursery:
         await client.begin()
         metadata.held.clear()
         nursery.start_soon(client.send, [message(b"aborted")])

@@ -131,14 +131,14 @@ class Deliveries:
     def taken(
         self,
         batch: Batch,
-        runs: Iterable[Run],
+        runs: list[Run],
         refused: Sequence[tuple[Outgoing, Outcome]],
         absent: Sequence[Outgoing],
     ) -> None:
         """The client has taken a batch, but for what it refused, and what is of topics that it does
         not know. From any thread."""
         with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._enter, batch, list(runs), refused, absent)
+            self._token.run_sync_soon(self.enter, batch, runs, refused, absent)
 
     def collect(self) -> None:
         """Report what the client has resolved."""
@@ -180,13 +180,13 @@ class Deliveries:
         # Where the client asked for no answer it gives numbers of its own.
         step = 1 if self._answered and offset != -1 else 0
         offset = offset + part.first if step else -1
-        now = (part.now_ms if stored_ms in (None, -1) else stored_ms) / 1000
-        own_time = stored_ms in (None, -1)
-        for message in part.messages:  # once a message: this loop is most of what trio does
-            time = now
-            if own_time and message.timestamp_ms is not None:
-                time = message.timestamp_ms / 1000
-            outcomes.append((message, RecordMetadata(topic, partition, offset, time)))
+        has_own_time = stored_ms in (None, -1)
+        stored = (part.now_ms if has_own_time else stored_ms) / 1000
+        add, make = outcomes.append, tuple.__new__  # a quarter of the time of a call by name
+        for message in part.messages:  # once a message: this loop is most of what the driver does
+            own_ms = message.timestamp_ms
+            time = stored if own_ms is None or not has_own_time else own_ms / 1000
+            add((message, make(RecordMetadata, (topic, partition, offset, time))))
             offset += step
 
     def _look_at_each(
@@ -277,13 +277,14 @@ class Deliveries:
         if outcomes:
             self._report(outcomes)
 
-    def _enter(
+    def enter(
         self,
         batch: Batch,
         runs: list[Run],
         refused: Sequence[tuple[Outgoing, Outcome]],
         absent: Sequence[Outgoing],
     ) -> None:
+        """The same as `taken`, in trio's thread."""
         if batch.left == 0:
             return  # its deadline came first
         batch.runs = runs

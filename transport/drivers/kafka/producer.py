@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
 
 import kafka.errors
 import trio
@@ -59,6 +59,13 @@ log = logging.getLogger(__name__)
 QUICK = 0.25
 # Extra seconds beyond the client's own timeout, so that its more specific error wins.
 MOMENT = 0.25
+# So many messages, with so many bytes of values together, are appended on trio's thread: that takes
+# 0.3 ms at most, and 3 ms without compiled code.
+_FEW, _SMALL = 256, 256 << 10
+
+Taken: TypeAlias = Callable[
+    [Batch, list[Run], Sequence[tuple[Outgoing, Outcome]], Sequence[Outgoing]], None
+]
 
 
 def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
@@ -247,13 +254,36 @@ class KafkaProducerClient:
     ) -> None:
         handed = Batch(list(messages), deadline)
         with self._calls.errors():
-            call = self._sending.submit("send", self._send, handed, again)
+            if self._can_append_here(handed.messages):
+                self._opened.add(handed)
+                self._send(handed, again, self._opened.enter)
+                await trio.lowlevel.checkpoint()
+                return
+            call = self._sending.submit("send", self._send, handed, again, self._opened.taken)
             if handed.messages:
                 self._opened.add(handed)
             await call.wait()
 
     async def _submit_again(self, messages: Sequence[Outgoing], deadline: float) -> None:
         await self._submit(messages, deadline, again=True)
+
+    def _can_append_here(self, messages: Sequence[Outgoing]) -> bool:
+        """Whether messages may be appended on trio's thread, which saves the way to the other one.
+
+        That takes a moment if they are few, the client is there, and nothing else is to be done
+        with it before. While the client compresses a batch it would keep this thread waiting.
+        """
+        producer = self._producer
+        if producer is None or self._has_crashed or self._is_settling:
+            return False
+        if self._sending.current is not None or self._settings.compression_type is not None:
+            return False
+        # `_transaction_manager`: after a fatal error another client is to be made.
+        manager = producer._transaction_manager
+        if manager is not None and manager.has_fatal_error():
+            return False
+        few = 0 < len(messages) <= _FEW
+        return few and sum([len(each.value or b"") for each in messages]) <= _SMALL
 
     @property
     def _opened(self) -> Deliveries:
@@ -307,7 +337,7 @@ class KafkaProducerClient:
         self._discarded = [p for p in self._discarded if p._sender.is_alive()]
         self._discarded.append(producer)
 
-    # On the sending thread.
+    # On the sending thread; `_send` also on trio's, while the other one has nothing to do.
 
     def _connect(self) -> KafkaProducer:
         """The current producer, made if need be."""
@@ -446,7 +476,7 @@ class KafkaProducerClient:
             self._discard()
             self._connect()
 
-    def _send(self, batch: Batch, again: bool) -> None:
+    def _send(self, batch: Batch, again: bool, taken: Taken) -> None:
         refused: list[tuple[Outgoing, Outcome]] = []
         absent: list[Outgoing] = []
         parts: list[Part] = []
@@ -465,7 +495,7 @@ class KafkaProducerClient:
             refused = [(message, error) for message in batch.messages]
         else:
             parts = self._append(producer, batch.messages, again, refused, absent)
-        self._opened.taken(batch, [Run(batch, part) for part in parts], refused, absent)
+        taken(batch, [Run(batch, part) for part in parts], refused, absent)
 
     def _append(
         self,

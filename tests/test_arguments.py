@@ -98,6 +98,7 @@ CHOICES = [
     "compression_type",
     "isolation",
     "on_task_error",
+    "record_codec",
     "transactions",
 ]
 

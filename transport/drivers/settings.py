@@ -159,6 +159,9 @@ class ClientSettings:
     fetch_max_bytes: int = attrs.field(default=16 << 20, validator=_size)
     max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
     max_decompressed_bytes: int = attrs.field(default=64 << 20, validator=_size)
+    record_codec: str = attrs.field(
+        default="auto", validator=setting(choice, choices=("auto", "compiled", "pure"))
+    )
     request_timeout: float = attrs.field(default=30.0, validator=_duration)
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)

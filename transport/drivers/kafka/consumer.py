@@ -37,10 +37,11 @@ from transport.drivers.kafka.membership import Membership, check_rights
 from transport.drivers.kafka.queries import all_topics, committed_offsets, current_ends, log_ends
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
+from transport.drivers.kafka.records.codec import Codec
 from transport.drivers.kafka.starts import NO_POSITION, Starts
 from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_at
 from transport.drivers.kafka.topics import known_partitions, partition_counts
-from transport.drivers.kafka.unpacking import bound_unpacking
+from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.drivers.kafka.wake import Wake
 from transport.drivers.named import check_named
@@ -55,7 +56,8 @@ from transport.errors import (
     TopicReplaced,
     TransportError,
 )
-from transport.types import TP, GroupMetadata, Record
+from transport.fetched import Fetched
+from transport.types import TP, GroupMetadata
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -82,16 +84,22 @@ class KafkaConsumerClient:
     Args:
         options: what to build the KafkaConsumer with.
         waiting: shared by the clients of one app.
+        codec: decodes what is fetched.
     """
 
     def __init__(
-        self, settings: ClientSettings, options: Mapping[str, Any], waiting: Waiting
+        self,
+        settings: ClientSettings,
+        options: Mapping[str, Any],
+        waiting: Waiting,
+        codec: Codec,
     ) -> None:
         if options["group_id"] is None and not settings.client_only:
             raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._settings = settings
         self._options = options
         self._waiting = waiting
+        self._codec = codec
         self._poll_failure: type[Exception] | None = None  # of the last poll, which was repeated
         name = f"consumer {options['client_id']} of group {options['group_id']}"
         self._calls = Calls(name)
@@ -113,7 +121,7 @@ class KafkaConsumerClient:
         self._giving_back = False
         # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
         # the IO thread while that one is inside the client; emptied in trio between its calls.
-        self._fetched: dict[TP, Sequence[Record]] = {}
+        self._fetched: dict[TP, Sequence[Fetched]] = {}
         self._identities = Identities()
         # Of topics that were created again: found and not raised yet; to be raised as assigned.
         self._replaced: frozenset[TP] = frozenset()
@@ -151,7 +159,7 @@ class KafkaConsumerClient:
             check_named(self._settings.partitions, counts)
         await self._call("subscribe", self._subscribe, wanted)
 
-    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+    async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
         if self._reader is not None:
             await self._reassign(self._reader)
         await self._tell_of_new_topics()
@@ -451,8 +459,11 @@ class KafkaConsumerClient:
         watch_fetches(self._consumer, self._crash)
         self._lookups = Lookups(self._consumer)
         settings = self._settings
-        bound_unpacking(
-            self._consumer, settings.max_decompressed_bytes, waiting=settings.fetch_max_bytes
+        keep_encoded(
+            self._consumer,
+            self._codec,
+            settings.max_decompressed_bytes,
+            waiting=settings.fetch_max_bytes,
         )
         assert self._listener is not None
         self._listener.attach(self._consumer)
@@ -581,7 +592,7 @@ class KafkaConsumerClient:
                 f" {error!r}. Restart the app"
             ) from error
 
-    def _poll_once(self, seconds: float) -> Mapping[Any, Sequence[Record]]:
+    def _poll_once(self, seconds: float) -> Mapping[Any, Sequence[Fetched]]:
         try:
             with self._wake.waits():
                 # `_poll_once`: the public poll() repeats it until its time is up.
@@ -632,7 +643,7 @@ class KafkaConsumerClient:
         assignment = self._assignment()
         for tp in tps:
             if tp in self._fetched:  # the client is past these, the caller has not seen them
-                positions[tp] = self._fetched[tp][0].offset
+                positions[tp] = self._fetched[tp][0].first
             elif tp in assignment and (position := assignment[tp].position) is not None:
                 positions[tp] = position.offset
         return positions

@@ -28,7 +28,8 @@ from transport.drivers.kafka.topics import known_id, known_partitions
 from transport.drivers.settings import ClientSettings
 from transport.drivers.starts import Began, Group, Place, starts
 from transport.errors import OffsetOutOfRange
-from transport.types import TP, Record
+from transport.fetched import Fetched
+from transport.types import TP
 
 # The client's errors for a missing position, or one outside the log.
 NO_POSITION = (
@@ -124,7 +125,7 @@ class Starts:
         self,
         error: Exception,
         topics: Iterable[str],
-        held: MutableMapping[TP, Sequence[Record]],
+        held: MutableMapping[TP, Sequence[Fetched]],
     ) -> None:
         """Ask for the places of the partitions that a `NO_POSITION` error names.
 
@@ -207,7 +208,7 @@ class Starts:
         )
         return {TP(*tp): commit.metadata for tp, commit in committed.items()}
 
-    def _go_back(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Record]) -> None:
+    def _go_back(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Fetched]) -> None:
         """The log was truncated: continue at the offset where it diverged."""
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:
@@ -216,8 +217,8 @@ class Starts:
         if place is None:  # the broker does not know where
             self._ask(tp, self._policy, asked)
             return
-        if held and held[0].offset < place.offset:
-            place = OffsetAndMetadata(held[0].offset, "", -1)
+        if held and held[0].first < place.offset:
+            place = OffsetAndMetadata(held[0].first, "", -1)
         state.seek(place)
         self._asked[tp] = asked
         self._tell(tp, place.offset)

@@ -226,6 +226,7 @@ class _Guest:
 
     async def give_way(self) -> None:
         """Let other tasks, and the guest, have a turn."""
+        self.gave_way = time.monotonic()  # one of many tasks is enough, and others need not
         await asyncio.sleep(0)
         self.gave_way = time.monotonic()
 
@@ -681,7 +682,6 @@ class AioReader(Generic[M]):
         self._guest = guest
         self._take: Callable[[], M | None] = take
         self._acks = acks
-        self._gave_way = -1.0
 
     def __aiter__(self) -> Self:
         return self
@@ -690,15 +690,14 @@ class AioReader(Generic[M]):
         if (done := self._current) is not None:
             self._current = None
             done.ack()
-        channel = self._channel
+        channel, guest = self._channel, self._guest
         while True:
-            if time.monotonic() - self._gave_way > _GIVE_WAY or channel.quota <= 0:
-                await asyncio.sleep(0)
-                self._gave_way = time.monotonic()
+            if channel.quota <= 0 or time.monotonic() - guest.gave_way > _GIVE_WAY:
+                await guest.give_way()
             if (taken := self._take()) is None:
                 if channel.ended:
                     raise StopAsyncIteration
-                await self._guest.wait(self._call_at_news)
+                await guest.wait(self._call_at_news)
                 continue
             if channel.must_decode and not await self._decode(taken):
                 continue

@@ -112,7 +112,8 @@ def test_client_options_choose_another_way_to_log_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["auto_offset_reset", "assignment", "isolation", "acks", "compression_type"]
+    "name",
+    ["auto_offset_reset", "assignment", "isolation", "acks", "compression_type", "record_codec"],
 )
 def test_a_choice_is_one_of_those_that_there_are(name: str) -> None:
     with pytest.raises(ValueError, match=name):

@@ -105,6 +105,9 @@ class ClientSettings:
         max_decompressed_bytes: a batch that decompresses to more, or a record whose headers take
             more in memory, ends the reading with UnreadableBatch. There each header counts as 160
             bytes.
+        record_codec: "auto", "compiled" or "pure". What decodes and encodes records: the compiled
+            code of aiokafka, or Python. "auto": the compiled code if it is installed.
+            `Transport.driver_version` shows which it is. memory:// has no use for it.
         request_timeout: the time for one request to a broker.
         connect_timeout: the time to find a broker, and a topic that does not exist yet.
         commit_timeout: the time for the broker's answer to a commit.

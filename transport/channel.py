@@ -209,7 +209,7 @@ class Channel:
             except BaseException:  # a cancelled hook must strand no message either
                 self._give_back([*decoded, *messages[index + 1 :]])
                 raise
-        batch.keep(decoded)
+        batch.messages = decoded
         return bool(decoded)
 
     def try_decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:

@@ -250,8 +250,9 @@ class Batch(Sequence[Message]):
             self._messages = messages
         return self._messages
 
-    def keep(self, messages: Sequence[Message]) -> None:
-        """Consist of these messages from now on. For the transport."""
+    @messages.setter
+    def messages(self, messages: Sequence[Message]) -> None:
+        """Leave out messages that were dealt with one by one, or are not to be acked with it."""
         self._messages = list(messages)
 
     @property

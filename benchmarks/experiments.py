@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.environments import PROJECT
+from benchmarks.environments import JAVA, PROJECT
 from benchmarks.shapes import (
     BACKLOG,
     GZIP,
@@ -127,6 +127,9 @@ EXPERIMENTS = {
                 "aiokafka.getmany": _getmany,
                 "ours.concurrent": _reads("concurrent", tasks=100),
                 "confluent": _confluent,
+                "parallel_consumer": Contender(
+                    "ParallelPeer", "read", JAVA, options={"tasks": 100}
+                ),
             },
             messages=600_000,
             quick=200_000,

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.broker import topics
-from benchmarks.environments import ROOT, python_of
+from benchmarks.environments import ROOT, command_of, python_of
 from benchmarks.experiments import EXPERIMENTS, Experiment
 from benchmarks.plots import FOLDER as PLOTS
 from benchmarks.results import FOLDER as RESULTS
-from benchmarks.runner import Runner, command_of
+from benchmarks.runner import Runner
 
 RATE = 400  # samples a second
 ROWS = 14  # of a table; the rest is one row
@@ -110,7 +110,7 @@ def _record(
     spy = Path(python_of("profiler")).with_name("py-spy")
     options = ["--gil", "--function", "--rate", str(RATE), "--format", form, "--output", str(path)]
     job = runner.job(experiment, contender)
-    command = command_of(contender.environment, contender.program, job)
+    command = [*command_of(contender.environment, contender.program), json.dumps(job)]
     ended = subprocess.run(
         [str(spy), "record", *options, "--", *command], cwd=ROOT, capture_output=True, text=True
     )

@@ -14,7 +14,8 @@ names of several figures, where one row of the table has two baselines or number
     transactions.per_second, exactly_once.messages    .partition, .member
     memory_broker           .sent, .consumed
 
-Figures that begin with `growth.`, and those that compare with confluent-kafka, are in no row of it.
+In no row of it are the figures that begin with `growth.`, and those that compare with
+confluent-kafka or with Confluent's Parallel Consumer.
 """
 
 from __future__ import annotations
@@ -155,6 +156,10 @@ def _consuming() -> Iterator[Row]:
     yield Row("consume.vs_faust.100B", "consume.vs_faust.100B", "faust", 25.0)
     yield Row("consume.vs_faststream.100B", "consume.vs_faststream.100B", "faststream", 60.0)
     yield Row("consume.concurrent.100B", small, "ours", 0.6, ours="ours.concurrent")
+    yield Row(
+        *("consume.concurrent.vs_parallel_consumer", small, "parallel_consumer", None),
+        ours="ours.concurrent",
+    )
 
 
 def _producing() -> Iterator[Row]:

@@ -8,15 +8,13 @@ import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchmarks.broker import Topics
-from benchmarks.environments import ROOT, EnvironmentFailed, python_of
+from benchmarks.environments import ROOT, EnvironmentFailed, command_of
 from benchmarks.experiments import Contender, Experiment
 from benchmarks.shapes import Shape
 
-CONTENDERS = Path(__file__).parent / "contenders"
 TIMEOUT = 900.0  # seconds for one contender
 TARGET_PARTITIONS = 4
 LINES = 20  # of a contender's errors, at their end
@@ -179,14 +177,9 @@ class Runner:
         _ask("confluent", "confluent_peer", job)
 
 
-def command_of(environment: str, program: str, job: Mapping[str, Any]) -> list[str]:
-    """The command line of a contender."""
-    return [python_of(environment), str(CONTENDERS / f"{program}.py"), json.dumps(job)]
-
-
 def _ask(environment: str, program: str, job: Mapping[str, Any]) -> Answer:
     """Run a contender, and return its answer."""
-    command = command_of(environment, program, job)
+    command = [*command_of(environment, program), json.dumps(job)]
     try:
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as error:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plots, profiling, results
-from benchmarks.environments import PROJECT, REQUIREMENTS
+from benchmarks.environments import CONTENDERS, JAVA, PROJECT, REQUIREMENTS
 from benchmarks.experiments import EXPERIMENTS
 from benchmarks.results import FALL, as_json, fallen, figure_of
 from benchmarks.rows import NAMES, QUICK, ROWS, Row, belongs_to, rows_of, with_siblings
-from benchmarks.runner import CONTENDERS, Answers
+from benchmarks.runner import Answers
 
 RATE = Row("consume.messages.100B", "consume.100B", "bare", 2.2)
 LATENCY = Row(
@@ -37,7 +37,8 @@ def test_each_documented_name_has_rows() -> None:
 
 def test_rows_outside_of_the_table_are_those_that_are_said_to_be() -> None:
     others = [row.name for row in ROWS if belongs_to(row.name) is None]
-    assert all(name.startswith("growth.") or "vs_confluent" in name for name in others)
+    others = [name for name in others if not name.startswith("growth.")]
+    assert {name.rpartition(".")[2] for name in others} == {"vs_confluent", "vs_parallel_consumer"}
 
 
 def test_no_two_rows_have_one_name() -> None:
@@ -63,8 +64,11 @@ def test_each_contender_of_an_experiment_serves_a_row() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_contender_has_a_program_with_its_work_and_an_environment(name: str) -> None:
     for contender in EXPERIMENTS[name].contenders.values():
-        assert contender.work in works_of(contender.program), contender
-        assert contender.environment in {PROJECT, *REQUIREMENTS}
+        if contender.environment == JAVA:
+            assert (CONTENDERS / f"{contender.program}.java").exists()
+        else:
+            assert contender.work in works_of(contender.program), contender
+            assert contender.environment in {PROJECT, *REQUIREMENTS}
 
 
 def works_of(program: str) -> set[str]:

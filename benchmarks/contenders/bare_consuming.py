@@ -54,10 +54,10 @@ def messages(job: Job) -> Done:
 
 def handled(job: Job) -> Done:
     """Handle each message for some time: the time to the first one, and the memory."""
-    pause = job.options["handler"]
+    pause, opened = job.options["handler"], time.perf_counter()
     consumer = consumer_of(job)
     seen = total = 0
-    opened, began, first = time.perf_counter(), 0.0, 0.0
+    began = first = 0.0
     while seen < job.messages:
         for records in consumer.poll(timeout_ms=1000).values():
             for record in records:

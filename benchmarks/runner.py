@@ -59,14 +59,15 @@ class Runner:
     def run(self, experiment: Experiment, needed: Collection[str]) -> Answers:
         """Run the needed contenders in turn, A B A B, and return the answers of all rounds.
 
-        The first round is left out, but for a quick run and for a single round. A contender that
-        fails is left out from then on, and named in `failures`. Raises WorkDiffers.
+        One more round comes before them, to warm up; but not in a quick run, before a single round
+        and before contenders that only wait. A contender that fails is left out from then on, and
+        named in `failures`. Raises WorkDiffers.
         """
         contenders = {
             name: contender for name, contender in experiment.contenders.items() if name in needed
         }
         rounds = self._rounds or (experiment.quick_rounds if self._is_quick else experiment.rounds)
-        warm_up = 0 if self._is_quick or rounds == 1 else 1
+        warm_up = 0 if self._is_quick or rounds == 1 or experiment.at_once else 1
         answers: dict[str, list[Answer]] = {name: [] for name in contenders}
         for number in range(rounds + warm_up):
             answered = self._round(experiment, contenders)

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import inspect
 import logging
+import re
 import socket
 import threading
 import time
@@ -57,13 +58,16 @@ from kafka.protocol.consumer import FetchRequest, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
-from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
+from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatch
-from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from transport.drivers.kafka.identity import Ask, Look
 from transport.drivers.kafka.join import keep_join
 from transport.drivers.kafka.login import keep_unseen
+from transport.drivers.kafka.records.codec import codec_for
+from transport.drivers.kafka.records.compiled_code import compiled_code
+from transport.drivers.kafka.unpacking import Share
 
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
@@ -399,20 +403,47 @@ def test_what_was_fetched_is_unpacked_through_these_names() -> None:
     parse = inspect.getsource(Fetcher._parse_fetched_data)
     assert "self.PartitionRecords(fetch_offset, tp, records," in parse
     assert "self._parse_fetched_data(completion)" in inspect.getsource(Fetcher.fetched_records)
-    unpack = inspect.getsource(Fetcher.PartitionRecords._unpack_records)
-    assert "records.next_batch()" in unpack
-    assert "self.next_fetch_offset = last_batch.next_offset" in unpack  # at the end, as we end it
-    assert "records_remaining -= self._append(" in inspect.getsource(Fetcher.fetched_records)
+    assert "records = MemoryRecords(completed_fetch.partition_data.records)" in parse
+    assert "_buffer" in MemoryRecords.__slots__
+    assert "self._next_partition_records = self._parse_fetched_data(" in inspect.getsource(
+        Fetcher.fetched_records
+    )
+    append = inspect.getsource(Fetcher._append)
+    assert "if not part:" in append
+    assert "if part.next_fetch_offset == position.offset:" in append
+    assert "part_records = part.take(max_records)" in append
+    assert "drained[tp].extend(part_records)" in append  # in order, whatever it is
+    assert "part.next_fetch_offset, '', part.leader_epoch)" in append
+    assert "partition_records.bytes_read > 0" in inspect.getsource(
+        Fetcher._on_partition_records_drain
+    )
+    attributes = set(re.findall(r"\bpart\.(\w+)", append))
+    assert attributes <= {*vars(Share(codec_for("auto")[0], 1, 0, None, None)), "take", "drain"}
     assert "discard.update(self._paused_completed_fetches)" in inspect.getsource(
         Fetcher._fetchable_partitions
     )
-    assert "self._next_inline_exception = e" in inspect.getsource(Fetcher.PartitionRecords.take)
-    assert set(DefaultRecordBatch.__slots__) >= {"_buffer", "_pos", "_decompressed"}
-    assert set(DefaultRecordBatch.__slots__) >= {"_next_record_index", "_num_records"}
-    assert set(DefaultRecord.__slots__) >= {"_offset", "_size_in_bytes", "_headers"}
     assert "headers = self._read_all_headers()" in inspect.getsource(LegacyRecordBatch.__iter__)
-    assert "self._maybe_uncompress()" in inspect.getsource(DefaultRecordBatch.__iter__)
     assert "self._decompress(" in inspect.getsource(LegacyRecordBatch.__iter__)
+    assert "self._read_key_value(" in inspect.getsource(LegacyRecordBatch.__iter__)
+
+
+def test_a_batch_is_built_through_these_names() -> None:
+    assert "_builder" in MemoryRecordsBuilder.__slots__
+    assert set(DefaultRecordBatchBuilder.__slots__) >= {"_buffer", "_last_offset", "_num_records"}
+    assert set(DefaultRecordBatchBuilder.__slots__) >= {"_first_timestamp", "_max_timestamp"}
+    build = inspect.getsource(DefaultRecordBatchBuilder.build)
+    assert in_order(build, "self._maybe_compress()", "self.write_header(", "return self._buffer")
+
+
+def test_the_compiled_record_code_has_these_names() -> None:
+    code, version = compiled_code()
+    assert version.startswith("0.14.")
+    assert code.DefaultRecordBatch
+    encoder = code.DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1000)
+    assert encoder.append(0, 1, b"k", b"v", []).offset == 0
+    record = next(iter(code.DefaultRecordBatch(bytes(encoder.build()))))
+    assert (record.offset, record.timestamp, record.timestamp_type) == (0, 1, 0)
+    assert (record.key, record.value, record.headers) == (b"k", b"v", [])
 
 
 # `cluster._topics`.

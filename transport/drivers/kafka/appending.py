@@ -124,12 +124,14 @@ class Appending:
         parts: what was appended.
         refused: the messages that the client refuses, with its errors.
         must_wake: the network thread has something to do.
+        compiled: whether compiled code encodes the records, if there is any.
     """
 
     producer: KafkaProducer
     parts: list[Part] = attrs.field(factory=list)
     refused: list[tuple[Outgoing, Exception]] = attrs.field(factory=list)
     must_wake: bool = False
+    compiled: bool = True
 
     def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
         """Append messages to a partition's batches, in order; note those that are refused.
@@ -222,7 +224,7 @@ class Appending:
             config[name] for name in ("message_version", "compression_attrs", "batch_size")
         )
         records = (
-            records_builder(codec, size)
+            records_builder(codec, size, compiled=self.compiled)
             if version == 2
             else MemoryRecordsBuilder(version, codec, size)
         )

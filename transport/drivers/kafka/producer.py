@@ -521,7 +521,8 @@ class KafkaProducerClient:
         if not again and self._absent is not None:
             waited_for = self._absent.topics
             unknown |= {t for t in known if self._is_settling or t in waited_for}
-        appending = Appending(producer)
+        compiled = self._settings.record_codec != "pure"
+        appending = Appending(producer, compiled=compiled)
         for (topic, partition), group in groups.items():
             if topic in unknown:
                 absent += group

@@ -94,6 +94,7 @@ class Share:
         self.next_fetch_offset = fetch_offset
         self.leader_epoch = -1
         self.bytes_read = 0
+        self._count = 0
         self._codec = codec
         self._limit = limit
         self._records = records
@@ -129,5 +130,3 @@ class Share:
             self._metrics.record(self.topic_partition, self.bytes_read, self._count)
         if self._on_drain is not None:
             self._on_drain(self)
-
-    _count = 0

@@ -834,6 +834,17 @@ def test_a_poll_of_the_client_waits_through_these_names() -> None:
     assert "self._current()" in inspect.getsource(NetworkSelector._poll_once)
 
 
+def test_a_poll_begins_with_the_coordinator() -> None:
+    poll = inspect.getsource(ConsumerCoordinator.poll)
+    assert "if not self.ensure_coordinator_ready(timeout_ms=timer.timeout_ms):" in poll
+    # What this reads, `Wake` reads as well; where it has more to do, it is called.
+    known = inspect.getsource(BaseCoordinator.coordinator)
+    assert "self.coordinator_id is None" in known
+    assert "self._client.is_disconnected(self.coordinator_id)" in known
+    ready = inspect.getsource(BaseCoordinator.ensure_coordinator_ready_async)
+    assert "while self.coordinator_unknown():" in ready
+
+
 def test_a_request_outlives_the_wait_for_it() -> None:
     """So an interrupted poll, and the next one, bring the group on."""
     join = inspect.getsource(BaseCoordinator.join_group_async)

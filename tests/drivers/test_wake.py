@@ -56,7 +56,10 @@ def loop() -> Iterator[Loop]:
     plain = KafkaConnectionManager.wait_for
     manager.wait_for = lambda future, timeout_ms: plain(manager, future, timeout_ms)
     consumer = SimpleNamespace(
-        _client=SimpleNamespace(_net=net, _manager=manager),
+        _client=SimpleNamespace(_net=net, _manager=manager, is_disconnected=lambda node: node != 1),
+        _coordinator=SimpleNamespace(
+            coordinator_id=None, ensure_coordinator_ready=lambda timeout_ms: False
+        ),
         _fetcher=SimpleNamespace(fetch_records=lambda *_: ({}, True)),
         _subscription=SimpleNamespace(assignment={}),
         config={"retry_backoff_ms": 100},
@@ -165,6 +168,14 @@ def test_a_partition_without_a_position_is_looked_up_again_after_the_backoff(loo
     loop.consumer._subscription.assignment["tp"] = state
     fetch = loop.consumer._fetcher.fetch_records
     assert started(lambda: fetch(1, True, LONG * 1000)).end() == ({}, False)
+
+
+@pytest.mark.parametrize(("node_id", "known"), [(1, True), (2, False), (None, False)])
+def test_a_coordinator_is_looked_up_only_where_none_is_connected(
+    loop: Loop, node_id: int | None, known: bool
+) -> None:
+    loop.consumer._coordinator.coordinator_id = node_id
+    assert loop.consumer._coordinator.ensure_coordinator_ready(timeout_ms=5) is known
 
 
 def test_notifying_a_loop_that_has_ended_does_nothing(loop: Loop) -> None:

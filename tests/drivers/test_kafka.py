@@ -24,6 +24,7 @@ from kafka.net.compat import KafkaNetClient
 
 from tests.kafka import cluster
 from tests.kafka.cluster import Broker, describe_group
+from tests.records import read
 from transport.drivers import driver_for
 from transport.drivers.base import Driver, Outcome, Outgoing, Rebalance, RebalanceKind
 from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
@@ -146,8 +147,8 @@ async def take(client: KafkaConsumerClient, count: int) -> dict[TP, list[int]]:
     offsets: dict[TP, list[int]] = {}
     with trio.fail_after(10.0):
         while sum(map(len, offsets.values())) < count:
-            for tp, records in (await client.poll()).items():
-                offsets.setdefault(tp, []).extend(record.offset for record in records)
+            for tp, several in (await client.poll()).items():
+                offsets.setdefault(tp, []).extend(record.offset for record in read(several))
     return offsets
 
 

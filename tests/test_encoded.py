@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 
@@ -91,7 +93,7 @@ def test_a_header_that_claims_a_wrong_number_is_corrected(
 def test_of_a_fetch_in_which_nothing_is_for_us_nothing_is_left(ledger: Ledger, lane: Lane) -> None:
     """All of its records are before the offset that was asked for, or were compacted away."""
     falls: list[int] = []
-    lane.load.alarm, lane.load.on_fall = True, lambda: falls.append(lane.load.held)
+    lane.load.mark, lane.load.on_fall = math.inf, lambda: falls.append(lane.load.held)
     ledger.fetched(Encoded(first=0, end=3, count=3))
     ledger.fetched(Encoded([3]))
     assert [message.offset for message in take(lane, 9)] == [3]

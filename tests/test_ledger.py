@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 
@@ -296,7 +297,7 @@ def test_who_waits_for_the_load_to_fall_is_told_at_each_ack(ledger: Ledger) -> N
     ledger.fetched(fetched(0, 1, 2, 3, 4))
     take(lane).ack()
     assert held == []  # nobody waits
-    load.alarm = True
+    load.mark = math.inf
     take(lane).ack()
     take_batch(lane, 2).ack()
     ledger.shut()

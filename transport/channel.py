@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
@@ -110,7 +111,8 @@ class Channel:
         """Something was fetched into the partition's lane."""
         self._scheduler.add(self._lanes[tp])
         if self.load.held >= self.load.limit and not self.is_full:
-            self.is_full = self.load.alarm = True
+            self.is_full = True
+            self.load.mark = max(self.load.mark, self.load.limit // 2)
             self._on_full()
         self.notify()
 
@@ -274,7 +276,7 @@ class Channel:
         load = self.load
         room = load.limit - load.begun
         if room <= 0:
-            load.alarm = True
+            load.mark = math.inf  # the first ack makes room
             return None
         while (lane := self._scheduler.turn()) is not None:
             if ready := lane.ready():
@@ -296,6 +298,10 @@ class Channel:
         self._scheduler.discard(lane)
         self._passed_over.pop(lane, None)
 
+    def _set_mark(self) -> None:
+        """Hear of the acks that may end the pause of a full channel, and of no others."""
+        self.load.mark = self.load.limit // 2 if self.is_full else -1
+
     def _on_fall(self) -> None:
         load = self.load
         if self.is_full and load.held <= load.limit // 2:
@@ -303,7 +309,7 @@ class Channel:
             self._on_full()
         if load.begun < load.limit:
             self.notify()
-            load.alarm = self.is_full
+            self._set_mark()
 
 
 class _Reader:

@@ -62,7 +62,8 @@ class Load:
         held: fetched and not acked, waiting or begun.
         begun: delivered and not acked.
         memory: the weight of the messages held by all channels of the app.
-        alarm: `on_fall` is called at each ack, because a caller waits for the load to fall.
+        mark: `on_fall` is called at each ack that leaves so many held, or fewer; -1: at none. A
+            number rather than a flag: while the channel is full, nothing is called for most acks.
     """
 
     limit: int
@@ -70,7 +71,7 @@ class Load:
     held: int = 0
     begun: int = 0
     memory: Held = attrs.field(factory=Held)
-    alarm: bool = False
+    mark: float = -1
     on_fall: Callable[[], None] = lambda: None
 
 
@@ -288,7 +289,7 @@ class Lane:
                 self._reading = None
                 load.held -= reading.unread  # there are fewer than the headers claim
                 load.memory.bytes -= reading.weight
-                if reading.unread and load.alarm:
+                if reading.unread and load.held <= load.mark:
                     load.on_fall()
                 self._after_fall()
             return False
@@ -326,7 +327,7 @@ class Lane:
         load.begun -= 1
         memory = load.memory
         memory.bytes -= message.weight
-        if load.alarm or memory.is_full or self._waiters:
+        if load.held <= load.mark or memory.is_full or self._waiters:
             self._after((offset,))
         return True
 
@@ -485,7 +486,7 @@ class Lane:
 
     def _after(self, keys: Sequence[int]) -> None:
         """Note that the entries of these keys are no longer begun, or fewer of their messages."""
-        if self.load.alarm:
+        if self.load.held <= self.load.mark:
             self.load.on_fall()
         self._after_fall()
         if self._waiters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import tracemalloc
 import zlib
@@ -26,6 +27,7 @@ from tests.drivers.batches import (
     with_byte,
     zeros,
 )
+from tests.drivers.batches_of_others import LIBRDKAFKA
 from transport.drivers.kafka.decompression import TooLarge, decompress
 from transport.drivers.kafka.records.codec import (
     CONTROL,
@@ -159,6 +161,23 @@ def batch_of(*messages: tuple[bytes | None, bytes | None, list[tuple[str, bytes 
         builder.append(1_700_000_000_000 + 7 * number, key, value, headers)
     builder.close()
     return struct.pack(">q", 10) + bytes(builder.buffer())[8:]
+
+
+# What is in each batch of `batches_of_others.py`: key, value and headers.
+MESSAGES = [
+    (b"key0", b"value 0 " * 12, [("h", b"1"), ("none", None), ("\u00e9", b"")]),
+    (None, b"value 1 " * 12, [("h", b"1"), ("none", None), ("\u00e9", b"")]),
+    (b"key2", b"value 2 " * 12, []),
+    (None, None, []),
+]
+
+
+@pytest.mark.parametrize("name", LIBRDKAFKA)
+def test_what_librdkafka_writes_is_decoded(codec: Codec, name: str) -> None:
+    records = Reading(codec, base64.b64decode(LIBRDKAFKA[name])).good()
+    assert [(each.key, each.value, list(each.headers)) for each in records] == MESSAGES
+    assert [each.offset for each in records] == [0, 1, 2, 3]
+    assert [each.timestamp for each in records] == [1_700_000_000_000 + n for n in range(4)]
 
 
 def test_the_brokers_time_is_that_of_the_batch(codec: Codec) -> None:

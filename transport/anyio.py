@@ -575,9 +575,9 @@ class AioTopic:
         self.native.listen()
         return AioReader(self.native, self._guest, take, acks=acks)
 
-    def send_soon(self, **message: Any) -> FutureMessage:
-        """See `Topic.send_soon`; wait for the outcome by `AioProducer.flush`."""
-        return self.native.send_soon(**message)
+    def send_soon(self, **message: Any) -> AioFutureMessage:
+        """See `Topic.send_soon`."""
+        return AioFutureMessage(self.native.send_soon(**message), self._guest)
 
     async def send_and_wait(self, **message: Any) -> RecordMetadata:
         """See `Topic.send_and_wait`."""
@@ -604,6 +604,40 @@ class AioDelivery:
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
+
+
+class AioFutureMessage:
+    """What becomes of a message that `send_soon` has taken, for asyncio's tasks; see
+    `FutureMessage`."""
+
+    __slots__ = ("_guest", "native")
+
+    def __init__(self, message: FutureMessage, guest: _Guest) -> None:
+        self.native = message
+        self._guest = guest
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.native.is_done
+
+    async def wait(self) -> RecordMetadata:
+        """Wait for the outcome: the same as awaiting the object."""
+        if not self.native.is_done:
+            await self._guest.wait(functools.partial(_call_at_ends, (self.native,)))
+        else:
+            await self._guest.give_way()
+        return self.native.result()
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:
+        """Block for the outcome in another thread; see `FutureMessage.result`."""
+        return self.native.result(timeout)
+
+    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
+        return self.wait().__await__()
+
+    def __repr__(self) -> str:
+        return repr(self.native)
 
 
 class AioManyDeliveries(Sequence[AioDelivery]):
@@ -647,7 +681,7 @@ class AioManyDeliveries(Sequence[AioDelivery]):
         return repr(self.native)
 
 
-def _call_at_ends(deliveries: Sequence[Delivery], answer: _Answer[None]) -> Leave:
+def _call_at_ends(deliveries: Sequence[Delivery | FutureMessage], answer: _Answer[None]) -> Leave:
     """Answer once deliveries, at least one, have outcomes; they have none yet."""
     left = len(deliveries)
 

@@ -129,6 +129,7 @@ class FutureMessage:
         self._outcome: concurrent.futures.Future[RecordMetadata] = concurrent.futures.Future()
         self._on_seen: Callable[[], object] = lambda: None
         self._waiting: list[None] = []  # one for each who waits; a thread may be one of them
+        self._calls: list[Callable[[], object]] = []  # at the end
         self.is_given = False
 
     @property
@@ -165,6 +166,17 @@ class FutureMessage:
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
 
+    def call_at_end(self, fn: Callable[[], object]) -> None:
+        """Wait for the outcome without a task of trio: see `Delivery.call_at_end`."""
+        self._calls.append(fn)
+        self._waiting.append(None)
+
+    def call_off(self, fn: Callable[[], object]) -> None:
+        """End what `call_at_end` has begun, before the outcome is known or after."""
+        if fn in self._calls:
+            self._calls.remove(fn)
+            self._waiting.pop()
+
     def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
         """For the producer, in trio; it wants to know once somebody has seen a failure."""
         self._on_seen = on_seen
@@ -174,6 +186,8 @@ class FutureMessage:
         else:
             self._outcome.set_exception(outcome)
         self.ended.set()
+        for call in self._calls:
+            call()
         if was_awaited:
             on_seen()
 

@@ -364,6 +364,23 @@ async def test_any_number_of_tasks_await_a_delivery() -> None:
         assert await delivery == delivery.native.outcome
 
 
+async def test_what_is_sent_soon_is_awaited_and_may_fail_unseen() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(DeliveryFailed, match="1 messages"), flatten_subgroups=True
+    ):
+        async with held_app(client := HeldBack()) as (app, orders):
+            seen, unseen = (orders.send_soon(value=value) for value in (b"1", b"2"))
+            waiting = [asyncio.create_task(outcome_of(each.wait())) for each in (seen, unseen)]
+            await all_wait(app)
+            waiting[1].cancel()
+            await all_wait(app)
+            client.end(2, DeliveryFailed("no"))
+            assert isinstance(await waiting[0], DeliveryFailed)
+            assert seen.native._waiting == []
+            assert unseen.native._calls == []
+            assert unseen.is_done
+
+
 async def test_many_outcomes_are_awaited_at_once() -> None:
     async with held_app(client := HeldBack()) as (app, orders):
         many = await orders.send_many([(None, b"%d" % number) for number in range(4)])

@@ -72,7 +72,9 @@ class Delivery(Outgoing):
 
     def result(self) -> RecordMetadata:
         """Return the outcome, which is known, or raise it. Not a checkpoint."""
-        self.on_seen()
+        self.was_seen = True
+        if self._on_seen is not None:
+            self._on_seen()
         if isinstance(self.outcome, RecordMetadata):
             return self.outcome
         assert self.outcome is not None
@@ -269,7 +271,10 @@ class InFlight:
 
     def has_room(self, size: int) -> bool:
         """Whether a message of this size can be accepted now and no other waits before it."""
-        return not self._line and self._fits(size)
+        if self._line:
+            return False
+        held = len(self._deliveries)  # the rule of `_fits`, without its call
+        return not held or (held < self._most_messages and self._bytes + size <= self.most_bytes)
 
     def _fits(self, size: int) -> bool:
         return not self._deliveries or (

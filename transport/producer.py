@@ -220,6 +220,7 @@ class Producer(Service):
         if self.accept_now(message, check, count) is None:
             await self._in_flight.wait_for_room((message,), functools.partial(self._accept, check))
 
+    @trio.lowlevel.enable_ki_protection
     def accept_now(
         self,
         message: Delivery,
@@ -243,9 +244,18 @@ class Producer(Service):
             if self._now() >= until:
                 return None
         size = self._prepare(message, count)
-        if self._accepts and not self._in_flight.has_room(size):
+        in_flight = self._in_flight
+        if self._accepts and not in_flight.has_room(size):
             return None
-        self._accept(always if check is None else check, message)
+        # As `_accept`, without its call, because this runs for each message.
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        if check is not None and check is not always:
+            check()
+        in_flight.accept(message)
+        if not self._queue:
+            self._filled.set()
+        self._queue.append(message)
         return message
 
     def accept_in_turn(

@@ -215,14 +215,16 @@ class Topic:
     ) -> tuple[Producer, Callable[[], None], Delivery]:
         """Return a message of `send`, with the producer that writes it and the check of its
         transaction: for `Producer.accept_now` and `send_while`. Not a checkpoint."""
-        message = outgoing_of(
-            self._sent_to(),
-            _encode(self, "key", self._key, key),
-            _encode(self, "value", self._value, value),
-            partition,
-            timestamp,
-            headers,
-        )
+        if self.pattern is not None:
+            self._sent_to()  # it raises
+        # A plain key or value costs no call, because this runs for each message.
+        if self._key is not None or type(key) is not bytes:
+            key = _encode(self, "key", self._key, key)
+        if self._value is not None or type(value) is not bytes:
+            value = _encode(self, "value", self._value, value)
+        message = outgoing_of(self.name, key, value, partition, timestamp, headers)
+        if source is IN_HAND and not self.app.consumer.in_transaction:
+            return self.app.producer, always, message
         return *self.writer_for(source), message
 
     def addressed_many(
@@ -237,17 +239,17 @@ class Topic:
         add, key_codec, value_codec = listed.append, self._key, self._value
         with numbered() as at:
             for at.number, item in enumerate(messages):
-                partition = timestamp = headers = None
-                if type(item) is tuple and len(item) == 2:
-                    key, value = item
-                else:
-                    key, value, partition, timestamp, headers = _parts(item)
+                is_pair = type(item) is tuple and len(item) == 2
+                key, value, *others = item if is_pair else _parts(item)
                 # A plain key or value costs no call, because this runs for each message.
                 if key_codec is not None or type(key) is not bytes:
                     key = _encode(self, "key", key_codec, key)
                 if value_codec is not None or type(value) is not bytes:
                     value = _encode(self, "value", value_codec, value)
-                add(outgoing_of(name, key, value, partition, timestamp, headers))
+                if is_pair:
+                    add(Delivery(name, None, key, value, (), None))
+                else:
+                    add(outgoing_of(name, key, value, *others))
         return listed
 
     def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import kafka.errors
 import pytest
@@ -26,10 +25,8 @@ from kafka.protocol.producer import ProduceResponse
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from transport.drivers.base import Outcome, Outgoing
-from transport.drivers.kafka import appending
 from transport.drivers.kafka.appending import Appending, FilledBatch, Part
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
-from transport.drivers.kafka.records.building import records_builder
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.errors import DeliveryFailed, MessageTooLarge
 from transport.types import Headers, RecordMetadata
@@ -43,9 +40,7 @@ INVALID = kafka.errors.InvalidRecordError.errno
 
 @pytest.fixture(params=[True, False], ids=["compiled", "python"], autouse=True)
 def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        appending, "records_builder", partial(records_builder, compiled=request.param)
-    )
+    monkeypatch.setattr(Rig, "compiled", request.param)
 
 
 class Unconnected(KafkaProducer):  # type: ignore[misc]
@@ -60,6 +55,8 @@ class Unconnected(KafkaProducer):  # type: ignore[misc]
 
 class Rig:
     """A producer of the client that never connects, and what its batches become."""
+
+    compiled: ClassVar[bool] = True
 
     def __init__(self, *, transactional: bool = False, **config: Any) -> None:
         self.manager = TransactionManager(
@@ -91,8 +88,11 @@ class Rig:
     def _wake(self) -> None:
         self.wakes += 1
 
+    def appending(self) -> Appending:
+        return Appending(self.producer, compiled=self.compiled)
+
     def append(self, messages: Sequence[Outgoing], tp: TopicPartition = TP) -> Appending:
-        appended = Appending(self.producer)
+        appended = self.appending()
         appended.append(tp, messages)
         appended.wake()
         return appended
@@ -345,7 +345,7 @@ def test_a_client_that_is_closed_meanwhile_takes_no_more_and_says_what_is_left(
 ) -> None:
     rig = Rig(batch_size=500)
     messages = numbered(40, size=50)
-    appended = Appending(rig.producer)
+    appended = rig.appending()
     write = Appending._write
 
     def write_one(self: Appending, held: FilledBatch, several: Sequence[Outgoing], at: int) -> int:
@@ -359,7 +359,7 @@ def test_a_client_that_is_closed_meanwhile_takes_no_more_and_says_what_is_left(
     (batch,) = rig.queue()
     assert appended.left_by(messages) == messages[batch.record_count :]
     assert rig.accumulator._appends_in_progress.get() == 0
-    later = Appending(rig.producer)
+    later = rig.appending()
     rig.producer._closed = True
     with pytest.raises(kafka.errors.IllegalStateError):
         later.append(TP, messages)

@@ -147,6 +147,7 @@ class Appending:
     """In place of what appends to a client's accumulator."""
 
     client: Client
+    compiled: bool
     parts: list[Part] = attrs.field(factory=list)
     refused: tuple[()] = ()
 

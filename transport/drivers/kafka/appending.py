@@ -118,20 +118,20 @@ class Part:
 
 @attrs.define(eq=False)
 class Appending:
-    """Appends messages to one producer of the client; on the sending thread.
+    """Appends messages to one producer of the client; by one thread at a time.
 
     Attributes:
+        compiled: whether compiled code encodes them.
         parts: what was appended.
         refused: the messages that the client refuses, with its errors.
         must_wake: the network thread has something to do.
-        compiled: whether compiled code encodes the records, if there is any.
     """
 
     producer: KafkaProducer
+    compiled: bool = attrs.field(kw_only=True)
     parts: list[Part] = attrs.field(factory=list)
     refused: list[tuple[Outgoing, Exception]] = attrs.field(factory=list)
     must_wake: bool = False
-    compiled: bool = True
 
     def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
         """Append messages to a partition's batches, in order; note those that are refused.

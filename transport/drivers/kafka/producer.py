@@ -30,6 +30,7 @@ from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_tra
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.identity import has_open, identity_of, take_back, take_over
 from transport.drivers.kafka.options import admin_options, producer_options
+from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.drivers.kafka.requests import keep_requests
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
@@ -60,8 +61,8 @@ QUICK = 0.25
 # Extra seconds beyond the client's own timeout, so that its more specific error wins.
 MOMENT = 0.25
 # So many messages, with so many bytes of values together, are appended on trio's thread: that takes
-# 0.3 ms at most, and 3 ms without compiled code.
-_FEW, _SMALL = 256, 256 << 10
+# 1 ms at most, and 3 ms without compiled code.
+_FEW, _FEW_WITHOUT, _SMALL = 1024, 256, 256 << 10
 
 Taken: TypeAlias = Callable[
     [Batch, list[Run], Sequence[tuple[Outgoing, Outcome]], Sequence[Outgoing]], None
@@ -95,6 +96,7 @@ class KafkaProducerClient:
     ) -> None:
         self._settings = settings
         self._waiting = waiting
+        self._compiled = settings.record_codec != "pure" and compiled_code()[0] is not None
         self._options = producer_options(servers, security, settings)
         self._admin_options = admin_options(servers, security, settings)
         self._calls = Calls(f"producer {settings.client_id}")
@@ -282,7 +284,7 @@ class KafkaProducerClient:
         manager = producer._transaction_manager
         if manager is not None and manager.has_fatal_error():
             return False
-        few = 0 < len(messages) <= _FEW
+        few = 0 < len(messages) <= (_FEW if self._compiled else _FEW_WITHOUT)
         return few and sum([len(each.value or b"") for each in messages]) <= _SMALL
 
     @property
@@ -521,8 +523,7 @@ class KafkaProducerClient:
         if not again and self._absent is not None:
             waited_for = self._absent.topics
             unknown |= {t for t in known if self._is_settling or t in waited_for}
-        compiled = self._settings.record_codec != "pure"
-        appending = Appending(producer, compiled=compiled)
+        appending = Appending(producer, compiled=self._compiled)
         for (topic, partition), group in groups.items():
             if topic in unknown:
                 absent += group

@@ -30,6 +30,7 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
 from transport.drivers.kafka.appending import FilledBatch, Part
+from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.drivers.kafka.requests import keep_requests
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.settings import ClientSettings
@@ -126,6 +127,8 @@ class Client:
 
     def __init__(self, **options: Any) -> None:
         self.sent: list[bytes | None] = []
+        self.threads: list[threading.Thread] = []
+        self.compiled: list[bool] = []
         self.transactions = 0
         self._metadata = self.metadata
         self._sender = Sender()
@@ -156,6 +159,8 @@ class Appending:
         part = Part(held, 0, 0, list(messages))
         held.complete(0, -1)
         self.client.sent += [message.value for message in messages]
+        self.client.threads.append(threading.current_thread())
+        self.client.compiled.append(self.compiled)
         self.parts.append(part)
 
     def wake(self) -> None: ...
@@ -267,6 +272,55 @@ async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
         metadata.is_swapped = True
         await client.send([message(b"1")])
         assert isinstance(await sent.of(b"1"), RecordMetadata)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "settings", "here"),
+    [
+        (1, 1, {}, True),
+        (256, 1, {"record_codec": "pure"}, True),
+        (2000, 1, {}, False),
+        (2, 200_000, {}, False),
+        (1, 1, {"compression_type": "gzip"}, False),
+    ],
+)
+async def test_a_few_messages_are_appended_on_the_thread_of_trio(
+    metadata: Metadata, count: int, size: int, settings: dict[str, Any], here: bool
+) -> None:
+    """While the client compresses a batch, or takes long for many, trio must not stand still."""
+    metadata.topics.add("t")
+    async with producing(**settings) as (client, sent):
+        messages = [message(b"%d" % n + b"." * size) for n in range(count)]
+        await client.send(messages)
+        await sent.of(messages[-1].value or b"")
+        assert len(sent.outcomes) == count
+        assert (Client.made[0].threads[0] is threading.current_thread()) is here
+
+
+async def test_messages_keep_their_order_while_the_sending_thread_is_at_work(
+    metadata: Metadata,
+) -> None:
+    metadata.topics.add("t")
+    async with producing() as (client, sent), trio.open_nursery() as nursery:
+        metadata.held.clear()
+        first = [message(b"%d" % n) for n in range(2000)]
+        nursery.start_soon(client.send, first)
+        await trio.to_thread.run_sync(metadata.asked.wait, 10)
+        nursery.start_soon(client.send, [message(b"later")])
+        await trio.testing.wait_all_tasks_blocked()
+        metadata.held.set()
+        await sent.of(b"later")
+        assert Client.made[0].sent == [*(each.value for each in first), b"later"]
+
+
+@pytest.mark.parametrize("codec", ["auto", "pure"])
+async def test_the_setting_decides_what_encodes_the_records(metadata: Metadata, codec: str) -> None:
+    compiled = codec == "auto" and compiled_code()[0] is not None
+    metadata.topics.add("t")
+    async with producing(record_codec=codec) as (client, sent):
+        await client.send([message(b"1")])
+        await sent.of(b"1")
+        assert Client.made[0].compiled == [compiled]
 
 
 def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:

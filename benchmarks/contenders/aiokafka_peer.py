@@ -49,7 +49,11 @@ def getmany(job: Job) -> Done:
             seen = total = 0
             began = 0.0
             while seen < job.messages:
-                for records in (await consumer.getmany(timeout_ms=1000)).values():
+                # The first call takes one message: what a fetch brought is decoded while the clock
+                # runs.
+                most = None if seen else 1
+                found = await consumer.getmany(timeout_ms=1000, max_records=most)
+                for records in found.values():
                     if not seen:
                         began = time.perf_counter()
                     for record in records:

@@ -32,7 +32,9 @@ def messages(job: Job) -> Done:
     seen = total = 0
     began = committed = 0.0
     while seen < job.messages:
-        for records in consumer.poll(timeout_ms=1000, max_records=ALL).values():
+        # The first poll takes one message: what a fetch brought is decoded while the clock runs.
+        most = ALL if seen else 1
+        for records in consumer.poll(timeout_ms=1000, max_records=most).values():
             if not seen:
                 began = committed = time.perf_counter()
             for record in records:

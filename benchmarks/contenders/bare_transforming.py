@@ -67,7 +67,7 @@ def exactly_once(job: Job) -> Done:
     copier = Copier(job)
     began = committed = 0.0
     while copier.count < job.messages:
-        copier.copy(job.messages - copier.count)
+        copier.copy(job.messages - copier.count if copier.count else 1)
         if not began and copier.count:
             began = committed = time.perf_counter()
         if time.perf_counter() - committed > COMMIT_INTERVAL:

@@ -444,7 +444,7 @@ async def test_an_eager_group_starts_from_what_is_committed(
                     for each in (client, other):
                         each.interrupt()
                         offsets |= await each.poll()
-        assert [record.offset for record in offsets[tp]] == list(range(4, 10))
+        assert [record.offset for record in read(offsets[tp])] == list(range(4, 10))
         nursery.cancel_scope.cancel()
 
 

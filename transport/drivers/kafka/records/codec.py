@@ -59,11 +59,11 @@ class Codec(Protocol):
     @property
     def name(self) -> str: ...
 
-    def whole(self, data: bytes, at: int, end: int) -> Iterator[Record] | None:
-        """Decode a small batch that is not compressed, header included.
+    def whole(self, fetch: memoryview, at: int, end: int) -> list[Record]:
+        """Decode a small batch that is not compressed, header included, in what was fetched.
 
-        The iterator raises some Exception where the batch is damaged. None: this implementation is
-        not faster at that than by `records`.
+        Raises some Exception where the batch is damaged. It has so few bytes that no bound on
+        headers is needed.
         """
 
     def records(self, run: Run) -> Iterator[Record]:

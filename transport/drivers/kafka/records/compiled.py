@@ -4,7 +4,7 @@ The compiled code trusts more than a hostile batch deserves. Therefore:
 
 - It checks neither the length of a header nor, between the headers of a record, where a number
   begins. It reads 20 bytes past the end of its buffer at most. So there are more bytes behind each
-  buffer: all ones, which no number ends with, so nothing that reaches there is decoded.
+  buffer. Those are all ones, with which no number ends, so nothing that reaches there is decoded.
 - It decompresses without a bound. So it gets what is decompressed already, in a header that says
   so.
 - It decodes as many headers as there are. So long runs of records do not come here.
@@ -36,11 +36,13 @@ class CompiledCodec:
         self.name = f"aiokafka {version}"
         self._batch = code.DefaultRecordBatch
 
-    def whole(self, data: bytes, at: int, end: int) -> Iterator[Record] | None:
+    def whole(self, fetch: memoryview, at: int, end: int) -> list[Record]:
         """Decode a batch; see `Codec.whole`."""
-        buffer = memoryview(data[at:end] + PADDING)[: end - at]
-        batch: Iterator[Record] = self._batch(buffer)
-        return batch
+        # A number that reaches into the next batch is an error as well: then the last record does
+        # not end where the batch ends. So no copy is needed, which would take as long as the rest.
+        if end + len(PADDING) <= len(fetch):
+            return [*self._batch(fetch[at:end])]
+        return [*self._batch(memoryview(b"".join((fetch[at:end], PADDING)))[: end - at])]
 
     def records(self, run: Run) -> Iterator[Record]:
         """Decode records; see `Codec.records`."""

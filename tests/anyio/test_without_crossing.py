@@ -250,6 +250,7 @@ async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> No
             case "before its turn":
                 large.cancel()
                 await all_wait(app)
+                assert small.done(), "it fits"
                 client.end()
             case "just before its turn":
                 large.cancel()
@@ -455,7 +456,7 @@ async def test_who_waits_is_told_that_trio_has_crashed() -> None:
     told = asyncio.Event()
 
     async def wait(app: AioApp) -> None:
-        with anyio.CancelScope(shield=True):
+        with anyio.fail_after(PATIENCE, shield=True):
             error = await outcome_of(app._guest.wait(lambda answer: lambda: None))
         assert isinstance(error, AppClosed)
         told.set()

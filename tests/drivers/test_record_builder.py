@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import re
 
 import pytest
 from kafka.record.memory_records import MemoryRecordsBuilder
 
+from transport.drivers.kafka import KafkaDriver
 from transport.drivers.kafka.records import building, compiled_code
 from transport.drivers.kafka.records.building import CompiledBatchBuilder, records_builder
 from transport.drivers.kafka.records.codec import codec_for
+from transport.drivers.settings import ClientSettings
 
 KEYS = [None, b"", b"k", b"k" * 300]
 HEADERS: list[list[tuple[str, bytes | None]]] = [
@@ -105,3 +109,29 @@ def test_a_version_of_another_interface_is_not_used(monkeypatch: pytest.MonkeyPa
     code, reason = compiled_code.compiled_code.__wrapped__()
     assert code is None
     assert reason == "aiokafka 0.15.0 is installed, and 0.14 is needed"
+
+
+def test_the_driver_shows_and_logs_once_which_code_it_uses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    driver = KafkaDriver(["127.0.0.1:1"])
+    with caplog.at_level(logging.INFO, logger="transport.drivers.kafka"):
+        for _ in range(2):
+            driver.consumer(ClientSettings(group_id="g", record_codec="pure"))
+            driver.producer(ClientSettings(record_codec="pure"))
+    assert driver.version.endswith("(records: pure Python)")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Records are encoded and decoded by pure Python: record_codec asks for it"
+    ]
+    driver.consumer(ClientSettings(group_id="g"))
+    assert re.search(r"\(records: aiokafka 0\.14\.\d+\)$", driver.version)
+
+
+def test_what_cannot_be_forced_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "transport.drivers.kafka.records.codec.compiled_code", without_compiled_code
+    )
+    driver = KafkaDriver(["127.0.0.1:1"])
+    for make in (driver.consumer, driver.producer):
+        with pytest.raises(ValueError, match='record_codec="compiled" needs'):
+            make(ClientSettings(group_id="g", record_codec="compiled"))

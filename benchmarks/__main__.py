@@ -39,15 +39,17 @@ def measure(rows: Sequence[Row], args: argparse.Namespace) -> tuple[dict[str, An
     return measured, runner.failures + failures
 
 
-def compare(figures: Sequence[results.Figure], *, save: bool) -> list[str]:
-    """Save the ratios of a quick run as the baseline, or name what fell since it."""
+def compare(figures: Sequence[results.Figure], rows: Sequence[Row], *, save: bool) -> list[str]:
+    """Save the ratios of a quick run as the baseline, or name which of these rows fell since it."""
     now = results.ratios_of(figures)
     if save:
         results.BASELINE.write_text(json.dumps(now, indent=1) + "\n")
         return []
     if not results.BASELINE.exists():
         return [f"there is no {results.BASELINE.name}: --save-baseline writes it"]
-    return results.fallen(now, json.loads(results.BASELINE.read_text()))
+    names = {row.name for row in rows}
+    before: dict[str, float] = json.loads(results.BASELINE.read_text())
+    return results.fallen(now, {name: was for name, was in before.items() if name in names})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,7 +97,7 @@ def main() -> int:
     for figure in figures:
         print(results.line(figure))
     if args.quick:
-        failures += compare(figures, save=args.save_baseline)
+        failures += compare(figures, rows, save=args.save_baseline)
     elif writes:
         results.write(figures, measured)
         plots.draw()

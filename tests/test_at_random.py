@@ -160,3 +160,9 @@ class History:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_members_do(seed: int, assignment: str) -> None:
     run(History(random.Random(seed), assignment).play, seed=seed)
+
+
+@pytest.mark.parametrize(("seed", "assignment"), [(405, "eager"), (1660, "cooperative")])
+def test_whatever_members_did_when_a_test_failed(seed: int, assignment: str) -> None:
+    """Histories in which 0 was committed for a partition that never had a record."""
+    run(History(random.Random(seed), assignment).play, seed=seed)

@@ -80,7 +80,7 @@ M = TypeVar("M", Message, Batch)
 Ts = TypeVarTuple("Ts")
 Leave: TypeAlias = Callable[[], object]
 
-# Who sends or reads gives way to other tasks at least this often, in seconds.
+# A task that sends or reads gives way to other tasks at least this often, in seconds.
 _GIVE_WAY = 0.001
 
 
@@ -135,13 +135,13 @@ class _Call(Generic[T]):
 
 @attrs.frozen(eq=False)
 class _Answer(Generic[T]):
-    """What an asyncio task waits for comes here, in the thread of the loop."""
+    """A callable that passes an answer to the asyncio task that waits, in the loop's thread."""
 
     _future: asyncio.Future[outcome.Outcome[T]]
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the task waits for it: there was none, and the task is not cancelled."""
+        """Whether the task still waits: it has no answer yet and is not cancelled."""
         return not self._future.done()
 
     def __call__(self, ended: outcome.Outcome[T]) -> None:
@@ -215,10 +215,10 @@ class _Guest:
         return ended.unwrap()
 
     def check(self) -> None:
-        """Raise AppClosed: trio is not there any more. RuntimeError: in another thread."""
+        """Raise AppClosed if the guest is ending, and RuntimeError in another thread."""
         if get_ident() != self._thread:
             raise RuntimeError(
-                "the app runs in another thread, in whose asyncio loop its calls are made: use"
+                "the call was made in another thread than that of the app's asyncio loop: use"
                 " asyncio.run_coroutine_threadsafe, or send_soon of the native topic"
             )
         if self.is_ending:
@@ -514,7 +514,7 @@ class AioTopic:
     ) -> AioDelivery:
         """See `Topic.send`. Cancelled: nothing was accepted, or all of it.
 
-        With room, and a topic that is known, it gives way to other tasks only now and then.
+        If there is room and the topic is known, it gives way to other tasks every millisecond only.
         """
         writer, check, message = self.native.addressed(
             key, value, partition, timestamp, headers, source
@@ -554,7 +554,7 @@ class AioTopic:
         messages: Sequence[Delivery],
         accept_now: Callable[[int], object],
     ) -> None:
-        """Have messages accepted that have to wait: for the topic, or for room."""
+        """Wait for the partitions of the topic and for room, until messages are accepted."""
         topic = messages[0].topic
         if writer.known_partitions(topic) is None:
             count = await self._guest.call(writer.ask_partitions, topic)
@@ -607,8 +607,10 @@ class AioDelivery:
 
 
 class AioFutureMessage:
-    """What becomes of a message that `send_soon` has taken, for asyncio's tasks; see
-    `FutureMessage`."""
+    """The outcome of a message that `send_soon` has queued, for asyncio's tasks.
+
+    See `FutureMessage`.
+    """
 
     __slots__ = ("_guest", "native")
 
@@ -682,7 +684,7 @@ class AioManyDeliveries(Sequence[AioDelivery]):
 
 
 def _call_at_ends(deliveries: Sequence[Delivery | FutureMessage], answer: _Answer[None]) -> Leave:
-    """Answer once deliveries, at least one, have outcomes; they have none yet."""
+    """Answer once all deliveries have outcomes. There is at least one, and none has one yet."""
     left = len(deliveries)
 
     def on_end() -> None:

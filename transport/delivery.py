@@ -31,8 +31,8 @@ class Delivery(Outgoing):
     """A message that was accepted: `await` it for where it was written.
 
     Any number of tasks may await it, from any task. Awaiting checks for cancellation; it is a full
-    checkpoint if it has to wait, and now and then otherwise. Cancelling ends only the waiting.
-    Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
+    checkpoint if it has to wait, and otherwise at every Nth message. Cancelling ends only the
+    waiting. Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
 
     The message itself is the same object, because a second object for each message takes 0.3 us.
 
@@ -84,7 +84,7 @@ class Delivery(Outgoing):
         return self.wait().__await__()
 
     def call_at_end(self, fn: Callable[[], object]) -> None:
-        """Wait for the outcome without a task of trio: `fn` is called once it is known.
+        """Have `fn` called once the outcome is known, for a waiter that is no task of trio.
 
         There is no outcome yet. `fn` is called in trio's turn. Until `call_off` it counts as a task
         that awaits the delivery.
@@ -170,9 +170,9 @@ class Failures:
 
 
 class ManyDeliveries(Sequence[Delivery]):
-    """The messages of one `send_many`: `await` it for where they were written, in their order.
+    """The deliveries of one `send_many`: `await` it for the metadata of all, in their order.
 
-    It is the sequence of their deliveries, each of which can be awaited by itself.
+    It is a sequence of deliveries, and each delivery can be awaited by itself.
 
     Awaiting waits until all of them have outcomes. It is a checkpoint, and cancelling ends only the
     waiting. If messages were not delivered, it raises the error of the first of them; `outcomes`
@@ -308,7 +308,7 @@ class InFlight:
         """Accept messages as `wait_for_room` does, for a sender that is no task of trio.
 
         `answer` is called once all are accepted or one was refused; at once if they fit now. Until
-        then the sender can leave by what is returned, as one does that is cancelled.
+        then, calling the returned function takes the sender out of the line, as cancelling does.
         """
         leave = self._line_up(messages, accept, answer)
         self._call_next()
@@ -365,7 +365,7 @@ class InFlight:
         return len(messages)
 
     def accept(self, delivery: Delivery) -> None:
-        """A message is on its way; its size is known."""
+        """Note that a message is in flight. Its size is known."""
         self._deliveries[delivery] = delivery
         self._bytes += delivery.size
         self._turn += 1
@@ -375,8 +375,10 @@ class InFlight:
     def end(
         self, reports: Iterable[tuple[Outgoing, Outcome]]
     ) -> tuple[list[Delivery], list[Delivery]]:
-        """Messages have their outcomes. Return which of them had none before, and which of those
-        were not delivered."""
+        """Record the outcomes of messages.
+
+        Return the messages that had no outcome before, and those of them that failed.
+        """
         ended: list[Delivery] = []
         failed: list[Delivery] = []
         take, add = self._deliveries.pop, ended.append

@@ -267,8 +267,8 @@ class Producer(Service):
         """Wait for room without a task of trio, for messages for which there was none.
 
         `accept_now` or `accept_many_now` has returned None for want of room. `answer` is called, at
-        once or in trio's turn, when all are accepted or one was refused. What is returned ends the
-        waiting: the messages that are not accepted yet never are.
+        once or in trio's turn, when all are accepted or one was refused. The returned function ends
+        the waiting: messages that are not accepted by then are not sent.
         """
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
@@ -280,7 +280,7 @@ class Producer(Service):
     ) -> ManyDeliveries:
         """Accept messages for one topic, in order, as `send_while` accepts each.
 
-        All are looked at before the first is accepted. No message of another sender comes between
+        All are checked before the first is accepted. No message of another sender comes between
         those that wait for room. Cancelled: the first ones may have been accepted.
         """
         many = ManyDeliveries(messages)
@@ -531,7 +531,7 @@ class Producer(Service):
         return self.in_flight + len(self.buffer)
 
     def _prepare(self, message: Delivery, count: int) -> int:
-        """Measure a message and give it its partition, of so many; return its size."""
+        """Measure a message, give it one of `count` partitions, and return its size."""
         key, partition = message.key, message.partition
         size = _OVERHEAD + len(key or b"") + len(message.value or b"")
         if message.headers:
@@ -559,8 +559,7 @@ class Producer(Service):
                 self._prepare(message, count)
 
     def known_partitions(self, topic: str) -> int | None:
-        """How many partitions a topic has; None: the broker is to be asked, for the first time or
-        again."""
+        """Return the number of partitions of a topic; None: the broker must be asked first."""
         count, until = self._partitions.get(topic, _UNKNOWN)
         return count if self._now() < until else None
 

@@ -185,10 +185,10 @@ class Topic:
     ) -> ManyDeliveries:
         """Send several messages in one call, and return the deliveries of all.
 
-        They are accepted in their order; each partition gets its own in that order. All are looked
-        at before the first is accepted, so that an argument that is refused sends none of them.
-        Where they have no room together, the first ones are accepted and the others wait in their
-        turn, as in `send`; no message of another sender comes between those that wait.
+        They are accepted in their order, and each partition gets its messages in that order. All
+        are checked before the first is accepted: if one argument is refused, no message is sent.
+        If there is not room for all, the first ones are accepted and the others wait in their
+        turn, as in `send`. No message of another sender comes between those that wait.
 
         A checkpoint. Cancelled while it waits for room: the first ones are accepted and will be
         delivered, and the others are not. Otherwise all or none are accepted.
@@ -253,7 +253,7 @@ class Topic:
         return listed
 
     def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
-        """Return the producer for messages of a source, and what raises once it is too late."""
+        """Return the producer for messages of a source, and a check that raises if too late."""
         if source is not IN_HAND:
             _check_source(source)
         consumer = self.app.consumer

@@ -1,17 +1,17 @@
-"""Messages enter the client's accumulator by the batch.
+"""Appending messages to the client's accumulator, many at a time.
 
 `KafkaProducer.send` takes 20 us for each message: it looks at the metadata, asks serializers, takes
 a lock, makes a future and encodes in Python. Here many messages of one partition are encoded under
 one lock, and a batch of the client has one future. This takes 1 us for each message, and 9 us where
 there is no compiled encoder.
 
-What `send` does besides is done here as well, in the same order: the checks, the partition of a
+This module also does the other work of `send`, in the same order: the checks, the partition of a
 message without one, the partition's part in the transaction, the batches that are full, and the
-wake-up of the network thread. Messages without key and value, and headers without a value, are
-refused by `send` alone: Kafka takes them, and so does the encoder.
+wake-up of the network thread. Only `send` refuses messages without key and value, and headers
+without a value. Kafka and the encoder accept them.
 
 Where the client takes a batch apart (it splits one that is too large) it moves the futures of the
-single records to new batches. So do we for refused records (`refusal.py`). A `FilledBatch` makes
+single records to new batches. `refusal.py` does the same for refused records. A `FilledBatch` makes
 these futures when they are asked for.
 """
 
@@ -55,7 +55,7 @@ class FilledBatch(ProducerBatch):  # type: ignore[misc]
 
     @property
     def futures(self) -> Sequence[FutureRecordMetadata] | None:
-        """Those of the records, once the batch was taken apart; else None. From any thread."""
+        """The futures of the records once the batch was taken apart, else None. From any thread."""
         return self._futures
 
     def watch(self, call: Callable[[], object]) -> None:
@@ -136,8 +136,8 @@ class Appending:
     def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
         """Append messages to a partition's batches, in order; note those that are refused.
 
-        Raises what the client refuses all of them with: it was closed, or its transaction can only
-        be aborted. Then `left_by` tells which of them it has not taken.
+        Raises the client's error if it refuses all of them: the client was closed, or its
+        transaction can only be aborted. Then `left_by` returns the messages that it has not taken.
         """
         # `_accumulator`, `_closed`, `_transaction_manager`: nothing below `send` is public.
         producer, accumulator = self.producer, self.producer._accumulator
@@ -245,7 +245,7 @@ class Appending:
         append, add = records._builder.append, part.messages.append
         easy = self.producer.config["max_request_size"] - _MOST_OVERHEAD
         taken = 0
-        for message in messages[at:] if at else messages:  # this loop is most of sending
+        for message in messages[at:] if at else messages:  # this loop runs once per message
             key, value, stamp = message.key, message.value, message.timestamp_ms
             headers = message.headers
             try:

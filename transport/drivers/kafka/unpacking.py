@@ -39,7 +39,7 @@ def keep_encoded(consumer: Any, codec: Codec, limit: int, waiting: int) -> None:
     def parse_naming_the_place(fetch: Any) -> Any:
         try:
             return parse(fetch)
-        except kafka.errors.CorruptRecordError as error:  # the broker has found out by itself
+        except kafka.errors.CorruptRecordError as error:  # the broker reports it
             tp = TP(*fetch.topic_partition)
             raise UnreadableBatch(f"{tp} offset {fetch.fetched_offset}: {error}") from error
 
@@ -67,7 +67,7 @@ def _drop_beyond(most: int, fetches: dict[Any, Any]) -> None:
 
 
 class Share:
-    """What a fetch brought of one partition, in place of the client's PartitionRecords.
+    """One partition's share of a fetch, in place of the client's PartitionRecords.
 
     The client takes it once, appends what it took to the answer of its poll, and moves the
     partition's position to `next_fetch_offset`.
@@ -122,7 +122,7 @@ class Share:
         return [EncodedRecords(tp, data, extent, self._codec, self._limit)]
 
     def drain(self) -> None:
-        """Let go of it, taken or not."""
+        """Release the bytes of the fetch, whether they were taken or not."""
         if self._records is None:
             return
         self._records = None

@@ -1,11 +1,11 @@
-"""The waits of a poll of the client, which any thread ends at once.
+"""Ending the waits of a poll of the client at once, from any thread.
 
 A `poll` of the client ends for records, or when its time is up, and for nothing else. Within it the
 client waits for the coordinator, for a join, for the group's commits or for a fetch. Each of these
-is a `wait_for` on the client's loop. `Wake.notify` lets the time of such a wait be up early. The
-client is made for that: a request under way is kept, and the next poll goes on with it.
+is a `wait_for` on the client's loop. `Wake.notify` makes such a wait time out early. The client
+supports that: it keeps a request under way, and the next poll goes on with it.
 
-Where there is nothing to wait for, the client sleeps and looks again. Here it waits for `notify`.
+If no request is under way, the client sleeps and checks again. Here it waits for `notify` instead.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ class Wake:
             records, is_idle = fetch(max_records, update_offsets, timeout_ms)
             if is_idle and not records and timeout_ms:
                 seconds = timeout_ms / 1000
-                # Nothing tells when a partition can be asked for that has no position yet, or
-                # whose broker is away: so the client looks again after its backoff. A paused one,
-                # or none at all, needs a call or a rebalance first, and both notify.
+                # No event says when a partition without a position, or without a reachable
+                # broker, can be fetched. So the client checks again after its backoff. A paused
+                # partition, or no assignment, needs a call or a rebalance, and both notify.
                 settled = all(
                     state.paused and state.has_valid_position and not state.awaiting_validation
                     for state in subscription.assignment.values()

@@ -15,7 +15,7 @@ HEADER = struct.Struct(">qiibIhiqqqhii")
 # The beginning of a batch in any format: the offset and the length.
 LEGACY_HEADER = struct.Struct(">qi")
 MAGIC_AT = 16
-# The least bytes of a record: its length, its attributes and five numbers.
+# The minimum size of a record: its length, its attributes and five numbers.
 LEAST_RECORD = 7
 # What the length and the CRC do not cover.
 BEFORE_LENGTH_COUNTS = 12
@@ -71,7 +71,7 @@ class Codec(Protocol):
 
 
 def codec_for(name: str) -> tuple[Codec, str]:
-    """Return an implementation, and why it is that one.
+    """Return the implementation for a `record_codec`, and the reason for the choice.
 
     Args:
         name: "compiled", "pure", or "auto" for the best that there is.

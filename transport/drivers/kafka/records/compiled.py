@@ -1,15 +1,15 @@
 """Decoding records by compiled code, so that no input can make it read past its memory.
 
-The compiled code trusts more than a hostile batch deserves. Therefore:
+The compiled code does not check everything that a hostile batch may contain. Therefore:
 
 - It checks neither the length of a header nor, between the headers of a record, where a number
   begins. It reads 20 bytes past the end of its buffer at most. So there are more bytes behind each
   buffer. Those are all ones, with which no number ends, so nothing that reaches there is decoded.
 - It decompresses without a bound. So it gets what is decompressed already, in a header that says
   so.
-- It decodes as many headers as there are. So long runs of records do not come here.
-- It refuses header names that are not UTF-8. The code in Python takes over wherever this one raises
-  an error.
+- It decodes as many headers as there are. So long runs of records are decoded in Python.
+- It refuses header names that are not UTF-8. Wherever the compiled code raises an error,
+  the code in Python decodes the rest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Finding the compiled record code.
 
-It is aiokafka's (Apache-2.0), and of aiokafka nothing but this. It needs an interpreter and a
-platform for which aiokafka has wheels. Elsewhere the code in Python does the same.
+The code is part of aiokafka (Apache-2.0). Nothing else of aiokafka is used. It needs an
+interpreter and a platform for which aiokafka has wheels. Elsewhere the code in Python does the
+same.
 """
 
 from __future__ import annotations

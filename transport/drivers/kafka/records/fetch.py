@@ -1,7 +1,7 @@
-"""What a fetch brought of one partition, by the headers of its batches.
+"""Reading the batch headers of one partition's share of a fetch.
 
-Nothing is decompressed or decoded here but markers of transactions. Many producers send batches of
-one record, so the cost for each batch must be small.
+Only markers of transactions are decoded here, and nothing is decompressed. Many producers send
+batches of one record, so the cost for each batch must be small.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ABORT = b"\0\0"
 
 @attrs.frozen
 class Extent:
-    """What the headers of a fetch tell.
+    """The offsets and the number of records of a fetch, as its batch headers claim.
 
     Attributes:
         first: the offset that the first record with content cannot be below.
@@ -63,7 +63,7 @@ class Extent:
 
 
 def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, limit: int) -> Extent:
-    """Look at the headers of what was fetched.
+    """Return the extent of a fetch, from its batch headers.
 
     Args:
         fetched_from: the offset that was asked for. Records below it are not delivered.
@@ -94,7 +94,7 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
         if magic == 2 and after - at >= HEADER.size:
             batch_end = base + delta + 1
             if delta < 0 or base < 0 or batch_end > _MOST_OFFSET:
-                damage = f"a batch of the offsets {base} to {batch_end - 1}"
+                damage = f"a batch with the invalid offsets {base} to {batch_end - 1}"
                 break
             epoch = leader_epoch
             if attributes & CONTROL or (transactions is not None and producer >= 0):
@@ -112,14 +112,14 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
         elif magic in (0, 1) and after - at >= LEAST_SIZE:
             batch_end = base + 1
             if base < 0 or batch_end > _MOST_OFFSET:
-                damage = f"a message of the offset {base}"
+                damage = f"a message with the invalid offset {base}"
                 break
             claim = 1
             if is_compressed(data, at):  # then this is the last offset in it
                 claim = min(batch_end - end, limit // LEAST_SIZE)
                 base = min(end, base)
         elif 0 <= magic <= 2 or length < BEFORE_CRC_COUNTS - BEFORE_LENGTH_COUNTS:
-            damage = f"a batch of {max(length, 0)} bytes, which is less than a header has"
+            damage = f"a batch of {max(length, 0)} bytes is shorter than its header"
             break
         else:
             damage = f"a batch of the unknown format {magic} (its magic byte)"
@@ -130,7 +130,7 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
                 continue
             start, first = at, max(base, fetched_from)
         elif base < end:
-            damage = f"a batch of the offset {base} behind one that ends with offset {end - 1}"
+            damage = f"a batch with offset {base} follows one that ends with offset {end - 1}"
             break
         count += claim if claim > 0 else 0
         if claim <= 0 and after - at > HEADER.size:

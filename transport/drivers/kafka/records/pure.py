@@ -146,7 +146,7 @@ class PureCodec:
             if pos > end:
                 _past(end)
             if pos - start != length:
-                raise ValueError(f"a record claims {length} bytes, and its fields take {pos - start}")
+                raise ValueError(f"a record of {length} bytes has fields of {pos - start}")
             yield PureRecord(offset, timestamp, timestamp_type, key, value, headers)
         if pos != end:
             raise ValueError(f"{end - pos} bytes follow the last of {count} records")

@@ -97,7 +97,7 @@ class Delivery(Outgoing):
         self._waiting += 1
 
     def call_off(self, fn: Callable[[], object]) -> None:
-        """End what `call_at_end` has begun, before the outcome is known or after."""
+        """Undo `call_at_end`, whether or not the outcome is known already."""
         if self._calls is not None and fn in self._calls:
             self._calls.remove(fn)
             self._waiting -= 1

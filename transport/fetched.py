@@ -1,4 +1,4 @@
-"""What a fetch brought, encoded until it is read.
+"""The contract for fetched records, which stay encoded until they are read.
 
 The ledger needs offsets and counts, and the headers of batches have them. So records are decoded
 only when a lane has its turn, a portion at a time. Nothing here knows trio or Kafka.
@@ -33,7 +33,7 @@ class Portion(NamedTuple):
 
 
 class Fetched(Protocol):
-    """What one fetch brought of one partition. It never changes, and each lane reads it anew.
+    """One partition's share of a fetch. It never changes, and each lane reads it by itself.
 
     Attributes:
         first: no record in it has an offset below this one.
@@ -61,7 +61,7 @@ class Fetched(Protocol):
 
 
 class FetchedRecords:
-    """Records that need no decoding, as what a fetch brought.
+    """A `Fetched` of records that need no decoding.
 
     Args:
         records: at least one, in offset order.

@@ -60,7 +60,7 @@ def outgoing_of(
 
 
 def always() -> None:
-    """A check that nothing fails: the message may be accepted."""
+    """Do nothing: the check of a message that may always be accepted."""
 
 
 class _At:
@@ -172,7 +172,7 @@ class FutureMessage:
         self._waiting.append(None)
 
     def call_off(self, fn: Callable[[], object]) -> None:
-        """End what `call_at_end` has begun, before the outcome is known or after."""
+        """Undo `call_at_end`, whether or not the outcome is known already."""
         if fn in self._calls:
             self._calls.remove(fn)
             self._waiting.pop()

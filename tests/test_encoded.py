@@ -155,6 +155,26 @@ def test_memory_is_that_of_the_encoded_fetches_and_of_the_decoded_messages(
         assert memory.bytes == left
 
 
+@pytest.mark.parametrize("most", [None, 9])
+def test_what_is_given_back_lets_nothing_pass_the_commit_that_is_waited_for(
+    ledger: Ledger, lane: Lane, most: int | None
+) -> None:
+    ledger.fetched(Encoded([0, 1]))
+    messages = take(lane, 2)
+    ledger.must_commit = 5
+    ledger.fetched(Encoded([5, 6], first=5))
+    assert lane.ready() == 0
+    ledger.give_back(lane, [messages[1]])
+    assert lane.ready() == 1
+    taken = (
+        [m.offset for m in take(lane, 9)]
+        if most is None
+        else [record.offset for record in lane.take_batch(most).records]
+    )
+    assert taken == [1]
+    assert lane.ready() == 0
+
+
 # A batch is one entry
 
 

@@ -219,9 +219,7 @@ class Lane:
             return 0
         if self._next == len(self._records) and not self._open_next():
             return 0
-        if self._waits_for_commit(self._records[self._next].offset):
-            return 0
-        return len(self._records) - self._next
+        return self._allowed()
 
     def take(self) -> Message | None:
         """The next message of the portion that `ready` has opened; None at its end."""
@@ -247,7 +245,7 @@ class Lane:
         records: list[Record] = []
         weight = 0
         while True:
-            part = slice(self._next, self._next + most - len(records))
+            part = slice(self._next, self._next + min(most - len(records), self._allowed()))
             taken = self._records[part]
             self._records[part] = [None] * len(taken)
             self._next += len(taken)
@@ -257,7 +255,7 @@ class Lane:
                 break
             if not self._read() and (len(records) == most or not self._open_next()):
                 break
-            if len(records) == most or self._waits_for_commit(self._records[0].offset):
+            if len(records) == most or not self._allowed():
                 break
         self.taken += len(records)
         self.load.begun += len(records)
@@ -305,9 +303,12 @@ class Lane:
             reading.unread = 0
         return True
 
-    def _waits_for_commit(self, offset: int) -> bool:
+    def _allowed(self) -> int:
+        """How many records of the portion may be taken before a commit that delivery waits for."""
         first = self.ledger.must_commit
-        return first is not None and offset >= first
+        if first is None:
+            return len(self._records) - self._next
+        return sum(record.offset < first for record in self._records[self._next :])
 
     def ack(self, message: Message) -> bool:
         """The work on a message is done; False, and nothing changes, if the lane is shut."""

@@ -256,9 +256,9 @@ class KafkaProducerClient:
     ) -> None:
         handed = Batch(list(messages), deadline)
         with self._calls.errors():
-            if self._can_append_here(handed.messages):
+            if (here := self._client_here(handed.messages)) is not None:
                 self._opened.add(handed)
-                self._send(handed, again, self._opened.enter)
+                self._send(handed, again, self._opened.enter, here)
                 await trio.lowlevel.checkpoint()
                 return
             call = self._sending.submit("send", self._send, handed, again, self._opened.taken)
@@ -269,23 +269,26 @@ class KafkaProducerClient:
     async def _submit_again(self, messages: Sequence[Outgoing], deadline: float) -> None:
         await self._submit(messages, deadline, again=True)
 
-    def _can_append_here(self, messages: Sequence[Outgoing]) -> bool:
-        """Whether messages may be appended on trio's thread, which saves the way to the other one.
+    def _client_here(self, messages: Sequence[Outgoing]) -> KafkaProducer | None:
+        """Return the client if messages may be appended on trio's thread, which saves the way to
+        the other one.
 
         That takes a moment if they are few, the client is there, and nothing else is to be done
         with it before. While the client compresses a batch it would keep this thread waiting.
         """
         producer = self._producer
         if producer is None or self._has_crashed or self._is_settling:
-            return False
+            return None
         if self._sending.current is not None or self._settings.compression_type is not None:
-            return False
+            return None
         # `_transaction_manager`: after a fatal error another client is to be made.
         manager = producer._transaction_manager
         if manager is not None and manager.has_fatal_error():
-            return False
-        few = 0 < len(messages) <= (_FEW if self._compiled else _FEW_WITHOUT)
-        return few and sum([len(each.value or b"") for each in messages]) <= _SMALL
+            return None
+        if not 0 < len(messages) <= (_FEW if self._compiled else _FEW_WITHOUT):
+            return None
+        size = sum([len(each.key or b"") + len(each.value or b"") for each in messages])
+        return producer if size <= _SMALL else None
 
     @property
     def _opened(self) -> Deliveries:
@@ -478,7 +481,11 @@ class KafkaProducerClient:
             self._discard()
             self._connect()
 
-    def _send(self, batch: Batch, again: bool, taken: Taken) -> None:
+    @trio.lowlevel.enable_ki_protection  # a batch of the client must not be torn
+    def _send(
+        self, batch: Batch, again: bool, taken: Taken, here: KafkaProducer | None = None
+    ) -> None:
+        """Append messages; with `here`, to that client, because trio's thread makes no other."""
         refused: list[tuple[Outgoing, Outcome]] = []
         absent: list[Outgoing] = []
         parts: list[Part] = []
@@ -492,7 +499,7 @@ class KafkaProducerClient:
                 # client after the other would be refused, and know no topic at first.
                 producer = current
             else:
-                producer = self._connect()
+                producer = self._connect() if here is None else here
         except TransportError as error:
             refused = [(message, error) for message in batch.messages]
         else:

@@ -14,8 +14,10 @@ TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
 # For `make soak`: how long, and what decides the order of the faults (none: another one each time).
 MINUTES ?= 10
 SEED ?=
+# Of the benchmarks: names of rows, or what they begin with (none: all).
+ROWS ?=
 
-.PHONY: help demo test test-fast test-kafka properties mutants faults soak check docs format bench clean
+.PHONY: help demo test test-fast test-kafka properties mutants faults soak check docs format bench bench-quick clean
 # What has many cases: `make test` runs some of them, always the same, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/test_exactly_once_at_random.py \
   tests/test_ledger_model.py tests/test_cancel_everywhere.py
@@ -85,9 +87,14 @@ format: $(READY) ## Let ruff put the code in its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## The benchmarks, against bare kafka-python; results in benchmarks/results
-	@$(BIN)/python -m benchmarks
+bench: $(READY) ## All benchmarks, against other clients; results in benchmarks/results; ROWS="NAME ..."
+	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
+	@$(BIN)/python -m benchmarks $(ROWS)
+
+bench-quick: $(READY) ## Four minutes of them, and what fell since benchmarks/baseline.json
+	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
+	@$(BIN)/python -m benchmarks --quick
 
 clean: ## Remove the environment, Kafka's jars and all caches
-	rm -rf .venv .kafka .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
+	rm -rf .venv .kafka .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,73 +1,111 @@
-"""Run the benchmarks on a real Kafka: one in turn with its baseline, medians, ratio.
+"""Run the benchmarks on a real Kafka: the contenders in turn on one broker, medians and ratios.
 
-Takes the broker from KAFKA_BOOTSTRAP_SERVERS, or starts one. Prints a line a benchmark and writes
-`benchmarks/results/latest.json`.
+The broker is that of KAFKA_BOOTSTRAP_SERVERS, or one that is started for the run. Without names all
+rows are run, and the results are written to benchmarks/results. With names they are printed alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import uuid
-from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+import sys
+import time
+from collections.abc import Sequence
 
-from benchmarks import consume
-from tests.kafka.cluster import Broker
-
-RESULTS = Path("benchmarks/results/latest.json")
-
-
-def in_turn(
-    name: str, run: Callable[[], float], baseline: Callable[[], float], rounds: int
-) -> dict[str, object]:
-    """Both in turn, once to warm up and then `rounds` times; medians in messages a second."""
-    ours, theirs = [], []
-    for number in range(rounds + 1):
-        theirs.append(baseline())
-        ours.append(run())
-        print(
-            f"  {name}: {ours[-1]:>9,.0f}  bare {theirs[-1]:>9,.0f}" + "  (warm-up)" * (not number)
-        )
-    value, base = statistics.median(ours[1:]), statistics.median(theirs[1:])
-    ratio = statistics.median(mine / bare for mine, bare in zip(ours[1:], theirs[1:], strict=True))
-    print(f"{name}: {value:,.0f} messages/s, bare client {base:,.0f}, ratio {ratio:.2f}")
-    return {
-        "name": name,
-        "value": round(value),
-        "unit": "messages/s",
-        "baseline": round(base),
-        "ratio": round(ratio, 3),
-    }
+from benchmarks import plots, results
+from benchmarks.broker import topics
+from benchmarks.environments import EnvironmentFailed
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.rows import ROWS, Row, rows_of, with_siblings
+from benchmarks.runner import Answers, ContenderFailed, Runner, WorkDiffers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--messages", type=int, default=400_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    with ExitStack() as stack:
-        bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-        if not bootstrap:
-            bootstrap = stack.enter_context(Broker()).bootstrap
-        topic, n = f"bench-{uuid.uuid4().hex[:8]}", args.messages
-        consume.fill(bootstrap, topic, n, size=100, partitions=4)
-        results = [
-            in_turn(
-                f"consume.{kind}.100B",
-                lambda batched=batched: consume.pipeline(bootstrap, topic, n, in_batches=batched),
-                lambda: consume.bare(bootstrap, topic, n),
-                args.rounds,
-            )
-            for kind, batched in (("messages", False), ("batches", True))
-        ]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"written to {RESULTS}")
+def measure(rows: Sequence[Row], args: argparse.Namespace) -> tuple[dict[str, Answers], list[str]]:
+    """Run the experiments that the rows need; returns their answers, and what went wrong."""
+    measured: dict[str, Answers] = {}
+    failures = []
+    with topics() as opened:
+        runner = Runner(opened, rounds=args.rounds, scale=args.scale, is_quick=args.quick)
+        for name in dict.fromkeys(row.experiment for row in rows):
+            print(name, flush=True)
+            began = time.monotonic()
+            needed = [who for row in rows if row.experiment == name for who in row.contenders]
+            try:
+                measured[name] = runner.run(EXPERIMENTS[name], needed)
+            except (ContenderFailed, WorkDiffers, EnvironmentFailed) as error:
+                failures.append(f"{name}: {error}")
+                print(f"!!! {failures[-1]}", flush=True)
+            print(f"  {time.monotonic() - began:.0f} s", flush=True)
+    return measured, runner.failures + failures
+
+
+def compare(figures: Sequence[results.Figure], rows: Sequence[Row], *, save: bool) -> list[str]:
+    """Save the ratios of a quick run as the baseline, or name which of these rows fell since it."""
+    now = results.ratios_of(figures)
+    if save:
+        results.BASELINE.write_text(json.dumps(now, indent=1) + "\n")
+        return []
+    if not results.BASELINE.exists():
+        return [f"there is no {results.BASELINE.name}: --save-baseline writes it"]
+    names = {row.name for row in rows}
+    before: dict[str, float] = json.loads(results.BASELINE.read_text())
+    return results.fallen(now, {name: was for name, was in before.items() if name in names})
+
+
+def parser() -> argparse.ArgumentParser:
+    parsed = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parsed.add_argument("names", nargs="*", help="rows, or the beginnings of their names")
+    parsed.add_argument("--list", action="store_true", help="the names of the rows")
+    parsed.add_argument("--quick", action="store_true", help="a part of the rows, in four minutes")
+    parsed.add_argument(
+        "--save-baseline", action="store_true", help="with --quick: what the next ones compare with"
+    )
+    parsed.add_argument("--rounds", type=int, help="that count; one more comes before them")
+    parsed.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages")
+    parsed.add_argument(
+        "--write", action="store_true", help="also with names, and with all rows beside them"
+    )
+    parsed.add_argument("--plots", action="store_true", help="only draw the plots again")
+    return parsed
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        rows: Sequence[Row] = rows_of(args.names) if args.names else ROWS
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    writes = (args.write or not args.names) and not args.quick and args.scale == 1.0
+    if writes:
+        rows = with_siblings(rows)
+    if args.quick:
+        rows = [row for row in rows if row.is_quick]
+    if args.list:
+        print(*(row.name for row in rows), sep="\n")
+        return 0
+    if args.plots:
+        plots.draw()
+        return 0
+    began = time.monotonic()
+    measured, failures = measure(rows, args)
+    figures = [
+        results.figure_of(row, measured[row.experiment])
+        for row in rows
+        if all(measured.get(row.experiment, {}).get(who) for who in row.contenders)
+    ]
+    for figure in figures:
+        print(results.line(figure))
+    if args.quick:
+        failures += compare(figures, rows, save=args.save_baseline)
+    elif writes:
+        results.write(figures, measured)
+        plots.draw()
+    print(f"{time.monotonic() - began:.0f} s in all")
+    for failure in failures:
+        print(f"!!! {failure}")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

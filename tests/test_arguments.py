@@ -98,6 +98,7 @@ CHOICES = [
     "compression_type",
     "isolation",
     "on_task_error",
+    "record_codec",
     "transactions",
 ]
 
@@ -158,7 +159,7 @@ def test_a_choice_names_what_there_is(name: str, wrong: Any) -> None:
         ({"scheduler": RoundRobin()}, "scheduler must be a function"),
         ({"monitor": 5}, "monitor must be a Sensor"),
         ({"group_instance_id": "two words"}, "group_instance_id must be"),
-        ({"session_timeout": 3.0}, "heartbeat_interval must be less than session_timeout"),
+        ({"session_timeout": 1.0}, "heartbeat_interval must be less than session_timeout"),
         ({"fetch_max_bytes": 2**31}, "fetch_max_bytes must be a whole number, 2147483647 or less"),
     ],
     ids=str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.records import records
+from tests.records import fetched
 from transport.assignment import Assignment
 from transport.ledger import Lane, Ledger, Load
 from transport.types import TP
@@ -20,7 +20,7 @@ def assignment() -> Assignment:
 def deliver(ledger: Ledger, *offsets: int, acked: int) -> Lane:
     """Fetch these, take all of them and ack the first `acked`."""
     lane = ledger.open_lane(Load(100))
-    ledger.fetched(records(*offsets))
+    ledger.fetched(fetched(*offsets))
     lane.ready()
     for message in lane.take_batch(100)[:acked]:
         message.ack()
@@ -106,7 +106,7 @@ def test_what_was_fetched_and_not_delivered_comes_again_when_given_back(
 ) -> None:
     assignment.assign([A0], 1)
     assignment[A0].open_lane(Load(100))
-    assignment[A0].fetched(records(4, 5))
+    assignment[A0].fetched(fetched(4, 5))
     [gone] = assignment.let_go([A0])
     assert gone.position == 4
     assert assignment.assign([A0], 2) == {A0: 4}

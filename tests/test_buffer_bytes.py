@@ -9,15 +9,15 @@ import trio
 
 from tests.apps import A_WHILE, app_on, broker_with, nothing_comes, take, write
 from tests.nurseries.clock import jumping
-from tests.records import FakeRecord, records
+from tests.records import FakeRecord, fetched
 from transport import TP, App, Message
 from transport.drivers.memory import MemoryBroker
 from transport.ledger import Ledger, Load, Tally
-from transport.weights import HEADER_BYTES, RECORD_BYTES, Held, weights
+from transport.weights import HEADER_BYTES, RECORD_BYTES, Held, weight_of
 
 ORDERS, BILLS = TP("orders", 0), TP("bills", 0)
 LARGE = b"." * 10_000
-WEIGHT = RECORD_BYTES + len(LARGE) - 1  # a key that is None has the size -1
+WEIGHT = RECORD_BYTES + len(LARGE)
 # A fetch of the broker in these tests brings one or two large messages of a partition.
 FETCH = 2 * WEIGHT
 LIMIT = 8 * WEIGHT
@@ -36,12 +36,14 @@ def bounded(broker: MemoryBroker, **settings: object) -> App:
 
 
 def test_a_weight_is_that_of_what_a_record_is_decoded_to() -> None:
-    plain = FakeRecord(0, serialized_key_size=3, serialized_value_size=4)
+    plain = FakeRecord(0, key=b"key", value=b"four")
+    empty = FakeRecord(0, value=None)
     headers = [("name", b"value"), ("", b""), ("null", None)]
-    assert weights([plain, FakeRecord(1, headers=headers)]) == [
-        RECORD_BYTES + 7,
-        RECORD_BYTES - 1 + 5 + 3 * HEADER_BYTES + 4 + 5 + 4,
-    ]
+    assert weight_of([plain]) == RECORD_BYTES + 7
+    assert weight_of([empty]) == RECORD_BYTES
+    headed = FakeRecord(1, value=b"five.", headers=headers)
+    assert weight_of([headed]) == RECORD_BYTES + 5 + 3 * HEADER_BYTES + 4 + 5 + 4
+    assert weight_of([plain, headed]) == weight_of([plain]) + weight_of([headed])
 
 
 def test_what_is_held_is_full_at_its_limit_and_not_before_half_of_it_is_done() -> None:
@@ -172,7 +174,7 @@ def test_acks_for_a_topic_that_was_let_go_let_the_others_go_on() -> None:
     held.on_fall = lambda: falls.append(held.bytes)
     ledger = Ledger(BILLS, 1, 1, Tally(), position=0)
     lane = ledger.open_lane(Load(100, memory=held))
-    ledger.fetched(records(*range(12)))
+    ledger.fetched(fetched(*range(12)))
     assert held.is_full
     assert lane.ready() == 12
     in_hand = [message for _ in range(11) if (message := lane.take())]

@@ -25,6 +25,7 @@ from transport import (
     Consumer,
     Delivery,
     FutureMessage,
+    ManyDeliveries,
     Message,
     Producer,
     Topic,
@@ -157,6 +158,12 @@ async def sends(scenario: Calling) -> None:
         await scenario.bills.send(value=b"value")
 
 
+async def sends_many(scenario: Calling) -> None:
+    many = await scenario.bills.send_many((b"key", b"value") for _ in range(100))
+    await many.outcomes()
+    await many
+
+
 async def sends_and_flushes(scenario: Calling) -> None:
     await scenario.bills.send(value=b"value")
     await scenario.app.producer.flush()
@@ -201,9 +208,12 @@ CALLS: dict[str, Call] = {
     "Topic.batches": takes_a_batch,
     "Topic.send": sends,
     "Topic.send_and_wait": lambda scenario: scenario.bills.send_and_wait(value=b"value"),
+    "Topic.send_many": sends_many,
     "Topic.send_soon": sends_soon,
     "Delivery.wait": awaits_a_delivery,
     "FutureMessage.wait": sends_soon,
+    "ManyDeliveries.outcomes": sends_many,
+    "ManyDeliveries.wait": sends_many,
     "Producer.send": sends,
     "Producer.send_and_wait": lambda scenario: scenario.app.producer.send_and_wait(
         "bills", None, b"value"
@@ -251,11 +261,12 @@ def test_a_call_is_cancelled(name: str) -> None:
 OF_THE_TREE = {
     *("add_service", "start", "stop", "serve", "stop_children"),
     *("on_start", "on_stop", "on_restart", "kill", "send_while", "restart"),
+    "send_many_while",
     *("on_partitions_assigned", "on_partitions_revoked", "on_partitions_lost"),
     "on_topics_replaced",
     *("wait_for_change", "wait_for_patterns", "wait_until_wanted", "ask_partitions"),
 }
-PUBLIC = (App, Topic, Producer, Delivery, FutureMessage, Consumer, Conductor)
+PUBLIC = (App, Topic, Producer, Delivery, ManyDeliveries, FutureMessage, Consumer, Conductor)
 
 
 def test_no_public_call_is_left_out() -> None:

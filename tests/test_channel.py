@@ -12,10 +12,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
 from tests.nurseries.clock import jumping
-from tests.records import FakeRecord, records
+from tests.records import FakeRecord, fetched
 from transport import JSON, TP, Batch, Codec, DecodeError, Message, Topic
 from transport.channel import Batches, Channel, Messages
 from transport.codec import codec_for
+from transport.fetched import FetchedRecords
 from transport.flow import Flow
 from transport.ledger import Ledger, Tally
 
@@ -49,7 +50,7 @@ class Bench:
             self.channel.open_lane(self.ledgers[tp])
 
     def fetched(self, tp: TP, *offsets: int) -> None:
-        assert self.ledgers[tp].fetched(records(*offsets))
+        assert self.ledgers[tp].fetched(fetched(*offsets))
         self.channel.filled(tp)
 
     def take(self) -> list[Message]:
@@ -440,9 +441,8 @@ def decoding(**hooks: object) -> Bench:
 
 
 def feed(bench: Bench, *contents: tuple[bytes | None, bytes | None]) -> None:
-    bench.ledgers[A].fetched(
-        [FakeRecord(offset, key, value) for offset, (key, value) in enumerate(contents)]
-    )
+    found = [FakeRecord(offset, key, value) for offset, (key, value) in enumerate(contents)]
+    bench.ledgers[A].fetched(FetchedRecords(found))
     bench.channel.filled(A)
 
 

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from tests.nurseries.clock import jumping
-from tests.records import records
+from tests.records import fetched
 from transport.assignment import Assignment
 from transport.commits import LivelockWatch
 from transport.committer import Committer
@@ -90,7 +90,7 @@ class Rig:
         for tp in tps:
             ledger = self.assignment[tp]
             lane = ledger.open_lane(Load(100))
-            ledger.fetched(records(*range(10)))
+            ledger.fetched(fetched(*range(10)))
             ledger.committed = 0
             lane.ready()
             self.messages[tp] = list(lane.take_batch(10))
@@ -713,7 +713,7 @@ class Watched:
         self.assignment.assign([A], 1)
         ledger = self.assignment[A]
         lane = ledger.open_lane(Load(100))
-        ledger.fetched(records(*range(100, 110)))
+        ledger.fetched(fetched(*range(100, 110)))
         lane.ready()
         self.messages = list(lane.take_batch(10))
 

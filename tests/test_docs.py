@@ -229,7 +229,7 @@ def test_the_settings_reference_has_each_setting_with_its_default_and_unit() -> 
     for name, default in {
         "client_id": '`"kafka-nursery"`',
         "group_instance_id": "`None`",
-        "heartbeat_interval": "`3` s",
+        "heartbeat_interval": "`1` s",
         "max_partition_fetch_bytes": "`1048576` bytes (1 MiB)",
         "linger": "`0.005` s",
         "max_batch_size": "`65536` bytes (64 KiB)",

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, take
 from tests.nurseries.clock import jumping
-from transport import TP, App, AppClosed, DeliveryFailed, Record, Topic
+from transport import TP, App, AppClosed, DeliveryFailed, Fetched, Topic
 from transport.drivers.base import ConsumerClient, Outgoing
 from transport.drivers.settings import ClientSettings
 
@@ -225,7 +225,7 @@ async def never(*args: object) -> None:
     await trio.sleep_forever()
 
 
-async def slow(*args: object) -> dict[TP, Sequence[Record]]:
+async def slow(*args: object) -> dict[TP, Sequence[Fetched]]:
     await trio.sleep(1.0)
     return {}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 
 import pytest
 
-from tests.records import records
+from tests.records import fetched, records
+from transport.fetched import FetchedRecords
 from transport.ledger import Lane, Ledger, Load, Tally
 from transport.message import Batch, Message
 from transport.source import in_hand
@@ -57,7 +59,7 @@ def lane(ledger: Ledger) -> Lane:
 
 
 def test_offset_0_is_an_offset(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     assert ledger.safe == 0
     message = take(lane)
     assert ledger.safe == ledger.due == 0
@@ -66,28 +68,28 @@ def test_offset_0_is_an_offset(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_committed_0_is_not_due_again(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     ledger.committed = 0
     assert ledger.due is None
 
 
 def test_a_gap_in_the_offsets_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 7, 8, 20))
+    ledger.fetched(fetched(0, 1, 7, 8, 20))
     for message in take_all(lane):
         message.ack()
     assert ledger.due == 21
 
 
 def test_a_gap_between_two_fetches_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
-    ledger.fetched(records(50, 51))
+    ledger.fetched(fetched(0, 1))
+    ledger.fetched(fetched(50, 51))
     for message in take_all(lane):
         message.ack()
     assert ledger.due == 52
 
 
 def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     first, second, third = take_all(lane)
     assert first.ack()
     assert not first.ack()
@@ -102,7 +104,7 @@ def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> N
 def test_a_message_that_was_dropped_by_its_handler_is_still_unacked(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     take(lane)  # nobody holds it
     assert [message.offset for message in ledger.unacked] == [0]
 
@@ -123,18 +125,18 @@ def test_an_epoch_that_begins_at_a_position_is_safe_there() -> None:
 def test_what_is_fetched_and_not_delivered_holds_the_offset_back(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(records(3, 4))
+    ledger.fetched(fetched(3, 4))
     assert ledger.safe == 3
 
 
 def test_what_is_begun_holds_the_offset_back(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(3, 4))
+    ledger.fetched(fetched(3, 4))
     take_all(lane)
     assert ledger.safe == 3
 
 
 def test_acks_in_any_order_move_the_offset_to_the_oldest_begun(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2, 3))
+    ledger.fetched(fetched(0, 1, 2, 3))
     messages = take_all(lane)
     seen = []
     for index in (2, 0, 3, 1):
@@ -144,7 +146,7 @@ def test_acks_in_any_order_move_the_offset_to_the_oldest_begun(ledger: Ledger, l
 
 
 def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     for message in take_all(lane):
         message.ack()
     assert ledger.is_idle
@@ -159,20 +161,20 @@ def test_only_an_offset_past_the_committed_one_is_due() -> None:
     ledger = new_ledger(position=7, committed=7)
     assert ledger.due is None
     lane = open_lane(ledger)
-    ledger.fetched(records(7))
+    ledger.fetched(fetched(7))
     take(lane).ack()
     assert ledger.due == 8
 
 
 def test_a_position_past_markers_lets_the_lag_reach_0(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     take(lane).ack()
     ledger.advance(3)
     assert ledger.due == 3
 
 
 def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     ledger.advance(1)
     assert ledger.position == 2
 
@@ -180,7 +182,7 @@ def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
 def test_begun_messages_hold_the_offset_back_whatever_the_position(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     take(lane)
     ledger.advance(9)
     assert ledger.safe == 0
@@ -190,16 +192,16 @@ def test_what_the_client_brings_again_does_not_belong_into_the_epoch(
     ledger: Ledger, lane: Lane
 ) -> None:
     assert not ledger.is_behind(0)
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     assert ledger.is_behind(2)
     assert not ledger.is_behind(3)
 
 
 def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(5, 6, 7))
+    ledger.fetched(fetched(5, 6, 7))
     ledger.must_refetch = True
     assert not ledger.is_behind(0)
-    assert ledger.fetched(records(0, 1)) == 0
+    assert not ledger.fetched(fetched(0, 1))
     assert ledger.refetching == 8
 
 
@@ -209,15 +211,15 @@ def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, l
 def test_a_message_names_its_epoch_and_its_generation() -> None:
     ledger = Ledger(ORDERS, 5, 3, Tally())
     lane = open_lane(ledger)
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     assert (message.epoch, message.generation_id) == (5, 3)
     assert (message.topic, message.partition) == ORDERS
 
 
 def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
-    ledger.fetched(records(4))
+    ledger.fetched(fetched(0, 1))
+    ledger.fetched(fetched(4))
     assert lane.waiting == 3
     assert [message.offset for message in take_all(lane)] == [0, 1, 4]
     assert lane.waiting == 0
@@ -226,8 +228,8 @@ def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane:
 
 def test_what_is_ready_is_what_is_left_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
     assert lane.ready() == 0
-    ledger.fetched(records(0, 1, 2))
-    ledger.fetched(records(3))
+    ledger.fetched(fetched(0, 1, 2))
+    ledger.fetched(fetched(3))
     assert lane.ready() == 3
     take(lane)
     assert lane.ready() == 2
@@ -238,7 +240,7 @@ def test_what_is_ready_is_what_is_left_of_one_fetch(ledger: Ledger, lane: Lane) 
 
 
 def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     ledger.is_held = True
     assert lane.ready() == 0
     assert lane.waiting == 2
@@ -247,9 +249,9 @@ def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> N
 
 
 def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
-    ledger.fetched(records(3))
-    ledger.fetched(records(5, 6, 7))
+    ledger.fetched(fetched(0, 1, 2))
+    ledger.fetched(fetched(3))
+    ledger.fetched(fetched(5, 6, 7))
     assert [message.offset for message in take_batch(lane, 2)] == [0, 1]
     assert [message.offset for message in take_batch(lane, 3)] == [2, 3, 5]
     assert lane.ready() == 2
@@ -262,10 +264,10 @@ def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane:
 def test_a_message_that_is_acked_is_in_memory_no_more(
     ledger: Ledger, lane: Lane, taken: Callable[[Lane], Message | Batch]
 ) -> None:
-    fetched = records(0, 1, 2)
-    seen = [weakref.ref(record) for record in fetched]
-    ledger.fetched(fetched)
-    del fetched
+    found = records(0, 1, 2)
+    seen = [weakref.ref(record) for record in found]
+    ledger.fetched(FetchedRecords(found))
+    del found
     for done in range(3):
         taken(lane).ack()
         assert [ref() is None for ref in seen] == [number <= done for number in range(3)]
@@ -273,13 +275,13 @@ def test_a_message_that_is_acked_is_in_memory_no_more(
 
 def test_of_a_fetch_for_two_lanes_each_holds_what_it_has_not_taken(ledger: Ledger) -> None:
     first, second = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     assert [message.offset for message in take_all(first)] == [0, 1]
     assert [message.offset for message in take_all(second)] == [0, 1]
 
 
 def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     first = take(lane)
     assert (lane.load.held, lane.load.begun) == (3, 1)
     first.ack()
@@ -292,10 +294,10 @@ def test_who_waits_for_the_load_to_fall_is_told_at_each_ack(ledger: Ledger) -> N
     held: list[int] = []
     load = Load(9, on_fall=lambda: held.append(load.held))
     lane = ledger.open_lane(load)
-    ledger.fetched(records(0, 1, 2, 3, 4))
+    ledger.fetched(fetched(0, 1, 2, 3, 4))
     take(lane).ack()
     assert held == []  # nobody waits
-    load.alarm = True
+    load.mark = math.inf
     take(lane).ack()
     take_batch(lane, 2).ack()
     ledger.shut()
@@ -306,7 +308,7 @@ def test_who_waits_for_the_load_to_fall_is_told_at_each_ack(ledger: Ledger) -> N
 
 
 def test_a_batch_is_acked_as_a_whole(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     batch = take_batch(lane, 5)
     assert batch.ack()
     assert all(message.acked for message in batch)
@@ -314,7 +316,7 @@ def test_a_batch_is_acked_as_a_whole(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     batch = take_batch(lane, 5)
     assert batch.ack()
     assert not batch.ack()
@@ -323,7 +325,7 @@ def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> N
 
 
 def test_a_batch_acks_what_of_it_is_not_acked_already(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     batch = take_batch(lane, 5)
     batch[1].ack()
     assert batch.ack()
@@ -334,7 +336,7 @@ def test_a_batch_acks_what_of_it_is_not_acked_already(ledger: Ledger, lane: Lane
 def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     batch = take_batch(lane, 5)
     batch[0].incref()
     assert not batch.ack()
@@ -344,7 +346,7 @@ def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
 
 
 def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     batch = take_batch(lane, 5)
     for message in batch:
         message.incref()
@@ -355,7 +357,7 @@ def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, 
 
 
 def test_nobody_holds_what_is_acked(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     first, second = take(lane), take_batch(lane, 1)
     assert (first.refcount, second[0].refcount) == (1, 1)
     first.ack()
@@ -364,7 +366,7 @@ def test_nobody_holds_what_is_acked(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     message.incref(2)
     assert not message.ack()
@@ -376,7 +378,7 @@ def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane
 
 
 def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     ledger.shut()
     assert not message.ack()
@@ -385,7 +387,7 @@ def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lan
 
 
 def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     batch = take_batch(lane, 5)
     ledger.shut()
     assert not batch.ack()
@@ -395,7 +397,7 @@ def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, la
 async def test_what_is_in_hand_is_named_as_the_source_only_where_that_is_asked_for() -> None:
     ledger = new_ledger()
     plain, naming = ledger.open_lane(Load(9)), ledger.open_lane(Load(9, names_source=True))
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     async with take(plain), take_batch(plain, 1):
         assert in_hand.get() is None
     async with take(naming) as message:
@@ -410,7 +412,7 @@ async def test_what_is_in_hand_is_named_as_the_source_only_where_that_is_asked_f
 
 def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     for message in take_all(one):
         message.ack()
     assert ledger.safe == 0
@@ -420,9 +422,9 @@ def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
 
 
 def test_a_channel_gets_what_is_fetched_from_its_opening_on(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     late = open_lane(ledger)
-    ledger.fetched(records(2))
+    ledger.fetched(fetched(2))
     assert [message.offset for message in take_all(late)] == [2]
 
 
@@ -430,7 +432,7 @@ def test_a_closed_channel_holds_the_offset_back_until_what_it_has_begun_is_acked
     ledger: Ledger, lane: Lane
 ) -> None:
     open_lane(ledger)
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     message = take(lane)
     ledger.close_lane(lane)
     for other in take_all(ledger.lanes[-1]):
@@ -442,10 +444,10 @@ def test_a_closed_channel_holds_the_offset_back_until_what_it_has_begun_is_acked
 
 def test_a_closed_channel_gets_nothing_more(ledger: Ledger, lane: Lane) -> None:
     other = open_lane(ledger)
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)
-    ledger.fetched(records(1))
+    ledger.fetched(fetched(1))
     assert lane.waiting == 0
     message.ack()
     for left in take_all(other):
@@ -455,7 +457,7 @@ def test_a_closed_channel_gets_nothing_more(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     take(lane).ack()
     ledger.close_lane(lane)
     assert ledger.safe == 1
@@ -463,26 +465,26 @@ def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: 
     again = open_lane(ledger)
     assert ledger.refetching == 1
     ledger.sought_back()
-    ledger.fetched(records(1, 2))
+    ledger.fetched(fetched(1, 2))
     assert [message.offset for message in take_all(again)] == [1, 2]
 
 
 def test_what_came_while_nobody_listened_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)  # with a message begun
-    assert ledger.fetched(records(1, 2)) == 0
+    assert ledger.fetched(fetched(1, 2)) == 0
     again = open_lane(ledger)
     assert ledger.refetching == 1
     ledger.sought_back()
-    ledger.fetched(records(1, 2))
+    ledger.fetched(fetched(1, 2))
     message.ack()
     assert ledger.safe == 1
     assert [message.offset for message in take_all(again)] == [1, 2]
 
 
 def test_without_a_channel_nothing_is_passed_over(ledger: Ledger) -> None:
-    assert ledger.fetched(records(5, 6)) == 0
+    assert ledger.fetched(fetched(5, 6)) == 0
     assert ledger.safe == 5
     ledger.advance(9)
     assert ledger.safe == 5
@@ -492,7 +494,7 @@ def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messag
     ledger: Ledger, lane: Lane
 ) -> None:
     other = open_lane(ledger)
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     take(lane).ack()
     begun = take(lane)
     ledger.close_lane(lane)
@@ -507,7 +509,7 @@ def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messag
 
 
 def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     message = take(lane)
     assert not ledger.is_draining
     ledger.drain()
@@ -521,9 +523,9 @@ def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_drain_drops_all_fetches_that_wait(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
-    ledger.fetched(records(1))
-    ledger.fetched(records(2))
+    ledger.fetched(fetched(0))
+    ledger.fetched(fetched(1))
+    ledger.fetched(fetched(2))
     take(lane).ack()
     ledger.drain()
     assert lane.waiting == lane.ready() == 0
@@ -532,7 +534,7 @@ def test_a_drain_drops_all_fetches_that_wait(ledger: Ledger, lane: Lane) -> None
 
 def test_a_drain_goes_back_to_the_first_that_any_channel_has_not_had(ledger: Ledger) -> None:
     fast, slow = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     for message in take_all(fast):
         message.ack()
     take(slow).ack()
@@ -544,7 +546,7 @@ def test_a_drain_goes_back_to_the_slowest_of_several_that_have_not_had_all(
     ledger: Ledger,
 ) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(records(0, 1, 2, 3))
+    ledger.fetched(fetched(0, 1, 2, 3))
     for lane, had in zip(lanes, (2, 1, 3), strict=True):
         take_batch(lane, had).ack()
     ledger.drain()
@@ -555,7 +557,7 @@ def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
     ledger: Ledger,
 ) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     mine, theirs = take(one), take(other)
     ledger.drain()
     ends: list[str] = []
@@ -567,7 +569,7 @@ def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
 
 
 def test_a_drain_waits_for_a_closed_channel_too(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)
     ledger.drain()
@@ -586,7 +588,7 @@ def test_with_nothing_begun_there_is_nothing_to_wait_for(ledger: Ledger, lane: L
 
 
 def test_the_end_of_an_epoch_ends_a_wait_for_its_messages(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     take(lane)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
@@ -595,7 +597,7 @@ def test_the_end_of_an_epoch_ends_a_wait_for_its_messages(ledger: Ledger, lane: 
 
 
 def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     take(lane).ack()
     ledger.shut()
     assert ledger.due is None
@@ -603,7 +605,7 @@ def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
 
 def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     messages = [take(lane) for lane in lanes]
     ledger.close_lane(lanes[0])
     ledger.shut()
@@ -613,7 +615,7 @@ def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
 
 
 def test_who_waits_no_more_is_not_told(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0))
+    ledger.fetched(fetched(0))
     message = take(lane)
     ends: list[str] = []
     leave = ledger.when_empty(lambda: ends.append("empty"))
@@ -625,7 +627,7 @@ def test_who_waits_no_more_is_not_told(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_all_who_wait_are_told_once(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     first, second = take_all(lane)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("one"))
@@ -638,7 +640,7 @@ def test_all_who_wait_are_told_once(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     batch = take_batch(lane, 2)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
@@ -652,7 +654,7 @@ def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> Non
 def test_an_epoch_starts_where_it_was_told_to(ledger: Ledger) -> None:
     ledger = new_ledger(position=5)
     open_lane(ledger)
-    ledger.fetched(records(7))
+    ledger.fetched(fetched(7))
     assert ledger.start == 5
     ledger.advance(9)
     assert ledger.start == 5
@@ -662,8 +664,8 @@ def test_an_epoch_that_was_not_told_starts_at_the_first_that_comes(
     ledger: Ledger, lane: Lane
 ) -> None:
     assert ledger.start is None
-    ledger.fetched(records(7, 8))
-    ledger.fetched(records(9))
+    ledger.fetched(fetched(7, 8))
+    ledger.fetched(fetched(9))
     assert ledger.start == 7
 
 
@@ -674,8 +676,8 @@ def test_an_epoch_in_which_nothing_comes_starts_at_its_position(ledger: Ledger) 
 
 
 def test_what_came_while_nobody_listened_is_where_the_epoch_starts(ledger: Ledger) -> None:
-    ledger.fetched(records(7, 8))
-    ledger.fetched(records(9))
+    ledger.fetched(fetched(7, 8))
+    ledger.fetched(fetched(9))
     assert (ledger.start, ledger.position) == (7, 7)
 
 
@@ -683,7 +685,7 @@ def test_the_work_that_is_not_committed_begins_at_the_start_or_at_the_last_commi
     ledger: Ledger, lane: Lane
 ) -> None:
     assert ledger.uncommitted is None
-    ledger.fetched(records(7, 8))
+    ledger.fetched(fetched(7, 8))
     assert ledger.uncommitted == 7
     ledger.committed = 0
     assert ledger.uncommitted == 0
@@ -691,7 +693,7 @@ def test_the_work_that_is_not_committed_begins_at_the_start_or_at_the_last_commi
 
 def test_the_oldest_begun_is_that_of_the_slowest_channel(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     assert ledger.oldest_begun is None
     for lane in lanes[:2]:
         take_all(lane)
@@ -703,14 +705,14 @@ def test_the_oldest_begun_is_that_of_the_slowest_channel(ledger: Ledger) -> None
 
 def test_what_waits_is_counted_over_the_channels(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     take(one)
     assert (ledger.waiting, one.waiting, other.waiting) == (5, 2, 3)
 
 
 def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(records(0, 1))
+    ledger.fetched(fetched(0, 1))
     assert ledger.acked == ledger.newly_acked() == 0
     for lane in lanes:
         take(lane).ack()
@@ -726,7 +728,7 @@ def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: L
 
 
 def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     batch = take_batch(lane, 2)
     assert lane.acked == 0
     batch.ack()
@@ -734,7 +736,7 @@ def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_what_the_end_of_an_epoch_gives_up_was_not_acked(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(records(0, 1, 2))
+    ledger.fetched(fetched(0, 1, 2))
     first, *_ = take_all(lane)
     first.ack()
     ledger.shut()

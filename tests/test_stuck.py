@@ -16,7 +16,7 @@ from tests.apps import app_on, broker_with, take, write
 from tests.kafka.cluster import Broker
 from tests.lanes import Place
 from tests.nurseries.clock import jumping
-from tests.records import records
+from tests.records import fetched
 from transport import TP, App, BrokerUnavailable
 from transport.assignment import Assignment
 from transport.drivers.memory import MemoryBroker
@@ -130,7 +130,7 @@ class Looks:
     def __attrs_post_init__(self) -> None:
         self.assignment.assign([ONE], 1)
         lane = self.ledger.open_lane(Load(100))
-        self.ledger.fetched(records(0, 1, 2, 3))
+        self.ledger.fetched(fetched(0, 1, 2, 3))
         self.ledger.committed = 0
         lane.ready()
         self.messages = list(lane.take_batch(4))
@@ -154,7 +154,7 @@ def test_records_and_a_new_high_water_are_heard() -> None:
     looks.look(0.0)
     assert looks.look(5.0).heard_at == 0.0
     assert looks.look(10.0, highwater=5).heard_at == 10.0
-    looks.ledger.fetched(records(4))
+    looks.ledger.fetched(fetched(4))
     assert looks.look(15.0, highwater=5).heard_at == 15.0
 
 

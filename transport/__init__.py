@@ -16,7 +16,7 @@ from transport.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
 from transport.conductor import Conductor
 from transport.consumer import Consumer
-from transport.delivery import Delivery
+from transport.delivery import Delivery, ManyDeliveries
 from transport.drivers.memory import MemoryBroker
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -43,6 +43,7 @@ from transport.errors import (
     UnknownTopic,
     UnreadableBatch,
 )
+from transport.fetched import Fetched, FetchedRecords
 from transport.fetcher import Fetcher
 from transport.message import Batch, Message
 from transport.monitor import Monitor, PartitionState, Snapshot, Timing
@@ -80,9 +81,12 @@ __all__ = [
     "DeliveryFailed",
     "DeliveryTimeout",
     "Fenced",
+    "Fetched",
+    "FetchedRecords",
     "Fetcher",
     "FutureMessage",
     "GroupMetadata",
+    "ManyDeliveries",
     "MemoryBroker",
     "Message",
     "MessageTooLarge",

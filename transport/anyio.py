@@ -10,16 +10,20 @@
 
 On trio that is the app itself. On asyncio the same tree runs as a trio *guest* of the asyncio loop,
 in the same thread: one guest for each loop, which lives from the first app that is opened to the
-last that is closed. What an asyncio task asks for that has to wait is made by a task of the guest;
-who is cancelled cancels that one and waits for its end. Messages are taken from the app's buffers
-without any crossing.
+last that is closed.
+
+An asyncio task sends, takes and acks messages by itself, without a turn of the guest: both share
+one thread, and trio lets the host call what does not wait (`trio.Event.set`, `reschedule`,
+`Nursery.start_soon`), which wakes the guest once for all that was done before its turn. To wait for
+room, for an outcome or for a message, the asyncio task leaves a function that the guest calls in
+its turn (`_Guest.wait`). A task of the guest does only what needs trio's own waiting, such as a
+commit (`_Guest.call`); a caller that is cancelled cancels that task and waits for its end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import re
 import time
@@ -30,9 +34,21 @@ from collections.abc import (
     Collection,
     Generator,
     Iterable,
+    Iterator,
     Mapping,
+    Sequence,
 )
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, TypeVarTuple
+from threading import get_ident
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Self,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    overload,
+)
 
 import anyio
 import attrs
@@ -46,7 +62,8 @@ from transport.arguments import instance
 from transport.channel import DecodeErrorHook
 from transport.codec import CodecArg
 from transport.consumer import Consumer
-from transport.delivery import Delivery
+from transport.delivery import Delivery, ManyDeliveries, written_of
+from transport.drivers.base import Outcome
 from transport.errors import AppClosed
 from transport.message import Batch, Message
 from transport.pending import FutureMessage
@@ -61,8 +78,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", Message, Batch)
 Ts = TypeVarTuple("Ts")
+Leave: TypeAlias = Callable[[], object]
 
-# A reader gives way to other tasks at least this often, in seconds.
+# A task that sends or reads gives way to other tasks at least this often, in seconds.
 _GIVE_WAY = 0.001
 
 
@@ -115,19 +133,39 @@ class _Call(Generic[T]):
             raise
 
 
+@attrs.frozen(eq=False)
+class _Answer(Generic[T]):
+    """A callable that passes an answer to the asyncio task that waits, in the loop's thread."""
+
+    _future: asyncio.Future[outcome.Outcome[T]]
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the task still waits: it has no answer yet and is not cancelled."""
+        return not self._future.done()
+
+    def __call__(self, ended: outcome.Outcome[T]) -> None:
+        if not self._future.done():
+            self._future.set_result(ended)
+
+
 class _Guest:
     """trio in the thread of an asyncio loop; counted by those who use it.
 
     Attributes:
         is_ending: nothing can be asked for any more. A loop has one guest: the next begins once
             this one is gone.
+        gave_way: when a task of asyncio last gave way to others, by the monotonic clock.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.users = 0
         self.is_ending = False
         self._loop = loop
+        self.gave_way = -1.0
+        self._thread = get_ident()
         self._calls: set[_Call[Any]] = set()  # that have not ended
+        self._waits: set[asyncio.Future[outcome.Outcome[Any]]] = set()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
         self._nursery: trio.Nursery | None = None
@@ -145,19 +183,52 @@ class _Guest:
 
     def start(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> _Call[T]:
         """Have a task of the guest make a call, in our context; from the thread of the loop."""
-        if self.is_ending or self._token is None:
+        self.check()
+        if self._nursery is None:
             raise AppClosed("the app is not open any more")
         call: _Call[T] = _Call(self._loop.create_future())
         self._calls.add(call)
         call.future.add_done_callback(lambda _: self._calls.discard(call))
-        begin = functools.partial(self._begin, call, fn, *args)
-        self._token.run_sync_soon(contextvars.copy_context().run, begin)
+        self._nursery.start_soon(call.make, fn, *args)
         return call
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Have a call made and wait for it."""
         call = self.start(fn, *args)
         return await call.wait(lambda: self.soon(call.scope.cancel))
+
+    async def wait(self, begin: Callable[[_Answer[T]], Leave]) -> T:
+        """Wait for an answer without a task of the guest.
+
+        `begin` gets the function to call with the answer, at once or in a turn of the guest. It
+        returns the function that ends the waiting, before or after that. Cancelled: it has ended.
+        """
+        self.check()
+        future: asyncio.Future[outcome.Outcome[T]] = self._loop.create_future()
+        leave = begin(_Answer(future))
+        self._waits.add(future)
+        try:
+            ended = await future
+        finally:
+            self._waits.discard(future)
+            leave()
+        return ended.unwrap()
+
+    def check(self) -> None:
+        """Raise AppClosed if the guest is ending, and RuntimeError in another thread."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "the call was made in another thread than that of the app's asyncio loop: use"
+                " asyncio.run_coroutine_threadsafe, or send_soon of the native topic"
+            )
+        if self.is_ending:
+            raise AppClosed("the app is not open any more")
+
+    async def give_way(self) -> None:
+        """Let other tasks, and the guest, have a turn."""
+        self.gave_way = time.monotonic()  # one of many tasks is enough, and others need not
+        await asyncio.sleep(0)
+        self.gave_way = time.monotonic()
 
     def soon(self, fn: Callable[[], object]) -> None:
         assert self._token is not None
@@ -186,16 +257,15 @@ class _Guest:
             if not self.is_ending:  # else whoever wanted it was cancelled meanwhile
                 await trio.sleep_forever()
 
-    def _begin(self, call: _Call[T], fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(call.make, fn, *args)
-
     def _on_end(self, ended: outcome.Outcome[None]) -> None:
         """The run is over, also where something has ended it that was not asked for."""
         self.is_ending = True
         for call in list(self._calls):
             if not call.future.done():
                 call.future.set_result(outcome.Error(AppClosed("trio has ended")))
+        for future in self._waits:
+            if not future.done():
+                future.set_result(outcome.Error(AppClosed("trio has ended")))
         self._ended.set_result(ended)
 
 
@@ -442,29 +512,72 @@ class AioTopic:
         headers: HeadersArg = None,
         source: Source | InHand | None = IN_HAND,
     ) -> AioDelivery:
-        """See `Topic.send`. Cancelled: nothing was accepted, or all of it."""
-        if isinstance(source, InHand):  # the guest's task does not have in hand what we have
-            source = in_hand.get() or source
+        """See `Topic.send`. Cancelled: nothing was accepted, or all of it.
 
-        async def send() -> Delivery:
-            return await self.native.send(
-                key=key,
-                value=value,
-                partition=partition,
-                timestamp=timestamp,
-                headers=headers,
-                source=source,
+        If there is room and the topic is known, it gives way to other tasks every millisecond only.
+        """
+        writer, check, message = self.native.addressed(
+            key, value, partition, timestamp, headers, source
+        )
+        guest = self._guest
+        if time.monotonic() - guest.gave_way > _GIVE_WAY:
+            await guest.give_way()
+        guest.check()
+        if writer.accept_now(message, check) is None:
+            await self._accept_in_turn(
+                writer, check, (message,), lambda count: writer.accept_now(message, check, count)
             )
+        return AioDelivery(message, guest)
 
-        return AioDelivery(await self._guest.call(send), self._guest)
+    async def send_many(
+        self,
+        messages: Iterable[tuple[Any, Any] | Mapping[str, Any]],
+        *,
+        source: Source | InHand | None = IN_HAND,
+    ) -> AioManyDeliveries:
+        """See `Topic.send_many`."""
+        listed = self.native.addressed_many(messages)
+        writer, check = self.native.writer_for(source)
+        guest = self._guest
+        await guest.give_way()
+        guest.check()
+        if listed and writer.accept_many_now(listed, check) is None:
+            await self._accept_in_turn(
+                writer, check, listed, lambda count: writer.accept_many_now(listed, check, count)
+            )
+        return AioManyDeliveries(ManyDeliveries(listed), guest)
+
+    async def _accept_in_turn(
+        self,
+        writer: Producer,
+        check: Callable[[], None],
+        messages: Sequence[Delivery],
+        accept_now: Callable[[int], object],
+    ) -> None:
+        """Wait for the partitions of the topic and for room, until messages are accepted."""
+        topic = messages[0].topic
+        if writer.known_partitions(topic) is None:
+            count = await self._guest.call(writer.ask_partitions, topic)
+            if accept_now(count) is not None:
+                return
+
+        def begin(answer: _Answer[None]) -> Leave:
+            def check_awaited() -> None:
+                if not answer.is_awaited:  # cancelled, and about to leave the line
+                    raise asyncio.CancelledError
+                check()
+
+            return writer.accept_in_turn(check_awaited, messages, answer)
+
+        await self._guest.wait(begin)
 
     def _read(self, take: Callable[[], M | None], *, acks: bool) -> AioReader[M]:
         self.native.listen()
         return AioReader(self.native, self._guest, take, acks=acks)
 
-    def send_soon(self, **message: Any) -> FutureMessage:
-        """See `Topic.send_soon`; wait for the outcome by `AioProducer.flush`."""
-        return self.native.send_soon(**message)
+    def send_soon(self, **message: Any) -> AioFutureMessage:
+        """See `Topic.send_soon`."""
+        return AioFutureMessage(self.native.send_soon(**message), self._guest)
 
     async def send_and_wait(self, **message: Any) -> RecordMetadata:
         """See `Topic.send_and_wait`."""
@@ -474,16 +587,119 @@ class AioTopic:
 class AioDelivery:
     """A delivery that asyncio's tasks can await; see `Delivery`."""
 
+    __slots__ = ("_guest", "native")
+
     def __init__(self, delivery: Delivery, guest: _Guest) -> None:
         self.native = delivery
         self._guest = guest
 
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
-        return await self._guest.call(self.native.wait)
+        guest, native = self._guest, self.native
+        if native.outcome is None:
+            await guest.wait(functools.partial(_call_at_ends, (native,)))
+        elif time.monotonic() - guest.gave_way > _GIVE_WAY:
+            await guest.give_way()
+        return native.result()
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
+
+
+class AioFutureMessage:
+    """The outcome of a message that `send_soon` has queued, for asyncio's tasks.
+
+    See `FutureMessage`.
+    """
+
+    __slots__ = ("_guest", "native")
+
+    def __init__(self, message: FutureMessage, guest: _Guest) -> None:
+        self.native = message
+        self._guest = guest
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.native.is_done
+
+    async def wait(self) -> RecordMetadata:
+        """Wait for the outcome: the same as awaiting the object."""
+        if not self.native.is_done:
+            await self._guest.wait(functools.partial(_call_at_ends, (self.native,)))
+        else:
+            await self._guest.give_way()
+        return self.native.result()
+
+    def result(self, timeout: float | None = None) -> RecordMetadata:
+        """Block for the outcome in another thread; see `FutureMessage.result`."""
+        return self.native.result(timeout)
+
+    def __await__(self) -> Generator[Any, Any, RecordMetadata]:
+        return self.wait().__await__()
+
+    def __repr__(self) -> str:
+        return repr(self.native)
+
+
+class AioManyDeliveries(Sequence[AioDelivery]):
+    """The messages of one `send_many`, for asyncio's tasks; see `ManyDeliveries`."""
+
+    def __init__(self, deliveries: ManyDeliveries, guest: _Guest) -> None:
+        self.native = deliveries
+        self._guest = guest
+
+    @overload
+    def __getitem__(self, at: int) -> AioDelivery: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[AioDelivery]: ...
+    def __getitem__(self, at: int | slice) -> AioDelivery | Sequence[AioDelivery]:
+        if isinstance(at, slice):
+            return [AioDelivery(each, self._guest) for each in self.native[at]]
+        return AioDelivery(self.native[at], self._guest)
+
+    def __len__(self) -> int:
+        return len(self.native)
+
+    def __iter__(self) -> Iterator[AioDelivery]:
+        return (AioDelivery(each, self._guest) for each in self.native)
+
+    async def outcomes(self) -> list[Outcome]:
+        """See `ManyDeliveries.outcomes`."""
+        if left := [each for each in self.native if each.outcome is None]:
+            await self._guest.wait(functools.partial(_call_at_ends, left))
+        else:
+            await self._guest.give_way()
+        return self.native.known_outcomes()
+
+    async def wait(self) -> list[RecordMetadata]:
+        """Wait for all outcomes: the same as awaiting the object."""
+        return written_of(await self.outcomes())
+
+    def __await__(self) -> Generator[Any, Any, list[RecordMetadata]]:
+        return self.wait().__await__()
+
+    def __repr__(self) -> str:
+        return repr(self.native)
+
+
+def _call_at_ends(deliveries: Sequence[Delivery | FutureMessage], answer: _Answer[None]) -> Leave:
+    """Answer once all deliveries have outcomes. There is at least one, and none has one yet."""
+    left = len(deliveries)
+
+    def on_end() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            answer(outcome.Value(None))
+
+    def leave() -> None:
+        for delivery in deliveries:
+            delivery.call_off(on_end)
+
+    for delivery in deliveries:
+        delivery.call_at_end(on_end)
+    return leave
 
 
 class AioReader(Generic[M]):
@@ -502,7 +718,6 @@ class AioReader(Generic[M]):
         self._guest = guest
         self._take: Callable[[], M | None] = take
         self._acks = acks
-        self._gave_way = -1.0
 
     def __aiter__(self) -> Self:
         return self
@@ -511,15 +726,14 @@ class AioReader(Generic[M]):
         if (done := self._current) is not None:
             self._current = None
             done.ack()
-        channel = self._channel
+        channel, guest = self._channel, self._guest
         while True:
-            if time.monotonic() - self._gave_way > _GIVE_WAY or channel.quota <= 0:
-                await asyncio.sleep(0)
-                self._gave_way = time.monotonic()
+            if channel.quota <= 0 or time.monotonic() - guest.gave_way > _GIVE_WAY:
+                await guest.give_way()
             if (taken := self._take()) is None:
                 if channel.ended:
                     raise StopAsyncIteration
-                await self._guest.call(channel.next_news().wait)
+                await guest.wait(self._call_at_news)
                 continue
             if channel.must_decode and not await self._decode(taken):
                 continue
@@ -528,6 +742,11 @@ class AioReader(Generic[M]):
             if channel.load.names_source:
                 in_hand.set(taken)
             return taken
+
+    def _call_at_news(self, answer: _Answer[None]) -> Leave:
+        call = functools.partial(answer, outcome.Value(None))
+        self._channel.call_at_news(call)
+        return functools.partial(self._channel.call_off, call)
 
     async def _decode(self, taken: Message | Batch) -> bool:
         """Decode in place; False: nothing is left. The hooks are the user's, of this side."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
@@ -10,6 +11,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from transport.codec import Codec, DecodeError
 from transport.decoding import AGAIN, Codecs, Decoded
+from transport.errors import UnreadableBatch
 from transport.excerpt import excerpt_of_error
 from transport.flow import Flow
 from transport.ledger import Lane, Ledger, Load
@@ -37,6 +39,7 @@ class Channel:
         limit: most messages delivered and unacked; with so many fetched the channel is full, and
             the partitions of its topic are not fetched from until half of them are done.
         on_full: called at each turn from or to full.
+        on_unreadable: called with the error when the turn of a batch comes that cannot be decoded.
         memory: the weight of the messages in all channels of the app. None: it is not counted.
     """
 
@@ -49,6 +52,7 @@ class Channel:
         key: Codec | None = None,
         value: Codec | None = None,
         on_full: Callable[[], None] = lambda: None,
+        on_unreadable: Callable[[UnreadableBatch], None] = lambda error: None,
         scheduler: SchedulingStrategy[Lane] | None = None,
         names_source: bool = False,
         memory: Held | None = None,
@@ -68,12 +72,14 @@ class Channel:
         self._key = key
         self._value = value
         self._on_full = on_full
+        self._on_unreadable = on_unreadable
         self._lanes: dict[TP, Lane] = {}
         self._passed_over: dict[Lane, None] = {}  # were held back when their turn came, in order
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # whose turn it is ...
         self.quota = 0  # ... and how many more it may deliver in it
         self._news: trio.Event | None = None  # of those who wait for a message
+        self._calls: list[Callable[[], object]] = []  # the same, where they are no tasks of trio
         self.must_decode = key is not None or value is not None
         self.decoded: dict[str, Decoded] = {}  # by topic, shared with channels of the same codecs
 
@@ -105,7 +111,8 @@ class Channel:
         """Something was fetched into the partition's lane."""
         self._scheduler.add(self._lanes[tp])
         if self.load.held >= self.load.limit and not self.is_full:
-            self.is_full = self.load.alarm = True
+            self.is_full = True
+            self.load.mark = max(self.load.mark, self.load.limit // 2)
             self._on_full()
         self.notify()
 
@@ -126,6 +133,10 @@ class Channel:
         if self._news is not None:
             self._news.set()
             self._news = None
+        if self._calls:
+            calls, self._calls = self._calls, []
+            for call in calls:
+                call()
 
     def end(self) -> None:
         """Nothing is delivered any more: iterators end."""
@@ -164,6 +175,15 @@ class Channel:
             self._news = trio.Event()
         return self._news
 
+    def call_at_news(self, fn: Callable[[], object]) -> None:
+        """Call `fn` at the next such change, for a reader that is no task of trio."""
+        self._calls.append(fn)
+
+    def call_off(self, fn: Callable[[], object]) -> None:
+        """Do not call `fn` any more."""
+        if fn in self._calls:
+            self._calls.remove(fn)
+
     async def decode(self, message: Message) -> bool:
         """Decode key and value in place; False: decoding failed, and the hook has handled that.
 
@@ -181,14 +201,15 @@ class Channel:
         again.
         """
         decoded: list[Message] = []
-        for index, message in enumerate(batch.messages):
+        messages = batch.messages
+        for index, message in enumerate(messages):
             if (failure := self.try_decode(message)) is None:
                 decoded.append(message)
                 continue
             try:
                 await self.settle(*failure)
             except BaseException:  # a cancelled hook must strand no message either
-                self._give_back([*decoded, *batch.messages[index + 1 :]])
+                self._give_back([*decoded, *messages[index + 1 :]])
                 raise
         batch.messages = decoded
         return bool(decoded)
@@ -255,7 +276,7 @@ class Channel:
         load = self.load
         room = load.limit - load.begun
         if room <= 0:
-            load.alarm = True
+            load.mark = math.inf  # the first ack makes room
             return None
         while (lane := self._scheduler.turn()) is not None:
             if ready := lane.ready():
@@ -266,7 +287,9 @@ class Channel:
                     self.quota = min(room, most)
                 return lane
             self._scheduler.discard(lane)
-            if lane.waiting:
+            if (error := lane.error) is not None:
+                self._on_unreadable(error)
+            elif lane.first_waiting is not None:
                 self._passed_over.setdefault(lane)
         self._lane = None
         return None
@@ -275,6 +298,10 @@ class Channel:
         self._scheduler.discard(lane)
         self._passed_over.pop(lane, None)
 
+    def _set_mark(self) -> None:
+        """Hear of the acks that may end the pause of a full channel, and of no others."""
+        self.load.mark = self.load.limit // 2 if self.is_full else -1
+
     def _on_fall(self) -> None:
         load = self.load
         if self.is_full and load.held <= load.limit // 2:
@@ -282,7 +309,7 @@ class Channel:
             self._on_full()
         if load.begun < load.limit:
             self.notify()
-            load.alarm = self.is_full
+            self._set_mark()
 
 
 class _Reader:

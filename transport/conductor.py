@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Collection, Iterator, MutableSet, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableSet
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,6 +14,7 @@ from transport.arguments import instance, topic_name
 from transport.channel import Channel
 from transport.decoding import Codecs, Decoded
 from transport.errors import AppClosed
+from transport.fetched import Fetched, FetchedRecords
 from transport.ledger import Ledger
 from transport.topic import Topic
 from transport.types import TP, Record
@@ -204,18 +205,18 @@ class Conductor(Service, MutableSet["Topic"]):
 
     # Messages
 
-    def on_records(self, ledger: Ledger, records: Sequence[Record]) -> None:
+    def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
         """Enter what was fetched of a partition and hand it to the channels. In the order of the
         polls; not a checkpoint."""
-        if ledger.fetched(records):
+        if ledger.fetched(fetched):
             if (probe := self.app.probe) is not None:
-                probe(probe.sensor.on_messages_in, ledger.tp, len(records))
+                probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
             for channel in self._channels.get(ledger.tp.topic, {}).values():
                 channel.filled(ledger.tp)
 
     def on_message(self, ledger: Ledger, record: Record) -> None:
         """Enter one fetched record: the same as `on_records` with a batch of one."""
-        self.on_records(ledger, (record,))
+        self.on_records(ledger, FetchedRecords((record,)))
 
     def channels(self) -> list[Channel]:
         """Those that listen, by topic."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import trio
@@ -39,8 +39,10 @@ from transport.errors import (
     RebalanceInProgress,
     TransactionAborted,
     TransportError,
+    UnreadableBatch,
 )
 from transport.excerpt import excerpt_of_error, listed
+from transport.fetched import Fetched
 from transport.flow import Flow
 from transport.getmany import GetMany
 from transport.handover import Handover
@@ -51,7 +53,7 @@ from transport.ownership import Ownership
 from transport.resets import Resets
 from transport.source import in_hand
 from transport.stuck import Stuck
-from transport.types import TP, Record
+from transport.types import TP
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -62,7 +64,7 @@ logger = logging.getLogger("transport.consumer")
 # What each step of the end may take of the grace; what is left is the producer's.
 _COMMIT_SHARE, _FETCHER_SHARE, _LEAVE_SHARE = 0.4, 0.1, 0.2
 
-RecordsCallback = Callable[[Ledger, Sequence[Record]], None]
+RecordsCallback = Callable[[Ledger, Fetched], None]
 OwnershipCallback = Callable[[frozenset[TP]], Awaitable[None]]
 
 
@@ -148,6 +150,7 @@ class Consumer(Service):
         self._commits = Commits(self)
         self._lookout = Lookout(self)
         self._stuck_interval = settings.stuck_interval
+        self._unreadable: UnreadableBatch | None = None
         self._phase = _Phase.NEW
 
     # Life
@@ -206,6 +209,7 @@ class Consumer(Service):
         self.committer = committer_of(self)
         self.fetcher = self.transport.Fetcher(self.app)
         self.handover = Handover(self)
+        self._unreadable = None
         self._phase = _Phase.NEW
         self.app.conductor.on_subscribed(frozenset())
         if self._was_active:
@@ -373,6 +377,19 @@ class Consumer(Service):
         """Fetch of these again. Not a checkpoint."""
         self.flow.unpause(each_partition("tps", tps), self.assignment)
         self._look_again()
+
+    def on_unreadable(self, error: UnreadableBatch) -> None:
+        """The turn of a batch has come that cannot be decoded: end the app with the error.
+
+        All records before it were taken. Not a checkpoint.
+        """
+        if self._unreadable is None:
+            self._unreadable = error
+            self.spawn("unreadable batch", self._raise_unreadable)
+
+    async def _raise_unreadable(self) -> None:
+        assert self._unreadable is not None
+        raise self._unreadable
 
     def on_buffer_full(self, tp: TP) -> None:
         """A channel of the partition's topic is full: its fetching pauses before the next poll.

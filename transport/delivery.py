@@ -10,48 +10,71 @@ import collections
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import attrs
 import trio
-from outcome import capture
+from outcome import Error, Value, capture
+from trio.lowlevel import checkpoint_if_cancelled
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.errors import DeliveryFailed
 from transport.types import RecordMetadata
 
+# Awaiting a known outcome gives way to other tasks at every Nth message.
+_TURN = 64
+
 
 @attrs.define(eq=False)
-class Delivery:
+class Delivery(Outgoing):
     """A message that was accepted: `await` it for where it was written.
 
-    Any number of tasks may await it, from any task. Awaiting is a checkpoint; cancelling ends
-    only the waiting. Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
+    Any number of tasks may await it, from any task. Awaiting checks for cancellation; it is a full
+    checkpoint if it has to wait, and otherwise at every Nth message. Cancelling ends only the
+    waiting. Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
+
+    The message itself is the same object, because a second object for each message takes 0.3 us.
+
+    Attributes:
+        size: the bytes that it takes of the send buffer.
+        gives_way: awaiting its known outcome is a full checkpoint.
     """
 
-    outgoing: Outgoing
-    size: int
+    size: int = 0
     outcome: Outcome | None = None
     was_seen: bool = False
     on_end: Callable[[Delivery], None] | None = None
+    gives_way: bool = False
     _on_seen: Callable[[], object] | None = None
     _ended: trio.Event | None = None
+    _calls: list[Callable[[], object]] | None = None  # at the end
     _waiting: int = 0
+
+    @property
+    def outgoing(self) -> Outgoing:
+        """The message."""
+        return self
 
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
         if self.outcome is None:
-            if self._ended is None:
-                self._ended = trio.Event()
             self._waiting += 1
             try:
-                await self._ended.wait()
+                await self._end_known()
             finally:
                 self._waiting -= 1
-        else:
+        elif self.gives_way:
             await trio.lowlevel.checkpoint()
-        self.on_seen()
+        else:
+            await checkpoint_if_cancelled()  # a full checkpoint takes 3.6 us, and this 0.2
+        return self.result()
+
+    def result(self) -> RecordMetadata:
+        """Return the outcome, which is known, or raise it. Not a checkpoint."""
+        self.was_seen = True
+        if self._on_seen is not None:
+            self._on_seen()
         if isinstance(self.outcome, RecordMetadata):
             return self.outcome
         assert self.outcome is not None
@@ -59,6 +82,25 @@ class Delivery:
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
+
+    def call_at_end(self, fn: Callable[[], object]) -> None:
+        """Have `fn` called once the outcome is known, for a waiter that is no task of trio.
+
+        There is no outcome yet. `fn` is called in trio's turn. Until `call_off` it counts as a task
+        that awaits the delivery.
+        """
+        if self._ended is None:
+            self._ended = trio.Event()  # `InFlight.end` looks for this one alone
+        if self._calls is None:
+            self._calls = []
+        self._calls.append(fn)
+        self._waiting += 1
+
+    def call_off(self, fn: Callable[[], object]) -> None:
+        """Undo `call_at_end`, whether or not the outcome is known already."""
+        if self._calls is not None and fn in self._calls:
+            self._calls.remove(fn)
+            self._waiting -= 1
 
     def on_seen(self) -> None:
         """Somebody knows of the outcome."""
@@ -74,8 +116,17 @@ class Delivery:
             self.on_end(self)
         if self._ended is not None:
             self._ended.set()
+        for call in self._calls or ():
+            call()
         if self.was_seen or self._waiting:
             self.on_seen()
+
+    async def _end_known(self) -> None:
+        """Wait until there is an outcome."""
+        if self.outcome is None:
+            if self._ended is None:
+                self._ended = trio.Event()
+            await self._ended.wait()
 
 
 class Failures:
@@ -118,6 +169,80 @@ class Failures:
             ) from error
 
 
+class ManyDeliveries(Sequence[Delivery]):
+    """The deliveries of one `send_many`: `await` it for the metadata of all, in their order.
+
+    It is a sequence of deliveries, and each delivery can be awaited by itself.
+
+    Awaiting waits until all of them have outcomes. It is a checkpoint, and cancelling ends only the
+    waiting. If messages were not delivered, it raises the error of the first of them; `outcomes`
+    says what became of each.
+    """
+
+    def __init__(self, deliveries: Sequence[Delivery]) -> None:
+        self._deliveries = deliveries
+
+    @overload
+    def __getitem__(self, at: int) -> Delivery: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Delivery]: ...
+    def __getitem__(self, at: int | slice) -> Delivery | Sequence[Delivery]:
+        return self._deliveries[at]
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter(self._deliveries)
+
+    async def outcomes(self) -> list[Outcome]:
+        """Wait for all outcomes and return them in order: metadata, or the error of a message.
+
+        A checkpoint. Cancelling ends only the waiting.
+        """
+        await trio.lowlevel.checkpoint()
+        left = [each for each in self._deliveries if each.outcome is None]
+        for delivery in left:
+            delivery._waiting += 1
+        try:
+            for delivery in left:  # outcomes come by the batch: few of these have to wait
+                await delivery._end_known()
+        finally:
+            for delivery in left:
+                delivery._waiting -= 1
+        return self.known_outcomes()
+
+    def known_outcomes(self) -> list[Outcome]:
+        """Return the outcomes, all of which are known. Not a checkpoint."""
+        outcomes: list[Outcome] = []
+        for delivery in self._deliveries:
+            assert delivery.outcome is not None
+            outcomes.append(delivery.outcome)
+            delivery.on_seen()
+        return outcomes
+
+    async def wait(self) -> list[RecordMetadata]:
+        """Wait for all outcomes: the same as awaiting the object."""
+        return written_of(await self.outcomes())
+
+    def __await__(self) -> Generator[Any, Any, list[RecordMetadata]]:
+        return self.wait().__await__()
+
+    def __repr__(self) -> str:
+        left = sum(each.outcome is None for each in self._deliveries)
+        return f"<ManyDeliveries of {len(self)} messages, {left} without an outcome>"
+
+
+def written_of(outcomes: Iterable[Outcome]) -> list[RecordMetadata]:
+    """Return where messages were written, or raise the first error of one that was not."""
+    written = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        written.append(outcome)
+    return written
+
+
 class InFlight:
     """What was accepted and has no outcome yet; bounded.
 
@@ -131,8 +256,10 @@ class InFlight:
         self.most_bytes = most_bytes
         self._most_messages = most_messages
         self._failures = failures
+        # Each by itself, in order. A report names messages that may have ended already.
         self._deliveries: dict[Outgoing, Delivery] = {}
         self._bytes = 0
+        self._turn = 0
         self._flushes: list[_Flush] = []
         self._line: collections.OrderedDict[_Place, None] = collections.OrderedDict()
 
@@ -144,67 +271,139 @@ class InFlight:
 
     def has_room(self, size: int) -> bool:
         """Whether a message of this size can be accepted now and no other waits before it."""
-        return not self._line and self._fits(size)
+        if self._line:
+            return False
+        held = len(self._deliveries)  # the rule of `_fits`, without its call
+        return not held or (held < self._most_messages and self._bytes + size <= self.most_bytes)
 
     def _fits(self, size: int) -> bool:
         return not self._deliveries or (
             len(self._deliveries) < self._most_messages and self._bytes + size <= self.most_bytes
         )
 
-    async def wait_for_room(self, size: int, accept: Callable[[], Delivery]) -> Delivery:
-        """Accept a message in its turn: once it fits and all earlier waiters are accepted.
+    async def wait_for_room(
+        self, messages: Sequence[Delivery], accept: Callable[[Delivery], object]
+    ) -> None:
+        """Accept messages in their turn: once they fit and all earlier waiters are accepted.
 
-        So no later message, however small, overtakes a large one. Returns or raises what `accept`
-        does. A checkpoint. Cancelled: the message is not accepted.
+        So no later message, however small, overtakes a large one, and no message of another
+        sender comes between these. Raises what `accept` does; the messages before are accepted. A
+        checkpoint. Cancelled: the first ones may have been accepted, and the others are not.
         """
-        place = _Place(size, accept, trio.lowlevel.current_task())
-        self._line[place] = None
+        resume = functools.partial(trio.lowlevel.reschedule, trio.lowlevel.current_task())
+        leave_line = self._line_up(messages, accept, resume)
 
         def leave(raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            del self._line[place]
-            self._call_next()  # a smaller one behind it may fit
+            leave_line()
             return trio.lowlevel.Abort.SUCCEEDED
 
-        delivery: Delivery = await trio.lowlevel.wait_task_rescheduled(leave)
-        return delivery
+        await trio.lowlevel.wait_task_rescheduled(leave)
+
+    def call_in_turn(
+        self,
+        messages: Sequence[Delivery],
+        accept: Callable[[Delivery], object],
+        answer: Callable[[Value[None] | Error], object],
+    ) -> Callable[[], None]:
+        """Accept messages as `wait_for_room` does, for a sender that is no task of trio.
+
+        `answer` is called once all are accepted or one was refused; at once if they fit now. Until
+        then, calling the returned function takes the sender out of the line, as cancelling does.
+        """
+        leave = self._line_up(messages, accept, answer)
+        self._call_next()
+        return leave
+
+    def _line_up(
+        self,
+        messages: Sequence[Delivery],
+        accept: Callable[[Delivery], object],
+        answer: Callable[[Value[None] | Error], object],
+    ) -> Callable[[], None]:
+        place = _Place(messages, accept, answer)
+        self._line[place] = None
+
+        def leave() -> None:
+            if place in self._line:
+                del self._line[place]
+                self._call_next()  # a smaller one behind it may fit
+
+        return leave
 
     def call_all(self) -> None:
         """Call `accept` for all waiting senders at once, because no more room is given."""
         line, self._line = self._line, collections.OrderedDict()
         for place in line:
-            place.call()
+            place.call(lambda _: True)
 
     def _call_next(self) -> None:
-        while self._line and self._fits(next(iter(self._line)).size):
-            place, _ = self._line.popitem(last=False)
-            place.call()
+        while self._line:
+            place = next(iter(self._line))
+            if not place.call(self._fits):
+                return
+            del self._line[place]
 
-    def accept(self, outgoing: Outgoing, size: int) -> Delivery:
-        """A message of so many bytes is on its way."""
-        delivery = self._deliveries[outgoing] = Delivery(outgoing, size)
-        self._bytes += size
-        return delivery
+    def have_room(self, messages: Sequence[Delivery]) -> bool:
+        """Whether all of these can be accepted now and no other waits before them."""
+        return not self._line and (
+            len(self._deliveries) + len(messages) <= self._most_messages
+            and self._bytes + sum([each.size for each in messages]) <= self.most_bytes
+        )
 
-    def end(self, reports: Iterable[tuple[Outgoing, Outcome]]) -> list[Delivery]:
-        """Messages have their outcomes; which of them had none before."""
-        ended = []
-        for outgoing, outcome in reports:
-            delivery = self._deliveries.pop(outgoing, None)
+    def accept_first(self, messages: Sequence[Delivery]) -> int:
+        """Accept as many of the first of these as there is room for; return how many."""
+        if self.have_room(messages):  # in a quarter of the time that one by one takes
+            for message in messages[_TURN - 1 :: _TURN]:
+                message.gives_way = True
+            self._deliveries.update(zip(messages, messages, strict=True))
+            self._bytes += sum([each.size for each in messages])
+            return len(messages)
+        for accepted, message in enumerate(messages):
+            if not self.has_room(message.size):
+                return accepted
+            self.accept(message)
+        return len(messages)
+
+    def accept(self, delivery: Delivery) -> None:
+        """Note that a message is in flight. Its size is known."""
+        self._deliveries[delivery] = delivery
+        self._bytes += delivery.size
+        self._turn += 1
+        if not self._turn % _TURN:
+            delivery.gives_way = True
+
+    def end(
+        self, reports: Iterable[tuple[Outgoing, Outcome]]
+    ) -> tuple[list[Delivery], list[Delivery]]:
+        """Record the outcomes of messages.
+
+        Return the messages that had no outcome before, and those of them that failed.
+        """
+        ended: list[Delivery] = []
+        failed: list[Delivery] = []
+        take, add = self._deliveries.pop, ended.append
+        freed = 0
+        for outgoing, outcome in reports:  # once for each message
+            delivery = take(outgoing, None)
             if delivery is None:
                 continue
-            self._bytes -= delivery.size
+            freed += delivery.size
             if isinstance(outcome, Exception):
                 if self._failures.first is None:
                     self._failures.first = outcome
                 delivery.end(outcome, self._failures.add(outgoing.topic, outcome))
+                failed.append(delivery)
             else:
-                delivery.end(outcome)
-            ended.append(delivery)
+                delivery.outcome = outcome
+                if delivery._ended is not None or delivery.on_end is not None:
+                    delivery.end(outcome)
+            add(delivery)
+        self._bytes -= freed
         for flush in self._flushes:
             flush.left.difference_update(ended)
             flush.look()
         self._call_next()
-        return ended
+        return ended, failed
 
     @contextlib.contextmanager
     def flushing(self) -> Iterator[trio.Event]:
@@ -220,18 +419,30 @@ class InFlight:
 
 @attrs.define(eq=False)
 class _Place:
-    """The place of a sender that waits for room."""
+    """The place of a sender that waits for room, for one message or several."""
 
-    size: int
-    accept: Callable[[], Delivery]
-    task: trio.lowlevel.Task
+    messages: Sequence[Delivery]
+    accept: Callable[[Delivery], object]
+    answer: Callable[[Value[None] | Error], object]  # resumes the sender
+    accepted: int = 0
 
-    def call(self) -> None:
-        """Accept the message now, before the sender resumes, so that no other comes between.
+    def call(self, fits: Callable[[int], bool]) -> bool:
+        """Accept what fits now, and return whether the sender is done with its place.
 
-        From here on the sender cannot be cancelled before it has the delivery.
+        The messages are accepted before the sender resumes, so that no other comes between. Once it
+        is done, the sender cannot be cancelled before it has the deliveries.
         """
-        trio.lowlevel.reschedule(self.task, capture(self.accept))
+        while self.accepted < len(self.messages):
+            message = self.messages[self.accepted]
+            if not fits(message.size):
+                return False
+            ended = capture(self.accept, message)
+            if isinstance(ended, Error):
+                self.answer(ended)
+                return True
+            self.accepted += 1
+        self.answer(Value(None))
+        return True
 
 
 @attrs.define(eq=False)

@@ -16,8 +16,9 @@ import trio
 
 from nurseries import Service
 from transport.errors import AppClosed, NotAssigned, TransportError
+from transport.fetched import Fetched
 from transport.handover import handing_over
-from transport.types import TP, Record
+from transport.types import TP
 
 if TYPE_CHECKING:
     from transport.app import App
@@ -143,25 +144,26 @@ class Fetcher(Service):
             if flow.active:
                 flow.not_fetching.close()
             self.late_at = None
-            # The batches have no name here: the next poll may take long, and a name would keep
-            # them in memory.
+            # What came has no name here: the next poll may take long, and a name would keep it in
+            # memory.
             self._take(await client.poll())
 
-    def _take(self, batches: Mapping[TP, Sequence[Record]]) -> None:
-        """Enter the batches of a poll. Not a checkpoint."""
+    def _take(self, found: Mapping[TP, Sequence[Fetched]]) -> None:
+        """Enter what a poll has brought. Not a checkpoint."""
         consumer = self.app.consumer
         consumer.handover.settle()
         consumer.resets.take(consumer.client.resets())
-        for tp, records in batches.items():
+        for tp, several in found.items():
             if tp in consumer.assignment and not consumer.assignment[tp].is_draining:
-                self._enter(tp, records)
+                for fetched in several:
+                    self._enter(tp, fetched)
 
-    def _enter(self, tp: TP, records: Sequence[Record]) -> None:
+    def _enter(self, tp: TP, fetched: Fetched) -> None:
         consumer = self.app.consumer
-        if consumer.assignment[tp].is_behind(records[0].offset):
+        if consumer.assignment[tp].is_behind(fetched.first):
             # The position was outside the log, and the client was reset to a place within.
-            consumer.ownership.begin_epoch(tp, records[0].offset)
-        consumer.callback(consumer.assignment[tp], records)
+            consumer.ownership.begin_epoch(tp, fetched.first)
+        consumer.callback(consumer.assignment[tp], fetched)
 
     async def _subscribe(self) -> None:
         conductor, client = self.app.conductor, self.app.consumer.client

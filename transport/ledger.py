@@ -8,19 +8,22 @@ will never come, and so nothing has to be remembered about it.
 is a new ledger; the old one is shut. A message holds on to the lane it came through, so an
 ack from an earlier epoch ends in a shut lane and can change nothing: no number has to be compared.
 
-**One channel's share of it: a `Lane`.** Each record that is fetched goes into the lane of every
-channel that listens to the topic, and from each of them to a handler:
+**One channel's share of it: a `Lane`.** What is fetched goes into the lane of every channel that
+listens to the topic, and from each of them, record by record, to a handler:
 
-    waiting  --take-->  begun  --ack-->  done
+    encoded  --read-->  waiting  --take-->  begun  --ack-->  done
+
+A fetch enters a lane encoded, with its offsets and a count. The lane decodes a portion of it when
+the records before are taken, so it never holds more than one decoded portion that waits.
 
 **The offset to commit** is the least, over the lanes, of the oldest begun message, the first
-waiting record and, with neither, the position: the offset after all that was fetched. Begun
-messages are kept in a dict in the order in which they were taken, that is in offset order, so the
-oldest is its first key. An ack takes its entry out, in constant time; a commit looks at the first
-key of each lane. A message that was taken, and that no handler has got, waits again
-(`Ledger.give_back`); from then on the lane looks for the least offset. At the end of a log the
-position may be moved past markers, which are never fetched (`Ledger.advance`), so that lag
-reaches 0.
+waiting offset and, with neither, the position: the offset after all that was fetched. What is begun
+is kept in a dict in the order in which it was taken, that is in offset order, so the oldest is its
+first entry. A batch is one entry, until all of its messages are acked. An ack takes an entry out,
+in constant time; a commit looks at the first entry of each lane. A message that was taken, and that
+no handler has got, waits again (`Ledger.give_back`); from then on the lane looks for the least
+offset. At the end of a log the position may be moved past markers, which are never fetched
+(`Ledger.advance`), so that lag reaches 0.
 
 Nothing here knows trio or Kafka.
 """
@@ -34,9 +37,11 @@ from typing import Any
 
 import attrs
 
+from transport.errors import UnreadableBatch
+from transport.fetched import Fetched, Portion
 from transport.message import Batch, Message
 from transport.types import TP, Record
-from transport.weights import Held, weights
+from transport.weights import Held
 
 
 @attrs.define
@@ -57,7 +62,8 @@ class Load:
         held: fetched and not acked, waiting or begun.
         begun: delivered and not acked.
         memory: the weight of the messages held by all channels of the app.
-        alarm: `on_fall` is called at each ack, because a caller waits for the load to fall.
+        mark: `on_fall` is called at each ack that leaves so many held, or fewer; -1: at none. A
+            number rather than a flag: while the channel is full, nothing is called for most acks.
     """
 
     limit: int
@@ -65,20 +71,48 @@ class Load:
     held: int = 0
     begun: int = 0
     memory: Held = attrs.field(factory=Held)
-    alarm: bool = False
+    mark: float = -1
     on_fall: Callable[[], None] = lambda: None
 
 
-def _offset(weighed: tuple[Record, int]) -> int:
-    return weighed[0].offset
+def _offset(record: Record) -> int:
+    return record.offset
+
+
+class _Reading:
+    """The fetch that a lane reads from.
+
+    Attributes:
+        at: the offset after the last record that was read.
+        unread: how many more records its headers claim.
+        weight: the bytes of the fetch that are still in memory.
+        error: why the rest cannot be read.
+    """
+
+    __slots__ = ("_portions", "at", "error", "unread", "weight")
+
+    def __init__(self, fetched: Fetched) -> None:
+        self.at = fetched.first
+        self.unread = fetched.count
+        self.weight = fetched.weight
+        self.error: UnreadableBatch | None = None
+        self._portions = fetched.read()
+
+    def next(self) -> Portion | None:
+        """Decode the next portion; None: there is none, or `error` is set."""
+        try:
+            return next(self._portions, None)
+        except UnreadableBatch as error:
+            self.error = error
+            return None
 
 
 @attrs.define(eq=False)
 class _Waiter:
-    """A wait until some messages of a lane are done.
+    """A wait until what is begun of a lane is done.
 
     Attributes:
-        left: the offsets of those messages that are still begun.
+        left: the keys of those entries that are still begun.
     """
 
     call: Callable[[], None]
@@ -89,17 +123,20 @@ class Lane:
     """One partition's messages on their way through one channel, during one epoch.
 
     Attributes:
+        begun: the messages and batches that were taken and are not done, by their first offset.
         thread: the thread that acks belong to, which is that of the app.
     """
 
     __slots__ = (
         "_given_up",
+        "_in_batches",
         "_is_disordered",
         "_next",
         "_queue",
+        "_reading",
         "_records",
+        "_share",
         "_waiters",
-        "_weights",
         "begun",
         "ledger",
         "load",
@@ -110,16 +147,17 @@ class Lane:
     def __init__(self, ledger: Ledger, load: Load) -> None:
         self.ledger = ledger
         self.load = load
-        self.begun: dict[int, Message] = {}
-        self.taken = 0  # how many were ever taken ...
+        self.begun: dict[int, Message | Batch] = {}
+        self.taken = 0  # how many messages were ever taken ...
         self._given_up = 0  # ... and not acked when the epoch ended
-        # The batch that is being taken from, which is this lane's own. Taken records are removed
-        # at once: otherwise each partition would keep a whole acked batch in memory, ...
+        self._in_batches = 0  # begun messages that are in batches, less one for each batch
+        # The portion that is being taken from. Taken records are removed at once: otherwise each
+        # partition would keep acked records in memory, ...
         self._records: list[Any] = []
-        self._weights: Sequence[int] = ()  # ... what each record of it weighs, ...
+        self._share = 0  # ... what each record of it weighs, ...
         self._next = 0  # ... and the index of its first waiting record
-        # The batches behind it, with their weights.
-        self._queue: deque[tuple[Sequence[Record], Sequence[int]]] = deque()
+        self._reading: _Reading | None = None  # the fetch that the next portion comes from
+        self._queue: deque[Fetched] = deque()  # the fetches behind it
         self._waiters: list[_Waiter] = []
         self._is_disordered = False  # `begun` may be out of order, and ahead of what waits
         self.thread = get_ident()
@@ -136,111 +174,200 @@ class Lane:
     def oldest_begun(self) -> int | None:
         """The least offset of the messages that are begun."""
         if self._is_disordered:
-            return min(self.begun, default=None)
-        return next(iter(self.begun), None)
+            return min((entry.oldest for entry in self.begun.values()), default=None)
+        for entry in self.begun.values():
+            return entry.oldest
+        return None
 
     @property
     def first_waiting(self) -> int | None:
-        """The offset of the first record that is fetched and not taken."""
+        """The offset from which on nothing was taken; None: all that was fetched is taken."""
         if self._next < len(self._records):
             record: Record = self._records[self._next]
             return record.offset
-        return self._queue[0][0][0].offset if self._queue else None
+        if self._reading is not None:
+            return self._reading.at
+        return self._queue[0].first if self._queue else None
 
     @property
     def waiting(self) -> int:
-        """How many records are fetched and not taken."""
-        return len(self._records) - self._next + sum(len(records) for records, _ in self._queue)
+        """How many records are fetched and not taken, as far as their headers tell."""
+        unread = 0 if self._reading is None else self._reading.unread
+        return len(self._records) - self._next + unread + sum(each.count for each in self._queue)
 
     @property
     def acked(self) -> int:
         """How many messages were ever acked."""
-        return self.taken - self._given_up - len(self.begun)
+        return self.taken - self._given_up - len(self.begun) - self._in_batches
 
-    def put(self, records: Sequence[Record], weights: Sequence[int]) -> None:
-        """Add fetched records, in offset order, with the weight of each."""
-        self._queue.append((records, weights))
-        self.load.held += len(records)
-        self.load.memory.add(sum(weights))
+    @property
+    def error(self) -> UnreadableBatch | None:
+        """Why nothing more can be taken: the next batch cannot be decoded."""
+        if self._reading is None or self._next < len(self._records):
+            return None
+        return self._reading.error
+
+    def put(self, fetched: Fetched) -> None:
+        """Add what one fetch has brought, after all that was fetched before."""
+        self._queue.append(fetched)
+        self.load.held += fetched.count
+        self.load.memory.add(fetched.weight)
 
     def ready(self) -> int:
         """How many messages can be taken one by one; 0: none waits, or none may be taken now."""
         if self.ledger.is_held:
             return 0
-        if self._next == len(self._records):
-            if not self._queue:
-                return 0
-            self._open_next()
-        if self._waits_for_commit(self._records[self._next].offset):
+        if self._next == len(self._records) and not self._open_next():
             return 0
-        return len(self._records) - self._next
+        return self._allowed()
 
     def take(self) -> Message | None:
-        """The next message of the batch that `ready` has opened; None at its end."""
+        """The next message of the portion that `ready` has opened; None at its end."""
         try:
             record = self._records[self._next]
         except IndexError:
             return None
-        message = Message(self, record, self._weights[self._next])
+        message = Message(self, record, self._share)
         self._records[self._next] = None
         self._next += 1
         self.taken += 1
         self.load.begun += 1
         self.begun[message.offset] = message
+        if self._next == len(self._records):
+            self._read()
         return message
 
     def take_batch(self, most: int) -> Batch:
-        """Up to `most` messages, at least one; `ready` has said that there is one.
+        """Up to `most` records, at least one; `ready` has said that there is one.
 
         Over the ends of fetches: who comes seldom is to find all that waits for it.
         """
-        messages = self._take_of_fetch(most)
-        while (
-            len(messages) < most
-            and self._queue
-            and not self._waits_for_commit(self._queue[0][0][0].offset)
-        ):
-            self._open_next()
-            messages += self._take_of_fetch(most - len(messages))
-        self.taken += len(messages)
-        self.load.begun += len(messages)
-        self.begun.update((message.offset, message) for message in messages)
-        return Batch(self, messages)
+        records: list[Record] = []
+        weight = 0
+        while True:
+            part = slice(self._next, self._next + min(most - len(records), self._allowed()))
+            taken = self._records[part]
+            self._records[part] = [None] * len(taken)
+            self._next += len(taken)
+            records += taken
+            weight += self._share * len(taken)
+            if self._next < len(self._records):
+                break
+            if not self._read() and (len(records) == most or not self._open_next()):
+                break
+            if len(records) == most or not self._allowed():
+                break
+        self.taken += len(records)
+        self.load.begun += len(records)
+        batch = Batch(self, records, weight)
+        self.begun[batch.first] = batch
+        self._in_batches += len(records) - 1
+        return batch
 
-    def _open_next(self) -> None:
-        records, self._weights = self._queue.popleft()
-        self._records, self._next = list(records), 0
+    def _open_next(self) -> bool:
+        """Decode the next portion, of the next fetch if need be; whether there is one."""
+        while not self._read():
+            if self._reading is not None or not self._queue:
+                return False  # it cannot be read, or nothing waits
+            self._reading = _Reading(self._queue.popleft())
+        return True
 
-    def _waits_for_commit(self, offset: int) -> bool:
+    def _read(self) -> bool:
+        """Decode the next portion of the fetch that is being read; whether there is one.
+
+        It replaces a portion of which all was taken, at once: so when the last record of a fetch is
+        taken, the lane knows that nothing waits.
+        """
+        reading = self._reading
+        if reading is None or reading.error is not None:
+            return False
+        load, portion = self.load, reading.next()
+        if portion is None:
+            if reading.error is None:
+                self._reading = None
+                load.held -= reading.unread  # there are fewer than the headers claim
+                load.memory.bytes -= reading.weight
+                if reading.unread and load.held <= load.mark:
+                    load.on_fall()
+                self._after_fall()
+            return False
+        records = list(portion.records)
+        self._records, self._next = records, 0
+        self._share = portion.weight // len(records)
+        load.memory.add(self._share * len(records) - portion.freed)
+        reading.weight -= portion.freed
+        reading.at = records[-1].offset + 1
+        reading.unread -= len(records)
+        if reading.unread < 0:  # there are more than the headers claim
+            load.held -= reading.unread
+            reading.unread = 0
+        return True
+
+    def _allowed(self) -> int:
+        """How many records of the portion may be taken before a commit that delivery waits for."""
         first = self.ledger.must_commit
-        return first is not None and offset >= first
-
-    def _take_of_fetch(self, most: int) -> list[Message]:
-        part = slice(self._next, self._next + most)
-        records = self._records[part]
-        self._records[part] = [None] * len(records)
-        self._next += len(records)
-        weighed = zip(records, self._weights[part], strict=True)
-        return [Message(self, record, weight) for record, weight in weighed]
+        if first is None:
+            return len(self._records) - self._next
+        return sum(record.offset < first for record in self._records[self._next :])
 
     def ack(self, message: Message) -> bool:
         """The work on a message is done; False, and nothing changes, if the lane is shut."""
-        if self.begun.pop(message.offset, None) is None:
+        offset = message.offset
+        if message.batch is None:
+            if self.begun.pop(offset, None) is None:
+                self.refuse(message)
+                return False
+        elif (key := self._let_go(message)) is None:
             self.refuse(message)
             return False
+        else:
+            offset = key
         message.acked = True
         load = self.load
         load.held -= 1
         load.begun -= 1
         memory = load.memory
         memory.bytes -= message.weight
-        if load.alarm or memory.is_full or self._waiters:
-            self._after((message,))
+        if load.held <= load.mark or memory.is_full or self._waiters:
+            self._after((offset,))
         return True
 
-    def ack_all(self, messages: Sequence[Message]) -> bool:
+    def _let_go(self, message: Message) -> int | None:
+        """Take a message out of what is begun.
+
+        Return the key of an entry that is done if there is one, and else the message's own offset.
+        None: the message is not begun.
+        """
+        batch = message.batch
+        if batch is None:
+            return None if self.begun.pop(message.offset, None) is None else message.offset
+        if batch.left is None or batch.left.pop(message.offset, None) is None:
+            return None
+        if batch.left:
+            self._in_batches -= 1
+            return message.offset
+        del self.begun[batch.first]
+        return batch.first
+
+    def ack_batch(self, batch: Batch) -> bool:
         """Let one holder of each message go, as `Message.ack` does; whether all acks counted."""
-        if self.ledger.is_shut or any(message.refcount != 1 for message in messages):
+        if batch.left is not None:
+            return self._ack_opened(batch)
+        count = len(batch)
+        if self.begun.get(batch.first) is not batch:
+            if batch.is_acked:
+                self.ledger.tally.doubled += count
+            else:
+                self.ledger.tally.stale += count
+            return False
+        batch.is_acked = True
+        self._end(batch, count, batch.weight)
+        return True
+
+    def _ack_opened(self, batch: Batch) -> bool:
+        messages = batch.messages
+        is_whole = batch.left is not None and len(batch.left) == len(messages)
+        if not is_whole or any(message.refcount != 1 for message in messages):
             left = [message for message in messages if not message.acked]
             return all([message.decref() for message in left or messages])
         weight = 0
@@ -248,12 +375,19 @@ class Lane:
             message.refcount = 0
             message.acked = True
             weight += message.weight
-            del self.begun[message.offset]
-        self.load.held -= len(messages)
-        self.load.begun -= len(messages)
-        self.load.memory.bytes -= weight
-        self._after(messages)
+        if batch.left is not None:
+            batch.left.clear()
+        self._end(batch, len(messages), weight)
         return True
+
+    def _end(self, batch: Batch, count: int, weight: int) -> None:
+        """A batch with so many messages left is done as a whole."""
+        del self.begun[batch.first]
+        self._in_batches -= count - 1
+        self.load.held -= count
+        self.load.begun -= count
+        self.load.memory.bytes -= weight
+        self._after((batch.first,))
 
     def refuse(self, message: Message) -> None:
         """Count an ack that changes nothing."""
@@ -265,11 +399,15 @@ class Lane:
     def drop_waiting(self) -> int | None:
         """Forget what is fetched and not taken; returns the first offset of it."""
         first = self.first_waiting
-        self.load.held -= self.waiting
-        self.load.memory.bytes -= sum(self._weights[self._next :])
-        self.load.memory.bytes -= sum(sum(weights) for _, weights in self._queue)
-        self._records, self._weights, self._next = [], (), 0
+        count = self.waiting
+        weight = self._share * (len(self._records) - self._next)
+        weight += sum(each.weight for each in self._queue)
+        if self._reading is not None:
+            weight += self._reading.weight
+        self._records, self._next, self._reading = [], 0, None
         self._queue.clear()
+        self.load.held -= count
+        self.load.memory.bytes -= weight
         self._after_fall()
         return first
 
@@ -279,21 +417,38 @@ class Lane:
         Messages that are no longer begun are skipped.
         """
         given = [message for message in messages if message.is_open]
+        if not given:
+            return
+        for batch in {message.batch: None for message in given if message.batch is not None}:
+            self._dissolve(batch)
         for message in given:
             message.refcount = 0
             del self.begun[message.offset]
         self.taken -= len(given)
         self.load.begun -= len(given)
-        # Only what was taken is behind what waits, and all of it was taken before the batches of
-        # the queue.
-        waiting = [(message.record, message.weight) for message in given]
-        waiting += zip(self._records[self._next :], self._weights[self._next :], strict=True)
+        # Only what was taken is behind what waits in the portion, and all of it was taken before
+        # what is not read yet.
+        waiting = [message.record for message in given] + self._records[self._next :]
+        weight = sum(message.weight for message in given)
+        weight += self._share * (len(waiting) - len(given))
         waiting.sort(key=_offset)
-        self._records = [record for record, _ in waiting]
-        self._weights = [weight for _, weight in waiting]
-        self._next = 0
+        self._records, self._next = waiting, 0
+        self._share = weight // len(waiting)
+        self.load.memory.bytes -= weight - self._share * len(waiting)
         self._is_disordered = self._is_disordered or bool(self.begun)
-        self._after(given)
+        self._after([message.offset for message in given])
+
+    def _dissolve(self, batch: Batch) -> None:
+        """Let the open messages of a batch be begun by themselves: some of them wait again, and may
+        be taken in another batch that begins at the same offset."""
+        left = batch.dissolve()
+        del self.begun[batch.first]
+        self._in_batches -= len(left) - 1
+        self.begun.update(left)
+        for waiter in self._waiters:
+            if batch.first in waiter.left:
+                waiter.left.remove(batch.first)
+                waiter.left.update(left)
 
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call once when all messages that are begun now are done.
@@ -312,13 +467,16 @@ class Lane:
     def shut(self) -> None:
         """The end of the epoch: nothing waits, nothing is begun, acks from now on are stale."""
         self.drop_waiting()
-        given_up = list(self.begun.values())
-        self.load.held -= len(given_up)
-        self.load.begun -= len(given_up)
-        self.load.memory.bytes -= sum(message.weight for message in given_up)
-        self._given_up += len(given_up)
+        keys = list(self.begun)
+        for entry in self.begun.values():
+            count, weight = entry.give_up()
+            self.load.held -= count
+            self.load.begun -= count
+            self.load.memory.bytes -= weight
+            self._given_up += count
         self.begun.clear()
-        self._after(given_up)
+        self._in_batches = 0
+        self._after(keys)
 
     def _after_fall(self) -> None:
         memory = self.load.memory
@@ -327,20 +485,20 @@ class Lane:
             if not self.load.held and memory.is_full:
                 memory.on_fall()  # an empty channel is always fetched for
 
-    def _after(self, messages: Sequence[Message]) -> None:
-        """Note that these messages are no longer begun."""
-        if self.load.alarm:
+    def _after(self, keys: Sequence[int]) -> None:
+        """Note that the entries of these keys are no longer begun, or fewer of their messages."""
+        if self.load.held <= self.load.mark:
             self.load.on_fall()
         self._after_fall()
         if self._waiters:
-            self._tell_waiters(messages)
+            self._tell_waiters(keys)
 
-    def _tell_waiters(self, messages: Sequence[Message]) -> None:
+    def _tell_waiters(self, keys: Sequence[int]) -> None:
+        gone = [key for key in keys if key not in self.begun]
         waiters: list[_Waiter] = []
         done: list[_Waiter] = []
         for waiter in self._waiters:
-            for message in messages:
-                waiter.left.discard(message.offset)
+            waiter.left.difference_update(gone)
             (waiters if waiter.left else done).append(waiter)
         self._waiters = waiters
         for waiter in done:
@@ -419,8 +577,8 @@ class Ledger:
             if not is_closed or not self.lanes:
                 self._rewind(first)
 
-    def fetched(self, records: Sequence[Record]) -> int:
-        """Enter a batch into every lane; returns how many records were entered.
+    def fetched(self, fetched: Fetched) -> bool:
+        """Enter what was fetched into every lane; returns whether it was entered.
 
         Without lanes none is, and it has to be fetched again once there is one; nor is what the
         client brings before it was sought to where it has to fetch again.
@@ -429,19 +587,18 @@ class Ledger:
             self.is_proven = True
         if not self.lanes or self.must_refetch:
             if self.position is None:
-                self.position = self.start = records[0].offset
+                self.position = self.start = fetched.first
             self.must_refetch = True
-            return 0
+            return False
         if self.start is None:
-            self.start = records[0].offset
-        weighed = weights(records)
+            self.start = fetched.first
         for lane in self.lanes:
-            lane.put(records, weighed)
-        self.position = records[-1].offset + 1
-        return len(records)
+            lane.put(fetched)
+        self.position = fetched.end
+        return True
 
     def is_behind(self, offset: int) -> bool:
-        """Whether the client, which brings a record of this offset, was reset to a place before
+        """Whether the client, which brings what begins at this offset, was reset to a place before
         the position: that cannot be entered into the same epoch (I6)."""
         return not self.must_refetch and self.position is not None and offset < self.position
 
@@ -512,7 +669,8 @@ class Ledger:
     def unacked(self) -> Iterator[Message]:
         """The messages that are begun and not acked."""
         for lane in self._all_lanes:
-            yield from lane.begun.values()
+            for entry in lane.begun.values():
+                yield from entry.open_messages()
 
     @property
     def oldest_begun(self) -> int | None:

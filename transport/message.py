@@ -8,7 +8,7 @@ that is shut, so its ack can reach nothing that is alive.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -29,16 +29,30 @@ class Message:
         offset: its offset in the partition.
         key, value: decoded by the topic's types; bytes or None where it has none.
         record: the record of the broker's client. All topic objects share it: do not change it.
-        weight: its size in memory, in bytes.
+        weight: its size in memory, in bytes: its share of what was decoded together.
+        batch: the batch that it was taken with; None: it was taken alone. For the transport.
         acked: whether an ack of it was counted.
         refcount: how many holders have still to let go of it; 1 when it is delivered.
     """
 
-    __slots__ = ("_lane", "acked", "key", "offset", "record", "refcount", "value", "weight")
+    __slots__ = (
+        "_lane",
+        "acked",
+        "batch",
+        "key",
+        "offset",
+        "record",
+        "refcount",
+        "value",
+        "weight",
+    )
 
-    def __init__(self, lane: Lane, record: Record, weight: int = 0) -> None:
+    def __init__(
+        self, lane: Lane, record: Record, weight: int = 0, batch: Batch | None = None
+    ) -> None:
         self._lane = lane
         self.weight = weight
+        self.batch = batch
         self.record = record
         self.offset = record.offset
         self.key: Any = record.key
@@ -81,7 +95,22 @@ class Message:
     @property
     def is_open(self) -> bool:
         """Whether an ack of it would still count."""
-        return self._lane.begun.get(self.offset) is self
+        if self.batch is None:
+            return self._lane.begun.get(self.offset) is self
+        return self.batch.left is not None and self.batch.left.get(self.offset) is self
+
+    @property
+    def oldest(self) -> int:
+        """Its offset, as that of a batch of one. For the transport."""
+        return self.offset
+
+    def open_messages(self) -> Iterable[Message]:
+        """Itself, as a batch of one. For the transport."""
+        return (self,)
+
+    def give_up(self) -> tuple[int, int]:
+        """As `Batch.give_up`. For the transport."""
+        return 1, self.weight
 
     @property
     def headers(self) -> Headers:
@@ -97,15 +126,19 @@ class Message:
     @property
     def timestamp_type(self) -> int:
         """0: the producer's clock; 1: the broker's."""
-        return self.record.timestamp_type
+        return self.record.timestamp_type or 0
 
     @property
     def serialized_key_size(self) -> int:
-        return self.record.serialized_key_size
+        """The size of the encoded key, in bytes; -1 where there is none."""
+        key = self.record.key
+        return -1 if key is None else len(key)
 
     @property
     def serialized_value_size(self) -> int:
-        return self.record.serialized_value_size
+        """The size of the encoded value, in bytes; -1 where there is none."""
+        value = self.record.value
+        return -1 if value is None else len(value)
 
     def incref(self, n: int = 1) -> None:
         """Share the message with `n` more holders; it is acked once all have let go.
@@ -170,17 +203,76 @@ class Message:
 
 
 class Batch(Sequence[Message]):
-    """Messages of one partition, in offset order, to be acked as a whole. Never empty."""
+    """Messages of one partition, in offset order, to be acked as a whole. Never empty.
 
-    __slots__ = ("_lane", "messages")
+    It is one entry in the books of its partition. Its messages are made when they are first asked
+    for, as by iterating over it; `values`, `keys` and `records` need none.
 
-    def __init__(self, lane: Lane, messages: list[Message]) -> None:
+    Each message can be acked by itself as well. Then the batch is done once all of its messages
+    are, and `ack` lets go of those that are left.
+
+    Attributes:
+        first: the offset of its first record.
+        weight: its size in memory, in bytes.
+        is_acked: whether it was acked as a whole, before its messages were made.
+        left: the messages that are made and not acked; None: none is made yet.
+    """
+
+    __slots__ = ("_lane", "_messages", "_records", "first", "is_acked", "left", "weight")
+
+    def __init__(self, lane: Lane, records: Sequence[Record], weight: int) -> None:
         self._lane = lane
-        self.messages = messages
+        self._records = records
+        self._messages: list[Message] | None = None
+        self.first = records[0].offset
+        self.weight = weight
+        self.is_acked = False
+        self.left: dict[int, Message] | None = None
 
     @property
     def tp(self) -> TP:
         return self._lane.ledger.tp
+
+    @property
+    @enable_ki_protection
+    def messages(self) -> list[Message]:
+        """Its messages, in offset order."""
+        if self._messages is None:
+            records = self._records
+            share, rest = divmod(self.weight, len(records))
+            messages = [Message(self._lane, record, share, self) for record in records]
+            messages[0].weight += rest
+            is_open = self.is_open
+            self.left = {message.offset: message for message in messages} if is_open else {}
+            if self.is_acked:
+                for message in messages:
+                    message.refcount, message.acked = 0, True
+            self._messages = messages
+        return self._messages
+
+    @messages.setter
+    def messages(self, messages: Sequence[Message]) -> None:
+        """Leave out messages that were dealt with one by one, or are not to be acked with it."""
+        self._messages = list(messages)
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """Its records as the broker's client gives them. All topic objects share them."""
+        if self._messages is None:
+            return self._records
+        return [message.record for message in self._messages]
+
+    def values(self) -> list[Any]:
+        """The value of each message, decoded by the topic's type."""
+        if self._messages is None:
+            return [record.value for record in self._records]
+        return [message.value for message in self._messages]
+
+    def keys(self) -> list[Any]:
+        """The key of each message, decoded by the topic's type."""
+        if self._messages is None:
+            return [record.key for record in self._records]
+        return [message.key for message in self._messages]
 
     @enable_ki_protection
     def ack(self) -> bool:
@@ -190,7 +282,7 @@ class Batch(Sequence[Message]):
         """
         if get_ident() != self._lane.thread:
             raise _foreign_thread(self)
-        return self._lane.ack_all(self.messages)
+        return self._lane.ack_batch(self)
 
     @property
     def ledger(self) -> Ledger:
@@ -200,7 +292,41 @@ class Batch(Sequence[Message]):
     @property
     def is_open(self) -> bool:
         """Whether an ack of it would still count, for any of its messages."""
-        return any(message.is_open for message in self.messages)
+        if self.left is None:
+            return self._lane.begun.get(self.first) is self
+        return bool(self.left)
+
+    @property
+    def oldest(self) -> int:
+        """The offset of its first message that is not acked. For the transport."""
+        return self.first if self.left is None else next(iter(self.left), self.first)
+
+    def open_messages(self) -> Iterable[Message]:
+        """Those of its messages that are not acked. For the transport."""
+        if self._messages is None:
+            return list(self.messages)
+        return list((self.left or {}).values())
+
+    def dissolve(self) -> Mapping[int, Message]:
+        """Let its open messages be messages that were taken alone, and return them by offset.
+
+        For the transport.
+        """
+        left, self.left = self.left or {}, {}
+        for message in left.values():
+            message.batch = None
+        return left
+
+    def give_up(self) -> tuple[int, int]:
+        """Let acks be stale from now on. Return the number and the weight of what was not acked.
+
+        For the transport.
+        """
+        if self.left is None:
+            return len(self._records), self.weight
+        given_up = list(self.left.values())
+        self.left.clear()
+        return len(given_up), sum(message.weight for message in given_up)
 
     async def __aenter__(self) -> Self:
         if self._lane.load.names_source:
@@ -212,7 +338,7 @@ class Batch(Sequence[Message]):
             self.ack()
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return len(self._records if self._messages is None else self._messages)
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self.messages)
@@ -225,7 +351,9 @@ class Batch(Sequence[Message]):
         return self.messages[index]
 
     def __repr__(self) -> str:
-        return f"<Batch {self.tp} {self.messages[0].offset}..{self.messages[-1].offset}>"
+        records = self.records
+        where = f"{records[0].offset}..{records[-1].offset}" if records else f"{self.first}, empty"
+        return f"<Batch {self.tp} {where}>"
 
 
 def _foreign_thread(held: Message | Batch) -> RuntimeError:

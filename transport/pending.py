@@ -21,7 +21,9 @@ from transport.arguments import (
     topic_name,
     whole,
 )
-from transport.drivers.base import Outcome, Outgoing
+from transport.delivery import Delivery
+from transport.drivers.base import Outcome
+from transport.errors import MessageTooLarge
 from transport.excerpt import excerpt_of
 from transport.types import HeadersArg, RecordMetadata
 
@@ -33,8 +35,8 @@ def outgoing_of(
     partition: int | None,
     timestamp: float | None,
     headers: HeadersArg,
-) -> Outgoing:
-    """Check the arguments of `Producer.send` and return them as the driver takes them.
+) -> Delivery:
+    """Check the arguments of `Producer.send` and return the message to be accepted.
 
     Raises TypeError, ValueError: naming the topic, the argument and what it must be.
     """
@@ -47,7 +49,7 @@ def outgoing_of(
         key = data("key", topic, key)
     if value is not None and type(value) is not bytes:
         value = data("value", topic, value)
-    return Outgoing(
+    return Delivery(
         topic,
         partition,
         key,
@@ -55,6 +57,30 @@ def outgoing_of(
         () if headers is None else headers_of(topic, headers),
         None if timestamp is None else milliseconds_of(topic, timestamp),
     )
+
+
+def always() -> None:
+    """Do nothing: the check of a message that may always be accepted."""
+
+
+class _At:
+    """The message that is looked at."""
+
+    number = 0
+
+
+@contextlib.contextmanager
+def numbered() -> Iterator[_At]:
+    """In the block, give errors the number of the message that they are about."""
+    at = _At()
+    try:
+        yield at
+    except (TypeError, ValueError, MessageTooLarge) as error:
+        what = f"message {at.number} of send_many"
+        if type(error) in (TypeError, ValueError, MessageTooLarge):
+            raise type(error)(f"{what}: {error}") from error
+        error.add_note(f"in {what}")  # of a codec or a partitioner of the user's
+        raise
 
 
 @attrs.frozen(kw_only=True)
@@ -78,8 +104,8 @@ class PendingMessage:
         if self.headers is not None:
             object.__setattr__(self, "headers", tuple(outgoing.headers))
 
-    def outgoing(self) -> Outgoing:
-        """Return the message as the driver takes it."""
+    def outgoing(self) -> Delivery:
+        """Return the message to be accepted: another one at each call."""
         return outgoing_of(
             self.topic, self.key, self.value, self.partition, self.timestamp, self.headers
         )
@@ -103,6 +129,7 @@ class FutureMessage:
         self._outcome: concurrent.futures.Future[RecordMetadata] = concurrent.futures.Future()
         self._on_seen: Callable[[], object] = lambda: None
         self._waiting: list[None] = []  # one for each who waits; a thread may be one of them
+        self._calls: list[Callable[[], object]] = []  # at the end
         self.is_given = False
 
     @property
@@ -139,6 +166,17 @@ class FutureMessage:
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
 
+    def call_at_end(self, fn: Callable[[], object]) -> None:
+        """Wait for the outcome without a task of trio: see `Delivery.call_at_end`."""
+        self._calls.append(fn)
+        self._waiting.append(None)
+
+    def call_off(self, fn: Callable[[], object]) -> None:
+        """Undo `call_at_end`, whether or not the outcome is known already."""
+        if fn in self._calls:
+            self._calls.remove(fn)
+            self._waiting.pop()
+
     def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
         """For the producer, in trio; it wants to know once somebody has seen a failure."""
         self._on_seen = on_seen
@@ -148,6 +186,8 @@ class FutureMessage:
         else:
             self._outcome.set_exception(outcome)
         self.ended.set()
+        for call in self._calls:
+            call()
         if was_awaited:
             on_seen()
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
+from outcome import Error, Value
 from trio.lowlevel import checkpoint_if_cancelled
 
 from nurseries import Service
 from transport.arguments import flag, instance, offsets_of, text, topic_name, wrong_type
 from transport.buffer import ProducerBuffer
 from transport.creation import Creations
-from transport.delivery import Delivery, Failures, InFlight
+from transport.delivery import Delivery, Failures, InFlight, ManyDeliveries
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
 from transport.errors import (
     AppClosed,
@@ -30,7 +31,7 @@ from transport.errors import (
     UnknownTopic,
 )
 from transport.partitioner import Partitioner, java_partitioner
-from transport.pending import FutureMessage, outgoing_of
+from transport.pending import FutureMessage, always, numbered, outgoing_of
 from transport.threaded import ThreadedProducer
 from transport.transaction import Transaction
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
@@ -47,6 +48,7 @@ _OVERHEAD = 70
 # Seconds for which a topic's number of partitions is not asked for again. The client has the number
 # and refreshes it within `metadata_max_age`.
 _TRUST = 1.0
+_UNKNOWN = (0, float("-inf"))
 # `send` gives way to other tasks after so many messages.
 _TURN = 64
 
@@ -94,10 +96,12 @@ class Producer(Service):
         self._in_flight = InFlight(
             settings.send_buffer_messages, settings.send_buffer_bytes, self.failures
         )
+        self._most_size = min(self.max_request_size, settings.send_buffer_bytes)
         self._queue: list[Outgoing] = []
         self._filled = trio.Event()
         self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
+        self._now: Callable[[], float] = lambda: 0.0  # trio's clock, also outside of trio
         self._topic_ids: dict[str, object] = {}
         self._creations = Creations(self.client)
         self._accepts = False
@@ -108,6 +112,7 @@ class Producer(Service):
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         await self.client.open(self._report)
+        self._now = trio.lowlevel.current_clock().current_time
         self._accepts = True
         self.buffer.open()
         self.spawn("sender", self._send_batches)
@@ -194,34 +199,126 @@ class Producer(Service):
             AppClosed: the app is not open.
         """
         outgoing = outgoing_of(topic, key, value, partition, timestamp, headers)
-        return await self.writer(transactional_id).send_while(_always, outgoing)
+        return await self.writer(transactional_id).send_while(always, outgoing)
 
-    async def send_while(self, check: Callable[[], None], outgoing: Outgoing) -> Delivery:
+    async def send_while(self, check: Callable[[], None], message: Delivery) -> Delivery:
         """Accept a message as `send` does, unless `check` raises at that moment."""
-        topic, key, partition = outgoing.topic, outgoing.key, outgoing.partition
-        size = self._measure(outgoing)
-        count = self.known_partitions(topic)
-        if count is None:
-            count = await self.ask_partitions(topic)
-        if partition is None:
-            if key is not None:
-                outgoing.partition = (
-                    java_partitioner(key, count)
-                    if self.partitioner is java_partitioner
-                    else self._ask_partitioner(topic, key, count)
-                )
-        elif not 0 <= partition < count:
-            raise ValueError(f"{topic!r} has {count} partitions, none is {partition}")
         self._turn += 1
         if self._turn % _TURN:
             await checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
-        if not self._accepts or self._in_flight.has_room(size):
-            return self._accept(check, outgoing, size)
-        return await self._in_flight.wait_for_room(
-            size, functools.partial(self._accept, check, outgoing, size)
-        )
+        if self.accept_now(message, check) is None:
+            await self._accept_later(check, message)
+        return message
+
+    async def _accept_later(self, check: Callable[[], None], message: Delivery) -> None:
+        """Accept a message once its topic is known and it has room. A checkpoint."""
+        count = self.known_partitions(message.topic)
+        if count is None:
+            count = await self.ask_partitions(message.topic)
+        if self.accept_now(message, check, count) is None:
+            await self._in_flight.wait_for_room((message,), functools.partial(self._accept, check))
+
+    @trio.lowlevel.enable_ki_protection
+    def accept_now(
+        self,
+        message: Delivery,
+        check: Callable[[], None] | None = None,
+        count: int | None = None,
+    ) -> Delivery | None:
+        """Accept a message without waiting; None: its sender has to wait (`send_while`).
+
+        It has to wait if there is no room, if others wait for room, or if the topic's partitions
+        are not known. Not a checkpoint, and callable outside of trio, in the app's thread.
+
+        Args:
+            message: made by `outgoing_of`; nobody else has it.
+            check: raises if the message must not be accepted.
+            count: how many partitions the topic has; None: if it is known.
+
+        Raises what `send` does, but for the errors of waiting.
+        """
+        if count is None:
+            count, until = self._partitions.get(message.topic, _UNKNOWN)
+            if self._now() >= until:
+                return None
+        size = self._prepare(message, count)
+        in_flight = self._in_flight
+        if self._accepts and not in_flight.has_room(size):
+            return None
+        # As `_accept`, without its call, because this runs for each message.
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        if check is not None and check is not always:
+            check()
+        in_flight.accept(message)
+        if not self._queue:
+            self._filled.set()
+        self._queue.append(message)
+        return message
+
+    def accept_in_turn(
+        self,
+        check: Callable[[], None],
+        messages: Sequence[Delivery],
+        answer: Callable[[Value[None] | Error], object],
+    ) -> Callable[[], None]:
+        """Wait for room without a task of trio, for messages for which there was none.
+
+        `accept_now` or `accept_many_now` has returned None for want of room. `answer` is called, at
+        once or in trio's turn, when all are accepted or one was refused. The returned function ends
+        the waiting: messages that are not accepted by then are not sent.
+        """
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        accept = functools.partial(self._accept, check)
+        return self._in_flight.call_in_turn(messages, accept, answer)
+
+    async def send_many_while(
+        self, check: Callable[[], None], messages: Sequence[Delivery]
+    ) -> ManyDeliveries:
+        """Accept messages for one topic, in order, as `send_while` accepts each.
+
+        All are checked before the first is accepted. No message of another sender comes between
+        those that wait for room. Cancelled: the first ones may have been accepted.
+        """
+        many = ManyDeliveries(messages)
+        if not messages:
+            await trio.lowlevel.checkpoint()
+            return many
+        topic = messages[0].topic
+        count = self.known_partitions(topic)
+        if count is None:
+            count = await self.ask_partitions(topic)
+        self._prepare_all(messages, count)
+        await trio.lowlevel.checkpoint()
+        accepted = self._accept_first(check, messages)
+        if accepted < len(messages):
+            await self._in_flight.wait_for_room(
+                messages[accepted:], functools.partial(self._accept, check)
+            )
+        return many
+
+    def accept_many_now(
+        self,
+        messages: Sequence[Delivery],
+        check: Callable[[], None] | None = None,
+        count: int | None = None,
+    ) -> ManyDeliveries | None:
+        """Accept messages for one topic without waiting; None: none of them was accepted.
+
+        As `accept_now`; either all of them have room or none is accepted.
+        """
+        if count is None:
+            count = 0 if not messages else self.known_partitions(messages[0].topic)
+        if count is None:
+            return None
+        self._prepare_all(messages, count)
+        if self._accepts and not self._in_flight.have_room(messages):
+            return None
+        self._accept_first(always if check is None else check, messages)
+        return ManyDeliveries(messages)
 
     def send_soon(self, fut: FutureMessage) -> None:
         """Send a message from code that cannot wait, or from another thread. Not a checkpoint.
@@ -433,20 +530,38 @@ class Producer(Service):
         """The number of messages that a flush would wait for."""
         return self.in_flight + len(self.buffer)
 
-    def _measure(self, outgoing: Outgoing) -> int:
-        size = _OVERHEAD + len(outgoing.key or b"") + len(outgoing.value or b"")
-        for name, data in outgoing.headers:
-            size += len(name if name.isascii() else name.encode()) + len(data or b"")
-        most = min(self.max_request_size, self._in_flight.most_bytes)
-        if size > most:
-            raise MessageTooLarge(f"a message of {size} bytes for {outgoing.topic!r}: {most} fit")
+    def _prepare(self, message: Delivery, count: int) -> int:
+        """Measure a message, give it one of `count` partitions, and return its size."""
+        key, partition = message.key, message.partition
+        size = _OVERHEAD + len(key or b"") + len(message.value or b"")
+        if message.headers:
+            for name, data in message.headers:
+                size += len(name if name.isascii() else name.encode()) + len(data or b"")
+        if size > self._most_size:
+            raise MessageTooLarge(
+                f"a message of {size} bytes for {message.topic!r}: {self._most_size} fit"
+            )
+        message.size = size
+        if partition is None:
+            if key is not None:
+                message.partition = (
+                    java_partitioner(key, count)
+                    if self.partitioner is java_partitioner
+                    else self._ask_partitioner(message.topic, key, count)
+                )
+        elif not 0 <= partition < count:
+            raise ValueError(f"{message.topic!r} has {count} partitions, none is {partition}")
         return size
 
+    def _prepare_all(self, messages: Sequence[Delivery], count: int) -> None:
+        with numbered() as at:
+            for at.number, message in enumerate(messages):
+                self._prepare(message, count)
+
     def known_partitions(self, topic: str) -> int | None:
-        """How many partitions a topic has; None: the broker is to be asked, for the first time or
-        again."""
-        count, until = self._partitions.get(topic, (0, 0.0))
-        return count if trio.current_time() < until else None
+        """Return the number of partitions of a topic; None: the broker must be asked first."""
+        count, until = self._partitions.get(topic, _UNKNOWN)
+        return count if self._now() < until else None
 
     async def ask_partitions(self, topic: str) -> int:
         """Ask the broker for it. A checkpoint; raises what `send` does for want of metadata."""
@@ -455,7 +570,7 @@ class Producer(Service):
         patience = self.app.settings.client.connect_timeout
         count = await self.client.partition_count(topic, patience)
         self._note_identity(topic, count)
-        self._partitions[topic] = count, trio.current_time() + _TRUST
+        self._partitions[topic] = count, self._now() + _TRUST
         return count
 
     def _note_identity(self, topic: str, count: int) -> None:
@@ -485,15 +600,27 @@ class Producer(Service):
         return chosen
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, check: Callable[[], None], outgoing: Outgoing, size: int) -> Delivery:
+    def _accept(self, check: Callable[[], None], message: Delivery) -> None:
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
         check()
-        delivery = self._in_flight.accept(outgoing, size)
+        self._in_flight.accept(message)
         if not self._queue:
             self._filled.set()
-        self._queue.append(outgoing)
-        return delivery
+        self._queue.append(message)
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept_first(self, check: Callable[[], None], messages: Sequence[Delivery]) -> int:
+        """Accept the first of these, as far as they have room; return how many."""
+        if not self._accepts:
+            raise AppClosed("the app is not open: nothing can be sent")
+        check()
+        accepted = self._in_flight.accept_first(messages)
+        if accepted:
+            if not self._queue:
+                self._filled.set()
+            self._queue += messages if accepted == len(messages) else messages[:accepted]
+        return accepted
 
     @trio.lowlevel.enable_ki_protection
     async def _send_batches(self) -> None:
@@ -512,14 +639,14 @@ class Producer(Service):
 
     @trio.lowlevel.enable_ki_protection
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
-        ended = self._in_flight.end(reports)
+        ended, failed = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
             probe.delivered(self, ended)
-        for delivery in ended:
+        for delivery in failed:
             why = delivery.outcome
             if isinstance(why, Exception) and isinstance(why.__cause__, UnknownTopic):
                 # It was there before: ask again.
-                self._partitions.pop(delivery.outgoing.topic, None)
+                self._partitions.pop(delivery.topic, None)
 
     def _fail(self, why: TransportError) -> None:
         self._report([(outgoing, why) for outgoing in self._in_flight])
@@ -529,7 +656,3 @@ class Producer(Service):
 def _exposed(partitioner: Partitioner, key: bytes, count: int) -> int:
     """Run code of a user, which Ctrl-C may interrupt anywhere."""
     return partitioner(key, count)
-
-
-def _always() -> None:
-    """A check that nothing fails."""

@@ -49,8 +49,8 @@ class Settings:
             as many fetched, its partitions are paused until half of them are acked.
         buffer_bytes: the most memory of messages that are fetched and not acked, over all topics.
             With as much held, nothing more is fetched until half of it is acked, except for topic
-            objects that hold nothing. A message counts as its bytes and 512 more, each header as
-            its bytes and 160.
+            objects that hold nothing. A fetch counts as its bytes until it is decoded, a decoded
+            message as its bytes and 512 more, and each header as its bytes and 160.
         grace: the time that the orderly end may take.
         send_buffer_messages, send_buffer_bytes: the most that may be accepted and not delivered;
             beyond that `send` waits.

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transport.arguments import flag, function, instance, shown, whole, wrong_type
 from transport.channel import Batches, Channel, DecodeErrorHook, Messages
 from transport.codec import TEXT, Codec, CodecArg, codec_for
-from transport.delivery import Delivery
+from transport.delivery import Delivery, ManyDeliveries
 from transport.errors import AppClosed
 from transport.message import Batch, Message
-from transport.pending import FutureMessage, PendingMessage
+from transport.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
 from transport.source import IN_HAND, InHand
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
 
 if TYPE_CHECKING:
     from transport.app import App
+    from transport.producer import Producer
     from transport.source import Source
 
 R = TypeVar("R", Messages, Batches)
+
+# What a message of `send_many` may consist of.
+_PARTS = ("key", "value", "partition", "timestamp", "headers")
+_ONE = "a pair of key and value, or a mapping of the arguments of send"
+_MANY = "pairs of key and value, or mappings of the arguments of send"
 
 
 class Topic:
@@ -69,6 +76,7 @@ class Topic:
             key=self._key,
             value=self._value,
             on_full=self._on_full,
+            on_unreadable=app.consumer.on_unreadable,
             scheduler=app.consumer.scheduler(),
             names_source=app.consumer.in_transaction,
             memory=app.conductor.memory,
@@ -166,18 +174,92 @@ class Topic:
 
         Raises what `Producer.send` does; with transactions, what `TransactionManager.send` does.
         """
-        consumer, name = self.app.consumer, self._sent_to()
-        encoded = (
-            _encode(self, "key", self._key, key),
-            _encode(self, "value", self._value, value),
-        )
+        writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
+        return await writer.send_while(check, message)
+
+    async def send_many(
+        self,
+        messages: Iterable[tuple[Any, Any] | Mapping[str, Any]],
+        *,
+        source: Source | InHand | None = IN_HAND,
+    ) -> ManyDeliveries:
+        """Send several messages in one call, and return the deliveries of all.
+
+        They are accepted in their order, and each partition gets its messages in that order. All
+        are checked before the first is accepted: if one argument is refused, no message is sent.
+        If there is not room for all, the first ones are accepted and the others wait in their
+        turn, as in `send`. No message of another sender comes between those that wait.
+
+        A checkpoint. Cancelled while it waits for room: the first ones are accepted and will be
+        delivered, and the others are not. Otherwise all or none are accepted.
+
+        Args:
+            messages: each is a pair of key and value, or a mapping of the arguments of `send`
+                (`key`, `value`, `partition`, `timestamp`, `headers`).
+            source: as in `send`, for all of them.
+
+        Raises what `send` does. An error that concerns one message names its number, from 0 on.
+        """
+        listed = self.addressed_many(messages)
+        writer, check = self.writer_for(source)
+        return await writer.send_many_while(check, listed)
+
+    def addressed(
+        self,
+        key: Any,
+        value: Any,
+        partition: int | None,
+        timestamp: float | None,
+        headers: HeadersArg,
+        source: Source | InHand | None,
+    ) -> tuple[Producer, Callable[[], None], Delivery]:
+        """Return a message of `send`, with the producer that writes it and the check of its
+        transaction: for `Producer.accept_now` and `send_while`. Not a checkpoint."""
+        if self.pattern is not None:
+            self._sent_to()  # it raises
+        # A plain key or value costs no call, because this runs for each message.
+        if self._key is not None or type(key) is not bytes:
+            key = _encode(self, "key", self._key, key)
+        if self._value is not None or type(value) is not bytes:
+            value = _encode(self, "value", self._value, value)
+        message = outgoing_of(self.name, key, value, partition, timestamp, headers)
+        if source is IN_HAND and not self.app.consumer.in_transaction:
+            return self.app.producer, always, message
+        return *self.writer_for(source), message
+
+    def addressed_many(
+        self, messages: Iterable[tuple[Any, Any] | Mapping[str, Any]]
+    ) -> list[Delivery]:
+        """Return the messages of `send_many`: for `Producer.accept_many_now` and
+        `send_many_while`. Not a checkpoint."""
+        name = self._sent_to()
+        if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
+            raise wrong_type("messages", _MANY, messages)
+        listed: list[Delivery] = []
+        add, key_codec, value_codec = listed.append, self._key, self._value
+        with numbered() as at:
+            for at.number, item in enumerate(messages):
+                is_pair = type(item) is tuple and len(item) == 2
+                key, value, *others = item if is_pair else _parts(item)
+                # A plain key or value costs no call, because this runs for each message.
+                if key_codec is not None or type(key) is not bytes:
+                    key = _encode(self, "key", key_codec, key)
+                if value_codec is not None or type(value) is not bytes:
+                    value = _encode(self, "value", value_codec, value)
+                if is_pair:
+                    add(Delivery(name, None, key, value, (), None))
+                else:
+                    add(outgoing_of(name, key, value, *others))
+        return listed
+
+    def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
+        """Return the producer for messages of a source, and a check that raises if too late."""
         if source is not IN_HAND:
             _check_source(source)
-        if not consumer.in_transaction:
-            return await self.app.producer.send(name, *encoded, partition, timestamp, headers)
-        return await consumer.transactions.send(
-            name, *encoded, partition, timestamp, headers, source=source
-        )
+        consumer = self.app.consumer
+        if source is None or not consumer.in_transaction:
+            return self.app.producer, always
+        return consumer.transactions.claim(source)
 
     def send_soon(
         self,
@@ -255,6 +337,15 @@ class Topic:
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    """Return the arguments of `send` that a message of `send_many` consists of."""
+    if not isinstance(item, Mapping):
+        raise wrong_type("it", _ONE, item)
+    if unknown := [each for each in item if each not in _PARTS]:
+        raise TypeError(f"a message has no {shown(unknown[0])}: it has {', '.join(_PARTS)}")
+    return map(item.get, _PARTS)
 
 
 def _check_source(source: object) -> None:

@@ -241,8 +241,13 @@ class TransactionManager:
                 topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
             )
         outgoing = outgoing_of(topic, key, value, partition, timestamp, headers)
-        writer, check = self._claim(_origin(source))
+        writer, check = self.claim(source)
         return await writer.send_while(check, outgoing)
+
+    def claim(self, source: Source | InHand) -> tuple[Producer, Callable[[], None]]:
+        """Return the producer that writes for a source, and what raises once nothing may be
+        written for it. Raises as `send` does. Not a checkpoint."""
+        return self._claim(_origin(source))
 
     def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
         """Send a message as `Producer.send_soon` does, in the transaction of its source.
@@ -256,7 +261,7 @@ class TransactionManager:
         if source is None:
             self.producer.send_soon(fut)
         else:
-            writer, _ = self._claim(_origin(source))
+            writer, _ = self.claim(source)
             writer.send_soon(fut)
 
     async def send_and_wait(

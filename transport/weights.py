@@ -20,15 +20,14 @@ RECORD_BYTES = 512
 HEADER_BYTES = 160
 
 
-def weights(records: Sequence[Record]) -> list[int]:
-    """Return the weight of each record, in bytes."""
-    return [
-        RECORD_BYTES
-        + record.serialized_key_size
-        + record.serialized_value_size
-        + (of_headers(record.headers) if record.headers else 0)
-        for record in records
-    ]
+def weight_of(records: Sequence[Record]) -> int:
+    """Return the weight of all these records together, in bytes."""
+    weight = RECORD_BYTES * len(records)
+    for record in records:
+        weight += len(record.key or b"") + len(record.value or b"")
+        if record.headers:
+            weight += of_headers(record.headers)
+    return weight
 
 
 def of_headers(headers: Headers) -> int:

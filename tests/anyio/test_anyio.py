@@ -73,6 +73,21 @@ async def test_a_header_may_have_no_value(there: Place) -> None:
         assert list(two.headers) == [("trace", None), ("trace", b"")]
 
 
+async def test_what_is_sent_soon_can_be_awaited(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 1)
+        orders = app.topic(there.name)
+        soon = [orders.send_soon(value=b"%d" % number) for number in range(3)]
+        assert not soon[0].is_done
+        with anyio.fail_after(PATIENCE):
+            assert [(await each).offset for each in soon] == [0, 1, 2]
+        assert soon[0].is_done
+        assert (await soon[0]).offset == 0
+        many = await orders.send_many([(b"k", b"3"), {"value": b"4", "partition": 0}])
+        with anyio.fail_after(PATIENCE):
+            assert [each.offset for each in await many] == [3, 4]
+
+
 async def test_batches_and_noack(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)

@@ -14,6 +14,7 @@ import kafka.errors
 import trio
 from kafka import KafkaAdminClient
 
+from tests.records import read
 from transport.drivers.base import (
     ConsumerClient,
     Driver,
@@ -66,7 +67,7 @@ class Member:
     heard: trio.Event = attrs.field(factory=trio.Event)
 
     async def poll(self) -> Mapping[TP, Sequence[Record]]:
-        batch = await self.client.poll()
+        batch = {tp: read(several) for tp, several in (await self.client.poll()).items()}
         self.resets += self.client.resets()
         for tp, records in batch.items():
             assert records, "a poll names only partitions that it has records of"

@@ -9,15 +9,25 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from kafka import TopicPartition
 from kafka.errors import InvalidRecordError, KafkaTimeoutError
-from kafka.future import Future
+from kafka.record.memory_records import MemoryRecordsBuilder
 
 from tests.nurseries.clock import jumping
 from transport import ClientClosed, DeliveryFailed, DeliveryTimeout
 from transport.drivers.base import Outcome, Outgoing
+from transport.drivers.kafka.appending import FilledBatch, Part
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 
 TIMEOUT = 100.0
+
+
+def part_of(messages: list[Outgoing]) -> Part:
+    """What the client holds of these, in a batch of their own."""
+    held = FilledBatch(TopicPartition("t", 0), MemoryRecordsBuilder(2, 0, 1000), 0.0)
+    part = Part(held, 0, 0, messages)
+    held.parts.append(part)
+    return part
 
 
 @attrs.define
@@ -44,7 +54,7 @@ class Rig:
         outgoing = Outgoing("t", 0, None, value, (), None)
         batch = Batch([outgoing], trio.current_time() + left)
         self.deliveries.add(batch)
-        self.deliveries.taken(batch, [Run(batch, [(outgoing, Future())])], [], [])
+        self.deliveries.taken(batch, [Run(batch, part_of([outgoing]))], [], [])
 
 
 @asynccontextmanager
@@ -106,13 +116,13 @@ async def test_who_has_an_outcome_keeps_it_where_a_later_one_has_none(how: str) 
         outcomes.extend, timeout=TIMEOUT, answered=True, set_aside=lambda *_: None
     )
     messages = [Outgoing("t", 0, None, b"%d" % n, (), None) for n in range(3)]
-    futures = [Future() for _ in messages]
+    part = part_of(messages)
+    futures = part.held._record_futures  # as where the client takes a batch apart
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deliveries.keep_deadlines, lambda: None)
         batch = Batch(messages, trio.current_time() + TIMEOUT)
         deliveries.add(batch)
-        run = Run(batch, list(zip(messages, futures, strict=True)))
-        deliveries.taken(batch, [run], [], [])
+        deliveries.taken(batch, [Run(batch, part)], [], [])
         await trio.testing.wait_all_tasks_blocked()
         futures[1].failure(InvalidRecordError("no key"))
         if how == "deadline":

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import inspect
 import logging
+import re
 import socket
 import threading
 import time
@@ -35,11 +36,13 @@ from kafka.consumer.subscription_state import (
 )
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.coordinator.heartbeat import Heartbeat
 from kafka.future import Future
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.partitioner import DefaultPartitioner
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.sender import Sender
@@ -55,12 +58,16 @@ from kafka.protocol.consumer import FetchRequest, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
-from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
+from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatch
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from transport.drivers.kafka.identity import Ask, Look
 from transport.drivers.kafka.join import keep_join
 from transport.drivers.kafka.login import keep_unseen
+from transport.drivers.kafka.records.codec import codec_for
+from transport.drivers.kafka.records.compiled_code import compiled_code
+from transport.drivers.kafka.unpacking import Share
 
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
@@ -396,20 +403,47 @@ def test_what_was_fetched_is_unpacked_through_these_names() -> None:
     parse = inspect.getsource(Fetcher._parse_fetched_data)
     assert "self.PartitionRecords(fetch_offset, tp, records," in parse
     assert "self._parse_fetched_data(completion)" in inspect.getsource(Fetcher.fetched_records)
-    unpack = inspect.getsource(Fetcher.PartitionRecords._unpack_records)
-    assert "records.next_batch()" in unpack
-    assert "self.next_fetch_offset = last_batch.next_offset" in unpack  # at the end, as we end it
-    assert "records_remaining -= self._append(" in inspect.getsource(Fetcher.fetched_records)
+    assert "records = MemoryRecords(completed_fetch.partition_data.records)" in parse
+    assert "_buffer" in MemoryRecords.__slots__
+    assert "self._next_partition_records = self._parse_fetched_data(" in inspect.getsource(
+        Fetcher.fetched_records
+    )
+    append = inspect.getsource(Fetcher._append)
+    assert "if not part:" in append
+    assert "if part.next_fetch_offset == position.offset:" in append
+    assert "part_records = part.take(max_records)" in append
+    assert "drained[tp].extend(part_records)" in append  # in order, whatever it is
+    assert "part.next_fetch_offset, '', part.leader_epoch)" in append
+    assert "partition_records.bytes_read > 0" in inspect.getsource(
+        Fetcher._on_partition_records_drain
+    )
+    attributes = set(re.findall(r"\bpart\.(\w+)", append))
+    assert attributes <= {*vars(Share(codec_for("auto")[0], 1, 0, None, None)), "take", "drain"}
     assert "discard.update(self._paused_completed_fetches)" in inspect.getsource(
         Fetcher._fetchable_partitions
     )
-    assert "self._next_inline_exception = e" in inspect.getsource(Fetcher.PartitionRecords.take)
-    assert set(DefaultRecordBatch.__slots__) >= {"_buffer", "_pos", "_decompressed"}
-    assert set(DefaultRecordBatch.__slots__) >= {"_next_record_index", "_num_records"}
-    assert set(DefaultRecord.__slots__) >= {"_offset", "_size_in_bytes", "_headers"}
     assert "headers = self._read_all_headers()" in inspect.getsource(LegacyRecordBatch.__iter__)
-    assert "self._maybe_uncompress()" in inspect.getsource(DefaultRecordBatch.__iter__)
     assert "self._decompress(" in inspect.getsource(LegacyRecordBatch.__iter__)
+    assert "self._read_key_value(" in inspect.getsource(LegacyRecordBatch.__iter__)
+
+
+def test_a_batch_is_built_through_these_names() -> None:
+    assert "_builder" in MemoryRecordsBuilder.__slots__
+    assert set(DefaultRecordBatchBuilder.__slots__) >= {"_buffer", "_last_offset", "_num_records"}
+    assert set(DefaultRecordBatchBuilder.__slots__) >= {"_first_timestamp", "_max_timestamp"}
+    build = inspect.getsource(DefaultRecordBatchBuilder.build)
+    assert in_order(build, "self._maybe_compress()", "self.write_header(", "return self._buffer")
+
+
+def test_the_compiled_record_code_has_these_names() -> None:
+    code, version = compiled_code()
+    assert version.startswith("0.14.")
+    assert code.DefaultRecordBatch
+    encoder = code.DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1000)
+    assert encoder.append(0, 1, b"k", b"v", []).offset == 0
+    record = next(iter(code.DefaultRecordBatch(bytes(encoder.build()))))
+    assert (record.offset, record.timestamp, record.timestamp_type) == (0, 1, 0)
+    assert (record.key, record.value, record.headers) == (b"k", b"v", [])
 
 
 # `cluster._topics`.
@@ -551,18 +585,81 @@ def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
 
 
-def test_a_serializer_is_asked_after_the_check_and_before_the_headers_are_used() -> None:
-    """So it can fill in headers that the check would have refused."""
-    source = inspect.getsource(KafkaProducer.send)
-    check = source.index("isinstance(item[1], bytes)")
-    asked = source.index("self.config['value_serializer']")
-    assert check < asked < source.index("self._accumulator.append")
-    assert "serializer.serialize(topic, headers, data)" in inspect.getsource(
-        KafkaProducer._serialize
+# `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;
+# `MemoryRecordsBuilder._closed`, `_builder`, `_next_offset`; `ProducerBatch._record_futures`,
+# `_complete_future`; `KafkaProducer._closed`, `_partition`, `_estimate_size_in_bytes`,
+# `_ensure_valid_record_size`. `test_appending.py` compares what they make.
+
+
+def in_order(text: str, *steps: str) -> bool:
+    at = 0
+    for step in steps:
+        at = text.find(step, at) + 1
+        if not at:
+            return False
+    return True
+
+
+def test_our_appending_makes_the_steps_of_the_clients_own() -> None:
+    assert in_order(
+        inspect.getsource(KafkaProducer.send),
+        "if self._closed:",
+        "self._partition(topic, partition, key, value, key_bytes, value_bytes)",
+        "message_size = self._estimate_size_in_bytes(key_bytes, value_bytes, headers)",
+        "self._ensure_valid_record_size(message_size)",
+        "self._transaction_manager.maybe_add_partition_to_transaction(tp)",
+        "self._accumulator.append(tp, timestamp_ms, key_bytes, value_bytes, headers,",
+        "if batch_is_full or new_batch_created:",
+        "self._sender.wakeup()",
     )
-    # The client adds up the sizes of headers only where they are true.
-    appending = inspect.getsource(ProducerBatch.try_append)
-    assert "len(h_val) for h_key, h_val in headers) if headers else -1" in appending
+    assert in_order(
+        inspect.getsource(RecordAccumulator.append),
+        "self._appends_in_progress.increment()",
+        "with self._tp_lock(tp):",
+        "dq = self._batches[tp]",
+        "last = dq[-1]",
+        "batch_is_full = len(dq) > 1 or last.records.is_full()",
+        "if self._closed:",
+        "if self._transaction_manager and self.config['message_version'] < 2:",
+        "records = MemoryRecordsBuilder(",
+        "batch = ProducerBatch(tp, records, now=now)",
+        "dq.append(batch)",
+        "self._incomplete.add(batch)",
+        "self._appends_in_progress.decrement()",
+    )
+    assert in_order(
+        inspect.getsource(MemoryRecordsBuilder.append),
+        "if self._closed:",
+        "offset = self._next_offset",
+        "metadata = self._builder.append(offset, timestamp, key, value, headers)",
+        "if metadata is None:",
+        "self._next_offset += 1",
+    )
+
+
+def test_a_batch_of_the_client_ends_in_one_place_and_only_a_split_moves_its_records() -> None:
+    batch = inspect.getsource(ProducerBatch)
+    assert batch.count("produce_future.success(") == 1
+    assert "self.produce_future.success((base_offset, timestamp_ms, record_exceptions_fn))" in (
+        inspect.getsource(ProducerBatch._complete_future)
+    )
+    users = [
+        name
+        for cls in (ProducerBatch, RecordAccumulator, Sender)
+        for name, method in vars(cls).items()
+        if inspect.isfunction(method) and "_record_futures" in inspect.getsource(method)
+    ]
+    assert users == ["__init__", "try_append", "split_and_reenqueue"]
+
+
+def test_a_message_without_a_partition_goes_to_any_that_has_a_leader() -> None:
+    assert isinstance(KafkaProducer.DEFAULT_CONFIG["partitioner"], DefaultPartitioner)
+    assert in_order(
+        inspect.getsource(DefaultPartitioner.partition),
+        "available = list(cluster.available_partitions_for_topic(topic))",
+        "pool = available if available else all_partitions",
+        "return random.choice(pool)",
+    )
 
 
 # `_fetcher._reset_offset_if_needed`, `_fetcher._send_list_offsets_request`,
@@ -692,6 +789,87 @@ def test_where_heartbeats_are_made() -> None:
     assert "call_soon(self._heartbeat_loop)" in start
     prepare = inspect.getsource(ConsumerCoordinator._on_join_prepare_async)
     assert "self._generation.is_lost()" in prepare
+
+
+def test_when_the_next_heartbeat_is_due_is_looked_up_each_time() -> None:
+    assert "self.heartbeat.sent_heartbeat()" in inspect.getsource(BaseCoordinator._do_heartbeat)
+    loop = inspect.getsource(BaseCoordinator._heartbeat_loop)
+    assert "next_hb = self.heartbeat.time_to_next_heartbeat()" in loop
+    assert "await self._heartbeat_wakeup(next_hb)" in loop
+    # `_enable_heartbeat` ends that wait, so that a shorter interval counts at once.
+    assert "self._heartbeat_wakeup.notify()" in inspect.getsource(BaseCoordinator._enable_heartbeat)
+    heartbeat = Heartbeat(group_id="g", heartbeat_interval_ms=3000)
+    heartbeat.sent_heartbeat()
+    assert 2.5 < heartbeat.time_to_next_heartbeat() <= 3.0
+    heartbeat.config["heartbeat_interval_ms"] = 100
+    assert heartbeat.time_to_next_heartbeat() <= 0.1
+    assert Heartbeat.DEFAULT_CONFIG["heartbeat_interval_ms"] == 3000  # each has its own
+
+
+def test_a_poll_of_the_client_waits_through_these_names() -> None:
+    """If one is gone, an interrupt waits until the end of a turn."""
+    poll = inspect.getsource(KafkaConsumer.poll)
+    assert "while not self._closed" in poll  # so `Wake` calls `_poll_once` in its place
+    assert "records = self._poll_once(timer, max_records, update_offsets=" in poll
+    once = inspect.getsource(KafkaConsumer._poll_once)
+    assert "self._coordinator.poll(timeout_ms=timer.timeout_ms)" in once
+    assert "self._refresh_committed_offsets(timeout_ms=timer.timeout_ms)" in once
+    assert "self._fetcher.fetch_records(" in once
+    assert once.count("sleep(") == 1
+    assert "if not records and idle and poll_timeout_ms > 0:" in once  # then it sleeps
+    fetch = inspect.getsource(Fetcher.fetch_records)
+    assert "self._net.run(self._manager.wait_for, wakeup, timeout_ms)" in fetch
+    for where, waits in (
+        (BaseCoordinator.ensure_coordinator_ready, "self._net.run("),
+        (BaseCoordinator.ensure_coordinator_ready_async, "self._manager.wait_for(future,"),
+        (BaseCoordinator.ensure_active_group, "self._net.run("),
+        (BaseCoordinator.join_group_async, "await self._manager.wait_for(\n"),
+        (ConsumerCoordinator.refresh_committed_offsets_if_needed, "self._net.run("),
+        (ConsumerCoordinator.fetch_committed_offsets_async, "self._manager.wait_for(future,"),
+        (ConsumerCoordinator.fetch_committed_offsets_async, "await self._net.sleep("),
+    ):
+        assert waits in inspect.getsource(where), where
+    # `_invoke`, `_current`: a coroutine that is run is one task of the loop.
+    assert "await self._invoke(coro, *args)" in inspect.getsource(NetworkSelector.run)
+    assert "self._current()" in inspect.getsource(NetworkSelector._poll_once)
+
+
+def test_a_poll_begins_with_the_coordinator() -> None:
+    poll = inspect.getsource(ConsumerCoordinator.poll)
+    assert "if not self.ensure_coordinator_ready(timeout_ms=timer.timeout_ms):" in poll
+    # What this reads, `Wake` reads as well; where it has more to do, it is called.
+    known = inspect.getsource(BaseCoordinator.coordinator)
+    assert "self.coordinator_id is None" in known
+    assert "self._client.is_disconnected(self.coordinator_id)" in known
+    ready = inspect.getsource(BaseCoordinator.ensure_coordinator_ready_async)
+    assert "while self.coordinator_unknown():" in ready
+
+
+def test_a_request_outlives_the_wait_for_it() -> None:
+    """So an interrupted poll, and the next one, bring the group on."""
+    join = inspect.getsource(BaseCoordinator.join_group_async)
+    assert "self._join_task is None or self._join_task.is_done" in join
+    lookup = inspect.getsource(BaseCoordinator.lookup_coordinator)
+    assert "if self._find_coordinator_future is not None:" in lookup
+    commits = inspect.getsource(ConsumerCoordinator.fetch_committed_offsets_async)
+    assert "if future_key in self._offset_fetch_futures:" in commits
+    resets = inspect.getsource(Fetcher.reset_offsets_if_needed)
+    assert "if self._reset_task is not None and not self._reset_task.is_done:" in resets
+
+
+def test_where_a_rebalance_is_noted() -> None:
+    answer = inspect.getsource(BaseCoordinator._handle_heartbeat_response)
+    assert "self.request_rejoin()" in answer
+    assert "self.reset_generation(" in answer
+    assert "self.rejoin_needed = True" in inspect.getsource(BaseCoordinator.request_rejoin)
+
+
+def test_where_an_answer_about_the_metadata_is_taken() -> None:
+    assert "self.update_metadata(response)" in inspect.getsource(
+        ClusterMetadata._do_refresh_metadata
+    )
+    update = inspect.getsource(ClusterMetadata.update_metadata)
+    assert update.index("self._topic_ids =") < update.index("listener(self)")  # it may raise
 
 
 def test_where_metadata_is_asked_for() -> None:

@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from kafka import TopicPartition
 from kafka.errors import (
     KafkaConnectionError,
     KafkaError,
@@ -24,9 +25,12 @@ from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 from kafka.producer.transaction_manager import InitProducerIdHandler, TransactionManager
 from kafka.protocol.producer import ProduceRequest
+from kafka.record.memory_records import MemoryRecordsBuilder
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
+from transport.drivers.kafka.appending import FilledBatch, Part
+from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.drivers.kafka.requests import keep_requests
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.settings import ClientSettings
@@ -115,14 +119,6 @@ class Transactions:
         return True
 
 
-@attrs.define
-class Written:
-    topic: str
-    partition: int = 0
-    offset: int = 0
-    timestamp: int = 0
-
-
 class Client:
     """In place of a KafkaProducer: all that it is sent is written."""
 
@@ -130,7 +126,9 @@ class Client:
     metadata: ClassVar[Metadata]
 
     def __init__(self, **options: Any) -> None:
-        self.sent: list[bytes] = []
+        self.sent: list[bytes | None] = []
+        self.threads: list[threading.Thread] = []
+        self.compiled: list[bool] = []
         self.transactions = 0
         self._metadata = self.metadata
         self._sender = Sender()
@@ -144,16 +142,34 @@ class Client:
     def begin_transaction(self) -> None:
         self.transactions += 1
 
-    def send(self, topic: str, value: bytes, key: None, **options: object) -> Any:
-        self.sent.append(value)
-        return Future().success(Written(topic))
-
     def _unregister_cleanup(self) -> None: ...
+
+
+@attrs.define
+class Appending:
+    """In place of what appends to a client's accumulator."""
+
+    client: Client
+    compiled: bool
+    parts: list[Part] = attrs.field(factory=list)
+    refused: tuple[()] = ()
+
+    def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
+        held = FilledBatch(tp, MemoryRecordsBuilder(2, 0, 1000), 0.0)
+        part = Part(held, 0, 0, list(messages))
+        held.complete(0, -1)
+        self.client.sent += [message.value for message in messages]
+        self.client.threads.append(threading.current_thread())
+        self.client.compiled.append(self.compiled)
+        self.parts.append(part)
+
+    def wake(self) -> None: ...
 
 
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Metadata:
     monkeypatch.setattr(producer, "KafkaProducer", Client)
+    monkeypatch.setattr(producer, "Appending", Appending)
     monkeypatch.setattr(Client, "made", [])
     monkeypatch.setattr(Client, "metadata", Metadata(), raising=False)
     return Client.metadata
@@ -208,7 +224,9 @@ async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
     """The client finds that it has no metadata of a topic while the abort is called already."""
     there = trio.Event()
     looking_up(monkeypatch, there.wait)
-    async with producing(transactional_id="id") as (client, sent), trio.open_nursery() as nursery:
+    # With compression it is appended on the sending thread.
+    settings = {"transactional_id": "id", "compression_type": "gzip"}
+    async with producing(**settings) as (client, sent), trio.open_nursery() as nursery:
         await client.begin()
         metadata.held.clear()
         nursery.start_soon(client.send, [message(b"aborted")])
@@ -254,6 +272,55 @@ async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
         metadata.is_swapped = True
         await client.send([message(b"1")])
         assert isinstance(await sent.of(b"1"), RecordMetadata)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "settings", "here"),
+    [
+        (1, 1, {}, True),
+        (256, 1, {"record_codec": "pure"}, True),
+        (2000, 1, {}, False),
+        (2, 200_000, {}, False),
+        (1, 1, {"compression_type": "gzip"}, False),
+    ],
+)
+async def test_a_few_messages_are_appended_on_the_thread_of_trio(
+    metadata: Metadata, count: int, size: int, settings: dict[str, Any], here: bool
+) -> None:
+    """While the client compresses a batch, or takes long for many, trio must not stand still."""
+    metadata.topics.add("t")
+    async with producing(**settings) as (client, sent):
+        messages = [message(b"%d" % n + b"." * size) for n in range(count)]
+        await client.send(messages)
+        await sent.of(messages[-1].value or b"")
+        assert len(sent.outcomes) == count
+        assert (Client.made[0].threads[0] is threading.current_thread()) is here
+
+
+async def test_messages_keep_their_order_while_the_sending_thread_is_at_work(
+    metadata: Metadata,
+) -> None:
+    metadata.topics.add("t")
+    async with producing() as (client, sent), trio.open_nursery() as nursery:
+        metadata.held.clear()
+        first = [message(b"%d" % n) for n in range(2000)]
+        nursery.start_soon(client.send, first)
+        await trio.to_thread.run_sync(metadata.asked.wait, 10)
+        nursery.start_soon(client.send, [message(b"later")])
+        await trio.testing.wait_all_tasks_blocked()
+        metadata.held.set()
+        await sent.of(b"later")
+        assert Client.made[0].sent == [*(each.value for each in first), b"later"]
+
+
+@pytest.mark.parametrize("codec", ["auto", "pure"])
+async def test_the_setting_decides_what_encodes_the_records(metadata: Metadata, codec: str) -> None:
+    compiled = codec == "auto" and compiled_code()[0] is not None
+    metadata.topics.add("t")
+    async with producing(record_codec=codec) as (client, sent):
+        await client.send([message(b"1")])
+        await sent.of(b"1")
+        assert Client.made[0].compiled == [compiled]
 
 
 def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:

@@ -12,6 +12,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 
+from tests.records import fetched as fetched_of
 from transport.drivers.base import Reset
 from transport.drivers.kafka.starts import Starts
 from transport.drivers.settings import ClientSettings
@@ -35,12 +36,12 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
 ) -> None:
     consumer, partition = bare_consumer(), TopicPartition("t", 0)
     tp = TP("t", 0)
-    starts = Starts(ClientSettings(group_id="g", auto_offset_reset=policy))
+    starts = Starts(ClientSettings(group_id="g", auto_offset_reset=policy), lambda: None)
     starts.attach(consumer)
     state = consumer._subscription.assignment[partition]
     state.seek(9)
     where = None if place is None else OffsetAndMetadata(place, "", 1)
-    fetched = {} if held is None else {tp: records_from(held)}
+    fetched = {} if held is None else {tp: [fetched_of(held)]}
     starts.serve(kafka.errors.LogTruncationError({partition: where}), ["t"], fetched)
     assert not fetched
     if place is None:
@@ -52,7 +53,7 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
 
 
 def test_with_error_a_log_that_was_cut_off_ends_the_reading() -> None:
-    starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"))
+    starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"), lambda: None)
     consumer = bare_consumer()
     starts.attach(consumer)
     consumer._subscription.seek(TopicPartition("t", 0), 9)
@@ -71,7 +72,3 @@ def bare_consumer() -> Any:
     )
     fetcher._reset_offset_if_needed = functools.partial(Fetcher._reset_offset_if_needed, fetcher)
     return SimpleNamespace(_subscription=subscription, _fetcher=fetcher)
-
-
-def records_from(offset: int) -> list[Any]:
-    return [SimpleNamespace(offset=offset)]

@@ -12,6 +12,7 @@ from tests.drivers.rig import SETTINGS, Member, Rig, until
 from tests.kafka.cluster import Broker
 from transport.drivers import driver_for
 from transport.drivers.base import RebalanceKind
+from transport.drivers.kafka import consumer as kafka_consumer
 from transport.errors import AuthorizationFailed, Fenced, TransportError
 
 pytestmark = [
@@ -39,15 +40,16 @@ def failing(times: int, error: Exception) -> Any:
 
 
 async def test_without_an_answer_for_a_session_all_is_lost_while_no_broker_answers(
-    kafka_broker: Broker,
+    kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kafka_consumer, "TURN", 60.0)  # and a fetch fails after 10 s
     kafka_rig = Rig(driver_for([f"kafka://{kafka_broker.bootstrap}"]))
     topic = await kafka_rig.topic(2)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: len(member.assigned) == 2, member)
         kafka_broker.freeze()
         frozen_at = trio.current_time()
-        with trio.fail_after(SETTINGS.session_timeout + 10):
+        with trio.fail_after(SETTINGS.session_timeout + 3):
             await until(lambda: not member.assigned, member)
         assert trio.current_time() - frozen_at > SETTINGS.session_timeout - 1
         assert [len(tps) for tps in member.events(RebalanceKind.LOST)] == [2]

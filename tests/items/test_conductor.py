@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import pytest
 import trio
@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.apps import take
 from tests.items.codecs import Counting
 from tests.lanes import Place
+from tests.records import read
 from transport import (
     JSON,
     TP,
@@ -18,8 +19,8 @@ from transport import (
     AppClosed,
     Conductor,
     DecodeError,
+    Fetched,
     Message,
-    Record,
     Topic,
     Transport,
 )
@@ -172,8 +173,8 @@ async def test_on_message_enters_one_record_as_on_records_enters_a_batch(place: 
     async with place.opened(1, *[b"%d" % number for number in range(20)]) as app:
         told: list[int] = []
 
-        def one_by_one(ledger: Ledger, records: Sequence[Record]) -> None:
-            for record in records:
+        def one_by_one(ledger: Ledger, fetched: Fetched) -> None:
+            for record in read([fetched]):
                 told.append(record.offset)
                 app.conductor.on_message(ledger, record)
 

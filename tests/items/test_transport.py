@@ -78,7 +78,7 @@ async def test_url_app(place: Place) -> None:
 
 async def test_driver_version(place: Place) -> None:
     version = place.app().transport.driver_version
-    assert re.fullmatch(r"memory=[\d.]+|kafka-python=3\.0\.\d+", version)
+    assert re.fullmatch(r"memory=[\d.]+|kafka-python=3\.0\.\d+ \(records: .+\)", version)
     assert version.startswith("memory") == place.url.startswith("memory")
 
 

@@ -115,6 +115,12 @@ class Reader:
             assert message.ack()
             left.discard(message.tp)
 
+    async def has_heard_of(self, ends: dict[TP, int]) -> None:
+        """Wait until the client knows of these ends; what it has fetched tells nobody."""
+        highwater = self.app.consumer.client.highwater
+        while any((highwater(tp) or 0) < end for tp, end in ends.items()):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
     async def broker_has(self) -> dict[TP, int]:
         return await self.app.consumer.client.committed(self.tps)
 
@@ -177,7 +183,8 @@ async def test_a_commit_is_applied_whole_or_not_at_all(
 async def test_a_commit_is_cancelled_as_it_looks_for_the_end_of_the_log(
     kafka_java: None, kafka_bootstrap: str, kafka_topic: Callable[..., str]
 ) -> None:
-    """All is acked, and markers are between that and the end: the polling side is asked first."""
+    """All is acked, and aborted data is between that and the end: the polling side is asked
+    first."""
     topic = kafka_topic(PARTITIONS)
     producer = await trio.to_thread.run_sync(transactional, kafka_bootstrap, topic)
     moments = Moments((0, 10, 30, 60))
@@ -189,7 +196,9 @@ async def test_a_commit_is_cancelled_as_it_looks_for_the_end_of_the_log(
                 before = reader.ledger_has()
                 await reader.ack_one_of_each()
                 acked = {ledger.tp: at for ledger, at in consumer.assignment.due().items()}
-                at_the_end = {tp: at + 1 for tp, at in acked.items()}
+                await trio.to_thread.run_sync(abort_a_transaction, producer, topic)
+                at_the_end = {tp: at + 2 for tp, at in acked.items()}
+                await reader.has_heard_of(at_the_end)
 
                 ended = await moment.cancel(consumer.commit)
                 moments.note(ended)
@@ -219,6 +228,15 @@ def write_a_transaction(producer: KafkaProducer, topic: str) -> None:
     for partition in range(PARTITIONS):
         producer.send(topic, b"x", partition=partition)
     producer.commit_transaction()
+
+
+def abort_a_transaction(producer: KafkaProducer, topic: str) -> None:
+    """A record that is aborted and a marker for each partition."""
+    producer.begin_transaction()
+    for partition in range(PARTITIONS):
+        producer.send(topic, b"x", partition=partition)
+    producer.flush()
+    producer.abort_transaction()
 
 
 @pytest.mark.parametrize("committing", [False, True], ids=["alone", "during a commit"])

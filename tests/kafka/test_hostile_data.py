@@ -14,7 +14,7 @@ import trio
 from kafka.protocol.parser import KafkaProtocol
 from kafka.protocol.producer import ProduceRequest
 
-from tests.drivers.test_unpacking import CODECS, bomb, flipped, raw_batch, raw_record, with_byte
+from tests.drivers.batches import CODECS, bomb, flipped, raw_batch, raw_record, with_byte
 from tests.kafka.cluster import Broker
 from transport import TP, App, MessageTooLarge, UnreadableBatch
 

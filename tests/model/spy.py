@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.model.reference import Reference
-from transport import TP, ClientSettings, Record
+from tests.records import read
+from transport import TP, ClientSettings, Fetched
 from transport.drivers.base import ConsumerClient, Driver, ProducerClient, Rebalance, RebalanceKind
 from transport.testing import InvariantViolated
 
@@ -50,11 +51,11 @@ class _SpiedOn:
             self._let_go_at_the_release(event)
         return event
 
-    async def poll(self) -> Mapping[TP, Sequence[Record]]:
-        batches = await self._client.poll()
-        offsets = {tp: [record.offset for record in records] for tp, records in batches.items()}
+    async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
+        found = await self._client.poll()
+        offsets = {tp: [record.offset for record in read(found[tp])] for tp in found}
         self._tell(self._reference.on_fetched, offsets)
-        return batches
+        return found
 
     async def seek(self, tp: TP, offset: int) -> None:
         await self._client.seek(tp, offset)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-CORE = ("test_ledger.py", "test_ledger_model.py", "test_channel.py", "test_assignment.py")
+CORE = (
+    "test_ledger.py",
+    "test_ledger_model.py",
+    "test_encoded.py",
+    "test_channel.py",
+    "test_assignment.py",
+)
 APPS = (
     "test_consumer.py",
     "test_rebalance.py",

@@ -27,7 +27,8 @@ import trio
 
 from transport.drivers.settings import ClientSettings
 from transport.excerpt import excerpt_of
-from transport.types import TP, GroupMetadata, Headers, Record, RecordMetadata
+from transport.fetched import Fetched
+from transport.types import TP, GroupMetadata, Headers, RecordMetadata
 
 DEFAULT_TIMEOUT = 30.0
 
@@ -131,14 +132,14 @@ class ConsumerClient(Protocol):
         not have), BrokerUnavailable, AuthorizationFailed, ClientClosed.
         """
 
-    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+    async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
         """Wait for records; returns at least one, or nothing at all: after `interrupt`, or with
         new `resets` to be read.
 
         Where a partition begins without a committed offset is said in `drivers/starts.py`.
 
-        Records come in offset order within a partition, and together they take as much memory as
-        half of `max_decompressed_bytes` and one record at most. While it waits it keeps up the
+        Records come as they were fetched, encoded, and in offset order within a partition. A batch
+        that cannot be decoded is an error of who reads it. While it waits it keeps up the
         membership and raises rebalances.
 
         For a topic that was deleted and created again there are two rebalances (`of_new_topic`)
@@ -148,7 +149,7 @@ class ConsumerClient(Protocol):
         after an eviction, or `session_timeout` seconds without an answer to a heartbeat.
 
         Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
-        UnreadableBatch (after the good records before it), Fenced, AuthorizationFailed,
+        Fenced, AuthorizationFailed,
         ClientClosed. TransportError: the client itself has failed and cannot continue.
         """
 
@@ -157,7 +158,7 @@ class ConsumerClient(Protocol):
         the last poll. Not a checkpoint."""
 
     def interrupt(self) -> None:
-        """Let the `poll` under way return soon (some 50 ms at most).
+        """Let the `poll` under way return at once.
 
         If none is under way the next one does: it still looks once for what there is, and for
         the group, so that who interrupts every poll misses nothing.

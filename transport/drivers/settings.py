@@ -89,7 +89,9 @@ class ClientSettings:
             the commits, and must have no members.
         session_timeout: a member that sends no heartbeat for this long is removed from the group. A
             member whose heartbeats get no answer for this long gives its partitions up as lost.
-        heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`.
+        heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`. A
+            heartbeat is how a member learns of a rebalance. After each join the first ones follow
+            sooner.
         max_poll_interval: a member that does not poll for this long, such as during a rebalance, is
             removed from the group.
         drain_timeout: the time that a rebalance may wait for handlers and their commit. None: half
@@ -101,9 +103,11 @@ class ClientSettings:
         max_partition_fetch_bytes: the most bytes of one partition in one fetch. One larger batch
             is fetched all the same.
         max_decompressed_bytes: a batch that decompresses to more, or a record whose headers take
-            more in memory, ends the reading with UnreadableBatch. One poll decodes records up to
-            half as much. There a message counts as its bytes and 512 more, and each
-            header as 160 more.
+            more in memory, ends the reading with UnreadableBatch. There each header counts as 160
+            bytes.
+        record_codec: "auto", "compiled" or "pure". What decodes and encodes records: the compiled
+            code of aiokafka, or Python. "auto": the compiled code if it is installed.
+            `Transport.driver_version` shows which it is. memory:// has no use for it.
         request_timeout: the time for one request to a broker.
         connect_timeout: the time to find a broker, and a topic that does not exist yet.
         commit_timeout: the time for the broker's answer to a commit.
@@ -145,7 +149,7 @@ class ClientSettings:
     client_only: bool = attrs.field(default=False, validator=setting(flag))
     partitions: Mapping[TP, int | None] | None = attrs.field(default=None, converter=_by_tp)
     session_timeout: float = attrs.field(default=45.0, validator=_duration)
-    heartbeat_interval: float = attrs.field(default=3.0, validator=_duration)
+    heartbeat_interval: float = attrs.field(default=1.0, validator=_duration)
     max_poll_interval: float = attrs.field(default=300.0, validator=_duration)
     drain_timeout: float | None = attrs.field(
         default=None,
@@ -158,6 +162,9 @@ class ClientSettings:
     fetch_max_bytes: int = attrs.field(default=16 << 20, validator=_size)
     max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
     max_decompressed_bytes: int = attrs.field(default=64 << 20, validator=_size)
+    record_codec: str = attrs.field(
+        default="auto", validator=setting(choice, choices=("auto", "compiled", "pure"))
+    )
     request_timeout: float = attrs.field(default=30.0, validator=_duration)
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)

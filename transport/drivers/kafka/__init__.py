@@ -6,6 +6,7 @@ What must be used of the client's private parts is in this package alone; each u
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ import kafka
 from transport.drivers.kafka.consumer import KafkaConsumerClient
 from transport.drivers.kafka.options import consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient
+from transport.drivers.kafka.records.codec import Codec, codec_for
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
+
+log = logging.getLogger(__name__)
 
 __all__ = ["KafkaConsumerClient", "KafkaDriver", "KafkaProducerClient"]
 
@@ -35,23 +39,36 @@ class KafkaDriver:
         self.servers = tuple(servers)
         self._security = secretive(security or {})
         self._waiting: dict[str, Waiting] = {}
+        self._codec: Codec | None = None  # of the latest client
 
     def __repr__(self) -> str:
         return f"KafkaDriver({list(self.servers)!r})"
 
     @property
     def version(self) -> str:
-        return f"kafka-python={kafka.__version__}"
+        """The client's version, and what decodes its records, such as `aiokafka 0.14.0`."""
+        codec = self._codec or codec_for("auto")[0]
+        return f"kafka-python={kafka.__version__} (records: {codec.name})"
 
     def consumer(self, settings: ClientSettings) -> KafkaConsumerClient:
         """Raises ValueError for settings that the client cannot take."""
         options = consumer_options(self.servers, self._security, settings)
-        return KafkaConsumerClient(settings, options, self._waiting_of(settings))
+        codec = self._codec_of(settings)
+        return KafkaConsumerClient(settings, options, self._waiting_of(settings), codec)
 
     def producer(self, settings: ClientSettings) -> KafkaProducerClient:
         """Raises ValueError for settings that the client cannot take."""
+        self._codec_of(settings)
         waiting = self._waiting_of(settings)
         return KafkaProducerClient(self.servers, self._security, settings, waiting)
+
+    def _codec_of(self, settings: ClientSettings) -> Codec:
+        """Return the codec that the settings ask for; it is logged with the first client."""
+        codec, reason = codec_for(settings.record_codec)
+        if self._codec is None or self._codec.name != codec.name:
+            log.info("Records are encoded and decoded by %s: %s", codec.name, reason)
+        self._codec = codec
+        return codec
 
     def _waiting_of(self, settings: ClientSettings) -> Waiting:
         """Return one `Waiting` for all clients of an app, so that each change is logged once."""

@@ -4,8 +4,8 @@ The polling thread makes every call that must not run beside a `poll`. The commi
 the commits, which must get through while the polling thread waits for a rebalance. Besides them the
 client has an IO thread of its own, on which the rebalance callbacks and the queries run.
 
-Records cross to trio by the fetch: the polling thread polls in short turns and ends its call only
-when there is something, so an idle consumer never wakes trio.
+Records cross to trio by the fetch: the polling thread polls until there is something, so an idle
+consumer never wakes trio. What concerns it meanwhile ends its wait: see `Wake`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import threading
+import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple
 
 import kafka.errors
 import trio
 from kafka import KafkaConsumer, TopicPartition
+from kafka.util import Timer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
@@ -30,17 +31,19 @@ from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.crash import Crash, Lookups, close_client, watch_fetches, watch_tasks
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.gone import gone_from, tell_of_gone
-from transport.drivers.kafka.heartbeat import wait_regardless
+from transport.drivers.kafka.heartbeat import hurry_after_join, wait_regardless
 from transport.drivers.kafka.join import drop_join, keep_join
 from transport.drivers.kafka.membership import Membership, check_rights
 from transport.drivers.kafka.queries import all_topics, committed_offsets, current_ends, log_ends
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
+from transport.drivers.kafka.records.codec import Codec
 from transport.drivers.kafka.starts import NO_POSITION, Starts
 from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_at
 from transport.drivers.kafka.topics import known_partitions, partition_counts
-from transport.drivers.kafka.unpacking import bound_unpacking
+from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
+from transport.drivers.kafka.wake import Wake
 from transport.drivers.named import check_named
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -53,15 +56,23 @@ from transport.errors import (
     TopicReplaced,
     TransportError,
 )
-from transport.types import TP, GroupMetadata, Record
+from transport.fetched import Fetched
+from transport.types import TP, GroupMetadata
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger(__name__)
 
-# Nothing but records ends a `poll` of the client, so this is how long an interrupt, or a call
-# behind it, waits. Idle it costs some 2 % of a core; 10 ms would cost 5 %.
-TURN_MS = 50
-# A reset of a position ends a poll, and so many turns later, as a rule with the first records.
-TURNS_AFTER_RESET = 4
+# Seconds of one turn of a poll. Each change that concerns a poll ends the turn at once (`Wake`).
+# Nothing tells of two of them, so the end of this time ends it as well:
+# - the client has to count a poll now and then, or it leaves the group (`max_poll_interval`);
+# - a partition can be looked up or fetched again, after a failure at its broker.
+TURN = 1.0
+# A poll that fails does not wait. So many seconds later it is tried again, or sooner if notified.
+RETRY = 0.05
+# A reset of a position ends a poll so many seconds later, as a rule with the first records.
+AFTER_RESET = 0.2
 # The client can stall for ever on a partition that is paused while a part of its last fetch is
 # not handed out yet. So take whole fetches; their size is bounded in bytes.
 NO_LIMIT = 10**9
@@ -73,16 +84,22 @@ class KafkaConsumerClient:
     Args:
         options: what to build the KafkaConsumer with.
         waiting: shared by the clients of one app.
+        codec: decodes what is fetched.
     """
 
     def __init__(
-        self, settings: ClientSettings, options: Mapping[str, Any], waiting: Waiting
+        self,
+        settings: ClientSettings,
+        options: Mapping[str, Any],
+        waiting: Waiting,
+        codec: Codec,
     ) -> None:
         if options["group_id"] is None and not settings.client_only:
             raise ValueError("a consumer needs a group_id: it is a member of a group")
         self._settings = settings
         self._options = options
         self._waiting = waiting
+        self._codec = codec
         self._poll_failure: type[Exception] | None = None  # of the last poll, which was repeated
         name = f"consumer {options['client_id']} of group {options['group_id']}"
         self._calls = Calls(name)
@@ -94,16 +111,17 @@ class KafkaConsumerClient:
         self._crash = Crash(self._on_crash)
         self._lookups: Lookups | None = None
         self._listener: RebalanceListener | None = None
-        self._starts = Starts(settings)
+        self._wake = Wake()
+        self._starts = Starts(settings, self._wake.notify)
         self._reader = None if settings.is_member else Reader(settings)
         self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
         self._told = 0  # how many rebalances `next_rebalance` has returned
-        self._interrupted = threading.Event()
+        self._interrupted = False
         self._giving_back = False
         # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
         # the IO thread while that one is inside the client; emptied in trio between its calls.
-        self._fetched: dict[TP, Sequence[Record]] = {}
+        self._fetched: dict[TP, Sequence[Fetched]] = {}
         self._identities = Identities()
         # Of topics that were created again: found and not raised yet; to be raised as assigned.
         self._replaced: frozenset[TP] = frozenset()
@@ -118,7 +136,7 @@ class KafkaConsumerClient:
         self._committing.start()
         opened = False
         try:
-            await self._calls.make(self._polling, "open", self._connect)
+            await self._call("open", self._connect)
             opened = True
         finally:
             if not opened:
@@ -139,18 +157,18 @@ class KafkaConsumerClient:
                     self._starts.created,
                 )
             check_named(self._settings.partitions, counts)
-        await self._calls.make(self._polling, "subscribe", self._subscribe, wanted)
+        await self._call("subscribe", self._subscribe, wanted)
 
-    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+    async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
         if self._reader is not None:
             await self._reassign(self._reader)
         await self._tell_of_new_topics()
-        held = await self._calls.make(self._polling, "poll", self._poll)
+        held = await self._call("poll", self._poll)
         while self._unreleased:
             await self._unreleased[0].released.wait()
             self._unreleased.popleft()
         self._calls.check_open()
-        self._interrupted.clear()
+        self._interrupted = False
         self._starts.has_news = False  # `resets` is read after this
         # Not before: had we been cancelled meanwhile, the next poll must find them.
         fetched, self._fetched = self._fetched, {}
@@ -163,7 +181,8 @@ class KafkaConsumerClient:
         return [resets.popleft() for _ in range(len(resets))]
 
     def interrupt(self) -> None:
-        self._interrupted.set()
+        self._interrupted = True
+        self._wake.notify()
 
     async def next_rebalance(self) -> Rebalance:
         self._calls.check_open()
@@ -175,18 +194,18 @@ class KafkaConsumerClient:
             raise ClientClosed("the consumer was closed") from None
 
     async def pause(self, tps: Collection[TP]) -> None:
-        await self._calls.make(self._polling, "pause", self._pause, tps)
+        await self._call("pause", self._pause, tps)
 
     async def resume(self, tps: Collection[TP]) -> None:
-        await self._calls.make(self._polling, "resume", self._resume, tps)
+        await self._call("resume", self._resume, tps)
 
     async def seek(self, tp: TP, offset: int) -> None:
         if offset < 0:
             raise ValueError(f"an offset is 0 or more, not {offset}")
-        await self._calls.make(self._polling, "seek", self._seek, tp, offset)
+        await self._call("seek", self._seek, tp, offset)
 
     async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
-        return await self._calls.make(self._polling, "positions", self._positions, tps)
+        return await self._call("positions", self._positions, tps)
 
     def highwater(self, tp: TP) -> int | None:
         state = None if self._consumer is None else self._assignment().get(tp)
@@ -290,6 +309,15 @@ class KafkaConsumerClient:
 
     # In trio.
 
+    async def _call(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Make a call on the polling thread, as `Calls.make` does; a poll under way ends for it."""
+        with self._calls.errors():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            call = self._polling.submit(name, made, fn, *args)
+            if self._polling.waiting:
+                self._wake.notify()
+            return await call.wait()
+
     async def _commit_in_time(
         self, offsets: Mapping[TP, int], ids: Mapping[TP, object], timeout: float
     ) -> None:
@@ -346,9 +374,7 @@ class KafkaConsumerClient:
         starts, paused = await self._consent(RebalanceKind.ASSIGNED, coming, generation, coming)
         self._identities.note(coming, cluster)
         self._identities.fresh |= coming
-        await self._calls.make(
-            self._polling, "begin anew", self._begin_anew, coming, starts, paused
-        )
+        await self._call("begin anew", self._begin_anew, coming, starts, paused)
         self._coming = frozenset()
 
     def _generation(self) -> int:
@@ -387,7 +413,7 @@ class KafkaConsumerClient:
     async def _assign(
         self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP] = ()
     ) -> None:
-        await self._calls.make(self._polling, "assign", self._read_just, tps, starts, paused)
+        await self._call("assign", self._read_just, tps, starts, paused)
 
     def _deliver(self, rebalance: Rebalance) -> None:
         if self._calls.closed:
@@ -403,6 +429,7 @@ class KafkaConsumerClient:
             rebalance.released.set()
         if self._listener is not None:
             self._listener.close()
+        self._wake.notify()
 
     async def _cut(self, deadline: float) -> list[str]:
         """Close the client's sockets and end its loop, whatever the other threads are doing.
@@ -432,8 +459,11 @@ class KafkaConsumerClient:
         watch_fetches(self._consumer, self._crash)
         self._lookups = Lookups(self._consumer)
         settings = self._settings
-        bound_unpacking(
-            self._consumer, settings.max_decompressed_bytes, waiting=settings.fetch_max_bytes
+        keep_encoded(
+            self._consumer,
+            self._codec,
+            settings.max_decompressed_bytes,
+            waiting=settings.fetch_max_bytes,
         )
         assert self._listener is not None
         self._listener.attach(self._consumer)
@@ -441,9 +471,12 @@ class KafkaConsumerClient:
         self._identities.use(self._consumer, self._starts.begin_at_the_start)
         tell_of_gone(self._consumer, self._identities)
         wait_regardless(self._consumer)
-        if self._settings.is_member:
+        self._wake.attach(self._consumer)
+        self._wake.notify_of_metadata(self._consumer)
+        if settings.is_member:
+            hurry_after_join(self._consumer)
             self._membership = Membership(
-                self._calls.name, self._consumer, self._settings.session_timeout
+                self._calls.name, self._consumer, settings.session_timeout, self._wake.notify
             )
 
     def _read_just(
@@ -485,25 +518,26 @@ class KafkaConsumerClient:
     def _poll(self) -> Collection[TP]:
         """Poll until there is a reason to return; with those of `_fetched` to be held back."""
         over = False
-        turns_left = TURNS_AFTER_RESET
+        first_by: float | None = None  # when a reset is to be told, with or without records
         while True:
+            self._wake.clear()  # first: what changes after a check below ends the turn
             held = self._held_back()  # for each turn anew: a rebalance may have dropped some
             if len(held) < len(self._fetched):
                 return held
             if self._starts.has_news:
-                if turns_left == 0:
+                first_by = first_by or time.monotonic() + AFTER_RESET
+                if time.monotonic() >= first_by:
                     return held
-                turns_left -= 1
-            if over or self._polling.waiting:
+            if over or self._polling.waiting or self._calls.closed:
                 return held
             if self._reader is not None and self._reader.is_due(self._client.cluster):
                 return held
             if replaced := self._identities.replaced(self._assignment(), self._client.cluster):
                 self._replaced = replaced
                 return held
-            # Read before the turn: one that is interrupted beforehand takes a turn as well, so
-            # that who interrupts each poll sees the group get on.
-            over = self._interrupted.is_set()
+            # Read before the turn: one that is interrupted beforehand takes a turn as well, without
+            # a wait, so that who interrupts each poll sees the group get on.
+            over = self._interrupted
             try:
                 if self._giving_back:
                     self._give_back()
@@ -512,11 +546,7 @@ class KafkaConsumerClient:
                     self._membership.check()
                 check_rights(self._consumer)
                 keep_join(self._consumer)
-                turn_ms = TURN_MS
-                if self._is_paused():  # no records can end the poll, an interrupt can end this
-                    self._interrupted.wait(TURN_MS / 1000)
-                    turn_ms = 0
-                batches = self._poll_once(turn_ms)
+                batches = self._poll_once(0.0 if over else self._patience(first_by))
             except kafka.errors.RetriableError as error:
                 if self._calls.closed:
                     raise
@@ -527,7 +557,7 @@ class KafkaConsumerClient:
                         "%s: a poll failed and is retried until it succeeds: %s",
                         *(self._calls.name, reason_of(error)),
                     )
-                time.sleep(TURN_MS / 1000)  # such a poll did not wait: without this we would spin
+                self._wake.sleep(RETRY)  # such a poll did not wait: without this we would spin
                 batches = {}
             except Exception:
                 self._check_crash()  # which raises the cause
@@ -536,10 +566,20 @@ class KafkaConsumerClient:
                 self._poll_failure = None
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
-            over = over or self._interrupted.is_set()
+            over = over or self._interrupted
+
+    def _patience(self, first_by: float | None) -> float:
+        """Return the seconds that a turn may wait."""
+        seconds = [TURN, self._settings.max_poll_interval / 3]
+        if first_by is not None:
+            seconds.append(first_by - time.monotonic())
+        if self._membership is not None:
+            seconds.append(self._membership.time_left())
+        return max(0.0, min(seconds))
 
     def _on_crash(self, error: BaseException) -> None:
         log.error("%s: the client's own thread failed: %r", self._calls.name, error)
+        self._wake.notify()
 
     def _check_crash(self) -> None:
         # `_net`, `_exception`: the error that ended the loop; each call into the loop raises it.
@@ -552,19 +592,16 @@ class KafkaConsumerClient:
                 f" {error!r}. Restart the app"
             ) from error
 
-    def _poll_once(self, timeout_ms: int) -> Mapping[Any, Sequence[Record]]:
+    def _poll_once(self, seconds: float) -> Mapping[Any, Sequence[Fetched]]:
         try:
-            return self._consumer.poll(timeout_ms=timeout_ms, max_records=NO_LIMIT)  # type: ignore[no-any-return]
+            with self._wake.waits():
+                # `_poll_once`: the public poll() repeats it until its time is up.
+                return self._consumer._poll_once(Timer(math.ceil(seconds * 1000)), NO_LIMIT)  # type: ignore[no-any-return]
         except NO_POSITION as error:
             reader = self._reader
             topics = self._consumer.subscription() if reader is None else reader.topics
             self._starts.serve(error, topics or (), self._fetched)
             return {}
-
-    def _is_paused(self) -> bool:
-        """Whether all that is assigned is paused, and something is."""
-        states = self._assignment().values()
-        return bool(states) and all(state.paused for state in states)
 
     def _held_back(self) -> Collection[TP]:
         """What was fetched before a pause stays here until the resume."""
@@ -606,7 +643,7 @@ class KafkaConsumerClient:
         assignment = self._assignment()
         for tp in tps:
             if tp in self._fetched:  # the client is past these, the caller has not seen them
-                positions[tp] = self._fetched[tp][0].offset
+                positions[tp] = self._fetched[tp][0].first
             elif tp in assignment and (position := assignment[tp].position) is not None:
                 positions[tp] = position.offset
         return positions

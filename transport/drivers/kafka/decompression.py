@@ -29,7 +29,7 @@ class TooLarge(Exception):
     """There is more in it than may be."""
 
 
-def decompress(codec: int, data: memoryview, limit: int) -> bytearray:
+def decompress(codec: int, data: memoryview, limit: int) -> bytes:
     """What is compressed in there.
 
     Args:
@@ -42,12 +42,14 @@ def decompress(codec: int, data: memoryview, limit: int) -> bytearray:
     """
     if codec not in _CODECS:
         raise ValueError(f"a batch compressed by the unknown codec {codec}")
-    found = bytearray()  # not a list to be joined: that would take the memory twice
+    pieces: list[bytes] = []
+    size = 0
     for piece in _CODECS[codec](data, limit):
-        if len(found) + len(piece) > limit:
+        size += len(piece)
+        if size > limit:
             raise TooLarge(_too_large(data, limit))
-        found += piece
-    return found
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(data: memoryview, limit: int) -> str:

@@ -1,6 +1,6 @@
 """A join that outlasts a `poll` of the client.
 
-We poll in short turns, and a join takes as long as the slowest member. The client keeps the join
+We poll in turns, and a join takes as long as the slowest member. The client keeps the join
 under way from one poll to the next, but forgets it in two cases:
 
 - What made it join was a new subscription, or, for the leader, a new partition. Both count as seen
@@ -40,7 +40,9 @@ def keep_join(consumer: Any) -> None:
     task = coordinator._join_task
     if task is None:
         return
-    coordinator.request_rejoin()  # until it has joined, which takes this back
+    # `rejoin_needed`: until it has joined, which takes this back. Not `request_rejoin`, which is a
+    # reason to end the turn (`membership.py`).
+    coordinator.rejoin_needed = True
     if not isinstance(task, _Join):
         coordinator._join_task = _Join(task)
 

@@ -16,7 +16,9 @@ Here each of these cases becomes an error of the next poll, or a loss of the par
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import kafka.errors
@@ -46,9 +48,13 @@ class Membership:
     Args:
         name: of the consumer, for the log.
         session_timeout: seconds without an answer after which the membership is lost.
+        notify: called whenever `check` or the next poll has something to do. From any thread.
     """
 
-    def __init__(self, name: str, consumer: Any, session_timeout: float) -> None:
+    def __init__(
+        self, name: str, consumer: Any, session_timeout: float, notify: Callable[[], None]
+    ) -> None:
+        self._notify = notify
         self._name = name
         self._consumer = consumer
         # `_coordinator`: no public call shows heartbeats.
@@ -85,10 +91,18 @@ class Membership:
         if coordinator._generation.is_lost() and subscription.assigned_partitions():
             self._consumer._client._net.run(coordinator._on_close_prepare_async)
 
+    def time_left(self) -> float:
+        """Return the seconds until `check` gives up, unless a heartbeat is answered before."""
+        if self._coordinator.state is not MemberState.STABLE:
+            return math.inf
+        # A moment later: then it is certain to have been silent for too long.
+        return self._confirmed_at + self._session_timeout - time.monotonic() + 0.01
+
     def _follow(self) -> None:
         coordinator = self._coordinator
         send, enable = coordinator._send_heartbeat_request, coordinator._enable_heartbeat
         beat_on, reset = coordinator._heartbeat_loop, coordinator.reset_generation
+        request_rejoin = coordinator.request_rejoin
         subscription = self._consumer._subscription
 
         async def send_and_look() -> Any:
@@ -97,6 +111,7 @@ class Membership:
                 answer = await send()
             except _REFUSED as error:
                 self._refusal = error
+                self._notify()
                 raise
             except kafka.errors.RebalanceInProgressError:
                 self._confirm(sent_at)
@@ -115,6 +130,7 @@ class Membership:
                     return
                 except Exception as error:
                     if not self._has_beaten:  # it would end again
+                        self._notify()
                         raise TransportError(
                             f"the heartbeats of {self._name} stopped: {error!r}. Restart the app"
                         ) from error
@@ -130,6 +146,11 @@ class Membership:
             # `rejoining`: else the join that is under way goes on without giving anything up.
             if subscription.assigned_partitions():
                 coordinator.rejoining = False
+            self._notify()
+
+        def request_and_notify() -> None:
+            request_rejoin()
+            self._notify()
 
         # `_send_heartbeat_request`: what it raises is logged at most.
         coordinator._send_heartbeat_request = send_and_look
@@ -138,6 +159,8 @@ class Membership:
         # `_heartbeat_loop`: what it raises is raised by one poll; the loop is not started again.
         coordinator._heartbeat_loop = beat_on_and_on
         coordinator.reset_generation = reset_and_prepare
+        # `request_rejoin`: the client finds it in its next poll, up to `fetch_max_wait_ms` later.
+        coordinator.request_rejoin = request_and_notify
 
     def _confirm(self, sent_at: float) -> None:
         self._confirmed_at = sent_at

@@ -14,7 +14,7 @@ from __future__ import annotations
 import collections
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import attrs
@@ -28,7 +28,8 @@ from transport.drivers.kafka.topics import known_id, known_partitions
 from transport.drivers.settings import ClientSettings
 from transport.drivers.starts import Began, Group, Place, starts
 from transport.errors import OffsetOutOfRange
-from transport.types import TP, Record
+from transport.fetched import Fetched
+from transport.types import TP
 
 # The client's errors for a missing position, or one outside the log.
 NO_POSITION = (
@@ -53,6 +54,9 @@ class _Asked:
 class Starts:
     """The positions of one consumer that come from neither a commit nor a seek.
 
+    Args:
+        on_news: called on the client's loop whenever `has_news` was set.
+
     Attributes:
         began: when the group began with each topic, as far as this client knows. Replaced, never
             changed.
@@ -62,7 +66,8 @@ class Starts:
         has_news: `resets` has grown since this was last set to False.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, on_news: Callable[[], None]) -> None:
+        self._on_news = on_news
         self.began: Mapping[str, Began] = {}
         self.created: set[str] = set()
         self.resets: collections.deque[Reset] = collections.deque()
@@ -120,7 +125,7 @@ class Starts:
         self,
         error: Exception,
         topics: Iterable[str],
-        held: MutableMapping[TP, Sequence[Record]],
+        held: MutableMapping[TP, Sequence[Fetched]],
     ) -> None:
         """Ask for the places of the partitions that a `NO_POSITION` error names.
 
@@ -203,7 +208,7 @@ class Starts:
         )
         return {TP(*tp): commit.metadata for tp, commit in committed.items()}
 
-    def _go_back(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Record]) -> None:
+    def _go_back(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Fetched]) -> None:
         """The log was truncated: continue at the offset where it diverged."""
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:
@@ -212,8 +217,8 @@ class Starts:
         if place is None:  # the broker does not know where
             self._ask(tp, self._policy, asked)
             return
-        if held and held[0].offset < place.offset:
-            place = OffsetAndMetadata(held[0].offset, "", -1)
+        if held and held[0].first < place.offset:
+            place = OffsetAndMetadata(held[0].first, "", -1)
         state.seek(place)
         self._asked[tp] = asked
         self._tell(tp, place.offset)
@@ -230,6 +235,7 @@ class Starts:
         if at is not None and at.offset == offset and (asked := self._asked.pop(tp, None)):
             self.resets.append(Reset(tp, asked.old, offset, asked.is_new, asked.must_commit))
             self.has_news = True
+            self._on_news()
 
     @property
     def _subscription(self) -> SubscriptionState:

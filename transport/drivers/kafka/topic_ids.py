@@ -69,6 +69,7 @@ class Identities:
         self._gone: tuple[object, tuple[int, int], frozenset[TP]] | None = None  # as of what
         self._seen: object = None  # the client's ids, as of the last look
         self._sessions: dict[object, int] = {}  # of the fetch session of each node: `_changes`
+        self._sessions_by_id: set[object] = set()  # nodes whose session names ids
 
     def note(self, tps: Collection[TP], cluster: Any) -> frozenset[TP]:
         """Note assigned partitions; return those that belonged to another topic before."""
@@ -137,7 +138,7 @@ class Identities:
                 if self._is_outdated(request, node_id):
                     # The fetcher then begins another session, with the ids of now.
                     return Future().failure(kafka.errors.Cancelled("a topic was created again"))
-                self._name_fetched(request)
+                self._name_fetched(request, node_id)
             elif isinstance(request, OffsetCommitRequest):
                 _name_committed(request)
             answer = send(request, node_id=node_id, **options)
@@ -166,12 +167,20 @@ class Identities:
         self._sessions[node_id] = self._changes
         return False
 
-    def _name_fetched(self, request: Any) -> None:
+    def _name_fetched(self, request: Any, node_id: object) -> None:
         topics, forgotten = request.topics, request.forgotten_topics_data
         tps = [TP(t.topic, p.partition) for t in topics for p in t.partitions]
         tps += [TP(t.topic, number) for t in forgotten for number in t.partitions]
-        if not tps or any(tp not in self.of for tp in tps):
+        if not tps:
+            # It only continues the session. By another version than the session was begun with,
+            # the broker would refuse it and end the session, and each idle fetch would be whole.
+            if node_id in self._sessions_by_id:
+                request._max_version = FETCH_BY_ID
+            return
+        if any(tp not in self.of for tp in tps):
+            self._sessions_by_id.discard(node_id)
             return  # by name, as the client has made it
+        self._sessions_by_id.add(node_id)
         request.topics = [
             FetchRequest.FetchTopic(topic=topic, topic_id=topic_id, partitions=partitions)
             for (topic, topic_id), partitions in self._by_id(

@@ -38,7 +38,8 @@ from transport.errors import (
     TopicReplaced,
     UnknownTopic,
 )
-from transport.types import TP, GroupMetadata, Record
+from transport.fetched import Fetched, FetchedRecords
+from transport.types import TP, GroupMetadata
 
 
 @attrs.frozen(eq=False)
@@ -127,7 +128,7 @@ class MemoryConsumer:
         connection.membership.subscribe(self._topics)
 
     @trio.lowlevel.enable_ki_protection
-    async def poll(self) -> Mapping[TP, Sequence[Record]]:
+    async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
         connection = await self._enter()
         connection.membership.begin_poll(trio.current_time())
         try:
@@ -388,13 +389,13 @@ class MemoryConsumer:
         self._positions.update((tp, offset) for tp, offset in seek.items() if tp in self._logs)
         self._paused.update(tp for tp in pause if tp in self._logs)
 
-    def _fetch(self, connection: Connection) -> dict[TP, Sequence[Record]]:
+    def _fetch(self, connection: Connection) -> dict[TP, Sequence[Fetched]]:
         """What there is to read, the positions moved past it.
 
         Whatever may be wrong with a position is found before the first one is moved.
         """
         self._locate(connection)
-        batch: dict[TP, Sequence[Record]] = {}
+        batch: dict[TP, Sequence[Fetched]] = {}
         room = self._settings.fetch_max_bytes
         most = min(room, self._settings.max_partition_fetch_bytes)
         for tp, log in self._logs.items():
@@ -406,7 +407,7 @@ class MemoryConsumer:
             self._positions[tp] = found.position
             self._ends[tp] = log.end
             if found.records:
-                batch[tp] = found.records
+                batch[tp] = [FetchedRecords(found.records)]
                 room -= found.weight
         for tp in batch:  # whose turn it was goes behind the others
             self._logs[tp] = self._logs.pop(tp)

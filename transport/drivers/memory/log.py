@@ -27,8 +27,6 @@ class StoredRecord(NamedTuple):
     headers: Headers
     timestamp: int
     timestamp_type: int
-    serialized_key_size: int
-    serialized_value_size: int
 
 
 class Slice(NamedTuple):
@@ -93,8 +91,6 @@ class Log:
                 tuple(headers),  # all readers of the record share them
                 timestamp_ms,
                 0,
-                -1 if key is None else len(key),
-                -1 if value is None else len(value),
             )
         )
         self._offsets.append(offset)

@@ -1,0 +1,54 @@
+"""The one broker of a run: that of KAFKA_BOOTSTRAP_SERVERS, or one that is started for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kafka.admin import KafkaAdminClient
+
+from tests.kafka.cluster import Broker
+
+
+class Topics:
+    """Creates the topics of a run, and deletes them at its end."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+        self._created: list[str] = []
+
+    def create(self, topic: str, partitions: int) -> None:
+        wanted = {"num_partitions": partitions, "replication_factor": 1}
+        self._admin.create_topics({topic: wanted})
+        self._created.append(topic)
+
+    def delete(self, topic: str) -> None:
+        self._created.remove(topic)
+        self._admin.delete_topics([topic])
+
+    def close(self) -> None:
+        if self._created:
+            self._admin.delete_topics(self._created)
+        self._admin.close()
+
+
+@contextmanager
+def topics() -> Iterator[Topics]:
+    """Open the broker."""
+    bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if not bootstrap:
+        with Broker() as broker, _closing(Topics(broker.bootstrap)) as opened:
+            yield opened
+    else:
+        with _closing(Topics(bootstrap)) as opened:
+            yield opened
+
+
+@contextmanager
+def _closing(opened: Topics) -> Iterator[Topics]:
+    try:
+        yield opened
+    finally:
+        opened.close()

@@ -1,0 +1,108 @@
+"""The ledger alone, with no broker and no trio: acks, memory, and growth."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import tracemalloc
+from typing import NamedTuple
+
+from job import Done, Job, main
+
+from transport.fetched import FetchedRecords
+from transport.ledger import Lane, Ledger, Load, Tally
+from transport.message import Message
+from transport.types import TP
+
+FETCH = 500  # records in one fetch
+SAFE_CALLS = 1000
+
+
+class Stored(NamedTuple):
+    """A `transport.types.Record` of which only the offset matters."""
+
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = b"value"
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp: int = 0
+    timestamp_type: int = 0
+
+
+def lane_of(messages: int) -> tuple[Ledger, Lane]:
+    """A ledger of one lane in which so many records wait."""
+    ledger = Ledger(TP("bench", 0), 1, 1, Tally(), position=0, committed=0)
+    lane = ledger.open_lane(Load(limit=messages + 1))
+    for first in range(0, messages, FETCH):
+        last = min(first + FETCH, messages)
+        ledger.fetched(FetchedRecords([Stored(offset) for offset in range(first, last)]))
+    return ledger, lane
+
+
+def take_all(lane: Lane) -> list[Message]:
+    taken = []
+    while lane.ready():
+        while (message := lane.take()) is not None:
+            taken.append(message)
+    return taken
+
+
+def acks(job: Job) -> Done:
+    """Have all messages in flight, and ack them in their order or at random."""
+    ledger, lane = lane_of(job.messages)
+    taken = take_all(lane)
+    if job.options["order"] == "random":
+        random.Random(0).shuffle(taken)
+    began = time.perf_counter()
+    for message in taken:
+        message.ack()
+    seconds = time.perf_counter() - began
+    if ledger.safe != job.messages:
+        raise AssertionError(f"{ledger.safe} may be committed after {job.messages} acks")
+    each = seconds / job.messages * 1e9
+    return Done(job.messages, 0, seconds, {"nanoseconds": each})
+
+
+def memory(job: Job) -> Done:
+    """What the ledger holds for each message in flight, besides the message itself."""
+    _, lane = lane_of(job.messages)
+    began = time.perf_counter()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    taken = take_all(lane)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    grown -= sys.getsizeof(taken) + sum(map(sys.getsizeof, taken))
+    return Done(len(taken), 0, time.perf_counter() - began, {"bytes": grown / len(taken)})
+
+
+def stuck(job: Job) -> Done:
+    """Ack messages, behind one that stays unacked or behind none."""
+    ledger, lane = lane_of(job.messages + 1)
+    taken = take_all(lane)
+    is_stuck = job.options["stuck"]
+    first = taken.pop(0)
+    if not is_stuck:
+        first.ack()
+    began = time.perf_counter()
+    for message in taken:
+        message.ack()
+    seconds = time.perf_counter() - began
+    safe = ledger.safe
+    if safe != (0 if is_stuck else job.messages + 1):
+        raise AssertionError(f"{safe} may be committed")
+    began = time.perf_counter()
+    for _ in range(SAFE_CALLS):
+        _ = ledger.due
+    commit = (time.perf_counter() - began) / SAFE_CALLS
+    measures = {
+        "nanoseconds": seconds / job.messages * 1e9,
+        "commit_nanoseconds": commit * 1e9,
+        "held": float(lane.load.held),
+    }
+    return Done(job.messages, 0, seconds, measures)
+
+
+if __name__ == "__main__":
+    main({"acks": acks, "memory": memory, "stuck": stuck})

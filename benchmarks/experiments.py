@@ -1,0 +1,390 @@
+"""What is run: for each experiment the contenders, in turn, with the same job.
+
+Several rows can come from one experiment, which saves time. `rows.py` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmarks.environments import JAVA, PROJECT
+from benchmarks.shapes import (
+    BACKLOG,
+    GZIP,
+    KILO,
+    LARGE,
+    LZ4,
+    QUIET,
+    SCALES,
+    SINGLE,
+    SMALL,
+    SPREAD,
+    ZSTD,
+    Shape,
+)
+
+# What is compared of the contenders' answers.
+ALL = ("count", "checksum")
+COUNT = ("count",)  # they handle the same number of messages, from different partitions first
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program with a job.
+
+    Attributes:
+        program: a file of `contenders/`, without its ending.
+        work: the name of one of its works.
+        environment: the one that it runs in.
+        shape: of the topic that it reads; None: of the experiment.
+        options: what the work needs besides.
+        messages: how many; None: as many as the experiment has.
+    """
+
+    program: str
+    work: str
+    environment: str = PROJECT
+    shape: Shape | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    messages: int | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Contenders, and what they get to do.
+
+    Attributes:
+        messages: for each of them in each round.
+        quick: the same in a quick run; None: it takes no part in one.
+        backlog: messages in the topic; None: as many as are read.
+        shape: of the topic that they read; None: they read none, or have their own.
+        size: of the values that they send, in bytes; 0: they send none.
+        verified: what a contender has written is read and compared.
+        same: what of the contenders' answers is to be the same.
+        at_once: they run at the same time instead of in turn, since they only wait.
+        rounds: that count. Where there are several, one more comes before them.
+        quick_rounds: in a quick run.
+    """
+
+    name: str
+    contenders: Mapping[str, Contender]
+    messages: int
+    quick: int | None = None
+    backlog: int | None = None
+    shape: Shape | None = None
+    size: int = 0
+    verified: bool = False
+    same: tuple[str, ...] = ALL
+    at_once: bool = False
+    rounds: int = 5
+    quick_rounds: int = 3
+
+
+def _reads(work: str, **options: Any) -> Contender:
+    return Contender("ours_consuming", work, options=options)
+
+
+def _sends(work: str, **options: Any) -> Contender:
+    return Contender("ours_producing", work, options=options)
+
+
+_ours = _reads("messages")
+_bare = Contender("bare_consuming", "messages")
+_aiokafka = Contender("aiokafka_peer", "messages", "aiokafka")
+_getmany = Contender("aiokafka_peer", "getmany", "aiokafka")
+_confluent = Contender("confluent_peer", "messages", "confluent")
+_on = {
+    (work, backend): Contender("ours_on_anyio", work, options={"backend": backend})
+    for work in ("send", "consume")
+    for backend in ("trio", "asyncio")
+}
+
+
+def _with(contender: Contender, shape: Shape | None = None, **options: Any) -> Contender:
+    return replace(contender, shape=shape, options={**contender.options, **options})
+
+
+def _ledger(work: str, messages: int | None = None, **options: Any) -> Contender:
+    return Contender("ours_ledger", work, options=options, messages=messages)
+
+
+_MODES = ("partition", "member")
+_NO_COMMITS = 3600.0
+IN_FLIGHT = (1_000, 10_000, 100_000, 1_000_000)
+
+EXPERIMENTS = {
+    each.name: each
+    for each in (
+        Experiment(
+            "consume.100B",
+            {
+                "bare": _bare,
+                "ours": _ours,
+                "aiokafka": _aiokafka,
+                "ours.batches": _reads("batches"),
+                "aiokafka.getmany": _getmany,
+                "ours.concurrent": _reads("concurrent", tasks=100),
+                "confluent": _confluent,
+                "parallel_consumer": Contender(
+                    "ParallelPeer", "read", JAVA, options={"tasks": 100}
+                ),
+            },
+            messages=600_000,
+            quick=200_000,
+            shape=SMALL,
+        ),
+        Experiment("consume.1kB", {"bare": _bare, "ours": _ours}, messages=200_000, shape=KILO),
+        *(
+            Experiment(
+                f"consume.compressed.{shape.codec}",
+                {"aiokafka": _aiokafka, "ours": _ours},
+                messages=300_000,
+                shape=shape,
+            )
+            for shape in (ZSTD, LZ4, GZIP)
+        ),
+        Experiment(
+            "consume.single.100B",
+            {"bare": _bare, "ours": _ours, "aiokafka": _aiokafka},
+            messages=200_000,
+            quick=100_000,
+            shape=SINGLE,
+        ),
+        Experiment(
+            "consume.large.900kB", {"bare": _bare, "ours": _ours}, messages=1_000, shape=LARGE
+        ),
+        Experiment(
+            "consume.large.900kB.handled",
+            {
+                "bare": Contender("bare_consuming", "handled", options={"handler": 0.05}),
+                "ours": _reads("handled", handler=0.05),
+            },
+            messages=200,
+            backlog=1_000,
+            shape=LARGE,
+            same=COUNT,
+        ),
+        Experiment(
+            "consume.vs_faust.100B",
+            {"faust": Contender("faust_peer", "agent", "faust"), "ours": _ours},
+            messages=100_000,
+            shape=SMALL,
+        ),
+        Experiment(
+            "consume.vs_faststream.100B",
+            {"faststream": Contender("faststream_peer", "subscriber", "faststream"), "ours": _ours},
+            messages=60_000,
+            shape=SMALL,
+        ),
+        Experiment(
+            "produce.100B",
+            {
+                "bare": Contender("bare_producing", "send"),
+                "ours": _sends("send"),
+                "aiokafka": Contender("aiokafka_peer", "send", "aiokafka"),
+                "ours.send_many": _sends("send_many"),
+                "confluent": Contender("confluent_peer", "send", "confluent"),
+            },
+            messages=200_000,
+            quick=60_000,
+            size=100,
+            verified=True,
+        ),
+        Experiment(
+            "produce.1kB",
+            {"bare": Contender("bare_producing", "send"), "ours": _sends("send")},
+            messages=100_000,
+            size=1000,
+            verified=True,
+        ),
+        Experiment(
+            "produce.in_turn",
+            {"bare": Contender("bare_producing", "in_turn"), "ours": _sends("in_turn")},
+            messages=3_000,
+            size=100,
+            verified=True,
+        ),
+        Experiment(
+            "produce.at_once",
+            {"bare": Contender("bare_producing", "send"), "ours": _sends("at_once", tasks=1000)},
+            messages=100_000,
+            size=100,
+            verified=True,
+        ),
+        Experiment(
+            "asyncio.send",
+            {"trio": _on["send", "trio"], "asyncio": _on["send", "asyncio"]},
+            messages=50_000,
+            quick=20_000,
+            size=100,
+            verified=True,
+        ),
+        Experiment(
+            "asyncio.consume",
+            {"trio": _on["consume", "trio"], "asyncio": _on["consume", "asyncio"]},
+            messages=600_000,
+            shape=SMALL,
+        ),
+        Experiment(
+            "latency",
+            {
+                "bare": Contender(
+                    "bare_consuming", "latency", options={"rate": 1000, "warm_up": 1000}
+                ),
+                "ours": _reads("latency", rate=1000, warm_up=1000),
+            },
+            messages=5_000,
+            quick=3_000,
+            size=20,
+            quick_rounds=2,
+        ),
+        Experiment(
+            "idle.cpu",
+            {
+                f"{who}.{partitions}": _with(contender, QUIET[partitions], seconds=30.0, settle=5.0)
+                for partitions in QUIET
+                for who, contender in (
+                    ("bare", Contender("bare_consuming", "idle")),
+                    ("ours", _reads("idle")),
+                )
+            },
+            messages=0,
+            quick=0,
+            at_once=True,
+            quick_rounds=1,
+        ),
+        Experiment(
+            "backlog.handled",
+            {
+                "bare": Contender("bare_consuming", "handled", options={"handler": 0.001}),
+                "ours": _reads("handled", handler=0.001),
+            },
+            messages=5_000,
+            quick=2_000,
+            backlog=1_000_000,
+            shape=BACKLOG,
+            same=COUNT,
+        ),
+        Experiment(
+            "loop.delay",
+            {"ours": _reads("loop_delay", interval=0.005)},
+            messages=1_000_000,
+            shape=BACKLOG,
+        ),
+        Experiment(
+            "scale.partitions",
+            {
+                f"{who}.{partitions}": _with(contender, SPREAD[partitions])
+                for partitions in SCALES
+                for who, contender in (("bare", _bare), ("ours", _ours))
+            },
+            messages=200_000,
+        ),
+        Experiment(
+            "scale.commit",
+            {
+                "bare": _with(_bare, commit_interval=_NO_COMMITS),
+                "ours": _with(_ours, commit_interval=_NO_COMMITS),
+            },
+            messages=200_000,
+            shape=SPREAD[1000],
+        ),
+        Experiment(
+            "rebalance.join",
+            {
+                "bare": Contender("bare_joining", "join", options={"settle": 5.0}),
+                "ours": Contender("ours_joining", "join", options={"settle": 5.0}),
+            },
+            messages=0,
+            size=7,
+        ),
+        Experiment(
+            "transactions",
+            {
+                "bare": Contender("bare_transforming", "transactions", options={"each": 10}),
+                **{
+                    f"ours.{mode}": Contender(
+                        "ours_transforming", "transactions", options={"mode": mode, "each": 10}
+                    )
+                    for mode in _MODES
+                },
+            },
+            messages=2_000,
+            shape=SMALL,
+            size=100,
+            verified=True,
+        ),
+        Experiment(
+            "exactly_once",
+            {
+                "bare": Contender("bare_transforming", "exactly_once"),
+                **{
+                    f"ours.{mode}": Contender(
+                        "ours_transforming", "exactly_once", options={"mode": mode}
+                    )
+                    for mode in _MODES
+                },
+            },
+            messages=100_000,
+            shape=SMALL,
+            size=100,
+            verified=True,
+        ),
+        Experiment(
+            "memory_broker",
+            {"ours": Contender("ours_in_memory", "pipeline")},
+            messages=200_000,
+            size=100,
+        ),
+        Experiment(
+            "memory.flat.fast",
+            {"ours": _reads("memory_flat", every=10_000, handler=0.0)},
+            messages=10_000_000,
+            shape=SMALL,
+            rounds=1,
+        ),
+        Experiment(
+            "memory.flat.slow",
+            {"ours": _reads("memory_flat", every=1_000, handler=0.01)},
+            messages=10_000_000,
+            shape=SMALL,
+            rounds=1,
+        ),
+        Experiment(
+            "ledger",
+            {
+                "in_order": _ledger("acks", order="in_order"),
+                "random": _ledger("acks", order="random"),
+                "memory": _ledger("memory"),
+            },
+            messages=1_000_000,
+        ),
+        Experiment(
+            "growth.partitions",
+            {
+                str(partitions): Contender(
+                    "ours_in_memory", "pipeline", options={"partitions": partitions}
+                )
+                for partitions in SCALES
+            },
+            messages=200_000,
+            size=100,
+        ),
+        Experiment(
+            "growth.in_flight",
+            {str(number): _ledger("acks", number, order="in_order") for number in IN_FLIGHT},
+            messages=0,
+            same=(),
+        ),
+        Experiment(
+            "growth.stuck",
+            {
+                "none": _ledger("stuck", stuck=False),
+                "one": _ledger("stuck", stuck=True),
+            },
+            messages=1_000_000,
+        ),
+    )
+}

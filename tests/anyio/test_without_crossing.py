@@ -1,0 +1,470 @@
+"""asyncio's tasks send, take and ack by themselves; they wait in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+import trio
+import trio.testing
+
+from tests.test_producer import HeldBack, app_with
+from transport import (
+    App,
+    AppClosed,
+    DeliveryFailed,
+    MessageTooLarge,
+    NotInTransaction,
+    RecordMetadata,
+)
+from transport.anyio import AioApp, AioDelivery, AioTopic, open_app
+from transport.drivers.memory import MemoryBroker
+
+pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def without_a_turn(call: Coroutine[Any, Any, T]) -> T:
+    """Run a call to its end with no turn of the loop, and so with none of the guest."""
+    try:
+        for _ in range(2):
+            assert call.send(None) is None, "it waits"  # else it gives way
+    except StopIteration as end:
+        return end.value
+    call.close()
+    pytest.fail("it gave way twice")
+
+
+async def all_wait(app: AioApp) -> None:
+    """Until everything waits, on both sides."""
+    for _ in range(3):
+        await app._guest.call(trio.testing.wait_all_tasks_blocked)
+        await anyio.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def held_app(
+    client: HeldBack, topic: str = "orders", **settings: Any
+) -> AsyncIterator[tuple[AioApp, AioTopic]]:
+    """An app whose producer ends what the test says; its topic is known."""
+    async with open_app(app_with(client, **settings)) as app:
+        await app._guest.call(app.native.producer.ask_partitions, topic)
+        with anyio.fail_after(PATIENCE):
+            yield app, app.topic(topic)
+
+
+def values(client: HeldBack) -> list[bytes | None]:
+    return [outgoing.value for outgoing in client.taken]
+
+
+async def outcome_of(call: Coroutine[Any, Any, Any]) -> Any:
+    """What it returns, or the error that it raises."""
+    try:
+        return await call
+    except Exception as error:  # noqa: BLE001 - the test looks at it
+        return error
+
+
+# Without a turn of the guest
+
+
+async def test_a_message_is_accepted_without_a_turn_of_the_guest() -> None:
+    async with held_app(client := HeldBack()) as (app, orders):
+        one = without_a_turn(orders.send(value=b"1"))
+        two = without_a_turn(orders.send(key=b"k", value=b"2"))
+        many = without_a_turn(orders.send_many([(None, b"3"), (None, b"4")]))
+        assert app.native.producer.in_flight == 4
+        assert client.taken == [], "the guest had no turn"
+        await all_wait(app)
+        assert values(client) == [b"1", b"2", b"3", b"4"]
+        client.end(4)
+        assert without_a_turn(one.wait()).offset == 7
+        assert without_a_turn(two.wait()).offset == 7
+        assert [each.offset for each in without_a_turn(many.wait())] == [7, 7]
+
+
+async def test_the_guest_is_woken_once_for_many_messages() -> None:
+    handed_over: list[int] = []
+
+    class Counting(HeldBack):
+        async def send(self, batch: Sequence[Any]) -> None:
+            handed_over.append(len(batch))
+            await super().send(batch)
+
+    async with held_app(client := Counting()) as (app, orders):
+        for _ in range(100):
+            without_a_turn(orders.send(value=b"v"))
+        without_a_turn(orders.send_many([(None, b"v")] * 100))
+        await all_wait(app)
+        assert handed_over == [200]
+        client.end(200)
+
+
+async def test_messages_that_are_fetched_are_taken_and_acked_without_a_turn() -> None:
+    broker = MemoryBroker()
+    broker.create_topic("orders", 1)
+    async with open_app(App("app", broker)) as app:
+        orders = app.topic("orders")
+        await (await orders.send_many([(None, b"%d" % number) for number in range(10)]))
+        messages = orders.noack()
+        with anyio.fail_after(PATIENCE):
+            first = await anext(messages)
+        await all_wait(app)
+        taken = [first, *(without_a_turn(messages.__anext__()) for _ in range(9))]
+        assert [message.value for message in taken] == [b"%d" % number for number in range(10)]
+        assert all(message.ack() for message in taken)
+        assert await app.consumer.commit()
+        assert set(broker.committed("app").values()) == {10}
+
+
+async def test_a_topic_that_is_not_known_is_asked_for_by_the_guest() -> None:
+    async with open_app(app_with(client := HeldBack())) as app:
+        orders = app.topic("orders")
+        with pytest.raises(ValueError, match="'orders' has 4 partitions, none is 7"):
+            await orders.send(value=b"v", partition=7)
+        assert client.asked == 1
+        await (app.topic("others")).send_many([(None, b"v")] * 3)
+        assert client.asked == 2
+        with pytest.raises(ValueError, match="message 1 of send_many: 'more' has 4 partitions"):
+            await app.topic("more").send_many([{"value": b"v"}, {"value": b"v", "partition": 4}])
+        await all_wait(app)
+        assert values(client) == [b"v"] * 3
+        client.end(3)
+
+
+async def test_errors_of_a_message_come_at_once_and_nothing_is_accepted() -> None:
+    async with held_app(HeldBack(), max_request_size=100) as (app, orders):
+        with pytest.raises(TypeError):
+            without_a_turn(orders.send(value="a str"))
+        with pytest.raises(ValueError, match="none is 9"):
+            without_a_turn(orders.send(value=b"v", partition=9))
+        with pytest.raises(MessageTooLarge):
+            without_a_turn(orders.send(value=b"v" * 200))
+        with pytest.raises(MessageTooLarge, match="message 1 of send_many"):
+            without_a_turn(orders.send_many([(None, b"v"), (None, b"v" * 200)]))
+        assert len(without_a_turn(orders.send_many([]))) == 0
+        assert app.native.producer.in_flight == 0
+
+
+async def test_another_thread_is_told_where_the_app_runs() -> None:
+    errors: list[Exception] = []
+    async with held_app(HeldBack()) as (app, orders):
+
+        def send() -> None:
+            try:
+                asyncio.run(orders.send(value=b"v"))
+            except RuntimeError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        assert app.native.producer.in_flight == 0
+    assert "another thread" in str(errors)
+
+
+# Giving way
+
+
+async def test_a_task_that_sends_in_a_loop_gives_way_and_can_be_cancelled() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with open_app(App("app", MemoryBroker())) as app, anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        with anyio.move_on_after(0.2) as scope:
+            while True:
+                await app.topic("orders").send(value=b"v")
+        assert scope.cancelled_caught
+        assert turns > 5
+        tasks.cancel_scope.cancel()
+
+
+# Room
+
+
+async def test_messages_are_accepted_in_the_order_in_which_their_senders_came() -> None:
+    async with held_app(client := HeldBack(), send_buffer_messages=5) as (app, orders):
+        messages = [b"%d" % number for number in range(20)]
+        async with anyio.create_task_group() as tasks:
+            for value in messages:
+                tasks.start_soon(lambda v: orders.send(value=v), value)
+                await all_wait(app)
+            assert values(client) == messages[:5]
+            seen: list[bytes | None] = []
+            for freed in (1, 3, 5, 2, 5, 4):
+                seen += values(client)[:freed]
+                client.end(freed)
+                await all_wait(app)
+        assert seen == messages
+
+
+async def test_a_sender_does_not_overtake_those_who_wait_on_either_side() -> None:
+    """A task of trio, then one of asyncio; then one for which there would be room."""
+    async with held_app(client := HeldBack(), send_buffer_bytes=1000) as (app, orders):
+        native = orders.native
+        await orders.send(value=b"L" * 600)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: app._guest.call(lambda: native.send(value=b"T" * 600)))
+            await all_wait(app)
+            for value in (b"A" * 600, b"a"):
+                tasks.start_soon(lambda v: orders.send(value=v), value)
+                await all_wait(app)
+            assert [value[:1] for value in values(client) if value] == [b"L"]
+            for first in (b"T", b"A"):
+                client.end()
+                await all_wait(app)
+                assert [value[:1] for value in values(client) if value][:1] == [first]
+            assert values(client)[1:] == [b"a"]
+            client.end(2)
+
+
+@pytest.mark.parametrize("when", ["before its turn", "just before its turn", "in its turn"])
+async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> None:
+    async with held_app(client := HeldBack(), send_buffer_bytes=1000) as (app, orders):
+        await orders.send(value=b"1" * 600)
+        large = asyncio.create_task(orders.send(value=b"2" * 600))
+        await all_wait(app)
+        small = asyncio.create_task(orders.send(value=b"3"))
+        await all_wait(app)
+        assert not large.done()
+        assert not small.done()
+        match when:
+            case "before its turn":
+                large.cancel()
+                await all_wait(app)
+                assert small.done(), "it fits"
+                client.end()
+            case "just before its turn":
+                large.cancel()
+                client.end()
+            case "in its turn":
+                client.end()
+                large.cancel()
+        await all_wait(app)
+        assert large.cancelled()
+        assert small.done()
+        accepted = when == "in its turn"
+        assert values(client) == [b"2" * 600] * accepted + [b"3"]
+        client.end(2)
+        assert app.native.producer.in_flight == 0
+
+
+async def test_messages_of_one_call_wait_together_and_those_accepted_stay_so() -> None:
+    async with held_app(client := HeldBack(), send_buffer_messages=3) as (app, orders):
+        many = asyncio.create_task(orders.send_many([(None, b"%d" % n) for n in range(5)]))
+        await all_wait(app)
+        one = asyncio.create_task(orders.send(value=b"one"))
+        await all_wait(app)
+        assert values(client) == [b"0", b"1", b"2"]
+        client.end(2)
+        await all_wait(app)
+        assert values(client) == [b"2", b"3", b"4"]
+        assert len(many.result()) == 5
+        assert not one.done()
+        cut = asyncio.create_task(orders.send_many([(None, b"a"), (None, b"b"), (None, b"c")]))
+        await all_wait(app)
+        client.end(2)
+        await all_wait(app)
+        assert values(client) == [b"4", b"one", b"a"]
+        cut.cancel()
+        await all_wait(app)
+        client.end(3)
+        await all_wait(app)
+        assert client.taken == []
+        assert app.native.producer.in_flight == 0
+
+
+@pytest.mark.parametrize("kill", [False, True])
+async def test_all_who_wait_for_room_are_told_that_the_app_ends(kill: bool) -> None:
+    ends: list[Any] = []
+    async with (
+        anyio.create_task_group() as tasks,
+        held_app(HeldBack(), send_buffer_messages=1, grace=1.0) as (app, orders),
+    ):
+        accepted = await orders.send(value=b"v")
+
+        async def send() -> None:
+            ends.append(await outcome_of(orders.send(value=b"v")))
+
+        async def wait() -> None:
+            ends.append(await outcome_of(accepted.wait()))
+
+        for call in (wait, *[send] * 50):
+            tasks.start_soon(call)
+        await all_wait(app)
+        assert ends == []
+        if kill:
+            await app.kill()
+    assert sorted(type(each).__name__ for each in ends) == ["AppClosed"] * 50 + ["DeliveryFailed"]
+    with pytest.raises(AppClosed):
+        await orders.send(value=b"v")
+    with pytest.raises(AppClosed):
+        await orders.send_many([(None, b"v")])
+    with pytest.raises(DeliveryFailed):
+        await accepted
+
+
+async def test_a_source_that_is_acked_while_its_sender_waits_sends_nothing() -> None:
+    broker = MemoryBroker()
+    settings: dict[str, Any] = {"transactions": "member", "commit_interval": 1e6}
+    async with open_app(App("app", broker, send_buffer_messages=1, **settings)) as app:
+        await app.topic("in").send_and_wait(value=b"v", source=None)
+        messages = app.topic("in").noack()
+        with anyio.fail_after(PATIENCE):
+            message = await anext(messages)
+        results = app.topic("out")
+        await results.send_and_wait(value=b"0", source=message)
+        first = without_a_turn(results.send(value=b"1", source=message))
+        waiting = results.send(value=b"2", source=message)
+        while (future := waiting.send(None)) is None:
+            pass  # it gives way, and then waits for room
+        message.ack()
+        await asyncio.wait([future])
+        with pytest.raises(NotInTransaction):
+            waiting.send(None)
+        await first
+        with pytest.raises(NotInTransaction):
+            await results.send_many([(None, b"3")], source=message)
+        await app.consumer.commit()
+
+
+# Outcomes
+
+
+async def test_any_number_of_tasks_await_a_delivery() -> None:
+    async with held_app(client := HeldBack()) as (app, orders):
+        delivery = await orders.send(value=b"v")
+        tasks = [asyncio.create_task(delivery.wait()) for _ in range(50)]
+        again = AioDelivery(delivery.native, app._guest)
+        tasks += [asyncio.create_task(again.wait())]
+        await all_wait(app)
+        tasks[0].cancel()
+        await all_wait(app)
+        assert not tasks[1].done()
+        client.end()
+        assert [type(each) for each in await asyncio.gather(*tasks[1:])] == [RecordMetadata] * 50
+        assert tasks[0].cancelled()
+        assert await delivery == delivery.native.outcome
+
+
+async def test_what_is_sent_soon_is_awaited_and_may_fail_unseen() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(DeliveryFailed, match="1 messages"), flatten_subgroups=True
+    ):
+        async with held_app(client := HeldBack()) as (app, orders):
+            seen, unseen = (orders.send_soon(value=value) for value in (b"1", b"2"))
+            waiting = [asyncio.create_task(outcome_of(each.wait())) for each in (seen, unseen)]
+            await all_wait(app)
+            waiting[1].cancel()
+            await all_wait(app)
+            client.end(2, DeliveryFailed("no"))
+            assert isinstance(await waiting[0], DeliveryFailed)
+            assert seen.native._waiting == []
+            assert unseen.native._calls == []
+            assert unseen.is_done
+
+
+async def test_many_outcomes_are_awaited_at_once() -> None:
+    async with held_app(client := HeldBack()) as (app, orders):
+        many = await orders.send_many([(None, b"%d" % number) for number in range(4)])
+        await all_wait(app)
+        client.end(1)
+        waiting = asyncio.create_task(many.outcomes())
+        await all_wait(app)
+        client.end(1, DeliveryFailed("no"))
+        await all_wait(app)
+        assert not waiting.done()
+        client.end(2)
+        kinds = [type(each) for each in await waiting]
+        assert kinds == [RecordMetadata, DeliveryFailed, RecordMetadata, RecordMetadata]
+        with pytest.raises(DeliveryFailed, match="no"):
+            await many
+        assert (await many[0]).offset == 7
+        assert [each.native for each in many] == list(many.native)
+        assert [each.native for each in many[1:3]] == many.native[1:3]
+        assert len(many) == 4
+
+
+@pytest.mark.parametrize("seen", ["awaited before", "awaited after", "all at once", "cancelled"])
+async def test_a_failure_that_a_task_of_asyncio_has_seen_is_not_raised_at_the_end(
+    seen: str,
+) -> None:
+    async def program() -> None:
+        async with held_app(client := HeldBack()) as (app, orders):
+            many = await orders.send_many([(None, b"v")])
+            waiting = asyncio.create_task(outcome_of(many[0].wait()))
+            await all_wait(app)
+            if seen != "awaited before":
+                waiting.cancel()
+            await all_wait(app)
+            client.end(1, DeliveryFailed("no"))
+            if seen == "awaited before":
+                assert isinstance(await waiting, DeliveryFailed)
+            elif seen == "awaited after":
+                assert isinstance(await outcome_of(many[0].wait()), DeliveryFailed)
+            elif seen == "all at once":
+                await many.outcomes()
+
+    if seen == "cancelled":
+        with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
+            await program()
+    else:
+        await program()
+
+
+async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
+    async with held_app(client := HeldBack()) as (app, orders):
+        delivery = await orders.send(value=b"v")
+        many = await orders.send_many([(None, b"v")] * 2)
+        messages = app.topic("in").noack()
+        for call in (delivery.wait, many.wait, messages.__anext__):
+            with anyio.move_on_after(0.01) as scope:
+                await call()
+            assert scope.cancelled_caught
+        assert app._guest._waits == set()
+        assert not any(each._waiting or each._calls for each in [delivery.native, *many.native])
+        assert app.native.conductor.channels()
+        assert not any(channel._calls for channel in app.native.conductor.channels())
+        await all_wait(app)
+        client.end(3)
+
+
+async def test_who_waits_is_told_that_trio_has_crashed() -> None:
+    """The app's own end has answered by then; this is what answers if nothing else does."""
+
+    def crash() -> None:
+        raise ZeroDivisionError
+
+    told = asyncio.Event()
+
+    async def wait(app: AioApp) -> None:
+        with anyio.fail_after(PATIENCE, shield=True):
+            error = await outcome_of(app._guest.wait(lambda answer: lambda: None))
+        assert isinstance(error, AppClosed)
+        told.set()
+
+    with pytest.RaisesGroup(trio.TrioInternalError, flatten_subgroups=True, allow_unwrapped=True):
+        async with held_app(HeldBack()) as (app, _), anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, app)
+            await all_wait(app)
+            app._guest.soon(crash)
+            await asyncio.Event().wait()
+    assert told.is_set()

@@ -388,6 +388,7 @@ class Service:
         finally:
             self._bound = trio.CancelScope(shield=True)
 
+    @trio.lowlevel.enable_ki_protection
     async def _renew(self) -> bool:
         """Call `on_restart`; False if a stop came meanwhile."""
         self.state = State.STARTING

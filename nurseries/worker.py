@@ -156,6 +156,7 @@ class Worker:
         await trio.lowlevel.checkpoint_if_cancelled()
         return await self.submit(name, fn, *args).wait()
 
+    @trio.lowlevel.enable_ki_protection
     async def stop(self, timeout: float) -> None:
         """Make the calls that were handed over, then end the thread and join it.
 

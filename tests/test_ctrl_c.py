@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import trio
 
+import nurseries
 import transport
 from tests.apps import app_on, broker_with, committed, write
 from tests.nurseries.clock import run
@@ -86,3 +89,50 @@ def test_ctrl_c_at_the_lines() -> None:
             break
         assert errors, at_line.where
     assert 500 < number < 40_000
+
+
+# Programs of their own, and the host's side of asyncio: what Ctrl-C leaves there is the caller's.
+_PROGRAMS = {"__main__.py", "anyio.py", "demo.py", "simulation.py", "faults.py"}
+_SCOPES = {"CancelScope", "move_on_after", "move_on_at", "fail_after", "fail_at", "open_nursery"}
+
+
+def opens_a_scope(node: ast.AST) -> bool:
+    """Return whether a `with` statement of the function itself opens a cancel scope or nursery."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(child, ast.With | ast.AsyncWith):
+            for item in child.items:
+                call = item.context_expr
+                named = call.func if isinstance(call, ast.Call) else call
+                if isinstance(named, ast.Attribute) and named.attr in _SCOPES:
+                    return True
+        if opens_a_scope(child):
+            return True
+    return False
+
+
+def unprotected_scopes() -> Iterator[str]:
+    for package in (transport, nurseries):
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(folder.rglob("*.py")):
+            if path.name in _PROGRAMS:
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if (
+                    isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                    and opens_a_scope(node)
+                    and not any(
+                        ast.unparse(each).endswith("enable_ki_protection")
+                        for each in node.decorator_list
+                    )
+                ):
+                    yield f"{path.relative_to(folder.parent)}, {node.name}"
+
+
+def test_ctrl_c_never_strikes_between_a_scope_and_its_exit() -> None:
+    """Python runs no `__exit__` if it is interrupted between the body of a `with` and the call.
+
+    trio then has a scope that nobody closes, and reports a bug of its own.
+    """
+    assert not list(unprotected_scopes())

@@ -146,6 +146,7 @@ class BarrierCommitter:
         for waiting in self._drains | self._begins:
             waiting.cancel()
 
+    @trio.lowlevel.enable_ki_protection
     async def _make(self, round_: Round) -> None:
         errors: list[TransportError] = []
 
@@ -189,6 +190,7 @@ class BarrierCommitter:
         if failure is not None:
             raise TransactionAborted(f"aborted after {failure!r}") from failure
 
+    @trio.lowlevel.enable_ki_protection
     async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
         with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
             self._drains.add(drain)
@@ -231,6 +233,7 @@ class BarrierCommitter:
             ledger.committed = offset
         round_.moved = round_.moved or bool(due)
 
+    @trio.lowlevel.enable_ki_protection
     async def _hear_of_loss(self, due: Collection[Ledger]) -> None:
         """Hold delivery until the loss of the partitions, because the group has evicted the member.
 
@@ -276,6 +279,7 @@ class BarrierCommitter:
             if not ledger.is_shut:
                 self._consumer.ownership.rewind(ledger.tp, offset)
 
+    @trio.lowlevel.enable_ki_protection
     async def _begin(self, scope: Scope) -> None:
         """Begin the next transaction; where that cannot be done now a later round does."""
         with trio.CancelScope() as begin:

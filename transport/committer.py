@@ -239,6 +239,7 @@ class Committer:
                 listed(new),
             )
 
+    @trio.lowlevel.enable_ki_protection
     async def _commit(self, offsets: Mapping[TP, int]) -> None:
         """Have an answer in time, also of a client that hangs."""
         try:

@@ -165,6 +165,7 @@ class Fetcher(Service):
             consumer.ownership.begin_epoch(tp, fetched.first)
         consumer.callback(consumer.assignment[tp], fetched)
 
+    @trio.lowlevel.enable_ki_protection
     async def _subscribe(self) -> None:
         conductor, client = self.app.conductor, self.app.consumer.client
         if conductor.wanted != self._subscribed and not self._is_ending:

@@ -61,6 +61,7 @@ class GetMany:
                     return message
         return None
 
+    @enable_ki_protection
     async def _first_of(self, events: Sequence[trio.Event]) -> bool:
         """Wait until one of these is set; False: the time is up."""
         with trio.move_on_at(self._deadline) as scope:

@@ -86,6 +86,7 @@ class Handover:
         probe = self._consumer.app.probe
         return contextlib.nullcontext() if probe is None else probe.rebalance(self._consumer, event)
 
+    @trio.lowlevel.enable_ki_protection
     async def tell_of_waiting(self) -> None:
         """Warn if the group is not joined soon after the subscription. A checkpoint."""
         with contextlib.suppress(AppClosed):
@@ -183,6 +184,7 @@ class Handover:
         self._known_as_new |= in_hand.keys()
 
 
+@trio.lowlevel.enable_ki_protection
 async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
     """Run a step, cancel it at the bound of the rebalance, and return whether it was in time.
 

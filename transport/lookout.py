@@ -99,6 +99,7 @@ class Lookout:
             ledger for ledger, sight in sights if sight.is_wanted and now - sight.heard_at >= least
         ]
 
+    @trio.lowlevel.enable_ki_protection
     async def _ask(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
         """Return the positions and ends of these logs, as far as the client answers."""
         if not ledgers:

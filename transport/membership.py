@@ -54,6 +54,7 @@ class Membership:
         elif event.partitions:
             logger.info("%s: was assigned %s", self._app, names)
 
+    @trio.lowlevel.enable_ki_protection
     async def tell_of_waiting(self) -> None:
         """Warn once if the group is not joined soon. A checkpoint; cancelling changes nothing."""
         with trio.move_on_after(SOON) as soon:

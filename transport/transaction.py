@@ -38,6 +38,7 @@ class Transaction:
             await self._producer.client.begin()
             self.is_open = True
 
+    @trio.lowlevel.enable_ki_protection
     async def commit(
         self,
         offsets: Mapping[TP, int],

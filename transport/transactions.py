@@ -171,6 +171,7 @@ class TransactionManager:
         await self.producer.maybe_begin_transaction(scope.transactional_id)
         scope.is_ready = True
 
+    @trio.lowlevel.enable_ki_protection
     async def stop_gone(self) -> None:
         """End the producers of the scopes that were let go.
 

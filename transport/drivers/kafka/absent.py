@@ -78,6 +78,7 @@ class Absent:
         for queue in self._waiting.values():
             self._fail(queue, error)
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_for_topics(self) -> NoReturn:
         """Wait for each topic that is asked for, until cancelled."""
         async with trio.open_nursery() as nursery:

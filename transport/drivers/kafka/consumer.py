@@ -127,6 +127,7 @@ class KafkaConsumerClient:
         self._replaced: frozenset[TP] = frozenset()
         self._coming: frozenset[TP] = frozenset()
 
+    @trio.lowlevel.enable_ki_protection
     async def open(self) -> None:
         self._calls.opened = True
         self._listener = RebalanceListener(
@@ -318,6 +319,7 @@ class KafkaConsumerClient:
                 self._wake.notify()
             return await call.wait()
 
+    @trio.lowlevel.enable_ki_protection
     async def _commit_in_time(
         self, offsets: Mapping[TP, int], ids: Mapping[TP, object], timeout: float
     ) -> None:
@@ -380,6 +382,7 @@ class KafkaConsumerClient:
     def _generation(self) -> int:
         return int(self._consumer.group_metadata().generation_id)
 
+    @trio.lowlevel.enable_ki_protection
     async def _consent(
         self,
         kind: RebalanceKind,

@@ -236,6 +236,7 @@ class Deliveries:
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn)
 
+    @trio.lowlevel.enable_ki_protection
     async def keep_deadlines(self, discard: Callable[[], None]) -> NoReturn:
         """Fail what passes its deadline, until cancelled.
 

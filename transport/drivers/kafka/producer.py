@@ -117,6 +117,7 @@ class KafkaProducerClient:
         self._identity: Any = None  # the identity that we were granted for the transactional id
         self._was_open = False  # a later client was closed with an open transaction
 
+    @trio.lowlevel.enable_ki_protection
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
         self._absent = absent = Absent(
@@ -144,6 +145,7 @@ class KafkaProducerClient:
                 with trio.CancelScope(shield=True):
                     await self.kill()
 
+    @trio.lowlevel.enable_ki_protection
     async def keep_deadlines(self) -> NoReturn:
         assert self._absent is not None
         async with trio.open_nursery() as nursery:
@@ -186,6 +188,7 @@ class KafkaProducerClient:
         else:
             await trio.lowlevel.checkpoint()
 
+    @trio.lowlevel.enable_ki_protection
     async def create_topic(
         self,
         topic: str,
@@ -237,6 +240,7 @@ class KafkaProducerClient:
             # What was being handed over has come back meanwhile; it must not go into the next one.
             self._fail_absent(TransactionAborted("the transaction was aborted"))
 
+    @trio.lowlevel.enable_ki_protection
     async def close(self, timeout: float) -> None:
         end = trio.current_time() + timeout
         if self._producer is not None and not self._calls.closed:

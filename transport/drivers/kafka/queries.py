@@ -30,6 +30,7 @@ _PAUSE = 0.1
 _NOBODY = (None, -1)
 
 
+@trio.lowlevel.enable_ki_protection
 async def ask(
     client: Any, subject: str, query: Callable[..., Awaitable[Any]], *args: Any, timeout: float
 ) -> Any:

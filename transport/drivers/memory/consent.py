@@ -62,6 +62,7 @@ class Consent:
             self.settled.set()
         self._released()
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_timer(self, deadline: float) -> None:
         with trio.move_on_at(deadline):
             await self.settled.wait()

@@ -108,6 +108,7 @@ class MemoryConsumer:
             membership = Reader(group, settings, partitions)
         self._connection = Connection(broker, group, membership)
 
+    @trio.lowlevel.enable_ki_protection
     async def subscribe(
         self, topics: Collection[str], *, may_be_gone: Collection[str] = ()
     ) -> None:
@@ -203,6 +204,7 @@ class MemoryConsumer:
             self._stir()  # the poll is to see that, too
             raise
 
+    @trio.lowlevel.enable_ki_protection
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
@@ -472,6 +474,7 @@ class MemoryConsumer:
     def _notes(self) -> dict[str, str]:
         return {topic: str(began) for topic, began in self._began.items()}
 
+    @trio.lowlevel.enable_ki_protection
     async def _change(self, connection: Connection) -> None:
         """Wait for anything that a poll has to look at."""
         bells = [log.bell for tp, log in self._logs.items() if tp not in self._paused]

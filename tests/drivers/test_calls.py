@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 
 import kafka.errors
 import pytest
@@ -11,6 +13,7 @@ import trio
 from nurseries.worker import Worker
 from transport.drivers.kafka import KafkaDriver
 from transport.drivers.kafka.calls import Calls
+from transport.drivers.kafka.consumer import commit_until
 from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, CommitUnknown, TransportError
 
@@ -95,3 +98,40 @@ async def test_an_opening_that_is_cut_ends_and_means_that_it_was_closed() -> Non
             with connection:
                 await client.kill()
                 await opened.wait()
+
+
+class Unreachable:
+    """A client whose first commits fail because no broker can be reached."""
+
+    def __init__(self, failures: float) -> None:
+        self.config = {"retry_backoff_ms": 1}
+        self.left = failures
+        self.made = 0
+
+    def commit(self, offsets: object, timeout_ms: int) -> None:
+        self.made += 1
+        if self.left:
+            self.left -= 1
+            raise kafka.errors.KafkaConnectionError("ECONNREFUSED")
+
+
+def test_a_commit_is_repeated_until_a_broker_can_be_reached() -> None:
+    client = Unreachable(failures=3)
+    commit_until(time.monotonic() + 60.0, client, {}, opened())
+    assert client.made == 4
+
+
+def test_a_commit_fails_once_its_time_is_up() -> None:
+    client = Unreachable(failures=math.inf)
+    with pytest.raises(kafka.errors.KafkaConnectionError):
+        commit_until(time.monotonic() + 0.05, client, {}, opened())
+    assert client.made > 1
+
+
+def test_no_commit_of_a_closed_client_is_repeated() -> None:
+    client = Unreachable(failures=math.inf)
+    calls = opened()
+    calls.closed = True
+    with pytest.raises(kafka.errors.KafkaConnectionError):
+        commit_until(time.monotonic() + 60.0, client, {}, calls)
+    assert client.made == 1

@@ -673,7 +673,6 @@ class KafkaConsumerClient:
     def _commit(self, offsets: Mapping[TP, int], ids: Mapping[TP, object], deadline: float) -> None:
         if replaced := self._identities.of_another(ids, self._client.cluster):
             raise TopicReplaced(replaced)
-        timeout = max(0.0, deadline - time.monotonic())  # its time has run while it waited, too
         note_of = self._starts.note_of
         wanted = {
             TopicPartition(*tp): committed_at(at, note_of(tp.topic), ids[tp])
@@ -681,7 +680,7 @@ class KafkaConsumerClient:
         }
         try:
             with translated(of_a_commit):
-                self._consumer.commit(wanted, timeout_ms=round(timeout * 1000))
+                commit_until(deadline, self._consumer, wanted, self._calls)
             self._identities.fresh.difference_update(offsets)
         except CommitUnknown as error:
             if gone := gone_from(self._client.cluster, offsets):
@@ -689,6 +688,34 @@ class KafkaConsumerClient:
             if replaced := self._identities.of_another(ids, self._client.cluster):
                 raise TopicReplaced(replaced) from error
             raise
+
+
+def commit_until(deadline: float, consumer: Any, offsets: Mapping[Any, Any], calls: Calls) -> None:
+    """Have the client commit, and repeat that until the deadline while no broker can be reached.
+
+    The client repeats a commit itself, but not if the metadata that it needs to find the
+    coordinator fails. A commit at the end of an app has no next one that could settle it.
+
+    Args:
+        deadline: by the monotonic clock, in seconds.
+        consumer: the client.
+        offsets: by the client's partition, as its `commit` takes them.
+        calls: of the client; nothing is repeated once it is closed.
+
+    Raises:
+        KafkaError: what the client raised last.
+    """
+    while True:
+        # The time runs while the commit waits for its thread, too.
+        left = max(0.0, deadline - time.monotonic())
+        try:
+            consumer.commit(offsets, timeout_ms=round(left * 1000))
+            return
+        except kafka.errors.KafkaConnectionError:
+            pause = consumer.config["retry_backoff_ms"] / 1000
+            if calls.closed or deadline - time.monotonic() <= pause:
+                raise
+            time.sleep(pause)
 
 
 async def _join(deadline: float, *workers: Worker) -> list[str]:

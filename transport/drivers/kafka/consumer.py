@@ -174,7 +174,8 @@ class KafkaConsumerClient:
         # Not before: had we been cancelled meanwhile, the next poll must find them.
         fetched, self._fetched = self._fetched, {}
         for tp in held:
-            self._fetched[tp] = fetched.pop(tp)
+            if tp in fetched:  # else a seek came meanwhile
+                self._fetched[tp] = fetched.pop(tp)
         return fetched
 
     def resets(self) -> Sequence[Reset]:

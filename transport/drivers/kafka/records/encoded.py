@@ -120,45 +120,70 @@ class EncodedRecords:
 
     def _slices(self) -> Iterator[Slice]:
         """Decode one batch after the other; UnreadableBatch at the first that is damaged."""
-        data, codec, extent, most = self._data, self._codec, self._extent, self._most
+        data, extent = self._data, self._extent
         at, stop, skipped, place = extent.at, extent.stop, extent.skipped, extent.first
-        view, unpack = memoryview(data), HEADER.unpack_from
+        view = memoryview(data)
         while at < stop:
-            if data[at + MAGIC_AT] != 2:
-                after, place = yield from self._legacy(at, place)
-                at = after
-                continue
-            base, length, _, _, crc, attributes, delta, _, _, _, _, _, count = unpack(data, at)
-            after = at + BEFORE_LENGTH_COUNTS + length
-            if skipped and at in skipped:
-                at = after
-                continue
-            place = max(place, base)
-            if crc32c(view[at + BEFORE_CRC_COUNTS : after]) != crc:
-                raise self._unreadable(place, ValueError("the batch does not match its crc"))
-            records: list[Record] | None = None
-            # The short way takes a third of the time of `_batch`, for batches of few records.
-            if count <= PORTION and after - at <= most and not attributes & CODEC_BITS:
-                try:
-                    records = codec.whole(view, at, after)
-                except Exception:  # noqa: BLE001  the other way raises it, after what is good
-                    records = None
-            if records and (
-                base <= records[0].offset <= base + delta
-                if count == 1
-                else _ordered(records, base, base + delta) == len(records)
-            ):
+            records, after = self._small(view, at)
+            if records:
                 yield records, after - at
-            else:
+                at, place = after, max(place, records[-1].offset + 1)
+                continue
+            if data[at + MAGIC_AT] != 2:
+                at, place = yield from self._legacy(at, place)
+                continue
+            base, length, _, _, crc, _, delta, *_ = HEADER.unpack_from(data, at)
+            after = at + BEFORE_LENGTH_COUNTS + length
+            if at not in skipped:
+                place = max(place, base)
+                if crc32c(view[at + BEFORE_CRC_COUNTS : after]) != crc:
+                    raise self._unreadable(place, ValueError("the batch does not match its crc"))
                 try:
                     for records, size in self._batch(at, after):
                         yield records, size
                         place = max(place, records[-1].offset + 1)
                 except Exception as error:
                     raise self._unreadable(place, error) from error
-            at, place = after, max(place, base + delta + 1)
+                place = max(place, base + delta + 1)
+            at = after
         if extent.damage is not None:
             raise self._unreadable(place, ValueError(extent.damage))
+
+    def _small(self, view: memoryview, at: int) -> tuple[list[Record], int]:
+        """Decode the batches from `at` on that have few records, up to a portion of them.
+
+        This takes a third of the time of `_batch`. It ends at a batch that is large, compressed,
+        old, left out or not in order.
+
+        Returns:
+            The records, and where they end; no record if the batch at `at` is such a batch.
+        """
+        # Written as one loop over local names, because it runs once for each batch.
+        data, whole, unpack, least = self._data, self._codec.whole, HEADER.unpack_from, at
+        stop, skipped = self._extent.stop, self._extent.skipped
+        found: list[Record] = []
+        while at < stop and data[at + MAGIC_AT] == 2 and at not in skipped:
+            base, length, _, _, crc, attributes, delta, _, _, _, _, _, count = unpack(data, at)
+            after = at + BEFORE_LENGTH_COUNTS + length
+            if (
+                attributes & CODEC_BITS
+                or len(found) + count > PORTION
+                or after - least > self._most
+                or crc32c(view[at + BEFORE_CRC_COUNTS : after]) != crc
+            ):
+                break
+            try:
+                records = whole(view, at, after)
+            except Exception:  # noqa: BLE001  `_batch` raises it, after what is good
+                break
+            if count == 1 and records:
+                if not base <= records[0].offset <= base + delta:
+                    break
+            elif not records or _ordered(records, base, base + delta) < len(records):
+                break
+            found += records
+            at = after
+        return found, at
 
     def _legacy(self, at: int, place: int) -> Generator[Slice, None, tuple[int, int]]:
         """Decode a batch of an old format; return where the next begins, and its least offset."""

@@ -112,6 +112,7 @@ def _ledger(work: str, messages: int | None = None, **options: Any) -> Contender
 
 _MODES = ("partition", "member")
 _NO_COMMITS = 3600.0
+BUFFER = 16_384  # messages in flight at most, by default
 IN_FLIGHT = (1_000, 10_000, 100_000, 1_000_000)
 
 EXPERIMENTS = {
@@ -334,7 +335,10 @@ EXPERIMENTS = {
         ),
         Experiment(
             "memory_broker",
-            {"ours": Contender("ours_in_memory", "pipeline")},
+            {
+                "ours": Contender("ours_in_memory", "pipeline", options={"by_batch": True}),
+                "ours.each": Contender("ours_in_memory", "pipeline"),
+            },
             messages=200_000,
             size=100,
         ),
@@ -355,8 +359,8 @@ EXPERIMENTS = {
         Experiment(
             "ledger",
             {
-                "in_order": _ledger("acks", order="in_order"),
-                "random": _ledger("acks", order="random"),
+                "in_order": _ledger("acks", order="in_order", in_flight=BUFFER),
+                "random": _ledger("acks", order="random", in_flight=BUFFER),
                 "memory": _ledger("memory"),
             },
             messages=1_000_000,

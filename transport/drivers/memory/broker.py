@@ -153,6 +153,8 @@ class MemoryBroker:
         """
         if type(topic) is not str:
             topic_name("topic", topic)
+        if topic in self._topics:
+            return True
         if create and self._auto_create and is_topic_name(topic):
             self.create_topic(topic, self._default_partitions)
         return topic in self._topics

@@ -374,6 +374,55 @@ async def test_a_cancelled_wait_ends_nothing_but_the_wait() -> None:
         assert (await delivery).offset == 7
 
 
+@pytest.mark.parametrize("cancelled", range(3))
+@jumping
+async def test_any_of_the_tasks_that_await_a_delivery_may_be_cancelled(cancelled: int) -> None:
+    client = HeldBack()
+    got: list[int] = []
+    async with app_with(client) as app:
+        delivery = await app.topic("orders").send(value=b"v")
+
+        async def wait(number: int, scope: trio.CancelScope) -> None:
+            with scope:
+                assert (await delivery).offset == 7
+                got.append(number)
+
+        async with trio.open_nursery() as nursery:
+            scopes = [trio.CancelScope() for _ in range(3)]
+            for number, scope in enumerate(scopes):
+                nursery.start_soon(wait, number, scope)
+                await wait_all_tasks_blocked()
+            scopes[cancelled].cancel()
+            await wait_all_tasks_blocked()
+            nursery.start_soon(wait, cancelled, trio.CancelScope())
+            await wait_all_tasks_blocked()
+            client.end()
+    assert sorted(got) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("first", ["cancel", "outcome"])
+@jumping
+async def test_an_outcome_and_a_cancel_may_come_in_one_turn(first: str) -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        scope = trio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await app.topic("orders").send_and_wait(value=b"v")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            if first == "cancel":
+                scope.cancel()
+                client.end()
+            else:
+                client.end()
+                scope.cancel()
+    assert scope.cancelled_caught == (first == "cancel")
+
+
 @jumping
 async def test_a_failed_delivery_is_raised_to_all_who_await_it() -> None:
     client = HeldBack()

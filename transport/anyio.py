@@ -596,7 +596,7 @@ class AioDelivery:
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
         guest, native = self._guest, self.native
-        if native.outcome is None:
+        if not native.is_done:
             await guest.wait(functools.partial(_call_at_ends, (native,)))
         elif time.monotonic() - guest.gave_way > _GIVE_WAY:
             await guest.give_way()
@@ -666,7 +666,7 @@ class AioManyDeliveries(Sequence[AioDelivery]):
 
     async def outcomes(self) -> list[Outcome]:
         """See `ManyDeliveries.outcomes`."""
-        if left := [each for each in self.native if each.outcome is None]:
+        if left := [each for each in self.native if not each.is_done]:
             await self._guest.wait(functools.partial(_call_at_ends, left))
         else:
             await self._guest.give_way()

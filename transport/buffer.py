@@ -150,8 +150,9 @@ class ProducerBuffer:
 
         is_answered = False
         try:
-            delivery = await self._producer.send_while(check, fut.message.outgoing())
-            delivery.on_end = lambda ended: _pass_on(ended, fut)
+            message = fut.message.outgoing()
+            message.on_end = lambda ended: _pass_on(ended, fut)  # first: the outcome may be quick
+            await self._producer.send_while(check, message)
             is_answered = True
         except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns one message
             self._refuse(fut, exc)
@@ -170,5 +171,6 @@ class ProducerBuffer:
 
 
 def _pass_on(delivery: Delivery, fut: FutureMessage) -> None:
-    assert delivery.outcome is not None
-    fut.end(delivery.outcome, delivery.on_seen)
+    outcome = delivery.outcome
+    assert outcome is not None
+    fut.end(outcome, delivery.on_seen)

@@ -19,10 +19,11 @@ from outcome import Error, Value, capture
 from trio.lowlevel import checkpoint_if_cancelled
 
 from transport.drivers.base import Outcome, Outgoing
+from transport.drivers.written import Outcomes, Place
 from transport.errors import DeliveryFailed
 from transport.types import RecordMetadata
 
-# Awaiting a known outcome gives way to other tasks at every Nth message.
+# `send` and awaiting a known outcome give way to other tasks at every Nth message.
 _TURN = 64
 
 
@@ -38,30 +39,51 @@ class Delivery(Outgoing):
 
     Attributes:
         size: the bytes that it takes of the send buffer.
-        gives_way: awaiting its known outcome is a full checkpoint.
+        gives_way: sending it, and awaiting its known outcome, give way to other tasks.
     """
 
     size: int = 0
-    outcome: Outcome | None = None
     was_seen: bool = False
     on_end: Callable[[Delivery], None] | None = None
     gives_way: bool = False
+    # One that was written has a place and a number in it instead of an outcome: where a program
+    # waits for many messages, every object that lives that long costs the garbage collector time.
+    _outcome: Outcome | None = None
+    _place: Place | None = None
+    _at: int = 0
     _on_seen: Callable[[], object] | None = None
-    _ended: trio.Event | None = None
+    # One task that waits needs no event, which is three objects for the collector.
+    _waiter: trio.lowlevel.Task | None = None
+    _ended: trio.Event | None = None  # for the others that wait
     _calls: list[Callable[[], object]] | None = None  # at the end
     _waiting: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an outcome."""
+        return self._place is not None or self._outcome is not None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Where it was written, or why it was not; None: not known yet."""
+        return self._outcome if self._place is None else self._place.of(self, self._at)
 
     @property
     def outgoing(self) -> Outgoing:
         """The message."""
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
-        if self.outcome is None:
+        if self._place is None and self._outcome is None:
             self._waiting += 1
             try:
-                await self._end_known()
+                if self._waiter is None:  # as `_end_known`, without a coroutine that lives so long
+                    self._waiter = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._leave)
+                else:
+                    await self._end_known()
             finally:
                 self._waiting -= 1
         elif self.gives_way:
@@ -75,10 +97,12 @@ class Delivery(Outgoing):
         self.was_seen = True
         if self._on_seen is not None:
             self._on_seen()
-        if isinstance(self.outcome, RecordMetadata):
-            return self.outcome
-        assert self.outcome is not None
-        raise self.outcome
+        if self._place is not None:
+            return self._place.of(self, self._at)
+        if isinstance(self._outcome, RecordMetadata):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
         return self.wait().__await__()
@@ -110,10 +134,23 @@ class Delivery(Outgoing):
 
     def end(self, outcome: Outcome, on_seen: Callable[[], object] | None = None) -> None:
         """For the producer, which wants to know once somebody has seen a failure."""
-        self.outcome = outcome
+        self._outcome = outcome
         self._on_seen = on_seen
+        self._tell()
+
+    def end_at(self, place: Place, at: int) -> None:
+        """For the producer: it was written."""
+        self._place, self._at = place, at
+        if self._waiter is not None or self._ended is not None or self.on_end is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell who waits that there is an outcome."""
         if self.on_end is not None:
             self.on_end(self)
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(waiter)
         if self._ended is not None:
             self._ended.set()
         for call in self._calls or ():
@@ -121,12 +158,23 @@ class Delivery(Outgoing):
         if self.was_seen or self._waiting:
             self.on_seen()
 
+    @trio.lowlevel.enable_ki_protection
     async def _end_known(self) -> None:
         """Wait until there is an outcome."""
-        if self.outcome is None:
-            if self._ended is None:
-                self._ended = trio.Event()
-            await self._ended.wait()
+        if self.is_done:
+            return
+        if self._waiter is None:
+            self._waiter = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._leave)
+            return
+        if self._ended is None:
+            self._ended = trio.Event()
+        await self._ended.wait()
+
+    def _leave(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        """The task that waits is cancelled."""
+        self._waiter = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Failures:
@@ -201,7 +249,7 @@ class ManyDeliveries(Sequence[Delivery]):
         A checkpoint. Cancelling ends only the waiting.
         """
         await trio.lowlevel.checkpoint()
-        left = [each for each in self._deliveries if each.outcome is None]
+        left = [each for each in self._deliveries if not each.is_done]
         for delivery in left:
             delivery._waiting += 1
         try:
@@ -216,8 +264,9 @@ class ManyDeliveries(Sequence[Delivery]):
         """Return the outcomes, all of which are known. Not a checkpoint."""
         outcomes: list[Outcome] = []
         for delivery in self._deliveries:
-            assert delivery.outcome is not None
-            outcomes.append(delivery.outcome)
+            outcome = delivery.outcome
+            assert outcome is not None
+            outcomes.append(outcome)
             delivery.on_seen()
         return outcomes
 
@@ -229,7 +278,7 @@ class ManyDeliveries(Sequence[Delivery]):
         return self.wait().__await__()
 
     def __repr__(self) -> str:
-        left = sum(each.outcome is None for each in self._deliveries)
+        left = sum(not each.is_done for each in self._deliveries)
         return f"<ManyDeliveries of {len(self)} messages, {left} without an outcome>"
 
 
@@ -364,6 +413,22 @@ class InFlight:
             self.accept(message)
         return len(messages)
 
+    def accept_if_room(self, delivery: Delivery) -> bool:
+        """Accept a message, unless there is no room or another waits before it."""
+        # `has_room` and `accept`, without their calls, because this runs for each message.
+        deliveries, size = self._deliveries, delivery.size
+        if self._line or (
+            deliveries
+            and (len(deliveries) >= self._most_messages or self._bytes + size > self.most_bytes)
+        ):
+            return False
+        deliveries[delivery] = delivery
+        self._bytes += size
+        self._turn += 1
+        if not self._turn % _TURN:
+            delivery.gives_way = True
+        return True
+
     def accept(self, delivery: Delivery) -> None:
         """Note that a message is in flight. Its size is known."""
         self._deliveries[delivery] = delivery
@@ -383,6 +448,16 @@ class InFlight:
         failed: list[Delivery] = []
         take, add = self._deliveries.pop, ended.append
         freed = 0
+        if isinstance(reports, Outcomes):
+            for written in reports.written:
+                place = written.place
+                for at, message in enumerate(written.messages):  # once for each message
+                    delivery = take(message, None)
+                    if delivery is not None:
+                        freed += delivery.size
+                        delivery.end_at(place, at)
+                        add(delivery)
+            reports = reports.others
         for outgoing, outcome in reports:  # once for each message
             delivery = take(outgoing, None)
             if delivery is None:
@@ -394,9 +469,7 @@ class InFlight:
                 delivery.end(outcome, self._failures.add(outgoing.topic, outcome))
                 failed.append(delivery)
             else:
-                delivery.outcome = outcome
-                if delivery._ended is not None or delivery.on_end is not None:
-                    delivery.end(outcome)
+                delivery.end(outcome)
             add(delivery)
         self._bytes -= freed
         for flush in self._flushes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 from outcome import Error, Value
-from trio.lowlevel import checkpoint_if_cancelled
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from nurseries import Service
 from transport.arguments import flag, instance, offsets_of, text, topic_name, wrong_type
@@ -49,8 +49,6 @@ _OVERHEAD = 70
 # and refreshes it within `metadata_max_age`.
 _TRUST = 1.0
 _UNKNOWN = (0, float("-inf"))
-# `send` gives way to other tasks after so many messages.
-_TURN = 64
 
 
 class Producer(Service):
@@ -99,7 +97,6 @@ class Producer(Service):
         self._most_size = min(self.max_request_size, settings.send_buffer_bytes)
         self._queue: list[Outgoing] = []
         self._filled = trio.Event()
-        self._turn = 0
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
         self._now: Callable[[], float] = lambda: 0.0  # trio's clock, also outside of trio
         self._topic_ids: dict[str, object] = {}
@@ -203,13 +200,11 @@ class Producer(Service):
 
     async def send_while(self, check: Callable[[], None], message: Delivery) -> Delivery:
         """Accept a message as `send` does, unless `check` raises at that moment."""
-        self._turn += 1
-        if self._turn % _TURN:
-            await checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
+        await checkpoint_if_cancelled()
         if self.accept_now(message, check) is None:
             await self._accept_later(check, message)
+        elif message.gives_way:
+            await cancel_shielded_checkpoint()  # nobody is cancelled whose message is accepted
         return message
 
     async def _accept_later(self, check: Callable[[], None], message: Delivery) -> None:
@@ -243,16 +238,16 @@ class Producer(Service):
             count, until = self._partitions.get(message.topic, _UNKNOWN)
             if self._now() >= until:
                 return None
-        size = self._prepare(message, count)
-        in_flight = self._in_flight
-        if self._accepts and not in_flight.has_room(size):
-            return None
+        self._prepare(message, count)
         # As `_accept`, without its call, because this runs for each message.
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
         if check is not None and check is not always:
+            if not self._in_flight.has_room(message.size):
+                return None
             check()
-        in_flight.accept(message)
+        if not self._in_flight.accept_if_room(message):
+            return None
         if not self._queue:
             self._filled.set()
         self._queue.append(message)
@@ -349,10 +344,9 @@ class Producer(Service):
 
         A checkpoint. Cancelled while it waits for the delivery: the message is sent all the same.
         """
-        delivery = await self.send(
-            topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
-        )
-        return await delivery
+        message = outgoing_of(topic, key, value, partition, timestamp, headers)
+        await self.writer(transactional_id).send_while(always, message)
+        return await message.wait()
 
     async def flush(self) -> None:
         """Wait until all that was accepted before the call is delivered or has failed.

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+
 from transport.arguments import flag, function, instance, shown, whole, wrong_type
 from transport.channel import Batches, Channel, DecodeErrorHook, Messages
 from transport.codec import TEXT, Codec, CodecArg, codec_for
@@ -175,7 +177,13 @@ class Topic:
         Raises what `Producer.send` does; with transactions, what `TransactionManager.send` does.
         """
         writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
-        return await writer.send_while(check, message)
+        await checkpoint_if_cancelled()
+        # As `send_while`, without a second coroutine, because this runs for each message.
+        if writer.accept_now(message, check) is None:
+            await writer.send_while(check, message)
+        elif message.gives_way:
+            await cancel_shielded_checkpoint()
+        return message
 
     async def send_many(
         self,
@@ -222,7 +230,10 @@ class Topic:
             key = _encode(self, "key", self._key, key)
         if self._value is not None or type(value) is not bytes:
             value = _encode(self, "value", self._value, value)
-        message = outgoing_of(self.name, key, value, partition, timestamp, headers)
+        if partition is None and timestamp is None and headers is None:
+            message = Delivery(self.name, None, key, value, (), None)
+        else:
+            message = outgoing_of(self.name, key, value, partition, timestamp, headers)
         if source is IN_HAND and not self.app.consumer.in_transaction:
             return self.app.producer, always, message
         return *self.writer_for(source), message
@@ -305,15 +316,9 @@ class Topic:
         source: Source | InHand | None = IN_HAND,
     ) -> RecordMetadata:
         """Send a message and wait for its delivery; see `Producer.send_and_wait`."""
-        delivery = await self.send(
-            key=key,
-            value=value,
-            partition=partition,
-            timestamp=timestamp,
-            headers=headers,
-            source=source,
-        )
-        return await delivery
+        writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
+        await writer.send_while(check, message)
+        return await message.wait()
 
     def matches(self, name: str) -> bool:
         """Whether messages of the topic of this name come through this object."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -172,6 +174,24 @@ class Watch:
 
 def offsets(outcomes: Sequence[Outcome | None]) -> list[int | None]:
     return [each.offset if isinstance(each, RecordMetadata) else None for each in outcomes]
+
+
+@pytest.mark.parametrize("error", [0, kafka.errors.TopicAuthorizationFailedError.errno])
+async def test_messages_with_an_outcome_are_freed_without_the_garbage_collector(error: int) -> None:
+    """A collection scans all messages in flight, so cycles would cost more than the sending."""
+    watch = Watch(Rig())
+    messages = [message(b"%d" % number) for number in range(5)]
+    kept = [weakref.ref(each) for each in messages]
+    gc.disable()
+    try:
+        watch.append(messages)
+        watch.rig.answer(watch.rig.drain(), error)
+        assert None not in await watch.of(messages)
+        watch.outcomes.clear()
+        messages.clear()
+        assert [each() for each in kept] == [None] * 5
+    finally:
+        gc.enable()
 
 
 # What is encoded

@@ -29,6 +29,7 @@ from transport.drivers.kafka.appending import Part
 from transport.drivers.kafka.crash import NeverSent
 from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import GIVES_UP_AFTER
+from transport.drivers.written import Outcomes, Place
 from transport.errors import DeliveryTimeout, TransportError
 from transport.types import RecordMetadata
 
@@ -72,6 +73,12 @@ class Batch:
     is_short: bool = False
     left: int = attrs.field(default=attrs.Factory(lambda self: len(self.messages), takes_self=True))
     runs: list[Run] | None = None
+
+    def reported(self, number: int) -> None:
+        """Note that so many more messages were reported; the last ones let go of all of them."""
+        self.left -= number
+        if not self.left:
+            self.messages, self.runs = (), []  # runs refer to the batch, and messages keep much
 
     def unreported(self) -> Iterator[Outgoing]:
         if self.runs is None:
@@ -143,7 +150,7 @@ class Deliveries:
     def collect(self) -> None:
         """Report what the client has resolved."""
         self._collecting = False  # first: what lands from now on wakes us again
-        outcomes: list[tuple[Outgoing, Outcome]] = []
+        outcomes = Outcomes()
         while self._landed:
             run = self._landed.popleft()
             if run.batch.left == 0 or run.is_done:
@@ -153,8 +160,8 @@ class Deliveries:
             if run.part.held.futures is None:
                 self._look_at_whole(run, outcomes, never_sent)
             else:
-                self._look_at_each(run, outcomes, never_sent)
-            run.batch.left -= len(outcomes) - before + len(never_sent)
+                self._look_at_each(run, outcomes.others, never_sent)
+            run.batch.reported(len(outcomes) - before + len(never_sent))
             if never_sent:
                 self._given_again.update(never_sent)
                 self._set_aside(never_sent, run.batch.deadline)
@@ -163,31 +170,33 @@ class Deliveries:
         if outcomes:
             self._report(outcomes)
 
-    def _look_at_whole(
-        self, run: Run, outcomes: list[tuple[Outgoing, Outcome]], never_sent: list[Outgoing]
-    ) -> None:
-        """Make the outcomes of a run whose client's batch has one, if it has."""
+    def _look_at_whole(self, run: Run, outcomes: Outcomes, never_sent: list[Outgoing]) -> None:
+        """Note the outcomes of a run whose client's batch has one, if it has."""
         part = run.part
         if not part.held.produce_future.is_done:
             return
         run.is_done = True
+        # Nobody takes a batch apart that has an outcome. It must not keep its messages: else each
+        # of them waits for the garbage collector, which takes up to 5 us for a message.
+        part.held.parts = []
         offset, stored_ms, error_of = part.held.produce_future.value
         if error_of is not None:
             for at, message in enumerate(part.messages, part.first):
-                self._note_error(message, error_of(at), outcomes, never_sent)
+                self._note_error(message, error_of(at), outcomes.others, never_sent)
             return
         topic, partition = part.held.topic_partition
         # Where the client asked for no answer it gives numbers of its own.
-        step = 1 if self._answered and offset != -1 else 0
-        offset = offset + part.first if step else -1
-        has_own_time = stored_ms in (None, -1)
-        stored = (part.now_ms if has_own_time else stored_ms) / 1000
-        add, make = outcomes.append, tuple.__new__  # a quarter of the time of a call by name
-        for message in part.messages:  # once a message: this loop is most of what the driver does
-            own_ms = message.timestamp_ms
-            time = stored if own_ms is None or not has_own_time else own_ms / 1000
-            add((message, make(RecordMetadata, (topic, partition, offset, time))))
-            offset += step
+        has_offset = self._answered and offset != -1
+        has_own_times = stored_ms in (None, -1)
+        place = Place(
+            topic,
+            partition,
+            offset + part.first if has_offset else -1,
+            1 if has_offset else 0,
+            (part.now_ms if has_own_times else stored_ms) / 1000,
+            has_own_times,
+        )
+        outcomes.add_written(part.messages, place)
 
     def _look_at_each(
         self, run: Run, outcomes: list[tuple[Outgoing, Outcome]], never_sent: list[Outgoing]
@@ -273,7 +282,7 @@ class Deliveries:
         self.collect()
         outcomes = [(message, error) for batch in batches for message in batch.unreported()]
         for batch in batches:
-            batch.left = 0
+            batch.reported(batch.left)
         self._batches = collections.deque(batch for batch in self._batches if batch.left)
         if outcomes:
             self._report(outcomes)
@@ -289,7 +298,7 @@ class Deliveries:
         if batch.left == 0:
             return  # its deadline came first
         batch.runs = runs
-        batch.left -= len(refused) + len(absent)
+        batch.reported(len(refused) + len(absent))
         if refused:
             self._report(refused)
         if absent:

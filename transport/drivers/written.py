@@ -1,0 +1,90 @@
+"""What became of the messages of one report, without an object for each that was written.
+
+Most messages are written, many of them one after the other in one batch. Their metadata differs in
+the offset alone, and few programs look at it. So it is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import attrs
+
+from transport.drivers.base import Outcome, Outgoing
+from transport.types import RecordMetadata
+
+_new = tuple.__new__
+
+
+@attrs.frozen(eq=False)
+class Place:
+    """Where messages were written that follow each other in one batch.
+
+    Attributes:
+        offset: of the first of them; -1 where the broker was not asked to answer.
+        step: from one offset to the next.
+        timestamp: seconds since 1970, as stored, of a message without a time of its own.
+        has_own_times: a message that names a time is stored with that time.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    step: int
+    timestamp: float
+    has_own_times: bool
+
+    def of(self, message: Outgoing, at: int) -> RecordMetadata:
+        """Return where the message with this number, from 0 on, was written."""
+        own_ms, timestamp = message.timestamp_ms, self.timestamp
+        if own_ms is not None and self.has_own_times:
+            timestamp = own_ms / 1000
+        return RecordMetadata(self.topic, self.partition, self.offset + at * self.step, timestamp)
+
+
+@attrs.frozen(eq=False)
+class Written:
+    """Messages that were written one after the other, in this order."""
+
+    messages: Sequence[Outgoing]
+    place: Place
+
+    def pairs(self) -> Iterator[tuple[Outgoing, Outcome]]:
+        """Return each message with its metadata."""
+        return ((each, self.place.of(each, at)) for at, each in enumerate(self.messages))
+
+
+class Outcomes(Sequence[tuple[Outgoing, Outcome]]):
+    """A report: as a sequence, pairs of a message and what became of it.
+
+    Attributes:
+        written: the messages that were written, by the batch.
+        others: the other pairs.
+    """
+
+    def __init__(self) -> None:
+        self.written: list[Written] = []
+        self.others: list[tuple[Outgoing, Outcome]] = []
+        self._length = 0  # of all in `written`
+
+    def add_written(self, messages: Sequence[Outgoing], place: Place) -> None:
+        self.written.append(Written(messages, place))
+        self._length += len(messages)
+
+    def __len__(self) -> int:
+        return self._length + len(self.others)
+
+    def __iter__(self) -> Iterator[tuple[Outgoing, Outcome]]:
+        for written in self.written:
+            yield from written.pairs()
+        yield from self.others
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[Outgoing, Outcome]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[tuple[Outgoing, Outcome]]: ...
+    def __getitem__(
+        self, at: int | slice
+    ) -> tuple[Outgoing, Outcome] | Sequence[tuple[Outgoing, Outcome]]:
+        return list(self)[at]

@@ -263,11 +263,14 @@ class ManyDeliveries(Sequence[Delivery]):
     def known_outcomes(self) -> list[Outcome]:
         """Return the outcomes, all of which are known. Not a checkpoint."""
         outcomes: list[Outcome] = []
-        for delivery in self._deliveries:
-            outcome = delivery.outcome
-            assert outcome is not None
-            outcomes.append(outcome)
-            delivery.on_seen()
+        add = outcomes.append
+        for delivery in self._deliveries:  # once for each message
+            if (place := delivery._place) is not None:
+                add(place.of(delivery, delivery._at))
+            else:
+                assert delivery._outcome is not None
+                add(delivery._outcome)
+                delivery.on_seen()
         return outcomes
 
     async def wait(self) -> list[RecordMetadata]:

@@ -250,14 +250,17 @@ class Topic:
         add, key_codec, value_codec = listed.append, self._key, self._value
         with numbered() as at:
             for at.number, item in enumerate(messages):
-                is_pair = type(item) is tuple and len(item) == 2
-                key, value, *others = item if is_pair else _parts(item)
+                others: Iterable[Any] | None = None
+                if type(item) is tuple and len(item) == 2:
+                    key, value = item
+                else:
+                    key, value, *others = _parts(item)
                 # A plain key or value costs no call, because this runs for each message.
                 if key_codec is not None or type(key) is not bytes:
                     key = _encode(self, "key", key_codec, key)
                 if value_codec is not None or type(value) is not bytes:
                     value = _encode(self, "value", value_codec, value)
-                if is_pair:
+                if others is None:
                     add(Delivery(name, None, key, value, (), None))
                 else:
                     add(outgoing_of(name, key, value, *others))

@@ -40,7 +40,9 @@ class Place:
         own_ms, timestamp = message.timestamp_ms, self.timestamp
         if own_ms is not None and self.has_own_times:
             timestamp = own_ms / 1000
-        return RecordMetadata(self.topic, self.partition, self.offset + at * self.step, timestamp)
+        # A call by name takes twice as long.
+        offset = self.offset + at * self.step
+        return _new(RecordMetadata, (self.topic, self.partition, offset, timestamp))
 
 
 @attrs.frozen(eq=False)

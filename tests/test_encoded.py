@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ from tests.nurseries.clock import jumping
 from tests.records import Encoded
 from transport.errors import UnreadableBatch
 from transport.ledger import Lane, Ledger, Load, Tally
-from transport.message import Message
+from transport.message import Batch, Message
 from transport.types import TP
 from transport.weights import Held
 
@@ -241,6 +243,63 @@ def test_messages_that_are_made_after_the_epoch_are_stale(ledger: Ledger, lane: 
     assert not batch[0].ack()
     assert not batch.ack()
     assert ledger.tally.stale == 3
+
+
+def _ack_each(batch: Batch, _: Ledger) -> None:
+    for message in batch:
+        message.ack()
+
+
+def _ack_one_and_the_rest(batch: Batch, _: Ledger) -> None:
+    batch[1].ack()
+    batch.ack()
+
+
+def _ack_whole(batch: Batch, _: Ledger) -> None:
+    assert len(list(batch)) == 3
+    batch.ack()
+
+
+def _ack_before_they_are_made(batch: Batch, _: Ledger) -> None:
+    batch.ack()
+    assert len(list(batch)) == 3
+
+
+def _end_the_epoch(batch: Batch, ledger: Ledger) -> None:
+    assert len(list(batch)) == 3
+    ledger.shut()
+
+
+def _make_after_the_epoch(batch: Batch, ledger: Ledger) -> None:
+    ledger.shut()
+    assert len(list(batch)) == 3
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        _ack_each,
+        _ack_one_and_the_rest,
+        _ack_whole,
+        _ack_before_they_are_made,
+        _end_the_epoch,
+        _make_after_the_epoch,
+    ],
+)
+def test_a_batch_that_is_done_leaves_no_work_to_the_garbage_collector(
+    ledger: Ledger, lane: Lane, finish: Callable[[Batch, Ledger], None]
+) -> None:
+    """Messages that refer to their batch would stay in memory, hundreds of batches of them."""
+    ledger.fetched(Encoded([0, 1, 2]))
+    assert lane.ready()
+    gc.collect()
+    gc.disable()
+    try:
+        finish(lane.take_batch(9), ledger)
+        left = [each for each in gc.get_objects() if isinstance(each, Message | Batch)]
+    finally:
+        gc.enable()
+    assert not left
 
 
 def test_who_waits_for_a_batch_waits_until_all_of_it_is_done(ledger: Ledger, lane: Lane) -> None:

@@ -343,6 +343,7 @@ class Lane:
             return None if self.begun.pop(message.offset, None) is None else message.offset
         if batch.left is None or batch.left.pop(message.offset, None) is None:
             return None
+        message.batch = None
         if batch.left:
             self._in_batches -= 1
             return message.offset
@@ -374,6 +375,7 @@ class Lane:
         for message in messages:
             message.refcount = 0
             message.acked = True
+            message.batch = None
             weight += message.weight
         if batch.left is not None:
             batch.left.clear()

@@ -30,7 +30,9 @@ class Message:
         key, value: decoded by the topic's types; bytes or None where it has none.
         record: the record of the broker's client. All topic objects share it: do not change it.
         weight: its size in memory, in bytes: its share of what was decoded together.
-        batch: the batch that it was taken with; None: it was taken alone. For the transport.
+        batch: the batch that it was taken with and is still begun in. None: it was taken alone, or
+            its work is done: a reference to the batch would keep both in memory until the garbage
+            collector runs. For the transport.
         acked: whether an ack of it was counted.
         refcount: how many holders have still to let go of it; 1 when it is delivered.
     """
@@ -240,9 +242,10 @@ class Batch(Sequence[Message]):
         if self._messages is None:
             records = self._records
             share, rest = divmod(self.weight, len(records))
-            messages = [Message(self._lane, record, share, self) for record in records]
-            messages[0].weight += rest
             is_open = self.is_open
+            batch = self if is_open else None
+            messages = [Message(self._lane, record, share, batch) for record in records]
+            messages[0].weight += rest
             self.left = {message.offset: message for message in messages} if is_open else {}
             if self.is_acked:
                 for message in messages:
@@ -326,6 +329,8 @@ class Batch(Sequence[Message]):
             return len(self._records), self.weight
         given_up = list(self.left.values())
         self.left.clear()
+        for message in given_up:
+            message.batch = None
         return len(given_up), sum(message.weight for message in given_up)
 
     async def __aenter__(self) -> Self:

@@ -160,6 +160,33 @@ async def test_a_commit_is_made_every_interval_and_at_the_end(mode: str) -> None
 
 @MODES
 @jumping
+async def test_a_commit_waits_for_no_linger(mode: str) -> None:
+    """Nothing more is sent in the transaction: so no message has to wait for others."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        async with await anext(app.topic("in").noack()) as message:
+            (scope,) = app.consumer.transactions.scopes
+            client = app.producer.writer(scope.transactional_id).client
+            in_a_hurry = trio.Event()
+            send = client.send
+
+            async def linger(batch: Any) -> None:
+                await in_a_hurry.wait()
+                await send(batch)
+
+            client.send, client.hurry = linger, in_a_hurry.set
+            delivery = await out.send(value=message.value)
+        await trio.sleep(A_WHILE)
+        assert delivery.outcome is None
+        began = trio.current_time()
+        assert await app.consumer.commit()
+        assert trio.current_time() == began
+        assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
 async def test_a_crash_undoes_what_was_not_committed(mode: str) -> None:
     broker = pipeline(records=3)
     settings = {"transaction_timeout": 10.0, "session_timeout": 5.0}

@@ -54,6 +54,7 @@ class Transaction:
         member, or the broker has ended the transaction after its timeout; CommitUnknown. Then it is
         to be aborted.
         """
+        self._producer.client.hurry()
         with trio.move_on_at(deadline) as waiting:
             await self._producer.flush()
         if waiting.cancelled_caught and (left := self._producer.unfinished):

@@ -1,4 +1,10 @@
-"""kafka-python alone: consume, transform, produce, in transactions."""
+"""kafka-python alone: consume, transform, produce, in transactions.
+
+The clock runs from the first message in hand, as in `ours_transforming.py`, to the end of the last
+commit. The copies have no keys: this client and our driver choose a partition for each at random.
+From its first commit on, the client no longer lingers: it ends the linger at a commit and never
+begins it again. A `flush` before each commit would keep the linger. That made this loop no faster.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +27,13 @@ class Copier:
         self.producer.init_transactions()
         self._offsets: dict[TopicPartition, OffsetAndMetadata] = {}
         self.count = self.total = 0
+        self.began = 0.0
 
     def copy(self, most: int) -> None:
         """Copy what one poll brings; begins a transaction if none is open."""
         polled = self.consumer.poll(timeout_ms=1000, max_records=most)
+        if polled and not self.began:
+            self.began = time.perf_counter()
         for tp, records in polled.items():
             if not self._offsets:
                 self.producer.begin_transaction()
@@ -51,13 +60,11 @@ class Copier:
 def transactions(job: Job) -> Done:
     """Make each transaction as small as asked for."""
     copier = Copier(job)
-    number, began = 0, 0.0
+    number = 0
     while copier.count < job.messages:
         copier.copy(min(job.options["each"], job.messages - copier.count))
-        if not began and copier.count:
-            began = time.perf_counter()
         number += copier.commit()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - copier.began
     copier.close()
     return Done(copier.count, copier.total, seconds, {"transactions": number / seconds})
 
@@ -65,16 +72,15 @@ def transactions(job: Job) -> Done:
 def exactly_once(job: Job) -> Done:
     """Copy as fast as possible, and commit every second."""
     copier = Copier(job)
-    began = committed = 0.0
+    committed = 0.0
     while copier.count < job.messages:
         copier.copy(job.messages - copier.count if copier.count else 1)
-        if not began and copier.count:
-            began = committed = time.perf_counter()
-        if time.perf_counter() - committed > COMMIT_INTERVAL:
+        committed = committed or copier.began
+        if committed and time.perf_counter() - committed > COMMIT_INTERVAL:
             copier.commit()
             committed = time.perf_counter()
     copier.commit()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - copier.began
     copier.close()
     return Done(copier.count, copier.total, seconds)
 

@@ -585,6 +585,40 @@ def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
 
 
+# `_accumulator`, `_flushes_in_progress`.
+
+
+def test_a_flush_ends_the_linger_and_only_the_one_who_waits_for_it_ends_the_flush() -> None:
+    accumulator = RecordAccumulator(linger_ms=60_000)
+    assert not accumulator.flush_in_progress()
+    accumulator.begin_flush()
+    accumulator.begin_flush()
+    assert accumulator.flush_in_progress()
+    accumulator._flushes_in_progress.decrement()
+    accumulator._flushes_in_progress.decrement()
+    assert not accumulator.flush_in_progress()
+    ready = inspect.getsource(RecordAccumulator.ready)
+    assert "sendable = (full or expired or self._closed or" in ready
+    assert "self.flush_in_progress())" in ready
+    # The client begins one where it ends a transaction, and never ends it.
+    assert "self._accumulator.begin_flush()" in inspect.getsource(
+        Sender._maybe_send_pending_request
+    )
+    assert inspect.getsource(Sender).count("flush_in_progress") == 1
+    assert "decrement" not in inspect.getsource(Sender)
+
+
+# `_sender._client._net`: a request of a transaction may be sent again from the loop.
+
+
+def test_one_request_of_a_transaction_is_under_way_at_a_time() -> None:
+    text = inspect.getsource(Sender.run_once)
+    assert "self._transaction_manager.has_in_flight_transactional_request() or " in text
+    # The sleep that `too_soon.py` spares the thread.
+    text = inspect.getsource(Sender._maybe_send_pending_request)
+    assert "time.sleep(self.config['retry_backoff_ms'] / 1000)" in text
+
+
 # `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;
 # `MemoryRecordsBuilder._closed`, `_builder`, `_next_offset`; `ProducerBatch._record_futures`,
 # `_complete_future`; `KafkaProducer._closed`, `_partition`, `_estimate_size_in_bytes`,

@@ -23,6 +23,7 @@ from kafka.errors import (
 )
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
+from kafka.producer.record_accumulator import RecordAccumulator
 from kafka.producer.transaction_manager import InitProducerIdHandler, TransactionManager
 from kafka.protocol.producer import ProduceRequest
 from kafka.record.memory_records import MemoryRecordsBuilder
@@ -132,6 +133,7 @@ class Client:
         self.transactions = 0
         self._metadata = self.metadata
         self._sender = Sender()
+        self._accumulator = RecordAccumulator()
         self._transaction_manager = Transactions() if "transactional_id" in options else None
         self.made.append(self)
 

@@ -334,3 +334,22 @@ async def test_a_refused_record_undoes_its_transaction(rig: Rig) -> None:
         assert isinstance(fine, RecordMetadata)
         await sender.client.commit(PATIENCE)
     assert await seen(rig, topic, 1) == [b"again"]
+
+
+async def test_in_a_hurry_no_message_of_the_transaction_lingers(rig: Rig) -> None:
+    """Be it accepted before the hurry or after it. The next transaction is in no hurry."""
+    topic = await rig.topic(1)
+    async with writer(rig, rig.name(), linger=60.0, transaction_timeout=30.0) as sender:
+        for number in range(3):
+            await sender.client.begin()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, sender, topic, b"%d before" % number)
+                await trio.sleep(0.2)
+                with trio.fail_after(PATIENCE):
+                    sender.client.hurry()
+                    sender.client.hurry()  # once is enough
+                    await write(sender, topic, b"%d after" % number)
+            await (sender.client.abort if number == 1 else sender.client.commit)(PATIENCE)
+        sender.client.hurry()  # there is no transaction
+    shown = [b"%d %s" % (number, when) for number in (0, 2) for when in (b"before", b"after")]
+    assert await seen(rig, topic, 4) == shown

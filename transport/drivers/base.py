@@ -350,6 +350,13 @@ class ProducerClient(Protocol):
     async def begin(self) -> None:
         """Begin a transaction: what is sent from now on belongs to it. Asks no broker."""
 
+    def hurry(self) -> None:
+        """Let no message of the open transaction wait for others to fill its batch (the linger).
+
+        To be called before the end of the transaction is waited for. Not a checkpoint, raises
+        nothing, and does nothing without a transaction.
+        """
+
     async def send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
     ) -> None:

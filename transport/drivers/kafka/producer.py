@@ -33,6 +33,7 @@ from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
 from transport.drivers.kafka.requests import keep_requests
+from transport.drivers.kafka.too_soon import ask_again_soon
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Displaced,
@@ -222,6 +223,11 @@ class KafkaProducerClient:
     async def begin(self) -> None:
         await self._calls.make(self._sending, "begin", self._begin)
 
+    def hurry(self) -> None:
+        transaction = self._transaction
+        if transaction is not None and transaction.producer is self._producer:
+            transaction.hurry()
+
     async def send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
     ) -> None:
@@ -389,6 +395,7 @@ class KafkaProducerClient:
             outlive_expiry(producer)
         else:
             abort_on_failure(producer)
+            ask_again_soon(producer)
             self._take_id_over(producer, attempt)
         return producer
 

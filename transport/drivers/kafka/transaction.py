@@ -97,10 +97,22 @@ class Transaction:
         self.producer = producer
         # `_transaction_manager`: the public calls have no timeout.
         self._manager = producer._transaction_manager
+        # `_accumulator`: the public flush waits, and ends the hurry with the wait.
+        self._accumulator = producer._accumulator
 
     def begin(self) -> None:
+        # `_flushes_in_progress`: what `hurry` began; the client itself begins one where it aborts
+        # messages, and never ends it.
+        while self._accumulator.flush_in_progress():
+            self._accumulator._flushes_in_progress.decrement()
         with self._errors():
             self.producer.begin_transaction()
+
+    def hurry(self) -> None:
+        """Let no message of this transaction wait for the linger any more. From any thread."""
+        if not self._accumulator.flush_in_progress():
+            self._accumulator.begin_flush()
+        self.producer._sender.wakeup()
 
     def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
         notes, ids = group.notes, group.topic_ids

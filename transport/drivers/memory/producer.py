@@ -102,6 +102,9 @@ class MemoryProducer:
         self._in_transaction = True
         self._has_lost = False
 
+    def hurry(self) -> None:
+        """Nothing waits: a message is written when it is sent."""
+
     async def send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
     ) -> None:

@@ -853,6 +853,10 @@ def test_a_poll_of_the_client_waits_through_these_names() -> None:
     assert "if not records and idle and poll_timeout_ms > 0:" in once  # then it sleeps
     fetch = inspect.getsource(Fetcher.fetch_records)
     assert "self._net.run(self._manager.wait_for, wakeup, timeout_ms)" in fetch
+    # `fetched_records`: an answer may come between these two looks.
+    first_look = fetch.index("records, partial = self.fetched_records(")
+    assert first_look < fetch.index("waited_on = list(self._fetch_futures)")
+    assert "if not waited_on:\n            return records, True" in fetch
     for where, waits in (
         (BaseCoordinator.ensure_coordinator_ready, "self._net.run("),
         (BaseCoordinator.ensure_coordinator_ready_async, "self._manager.wait_for(future,"),

@@ -60,7 +60,9 @@ def loop() -> Iterator[Loop]:
         _coordinator=SimpleNamespace(
             coordinator_id=None, ensure_coordinator_ready=lambda timeout_ms: False
         ),
-        _fetcher=SimpleNamespace(fetch_records=lambda *_: ({}, True)),
+        _fetcher=SimpleNamespace(
+            fetch_records=lambda *_: ({}, True), fetched_records=lambda *_, **__: ({}, False)
+        ),
         _subscription=SimpleNamespace(assignment={}),
         config={"retry_backoff_ms": 100},
     )
@@ -160,6 +162,12 @@ def test_a_poll_with_nothing_under_way_waits_until_it_is_notified(loop: Loop) ->
     polling = started(lambda: fetch(1, True, LONG * 1000))
     loop.wake.notify()
     assert polling.end() == ({}, False)  # or the client would sleep
+
+
+def test_records_that_came_between_two_looks_of_the_client_are_returned_at_once(loop: Loop) -> None:
+    fetcher, records = loop.consumer._fetcher, {"t": ["record"]}
+    fetcher.fetched_records = lambda most, *, update_offsets: (records, False)
+    assert started(lambda: fetcher.fetch_records(1, True, LONG * 1000)).end() == (records, False)
 
 
 def test_a_partition_without_a_position_is_looked_up_again_after_the_backoff(loop: Loop) -> None:

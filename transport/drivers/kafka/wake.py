@@ -139,7 +139,8 @@ class Wake:
         cluster.update_metadata = update_and_notify
 
     def _wait_idle(self, consumer: Any) -> None:
-        # `_fetcher`, `fetch_records`: returns the records, and whether nothing is under way. Then
+        # `_fetcher`, `fetch_records`, `fetched_records`: the first returns the records, and whether
+        # nothing is under way; the second only returns what has come. If nothing is under way,
         # a poll of the client sleeps for `retry_backoff_ms`, again and again.
         # `_subscription`: the state of each partition, without a look at all the others.
         fetcher, subscription = consumer._fetcher, consumer._subscription
@@ -152,6 +153,11 @@ class Wake:
             timeout_ms: float | None = None,
         ) -> tuple[Any, bool]:
             records, is_idle = fetch(max_records, update_offsets, timeout_ms)
+            if is_idle and not records and timeout_ms:
+                # An answer may have come after the client looked for records and before it looked
+                # at what is under way. Without a second look it would wait for its backoff, 0.1 s,
+                # with the records in hand.
+                records, _ = fetcher.fetched_records(max_records, update_offsets=update_offsets)
             if is_idle and not records and timeout_ms:
                 seconds = timeout_ms / 1000
                 # No event says when a partition without a position, or without a reachable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -288,7 +289,7 @@ def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
     """
     while True:
         try:
-            admin.create_topics(
+            answer = admin.create_topics(
                 {topic: {"num_partitions": partitions, "replication_factor": 1}},
                 wait_for_metadata=True,
             )
@@ -296,6 +297,11 @@ def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
             if partitions != 4:
                 admin.delete_topics([topic])
                 continue
+            return
+        # The broker may still know the topic that is deleted, and would write to that one.
+        created = answer["topics"][0]["topic_id"]
+        while admin.describe_topics([topic])[0]["topic_id"] != created:
+            time.sleep(0.05)
         return
 
 

@@ -55,6 +55,9 @@ class HeldBack:
     def topic_id(self, topic: str) -> object:
         return None
 
+    def send_now(self, batch: Sequence[Outgoing]) -> bool:
+        return False
+
     async def send(self, batch: Sequence[Outgoing]) -> None:
         await trio.lowlevel.checkpoint()
         if not self.is_open:

@@ -625,7 +625,8 @@ class Producer(Service):
             if (probe := self.app.probe) is not None:
                 probe(probe.sensor.on_sends_initiated, self, len(batch))
             try:
-                await self.client.send(batch)
+                if not self.client.send_now(batch):
+                    await self.client.send(batch)
             except ClientClosed:
                 if not self._is_killed:
                     raise

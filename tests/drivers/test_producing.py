@@ -7,7 +7,7 @@ import trio
 
 from tests.drivers.rig import PATIENCE, Rig, outgoing
 from transport.drivers.base import Outgoing
-from transport.errors import DeliveryFailed, MessageTooLarge, TransportError
+from transport.errors import ClientClosed, DeliveryFailed, MessageTooLarge, TransportError
 from transport.types import RecordMetadata
 
 YEAR_2100_MS = 4_102_444_800_000
@@ -26,6 +26,21 @@ async def test_each_message_is_reported_with_its_place(rig: Rig) -> None:
     async with rig.sender() as sender:
         outcomes = await sender.send(batch)
     assert outcomes == [RecordMetadata(topic, n % 4, n // 4, 1_700_000_000.5) for n in range(100)]
+
+
+async def test_what_is_handed_over_at_once_keeps_the_order(rig: Rig) -> None:
+    """`send_now` takes a whole batch or nothing of it, and then `send` takes it."""
+    topic = await rig.topic()
+    batches = [[outgoing(topic, partition=0) for _ in range(n)] for n in (1, 3, 2000, 1, 5)]
+    async with rig.sender() as sender:
+        await sender.client.partition_count(topic, PATIENCE)
+        for batch in batches:
+            if not sender.client.send_now(batch):
+                await sender.client.send(batch)
+        outcomes = await sender.reported([each for batch in batches for each in batch])
+    assert [each.offset for each in outcomes if isinstance(each, RecordMetadata)] == [*range(2010)]
+    with pytest.raises(ClientClosed):
+        sender.client.send_now(batches[0])
 
 
 async def test_keys_stay_on_their_partition(rig: Rig) -> None:

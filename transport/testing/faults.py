@@ -288,6 +288,9 @@ class _Faulty:
         self._prefix = prefix
         self._calls = calls
 
+    def send_now(self, batch: object) -> bool:
+        return False  # each batch goes by way of `send`, which can fail
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
         if name not in self._calls:

@@ -177,6 +177,16 @@ class KafkaProducerClient:
     def topic_id(self, topic: str) -> object:
         return None if self._client is None else known_id(self._client.cluster, topic)
 
+    @trio.lowlevel.enable_ki_protection
+    def send_now(self, batch: Sequence[Outgoing]) -> bool:
+        self._calls.check_open()
+        assert self._absent is not None
+        if self._absent.topics:
+            return False
+        return self._submit_here(
+            batch, trio.current_time() + self._settings.delivery_timeout, again=False
+        )
+
     async def send(self, batch: Sequence[Outgoing]) -> None:
         self._calls.check_open()
         assert self._absent is not None
@@ -264,17 +274,25 @@ class KafkaProducerClient:
     async def _submit(
         self, messages: Sequence[Outgoing], deadline: float, *, again: bool = False
     ) -> None:
+        if self._submit_here(messages, deadline, again=again):
+            await trio.lowlevel.checkpoint()
+            return
         handed = Batch(list(messages), deadline)
         with self._calls.errors():
-            if (here := self._client_here(handed.messages)) is not None:
-                self._opened.add(handed)
-                self._send(handed, again, self._opened.enter, here)
-                await trio.lowlevel.checkpoint()
-                return
             call = self._sending.submit("send", self._send, handed, again, self._opened.taken)
             if handed.messages:
                 self._opened.add(handed)
             await call.wait()
+
+    def _submit_here(self, messages: Sequence[Outgoing], deadline: float, *, again: bool) -> bool:
+        """Append messages on trio's thread, or return False."""
+        with self._calls.errors():
+            if (here := self._client_here(messages)) is None:
+                return False
+            handed = Batch(list(messages), deadline)
+            self._opened.add(handed)
+            self._send(handed, again, self._opened.enter, here)
+        return True
 
     async def _submit_again(self, messages: Sequence[Outgoing], deadline: float) -> None:
         await self._submit(messages, deadline, again=True)

@@ -66,6 +66,10 @@ class MemoryProducer:
     def topic_id(self, topic: str) -> object:
         return self._open_broker().topic_id(topic)
 
+    def send_now(self, batch: Sequence[Outgoing]) -> bool:
+        self._open_broker()
+        return False  # each call of `send` is a checkpoint, which a schedule can order
+
     @trio.lowlevel.enable_ki_protection
     async def send(self, batch: Sequence[Outgoing]) -> None:
         broker = self._open_broker()

@@ -3,6 +3,8 @@
 They are sync, for trio and plain tests alike.
 """
 
+import gc
+import logging
 import os
 import signal
 import uuid
@@ -99,3 +101,13 @@ def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "memory":
         return Place(f"memory://{name}", name)
     return Place(f"kafka://{request.getfixturevalue('kafka_bootstrap')}", name)
+
+
+@pytest.fixture
+def quiet_client() -> Iterator[None]:
+    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(logging.NOTSET)
+    gc.collect()

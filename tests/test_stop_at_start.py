@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -25,15 +24,6 @@ STEPS = {
     "connecting the producer of a transaction": ("producer.open", 1),
     "beginning a transaction": ("producer.begin", 0),
 }
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """The client logs what it meets on its way, and with it sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
 
 
 async def stopped_after(app: App, topic: str, seconds: float) -> float:
@@ -68,7 +58,7 @@ async def test_whatever_hangs_while_it_starts_does_not_hold_up_the_end(
 
 @TRANSACTIONS
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.1, 0.3, 1.0, 3.5])
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("quiet_client")
 async def test_a_stop_at_any_moment_of_the_start_is_quick(
     place: Place, transactions: str | None, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,7 +70,7 @@ async def test_a_stop_at_any_moment_of_the_start_is_quick(
 
 
 @TRANSACTIONS
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("quiet_client")
 async def test_a_stop_while_a_topic_is_waited_for_is_quick(
     place: Place, transactions: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,7 +86,7 @@ async def test_a_stop_while_a_topic_is_waited_for_is_quick(
 
 @TRANSACTIONS
 @pytest.mark.kafka
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("quiet_client")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_a_stop_while_no_broker_answers_is_quick(
     kafka_broker: Broker, transactions: str | None

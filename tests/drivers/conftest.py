@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from tests.drivers.rig import Rig
@@ -26,13 +22,3 @@ def rig(request: pytest.FixtureRequest) -> Rig:
 def kafka_rig(kafka_bootstrap: str) -> Rig:
     """The Kafka driver alone, for tests that look inside its client."""
     return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))
-
-
-@pytest.fixture
-def quiet_client() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
-    gc.collect()

@@ -7,7 +7,6 @@ the name, and whether the client now has a public way.
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import logging
 import re
@@ -72,17 +71,10 @@ from transport.drivers.kafka.unpacking import Share
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
 # The client drops the socket of a connection that failed, and lets the collector close it.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.usefixtures("quiet_client"),
+]
 
 
 @contextlib.contextmanager

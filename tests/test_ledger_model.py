@@ -61,6 +61,20 @@ class Given:
         return self.make()
 
 
+def weight_in(lane: Lane) -> int:
+    """What a lane holds, added up from its parts: what waits, and what is begun."""
+    weight = lane._share * (len(lane._records) - lane._next)
+    weight += sum(fetched.weight for fetched in lane._queue)
+    if lane._reading is not None:
+        weight += lane._reading.weight
+    for entry in lane.begun.values():
+        if isinstance(entry, Message) or entry.left is None:
+            weight += entry.weight
+        else:
+            weight += sum(message.weight for message in entry.left.values())
+    return weight
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """One partition of a log with gaps, its client, and up to three channels."""
 
@@ -435,6 +449,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.memory.bytes >= 0
         if not any(channel.begun or channel.waits_for for channel in self.channels):
             assert self.memory.bytes == 0
+
+    @invariant()
+    def the_weight_in_memory_is_that_of_what_the_lanes_hold(self) -> None:
+        lanes = [channel.lane for channel in self.channels]
+        assert self.memory.bytes == sum(map(weight_in, lanes))
 
     @invariant()
     def acks_that_change_nothing_are_counted(self) -> None:

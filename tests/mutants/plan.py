@@ -6,6 +6,7 @@ CORE = (
     "test_ledger.py",
     "test_ledger_model.py",
     "test_encoded.py",
+    "test_lane.py",
     "test_channel.py",
     "test_assignment.py",
 )

@@ -365,3 +365,47 @@ def test_a_second_ack_of_an_opened_batch_is_counted(ledger: Ledger, lane: Lane) 
     assert (ledger.tally.doubled, ledger.tally.stale) == (2, 0)
     assert not batch[0].ack()
     assert ledger.tally.doubled == 3
+
+
+# What is given back when the channel, or the epoch, takes nothing any more
+
+
+def test_what_is_given_back_during_a_drain_is_dropped_and_fetched_again(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(Encoded([0, 1, 2, 3]))
+    first, second = take(lane, 2)
+    ledger.drain()
+    ledger.give_back(lane, [second])
+    assert (lane.waiting, lane.load.held, ledger.safe) == (0, 1, 0)
+    first.ack()
+    assert (lane.load.held, ledger.safe) == (0, 1)
+
+
+def test_what_is_given_back_to_the_last_channel_that_closed_is_fetched_again(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(Encoded([0, 1]))
+    first, second = take(lane, 2)
+    ledger.close_lane(lane)
+    ledger.give_back(lane, [second])
+    assert (lane.waiting, lane.load.held) == (0, 1)
+    first.ack()
+    assert (ledger.refetching, ledger.safe) == (None, 1)
+    ledger.open_lane(lane.load)
+    assert ledger.refetching == 1
+
+
+def test_what_is_given_back_to_a_closed_channel_is_left_to_the_others(
+    ledger: Ledger, lane: Lane
+) -> None:
+    other = ledger.open_lane(Load(1000, memory=Held()))
+    ledger.fetched(Encoded([0, 1]))
+    (mine,) = take(lane)
+    ledger.close_lane(lane)
+    ledger.give_back(lane, [mine])
+    assert (lane.waiting, lane.load.held) == (0, 0)
+    assert (ledger.refetching, ledger.safe) == (None, 0)
+    for message in take(other, 2):
+        message.ack()
+    assert ledger.safe == 2

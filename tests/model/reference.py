@@ -91,10 +91,14 @@ class Reference:
             raise InvariantViolated(f"I3: {tp} goes on to {offset}, past {sorted(skipped)}")
         tenure.fetched = {each for each in tenure.fetched if each < offset}
 
-    def on_committed(self, offsets: Mapping[TP, int]) -> None:
-        """The broker has taken these from the member."""
+    def on_committed(self, offsets: Mapping[TP, int], tenures: Mapping[TP, Tenure]) -> None:
+        """The broker has taken these from the member.
+
+        Args:
+            tenures: as they were when the commit was made: a seek may have come meanwhile.
+        """
         for tp, offset in offsets.items():
-            tenure = self._tenure(tp, "committed")
+            tenure = tenures.get(tp, self._tenure(tp, "committed"))
             if left := {each for each in tenure.fetched if each < offset} - tenure.acked:
                 raise InvariantViolated(
                     f"I1: {tp} is committed up to {offset}, and {sorted(left)} is not acked"

@@ -62,8 +62,9 @@ class _SpiedOn:
         self._tell(self._reference.on_sought, tp, offset)
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        tenures = dict(self._reference.tenures)
         await self._client.commit(offsets, timeout)
-        self._tell(self._reference.on_committed, offsets)
+        self._tell(self._reference.on_committed, offsets, tenures)
 
     def _let_go_at_the_release(self, event: Rebalance) -> None:
         release = event._release

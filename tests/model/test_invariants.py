@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.model.events import EVENTS, Ack, AddPartitions, Break, Seek, Start, Stop, Take, Write
 from tests.model.stage import Event, Settings, Stage
-from transport.testing import run, slow
+from transport.testing import run, slow, unanswered
 
 SETTINGS = st.builds(
     Settings,
@@ -57,6 +57,21 @@ def test_seek_that_outlasts_the_end_of_its_consumer_moves_nothing() -> None:
         Seek(0, partition=0, offset=0, patience=0.001),
     ]
     play(Settings(commit_interval=0.3), events, seed=0)
+
+
+@pytest.mark.parametrize("pause", [0.0, 3.0])
+def test_commit_that_is_under_way_during_a_seek_may_come_before_that_of_the_new_epoch(
+    pause: float,
+) -> None:
+    """Offset 0 of partition 1 does not exist. The commit of 1 and the seek to 0 meet."""
+    events: list[Event] = [
+        Write(partition=0),
+        Write(partition=1, kind="gap"),
+        Break("commit", unanswered(1.1, made=False)),
+        Start(then=3.0),
+        Seek(0, partition=1, offset=0, patience=0.001, then=pause),
+    ]
+    play(Settings(assignment="cooperative", buffer_size=1, commit_interval=1.0), events, seed=0)
 
 
 @pytest.mark.parametrize(

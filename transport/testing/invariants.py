@@ -21,6 +21,10 @@ from transport.types import TP
 
 Place = tuple[TP, int]
 
+# After a seek the next commit may go back. A commit that is on its way while the member seeks may
+# come before it, with an offset of the epoch before.
+_COMMITS_AFTER_A_SEEK = 2
+
 
 class InvariantViolated(AssertionError):
     """Something was seen that must never be; the text begins with its number."""
@@ -39,7 +43,7 @@ class Books:
         self.written: dict[TP, set[int]] = {}
         self.done: Counter[Place] = Counter()
         self.committed: dict[TP, int] = {}
-        self._may_go_back: set[TP] = set()
+        self._may_go_back: dict[TP, int] = {}  # in how many commits; one of them does
 
     def on_written(self, tp: TP, offsets: Collection[int]) -> None:
         """Records are in the log, for everybody to read."""
@@ -54,16 +58,16 @@ class Books:
         self.written[tp] = {offset for offset in self.written.get(tp, set()) if offset < end}
         for place in [place for place in self.done if place[0] == tp and place[1] >= end]:
             del self.done[place]
-        self._may_go_back.add(tp)
+        self._may_go_back[tp] = _COMMITS_AFTER_A_SEEK
 
     def on_done(self, tp: TP, offset: int) -> None:
         """The work on a record is done, once more."""
         self.done[tp, offset] += 1
 
     def on_sought(self, tp: TP, offset: int) -> None:
-        """A member goes on at an offset, as it was asked to: the next commit may go back, and what
-        was passed over is nobody's work any more."""
-        self._may_go_back.add(tp)
+        """A member goes on at an offset, as it was asked to: a commit may go back, and what was
+        passed over is nobody's work any more."""
+        self._may_go_back[tp] = _COMMITS_AFTER_A_SEEK
         skipped = {o for o in self.written.get(tp, ()) if o < offset and not self.done[tp, o]}
         self.written[tp] = self.written.get(tp, set()) - skipped
 
@@ -76,9 +80,11 @@ class Books:
                     f"I1: {tp} was committed up to {offset}, and {min(left)} is not done"
                 )
             before = self.committed.get(tp, 0)
-            if offset < before and tp not in self._may_go_back:
+            left_to_go_back = self._may_go_back.pop(tp, 0)
+            if offset < before and not left_to_go_back:
                 raise InvariantViolated(f"I2: {tp} was committed at {before}, and now at {offset}")
-            self._may_go_back.discard(tp)
+            if offset >= before and left_to_go_back > 1:
+                self._may_go_back[tp] = left_to_go_back - 1
             self.committed[tp] = offset
 
     @property

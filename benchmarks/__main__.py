@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parsed.add_argument("names", nargs="*", help="rows, or the beginnings of their names")
     parsed.add_argument("--list", action="store_true", help="the names of the rows")
-    parsed.add_argument("--quick", action="store_true", help="a part of the rows, in four minutes")
+    parsed.add_argument(
+        "--quick", action="store_true", help="a part of the rows, with fewer messages"
+    )
     parsed.add_argument(
         "--save-baseline", action="store_true", help="with --quick: what the next ones compare with"
     )

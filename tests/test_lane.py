@@ -41,7 +41,7 @@ def take_batch(lane: Lane, most: int = 9) -> Batch:
     return lane.take_batch(most)
 
 
-# What waits
+# Which records wait
 
 
 def test_an_unreadable_first_batch_holds_the_commit_at_the_start_of_the_fetch(
@@ -118,7 +118,7 @@ def test_a_batch_ends_before_a_commit_that_delivery_waits_for(ledger: Ledger, la
     assert len(take_batch(lane)) == 1
 
 
-# What is counted
+# How many messages are counted
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_is_acked_is_counted(ledger: Ledger, lane: Lane) -> None:
     assert (lane.load.held, lane.load.begun) == (0, 0)
 
 
-# What it weighs
+# How much memory the lane counts
 
 
 def test_the_bytes_of_a_fetch_leave_the_memory_as_its_records_are_decoded(
@@ -283,7 +283,7 @@ def test_an_empty_channel_is_fetched_for_although_others_fill_the_memory(
     assert lane.load.memory.is_full
 
 
-# What is given back
+# Messages that are given back wait again
 
 
 def test_a_message_that_is_given_back_holds_back_the_commit_and_is_taken_first(
@@ -367,7 +367,7 @@ def test_a_second_ack_of_an_opened_batch_is_counted(ledger: Ledger, lane: Lane) 
     assert ledger.tally.doubled == 3
 
 
-# What is given back when the channel, or the epoch, takes nothing any more
+# Messages that are given back during a drain, or to a closed channel
 
 
 def test_what_is_given_back_during_a_drain_is_dropped_and_fetched_again(

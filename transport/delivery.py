@@ -220,7 +220,7 @@ class Failures:
 class ManyDeliveries(Sequence[Delivery]):
     """The deliveries of one `send_many`: `await` it for the metadata of all, in their order.
 
-    It is a sequence of deliveries, and each delivery can be awaited by itself.
+    The object is a sequence of `Delivery` objects. A program can await each of them alone.
 
     Awaiting waits until all of them have outcomes. It is a checkpoint, and cancelling ends only the
     waiting. If messages were not delivered, it raises the error of the first of them; `outcomes`

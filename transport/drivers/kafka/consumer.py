@@ -716,7 +716,7 @@ def commit_until(deadline: float, consumer: Any, offsets: Mapping[Any, Any], cal
             pause = consumer.config["retry_backoff_ms"] / 1000
             if calls.closed or deadline - time.monotonic() <= pause:
                 raise
-            time.sleep(pause)
+            time.sleep(pause)  # on the committing thread; no event tells that a broker is back
 
 
 async def _join(deadline: float, *workers: Worker) -> list[str]:

@@ -253,9 +253,10 @@ class Lane:
             weight += self._share * len(taken)
             if self._next < len(self._records):
                 break
-            if not self._read() and (len(records) == most or not self._open_next()):
+            if len(records) == most:
+                self._read()
                 break
-            if len(records) == most or not self._allowed():
+            if not self._open_next() or not self._allowed():
                 break
         self.taken += len(records)
         self.load.begun += len(records)
@@ -312,16 +313,12 @@ class Lane:
 
     def ack(self, message: Message) -> bool:
         """The work on a message is done; False, and nothing changes, if the lane is shut."""
-        offset = message.offset
-        if message.batch is None:
-            if self.begun.pop(offset, None) is None:
-                self.refuse(message)
-                return False
-        elif (key := self._let_go(message)) is None:
+        key = message.offset
+        if message.batch is not None:
+            key = self._let_go(message, message.batch)
+        elif self.begun.pop(key, None) is None:
             self.refuse(message)
             return False
-        else:
-            offset = key
         message.acked = True
         load = self.load
         load.held -= 1
@@ -329,20 +326,16 @@ class Lane:
         memory = load.memory
         memory.bytes -= message.weight
         if load.held <= load.mark or memory.is_full or self._waiters:
-            self._after((offset,))
+            self._after((key,))
         return True
 
-    def _let_go(self, message: Message) -> int | None:
-        """Take a message out of what is begun.
+    def _let_go(self, message: Message, batch: Batch) -> int:
+        """Take a message out of the batch that it is begun in.
 
-        Return the key of an entry that is done if there is one, and else the message's own offset.
-        None: the message is not begun.
+        Return the key of the batch if that is done now, and else the message's own offset.
         """
-        batch = message.batch
-        if batch is None:
-            return None if self.begun.pop(message.offset, None) is None else message.offset
-        if batch.left is None or batch.left.pop(message.offset, None) is None:
-            return None
+        assert batch.left is not None  # it was made by asking the batch for its messages
+        del batch.left[message.offset]
         message.batch = None
         if batch.left:
             self._in_batches -= 1
@@ -353,7 +346,7 @@ class Lane:
     def ack_batch(self, batch: Batch) -> bool:
         """Let one holder of each message go, as `Message.ack` does; whether all acks counted."""
         if batch.left is not None:
-            return self._ack_opened(batch)
+            return self._ack_opened(batch, batch.left)
         count = len(batch)
         if self.begun.get(batch.first) is not batch:
             if batch.is_acked:
@@ -365,20 +358,18 @@ class Lane:
         self._end(batch, count, batch.weight)
         return True
 
-    def _ack_opened(self, batch: Batch) -> bool:
+    def _ack_opened(self, batch: Batch, left: dict[int, Message]) -> bool:
         messages = batch.messages
-        is_whole = batch.left is not None and len(batch.left) == len(messages)
-        if not is_whole or any(message.refcount != 1 for message in messages):
-            left = [message for message in messages if not message.acked]
-            return all([message.decref() for message in left or messages])
+        if len(left) != len(messages) or any(message.refcount != 1 for message in messages):
+            unacked = [message for message in messages if not message.acked]
+            return all([message.decref() for message in unacked or messages])
         weight = 0
         for message in messages:
             message.refcount = 0
             message.acked = True
             message.batch = None
             weight += message.weight
-        if batch.left is not None:
-            batch.left.clear()
+        left.clear()
         self._end(batch, len(messages), weight)
         return True
 

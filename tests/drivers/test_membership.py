@@ -105,6 +105,28 @@ async def test_heartbeats_that_have_ended_by_an_error_begin_anew(
         await member.client.commit({tp: 0 for tp in member.assigned}, 3.0)
 
 
+async def test_a_heartbeat_that_is_due_as_the_client_closes_is_no_failure(
+    kafka_rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = await kafka_rig.topic(1)
+    async with kafka_rig.member([topic], **SOON) as member:
+        await until(lambda: member.assigned, member)
+        coordinator = coordinator_of(member)
+        coordinator.heartbeat.should_heartbeat = lambda: True
+        has_tried_when_closed = False
+
+        async def beat_at_once() -> None:
+            nonlocal has_tried_when_closed
+            has_tried_when_closed = coordinator._net._closed
+            await coordinator._net.sleep(0)
+
+        coordinator._do_heartbeat = beat_at_once
+        await member.poll_for(0.5)
+        await member.client.kill()
+        assert has_tried_when_closed
+    assert "heartbeats" not in caplog.text
+
+
 async def test_heartbeats_that_end_again_are_an_error(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **SOON) as member:

@@ -74,7 +74,8 @@ def test_a_frozen_broker_is_silent_and_comes_back(kafka_broker: Broker) -> None:
             timeout=3,
         )
     kafka_broker.thaw()
-    assert consume(kafka_broker.bootstrap, "t", 1) == ["0"]
+    # Asked for without a group: the first group of a broker has it create fifty partitions.
+    assert sum(end_offsets(kafka_broker.bootstrap, "t").values()) == 1
 
 
 def test_a_killed_broker_restarts_with_its_data(kafka_broker: Broker) -> None:

@@ -129,6 +129,9 @@ class Membership:
                     await beat_on()
                     return
                 except Exception as error:
+                    # `_manager`, `closed`: closing the client ends the loop by an error as well.
+                    if self._consumer._client._manager.closed:
+                        raise
                     if not self._has_beaten:  # it would end again
                         self._notify()
                         raise TransportError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import kafka
 
+from transport.drivers.kafka import first_use  # noqa: F401 - it adds a lock to the client
 from transport.drivers.kafka.consumer import KafkaConsumerClient
 from transport.drivers.kafka.options import consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient

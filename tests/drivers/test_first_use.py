@@ -1,0 +1,97 @@
+"""Two threads that use a message of the client's protocol for the first time."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kafka.protocol.api_header import ResponseClassRegistry
+from kafka.protocol.consumer import ListOffsetsResponse
+from kafka.protocol.schemas import StructField
+
+import transport.drivers.kafka  # noqa: F401 - it adds the lock
+
+# Long enough for the other thread to get as far as it can. A shorter time could hide a failure,
+# and could cause none.
+A_MOMENT = 0.3
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Let no version of the answer be in use yet."""
+    before = ListOffsetsResponse._VERSIONS
+    ListOffsetsResponse._VERSIONS = {}
+    yield
+    ListOffsetsResponse._VERSIONS = before
+    ResponseClassRegistry._response_class_registry[ListOffsetsResponse.API_KEY] = (
+        ListOffsetsResponse
+    )
+
+
+def in_the_middle(call: Callable[[], object]) -> Callable[[], object]:
+    """A function that has another thread make the call, and gives it a moment. Once."""
+    thread = threading.Thread(target=call)
+
+    def meanwhile() -> object:
+        if thread.ident is None:
+            thread.start()
+            thread.join(A_MOMENT)
+        return thread
+
+    return meanwhile
+
+
+@pytest.mark.usefixtures("fresh")
+def test_the_class_of_a_version_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    register = ResponseClassRegistry.register_response_class
+    made: list[Any] = []
+    meanwhile = in_the_middle(lambda: made.append(ListOffsetsResponse[3]))
+
+    def register_and_wait(response_class: Any) -> None:
+        register(response_class)
+        meanwhile()
+
+    monkeypatch.setattr(ResponseClassRegistry, "register_response_class", register_and_wait)
+    made.append(ListOffsetsResponse[3])
+    meanwhile().join()  # type: ignore[attr-defined]
+    assert made[0] is made[1]
+    made.clear()
+    gc.collect()
+    registered = ResponseClassRegistry._response_class_registry[ListOffsetsResponse.API_KEY]
+    assert registered[3].API_KEY == ListOffsetsResponse.API_KEY
+
+
+def test_decoders_of_two_versions_are_compiled_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one puts back what it has changed while the second one is being compiled."""
+    struct = ListOffsetsResponse._struct
+    monkeypatch.setattr(struct, "_compiled_encoders", {})
+    emit, classes = StructField.emit_decode_from, []
+    second_has_begun, first_has_ended = threading.Event(), threading.Event()
+
+    def decoder_of(version: int) -> object:
+        return struct.compiled_decode_from(version, data_class=ListOffsetsResponse)
+
+    second = threading.Thread(target=decoder_of, args=(4,))
+
+    def emit_and_note(self: Any, *args: Any, **options: Any) -> None:
+        if self is struct:
+            if threading.current_thread() is second:
+                second_has_begun.set()
+                first_has_ended.wait(A_MOMENT)
+            else:
+                second.start()
+                second_has_begun.wait(A_MOMENT)
+            classes.append(self.data_class)
+        emit(self, *args, **options)
+
+    monkeypatch.setattr(StructField, "emit_decode_from", emit_and_note)
+    decoder_of(3)
+    first_has_ended.set()
+    second.join()
+    assert len(classes) == 2
+    assert all(each is ListOffsetsResponse for each in classes)

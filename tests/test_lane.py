@@ -356,7 +356,7 @@ def test_acks_of_an_opened_batch_after_its_epoch_are_stale(ledger: Ledger, lane:
     assert ledger.tally.stale == 4
 
 
-def test_who_is_left_out_of_a_batch_is_not_acked_with_it(ledger: Ledger, lane: Lane) -> None:
+def test_a_message_left_out_of_a_batch_is_not_acked_with_it(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2]))
     batch = take_batch(lane)
     left_out, *batch.messages = batch

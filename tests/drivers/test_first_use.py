@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,35 +31,23 @@ def fresh() -> Iterator[None]:
     )
 
 
-def in_the_middle(call: Callable[[], object]) -> Callable[[], object]:
-    """A function that has another thread make the call, and gives it a moment. Once."""
-    thread = threading.Thread(target=call)
-
-    def meanwhile() -> object:
-        if thread.ident is None:
-            thread.start()
-            thread.join(A_MOMENT)
-        return thread
-
-    return meanwhile
-
-
 @pytest.mark.usefixtures("fresh")
 def test_the_class_of_a_version_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the registry, whose reference is weak, may have the class that is lost."""
     register = ResponseClassRegistry.register_response_class
-    made: list[Any] = []
-    meanwhile = in_the_middle(lambda: made.append(ListOffsetsResponse[3]))
+    second = threading.Thread(target=lambda: ListOffsetsResponse[3])
 
     def register_and_wait(response_class: Any) -> None:
         register(response_class)
-        meanwhile()
+        if second.ident is None:
+            second.start()
+            second.join(A_MOMENT)
 
     monkeypatch.setattr(ResponseClassRegistry, "register_response_class", register_and_wait)
-    made.append(ListOffsetsResponse[3])
-    meanwhile().join()  # type: ignore[attr-defined]
-    assert made[0] is made[1]
-    made.clear()
+    first = ListOffsetsResponse[3]
+    second.join()
     gc.collect()
+    assert ListOffsetsResponse[3] is first
     registered = ResponseClassRegistry._response_class_registry[ListOffsetsResponse.API_KEY]
     assert registered[3].API_KEY == ListOffsetsResponse.API_KEY
 

@@ -43,7 +43,7 @@ class Books:
         self.written: dict[TP, set[int]] = {}
         self.done: Counter[Place] = Counter()
         self.committed: dict[TP, int] = {}
-        self._may_go_back: dict[TP, int] = {}  # in how many commits; one of them does
+        self._may_go_back: dict[TP, int] = {}  # how many of the next commits may do so
 
     def on_written(self, tp: TP, offsets: Collection[int]) -> None:
         """Records are in the log, for everybody to read."""

@@ -82,7 +82,7 @@ SECONDS = [
     field.name
     for kind in (Settings, ClientSettings)
     for field in attrs.fields(kind)
-    if field.type == "float" and field.name != "linger"
+    if field.type == "float" and field.name not in ("linger", "transaction_linger")
 ]
 SIZES = [
     field.name
@@ -104,7 +104,15 @@ CHOICES = [
 
 
 def test_no_setting_is_left_out() -> None:
-    others = {"linger", "max_batch_size", "drain_timeout", "client_only", "partitions", "client"}
+    others = {
+        "linger",
+        "transaction_linger",
+        "max_batch_size",
+        "drain_timeout",
+        "client_only",
+        "partitions",
+        "client",
+    }
     others |= {"client_options", "ssl_context", "partitioner", "scheduler", "monitor"}
     others |= {"group_id", "transactional_id"}  # that of App, and none that App takes
     fields = {field.name for kind in (Settings, ClientSettings) for field in attrs.fields(kind)}
@@ -141,6 +149,7 @@ def test_a_choice_names_what_there_is(name: str, wrong: Any) -> None:
         ({"linger": -1}, "linger must be"),
         ({"linger": NAN}, "linger must be"),
         ({"linger": True}, "linger must be"),
+        ({"transaction_linger": -1}, "transaction_linger must be"),
         ({"max_batch_size": -1}, "max_batch_size must be"),
         ({"max_batch_size": 1.0}, "max_batch_size must be"),
         ({"drain_timeout": INF}, "drain_timeout must be"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, NoReturn
 
 import attrs
@@ -40,6 +42,7 @@ class HeldBack:
     taken: list[Outgoing] = attrs.field(factory=list)
     is_open: bool = False
     asked: int = 0
+    lingers: bool = True
 
     async def open(self, report: Reports) -> None:
         self.report = report
@@ -80,6 +83,12 @@ class HeldBack:
 
     async def kill(self) -> None:
         self.is_open = False
+
+    @contextlib.contextmanager
+    def without_linger(self) -> Iterator[None]:
+        self.lingers = False
+        yield
+        self.lingers = True
 
     def end(self, count: int = 1, error: Exception | None = None) -> None:
         """The broker's answer to the first `count` that were taken."""
@@ -566,6 +575,19 @@ async def test_a_flush_waits_for_what_fails_too_and_raises_nothing() -> None:
 
 
 @jumping
+async def test_no_batch_lingers_during_a_flush() -> None:
+    client = HeldBack()
+    async with app_with(client) as app, trio.open_nursery() as nursery:
+        await app.topic("orders").send(value=b"v")
+        nursery.start_soon(app.producer.flush)
+        await wait_all_tasks_blocked()
+        assert not client.lingers
+        client.end()
+        await wait_all_tasks_blocked()
+        assert client.lingers
+
+
+@jumping
 async def test_with_nothing_accepted_a_flush_is_done() -> None:
     async with app_with(HeldBack()) as app:
         await app.producer.flush()
@@ -617,6 +639,31 @@ async def test_a_full_buffer_makes_send_wait_for_room(bound: dict[str, int]) -> 
         await wait_all_tasks_blocked()
         assert sent == [0, 1, 2, 3, 4]
         client.end(9)
+
+
+@pytest.mark.parametrize("end", ["room", "cancelled"])
+@jumping
+async def test_no_batch_lingers_while_a_sender_waits_for_room(end: str) -> None:
+    client = HeldBack()
+    async with app_with(client, send_buffer_messages=1) as app:
+        orders = app.topic("orders")
+        await orders.send(value=b"first")
+        assert client.lingers
+        async with trio.open_nursery() as senders:
+            senders.start_soon(partial(orders.send, value=b"waits"))
+            senders.start_soon(partial(orders.send, value=b"waits as well"))
+            await wait_all_tasks_blocked()
+            assert not client.lingers
+            if end == "cancelled":
+                senders.cancel_scope.cancel()
+            else:
+                client.end()
+                await wait_all_tasks_blocked()
+                assert not client.lingers
+                client.end()
+        assert client.lingers
+        await wait_all_tasks_blocked()
+        client.end()
 
 
 @jumping

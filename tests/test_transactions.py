@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from transport import (
     TransactionFailed,
     TransportError,
 )
+from transport.delivery import Delivery, ManyDeliveries
 from transport.drivers.memory import MemoryBroker
 from transport.source import in_hand
 from transport.transactions import Scope
@@ -116,6 +117,27 @@ def commits_wait_for(app: App, asked: trio.Event, answer: trio.Event) -> None:
         client.commit = commit_late
 
 
+def linger_until_hurried(app: App) -> None:
+    """Let messages of the open transaction wait until the client is asked to hurry."""
+    (scope,) = app.consumer.transactions.scopes
+    client = app.producer.writer(scope.transactional_id).client
+    is_hurried = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    send = client.send
+
+    async def linger(batch: Any) -> None:
+        await is_hurried.wait()
+        await send(batch)
+
+    @contextlib.contextmanager
+    def without_linger() -> Iterator[None]:
+        is_hurried.set()
+        yield
+
+    client.send, client.without_linger = linger, without_linger
+    client.hurry = lambda: token.run_sync_soon(is_hurried.set)  # threads call it, too
+
+
 async def fails_as_closed(call: Callable[[], Awaitable[object]]) -> None:
     in_hand.set(None)
     with pytest.raises(ClientClosed):
@@ -166,16 +188,7 @@ async def test_a_commit_waits_for_no_linger(mode: str) -> None:
     async with exactly_once(broker, mode) as app:
         out = app.topic("out")
         async with await anext(app.topic("in").noack()) as message:
-            (scope,) = app.consumer.transactions.scopes
-            client = app.producer.writer(scope.transactional_id).client
-            in_a_hurry = trio.Event()
-            send = client.send
-
-            async def linger(batch: Any) -> None:
-                await in_a_hurry.wait()
-                await send(batch)
-
-            client.send, client.hurry = linger, in_a_hurry.set
+            linger_until_hurried(app)
             delivery = await out.send(value=message.value)
         await trio.sleep(A_WHILE)
         assert delivery.outcome is None
@@ -183,6 +196,68 @@ async def test_a_commit_waits_for_no_linger(mode: str) -> None:
         assert await app.consumer.commit()
         assert trio.current_time() == began
         assert results(broker) == [b"0-0"]
+
+
+async def _await_it(app: App, delivery: Delivery) -> None:
+    await delivery
+
+
+async def _await_many(app: App, delivery: Delivery) -> None:
+    await ManyDeliveries([delivery])
+
+
+async def _await_without_a_task(app: App, delivery: Delivery) -> None:
+    known = trio.Event()
+    delivery.call_at_end(known.set)
+    await known.wait()
+
+
+async def _flush(app: App, delivery: Delivery) -> None:
+    await app.consumer.transactions.flush()
+
+
+async def _wait_for_room(app: App, delivery: Delivery) -> None:
+    sent = await app.topic("out").send(value=b"the next one")
+    assert delivery.is_done
+    await sent
+
+
+@MODES
+@jumping
+@pytest.mark.parametrize(
+    "wait", [_await_it, _await_many, _await_without_a_task, _flush, _wait_for_room]
+)
+async def test_a_task_that_waits_in_a_transaction_waits_for_no_linger(
+    mode: str, wait: Callable[[App, Delivery], Awaitable[None]]
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, send_buffer_messages=1) as app:
+        message = await anext(app.topic("in").noack())
+        linger_until_hurried(app)
+        delivery = await app.topic("out").send(value=message.value)
+        await trio.sleep(A_WHILE)
+        assert not delivery.is_done
+        began = trio.current_time()
+        await wait(app, delivery)
+        assert trio.current_time() == began
+        assert delivery.is_done
+        message.ack()
+
+
+@MODES
+@jumping
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_wait_for_a_message_sent_soon_ends_the_linger(mode: str, in_thread: bool) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        message = await anext(app.topic("in").noack())
+        linger_until_hurried(app)
+        sent = app.topic("out").send_soon(value=message.value)
+        if in_thread:
+            await trio.to_thread.run_sync(sent.result)
+        else:
+            await sent
+        message.ack()
 
 
 @MODES

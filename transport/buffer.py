@@ -67,7 +67,7 @@ class ProducerBuffer:
                 raise ValueError("a FutureMessage is for one message: it was given before")
             if len(self._held) >= self.limit:
                 raise BufferFull(f"{self.limit} messages are to be sent already")
-            message.is_given = True
+            message.give_to(self._producer.hurry)
             self._held[message] = None
             self._messages.append(message)
             if len(self._messages) == 1:

@@ -40,12 +40,14 @@ class Delivery(Outgoing):
     Attributes:
         size: the bytes that it takes of the send buffer.
         gives_way: sending it, and awaiting its known outcome, give way to other tasks.
+        hurry: called when somebody begins to wait for the outcome. None: nothing has to be called.
     """
 
     size: int = 0
     was_seen: bool = False
     on_end: Callable[[Delivery], None] | None = None
     gives_way: bool = False
+    hurry: Callable[[], object] | None = None
     # One that was written has a place and a number in it instead of an outcome: where a program
     # waits for many messages, every object that lives that long costs the garbage collector time.
     _outcome: Outcome | None = None
@@ -77,6 +79,8 @@ class Delivery(Outgoing):
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
         if self._place is None and self._outcome is None:
+            if self.hurry is not None:
+                self.hurry()
             self._waiting += 1
             try:
                 if self._waiter is None:  # as `_end_known`, without a coroutine that lives so long
@@ -119,6 +123,8 @@ class Delivery(Outgoing):
             self._calls = []
         self._calls.append(fn)
         self._waiting += 1
+        if self.hurry is not None:
+            self.hurry()
 
     def call_off(self, fn: Callable[[], object]) -> None:
         """Undo `call_at_end`, whether or not the outcome is known already."""
@@ -252,6 +258,8 @@ class ManyDeliveries(Sequence[Delivery]):
         left = [each for each in self._deliveries if not each.is_done]
         for delivery in left:
             delivery._waiting += 1
+        if left and (hurry := left[0].hurry) is not None:  # all of them have the same producer
+            hurry()
         try:
             for delivery in left:  # outcomes come by the batch: few of these have to wait
                 await delivery._end_known()
@@ -302,6 +310,10 @@ class InFlight:
         most_messages: so many may be in it at once.
         most_bytes: likewise; one message alone may be larger.
         failures: where those go that are not delivered.
+
+    Attributes:
+        on_line: called with True when a first sender has to wait for room, and with False once no
+            sender waits any more.
     """
 
     def __init__(self, most_messages: int, most_bytes: int, failures: Failures) -> None:
@@ -314,6 +326,8 @@ class InFlight:
         self._turn = 0
         self._flushes: list[_Flush] = []
         self._line: collections.OrderedDict[_Place, None] = collections.OrderedDict()
+        self._is_line = False  # as `on_line` was told
+        self.on_line: Callable[[bool], object] = lambda waits: None
 
     def __len__(self) -> int:
         return len(self._deliveries)
@@ -374,6 +388,7 @@ class InFlight:
     ) -> Callable[[], None]:
         place = _Place(messages, accept, answer)
         self._line[place] = None
+        self._look_at_line()
 
         def leave() -> None:
             if place in self._line:
@@ -387,13 +402,20 @@ class InFlight:
         line, self._line = self._line, collections.OrderedDict()
         for place in line:
             place.call(lambda _: True)
+        self._look_at_line()
 
     def _call_next(self) -> None:
         while self._line:
             place = next(iter(self._line))
             if not place.call(self._fits):
-                return
+                break
             del self._line[place]
+        self._look_at_line()
+
+    def _look_at_line(self) -> None:
+        if self._is_line != bool(self._line):
+            self._is_line = not self._is_line
+            self.on_line(self._is_line)
 
     def have_room(self, messages: Sequence[Delivery]) -> bool:
         """Whether all of these can be accepted now and no other waits before them."""

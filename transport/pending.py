@@ -120,6 +120,7 @@ class FutureMessage:
     Attributes:
         ended: set once the outcome is known.
         is_given: a producer has it; none takes it again.
+        hurry: as that of a `Delivery`.
     """
 
     def __init__(self, message: PendingMessage) -> None:
@@ -131,11 +132,18 @@ class FutureMessage:
         self._waiting: list[None] = []  # one for each who waits; a thread may be one of them
         self._calls: list[Callable[[], object]] = []  # at the end
         self.is_given = False
+        self.hurry: Callable[[], object] | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether the outcome is known."""
         return self._outcome.done()
+
+    def give_to(self, hurry: Callable[[], object] | None) -> None:
+        """Note that a producer has it. From any thread."""
+        self.is_given, self.hurry = True, hurry
+        if self._waiting and hurry is not None:
+            hurry()
 
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
@@ -169,7 +177,7 @@ class FutureMessage:
     def call_at_end(self, fn: Callable[[], object]) -> None:
         """Wait for the outcome without a task of trio: see `Delivery.call_at_end`."""
         self._calls.append(fn)
-        self._waiting.append(None)
+        self._wait()
 
     def call_off(self, fn: Callable[[], object]) -> None:
         """Undo `call_at_end`, whether or not the outcome is known already."""
@@ -193,8 +201,13 @@ class FutureMessage:
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
-        self._waiting.append(None)
+        self._wait()
         try:
             yield
         finally:
             self._waiting.pop()
+
+    def _wait(self) -> None:
+        self._waiting.append(None)
+        if self.hurry is not None and not self.is_done:
+            self.hurry()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import operator
@@ -76,8 +77,9 @@ class Producer(Service):
         if transactional_id is not None:
             self.transaction = Transaction(self, transactional_id)
         self.writers = Writers(self)
+        self._client_settings = attrs.evolve(settings.client, transactional_id=transactional_id)
         self.client_id = settings.client.client_id
-        self.linger_ms = round(settings.client.linger * 1000)
+        self.linger_ms = round(self._client_settings.producer_linger * 1000)
         self.max_batch_size = settings.client.max_batch_size
         self.max_request_size = settings.client.max_request_size
         self.acks = settings.client.acks
@@ -87,13 +89,15 @@ class Producer(Service):
         self.ssl_context = settings.client.ssl_context
         self.buffer = ProducerBuffer(self, settings.send_buffer_messages)
         self.threaded_producer = ThreadedProducer(self)
-        self.client: ProducerClient = transport.driver.producer(
-            attrs.evolve(settings.client, transactional_id=transactional_id)
-        )
+        self.client: ProducerClient = transport.driver.producer(self._client_settings)
+        # Messages of a transaction wait for others, unless somebody waits for them.
+        self.hurry = None if transactional_id is None else self._hurry
         self.failures = Failures()
         self._in_flight = InFlight(
             settings.send_buffer_messages, settings.send_buffer_bytes, self.failures
         )
+        self._in_flight.on_line = self._on_line
+        self._without_linger = contextlib.ExitStack()  # while senders wait for room
         self._most_size = min(self.max_request_size, settings.send_buffer_bytes)
         self._queue: list[Outgoing] = []
         self._filled = trio.Event()
@@ -353,7 +357,7 @@ class Producer(Service):
 
         So is what was to be sent soon. A checkpoint. Cancelling changes nothing.
         """
-        with self._in_flight.flushing() as flushed:
+        with self._in_flight.flushing() as flushed, self.client.without_linger():
             await self.buffer.wait()  # for what it holds now: no checkpoint comes between
             await flushed.wait()
 
@@ -536,6 +540,7 @@ class Producer(Service):
                 f"a message of {size} bytes for {message.topic!r}: {self._most_size} fit"
             )
         message.size = size
+        message.hurry = self.hurry
         if partition is None:
             if key is not None:
                 message.partition = (
@@ -566,6 +571,16 @@ class Producer(Service):
         self._note_identity(topic, count)
         self._partitions[topic] = count, self._now() + _TRUST
         return count
+
+    def _hurry(self) -> None:
+        self.client.hurry()
+
+    def _on_line(self, waits: bool) -> None:
+        """Senders begin to wait for room, or no sender waits any more."""
+        if waits:
+            self._without_linger.enter_context(self.client.without_linger())
+        else:
+            self._without_linger.close()
 
     def _note_identity(self, topic: str, count: int) -> None:
         if (now := self.client.topic_id(topic)) is None:

@@ -164,6 +164,17 @@ async def test_a_cancelled_send_is_handed_over_all_the_same(rig: Rig) -> None:
     assert [outcome.offset for outcome in outcomes] == list(range(10))
 
 
+async def test_without_linger_a_batch_is_sent_at_once(rig: Rig) -> None:
+    topic = await rig.topic()
+    async with rig.sender(linger=60.0) as sender:
+        await sender.client.partition_count(topic, PATIENCE)
+        with trio.fail_after(PATIENCE), sender.client.without_linger():
+            await sender.send([outgoing(topic, partition=0)])
+            with sender.client.without_linger():
+                await sender.send([outgoing(topic, partition=0)])
+            await sender.send([outgoing(topic, partition=0)])
+
+
 async def test_without_acks_nobody_knows_the_offset(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender(acks=0) as sender:

@@ -319,7 +319,7 @@ async def test_a_refused_record_undoes_its_transaction(rig: Rig) -> None:
     """Without it the transaction would not be whole, so its neighbors are undone as well."""
     topic = await rig.topic(1, {"cleanup.policy": "compact"})
     keys = [b"1", None, b"3"]
-    async with writer(rig, rig.name(), linger=0.05) as sender:
+    async with writer(rig, rig.name(), transaction_linger=0.05) as sender:
         await sender.client.begin()
         batch = [outgoing(topic, partition=0, key=key) for key in keys]
         _, refused, after = await sender.send(batch)
@@ -339,7 +339,8 @@ async def test_a_refused_record_undoes_its_transaction(rig: Rig) -> None:
 async def test_in_a_hurry_no_message_of_the_transaction_lingers(rig: Rig) -> None:
     """Be it accepted before the hurry or after it. The next transaction is in no hurry."""
     topic = await rig.topic(1)
-    async with writer(rig, rig.name(), linger=60.0, transaction_timeout=30.0) as sender:
+    settings = {"transaction_linger": 60.0, "transaction_timeout": 30.0}
+    async with writer(rig, rig.name(), **settings) as sender:
         for number in range(3):
             await sender.client.begin()
             async with trio.open_nursery() as nursery:

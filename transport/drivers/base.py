@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
 import attrs
@@ -346,6 +347,9 @@ class ProducerClient(Protocol):
         Cancelled: it may be created all the same.
         """
 
+    def without_linger(self) -> AbstractContextManager[None]:
+        """In the block, let no message wait for others to fill its batch. Not a checkpoint."""
+
     # Only with a transactional id; one of these at a time. `open` has then fenced the previous
     # owner of the id and ended its open transaction. All raise Fenced (another producer has the id
     # now), AuthorizationFailed, BrokerUnavailable, ClientClosed. They raise TransactionAborted if
@@ -359,8 +363,8 @@ class ProducerClient(Protocol):
     def hurry(self) -> None:
         """Let no message of the open transaction wait for others to fill its batch (the linger).
 
-        To be called before the end of the transaction is waited for. Not a checkpoint, raises
-        nothing, and does nothing without a transaction.
+        Call it before waiting for a delivery of the transaction, or for its end. From any thread.
+        Not a checkpoint, raises nothing, and does nothing without a transaction.
         """
 
     async def send_offsets(

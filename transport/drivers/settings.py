@@ -114,7 +114,10 @@ class ClientSettings:
         metadata_max_age: producers and consumers ask the broker for the partitions of their topics
             at least this often. Added partitions are found within this time and two seconds.
         acks: "all", 1 or 0. The brokers that have a message before it counts as delivered.
-        linger: the time for which a batch waits for more messages before it is sent.
+        linger: the time for which a batch waits for more messages before it is sent. A flush ends
+            the wait.
+        transaction_linger: the same in transactions. The wait also ends when a task awaits a
+            delivery, and at the commit. No later batch of that transaction waits.
         max_batch_size: the most bytes of one batch of a partition. 0: each message is its own
             batch.
         max_request_size: the most bytes of one request, and so of one message.
@@ -175,6 +178,9 @@ class ClientSettings:
     linger: float = attrs.field(
         default=0.005, validator=setting(seconds, least=0.0, most=MOST_SECONDS)
     )
+    transaction_linger: float = attrs.field(
+        default=0.1, validator=setting(seconds, least=0.0, most=MOST_SECONDS)
+    )
     max_batch_size: int = attrs.field(
         default=64 << 10, validator=setting(whole, least=0, most=MOST)
     )
@@ -226,6 +232,11 @@ class ClientSettings:
     def is_idempotent(self) -> bool:
         """Whether a retried message is written once, as far as `client_options` say."""
         return self.client_options.get("enable_idempotence") is not False
+
+    @property
+    def producer_linger(self) -> float:
+        """Seconds for which a batch of a producer with these settings waits for more messages."""
+        return self.linger if self.transactional_id is None else self.transaction_linger
 
     @property
     def may_create_topics(self) -> bool:

@@ -56,13 +56,15 @@ def producer_options(
     # The client is to give up a little before us: what it fails costs that message alone, what
     # we fail costs everything the client holds. It wants room for one request besides lingering.
     delivery = settings.delivery_timeout * GIVES_UP_AFTER
-    request = min(settings.request_timeout, delivery - settings.linger)
+    linger = settings.producer_linger
+    request = min(settings.request_timeout, delivery - linger)
     if request <= 0:
-        raise ValueError("delivery_timeout must be longer than linger")
+        name = "linger" if settings.transactional_id is None else "transaction_linger"
+        raise ValueError(f"delivery_timeout must be longer than {name}")
     return {
         **_common(servers, security, settings),
         "acks": settings.acks,
-        "linger_ms": _ms(settings.linger),
+        "linger_ms": _ms(linger),
         "batch_size": settings.max_batch_size,
         "max_request_size": settings.max_request_size,
         "compression_type": settings.compression_type,

@@ -29,6 +29,7 @@ from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
 from transport.drivers.kafka.expiry import outlive_expiry
 from transport.drivers.kafka.identity import has_open, identity_of, take_back, take_over
+from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
@@ -107,6 +108,7 @@ class KafkaProducerClient:
         self._opening: Any = None  # that of a producer that is being made
         self._creations: set[Creation] = set()  # of topics, under way
         self._producer: KafkaProducer | None = None
+        self._linger: Linger | None = None  # of that producer
         self._crash: Crash | None = None  # of the current producer
         # After a crash, until it is known in trio which messages are for the next client: what was
         # sent after those must not overtake them.
@@ -238,6 +240,9 @@ class KafkaProducerClient:
         if transaction is not None and transaction.producer is self._producer:
             transaction.hurry()
 
+    def without_linger(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._linger is None else self._linger.suspended()
+
     async def send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
     ) -> None:
@@ -358,7 +363,7 @@ class KafkaProducerClient:
         """Let the current client go with all that it holds; the next `send` makes another."""
         if self._producer is None:
             return
-        producer, self._producer = self._producer, None
+        producer, self._producer, self._linger = self._producer, None, None
         if self._identity is not None:
             self._was_open = self._was_open or has_open(producer)
         # `_sender`: the public close() waits for what is held, or raises and leaves all as it is.
@@ -403,6 +408,7 @@ class KafkaProducerClient:
                 made.close()  # its thread was not started, but sockets are open
         self._client = made
         self._producer = producer
+        self._linger = Linger(producer)
         self._crash = crash
         # Messages of a transaction end with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
@@ -463,7 +469,8 @@ class KafkaProducerClient:
 
     def _begin(self) -> None:
         producer = self._connect()
-        self._transaction = Transaction(producer)
+        assert self._linger is not None  # that of this producer
+        self._transaction = Transaction(producer, self._linger)
         self._transaction.begin()
 
     def _open_transaction(self) -> Transaction:

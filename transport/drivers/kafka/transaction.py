@@ -26,6 +26,7 @@ from kafka.structs import ConsumerGroupMetadata
 
 from transport.drivers.kafka.crash import Crashed
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
+from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.topic_ids import committed_at
 from transport.errors import (
     AuthorizationFailed,
@@ -93,26 +94,20 @@ class Transaction:
     `send_offsets` raises CommitFailed (this member was evicted from its group), and `commit`
     CommitUnknown as well."""
 
-    def __init__(self, producer: Any) -> None:
+    def __init__(self, producer: Any, linger: Linger) -> None:
         self.producer = producer
+        self._linger = linger
         # `_transaction_manager`: the public calls have no timeout.
         self._manager = producer._transaction_manager
-        # `_accumulator`: the public flush waits, and ends the hurry with the wait.
-        self._accumulator = producer._accumulator
 
     def begin(self) -> None:
-        # `_flushes_in_progress`: what `hurry` began; the client itself begins one where it aborts
-        # messages, and never ends it.
-        while self._accumulator.flush_in_progress():
-            self._accumulator._flushes_in_progress.decrement()
+        self._linger.restore()
         with self._errors():
             self.producer.begin_transaction()
 
     def hurry(self) -> None:
         """Let no message of this transaction wait for the linger any more. From any thread."""
-        if not self._accumulator.flush_in_progress():
-            self._accumulator.begin_flush()
-        self.producer._sender.wakeup()
+        self._linger.end()
 
     def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
         notes, ids = group.notes, group.topic_ids

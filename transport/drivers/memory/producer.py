@@ -100,6 +100,10 @@ class MemoryProducer:
         await trio.lowlevel.checkpoint()
         self._open_broker().create_topic(topic, partitions, config)
 
+    def without_linger(self) -> contextlib.AbstractContextManager[None]:
+        """Do nothing: a message is written when it is sent."""
+        return contextlib.nullcontext()
+
     async def begin(self) -> None:
         broker, holder = await self._enter_transactions()
         broker.transactions.check(holder)

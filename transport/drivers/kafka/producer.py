@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import kafka.errors
@@ -79,6 +79,21 @@ def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
     )
     error.__cause__ = UnknownTopic(f"the broker has no partition {tp} any more")
     return error
+
+
+def _by_place(messages: Sequence[Outgoing]) -> Mapping[tuple[str, int | None], Sequence[Outgoing]]:
+    """Group messages by topic and partition, in their order."""
+    if len(messages) == 1:  # as it is where messages are sent now and then
+        return {(messages[0].topic, messages[0].partition): messages}
+    groups: dict[tuple[str, int | None], list[Outgoing]] = {}
+    for message in messages:  # once a message
+        place = (message.topic, message.partition)
+        group = groups.get(place)
+        if group is None:
+            groups[place] = [message]
+        else:
+            group.append(message)
+    return groups
 
 
 class KafkaProducerClient:
@@ -291,12 +306,17 @@ class KafkaProducerClient:
 
     def _submit_here(self, messages: Sequence[Outgoing], deadline: float, *, again: bool) -> bool:
         """Append messages on trio's thread, or return False."""
-        with self._calls.errors():
-            if (here := self._client_here(messages)) is None:
-                return False
-            handed = Batch(list(messages), deadline)
-            self._opened.add(handed)
+        self._calls.check_open()
+        if (here := self._client_here(messages)) is None:
+            return False
+        handed = Batch(list(messages), deadline)
+        self._opened.add(handed)
+        try:
             self._send(handed, again, self._opened.enter, here)
+        except Exception:
+            # Only now, because entering the block takes as long as sending a message.
+            with self._calls.errors():
+                raise
         return True
 
     async def _submit_again(self, messages: Sequence[Outgoing], deadline: float) -> None:
@@ -551,24 +571,15 @@ class KafkaProducerClient:
         absent: list[Outgoing],
     ) -> list[Part]:
         """Append messages to what the client is to send; note those that it does not take."""
-        groups: dict[tuple[str, int | None], list[Outgoing]] = {}
-        for message in messages:  # once a message
-            place = (message.topic, message.partition)
-            group = groups.get(place)
-            if group is None:
-                groups[place] = [message]
-            else:
-                group.append(message)
         # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
         cluster = producer._metadata
-        known = {topic: known_partitions(cluster, topic) for topic in {t for t, _ in groups}}
-        unknown = {topic for topic in known if not known[topic]}
-        if not again and self._absent is not None:
-            waited_for = self._absent.topics
-            unknown |= {t for t in known if self._is_settling or t in waited_for}
+        known: dict[str, Collection[int]] = {}
         appending = Appending(producer, compiled=self._compiled)
-        for (topic, partition), group in groups.items():
-            if topic in unknown:
+        for (topic, partition), group in _by_place(messages).items():
+            if topic not in known:
+                must_wait = not again and self._must_wait(topic)
+                known[topic] = () if must_wait else known_partitions(cluster, topic)
+            if not known[topic]:
                 absent += group
                 continue
             if partition is not None and partition not in known[topic]:
@@ -591,6 +602,10 @@ class KafkaProducerClient:
         ]
         appending.wake()
         return appending.parts
+
+    def _must_wait(self, topic: str) -> bool:
+        """Whether messages for a topic wait until the client knows it, behind earlier ones."""
+        return self._absent is not None and (self._is_settling or topic in self._absent.topics)
 
     def _translate(self, producer: KafkaProducer, error: Exception) -> Exception:
         """Translate the error with which the client refused a message."""

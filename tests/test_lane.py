@@ -222,6 +222,16 @@ def test_what_is_given_back_weighs_what_it_weighed(ledger: Ledger, lane: Lane) -
     assert memory.bytes == 0
 
 
+def test_weights_that_do_not_divide_leave_the_memory_as_well(ledger: Ledger, lane: Lane) -> None:
+    memory = lane.load.memory
+    for offset, weight in enumerate((100, 10, 3)):
+        ledger.fetched(Encoded([offset], weight=weight))
+    ledger.give_back(lane, take(lane, 3))
+    for message in take(lane, 3):
+        message.ack()
+    assert memory.bytes == 0
+
+
 def full(lane: Lane, limit: int) -> list[int]:
     """Let the memory be full at so many bytes; return a list of what it falls to."""
     fallen: list[int] = []

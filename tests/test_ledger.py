@@ -568,6 +568,19 @@ def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
     assert ends == ["empty"]
 
 
+def test_later_acks_of_one_channel_do_not_stand_in_for_those_of_another(ledger: Ledger) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0, 1))
+    mine, theirs = take(one), take(other)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    mine.ack()
+    take(one).ack()
+    assert not ends
+    theirs.ack()
+    assert ends == ["empty"]
+
+
 def test_a_drain_waits_for_a_closed_channel_too(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     message = take(lane)

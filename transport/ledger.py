@@ -217,8 +217,8 @@ class Lane:
         """How many messages can be taken one by one; 0: none waits, or none may be taken now."""
         if self.ledger.is_held:
             return 0
-        if self._next == len(self._records) and not self._open_next():
-            return 0
+        if self._next == len(self._records):
+            self._open_next()
         return self._allowed()
 
     def take(self) -> Message | None:
@@ -256,7 +256,8 @@ class Lane:
             if len(records) == most:
                 self._read()
                 break
-            if not self._open_next() or not self._allowed():
+            self._open_next()
+            if not self._allowed():
                 break
         self.taken += len(records)
         self.load.begun += len(records)
@@ -265,13 +266,12 @@ class Lane:
         self._in_batches += len(records) - 1
         return batch
 
-    def _open_next(self) -> bool:
-        """Decode the next portion, of the next fetch if need be; whether there is one."""
+    def _open_next(self) -> None:
+        """Decode the next portion if there is one, of the next fetch if need be."""
         while not self._read():
             if self._reading is not None or not self._queue:
-                return False  # it cannot be read, or nothing waits
+                return  # it cannot be read, or nothing waits
             self._reading = _Reading(self._queue.popleft())
-        return True
 
     def _read(self) -> bool:
         """Decode the next portion of the fetch that is being read; whether there is one.
@@ -428,7 +428,7 @@ class Lane:
         self._records, self._next = waiting, 0
         self._share = weight // len(waiting)
         self.load.memory.bytes -= weight - self._share * len(waiting)
-        self._is_disordered = self._is_disordered or bool(self.begun)
+        self._is_disordered = bool(self.begun)
         self._after([message.offset for message in given])
 
     def _dissolve(self, batch: Batch) -> None:

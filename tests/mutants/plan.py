@@ -33,7 +33,7 @@ READERS = (
 # A file of `transport`, and files or folders of `tests`. A mutant is shown to the tests that call
 # what was changed, the quickest first, so a long list costs time for survivors alone.
 PLAN: dict[str, tuple[str, ...]] = {
-    "ledger.py": CORE,
+    "ledger.py": (*CORE, "test_resets.py"),
     "message.py": (*CORE, "items/test_support_types.py", "test_transactions.py"),
     "assignment.py": (*CORE, "test_rebalance.py"),
     "flow.py": ("test_flow.py", "items/test_consumer.py"),

@@ -153,6 +153,54 @@ def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None
     assert ledger.safe == ledger.position == 2
 
 
+def sought_to(position: int) -> Ledger:
+    """A ledger whose position is not known to be in the log."""
+    ledger = new_ledger(position=position)
+    ledger.is_proven = False
+    return ledger
+
+
+def test_a_sought_position_is_not_due_before_the_log_is_known_to_reach_it() -> None:
+    ledger = sought_to(7)
+    assert ledger.due is None
+    ledger.prove(6)
+    assert ledger.due is None
+    ledger.prove(7)
+    assert ledger.due == 7
+
+
+def test_a_fetch_shows_that_the_log_reaches_the_sought_position() -> None:
+    ledger = sought_to(7)
+    open_lane(ledger)
+    ledger.fetched(fetched(7))
+    assert ledger.due == 7
+
+
+def test_what_the_client_brings_before_it_is_sought_shows_nothing_of_the_position() -> None:
+    ledger = sought_to(7)
+    ledger.must_refetch = True
+    ledger.fetched(fetched(3))
+    assert ledger.due is None
+
+
+def test_a_position_that_moves_on_is_in_the_log() -> None:
+    ledger = sought_to(7)
+    ledger.advance(8)
+    assert ledger.due == 8
+
+
+def test_delivery_goes_on_once_the_offset_that_it_waits_for_is_committed() -> None:
+    ledger = new_ledger(position=5)
+    ledger.must_commit = 5
+    assert not ledger.may_go_on()
+    ledger.committed = 4
+    assert not ledger.may_go_on()
+    ledger.committed = 5
+    assert ledger.may_go_on()
+    assert ledger.must_commit is None
+    assert not ledger.may_go_on()
+
+
 def test_where_only_what_is_committed_is_known_nothing_is_due() -> None:
     assert new_ledger(committed=7).due is None
 

@@ -104,7 +104,7 @@ class _Reading:
             return next(self._portions, None)
         except UnreadableBatch as error:
             self.error = error
-            return None
+        return None
 
 
 @attrs.define(eq=False)
@@ -268,20 +268,20 @@ class Lane:
 
     def _open_next(self) -> None:
         """Decode the next portion if there is one, of the next fetch if need be."""
-        while not self._read():
-            if self._reading is not None or not self._queue:
-                return  # it cannot be read, or nothing waits
+        self._read()
+        while self._reading is None and self._queue:
             self._reading = _Reading(self._queue.popleft())
+            self._read()
 
-    def _read(self) -> bool:
-        """Decode the next portion of the fetch that is being read; whether there is one.
+    def _read(self) -> None:
+        """Decode the next portion of the fetch that is being read, if there is one.
 
         It replaces a portion of which all was taken, at once: so when the last record of a fetch is
         taken, the lane knows that nothing waits.
         """
         reading = self._reading
-        if reading is None or reading.error is not None:
-            return False
+        if reading is None:
+            return
         load, portion = self.load, reading.next()
         if portion is None:
             if reading.error is None:
@@ -291,7 +291,7 @@ class Lane:
                 if reading.unread and load.held <= load.mark:
                     load.on_fall()
                 self._after_fall()
-            return False
+            return
         records = list(portion.records)
         self._records, self._next = records, 0
         self._share = portion.weight // len(records)
@@ -302,7 +302,6 @@ class Lane:
         if reading.unread < 0:  # there are more than the headers claim
             load.held -= reading.unread
             reading.unread = 0
-        return True
 
     def _allowed(self) -> int:
         """How many records of the portion may be taken before a commit that delivery waits for."""

@@ -49,9 +49,7 @@ class Message:
         "weight",
     )
 
-    def __init__(
-        self, lane: Lane, record: Record, weight: int = 0, batch: Batch | None = None
-    ) -> None:
+    def __init__(self, lane: Lane, record: Record, weight: int, batch: Batch | None = None) -> None:
         self._lane = lane
         self.weight = weight
         self.batch = batch

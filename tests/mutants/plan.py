@@ -21,6 +21,7 @@ APPS = (
     "items/test_fetcher.py",
 )
 TRANSACTIONS = ("test_transactions.py", "items/test_transaction_manager.py")
+ARGUMENTS = ("test_arguments.py", "test_bad_input.py", "test_ack_threads.py")
 READERS = (
     "test_restart.py",
     "test_stuck.py",
@@ -34,7 +35,13 @@ READERS = (
 # what was changed, the quickest first, so a long list costs time for survivors alone.
 PLAN: dict[str, tuple[str, ...]] = {
     "ledger.py": (*CORE, "test_resets.py"),
-    "message.py": (*CORE, "items/test_support_types.py", "test_transactions.py"),
+    "message.py": (
+        *CORE,
+        *ARGUMENTS,
+        "test_message.py",
+        "items/test_support_types.py",
+        "test_transactions.py",
+    ),
     "assignment.py": (*CORE, "test_rebalance.py"),
     "flow.py": ("test_flow.py", "items/test_consumer.py"),
     "scheduler.py": ("test_scheduler.py", "test_channel.py"),
@@ -42,7 +49,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "backoff.py": ("test_backoff.py", "test_committer.py"),
     "committer.py": ("test_committer.py", *APPS),
     "commits.py": ("test_commits.py", "test_committer.py", *APPS, *TRANSACTIONS),
-    "transactions.py": TRANSACTIONS,
+    "transactions.py": (*TRANSACTIONS, *ARGUMENTS, "test_topics_that_go.py"),
     "barrier.py": (*TRANSACTIONS, "test_exactly_once_at_random.py"),
     "consumer.py": (*APPS, *READERS, *TRANSACTIONS, "model"),
     "handover.py": (*APPS, "test_fetcher.py", "test_monitor.py", *TRANSACTIONS, "model"),

@@ -264,7 +264,7 @@ async def test_what_waits_for_a_client_that_hangs_ends_with_the_app(
         async with app_on(broker_with(ORDERS, records=2), commit_timeout=5.0) as app:
             messages = await take(app.topic("orders").noack(), 2)
             app.consumer.client.poll = slow
-            app.consumer.fetcher.look_again()
+            app.consumer.requests.note_change()
             await wait_all_tasks_blocked()
             outside.start_soon(waiting, "empty", app.consumer.wait_empty)
             outside.start_soon(waiting, "seek", lambda: app.consumer.seek(ORDERS, 1))

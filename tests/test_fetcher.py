@@ -121,7 +121,7 @@ def hold(app: App, call: str) -> trio.Event:
 
 async def hold_the_next_poll(app: App) -> trio.Event:
     may_poll = hold(app, "poll")
-    app.consumer.fetcher.look_again()
+    app.consumer.requests.note_change()
     await wait_all_tasks_blocked()
     return may_poll
 
@@ -164,10 +164,10 @@ async def test_it_is_not_late_for_what_was_wanted_of_it_before_it_began() -> Non
         app.topic("orders").listen()
         await wait_all_tasks_blocked()
         app.consumer.resume_flow()
-        assert app.consumer.fetcher.late_at == 0.0
+        assert app.consumer.requests.late_at == 0.0
         may_open.set()
         await wait_all_tasks_blocked()
-        assert app.consumer.fetcher.late_at is None
+        assert app.consumer.requests.late_at is None
         may_subscribe.set()
 
 

@@ -288,7 +288,7 @@ async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
             return {}
 
         poll, app.consumer.client.poll = app.consumer.client.poll, hang
-        app.consumer.fetcher.look_again()
+        app.consumer.requests.note_change()
         await trio.sleep(100)
         assert not app.consumer.stuck
         await trio.sleep(50)

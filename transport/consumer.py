@@ -50,6 +50,7 @@ from transport.ledger import Ledger
 from transport.lookout import Lookout
 from transport.message import Message
 from transport.ownership import Ownership
+from transport.poll_requests import PollRequests
 from transport.resets import Resets
 from transport.source import in_hand
 from transport.stuck import Stuck
@@ -130,13 +131,14 @@ class Consumer(Service):
         self.client: ConsumerClient = transport.driver.consumer(settings.client)
         self.in_transaction = settings.transactions is not None
         self.transactions = transport.create_transaction_manager(self, self.app.producer)
+        self.requests = PollRequests(self._interrupt_poll)
         self.ownership = Ownership(
             self.assignment,
             self.flow,
             self.app.conductor,
             self.transactions if self.in_transaction else None,
             self.app.probe,
-            look_again=self._look_again,
+            requests=self.requests,
         )
         self.committer = committer_of(self)
         self.fetcher = transport.Fetcher(self.app)
@@ -157,7 +159,7 @@ class Consumer(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
-        self.app.conductor.on_change = self._look_again
+        self.app.conductor.on_change = self.requests.note_change
         self.spawn("subscription", self._join_group)
 
     @trio.lowlevel.enable_ki_protection
@@ -169,7 +171,7 @@ class Consumer(Service):
         """
         self._was_active = self.flow.active
         self.flow.stop()
-        self._look_again()
+        self.requests.note_change()
         if not self.is_restarting:
             self.app.conductor.end()
         if self._phase is not _Phase.OPEN:
@@ -206,6 +208,7 @@ class Consumer(Service):
     async def on_restart(self) -> None:
         """Be another member: with a new client, from what is committed. The iterators go on."""
         self.client = self.transport.driver.consumer(self.app.settings.client)
+        self.requests.reopen()
         self.committer = committer_of(self)
         self.fetcher = self.transport.Fetcher(self.app)
         self.handover = Handover(self)
@@ -338,7 +341,7 @@ class Consumer(Service):
         """
         self._was_active = False
         self.flow.stop()
-        self._look_again()
+        self.requests.note_change()
 
     def resume_flow(self) -> None:
         """Deliver again. Not a checkpoint.
@@ -351,7 +354,7 @@ class Consumer(Service):
             return
         self.flow.resume()
         self.app.conductor.wake_iterators()
-        self._look_again()
+        self.requests.note_change()
 
     async def wait_for_stopped_flow(self) -> None:
         """Wait until flow is stopped and nothing is being fetched for delivery.
@@ -371,12 +374,12 @@ class Consumer(Service):
         that goes and comes back is not paused any more.
         """
         self.flow.pause(each_partition("tps", tps), self.assignment)
-        self._look_again()
+        self.requests.note_change()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Fetch of these again. Not a checkpoint."""
         self.flow.unpause(each_partition("tps", tps), self.assignment)
-        self._look_again()
+        self.requests.note_change()
 
     def on_unreadable(self, error: UnreadableBatch) -> None:
         """The turn of a batch has come that cannot be decoded: end the app with the error.
@@ -401,7 +404,7 @@ class Consumer(Service):
 
     def on_buffer_drop(self, tp: TP) -> None:
         """The channel has drained to half: fetching goes on."""
-        self._look_again()
+        self.requests.note_change()
 
     def hold_delivery(self) -> None:
         """Stop delivery from the assigned partitions, because the group has evicted the consumer.
@@ -416,9 +419,9 @@ class Consumer(Service):
         """Deliver again from the partitions that `hold_delivery` has held. Not a checkpoint."""
         self.app.conductor.let_on(list(self.assignment.values()))
 
-    def _look_again(self) -> None:
+    def _interrupt_poll(self) -> None:
         if self._phase is _Phase.OPEN:
-            self.fetcher.look_again()
+            self.client.interrupt()
 
     # Messages without iterators
 

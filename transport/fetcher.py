@@ -7,34 +7,18 @@ never land in a later epoch than the one it was fetched in.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import attrs
 import trio
 
 from nurseries import Service
-from transport.errors import AppClosed, NotAssigned, TransportError
+from transport.errors import NotAssigned, TransportError
 from transport.fetched import Fetched
-from transport.handover import handing_over
 from transport.types import TP
 
 if TYPE_CHECKING:
     from transport.app import App
-
-
-@attrs.define(eq=False)
-class _Request:
-    """Something to be done between two polls; may be taken back until it is begun."""
-
-    do: Callable[[], Awaitable[None]]
-    error: TransportError | None = None
-    ended: trio.Event = attrs.field(factory=trio.Event)
-
-    def end(self, error: TransportError | None = None) -> None:
-        self.error = error
-        self.ended.set()
 
 
 class Fetcher(Service):
@@ -44,27 +28,25 @@ class Fetcher(Service):
         super().__init__("Fetcher")
         self.app = app
         self._paused: frozenset[TP] = frozenset()  # what the client has been told
-        self._requests: deque[_Request] = deque()
         self._stopping = False
         self._stopped = trio.Event()
         self._subscribed: frozenset[str] = frozenset()
         self._subscribing = trio.CancelScope()
         self._is_ending = False
-        # Since when the polling side should have come round; None: nobody has asked it to.
-        self.late_at: float | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         self._stopping = self._is_ending = False
         self._stopped = trio.Event()
-        self.late_at = None
+        self.app.consumer.requests.reopen()
         self.spawn("poll", self._run)
 
     @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
         """Stop fetching; returns only once no poll is under way."""
         self._stopping = True
-        self.look_again()
+        self.app.consumer.requests.note_change()
+        self.app.consumer.requests.close()
         await self._stopped.wait()
 
     def give_up_subscribing(self) -> None:
@@ -72,15 +54,9 @@ class Fetcher(Service):
         self._is_ending = True
         self._subscribing.cancel()
 
-    def look_again(self) -> None:
-        """Something that concerns the polling side has changed. Not a checkpoint."""
-        if self.late_at is None:
-            self.late_at = trio.current_time()
-        self.app.consumer.client.interrupt()
-
     async def seek(self, tp: TP, offset: int) -> None:
         """Go on at `offset` in a new epoch: see `Consumer.seek`."""
-        await self._ask(lambda: self._seek(tp, offset))
+        await self.app.consumer.requests.ask(lambda: self._seek(tp, offset))
 
     async def catch_up(self) -> None:
         """Move ledgers that are all done past what is never fetched at the end of a log (I4).
@@ -88,7 +64,7 @@ class Fetcher(Service):
         A checkpoint. Raises the errors of `seek` if the client cannot do it now.
         """
         if self._behind():
-            await self._ask(self._look_at_positions)
+            await self.app.consumer.requests.ask(self._look_at_positions)
         else:
             await trio.lowlevel.checkpoint()
 
@@ -97,18 +73,8 @@ class Fetcher(Service):
 
         A checkpoint. Raises the errors of `seek` if the client cannot do it now.
         """
-        found: dict[TP, int] = {}
-
-        async def look() -> None:
-            found.update(await self.app.consumer.client.positions(tps))
-
-        await self._ask(look)
-        return found
-
-    def refuse(self, error: TransportError) -> None:
-        """Fail what is asked for and not begun: the next poll may wait for who asked."""
-        while self._requests:
-            self._requests.popleft().end(error)
+        consumer = self.app.consumer
+        return dict(await consumer.requests.ask(lambda: consumer.client.positions(tps)))
 
     def start_anew(self, tps: frozenset[TP]) -> frozenset[TP]:
         """Note that the client restarts these; return those that it must start paused.
@@ -131,19 +97,19 @@ class Fetcher(Service):
         finally:
             self._stopped.set()
             self.app.consumer.flow.not_fetching.open()
-            self.refuse(AppClosed("the app is closing"))
+            self.app.consumer.requests.close()
 
     async def _poll_on(self) -> None:
         consumer = self.app.consumer
         flow, client = consumer.flow, consumer.client
         while not self._stopping:
             await self._subscribe()
-            await self._serve_requests()
+            await consumer.requests.make_all()
             await self._refetch()
             await self._pause_and_resume()
             if flow.active:
                 flow.not_fetching.close()
-            self.late_at = None
+            consumer.requests.seen()
             # What came has no name here: the next poll may take long, and a name would keep it in
             # memory.
             self._take(await client.poll())
@@ -174,38 +140,6 @@ class Fetcher(Service):
                 await client.subscribe(sorted(wanted), may_be_gone=conductor.may_be_gone)
                 self._subscribed = wanted
                 conductor.on_subscribed(wanted)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _ask(self, do: Callable[[], Awaitable[None]]) -> None:
-        consumer = self.app.consumer
-        if self._stopping or self._stopped.is_set():
-            raise AppClosed("the app is closing")
-        if consumer.handover.is_under_way:
-            raise handing_over()
-        request = _Request(do)
-        self._requests.append(request)
-        self.look_again()
-        try:
-            await request.ended.wait()
-        except trio.Cancelled:
-            if request in self._requests:
-                self._requests.remove(request)
-            raise
-        if request.error is not None:
-            raise request.error
-
-    async def _serve_requests(self) -> None:
-        while self._requests:
-            request = self._requests.popleft()  # from here on it is done, whoever waits for it
-            try:
-                await request.do()
-            except TransportError as exc:
-                request.end(exc)
-            except BaseException:  # cancelled as well: whoever asked is told
-                request.end(AppClosed("the app is closing"))
-                raise
-            else:
-                request.end()
 
     async def _seek(self, tp: TP, offset: int) -> None:
         consumer = self.app.consumer

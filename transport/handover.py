@@ -73,7 +73,8 @@ class Handover:
             try:
                 if not self._has_ended:
                     self._membership.changed(event)
-                    with trio.CancelScope() as self._serving, self._told_of(event):
+                    refusing = self._consumer.requests.refusing(handing_over)
+                    with refusing, trio.CancelScope() as self._serving, self._told_of(event):
                         await serve[event.kind](event)
             finally:
                 self.is_under_way = False
@@ -124,7 +125,7 @@ class Handover:
         for ledger in ledgers:
             ledger.drain()
         consumer.flow.not_fetching.open()  # the poll under way brings nothing before the release
-        consumer.fetcher.refuse(handing_over())
+        consumer.requests.refuse_waiting(handing_over())
         in_time = False
         try:
             in_time = await _within(event, consumer.on_partitions_revoked, event.partitions)

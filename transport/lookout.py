@@ -49,7 +49,7 @@ class Lookout:
     async def look_at_all(self) -> None:
         """See `Consumer.verify_all_partitions_active`; while the consumer is open."""
         consumer = self._consumer
-        consumer.fetcher.look_again()  # a polling side that hangs does not come round
+        consumer.requests.note_change()  # a polling task that hangs does not see it
         answers = await self._ask(self._quiet(trio.current_time()))
         now = trio.current_time()
         ledgers = list(consumer.assignment.values())
@@ -86,7 +86,7 @@ class Lookout:
             is_wanted=is_moving and consumer.fetcher.is_wanted(ledger.tp),
             is_delivered=is_moving and consumer.flow.active,
             # A poll waits for a rebalance that is being served, which has a bound of its own.
-            late_at=None if consumer.handover.is_under_way else consumer.fetcher.late_at,
+            late_at=None if consumer.handover.is_under_way else consumer.requests.late_at,
             highwater=consumer.client.highwater(ledger.tp),
             answer=answer,
         )

@@ -9,7 +9,7 @@ to be asked first is the business of who calls: the fetcher, the hand-over and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import trio
 
@@ -17,6 +17,7 @@ from transport.assignment import Assignment
 from transport.conductor import Conductor
 from transport.flow import Flow
 from transport.ledger import Ledger
+from transport.poll_requests import PollRequests
 from transport.sensor import Probe
 from transport.transactions import TransactionManager
 from transport.types import TP
@@ -28,7 +29,7 @@ class Ownership:
     Args:
         transactions: None where they are not used.
         probe: None: there is no monitor.
-        look_again: tells the polling side that something has changed.
+        requests: to the polling task.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class Ownership:
         transactions: TransactionManager | None,
         probe: Probe | None,
         *,
-        look_again: Callable[[], None],
+        requests: PollRequests,
     ) -> None:
         self._assignment = assignment
         self._flow = flow
         self._conductor = conductor
         self._transactions = transactions
         self._probe = probe
-        self._look_again = look_again
+        self._requests = requests
 
     # An epoch begins
 
@@ -84,7 +85,7 @@ class Ownership:
         self._tell_acked([old])
         if was_draining:
             ledger.drain()
-        self._look_again()
+        self._requests.note_change()
         return ledger
 
     # Partitions go

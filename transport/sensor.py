@@ -186,7 +186,7 @@ class Probe(Service):
         finally:
             self(sensor.on_rebalance_return, app, state)
             self._rebalances.append(state)
-            consumer.fetcher.look_again()  # or an idle poll would not end
+            consumer.requests.note_change()  # or an idle poll would not end
 
     def polled(self, app: App) -> None:
         """A poll has ended: tell the end of the rebalances that we have consented to before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import attrs
 import pytest
@@ -47,11 +47,10 @@ class Bench:
         )
         for tp in (A, B, C):
             self.ledgers[tp] = Ledger(tp, 1, 1, Tally())
-            self.channel.open_lane(self.ledgers[tp])
+            self.ledgers[tp].open_lane(self.channel.load)
 
     def fetched(self, tp: TP, *offsets: int) -> None:
         assert self.ledgers[tp].fetched(fetched(*offsets))
-        self.channel.filled(tp)
 
     def take(self) -> list[Message]:
         """All that may be delivered now."""
@@ -137,8 +136,7 @@ def test_who_was_held_back_when_its_turn_came_is_before_those_who_had_theirs() -
         batches = [bench.channel.take_batch(3) for _ in range(2)]
         turns += [batch.tp for batch in batches if batch is not None]
         for ledger in bench.ledgers.values():
-            ledger.is_held = True
-            bench.channel.hold(ledger.tp)
+            ledger.hold()
         assert bench.channel.take_batch(3) is None
         for ledger in bench.ledgers.values():
             ledger.is_held = False
@@ -160,13 +158,16 @@ def test_who_is_held_back_still_has_no_turn_when_others_are_let_on() -> None:
     assert [message.tp for message in bench.take()] == [A]
 
 
-@pytest.mark.parametrize("goes", [Channel.drop_lane, Channel.close_lanes])
-def test_who_goes_while_it_is_held_back_has_no_turn_any_more(goes: Callable[..., None]) -> None:
+@pytest.mark.parametrize("goes", ["shut", "closed"])
+def test_who_goes_while_it_is_held_back_has_no_turn_any_more(goes: str) -> None:
     bench = Bench()
     bench.fetched(A, 0)
     bench.ledgers[A].is_held = True
     assert bench.take() == []
-    goes(bench.channel, A if goes is Channel.drop_lane else A.topic)
+    if goes == "shut":
+        bench.ledgers[A].shut()
+    else:
+        bench.ledgers[A].close_lanes_of(bench.channel.load)
     bench.ledgers[A].is_held = False
     bench.channel.let_on()
     assert bench.take() == []
@@ -178,7 +179,6 @@ def test_what_a_partition_had_waiting_at_the_end_of_its_epoch_is_not_delivered()
     bench.fetched(B, 0)
     assert bench.channel.take() is not None  # in the middle of A's turn
     bench.ledgers[A].shut()
-    bench.channel.drop_lane(A)
     assert [message.tp for message in bench.take()] == [B]
 
 
@@ -223,14 +223,14 @@ def test_partitions_that_go_make_room() -> None:
     bench.fetched(A, 0, 1, 2)
     bench.fetched(B, 0)
     bench.ledgers[A].shut()
-    bench.channel.drop_lane(A)
     assert bench.turns == [True, False]
 
 
 def test_a_channel_that_listens_no_more_makes_room() -> None:
     bench = Bench(limit=2)
     bench.fetched(A, 0, 1)
-    bench.channel.close_lanes("a")
+    for ledger in bench.ledgers.values():
+        ledger.close_lanes_of(bench.channel.load)
     assert bench.turns == [True, False]
     assert bench.take() == []
 
@@ -443,7 +443,6 @@ def decoding(**hooks: object) -> Bench:
 def feed(bench: Bench, *contents: tuple[bytes | None, bytes | None]) -> None:
     found = [FakeRecord(offset, key, value) for offset, (key, value) in enumerate(contents)]
     bench.ledgers[A].fetched(FetchedRecords(found))
-    bench.channel.filled(A)
 
 
 @jumping

@@ -63,7 +63,7 @@ async def test_getmany_sees_what_comes_between_its_look_and_its_wait(steps: int)
         await wait_all_tasks_blocked()
         ledgers = list(app.consumer.assignment.values())
         for ledger in ledgers:
-            app.conductor.hold(ledger)
+            ledger.hold()
         assert topic.channel.take() is None
 
         async def fill() -> None:

@@ -299,7 +299,7 @@ class BarrierCommitter:
         """Deliver nothing of the scope meanwhile, nor of what comes to it."""
         scope.is_held = True
         for ledger in self._ledgers(scope):
-            self._consumer.app.conductor.hold(ledger)
+            ledger.hold()
         try:
             yield
         finally:

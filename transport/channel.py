@@ -14,11 +14,10 @@ from transport.decoding import AGAIN, Codecs, Decoded
 from transport.errors import UnreadableBatch
 from transport.excerpt import excerpt_of_error
 from transport.flow import Flow
-from transport.ledger import Lane, Ledger, Load
+from transport.ledger import Lane, Load
 from transport.message import Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.source import in_hand
-from transport.types import TP
 from transport.weights import Held
 
 # An iterator gives way to other tasks at least this often, in seconds, and once a turn.
@@ -63,6 +62,9 @@ class Channel:
             names_source=names_source,
             memory=Held() if memory is None else memory,
             on_fall=self._on_fall,
+            on_filled=self._on_filled,
+            on_held=self._on_held,
+            on_gone=self._on_gone,
         )
         self.is_full = False
         self.ended = False
@@ -73,7 +75,6 @@ class Channel:
         self._value = value
         self._on_full = on_full
         self._on_unreadable = on_unreadable
-        self._lanes: dict[TP, Lane] = {}
         self._passed_over: dict[Lane, None] = {}  # were held back when their turn came, in order
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # whose turn it is ...
@@ -89,37 +90,22 @@ class Channel:
 
     # From the fetcher's side
 
-    def open_lane(self, ledger: Ledger) -> None:
-        """The partition is assigned, or begins a new epoch."""
-        self._lanes[ledger.tp] = ledger.open_lane(self.load)
-
-    def close_lanes(self, topic: str) -> None:
-        """Listen to a topic no more."""
-        for tp in [tp for tp in self._lanes if tp.topic == topic]:
-            lane = self._lanes.pop(tp)
-            lane.ledger.close_lane(lane)
-            self._forget(lane)
-        self._on_fall()
-
-    def drop_lane(self, tp: TP) -> None:
-        """The partition's epoch has ended."""
-        if (lane := self._lanes.pop(tp, None)) is not None:
-            self._forget(lane)
-            self._on_fall()
-
-    def filled(self, tp: TP) -> None:
-        """Something was fetched into the partition's lane."""
-        self._scheduler.add(self._lanes[tp])
+    def _on_filled(self, lane: Lane) -> None:
+        self._scheduler.add(lane)
         if self.load.held >= self.load.limit and not self.is_full:
             self.is_full = True
             self.load.mark = max(self.load.mark, self.load.limit // 2)
             self._on_full()
         self.notify()
 
-    def hold(self, tp: TP) -> None:
-        """Nothing of the partition may be taken, even in a turn under way."""
-        if self._lane is not None and self._lane.ledger.tp == tp:
-            self.quota = 0
+    def _on_held(self, lane: Lane) -> None:
+        if self._lane is lane:
+            self.quota = 0  # it may be in the middle of its turn
+
+    def _on_gone(self, lane: Lane) -> None:
+        self._scheduler.discard(lane)
+        self._passed_over.pop(lane, None)
+        self._on_fall()
 
     def let_on(self) -> None:
         """Partitions may deliver again; those whose turn had come first have it first."""
@@ -263,7 +249,7 @@ class Channel:
             return
         lane = messages[0].lane
         lane.ledger.give_back(lane, messages)
-        if self._lanes.get(lane.ledger.tp) is lane:
+        if lane.first_waiting is not None:
             self._scheduler.add(lane)
         self._on_fall()
 
@@ -293,10 +279,6 @@ class Channel:
                 self._passed_over.setdefault(lane)
         self._lane = None
         return None
-
-    def _forget(self, lane: Lane) -> None:
-        self._scheduler.discard(lane)
-        self._passed_over.pop(lane, None)
 
     def _set_mark(self) -> None:
         """Hear of the acks that may end the pause of a full channel, and of no others."""

@@ -208,11 +208,8 @@ class Conductor(Service, MutableSet["Topic"]):
     def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
         """Enter what was fetched of a partition and hand it to the channels. In the order of the
         polls; not a checkpoint."""
-        if ledger.fetched(fetched):
-            if (probe := self.app.probe) is not None:
-                probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
-            for channel in self._channels.get(ledger.tp.topic, {}).values():
-                channel.filled(ledger.tp)
+        if ledger.fetched(fetched) and (probe := self.app.probe) is not None:
+            probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
 
     def on_message(self, ledger: Ledger, record: Record) -> None:
         """Enter one fetched record: the same as `on_records` with a batch of one."""
@@ -268,20 +265,13 @@ class Conductor(Service, MutableSet["Topic"]):
         """A partition is assigned, or begins a new epoch."""
         self.on_let_go(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():
-            channel.open_lane(ledger)
+            ledger.open_lane(channel.load)
 
     def on_let_go(self, tp: TP) -> None:
         """A partition's epoch has ended, and no other begins."""
         for channel in self._channels.get(tp.topic, {}).values():
-            channel.drop_lane(tp)
             if tp.topic in channel.decoded:
                 channel.decoded[tp.topic].forget(tp)
-
-    def hold(self, ledger: Ledger) -> None:
-        """Deliver nothing of a partition until `let_on`; what is fetched of it stays."""
-        ledger.is_held = True
-        for channel in self._channels.get(ledger.tp.topic, {}).values():
-            channel.hold(ledger.tp)
 
     def let_on(self, ledgers: Collection[Ledger]) -> None:
         """Deliver of these again."""
@@ -338,7 +328,7 @@ class Conductor(Service, MutableSet["Topic"]):
         self._share_decoding(name)
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name and not ledger.is_draining:
-                topic.channel.open_lane(ledger)
+                ledger.open_lane(topic.channel.load)
 
     def _warn_of_many(self, topic: Topic, name: str) -> None:
         """Warn once about a name with many topic objects, as if each worker made its own."""
@@ -360,7 +350,10 @@ class Conductor(Service, MutableSet["Topic"]):
 
     def _ignore(self, topic: Topic, name: str) -> None:
         channels = self._channels[name]
-        channels.pop(topic).close_lanes(name)
+        load = channels.pop(topic).load
+        for tp, ledger in self.app.consumer.assignment.items():
+            if tp.topic == name:
+                ledger.close_lanes_of(load)
         topic.channel.decoded.pop(name, None)
         self._share_decoding(name)
         if not channels:

@@ -413,7 +413,7 @@ class Consumer(Service):
         """
         if self.app.settings.client.is_member:
             for ledger in self.assignment.values():
-                self.app.conductor.hold(ledger)
+                ledger.hold()
 
     def let_on_delivery(self) -> None:
         """Deliver again from the partitions that `hold_delivery` has held. Not a checkpoint."""

@@ -54,7 +54,9 @@ class Tally:
 
 @attrs.define(eq=False)
 class Load:
-    """How much of a channel's buffer is in use, in messages, over all of its lanes.
+    """A channel as its lanes see it: how much of its buffer is in use, and what it wants to know.
+
+    The numbers are of messages, over all lanes of the channel.
 
     Attributes:
         limit: most messages begun; from that many held on, the channel is full.
@@ -64,6 +66,9 @@ class Load:
         memory: the weight of the messages held by all channels of the app.
         mark: `on_fall` is called at each ack that leaves so many held, or fewer; -1: at none. A
             number rather than a flag: while the channel is full, nothing is called for most acks.
+        on_filled: called when something was fetched into a lane.
+        on_held: called when nothing more of a lane may be taken for now.
+        on_gone: called when a lane brings nothing any more.
     """
 
     limit: int
@@ -73,6 +78,9 @@ class Load:
     memory: Held = attrs.field(factory=Held)
     mark: float = -1
     on_fall: Callable[[], None] = lambda: None
+    on_filled: Callable[[Lane], None] = lambda lane: None
+    on_held: Callable[[Lane], None] = lambda lane: None
+    on_gone: Callable[[Lane], None] = lambda lane: None
 
 
 def _offset(record: Record) -> int:
@@ -469,6 +477,7 @@ class Lane:
         self.begun.clear()
         self._in_batches = 0
         self._after(keys)
+        self.load.on_gone(self)
 
     def _after_fall(self) -> None:
         memory = self.load.memory
@@ -551,11 +560,23 @@ class Ledger:
         """The channel listens no more; what it has begun still holds the offset back."""
         self.lanes.remove(lane)
         first = lane.drop_waiting()
+        lane.load.on_gone(lane)
         if not self.lanes:
             self._rewind(first)  # nobody has had it
         left = (*self._left, lane)
         self._acked_of_gone += sum(lane.acked for lane in left if not lane.begun)
         self._left = [lane for lane in left if lane.begun]
+
+    def close_lanes_of(self, load: Load) -> None:
+        """Close the lane of a channel, if it has one."""
+        for lane in [lane for lane in self.lanes if lane.load is load]:
+            self.close_lane(lane)
+
+    def hold(self) -> None:
+        """Let none of the waiting messages be taken, until `is_held` is False again."""
+        self.is_held = True
+        for lane in self.lanes:
+            lane.load.on_held(lane)
 
     def give_back(self, lane: Lane, messages: Sequence[Message]) -> None:
         """Let messages wait again that were taken out of the lane and reached no handler.
@@ -587,6 +608,8 @@ class Ledger:
         for lane in self.lanes:
             lane.put(fetched)
         self.position = fetched.end
+        for lane in self.lanes:
+            lane.load.on_filled(lane)
         return True
 
     def is_behind(self, offset: int) -> bool:

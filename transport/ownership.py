@@ -55,7 +55,7 @@ class Ownership:
         """An epoch begins; with transactions nothing of it is delivered outside of one."""
         self._conductor.on_epoch(ledger)
         if self._transactions is not None and not self._transactions.delivers(ledger.tp):
-            self._conductor.hold(ledger)
+            ledger.hold()
 
     @trio.lowlevel.enable_ki_protection
     def begin_epoch(self, tp: TP, offset: int, *, is_proven: bool = True) -> bool:

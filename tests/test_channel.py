@@ -43,7 +43,7 @@ class Bench:
             limit=self.limit,
             key=self.key,
             value=self.value,
-            on_full=lambda: self.turns.append(self.channel.is_full),
+            on_full=lambda channel: self.turns.append(channel.is_full),
         )
         for tp in (A, B, C):
             self.ledgers[tp] = Ledger(tp, 1, 1, Tally())

@@ -135,8 +135,8 @@ async def is_closed_to(call: Callable[[], Awaitable[object]]) -> None:
 async def test_it_tells_how_far_the_client_has_read() -> None:
     async with reader(records=3) as app:
         await take(app.topic("orders").noack(), 6)
-        assert await app.consumer.fetcher.positions(ORDERS) == dict.fromkeys(ORDERS, 3)
-        assert await app.consumer.fetcher.positions(ORDERS[:1]) == {ORDERS[0]: 3}
+        assert await app.consumer.polling.positions(ORDERS) == dict.fromkeys(ORDERS, 3)
+        assert await app.consumer.polling.positions(ORDERS[:1]) == {ORDERS[0]: 3}
 
 
 @jumping
@@ -145,7 +145,7 @@ async def test_what_is_asked_before_the_first_poll_is_answered_with_it() -> None
     may_open = hold(app, "open")
 
     async def ask() -> None:
-        answers.append(await app.consumer.fetcher.positions(ORDERS))
+        answers.append(await app.consumer.polling.positions(ORDERS))
 
     async with app, trio.open_nursery() as nursery:
         app.topic("orders").listen()
@@ -266,7 +266,7 @@ async def test_after_a_kill_nobody_waits_for_an_answer() -> None:
         await app.kill()
         may_poll.set()
         await wait_all_tasks_blocked()
-        await is_closed_to(lambda: app.consumer.fetcher.positions(ORDERS))
+        await is_closed_to(lambda: app.consumer.polling.positions(ORDERS))
 
 
 @jumping
@@ -277,7 +277,7 @@ async def test_who_asks_while_it_stops_need_not_wait_for_the_last_poll() -> None
         nursery.start_soon(app.consumer.fetcher.on_stop)
         await wait_all_tasks_blocked()
         with trio.fail_after(1):
-            await is_closed_to(lambda: app.consumer.fetcher.positions(ORDERS))
+            await is_closed_to(lambda: app.consumer.polling.positions(ORDERS))
         may_poll.set()
 
 
@@ -309,7 +309,7 @@ async def test_to_have_nothing_to_catch_up_with_is_a_checkpoint() -> None:
     async with reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
         with assert_checkpoints():
-            await app.consumer.fetcher.catch_up()
+            await app.consumer.polling.catch_up()
 
 
 # Its end

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from transport.assignment import Assignment
 from transport.backoff import Backoff
 from transport.errors import (
     AppClosed,
@@ -39,7 +40,8 @@ from transport.source import in_hand
 from transport.types import TP
 
 if TYPE_CHECKING:
-    from transport.consumer import Consumer
+    from transport.drivers.base import ConsumerClient
+    from transport.ownership import Ownership
     from transport.transactions import Scope, TransactionManager
 
 logger = logging.getLogger("transport.consumer")
@@ -54,6 +56,7 @@ class BarrierCommitter:
     """Makes the commits of a consumer whose messages are handled in transactions.
 
     Args:
+        let_on: resumes delivery of partitions.
         bound: seconds that a barrier waits for handlers and for the messages that they have sent.
         attempts: the most transactions of a scope that may be aborted in a row.
         around: entered around each commit.
@@ -61,14 +64,20 @@ class BarrierCommitter:
 
     def __init__(
         self,
-        consumer: Consumer,
+        assignment: Assignment,
+        ownership: Ownership,
+        client: ConsumerClient,
         transactions: TransactionManager,
         *,
+        let_on: Callable[[Collection[Ledger]], None],
         bound: float,
         attempts: int,
         around: Around | None = None,
     ) -> None:
-        self._consumer = consumer
+        self._assignment = assignment
+        self._ownership = ownership
+        self._client = client
+        self._let_on_ledgers = let_on
         self._transactions = transactions
         self._bound = bound
         self._attempts = attempts
@@ -254,7 +263,7 @@ class BarrierCommitter:
         unknown = {}  # the epochs that follow those
         for ledger in self._ledgers(scope):
             if (offset := ledger.uncommitted) is not None:
-                begun = self._consumer.ownership.rewind(ledger.tp, offset)
+                begun = self._ownership.rewind(ledger.tp, offset)
                 if ledger in asked:
                     unknown[begun] = asked[ledger]
         aborted = TransactionAborted(f"aborted after {why!r}")
@@ -272,12 +281,12 @@ class BarrierCommitter:
         ours = {ledger: offset for ledger, offset in unknown.items() if not ledger.is_shut}
         if not ours:
             return
-        committed = await self._consumer.client.committed([ledger.tp for ledger in ours])
+        committed = await self._client.committed([ledger.tp for ledger in ours])
         if any(committed.get(ledger.tp) != offset for ledger, offset in ours.items()):
             return
         for ledger, offset in ours.items():
             if not ledger.is_shut:
-                self._consumer.ownership.rewind(ledger.tp, offset)
+                self._ownership.rewind(ledger.tp, offset)
 
     @trio.lowlevel.enable_ki_protection
     async def _begin(self, scope: Scope) -> None:
@@ -308,7 +317,7 @@ class BarrierCommitter:
 
     def _let_on(self, scope: Scope) -> None:
         if scope.delivers:
-            self._consumer.app.conductor.let_on(self._ledgers(scope))
+            self._let_on_ledgers(self._ledgers(scope))
 
     def _due(self, scope: Scope) -> dict[Ledger, int]:
         return {
@@ -320,7 +329,7 @@ class BarrierCommitter:
         return [ledger for ledger in self._mine() if scope_of(ledger.tp) is scope]
 
     def _mine(self) -> list[Ledger]:
-        return list(self._consumer.assignment.values())
+        return list(self._assignment.values())
 
     def _is_meant(self, scope: Scope, topics: Collection[str | TP] | None) -> bool:
         return topics is None or any(

@@ -37,7 +37,7 @@ class Channel:
     Args:
         limit: most messages delivered and unacked; with so many fetched the channel is full, and
             the partitions of its topic are not fetched from until half of them are done.
-        on_full: called at each turn from or to full.
+        on_full: called with the channel at each turn from or to full.
         on_unreadable: called with the error when the turn of a batch comes that cannot be decoded.
         memory: the weight of the messages in all channels of the app. None: it is not counted.
     """
@@ -50,7 +50,7 @@ class Channel:
         limit: int,
         key: Codec | None = None,
         value: Codec | None = None,
-        on_full: Callable[[], None] = lambda: None,
+        on_full: Callable[[Channel], None] = lambda channel: None,
         on_unreadable: Callable[[UnreadableBatch], None] = lambda error: None,
         scheduler: SchedulingStrategy[Lane] | None = None,
         names_source: bool = False,
@@ -95,7 +95,7 @@ class Channel:
         if self.load.held >= self.load.limit and not self.is_full:
             self.is_full = True
             self.load.mark = max(self.load.mark, self.load.limit // 2)
-            self._on_full()
+            self._on_full(self)
         self.notify()
 
     def _on_held(self, lane: Lane) -> None:
@@ -288,7 +288,7 @@ class Channel:
         load = self.load
         if self.is_full and load.held <= load.limit // 2:
             self.is_full = False
-            self._on_full()
+            self._on_full(self)
         if load.begun < load.limit:
             self.notify()
             self._set_mark()

@@ -8,23 +8,17 @@ offsets alone, and with all that was sent as a whole.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
 
 import attrs
 import trio
 
 from transport.assignment import Assignment
-from transport.barrier import BarrierCommitter
-from transport.committer import Committer
 from transport.errors import AppClosed, CommitUnknown, TransportError
 from transport.ledger import Ledger
 from transport.types import TP
-
-if TYPE_CHECKING:
-    from transport.consumer import Consumer
 
 logger = logging.getLogger("transport.consumer")
 
@@ -64,36 +58,36 @@ class AnyCommitter(Protocol):
         """Wait for no handler any more. Not a checkpoint."""
 
 
-def committer_of(consumer: Consumer) -> AnyCommitter:
-    """A committer for a consumer and its present client."""
-    settings, probe = consumer.app.settings, consumer.app.probe
-    around = None if probe is None else functools.partial(probe.commit, consumer)
-    if consumer.in_transaction:
-        return BarrierCommitter(
-            consumer,
-            consumer.transactions,
-            bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
-            attempts=settings.transaction_attempts,
-            around=around,
-        )
-    return Committer(
-        consumer.assignment,
-        consumer.client,
-        timeout=settings.client.commit_timeout,
-        patience=settings.client.rebalance_bound,
-        can_join=lambda: not consumer.handover.is_under_way,
-        hold=consumer.hold_delivery,
-        let_on=consumer.let_on_delivery,
-        around=around,
-    )
-
-
 class Commits:
-    """Sees to it that a consumer commits."""
+    """Sees to it that a consumer commits.
 
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-        self._watch = LivelockWatch(consumer.commit_livelock_soft_timeout)
+    Args:
+        commit: commits the safe offsets of all partitions.
+        commit_last: the same, and begins no transaction after it.
+        ending_quietly: a block that ends without an error where the consumer was closed meanwhile.
+        timeout: seconds for the last commit.
+        livelock_timeout: seconds for which an offset may stand still while acks go on.
+        raises_refusals: whether the app ends when a commit is refused.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        commit: Callable[[], Awaitable[object]],
+        commit_last: Callable[[], Awaitable[object]],
+        ending_quietly: Callable[[], contextlib.AbstractContextManager[None]],
+        *,
+        timeout: float,
+        livelock_timeout: float,
+        raises_refusals: bool,
+    ) -> None:
+        self._assignment = assignment
+        self._commit = commit
+        self._commit_last = commit_last
+        self._ending_quietly = ending_quietly
+        self._timeout = timeout
+        self._raises_refusals = raises_refusals
+        self._watch = LivelockWatch(livelock_timeout)
 
     @trio.lowlevel.enable_ki_protection
     async def beat(self) -> None:
@@ -101,17 +95,16 @@ class Commits:
 
         Raises, without transactions, what a commit is refused for.
         """
-        consumer = self._consumer
         try:
-            with consumer.ending_quietly():
-                await consumer.commit()
+            with self._ending_quietly():
+                await self._commit()
         except CommitUnknown as exc:
             logger.warning("a commit got no answer, the next one settles it: %s", exc)
         except TransportError:
-            if not consumer.in_transaction:
+            if self._raises_refusals:
                 raise
             # An abort has its warning, and its messages come again; the committer raises the rest.
-        for tp, offset, age in self._watch.look(consumer.assignment, trio.current_time()):
+        for tp, offset, age in self._watch.look(self._assignment, trio.current_time()):
             logger.warning(
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
                 " were acked: the message there is not",
@@ -121,22 +114,21 @@ class Commits:
             )
 
     @trio.lowlevel.enable_ki_protection
-    async def last(self, most: float) -> None:
+    async def last(self, committer: AnyCommitter, most: float) -> None:
         """Commit what is safe at the end, within `most` seconds and the commit timeout.
 
         Raises CommitUnknown: it got no answer within them.
         """
-        consumer = self._consumer
-        timeout = min(most, consumer.app.settings.client.commit_timeout)
-        consumer.committer.end()
+        timeout = min(most, self._timeout)
+        committer.end()
         # Whatever has ended the committer is told by itself.
         with (
             trio.move_on_after(timeout) as bound,
             contextlib.suppress(AppClosed),
-            consumer.ending_quietly(),  # where it is killed meanwhile
+            self._ending_quietly(),  # where it is killed meanwhile
         ):
-            await consumer.commit_and_end_transactions()
-        if bound.cancelled_caught and consumer.committer.is_refused:
+            await self._commit_last()
+        if bound.cancelled_caught and committer.is_refused:
             logger.warning(
                 "the last commit was not made within %.1f s, because the group was in a rebalance"
                 " or a transaction had to be aborted. Messages acked since the commit before it"

@@ -12,6 +12,7 @@ import trio
 from nurseries import Service
 from transport.arguments import instance, topic_name
 from transport.channel import Channel
+from transport.codec import Codec
 from transport.decoding import Codecs, Decoded
 from transport.errors import AppClosed
 from transport.fetched import Fetched, FetchedRecords
@@ -204,6 +205,30 @@ class Conductor(Service, MutableSet["Topic"]):
         await self.maybe_wait_for_subscriptions()
 
     # Messages
+
+    def new_channel(self, name: str, key: Codec | None, value: Codec | None) -> Channel:
+        """Return a channel for a topic object, which listens to nothing yet."""
+        consumer, settings = self.app.consumer, self.app.settings
+        return Channel(
+            name,
+            consumer.flow,
+            limit=settings.buffer_size,
+            key=key,
+            value=value,
+            on_full=self._on_full,
+            on_unreadable=consumer.on_unreadable,
+            scheduler=consumer.scheduler(),
+            names_source=consumer.in_transaction,
+            memory=self.memory,
+        )
+
+    def _on_full(self, channel: Channel) -> None:
+        """Tell the consumer that the buffer of a channel is full, or is no longer full."""
+        consumer = self.app.consumer
+        change = consumer.on_buffer_full if channel.is_full else consumer.on_buffer_drop
+        for tp in consumer.assignment:
+            if channel in self._channels.get(tp.topic, {}).values():
+                change(tp)
 
     def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
         """Enter what was fetched of a partition and hand it to the channels. In the order of the

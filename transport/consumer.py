@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -24,9 +25,10 @@ from transport.arguments import (
 )
 from transport.arguments import offset as offset_of
 from transport.assignment import Assignment
-from transport.barrier import begun_are_done
-from transport.commits import Commits, committer_of
-from transport.drivers.base import ConsumerClient
+from transport.barrier import BarrierCommitter, begun_are_done
+from transport.commits import AnyCommitter, Commits
+from transport.committer import Committer
+from transport.drivers.base import ConsumerClient, Rebalance
 from transport.ends import Ends
 from transport.errors import (
     AppClosed,
@@ -47,10 +49,13 @@ from transport.flow import Flow
 from transport.getmany import GetMany
 from transport.handover import Handover
 from transport.ledger import Ledger
-from transport.lookout import Lookout
+from transport.lookout import Lookout, timeouts_of
+from transport.membership import Membership
 from transport.message import Message
 from transport.ownership import Ownership
+from transport.pauses import Pauses
 from transport.poll_requests import PollRequests
+from transport.polling import Polling
 from transport.resets import Resets
 from transport.source import in_hand
 from transport.stuck import Stuck
@@ -128,7 +133,6 @@ class Consumer(Service):
         )
         self.assignment = Assignment()
         self.flow = Flow()
-        self.client: ConsumerClient = transport.driver.consumer(settings.client)
         self.in_transaction = settings.transactions is not None
         self.transactions = transport.create_transaction_manager(self, self.app.producer)
         self.requests = PollRequests(self._interrupt_poll)
@@ -140,20 +144,101 @@ class Consumer(Service):
             self.app.probe,
             requests=self.requests,
         )
-        self.committer = committer_of(self)
-        self.fetcher = transport.Fetcher(self.app)
-        self.handover = Handover(self)
-        self.resets = Resets(self)
-        self.ends = Ends(self)
+        self._become_member()
         self.scheduler = settings.scheduler
         self.randomly_assigned_topics: set[str] = set()
         self._on_partitions_revoked = on_partitions_revoked
         self._on_partitions_assigned = on_partitions_assigned
-        self._commits = Commits(self)
-        self._lookout = Lookout(self)
+        self._commits = Commits(
+            self.assignment,
+            self.commit,
+            self.commit_and_end_transactions,
+            self.ending_quietly,
+            timeout=settings.client.commit_timeout,
+            livelock_timeout=self.commit_livelock_soft_timeout,
+            raises_refusals=not self.in_transaction,
+        )
         self._stuck_interval = settings.stuck_interval
         self._unreadable: UnreadableBatch | None = None
         self._phase = _Phase.NEW
+
+    def _make_committer(self) -> AnyCommitter:
+        """Make a committer for the present client."""
+        settings, probe = self.app.settings, self.app.probe
+        around = None if probe is None else functools.partial(probe.commit, self)
+        if self.in_transaction:
+            return BarrierCommitter(
+                self.assignment,
+                self.ownership,
+                self.client,
+                self.transactions,
+                let_on=self.app.conductor.let_on,
+                bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
+                attempts=settings.transaction_attempts,
+                around=around,
+            )
+        return Committer(
+            self.assignment,
+            self.client,
+            timeout=settings.client.commit_timeout,
+            patience=settings.client.rebalance_bound,
+            can_join=lambda: not self.handover.is_under_way,
+            hold=self.hold_delivery,
+            let_on=self.let_on_delivery,
+            around=around,
+        )
+
+    def _become_member(self) -> None:
+        """Make a client, and the parts that live as long as it does."""
+        app, settings = self.app, self.app.settings
+        timeout = settings.client.commit_timeout
+        self.client: ConsumerClient = self.transport.driver.consumer(settings.client)
+        self.committer = self._make_committer()
+        self.pauses = Pauses(self.assignment, self.flow, app.conductor.is_held_back)
+        self.handover = Handover(
+            self,
+            self.client,
+            self.assignment,
+            self.ownership,
+            self.flow,
+            self.pauses,
+            self.requests,
+            Membership(app.id, settings.client.session_timeout),
+        )
+        self.resets = Resets(
+            self.assignment,
+            self.ownership,
+            self.committer.commit,
+            app.conductor.offer,
+            in_transaction=self.in_transaction,
+            policy=settings.client.auto_offset_reset,
+            probe=app.probe,
+        )
+        self.polling = Polling(
+            self.client,
+            self.requests,
+            self.assignment,
+            self.ownership,
+            self.flow,
+            self.pauses,
+            app.conductor,
+            self.handover,
+            self.resets,
+            lambda ledger, fetched: self.callback(ledger, fetched),
+        )
+        self.fetcher = self.transport.Fetcher(app)
+        self.ends = Ends(self.assignment, self.client, self.polling.positions, timeout=timeout)
+        self._lookout = Lookout(
+            self.assignment,
+            self.client,
+            self.flow,
+            self.pauses,
+            self.polling.positions,
+            self.requests,
+            lambda: self.handover.is_under_way,
+            timeouts=timeouts_of(settings, self.commit_interval),
+            patience=timeout,
+        )
 
     # Life
 
@@ -177,9 +262,9 @@ class Consumer(Service):
         if self._phase is not _Phase.OPEN:
             return
         left = self.time_left
-        self.fetcher.give_up_subscribing()
+        self.polling.give_up_subscribing()
         try:
-            await self._commits.last(left * _COMMIT_SHARE)
+            await self._commits.last(self.committer, left * _COMMIT_SHARE)
         finally:
             # What is unacked now will never be acked: a hand-over must not wait for it, and the
             # poll, which waits for the hand-over, can end.
@@ -207,11 +292,8 @@ class Consumer(Service):
     @trio.lowlevel.enable_ki_protection
     async def on_restart(self) -> None:
         """Be another member: with a new client, from what is committed. The iterators go on."""
-        self.client = self.transport.driver.consumer(self.app.settings.client)
+        self._become_member()
         self.requests.reopen()
-        self.committer = committer_of(self)
-        self.fetcher = self.transport.Fetcher(self.app)
-        self.handover = Handover(self)
         self._unreadable = None
         self._phase = _Phase.NEW
         self.app.conductor.on_subscribed(frozenset())
@@ -243,7 +325,8 @@ class Consumer(Service):
         with self.ending_quietly():
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
-            self.spawn("joining", self.handover.tell_of_waiting)
+            waits = self.app.conductor.wait_for_subscriptions
+            self.spawn("joining", self.handover.tell_of_waiting, waits)
             self.spawn("starts", self._commit_starts)
             self.spawn("commit ticker", tick, self.commit_interval, self._commits.beat)
             self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
@@ -541,7 +624,7 @@ class Consumer(Service):
         """At a bad moment, or where the client hangs, a commit goes without the last markers."""
         bound = trio.move_on_after(self.app.settings.client.commit_timeout)
         with contextlib.suppress(RebalanceInProgress, AppClosed), bound:
-            await self.fetcher.catch_up()
+            await self.polling.catch_up()
 
     async def force_commit(
         self,
@@ -605,7 +688,7 @@ class Consumer(Service):
         if self.in_transaction and not self.handover.is_under_way:
             await self.commit({partition})  # what was done before the seek stays done
         if not self.handover.start_at(partition, offset):
-            await self.fetcher.seek(partition, offset)
+            await self.polling.seek(partition, offset)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every partition that has a committed offset there; returns those offsets.
@@ -678,6 +761,16 @@ class Consumer(Service):
         return self._lookout.look_at(now, tp, whole=False)
 
     # Ownership
+
+    def serving(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
+        """Tell the monitor of a rebalance, around the serving of it. For the handover."""
+        probe = self.app.probe
+        return contextlib.nullcontext() if probe is None else probe.rebalance(self, event)
+
+    def on_polled(self) -> None:
+        """Tell the monitor that a poll has ended. For the handover."""
+        if (probe := self.app.probe) is not None:
+            probe.polled(self.app)
 
     def stop_abandoned(self) -> None:
         """End, soon, the producers of what was abandoned. For the handover; not a checkpoint."""

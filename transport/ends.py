@@ -9,17 +9,16 @@ own loop, and no commit waits for them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import attrs
 import trio
 
+from transport.assignment import Assignment
+from transport.drivers.base import ConsumerClient
 from transport.errors import TransportError
 from transport.ledger import Ledger
-
-if TYPE_CHECKING:
-    from transport.consumer import Consumer
+from transport.types import TP
 
 
 @attrs.frozen
@@ -36,10 +35,25 @@ class _Told:
 
 
 class Ends:
-    """The ends of the logs of one consumer's partitions."""
+    """The ends of the logs of one consumer's partitions.
 
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
+    Args:
+        positions: asks the polling task for the positions of the client.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        client: ConsumerClient,
+        positions: Callable[[Collection[TP]], Awaitable[Mapping[TP, int]]],
+        *,
+        timeout: float,
+    ) -> None:
+        self._assignment = assignment
+        self._client = client
+        self._positions = positions
+        self._timeout = timeout
         self._seen: Mapping[Ledger, int | None] = {}
         self._told: Mapping[Ledger, _Told] = {}
 
@@ -52,7 +66,7 @@ class Ends:
         told = self._told.get(ledger)
         if told is not None and told.position == ledger.position:
             return told.end
-        return self._consumer.client.highwater(ledger.tp)
+        return self._client.highwater(ledger.tp)
 
     @trio.lowlevel.enable_ki_protection
     async def look(self) -> None:
@@ -60,35 +74,31 @@ class Ends:
 
         A checkpoint. Cancelled: the old answers stay. Without an answer they stay, too.
         """
-        consumer = self._consumer
         await self._find_positions()
-        client = consumer.client
         # A fetch that brought something has moved the position. The highwater moves without it,
         # with what an open transaction writes.
-        now = {ledger: ledger.position for ledger in consumer.assignment.values()}
+        now = {ledger: ledger.position for ledger in self._assignment.values()}
         quiet = {
             ledger.tp: ledger
             for ledger, position in now.items()
-            if client.highwater(ledger.tp) is None or self._seen.get(ledger, -1) == position
+            if self._client.highwater(ledger.tp) is None or self._seen.get(ledger, -1) == position
         }
         self._seen = now
         self._told = {ledger: told for ledger, told in self._told.items() if ledger in now}
         if not quiet:
             return
-        timeout = consumer.app.settings.client.commit_timeout
         with contextlib.suppress(TransportError):
-            ends = await client.current_ends(list(quiet), timeout)
+            ends = await self._client.current_ends(list(quiet), self._timeout)
             found = {quiet[tp]: _Told(end, now[quiet[tp]]) for tp, end in ends.items()}
             self._told = {**self._told, **found}
 
     async def _find_positions(self) -> None:
         """Ask the client for positions that only it knows: of partitions paused from the start."""
-        assignment = self._consumer.assignment
+        assignment = self._assignment
         unknown = [tp for tp, ledger in assignment.items() if ledger.position is None]
         if not unknown:
             return
-        bound = trio.move_on_after(self._consumer.app.settings.client.commit_timeout)
-        with contextlib.suppress(TransportError), bound:
-            for tp, position in (await self._consumer.fetcher.positions(unknown)).items():
+        with contextlib.suppress(TransportError), trio.move_on_after(self._timeout):
+            for tp, position in (await self._positions(unknown)).items():
                 if tp in assignment:
                     assignment[tp].advance(position)

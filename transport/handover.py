@@ -12,19 +12,21 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVarTuple
+from typing import NoReturn, Protocol, TypeVarTuple
 
 import trio
 
-from transport.drivers.base import Rebalance, RebalanceKind
+from transport.assignment import Assignment
+from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
 from transport.errors import AppClosed, RebalanceInProgress
 from transport.excerpt import listed
+from transport.flow import Flow
 from transport.ledger import Ledger
 from transport.membership import Membership
+from transport.ownership import Ownership
+from transport.pauses import Pauses
+from transport.poll_requests import PollRequests
 from transport.types import TP
-
-if TYPE_CHECKING:
-    from transport.consumer import Consumer
 
 logger = logging.getLogger("transport.consumer")
 
@@ -38,18 +40,59 @@ def handing_over() -> RebalanceInProgress:
     )
 
 
+class Steps(Protocol):
+    """What a rebalance consists of, beside the changes of the assignment. The consumer has them."""
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None: ...
+
+    async def on_partitions_assigned(
+        self, assigned: frozenset[TP], generation_id: int = 0
+    ) -> None: ...
+
+    async def on_partitions_lost(self, lost: frozenset[TP]) -> None: ...
+
+    async def on_topics_replaced(self, lost: frozenset[TP]) -> None: ...
+
+    def stop_abandoned(self) -> None: ...
+
+    def serving(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
+        """Entered around each rebalance."""
+
+    def on_polled(self) -> None:
+        """A poll has ended."""
+
+
 class Handover:
     """Serves the rebalances of one consumer.
+
+    Args:
+        membership: logs the rebalances.
 
     Attributes:
         is_under_way: a rebalance is being served, and the poll waits for that: nothing can be
             asked of the polling side, whose answer a hook or a handler might wait for.
     """
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        client: ConsumerClient,
+        assignment: Assignment,
+        ownership: Ownership,
+        flow: Flow,
+        pauses: Pauses,
+        requests: PollRequests,
+        membership: Membership,
+    ) -> None:
         self.is_under_way = False
-        self._consumer = consumer
-        self._membership = Membership(consumer.app.id, consumer.app.settings.client.session_timeout)
+        self._steps = steps
+        self._client = client
+        self._assignment = assignment
+        self._ownership = ownership
+        self._flow = flow
+        self._pauses = pauses
+        self._requests = requests
+        self._membership = membership
         self._serving = trio.CancelScope()
         self._has_ended = False
         self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
@@ -68,13 +111,13 @@ class Handover:
             RebalanceKind.LOST: self._on_lost,
         }
         while True:
-            event = await self._consumer.client.next_rebalance()
+            event = await self._client.next_rebalance()
             self.is_under_way = True
             try:
                 if not self._has_ended:
                     self._membership.changed(event)
-                    refusing = self._consumer.requests.refusing(handing_over)
-                    with refusing, trio.CancelScope() as self._serving, self._told_of(event):
+                    refusing = self._requests.refusing(handing_over)
+                    with refusing, trio.CancelScope() as self._serving, self._steps.serving(event):
                         await serve[event.kind](event)
             finally:
                 self.is_under_way = False
@@ -83,15 +126,11 @@ class Handover:
                 # belongs to an app that ends or has failed.
                 event.release(pause=event.partitions)
 
-    def _told_of(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
-        probe = self._consumer.app.probe
-        return contextlib.nullcontext() if probe is None else probe.rebalance(self._consumer, event)
-
     @trio.lowlevel.enable_ki_protection
-    async def tell_of_waiting(self) -> None:
+    async def tell_of_waiting(self, subscribed: Callable[[], Awaitable[None]]) -> None:
         """Warn if the group is not joined soon after the subscription. A checkpoint."""
         with contextlib.suppress(AppClosed):
-            await self._consumer.app.conductor.wait_for_subscriptions()
+            await subscribed()
             await self._membership.tell_of_waiting()
 
     def end(self) -> None:
@@ -104,68 +143,64 @@ class Handover:
         if tp not in self._coming:
             return False
         self._starts[tp] = offset
-        return self._consumer.ownership.begin_epoch(tp, offset, is_proven=False)
+        return self._ownership.begin_epoch(tp, offset, is_proven=False)
 
     def settle(self) -> None:
         """A poll has ended: was the client told in time where to start from? Not a checkpoint."""
         unsettled, self._unsettled = self._unsettled, []
         for event, ledgers in unsettled:
             if event.expired.is_set():
-                self._consumer.fetcher.forget(event.partitions)
+                self._pauses.forget(event.partitions)
                 for ledger in ledgers:
                     ledger.must_refetch = True
-        if (probe := self._consumer.app.probe) is not None:
-            probe.polled(self._consumer.app)
+        self._steps.on_polled()
 
     async def _on_revoked(self, event: Rebalance) -> None:
         """Drain, commit, let go; past the bound the partitions are lost."""
-        consumer = self._consumer
-        assignment = consumer.assignment
+        assignment = self._assignment
         ledgers = [assignment[tp] for tp in sorted(event.partitions) if tp in assignment]
         for ledger in ledgers:
             ledger.drain()
-        consumer.flow.not_fetching.open()  # the poll under way brings nothing before the release
-        consumer.requests.refuse_waiting(handing_over())
+        self._flow.not_fetching.open()  # the poll under way brings nothing before the release
+        self._requests.refuse_waiting(handing_over())
         in_time = False
         try:
-            in_time = await _within(event, consumer.on_partitions_revoked, event.partitions)
+            in_time = await _within(event, self._steps.on_partitions_revoked, event.partitions)
         finally:
             if not in_time:  # expired, cancelled or failed: nobody will let go of them after this
                 if event.expired.is_set():
                     _warn_of_overlap(ledgers)
-                consumer.ownership.abandon(event.partitions)
-                consumer.stop_abandoned()
+                self._ownership.abandon(event.partitions)
+                self._steps.stop_abandoned()
         if in_time:
-            consumer.ownership.let_go(event.partitions, event.generation)
+            self._ownership.let_go(event.partitions, event.generation)
 
     async def _on_assigned(self, event: Rebalance) -> None:
-        consumer = self._consumer
-        self._starts = consumer.assignment.assign(
+        self._starts = self._assignment.assign(
             event.partitions, event.generation, of_new_topic=event.of_new_topic
         )
         # Partitions of the old topic that were paused stay paused in the new one.
-        consumer.flow.pause(self._paused_of_old & event.of_new_topic, consumer.assignment)
+        self._flow.pause(self._paused_of_old & event.of_new_topic, self._assignment)
         self._warn_of_new_topics(event, [])
         self._paused_of_old, self._known_as_new = frozenset(), frozenset()
         self._coming = event.partitions
-        step = consumer.on_partitions_assigned
+        step = self._steps.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
             _warn_of_hook(event)
-        paused = consumer.fetcher.start_anew(event.partitions)
-        begun = consumer.assignment
+        paused = self._pauses.start_anew(event.partitions)
+        begun = self._assignment
         self._unsettled.append((event, [begun[tp] for tp in self._starts if tp in begun]))
         event.release(self._starts, paused)
 
     async def _on_lost(self, event: Rebalance) -> None:
-        consumer = self._consumer
-        step = consumer.on_partitions_lost
+        step = self._steps.on_partitions_lost
         if event.of_new_topic:
-            step = consumer.on_topics_replaced
-            self._paused_of_old = frozenset(consumer.flow.paused)
-            assignment = consumer.assignment
+            step = self._steps.on_topics_replaced
+            self._paused_of_old = frozenset(self._flow.paused)
+            assignment = self._assignment
             ledgers = [assignment[tp] for tp in event.partitions if tp in assignment]
             self._warn_of_new_topics(event, ledgers)
-        consumer.ownership.drop(event.partitions)
+        self._ownership.drop(event.partitions)
         if not await _within(event, step, event.partitions):
             _warn_of_hook(event)
 

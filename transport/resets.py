@@ -12,18 +12,18 @@ group would skip the messages that had arrived.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
 
+from transport.assignment import Assignment
 from transport.backoff import Backoff
 from transport.drivers.base import Reset
 from transport.errors import AppClosed, CommitUnknown, TransportError
 from transport.ledger import Ledger
-
-if TYPE_CHECKING:
-    from transport.consumer import Consumer
+from transport.ownership import Ownership
+from transport.sensor import Probe
+from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
@@ -32,17 +32,41 @@ _LONGEST_WAIT = 1.0
 
 
 class Resets:
-    """Handles the positions of one consumer that rules have set."""
+    """Handles the positions of one consumer that rules have set.
 
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
+    Args:
+        commit: commits the safe offsets of partitions.
+        offer: lets the channels retry partitions that may be delivered again.
+        in_transaction: whether the commits are made in transactions.
+        policy: the setting `auto_offset_reset`, for the log.
+        probe: None: there is no monitor.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        ownership: Ownership,
+        commit: Callable[[Collection[TP]], Awaitable[object]],
+        offer: Callable[[Collection[Ledger]], None],
+        *,
+        in_transaction: bool,
+        policy: str,
+        probe: Probe | None,
+    ) -> None:
+        self._assignment = assignment
+        self._ownership = ownership
+        self._commit = commit
+        self._offer = offer
+        self._in_transaction = in_transaction
+        self._policy = policy
+        self._probe = probe
         self._wanted = trio.Event()
 
     @trio.lowlevel.enable_ki_protection
     def take(self, resets: Sequence[Reset]) -> None:
         """Enter the positions that the last poll set. For the polling task; not a checkpoint."""
         for reset in resets:
-            ledger = self._consumer.assignment.get(reset.tp)
+            ledger = self._assignment.get(reset.tp)
             if ledger is None or ledger.is_draining:
                 continue
             if not reset.is_new:
@@ -60,7 +84,7 @@ class Resets:
             backoff = Backoff(_LONGEST_WAIT)
             while due := [ledger.tp for ledger in self._waiting() if ledger.due is not None]:
                 try:
-                    await self._consumer.committer.commit(due)
+                    await self._commit(due)
                 except AppClosed:
                     return
                 except CommitUnknown as exc:
@@ -68,7 +92,7 @@ class Resets:
                         "the commit of a start offset got no answer and is retried: %s", exc
                     )
                 except TransportError:
-                    if not self._consumer.in_transaction:
+                    if not self._in_transaction:
                         raise
                     # The abort has its warning; the committer raises the rest.
                 if not self.let_on():
@@ -78,18 +102,17 @@ class Resets:
     def let_on(self) -> bool:
         """Resume delivery where the awaited commit is made; return whether there is any."""
         begun = [ledger for ledger in self._waiting() if ledger.may_go_on()]
-        self._consumer.app.conductor.offer(begun)
+        self._offer(begun)
         return bool(begun)
 
     def _waiting(self) -> list[Ledger]:
-        ledgers = self._consumer.assignment.values()
-        return [ledger for ledger in ledgers if ledger.must_commit is not None]
+        return [each for each in self._assignment.values() if each.must_commit is not None]
 
     def _enter(self, ledger: Ledger, reset: Reset) -> None:
         """Stay in the same epoch if possible, so that messages in hand may still be acked."""
         if ledger.is_behind(reset.new) or ledger.must_refetch:
-            self._consumer.ownership.begin_epoch(reset.tp, reset.new)
-            ledger = self._consumer.assignment[reset.tp]
+            self._ownership.begin_epoch(reset.tp, reset.new)
+            ledger = self._assignment[reset.tp]
         else:
             ledger.advance(reset.new)
         if reset.must_commit:
@@ -97,7 +120,6 @@ class Resets:
             self._wanted.set()
 
     def _tell(self, reset: Reset) -> None:
-        policy = self._consumer.app.settings.client.auto_offset_reset
         if reset.old is None:
             logger.warning(
                 "%s: the group has begun before and has no committed offset of this partition:"
@@ -112,8 +134,8 @@ class Resets:
                 reset.tp,
                 reset.old,
                 reset.new,
-                policy,
+                self._policy,
                 reset.skipped,
             )
-        if (probe := self._consumer.app.probe) is not None:
+        if (probe := self._probe) is not None:
             probe(probe.sensor.on_offset_reset, reset.tp, reset.old, reset.new, reset.skipped)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from transport.arguments import flag, function, instance, shown, whole, wrong_type
-from transport.channel import Batches, Channel, DecodeErrorHook, Messages
+from transport.channel import Batches, DecodeErrorHook, Messages
 from transport.codec import TEXT, Codec, CodecArg, codec_for
 from transport.delivery import Delivery, ManyDeliveries
 from transport.errors import AppClosed
@@ -71,18 +71,7 @@ class Topic:
         self.name = name
         self._key = codec_for(key_type, "key_type")
         self._value = codec_for(value_type, "value_type")
-        self.channel = Channel(
-            name,
-            app.consumer.flow,
-            limit=app.settings.buffer_size,
-            key=self._key,
-            value=self._value,
-            on_full=self._on_full,
-            on_unreadable=app.consumer.on_unreadable,
-            scheduler=app.consumer.scheduler(),
-            names_source=app.consumer.in_transaction,
-            memory=app.conductor.memory,
-        )
+        self.channel = app.conductor.new_channel(name, self._key, self._value)
 
     # Reading
 
@@ -335,13 +324,6 @@ class Topic:
     def _listen(self, reader: R) -> R:
         self.listen()
         return reader
-
-    def _on_full(self) -> None:
-        consumer = self.app.consumer
-        change = consumer.on_buffer_full if self.channel.is_full else consumer.on_buffer_drop
-        for tp in consumer.assignment:
-            if self.matches(tp.topic):
-                change(tp)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name}>"

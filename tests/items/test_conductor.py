@@ -84,7 +84,7 @@ async def test_add_discard_clear(place: Place) -> None:
             assert await came(d) == d.name
         conductor.clear()
         assert not conductor
-        await app.consumer.fetcher.positions([])  # the polling side has come round
+        await app.consumer.polling.positions([])  # the polling side has come round
         conductor.add(a)
         await conductor.wait_for_subscriptions()
     assert asked == [[a.name, b.name, c.name], [a.name, d.name], [], [a.name]]

@@ -150,7 +150,7 @@ async def test_pause_partitions_resume_partitions(place: Place) -> None:
         messages = app.topic(place.name).noack()
         await anext(messages)
         app.consumer.pause_partitions([paused, elsewhere])
-        await app.consumer.fetcher.positions([])  # the polling side has come round
+        await app.consumer.polling.positions([])  # the polling side has come round
         await send(app, place.tps(2), 2)
         assert {message.tp for message in await take(messages, 2)} == {other}
         assert await nothing_comes(messages, place.a_while)
@@ -194,10 +194,10 @@ async def test_on_buffer_full_on_buffer_drop(place: Place) -> None:
         topic = app.topic(place.name)
         messages = await take(topic.noack(), 4)
         assert told == [("full", tp)]
-        await app.consumer.fetcher.positions([])
+        await app.consumer.polling.positions([])
         await send(app, [tp], 2)
-        assert not app.consumer.fetcher.is_wanted(tp)
-        await app.consumer.fetcher.positions([])  # the poll goes on
+        assert not app.consumer.pauses.is_wanted(tp)
+        await app.consumer.polling.positions([])  # the poll goes on
         messages[0].ack()
         assert told == [("full", tp)]
         messages[1].ack()

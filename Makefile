@@ -19,8 +19,8 @@ ROWS ?=
 
 .PHONY: help demo test test-fast test-kafka properties mutants faults soak check docs format bench bench-quick clean
 # What has many cases: `make test` runs some of them, always the same, `make properties` very many.
-PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/test_exactly_once_at_random.py \
-  tests/test_ledger_model.py tests/test_cancel_everywhere.py
+PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
+  tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,7 @@ check: $(READY) ## ruff, mypy --strict on both packages, and the docs without a 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	@# Not with --quiet: it hides warnings from --strict, too.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -19,7 +19,7 @@ from benchmarks.shapes import SCALES
 FOLDER = ROOT / "docs" / "plots"
 PROGRAM = Path(__file__).parent / "contenders" / "drawing.py"
 
-Rounds = Mapping[str, Mapping[str, Any]]
+CommitQueue = Mapping[str, Mapping[str, Any]]
 
 
 class DrawingFailed(RuntimeError):
@@ -28,7 +28,7 @@ class DrawingFailed(RuntimeError):
 
 def draw() -> None:
     """Draw what is in `rounds.json`. Raises DrawingFailed and EnvironmentFailed."""
-    rounds: Rounds = json.loads(ROUNDS.read_text())
+    rounds: CommitQueue = json.loads(ROUNDS.read_text())
     FOLDER.mkdir(exist_ok=True)
     described = {"folder": str(FOLDER), "ratios": ratios(rounds), "curves": curves(rounds)}
     ended = subprocess.run(
@@ -41,7 +41,7 @@ def draw() -> None:
         raise DrawingFailed(ended.stderr)
 
 
-def ratios(rounds: Rounds) -> list[dict[str, Any]]:
+def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
     """A bar for each figure with a baseline and a goal; above 1 is better, whatever is measured."""
     bars = []
     for row in ROWS:
@@ -55,7 +55,7 @@ def ratios(rounds: Rounds) -> list[dict[str, Any]]:
     return bars
 
 
-def curves(rounds: Rounds) -> list[dict[str, Any]]:
+def curves(rounds: CommitQueue) -> list[dict[str, Any]]:
     """How costs grow: with partitions, with messages in flight, and behind a stuck message."""
     found = []
 

@@ -193,7 +193,7 @@ async def test_the_end_does_not_wait_for_a_hand_over_that_waits_for_what_is_unac
                     message.ack()
             other.topic("orders").noack()
             await wait_all_tasks_blocked()
-            assert one.consumer.handover.is_under_way
+            assert one.consumer.rebalances.is_under_way
             start = trio.current_time()
         assert trio.current_time() - start < 1
         assert committed(broker)[ORDERS[0]] == 1
@@ -216,7 +216,7 @@ async def test_the_end_does_not_wait_for_a_hook_of_a_hand_over() -> None:
                 message.ack()
             other.topic("orders").noack()
             await trio.sleep(5.0)
-            assert one.consumer.handover.is_under_way
+            assert one.consumer.rebalances.is_under_way
             start = trio.current_time()
         assert trio.current_time() - start < 1
 
@@ -250,7 +250,7 @@ async def test_after_a_kill_nothing_is_delivered_acked_or_told_and_no_group_is_j
         held = await take(one.topic("orders").noack(), 4)
         other.topic("orders").noack()
         await wait_all_tasks_blocked()
-        assert one.consumer.handover.is_under_way
+        assert one.consumer.rebalances.is_under_way
         told.clear()
         idle.consumer.client.open = open
         kill = one.consumer.client.kill

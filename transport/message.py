@@ -10,16 +10,52 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import Any, Protocol, Self, overload
 
 from trio.lowlevel import enable_ki_protection
 
 from transport.arguments import whole
-from transport.source import in_hand
 from transport.types import TP, Headers, Record
 
-if TYPE_CHECKING:
-    from transport.ledger import Lane, Ledger
+
+class Epoch(Protocol):
+    """What a message says of the epoch that it belongs to."""
+
+    @property
+    def tp(self) -> TP: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def generation(self) -> int: ...
+
+
+class Owner(Protocol):
+    """What enters the acks of a message: the lane that it came through."""
+
+    @property
+    def ledger(self) -> Epoch: ...
+
+    @property
+    def begun(self) -> Mapping[int, Message | Batch]:
+        """What was delivered and is not acked, by its first offset."""
+
+    @property
+    def thread(self) -> int:
+        """The thread that acks belong to."""
+
+    def ack(self, message: Message) -> bool:
+        """Enter the ack of a message; return whether it counted."""
+
+    def ack_batch(self, batch: Batch) -> bool:
+        """Enter the ack of a batch; return whether all of it counted."""
+
+    def refuse(self, message: Message) -> None:
+        """Count an ack that changes nothing."""
+
+    def enter_hands(self, held: Message | Batch) -> None:
+        """Note that the task has begun to handle a message or a batch."""
 
 
 class Message:
@@ -34,11 +70,12 @@ class Message:
             its work is done: a reference to the batch would keep both in memory until the garbage
             collector runs. For the transport.
         acked: whether an ack of it was counted.
+        lane: enters its acks. For the transport.
         refcount: how many holders have still to let go of it; 1 when it is delivered.
     """
 
     __slots__ = (
-        "_lane",
+        "lane",
         "acked",
         "batch",
         "key",
@@ -49,8 +86,10 @@ class Message:
         "weight",
     )
 
-    def __init__(self, lane: Lane, record: Record, weight: int, batch: Batch | None = None) -> None:
-        self._lane = lane
+    def __init__(
+        self, lane: Owner, record: Record, weight: int, batch: Batch | None = None
+    ) -> None:
+        self.lane = lane
         self.weight = weight
         self.batch = batch
         self.record = record
@@ -62,41 +101,31 @@ class Message:
 
     @property
     def tp(self) -> TP:
-        return self._lane.ledger.tp
+        return self.lane.ledger.tp
 
     @property
     def topic(self) -> str:
-        return self._lane.ledger.tp.topic
+        return self.lane.ledger.tp.topic
 
     @property
     def partition(self) -> int:
-        return self._lane.ledger.tp.partition
+        return self.lane.ledger.tp.partition
 
     @property
     def generation_id(self) -> int:
         """The group's generation in which the partition was assigned."""
-        return self._lane.ledger.generation
+        return self.lane.ledger.generation
 
     @property
     def epoch(self) -> int:
         """Rises whenever the partition is assigned or sought; acks count within one epoch."""
-        return self._lane.ledger.epoch
-
-    @property
-    def ledger(self) -> Ledger:
-        """The partition's books in the epoch of the message. For the transport."""
-        return self._lane.ledger
-
-    @property
-    def lane(self) -> Lane:
-        """The channel's part of the partition's ledger. For the transport."""
-        return self._lane
+        return self.lane.ledger.epoch
 
     @property
     def is_open(self) -> bool:
         """Whether an ack of it would still count."""
         if self.batch is None:
-            return self._lane.begun.get(self.offset) is self
+            return self.lane.begun.get(self.offset) is self
         return self.batch.left is not None and self.batch.left.get(self.offset) is self
 
     @property
@@ -145,7 +174,7 @@ class Message:
 
         Raises ValueError: all have let go already. RuntimeError: the thread is not the app's.
         """
-        if get_ident() != self._lane.thread:
+        if get_ident() != self.lane.thread:
             raise _foreign_thread(self)
         whole("n", n, least=1)
         if self.refcount <= 0:
@@ -158,15 +187,15 @@ class Message:
 
         Raises RuntimeError: the thread is not the app's.
         """
-        if get_ident() != self._lane.thread:
+        if get_ident() != self.lane.thread:
             raise _foreign_thread(self)
         if n != 1 or n is True:
             whole("n", n, least=1)
         if self.refcount <= 0:
-            self._lane.refuse(self)
+            self.lane.refuse(self)
             return False
         self.refcount -= n
-        return self.refcount <= 0 and self._lane.ack(self)
+        return self.refcount <= 0 and self.lane.ack(self)
 
     @enable_ki_protection
     def ack(self) -> bool:
@@ -179,7 +208,7 @@ class Message:
         Acks belong to the thread of the app. In another thread, call
         `trio.from_thread.run_sync(message.ack)`. Raises RuntimeError there.
         """
-        lane = self._lane
+        lane = self.lane
         if get_ident() != lane.thread:
             raise _foreign_thread(self)
         if self.refcount == 1:
@@ -188,8 +217,7 @@ class Message:
         return self.decref()
 
     async def __aenter__(self) -> Self:
-        if self._lane.load.names_source:
-            in_hand.set(self)
+        self.lane.enter_hands(self)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
@@ -216,12 +244,13 @@ class Batch(Sequence[Message]):
         weight: its size in memory, in bytes.
         is_acked: whether it was acked as a whole, before its messages were made.
         left: the messages that are made and not acked; None: none is made yet.
+        lane: enters its acks. For the transport.
     """
 
-    __slots__ = ("_lane", "_messages", "_records", "first", "is_acked", "left", "weight")
+    __slots__ = ("lane", "_messages", "_records", "first", "is_acked", "left", "weight")
 
-    def __init__(self, lane: Lane, records: Sequence[Record], weight: int) -> None:
-        self._lane = lane
+    def __init__(self, lane: Owner, records: Sequence[Record], weight: int) -> None:
+        self.lane = lane
         self._records = records
         self._messages: list[Message] | None = None
         self.first = records[0].offset
@@ -231,7 +260,7 @@ class Batch(Sequence[Message]):
 
     @property
     def tp(self) -> TP:
-        return self._lane.ledger.tp
+        return self.lane.ledger.tp
 
     @property
     @enable_ki_protection
@@ -242,7 +271,7 @@ class Batch(Sequence[Message]):
             share, rest = divmod(self.weight, len(records))
             is_open = self.is_open
             batch = self if is_open else None
-            messages = [Message(self._lane, record, share, batch) for record in records]
+            messages = [Message(self.lane, record, share, batch) for record in records]
             messages[0].weight += rest
             self.left = {message.offset: message for message in messages} if is_open else {}
             if self.is_acked:
@@ -281,20 +310,15 @@ class Batch(Sequence[Message]):
 
         Raises RuntimeError: the thread is not the app's; see `Message.ack`.
         """
-        if get_ident() != self._lane.thread:
+        if get_ident() != self.lane.thread:
             raise _foreign_thread(self)
-        return self._lane.ack_batch(self)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The partition's books in the epoch of the batch. For the transport."""
-        return self._lane.ledger
+        return self.lane.ack_batch(self)
 
     @property
     def is_open(self) -> bool:
         """Whether an ack of it would still count, for any of its messages."""
         if self.left is None:
-            return self._lane.begun.get(self.first) is self
+            return self.lane.begun.get(self.first) is self
         return bool(self.left)
 
     @property
@@ -332,8 +356,7 @@ class Batch(Sequence[Message]):
         return len(given_up), sum(message.weight for message in given_up)
 
     async def __aenter__(self) -> Self:
-        if self._lane.load.names_source:
-            in_hand.set(self)
+        self.lane.enter_hands(self)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:

@@ -10,8 +10,8 @@ import attrs
 from transport.arguments import MOST_SECONDS, choice, function, instance, seconds, setting, whole
 from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
+from transport.probe import Points
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.sensor import Sensor
 from transport.synonyms import told_of
 
 _duration = setting(seconds, most=MOST_SECONDS)
@@ -19,7 +19,7 @@ _size = setting(whole, least=1)
 
 
 def _sensor(name: str, value: Any) -> None:
-    instance(name, value, Sensor, "a Sensor, such as Monitor(), or None")
+    instance(name, value, Points, "a Sensor, such as Monitor(), or None")
 
 
 def _client(name: str, value: Any) -> None:
@@ -99,7 +99,7 @@ class Settings:
         default=None, validator=setting(choice, choices=(None, "member", "partition"))
     )
     transaction_attempts: int = attrs.field(default=10, validator=_size)
-    monitor: Sensor | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
+    monitor: Points | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
     client: ClientSettings = attrs.field(factory=ClientSettings, validator=setting(_client))
 
     @property

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from transport.arguments import flag, function, instance, shown, whole, wrong_type
-from transport.channel import Batches, DecodeErrorHook, Messages
+from transport.delivering.channel import Batches, DecodeErrorHook, Messages
 from transport.codec import TEXT, Codec, CodecArg, codec_for
-from transport.delivery import Delivery, ManyDeliveries
+from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.errors import AppClosed
 from transport.message import Batch, Message
-from transport.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
-from transport.source import IN_HAND, InHand
+from transport.producing.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
+from transport.delivering.in_hand import IN_HAND, InHand, Source
+from transport.consuming.host import Host
+from transport.producing.producer import Producer
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
-
-if TYPE_CHECKING:
-    from transport.app import App
-    from transport.producer import Producer
-    from transport.source import Source
 
 R = TypeVar("R", Messages, Batches)
 
@@ -49,7 +46,7 @@ class Topic:
 
     def __init__(
         self,
-        app: App,
+        app: Host,
         name: str | re.Pattern[str],
         *,
         key_type: CodecArg = None,

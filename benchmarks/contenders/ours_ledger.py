@@ -11,7 +11,7 @@ from typing import NamedTuple
 from job import Done, Job, main
 
 from transport.fetched import FetchedRecords
-from transport.ledger import Lane, Ledger, Load, Tally
+from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
 from transport.message import Message
 from transport.types import TP
 
@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 def lane_of(messages: int) -> tuple[Ledger, Lane]:
     """A ledger of one lane in which so many records wait."""
     ledger = Ledger(TP("bench", 0), 1, 1, Tally(), position=0, committed=0)
-    lane = ledger.open_lane(Load(limit=messages + 1))
+    lane = ledger.open_lane(BufferUsage(limit=messages + 1))
     for first in range(0, messages, FETCH):
         last = min(first + FETCH, messages)
         ledger.fetched(FetchedRecords([Stored(offset) for offset in range(first, last)]))

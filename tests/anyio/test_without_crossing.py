@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.test_producer import HeldBack, app_with
+from tests.producing.test_producer import HeldBack, app_with
 from transport import (
     App,
     AppClosed,

@@ -24,7 +24,7 @@ from transport import (
     Topic,
     Transport,
 )
-from transport.ledger import Ledger
+from transport.delivering.ledger import Ledger
 
 # Seconds; nothing else wakes an idle poll in that time.
 PROMPTLY = 10.0

@@ -27,15 +27,15 @@ BESIDE = {
 # Those whose test stands with others of its kind.
 ELSEWHERE = {
     "App.client_only": (
-        "tests/test_reading_alone.py",
+        "tests/consuming/test_reading_alone.py",
         "test_client_only_gets_everything_beside_others_and_commits_nothing",
     ),
     "App.partitions": (
-        "tests/test_reading_alone.py",
+        "tests/consuming/test_reading_alone.py",
         "test_named_partitions_start_where_they_are_told_and_commit",
     ),
     "App.topic of a pattern": (
-        "tests/test_patterns.py",
+        "tests/consuming/test_patterns.py",
         "test_topics_that_match_and_those_that_are_created_later",
     ),
     "Transport.url that is wrong": (

@@ -1,4 +1,4 @@
-"""Commits and seeks that are cancelled at the worst moments, against a real broker's offsets."""
+"""AutoCommitter and seeks that are cancelled at the worst moments, against a real broker's offsets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from tests.kafka.cluster import Broker, describe_group
 from tests.kafka.members import send
 from transport import TP, App, Message
-from transport.channel import Batches
+from transport.delivering.channel import Batches
 from transport.errors import CommitUnknown
 
 pytestmark = pytest.mark.kafka

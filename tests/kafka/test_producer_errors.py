@@ -15,7 +15,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-from tests.drivers.test_kafka import LOGINS
+from tests.drivers.kafka.test_driver import LOGINS
 from tests.kafka import cluster
 from tests.kafka.cluster import Broker
 from tests.kafka.test_producing_items import an_app, records_of

@@ -239,7 +239,7 @@ def join(group: Group, *, topics: str = "a", now: float = 0.0, **options: object
 
 
 def changes(*memberships: Membership, now: float = 0.0) -> list[Change]:
-    """Consent to all that comes, until nothing does."""
+    """PendingRebalance to all that comes, until nothing does."""
     told: list[Change] = []
     quiet = 0
     while quiet < 2:  # after the first round without a change everybody is in the barrier

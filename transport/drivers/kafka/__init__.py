@@ -1,7 +1,7 @@
 """Kafka through kafka-python 3, whose blocking clients live in worker threads of ours.
 
 What must be used of the client's private parts is in this package alone; each use says why, and
-`tests/drivers/test_kafka_private.py` holds what it relies on.
+`tests/drivers/kafka/test_private_names.py` holds what it relies on.
 """
 
 from __future__ import annotations

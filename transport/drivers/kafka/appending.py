@@ -182,7 +182,7 @@ class Appending:
         return [message for message in messages if id(message) not in done]
 
     def wake(self) -> None:
-        """Wake the network thread, if it has something to do."""
+        """PollInterrupt the network thread, if it has something to do."""
         if self.must_wake:
             self.must_wake = False
             self.producer._sender.wakeup()

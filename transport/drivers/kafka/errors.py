@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import kafka.errors as client
 
-from transport.drivers.kafka.crash import Crashed, NeverSent
+from transport.drivers.kafka.workarounds.swallowed_errors import Crashed, NeverSent
 from transport.errors import (
     AuthorizationFailed,
     BrokerUnavailable,

@@ -18,23 +18,23 @@ from kafka import KafkaProducer, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.kafka.absent import Absent
-from transport.drivers.kafka.addresses import start_anew
+from transport.drivers.kafka.topic_wait_queue import TopicWaitQueue
+from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.appending import Appending, Part
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.crash import Crash, watch_sender, watch_tasks
-from transport.drivers.kafka.creation import Creation
+from transport.drivers.kafka.workarounds.swallowed_errors import Crash, watch_sender, watch_tasks
+from transport.drivers.kafka.topic_creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
-from transport.drivers.kafka.expiry import outlive_expiry
-from transport.drivers.kafka.identity import has_open, identity_of, take_back, take_over
+from transport.drivers.kafka.workarounds.expired_batch import outlive_expiry
+from transport.drivers.kafka.transactional_id import has_open, identity_of, take_back, take_over
 from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.records.compiled_code import compiled_code
-from transport.drivers.kafka.refusal import keep_alive, spare_neighbors
-from transport.drivers.kafka.requests import keep_requests
-from transport.drivers.kafka.too_soon import ask_again_soon
+from transport.drivers.kafka.workarounds.rejected_record import tolerate_rejected_records, spare_neighbors
+from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
+from transport.drivers.kafka.workarounds.concurrent_transactions import ask_again_soon
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Displaced,
@@ -130,7 +130,7 @@ class KafkaProducerClient:
         self._is_settling = False
         self._discarded: list[KafkaProducer] = []
         self._deliveries: Deliveries | None = None  # from the opening on
-        self._absent: Absent | None = None  # likewise
+        self._absent: TopicWaitQueue | None = None  # likewise
         self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
         self._identity: Any = None  # the identity that we were granted for the transactional id
         self._was_open = False  # a later client was closed with an open transaction
@@ -138,7 +138,7 @@ class KafkaProducerClient:
     @trio.lowlevel.enable_ki_protection
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
-        self._absent = absent = Absent(
+        self._absent = absent = TopicWaitQueue(
             look_up=self.partition_count,
             hand_over=self._submit_again,
             report=report,
@@ -434,7 +434,7 @@ class KafkaProducerClient:
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
         keep_requests(producer)
         if self._settings.transactional_id is None:
-            keep_alive(producer)
+            tolerate_rejected_records(producer)
             spare_neighbors(producer)
             outlive_expiry(producer)
         else:

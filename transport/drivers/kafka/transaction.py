@@ -24,7 +24,7 @@ import kafka.errors
 from kafka import TopicPartition
 from kafka.structs import ConsumerGroupMetadata
 
-from transport.drivers.kafka.crash import Crashed
+from transport.drivers.kafka.workarounds.swallowed_errors import Crashed
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.topic_ids import committed_at

@@ -19,7 +19,7 @@ from transport.arguments import (
     topic_partition,
     whole,
 )
-from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.change_signal import ChangeSignal
 from transport.drivers.memory.coordinator import Coordinator
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log, StoredRecord
@@ -60,7 +60,7 @@ class MemoryBroker:
         self._clock = clock
         self._next_ms = itertools.count(FIRST_TIMESTAMP_MS)
         self._last_ms = FIRST_TIMESTAMP_MS
-        self.topics_changed = Bell()
+        self.topics_changed = ChangeSignal()
         self.topics_version = 0
         self.transactions = Coordinator()
         self._default_partitions = default_partitions

@@ -15,9 +15,9 @@ import attrs
 import trio
 
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
-from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.change_signal import ChangeSignal
 from transport.drivers.memory.broker import MemoryBroker
-from transport.drivers.memory.consent import Consent
+from transport.drivers.memory.pending_rebalance import PendingRebalance
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.drivers.memory.membership import Change, Membership
@@ -79,7 +79,7 @@ class MemoryConsumer:
         self._paused: set[TP] = set()
         self._wake = trio.Event()
         self._interrupted = False
-        self._consent: Consent | None = None
+        self._consent: PendingRebalance | None = None
         self._rebalances: deque[Rebalance] = deque()  # to be told
         self._unreleased: deque[Rebalance] = deque()
         self._raised = trio.Event()
@@ -318,7 +318,7 @@ class MemoryConsumer:
             if change.kind is RebalanceKind.ASSIGNED:
                 change = attrs.evolve(change, of_new_topic=self._of_another(connection, change))
             self._apply(connection, change)
-            self._consent = Consent(change, self._settings.rebalance_bound, self._start, self._stir)
+            self._consent = PendingRebalance(change, self._settings.rebalance_bound, self._start, self._stir)
             self._unreleased.append(self._consent.rebalance)
             self._rebalances.append(self._consent.rebalance)
             self._raised.set()
@@ -485,7 +485,7 @@ class MemoryConsumer:
             await _rung([group.bell, transactions.bell, topics, *bells], self._wake)
 
 
-async def _rung(bells: Collection[Bell], event: trio.Event) -> None:
+async def _rung(bells: Collection[ChangeSignal], event: trio.Event) -> None:
     """Wait until one of the bells is rung, or until somebody else sets the event."""
     for bell in bells:
         bell.listen(event.set)

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 
 import attrs
 
-from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.change_signal import ChangeSignal
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.errors import Fenced, TransactionAborted
@@ -58,7 +58,7 @@ class Coordinator:
     """
 
     def __init__(self) -> None:
-        self.bell = Bell()
+        self.bell = ChangeSignal()
         self._holders: dict[str, Holder] = {}
 
     def register(self, transactional_id: str, timeout: float) -> Holder:

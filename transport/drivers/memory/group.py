@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 import attrs
 
 from transport.drivers.memory.assignor import balance, hold_back
-from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.change_signal import ChangeSignal
 from transport.errors import CommitFailed, Fenced, RebalanceInProgress
 from transport.types import TP
 
@@ -87,7 +87,7 @@ class Group:
         self.offsets: dict[TP, int] = {}
         self.notes: dict[TP, str] = {}
         self.unstable: dict[TP, int] = {}
-        self.bell = Bell()
+        self.bell = ChangeSignal()
         self._partitions = partitions
         self._on_commit = on_commit
         self._names = 0

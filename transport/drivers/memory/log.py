@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from transport.drivers.memory.bell import Bell
+from transport.drivers.memory.change_signal import ChangeSignal
 from transport.errors import OffsetOutOfRange
 from transport.types import Headers
 
@@ -57,7 +57,7 @@ class Log:
     def __init__(self) -> None:
         self.start = 0
         self.end = 0
-        self.bell = Bell()
+        self.bell = ChangeSignal()
         self._records: list[StoredRecord] = []
         self._offsets: list[int] = []
         self._weights: list[int] = []  # of each record and all before it, trimmed ones too

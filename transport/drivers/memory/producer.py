@@ -12,7 +12,7 @@ from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.coordinator import Holder
 from transport.drivers.memory.log import Log, content_size
-from transport.drivers.memory.refusal import why_refused
+from transport.drivers.memory.rejected_records import why_refused
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     ClientClosed,

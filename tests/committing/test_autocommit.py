@@ -1,0 +1,180 @@
+"""The commits that nobody asks for, at each interval and at the end: `transport/committing/autocommit.py`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.lanes import NEVER
+from tests.nurseries.clock import jumping
+from transport import (
+    TP,
+    App,
+    CommitRefused,
+    CommitUnknown,
+    RebalanceInProgress,
+    TransactionAborted,
+)
+
+ORDERS = TP("orders", 0)
+
+
+@attrs.define
+class Answers:
+    """What the broker says to an app's next commits: an error, or nothing within so many seconds.
+
+    What is not scripted is made.
+    """
+
+    app: App
+    script: list[Exception | float]
+    tried: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        make = self.app.consumer.client.commit
+
+        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
+            self.tried += 1
+            answer = self.script.pop(0) if self.script else 0.0
+            if isinstance(answer, Exception):
+                await trio.lowlevel.checkpoint()
+                raise answer
+            await trio.sleep(answer)
+            await make(offsets, timeout)
+
+        self.app.consumer.client.commit = commit
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+
+
+# At each interval
+
+
+@jumping
+async def test_a_commit_without_an_answer_is_warned_of_and_the_next_one_settles_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, commit_interval=1.0) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        answers = Answers(app, [CommitUnknown("lost on the way")])
+        message.ack()
+        await trio.sleep(1.5)
+        assert "lost on the way" in warnings(caplog)
+        assert committed(broker) == {}
+        await trio.sleep(1.0)
+        assert committed(broker) == {ORDERS: 1}
+        assert answers.tried == 2
+
+
+@jumping
+async def test_a_commit_that_is_refused_ends_the_app() -> None:
+    broker = broker_with(ORDERS, records=1)
+    with pytest.RaisesGroup(CommitRefused, flatten_subgroups=True):
+        async with app_on(broker, commit_interval=1.0) as app:
+            (message,) = await take(app.topic("orders").noack(), 1)
+            Answers(app, [CommitRefused("too much metadata")])
+            message.ack()
+            await trio.sleep(A_WHILE)
+    assert trio.current_time() < A_WHILE
+
+
+@jumping
+async def test_a_transaction_that_is_aborted_at_an_interval_does_not_end_the_app() -> None:
+    broker = broker_with(ORDERS, records=1)
+    settings = {"transactions": "member", "commit_interval": 1.0, "drain_timeout": 5.0}
+    async with app_on(broker, **settings) as app:
+        messages = app.topic("orders").noack()
+        await take(messages, 1)  # and its handler is slow
+        (again,) = await take(messages, 1)
+        assert trio.current_time() >= 5.0
+        assert again.offset == 0
+        again.ack()
+        await trio.sleep(1.5)
+        assert committed(broker) == {ORDERS: 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "bound"),
+    [
+        ({"drain_timeout": 10.0}, 10.0),
+        ({"drain_timeout": 10.0, "transaction_timeout": 12.0}, 6.0),
+    ],
+)
+@jumping
+async def test_a_barrier_waits_for_handlers_no_longer_than_half_of_what_a_transaction_may_take(
+    settings: dict[str, Any], bound: float
+) -> None:
+    """The other half is for what is left to be done. Nor longer than a rebalance would."""
+    broker = broker_with(ORDERS, records=1)
+    settings = {"transactions": "member", "commit_interval": NEVER, **settings}
+    async with app_on(broker, **settings) as app, trio.open_nursery() as nursery:
+        nursery.start_soon(anext, app.topic("orders").noack())  # a handler that is never done
+        await wait_all_tasks_blocked()
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        assert trio.current_time() == bound
+
+
+# At the end
+
+
+@jumping
+async def test_a_last_commit_without_an_answer_within_its_time_is_unknown() -> None:
+    broker = broker_with(ORDERS, records=1)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(CommitUnknown, match="last commit"), flatten_subgroups=True
+    ):
+        async with app_on(broker, commit_interval=NEVER, commit_timeout=3.0) as app:
+            (message,) = await take(app.topic("orders").noack(), 1)
+            message.ack()
+            Answers(app, [1000.0])
+    assert trio.current_time() == 3.0
+
+
+@jumping
+async def test_at_the_end_a_commit_has_its_share_of_the_grace_and_no_more() -> None:
+    broker = broker_with(ORDERS, records=1)
+    with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
+        async with app_on(broker, commit_interval=NEVER, commit_timeout=30.0, grace=10.0) as app:
+            (message,) = await take(app.topic("orders").noack(), 1)
+            message.ack()
+            Answers(app, [1000.0])
+    assert trio.current_time() < 5.0
+
+
+@jumping
+async def test_a_rebalance_that_was_over_before_the_end_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A commit was refused for it, and what it was for is lost: at the end nothing is due."""
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        message.ack()
+        Answers(app, [RebalanceInProgress()])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.consumer.commit)
+            await wait_all_tasks_blocked()
+            app.consumer.ownership.drop({ORDERS})
+    assert warnings(caplog) == ""
+
+
+@pytest.mark.parametrize("transactions", ["member", "partition"])
+@jumping
+async def test_at_the_end_no_transaction_waits_for_a_handler(transactions: str) -> None:
+    broker = broker_with(ORDERS, records=2)
+    async with app_on(broker, transactions=transactions, commit_interval=NEVER) as app:
+        done, _in_hand = await take(app.topic("orders").noack(), 2)
+        done.ack()
+    assert trio.current_time() == 0.0
+    assert committed(broker) == {}

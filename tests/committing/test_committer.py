@@ -1,0 +1,763 @@
+"""AutoCommitter, one at a time, each with an outcome: `transport/committing/committer.py` on a scripted client."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from tests.nurseries.clock import jumping
+from tests.records import fetched
+from transport.delivering.assignment import Assignment
+from transport.committing.autocommit import LivelockWatch
+from transport.committing.committer import Committer
+from transport.errors import (
+    AppClosed,
+    AuthorizationFailed,
+    CommitFailed,
+    CommitRefused,
+    CommitUnknown,
+    CommitWithdrawn,
+    Fenced,
+    PartitionGone,
+    RebalanceInProgress,
+    TransportError,
+)
+from transport.delivering.ledger import BufferUsage
+from transport.message import Message
+from transport.types import TP
+
+A, B = TP("a", 0), TP("b", 0)
+
+
+@attrs.define
+class ScriptedClient:
+    """Takes `seconds` for each commit, which ends as the script says; None: it is made."""
+
+    script: list[Exception | None] = attrs.field(factory=list)
+    seconds: float = 0.0
+    tried: list[Mapping[TP, int]] = attrs.field(factory=list)
+    tried_at: list[float] = attrs.field(factory=list)
+    timeouts: list[float] = attrs.field(factory=list)
+    made: list[Mapping[TP, int]] = attrs.field(factory=list)
+    at_once: int = 0
+
+    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+        self.at_once += 1
+        assert self.at_once == 1
+        self.tried.append(dict(offsets))
+        self.tried_at.append(trio.current_time())
+        self.timeouts.append(timeout)
+        await trio.sleep(self.seconds)
+        self.at_once -= 1
+        if self.script and (error := self.script.pop(0)) is not None:
+            raise error
+        self.made.append(dict(offsets))
+
+
+@attrs.define
+class Rig:
+    """A committer at work, and messages of two partitions to be acked."""
+
+    client: Any
+    assignment: Assignment = attrs.field(factory=Assignment)
+    can_join: bool = True
+    holds: bool = False
+    committer: Committer = attrs.field(init=False)
+    messages: dict[TP, list[Message]] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.committer = Committer(
+            self.assignment,
+            self.client,
+            timeout=7.0,
+            patience=30.0,
+            can_join=lambda: self.can_join,
+            hold=lambda: self.hold(True),
+            resume=lambda: self.hold(False),
+        )
+        self.take_on(A, B)
+
+    def take_on(self, *tps: TP) -> None:
+        self.assignment.assign(tps, 1)
+        for tp in tps:
+            ledger = self.assignment[tp]
+            lane = ledger.open_lane(BufferUsage(100))
+            ledger.fetched(fetched(*range(10)))
+            ledger.committed = 0
+            lane.ready()
+            self.messages[tp] = list(lane.take_batch(10))
+
+    def hold(self, holds: bool) -> None:
+        self.holds = holds
+
+    def lose(self) -> None:
+        self.assignment.let_go(set(self.assignment), lost=True)
+
+    def ack(self, tp: TP, count: int = 1) -> None:
+        for _ in range(count):
+            self.messages[tp].pop(0).ack()
+
+    def settled(self) -> dict[TP, int | None]:
+        return {tp: ledger.committed for tp, ledger in self.assignment.items()}
+
+
+@asynccontextmanager
+async def at_work(client: ScriptedClient) -> AsyncIterator[Rig]:
+    rig = Rig(client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.committer.run)
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_with_nothing_due_nothing_is_sent() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        with trio.testing.assert_checkpoints():
+            assert not await rig.committer.commit()
+        assert rig.client.tried == []
+
+
+@jumping
+async def test_what_is_due_is_committed_and_entered_into_the_ledgers() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        rig.ack(A, 3)
+        assert await rig.committer.commit()
+        assert rig.client.made == [{A: 3}]
+        assert rig.settled() == {A: 3, B: 0}
+        assert not await rig.committer.commit()
+
+
+@jumping
+async def test_callers_at_one_time_share_a_round() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        for topics in (None, ["a"], [B]):
+            nursery.start_soon(rig.committer.commit, topics)
+        await trio.sleep(5)
+        assert rig.client.made == [{A: 1, B: 1}]
+
+
+@jumping
+async def test_a_round_is_as_wide_as_its_callers_together_and_no_wider() -> None:
+    async with at_work(ScriptedClient()) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        nursery.start_soon(rig.committer.commit, ["a"])
+        await trio.sleep(1)
+        assert rig.client.made == [{A: 1}]
+
+
+@jumping
+async def test_a_caller_joins_the_running_round_if_that_has_all_that_it_wants() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert await rig.committer.commit()
+        assert trio.current_time() == 1
+        assert rig.client.made == [{A: 1}]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@jumping
+async def test_a_caller_of_another_partition_gets_the_next_round(offset: int) -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.assignment[B].committed = None  # as where nothing was ever committed
+        rig.ack(B, offset)
+        assert await rig.committer.commit([B])
+        assert rig.client.made == [{A: 1}, {B: offset}]
+
+
+@jumping
+async def test_a_caller_with_more_gets_the_next_round_and_they_follow_one_another() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        rig.ack(B)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(10)
+        assert rig.client.made == [{A: 1}, {A: 2, B: 1}]
+
+
+@jumping
+async def test_a_cancelled_caller_leaves_the_commit_going() -> None:
+    async with at_work(ScriptedClient(seconds=2)) as rig:
+        rig.ack(A)
+        with trio.move_on_after(1) as scope:
+            await rig.committer.commit()
+        assert scope.cancelled_caught
+        assert rig.settled() == {A: 0, B: 0}
+        assert await rig.committer.wait_for_running()
+        assert rig.client.made == [{A: 1}]
+        assert rig.settled() == {A: 1, B: 0}
+
+
+@jumping
+async def test_a_cancelled_caller_takes_nothing_from_another() -> None:
+    async with at_work(ScriptedClient(seconds=2)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        moved: list[bool] = []
+
+        async def other() -> None:
+            moved.append(await rig.committer.commit())
+
+        nursery.start_soon(other)
+        with trio.move_on_after(1):
+            await rig.committer.commit()
+        await trio.sleep(5)
+        assert moved == [True]
+
+
+@jumping
+async def test_acks_during_a_commit_are_for_the_next_one() -> None:
+    async with at_work(ScriptedClient(seconds=2)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        rig.ack(A)
+        await trio.sleep(5)
+        assert rig.settled()[A] == 1
+        assert await rig.committer.commit()
+        assert rig.settled()[A] == 2
+
+
+@jumping
+async def test_an_unknown_outcome_is_shown_until_the_next_commit_settles_it() -> None:
+    async with at_work(ScriptedClient([CommitUnknown("no answer")])) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+        assert rig.committer.unknown == {A}
+        assert rig.settled()[A] == 0
+        assert await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}, {A: 1}]
+        assert rig.committer.unknown == set()
+        assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_a_commit_that_was_withdrawn_is_not_unknown_and_is_made_by_the_next() -> None:
+    async with at_work(ScriptedClient([CommitWithdrawn("not begun")])) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitWithdrawn):
+            await rig.committer.commit()
+        assert rig.committer.unknown == set()
+        assert rig.settled()[A] == 0
+        assert await rig.committer.commit()
+        assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_an_unknown_outcome_is_told_to_all_who_share_it() -> None:
+    client = ScriptedClient([CommitUnknown("no answer")], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        told = []
+
+        async def caller() -> None:
+            with pytest.raises(CommitUnknown):
+                await rig.committer.commit()
+            told.append(True)
+
+        nursery.start_soon(caller)
+        nursery.start_soon(caller)
+        await trio.sleep(5)
+        assert told == [True, True]
+
+
+@jumping
+async def test_what_is_not_owned_any_more_is_not_unknown_any_more() -> None:
+    async with at_work(ScriptedClient([CommitUnknown("no answer")])) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+        rig.assignment.let_go([A])
+        rig.ack(B)
+        await rig.committer.commit()
+        assert rig.committer.unknown == set()
+
+
+@jumping
+async def test_a_rebalance_in_between_is_waited_out() -> None:
+    client = ScriptedClient([RebalanceInProgress(), RebalanceInProgress()])
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}] * 3
+        assert rig.settled()[A] == 1
+
+
+@jumping
+async def test_between_two_tries_it_waits_for_longer_and_longer() -> None:
+    client = ScriptedClient([RebalanceInProgress()] * 7)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert await rig.committer.commit()
+        waits = [later - sooner for sooner, later in itertools.pairwise(client.tried_at)]
+        assert waits == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5])
+
+
+@jumping
+async def test_between_two_tries_the_commit_is_known_to_be_refused() -> None:
+    client = ScriptedClient([RebalanceInProgress()], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        assert not rig.committer.is_refused
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert not rig.committer.is_refused
+        await trio.sleep(0.51)
+        assert rig.committer.is_refused
+        await trio.sleep(0.5)
+        assert not rig.committer.is_refused  # the next is under way
+
+
+@jumping
+async def test_a_client_that_keeps_no_timeout_is_left_two_seconds_later() -> None:
+    client = ScriptedClient(seconds=1000)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+        assert client.timeouts == [7.0]
+        assert trio.current_time() == 9.0
+        assert rig.committer.unknown == {A}
+
+
+@jumping
+async def test_a_group_that_does_not_come_to_rest_is_not_waited_for_for_ever() -> None:
+    client = ScriptedClient([RebalanceInProgress()] * 1000)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert not await rig.committer.commit()
+        assert 29 < trio.current_time() <= 30
+        assert rig.committer.unknown == set()
+        client.script.clear()
+        assert await rig.committer.commit()
+
+
+@jumping
+async def test_who_has_nothing_to_commit_waits_for_no_other() -> None:
+    client = ScriptedClient([CommitRefused("of a")], seconds=3)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+
+        async def refused() -> None:
+            with pytest.raises(CommitRefused):
+                await rig.committer.commit()
+
+        rig.ack(A)
+        nursery.start_soon(refused)
+        await trio.sleep(1)
+        assert not await rig.committer.commit([B])
+        assert trio.current_time() == 1
+
+
+# Partitions that are gone
+
+
+@jumping
+async def test_a_partition_that_is_gone_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    client = ScriptedClient([PartitionGone([A])])
+    async with at_work(client) as rig:
+        rig.ack(A, 2)
+        rig.ack(B, 3)
+        assert await rig.committer.commit()
+        assert client.made == [{B: 3}]
+        assert rig.settled() == {A: 0, B: 3}
+        assert "no partition a-0 any more" in caplog.text
+        # It is asked for no more.
+        assert not await rig.committer.commit()
+        assert rig.committer.unknown == set()
+        assert len(client.tried) == 2
+
+
+@jumping
+async def test_what_is_new_of_a_partition_that_was_gone_is_committed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = ScriptedClient([PartitionGone([A]), PartitionGone([A])])
+    async with at_work(client) as rig:
+        for _ in range(2):
+            rig.ack(A)
+            assert not await rig.committer.commit()
+        assert caplog.text.count("any more") == 1
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert client.made == [{A: 3}]
+
+
+@jumping
+async def test_a_partition_that_was_gone_for_a_moment_is_committed_30_s_later() -> None:
+    """A broker that was just started may not know its topics yet."""
+    client = ScriptedClient([PartitionGone([A])])
+    async with at_work(client) as rig:
+        rig.ack(A, 2)
+        assert not await rig.committer.commit()
+        gone = trio.current_time()
+        await trio.sleep_until(gone + 29.9)
+        await rig.committer.commit()
+        assert client.made == []
+        await trio.sleep_until(gone + 30.0)
+        assert await rig.committer.commit()
+        assert client.made == [{A: 2}]
+
+
+@jumping
+async def test_of_partitions_that_go_one_after_the_other_none_is_asked_for_again() -> None:
+    client = ScriptedClient([PartitionGone([A]), PartitionGone([B])])
+    async with at_work(client) as rig:
+        rig.ack(A)
+        rig.ack(B)
+        assert not await rig.committer.commit()
+        assert client.tried == [{A: 1, B: 1}, {B: 1}]
+
+
+@jumping
+async def test_a_partition_that_was_owned_anew_and_is_gone_again_is_told_of_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with at_work(ScriptedClient([PartitionGone([A]), PartitionGone([A])])) as rig:
+        rig.ack(A)
+        await rig.committer.commit()
+        rig.assignment.let_go([A])
+        rig.take_on(A)
+        rig.ack(A)
+        await rig.committer.commit()
+        assert caplog.text.count("no partition a-0 any more") == 2
+
+
+# Partitions that are about to go
+
+
+@jumping
+async def test_of_what_is_about_to_go_no_commit_is_asked_for() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        rig.ack(A)
+        rig.ack(B)
+        with trio.testing.assert_checkpoints():
+            await rig.committer.leave([A, TP("a", 7)])
+        assert await rig.committer.commit()
+        assert rig.client.made == [{B: 1}]
+        await rig.committer.leave([B])
+        rig.ack(B)
+        assert not await rig.committer.commit()
+
+
+@jumping
+async def test_one_that_is_owned_anew_is_committed_again() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        await rig.committer.leave([A])
+        rig.assignment.let_go([A])
+        rig.take_on(A)
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert rig.client.made == [{A: 1}]
+
+
+@pytest.mark.parametrize(("tp", "seconds"), [(A, 5.0), (B, 0.0)])
+@jumping
+async def test_the_commit_under_way_is_waited_for_that_has_something_of_what_goes(
+    tp: TP, seconds: float
+) -> None:
+    """It could come to the broker after that of the next owner."""
+    async with at_work(ScriptedClient(seconds=5.0)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.testing.wait_all_tasks_blocked()
+        begun = trio.current_time()
+        await rig.committer.leave([tp])
+        assert trio.current_time() == begun + seconds
+
+
+@jumping
+async def test_one_that_goes_is_not_tried_again() -> None:
+    client = ScriptedClient([RebalanceInProgress("now")], seconds=1.0)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.testing.wait_all_tasks_blocked()
+        await rig.committer.leave([A])
+    assert client.tried == [{A: 1}]
+    assert client.made == []
+
+
+# The end of the committer
+
+
+@jumping
+async def test_at_its_end_each_caller_is_told_what_became_of_its_commit() -> None:
+    told: dict[str, Exception] = {}
+    rig = Rig(ScriptedClient(seconds=1000))
+
+    async def commit(who: str) -> None:
+        try:
+            await rig.committer.commit()
+        except TransportError as error:
+            told[who] = error
+
+    async with trio.open_nursery() as callers:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.committer.run)
+            rig.ack(A)
+            callers.start_soon(commit, "handed over")
+            await trio.sleep(1)
+            rig.ack(A)
+            callers.start_soon(commit, "not begun")
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        callers.start_soon(commit, "too late")
+    assert {who: type(error) for who, error in told.items()} == {
+        "handed over": CommitUnknown,
+        "not begun": AppClosed,
+        "too late": AppClosed,
+    }
+    assert rig.committer.unknown == {A}
+
+
+@jumping
+async def test_an_error_that_is_not_the_brokers_ends_the_committer_and_is_told() -> None:
+    rig = Rig(ScriptedClient([ZeroDivisionError()]))
+    rig.ack(A)
+
+    async def commit() -> None:
+        with pytest.raises(CommitUnknown):
+            await rig.committer.commit()
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.committer.run)
+            with trio.CancelScope(shield=True):
+                await commit()
+            await trio.sleep_forever()
+    assert rig.committer.unknown == {A}
+
+
+@jumping
+async def test_after_a_rebalance_only_what_is_still_owned_is_committed() -> None:
+    client = ScriptedClient([RebalanceInProgress()], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.assignment.let_go([A])
+        rig.ack(B)
+        await trio.sleep(10)
+        assert rig.client.tried == [{A: 1, B: 1}, {B: 2}]
+
+
+@jumping
+async def test_after_a_rebalance_that_took_all_nothing_is_committed() -> None:
+    client = ScriptedClient([RebalanceInProgress()], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        moved: list[bool] = []
+
+        async def caller() -> None:
+            moved.append(await rig.committer.commit())
+
+        nursery.start_soon(caller)
+        await trio.sleep(0.5)
+        rig.assignment.let_go([A, B])
+        await trio.sleep(10)
+        assert moved == [False]
+        assert rig.client.made == []
+
+
+@jumping
+async def test_a_partition_that_was_sought_during_its_commit_is_not_taken_for_committed() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A, 5)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        rig.assignment.seek(A, 2)
+        await trio.sleep(5)
+        assert rig.settled()[A] is None
+        assert await rig.committer.commit()
+        assert rig.client.made == [{A: 5}, {A: 2}]
+
+
+@jumping
+async def test_a_member_that_joins_anew_and_keeps_what_it_has_commits_it_then() -> None:
+    async with at_work(ScriptedClient([CommitFailed("no member")] * 3)) as rig:
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert rig.client.tried == [{A: 1}] * 4
+
+
+@jumping
+async def test_of_what_a_member_has_lost_nothing_is_committed() -> None:
+    client = ScriptedClient([CommitFailed("no member")], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+
+        async def lose() -> None:
+            await trio.sleep(0.5)
+            rig.lose()
+
+        rig.ack(A)
+        nursery.start_soon(lose)
+        assert not await rig.committer.commit()
+        assert client.tried == [{A: 1}]
+
+
+@jumping
+async def test_a_commit_refused_for_lack_of_a_membership_holds_delivery_until_the_loss() -> None:
+    client = ScriptedClient([CommitFailed("no member")] * 1000)
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert not await rig.committer.commit()
+        assert rig.holds, "the loss has not come yet"
+        assert not await rig.committer.commit()
+        assert rig.holds
+        client.script = [CommitFailed("no member")]
+        rig.lose()
+        rig.take_on(A)
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert not rig.holds
+
+
+@pytest.mark.parametrize(("error", "holds"), [(CommitFailed, True), (RebalanceInProgress, False)])
+@jumping
+async def test_delivery_is_held_from_the_refusal_to_the_commit_that_is_made(
+    error: type[TransportError], holds: bool
+) -> None:
+    client = ScriptedClient([error("no")], seconds=1)
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert not rig.holds
+        await trio.sleep(1)  # it was refused, and the next try is under way
+        assert rig.holds is holds
+        await trio.sleep(1)
+        assert not rig.holds
+
+
+@pytest.mark.parametrize("can_join", [True, False])
+@jumping
+async def test_a_member_that_is_not_taken_back_is_not_waited_for_for_ever(
+    can_join: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(ScriptedClient([CommitFailed("no member")] * 1000)) as rig:
+        rig.can_join = can_join
+        rig.ack(A)
+        assert not await rig.committer.commit()
+        (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        assert "no member" in warning
+        # While a rebalance is served it cannot join: there is nothing to wait for.
+        assert (29 < trio.current_time() <= 30) if can_join else trio.current_time() == 0
+
+
+@pytest.mark.parametrize("error", [Fenced, AuthorizationFailed, CommitRefused])
+@jumping
+async def test_what_a_second_try_will_not_mend_is_raised(error: type[Exception]) -> None:
+    async with at_work(ScriptedClient([error("no")])) as rig:
+        rig.ack(A)
+        with pytest.raises(error):
+            await rig.committer.commit()
+        assert rig.settled()[A] == 0
+        assert await rig.committer.commit()  # whoever commits decides
+
+
+@jumping
+async def test_without_transactions_nothing_can_be_undone() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        with trio.testing.assert_checkpoints():
+            assert await rig.committer.abort_and_rewind() is False
+
+
+@jumping
+async def test_while_a_rebalance_is_served_a_refused_commit_is_tried_again() -> None:
+    async with at_work(ScriptedClient([RebalanceInProgress()])) as rig:
+        rig.can_join = False
+        rig.ack(A)
+        assert await rig.committer.commit()
+
+
+@jumping
+async def test_there_may_be_no_commit_to_wait_for() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        with trio.testing.assert_checkpoints():
+            assert not await rig.committer.wait_for_running()
+
+
+# An offset that stands still while acks go on
+
+
+@attrs.define
+class Watched:
+    """A partition with messages to be acked, and a watch with 10 seconds of patience."""
+
+    assignment: Assignment = attrs.field(factory=Assignment)
+    watch: LivelockWatch = attrs.field(factory=lambda: LivelockWatch(10.0))
+    messages: list[Message] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.assignment.assign([A], 1)
+        ledger = self.assignment[A]
+        lane = ledger.open_lane(BufferUsage(100))
+        ledger.fetched(fetched(*range(100, 110)))
+        lane.ready()
+        self.messages = list(lane.take_batch(10))
+
+    def look(self, now: float) -> list[tuple[TP, int, float]]:
+        return self.watch.look(self.assignment, now)
+
+
+def test_a_commit_that_stands_still_while_acks_go_on_is_a_livelock_and_told_once() -> None:
+    watched = Watched()
+    assert watched.look(0.0) == []
+    watched.messages[3].ack()
+    assert watched.look(9.0) == []
+    assert watched.look(10.0) == [(A, 100, 10.0)]
+    watched.messages[4].ack()
+    assert watched.look(30.0) == []
+
+
+def test_it_is_told_again_once_it_has_moved_and_stands_still_elsewhere() -> None:
+    watched = Watched()
+    watched.look(0.0)
+    watched.messages[3].ack()
+    assert watched.look(10.0)
+    watched.messages[0].ack()
+    assert watched.look(20.0) == []
+    watched.messages[5].ack()
+    assert watched.look(29.0) == []
+    assert watched.look(30.0) == [(A, 101, 10.0)]
+
+
+def test_a_commit_that_stands_still_because_nothing_is_acked_is_no_livelock() -> None:
+    watched = Watched()
+    assert [watched.look(now) for now in (0.0, 20.0, 40.0)] == [[], [], []]
+
+
+def test_an_offset_that_moves_slowly_is_no_livelock() -> None:
+    watched = Watched()
+    for step, message in enumerate(watched.messages):
+        message.ack()
+        assert watched.look(step * 9.0) == []
+
+
+def test_a_new_epoch_is_watched_from_its_own_beginning() -> None:
+    watched = Watched()
+    watched.look(0.0)
+    watched.messages[3].ack()
+    watched.assignment.seek(A, 100)
+    assert watched.look(50.0) == []

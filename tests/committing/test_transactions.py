@@ -1,0 +1,1852 @@
+"""I9 on `memory://`: output and offset are committed as one, or neither is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+
+from nurseries.service import Node
+from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.nurseries.clock import jumping
+from transport import (
+    TP,
+    App,
+    AppClosed,
+    BrokerUnavailable,
+    ClientClosed,
+    CommitFailed,
+    CommitUnknown,
+    Fenced,
+    FutureMessage,
+    GroupMetadata,
+    Message,
+    MessageTooLarge,
+    NotInTransaction,
+    PendingMessage,
+    RebalanceInProgress,
+    RecordMetadata,
+    TransactionAborted,
+    TransactionFailed,
+    TransportError,
+)
+from transport.producing.delivery import Delivery, ManyDeliveries
+from transport.drivers.memory import MemoryBroker
+from transport.delivering.in_hand import in_hand
+from transport.committing.transactions import Scope
+
+IN = [TP("in", number) for number in range(2)]
+OUT = TP("out", 0)
+MODES = pytest.mark.parametrize("mode", ["member", "partition"])
+
+
+def exactly_once(broker: MemoryBroker, mode: str = "member", **settings: object) -> App:
+    options: dict[str, object] = {"commit_interval": 1e6, "commit_timeout": 5.0, **settings}
+    return app_on(broker, transactions=mode, **options)
+
+
+def clock_of_the_run() -> MockClock:
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, MockClock)
+    return clock
+
+
+async def elsewhere(call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call in a task that has nothing in hand."""
+    in_hand.set(None)
+    await call()
+
+
+async def wait_for_news(broker: MemoryBroker) -> None:
+    """Wait until a transaction has ended."""
+    ended = trio.Event()
+    broker.transactions.bell.listen(ended.set)
+    await ended.wait()
+
+
+def results(broker: MemoryBroker, *, committed: bool = True) -> list[bytes | None]:
+    log = broker.log(OUT)
+    return [record.value for record in log.read(0, 1 << 20, committed=committed).records]
+
+
+def pipeline(*, records: int = 0, partitions: int = 1) -> MemoryBroker:
+    return (
+        broker_with(*IN[:partitions], OUT, records=0)
+        if not records
+        else filled(broker_with(*IN[:partitions], OUT), records, partitions)
+    )
+
+
+def filled(broker: MemoryBroker, records: int, partitions: int) -> MemoryBroker:
+    for number in range(records):
+        for tp in IN[:partitions]:
+            write(broker, tp, 1, b"%d-%d" % (tp.partition, number))
+    return broker
+
+
+def lose_the_answer_to_a_commit(app: App, transactional_id: str, *, was_made: bool) -> None:
+    """To the next one."""
+    client = app.producer.writer(transactional_id).client
+    make = client.commit
+
+    async def lose_it(timeout: float) -> None:
+        client.commit = make
+        if was_made:
+            await make(timeout)
+        raise CommitUnknown("no answer")
+
+    client.commit = lose_it
+
+
+def commits_wait_for(app: App, asked: trio.Event, answer: trio.Event) -> None:
+    """Let the broker take its time for the commits of what is open now."""
+    for scope in app.consumer.transactions.scopes:
+        client = app.producer.writer(scope.transactional_id).client
+
+        async def commit_late(timeout: float, make: Any = client.commit) -> None:
+            asked.set()
+            await answer.wait()
+            await make(timeout)
+
+        client.commit = commit_late
+
+
+def linger_until_hurried(app: App) -> None:
+    """Let messages of the open transaction wait until the client is asked to hurry."""
+    (scope,) = app.consumer.transactions.scopes
+    client = app.producer.writer(scope.transactional_id).client
+    is_hurried = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    send = client.send
+
+    async def linger(batch: Any) -> None:
+        await is_hurried.wait()
+        await send(batch)
+
+    @contextlib.contextmanager
+    def without_linger() -> Iterator[None]:
+        is_hurried.set()
+        yield
+
+    client.send, client.without_linger = linger, without_linger
+    client.hurry = lambda: token.run_sync_soon(is_hurried.set)  # threads call it, too
+
+
+async def fails_as_closed(call: Callable[[], Awaitable[object]]) -> None:
+    in_hand.set(None)
+    with pytest.raises(ClientClosed):
+        await call()
+
+
+@MODES
+@jumping
+async def test_what_a_handler_sends_is_seen_with_the_commit_of_its_message(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.producer.flush()
+        await app.consumer.transactions.flush()
+        assert results(broker, committed=False) == [b"0-0", b"0-1"]
+        assert results(broker) == []
+        assert committed(broker) == {}
+        assert await app.consumer.commit()
+        assert results(broker) == [b"0-0", b"0-1"]
+        assert committed(broker) == {IN[0]: 2}
+
+
+@MODES
+@jumping
+async def test_a_commit_is_made_every_interval_and_at_the_end(mode: str) -> None:
+    broker = pipeline(records=3)
+    async with exactly_once(broker, mode, commit_interval=1.0) as app:
+        out = app.topic("out")
+        async for message in app.topic("in"):
+            await out.send(value=message.value)
+            if message.offset == 1:
+                await trio.sleep(10.0)  # the barrier waits for us
+            if message.offset == 2:
+                app.stop()
+    assert results(broker) == [b"0-0", b"0-1", b"0-2"]
+    assert committed(broker) == {IN[0]: 3}
+
+
+@MODES
+@jumping
+async def test_a_commit_waits_for_no_linger(mode: str) -> None:
+    """Nothing more is sent in the transaction: so no message has to wait for others."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        async with await anext(app.topic("in").noack()) as message:
+            linger_until_hurried(app)
+            delivery = await out.send(value=message.value)
+        await trio.sleep(A_WHILE)
+        assert delivery.outcome is None
+        began = trio.current_time()
+        assert await app.consumer.commit()
+        assert trio.current_time() == began
+        assert results(broker) == [b"0-0"]
+
+
+async def _await_it(app: App, delivery: Delivery) -> None:
+    await delivery
+
+
+async def _await_many(app: App, delivery: Delivery) -> None:
+    await ManyDeliveries([delivery])
+
+
+async def _await_without_a_task(app: App, delivery: Delivery) -> None:
+    known = trio.Event()
+    delivery.call_at_end(known.set)
+    await known.wait()
+
+
+async def _flush(app: App, delivery: Delivery) -> None:
+    await app.consumer.transactions.flush()
+
+
+async def _wait_for_room(app: App, delivery: Delivery) -> None:
+    sent = await app.topic("out").send(value=b"the next one")
+    assert delivery.is_done
+    await sent
+
+
+@MODES
+@jumping
+@pytest.mark.parametrize(
+    "wait", [_await_it, _await_many, _await_without_a_task, _flush, _wait_for_room]
+)
+async def test_a_task_that_waits_in_a_transaction_waits_for_no_linger(
+    mode: str, wait: Callable[[App, Delivery], Awaitable[None]]
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, send_buffer_messages=1) as app:
+        message = await anext(app.topic("in").noack())
+        linger_until_hurried(app)
+        delivery = await app.topic("out").send(value=message.value)
+        await trio.sleep(A_WHILE)
+        assert not delivery.is_done
+        began = trio.current_time()
+        await wait(app, delivery)
+        assert trio.current_time() == began
+        assert delivery.is_done
+        message.ack()
+
+
+@MODES
+@jumping
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_wait_for_a_message_sent_soon_ends_the_linger(mode: str, in_thread: bool) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        message = await anext(app.topic("in").noack())
+        linger_until_hurried(app)
+        sent = app.topic("out").send_soon(value=message.value)
+        if in_thread:
+            await trio.to_thread.run_sync(sent.result)
+        else:
+            await sent
+        message.ack()
+
+
+@MODES
+@jumping
+async def test_a_crash_undoes_what_was_not_committed(mode: str) -> None:
+    broker = pipeline(records=3)
+    settings = {"transaction_timeout": 10.0, "session_timeout": 5.0}
+    async with exactly_once(broker, mode, **settings) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        async with await anext(messages) as message:
+            await out.send_and_wait(value=message.value)
+        await app.consumer.commit()
+        async with await anext(messages) as message:
+            await out.send_and_wait(value=message.value)
+        await app.kill()
+    assert results(broker, committed=False) == [b"0-0", b"0-1"]
+    async with exactly_once(broker, mode, **settings) as app:
+        out = app.topic("out")
+        for message in await take(app.topic("in").noack(), 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+        await trio.sleep(A_WHILE)  # what the first one left open has run out by then
+        broker.transactions.expire(trio.current_time())
+    assert results(broker) == [b"0-0", b"0-1", b"0-2"]
+
+
+@jumping
+async def test_the_next_owner_of_a_partition_ends_what_the_last_one_left_open() -> None:
+    """With an id for each partition nobody has to wait for the transaction's timeout."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, "partition", session_timeout=5.0) as app:
+        out = app.topic("out")
+        (message,) = await take(app.topic("in").noack(), 1)
+        await out.send_and_wait(value=b"undone")
+        message.ack()
+        await app.kill()
+    async with exactly_once(broker, "partition") as app:
+        out = app.topic("out")
+        (message,) = await take(app.topic("in").noack(), 1)
+        async with message:
+            await out.send(value=b"done")
+        await app.consumer.commit()
+        assert results(broker) == [b"done"]
+
+
+@MODES
+@jumping
+async def test_the_transactional_ids(mode: str) -> None:
+    broker = pipeline(records=1, partitions=2)
+
+    class Grouped(App):
+        def transaction_group(self, tp: TP) -> str:
+            return f"{tp.topic}put"
+
+    async with app_on(broker, kind=Grouped, transactions=mode) as app:
+        await take(app.topic("in").noack(), 2)
+        ids = {scope.transactional_id for scope in app.consumer.transactions.scopes}
+    if mode == "partition":
+        assert ids == {"group-input-0", "group-input-1"}
+    else:
+        (transactional_id,) = ids
+        assert transactional_id.startswith("group-")
+
+
+@jumping
+async def test_a_static_member_has_the_same_id_in_each_life() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, group_instance_id="west") as app:
+        await take(app.topic("in").noack(), 1)
+        assert [s.transactional_id for s in app.consumer.transactions.scopes] == ["group-west"]
+
+
+@MODES
+@jumping
+async def test_the_offset_is_committed_with_the_output_wherever_that_goes(mode: str) -> None:
+    """The transaction is that of the input's partition, not of the output's."""
+    broker = broker_with(*IN, TP("wide", 4))
+    filled(broker, 1, 2)
+    async with exactly_once(broker, mode) as app:
+        wide = app.topic("wide")
+        first, second = await take(app.topic("in").noack(), 2)
+        for partition in range(4):
+            await wide.send(value=b"of the first", partition=partition, source=first)
+            await wide.send(value=b"of the second", partition=partition, source=second)
+        first.ack()
+        if mode == "partition":
+            await elsewhere(lambda: app.consumer.commit({first.tp}))
+            seen = [broker.log(TP("wide", n)).read(0, 1 << 20).records for n in range(4)]
+            assert committed(broker) == {first.tp: 1}
+            assert broker.log(TP("wide", 0)).stable_end <= 1  # the second's is open
+            assert all(len(records) == 2 for records in seen)
+        second.ack()
+        await app.consumer.commit()
+        assert committed(broker) == {IN[0]: 1, IN[1]: 1}
+        for partition in range(4):
+            log = broker.log(TP("wide", partition))
+            assert len(log.read(0, 1 << 20, committed=True).records) == 2
+
+
+@MODES
+@jumping
+async def test_what_is_sent_has_all_that_it_was_given(mode: str) -> None:
+    broker = broker_with(IN[0], TP("wide", 4), records=1)
+    async with exactly_once(broker, mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        send = app.consumer.transactions.send
+        await send("wide", b"k", b"v", 3, 1.5, {"h": b"1"}, source=message)
+        await send("wide", b"k", b"v", 3, 2.5, [("h", b"2")], source=None)
+        await app.consumer.transactions.flush()
+    written = broker.log(TP("wide", 3)).read(0, 1 << 20).records
+    assert {
+        (record.key, record.value, record.timestamp, *record.headers) for record in written
+    } == {(b"k", b"v", 1500, ("h", b"1")), (b"k", b"v", 2500, ("h", b"2"))}
+
+
+@MODES
+@jumping
+async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
+    broker = pipeline(records=4)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        messages = app.topic("in").noack()
+        first, second = await take(messages, 2)
+        first.ack()
+        nursery.start_soon(elsewhere, app.consumer.commit)
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1.0):
+            await anext(messages)
+            pytest.fail("nothing is delivered at a barrier")
+        assert committed(broker) == {}
+        second.ack()
+        third, _ = await take(messages, 2)
+        assert third.offset == 2
+        assert committed(broker) == {IN[0]: 2}
+
+
+@MODES
+@jumping
+async def test_no_partition_starves_where_each_transaction_has_room_for_one_batch(
+    mode: str,
+) -> None:
+    """The commit is due while one is in hand, and then it is the next one's turn."""
+    turns = []
+    async with exactly_once(pipeline(records=4, partitions=2), mode, commit_interval=0.05) as app:
+        async for batch in app.topic("in").batches(1):
+            turns.append(batch.tp.partition)
+            await trio.sleep(0.1)
+            if len(turns) == 8:
+                break
+    assert turns == [0, 1] * 4
+
+
+@MODES
+@jumping
+async def test_a_partition_that_is_about_to_go_is_left_at_once(mode: str) -> None:
+    """The generation tells the broker whose a late commit of a transaction is."""
+    async with exactly_once(pipeline(), mode) as app:
+        with assert_checkpoints():
+            await app.consumer.committer.leave([IN[0]])
+
+
+@MODES
+@jumping
+async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, drain_timeout=5.0) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        first, second = await take(messages, 2)
+        await out.send(value=b"undone", source=first)
+        first.ack()
+        with pytest.RaisesGroup(pytest.RaisesExc(TransactionAborted, match="1 .* within 5 s")):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(elsewhere, app.consumer.commit)
+        assert not second.ack(), "it belongs to the epoch before"
+        with pytest.raises(TransactionAborted):
+            await out.send(value=b"too late", source=second)
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+    assert committed(broker) == {IN[0]: 2}
+    assert "was aborted" in caplog.text
+
+
+@jumping
+async def test_who_has_a_message_in_hand_cannot_commit() -> None:
+    """It would wait for itself."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        async for message in app.topic("in"):
+            with pytest.raises(NotInTransaction):
+                await app.consumer.commit()
+            with pytest.raises(NotInTransaction):
+                await app.consumer.seek(message.tp, 0)
+            break
+
+
+@MODES
+@jumping
+async def test_a_message_of_another_app_is_no_source(mode: str) -> None:
+    """Its offset is committed there, so nothing that is sent here could be committed with it."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, exactly_once(broker, mode, id="other") as other:
+        async for message in app.topic("in"):
+            await take(other.topic("in").noack(), 1)
+            in_hand.set(message)
+            with pytest.raises(NotInTransaction, match="of another app"):
+                await other.topic("out").send(value=b"v")
+            with pytest.raises(NotInTransaction, match="of another app"):
+                other.topic("out").send_soon(value=b"v", source=message)
+            break
+
+
+@jumping
+async def test_what_is_sent_belongs_to_the_message_in_hand_also_in_tasks_of_the_handler() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        out = app.topic("out")
+        async for _ in app.topic("in"):
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(lambda: out.send(value=b"x"))
+            app.stop()
+    assert results(broker) == [b"x"] * 3
+
+
+@jumping
+async def test_a_message_that_is_done_and_none_at_all_are_no_source() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        out = app.topic("out")
+        with pytest.raises(NotInTransaction, match="source=None"):
+            await out.send(value=b"of nothing")
+        (message,) = await take(app.topic("in").noack(), 1)
+        message.ack()
+        with pytest.raises(NotInTransaction, match="acked"):
+            await out.send(value=b"too late")
+        await out.send_and_wait(value=b"outside", source=None)
+        assert results(broker) == [b"outside"]
+
+
+@jumping
+async def test_one_topic_object_listens_to_a_topic() -> None:
+    """With two, one could be ahead: its results committed, the offset held back by the other."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        await take(app.topic("in").noack(), 1)
+        with pytest.raises(RuntimeError, match="one topic object"):
+            app.topic("in").noack()
+
+
+@jumping
+async def test_a_batch_is_a_source() -> None:
+    broker = pipeline(records=3)
+    async with exactly_once(broker) as app:
+        out = app.topic("out")
+        async for batch in app.topic("in").batches():
+            await out.send(value=b"%d" % len(batch))
+            app.stop()
+    assert results(broker) == [b"3"]
+    assert committed(broker) == {IN[0]: 3}
+
+
+@MODES
+@jumping
+async def test_a_message_that_cannot_be_delivered_aborts_all_of_its_transaction(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        app.producer.writer(scope.transactional_id).failures.first = RuntimeError(
+            "as the broker says"
+        )
+        with pytest.raises(TransactionAborted, match="not delivered"):
+            await app.consumer.commit()
+        assert results(broker) == []
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+        assert results(broker) == [b"0-0", b"0-1"]
+
+
+@MODES
+@jumping
+async def test_a_message_sent_soon_that_is_refused_aborts_all_of_its_transaction(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, max_request_size=500) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages):
+            out.send_soon(value=b"v" * 1000)
+        with pytest.raises(TransactionAborted, match="not delivered"):
+            await app.consumer.commit()
+        assert committed(broker) == {}
+        async with await anext(messages) as message:
+            out.send_soon(value=message.value)
+        await app.consumer.commit()
+        assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
+async def test_a_handler_that_has_seen_a_message_refused_decides(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, max_request_size=500) as app:
+        out = app.topic("out")
+        async with await anext(app.topic("in").noack()):
+            with pytest.raises(MessageTooLarge):
+                await out.send_soon(value=b"v" * 1000)
+            out.send_soon(value=b"without it")
+        await app.consumer.commit()
+        assert results(broker) == [b"without it"]
+
+
+@MODES
+@pytest.mark.parametrize("was_made", [True, False])
+@jumping
+async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        (first,) = await take(messages, 1)
+        async with first:
+            await out.send(value=first.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        client = app.producer.writer(scope.transactional_id).client
+        make = client.commit
+
+        async def lose_the_answer(timeout: float) -> None:
+            client.commit = make
+            if was_made:
+                await make(timeout)
+                await client.begin()
+            raise CommitUnknown("no answer")
+
+        look = app.consumer.client.committed
+
+        async def look_late(tps: Collection[TP]) -> dict[TP, int]:
+            await wait_all_tasks_blocked()  # what comes again is fetched by then
+            return await look(tps)
+
+        client.commit = lose_the_answer
+        app.consumer.client.committed = look_late
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        assert app.consumer.committer.is_refused, "its outcome is known by now"
+        for message in await take(messages, 1 if was_made else 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+    assert committed(broker) == {IN[0]: 2}
+
+
+@pytest.mark.parametrize("was_made", [True, False])
+@MODES
+@jumping
+async def test_a_commit_without_an_answer_is_looked_up_also_after_a_seek_back(
+    mode: str, was_made: bool
+) -> None:
+    """What was committed before the seek, and is further on, is no sign that it was made."""
+    broker = pipeline(records=4)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        for message in await take(messages, 4):
+            message.ack()
+        await app.consumer.commit()
+        await app.consumer.seek(IN[0], 0)
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=was_made)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        for message in await take(messages, 2 if was_made else 4):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1", b"0-2", b"0-3"]
+    assert committed(broker) == {IN[0]: 4}
+
+
+@MODES
+@jumping
+async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        scope = next(iter(app.consumer.transactions.scopes))
+        lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=True)
+        look = app.consumer.client.committed
+        tries: list[float] = []
+        moved_until = trio.current_time() + 10.0
+
+        async def refuse(tps: Collection[TP]) -> dict[TP, int]:
+            now = trio.current_time()
+            assert not tries or 0 < now - tries[-1] < 1.1, "not at once, and not much later"
+            tries.append(now)
+            if now > moved_until:
+                return await look(tps)
+            raise TransportError("the group's coordinator has moved")
+
+        app.consumer.client.committed = refuse
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        assert len(tries) > 10
+        assert "cannot be ended yet: the group's coordinator has moved" in caplog.text
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+
+
+@pytest.mark.parametrize("error", [TransactionAborted, RebalanceInProgress])
+@MODES
+@jumping
+async def test_a_commit_that_was_refused_was_not_made_whatever_is_committed(
+    mode: str, error: type[TransportError]
+) -> None:
+    """After a seek back it may be just what it would have committed."""
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, drain_timeout=5.0) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        for message in await take(messages, 2):
+            message.ack()
+        await app.consumer.commit()
+        await app.consumer.seek(IN[0], 0)
+        (scope,) = app.consumer.transactions.scopes
+        client = app.producer.writer(scope.transactional_id).client
+        send_offsets = client.send_offsets
+
+        async def refuse(*_: object) -> None:
+            raise error("as the broker says")
+
+        async def ask(tps: Collection[TP]) -> dict[TP, int]:
+            pytest.fail("what was refused is not asked about")
+
+        client.send_offsets = refuse
+        app.consumer.client.committed = ask
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=b"undone")
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        client.send_offsets = send_offsets
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+
+
+@MODES
+@jumping
+async def test_a_transaction_whose_producer_was_stopped_is_undone_and_the_next_one_has_another(
+    mode: str,
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages):
+            await out.send_and_wait(value=b"undone")
+        (scope,) = app.consumer.transactions.scopes
+        await app.producer.stop_transaction(scope.transactional_id)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0"]
+    assert committed(broker) == {IN[0]: 1}
+
+
+@jumping
+async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epoch_on() -> None:
+    """It belongs to a scope that was let go, whose producer is about to be ended."""
+    broker = pipeline(records=1, partitions=2)
+    settings = {"drain_timeout": 2.0, "commit_timeout": 1e3, "max_poll_interval": 1e4}
+    async with exactly_once(broker, "partition", **settings) as app, trio.open_nursery() as nursery:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        for message in await take(messages, 2):
+            message.ack()
+        asked, answer = trio.Event(), trio.Event()
+        commits_wait_for(app, asked, answer)
+        nursery.start_soon(elsewhere, app.consumer.commit)
+        await asked.wait()
+        async with app_on(broker) as other:  # takes one of them over, past our bound, and leaves
+            other.topic("in").listen()
+            await trio.sleep(10.0)
+            assert len(app.consumer.assignment) == 1
+        await trio.sleep(10.0)
+        assert len(app.consumer.assignment) == 2
+        filled(broker, 1, 2)
+        answer.set()
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await trio.sleep(10.0)
+        await app.consumer.commit()
+    assert len(results(broker)) == 2
+    assert committed(broker) == {IN[0]: 2, IN[1]: 2}
+
+
+@jumping
+async def test_a_partition_goes_in_order_also_where_its_transaction_cannot_be_aborted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The broker ends what is left open; that is no reason for the app to end."""
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition") as app:
+        messages = app.topic("in").noack()
+        for message in await take(messages, 2):
+            message.ack()
+
+        async def fail(timeout: float) -> None:
+            raise BrokerUnavailable("nobody is there")
+
+        for scope in app.consumer.transactions.scopes:
+            app.producer.writer(scope.transactional_id).client.abort = fail
+        async with app_on(broker) as other:
+            other.topic("in").listen()
+            await trio.sleep(A_WHILE)
+            assert len(app.consumer.assignment) == len(other.consumer.assignment) == 1
+    assert committed(broker) == {IN[0]: 1, IN[1]: 1}
+    assert "has left its transaction to run out" in caplog.text
+
+
+@jumping
+async def test_a_kill_while_a_partition_waits_to_be_let_go_is_no_error() -> None:
+    """It was abandoned past the bound of its hand-over, and waits for a commit under way."""
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition", drain_timeout=2.0) as app:
+        for message in await take(app.topic("in").noack(), 2):
+            async with message:
+                await app.topic("out").send(value=message.value)
+        asked, answer = trio.Event(), trio.Event()
+        commits_wait_for(app, asked, answer)
+        async with app_on(broker) as other, trio.open_nursery() as nursery:
+            nursery.start_soon(fails_as_closed, lambda: app.consumer.commit({IN[1]}))
+            await asked.wait()
+            other.topic("in").listen()
+            await trio.sleep(10.0)
+            assert list(app.consumer.assignment) == [IN[0]]
+            nursery.start_soon(fails_as_closed, app.consumer.commit)
+            await wait_all_tasks_blocked()
+            await app.kill()
+            answer.set()
+
+
+@jumping
+async def test_a_transaction_that_cannot_begin_is_begun_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker) as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        (scope,) = app.consumer.transactions.scopes
+        client = app.producer.writer(scope.transactional_id).client
+        begin = client.begin
+
+        async def refuse() -> None:
+            client.begin = begin
+            raise TransportError("the coordinator is loading")
+
+        client.begin = refuse
+        in_hand.set(None)
+        assert await app.consumer.commit()
+        assert "before a transaction has begun: the coordinator is loading" in caplog.text
+        assert await nothing_comes(messages)
+        await app.consumer.commit()
+        (await anext(messages)).ack()
+    assert committed(broker) == {IN[0]: 2}
+
+
+@MODES
+@jumping
+async def test_who_is_fenced_as_the_next_transaction_begins_ends(mode: str) -> None:
+    async def refuse() -> None:
+        raise Fenced("another has it")
+
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(pipeline(records=1), mode) as app:
+            (await anext(app.topic("in").noack())).ack()
+            (scope,) = app.consumer.transactions.scopes
+            app.producer.writer(scope.transactional_id).client.begin = refuse
+            with pytest.raises(Fenced):
+                await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+
+
+@MODES
+@jumping
+async def test_where_the_client_is_closed_before_the_next_transaction_begins_who_commits_is_told(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No later round begins it, so nobody is to wait for that."""
+
+    async def refuse() -> None:
+        raise ClientClosed("it was killed")
+
+    async with exactly_once(pipeline(records=1), mode) as app:
+        (await anext(app.topic("in").noack())).ack()
+        (scope,) = app.consumer.transactions.scopes
+        app.producer.writer(scope.transactional_id).client.begin = refuse
+        with pytest.raises(ClientClosed):
+            await app.consumer.commit()
+        assert caplog.messages == []
+
+
+@jumping
+async def test_a_kill_while_a_partition_goes() -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition") as app:
+        await take(app.topic("in").noack(), 2)
+        first, second = [scope.transactional_id for scope in app.consumer.transactions.scopes]
+        client = app.producer.writer(first).client
+        kill = client.kill
+
+        async def kill_late() -> None:
+            await app.producer.stop_transaction(second)
+            await kill()
+
+        client.kill = kill_late
+        await app.kill()
+
+
+@MODES
+@jumping
+async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:
+    broker = pipeline(records=1)
+    refused: list[Mapping[TP, int]] = []
+
+    async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        refused.append(offsets)
+        raise TransactionAborted("for ever")
+
+    with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
+        async with exactly_once(broker, mode, commit_interval=1.0, transaction_attempts=3) as app:
+            async for message in app.topic("in"):
+                await app.topic("out").send(value=message.value)
+                (scope,) = app.consumer.transactions.scopes
+                app.producer.writer(scope.transactional_id).client.send_offsets = refuse
+    assert refused == [{IN[0]: 1}] * 3
+    assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_a_fenced_member_ends(mode: str) -> None:
+    broker = pipeline(records=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, mode, commit_interval=1.0) as app:
+            async for message in app.topic("in"):
+                await app.topic("out").send(value=message.value)
+                (scope,) = app.consumer.transactions.scopes
+                broker.transactions.register(scope.transactional_id, 60.0)
+    assert results(broker) == []
+    assert committed(broker) == {}
+
+
+@MODES
+@jumping
+async def test_a_program_that_stands_still_for_longer_than_a_transaction_may_goes_on(
+    mode: str,
+) -> None:
+    """KAFKA-9910: nobody else has its id, so what has timed out is undone and done again."""
+    broker = pipeline(records=10)
+    stood_still: list[int] = []
+    aborted: list[int] = []
+
+    async def copy(app: App) -> None:
+        out = app.topic("out")
+        async for message in app.topic("in"):
+            assert message.value is not None
+            try:
+                await out.send_and_wait(value=message.value)  # it has begun at the broker
+                if message.offset == 4 and not stood_still:
+                    stood_still.append(4)
+                    clock_of_the_run().jump(16.0)
+                await out.send(value=message.value + b"+")
+            except TransactionAborted:
+                aborted.append(message.offset)
+
+    settings = {"commit_interval": 0.5, "transaction_timeout": 2.0}
+    async with exactly_once(broker, mode, **settings) as app, trio.open_nursery() as nursery:
+        nursery.start_soon(copy, app)
+        while committed(broker) != {IN[0]: 10}:
+            await wait_for_news(broker)
+        app.stop()
+    assert aborted
+    assert sorted(results(broker)) == sorted(
+        b"0-%d" % n + suffix for n in range(10) for suffix in (b"", b"+")
+    )
+
+
+@MODES
+@jumping
+async def test_an_abort_finds_that_another_process_has_the_id_after_a_timeout(mode: str) -> None:
+    broker = pipeline(records=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, mode, commit_interval=0.5, transaction_timeout=2.0) as app:
+            message = await anext(aiter(app.topic("in")))
+            await app.topic("out").send_and_wait(value=message.value)
+            (scope,) = app.consumer.transactions.scopes
+            clock_of_the_run().jump(3.0)
+            broker.transactions.expire(trio.current_time())
+            broker.transactions.register(scope.transactional_id, 60.0)
+            with pytest.raises(TransactionAborted):
+                await app.topic("out").send_and_wait(value=b"of the old one")
+            await trio.sleep_forever()
+    assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_what_is_not_delivered_within_the_bound_of_the_barrier_is_undone(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, transaction_timeout=10.0) as app:
+        messages, out = app.topic("in").noack(), app.topic("out")
+        async with await anext(messages):
+            (scope,) = app.consumer.transactions.scopes
+            client = app.producer.writer(scope.transactional_id).client
+            deliver = client.send
+
+            async def lose(batch: object) -> None:
+                client.send = deliver
+                await trio.lowlevel.checkpoint()
+
+            client.send = lose
+            await out.send(value=b"lost")
+        began = trio.current_time()
+        with pytest.raises(TransactionAborted, match="1 messages were not delivered"):
+            await elsewhere(app.consumer.commit)
+        assert trio.current_time() - began == pytest.approx(5.0)
+        async with await anext(messages):
+            await out.send(value=b"found")
+        await elsewhere(app.consumer.commit)
+    assert results(broker) == [b"found"]
+
+
+@MODES
+@jumping
+async def test_member_evicted_within_a_transaction_undoes_it_and_joins_again(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session that has timed out is no rival: nobody else has the transactional id."""
+    broker = pipeline(records=2)
+    evicted: list[str] = []
+    async with exactly_once(broker, mode, commit_interval=0.5) as app, trio.open_nursery() as tasks:
+
+        async def copy() -> None:
+            async for message in app.topic("in"):
+                with contextlib.suppress(TransactionAborted):
+                    await app.topic("out").send(value=message.value)
+                if message.offset == 1 and not evicted:
+                    group = broker.group("group")
+                    evicted.extend(group.members)
+                    group.leave(evicted[0], trio.current_time())
+
+        tasks.start_soon(copy)
+        while committed(broker) != {IN[0]: 2}:
+            await wait_for_news(broker)
+        app.stop()
+    assert evicted
+    assert results(broker) == [b"0-0", b"0-1"]
+    assert "this member was evicted from its group during the transaction of" in caplog.text
+
+
+@MODES
+@jumping
+async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        await app.topic("out").send(value=b"undone", source=message)
+        message.ack()
+        (scope,) = app.consumer.transactions.scopes
+        client = app.producer.writer(scope.transactional_id).client
+        send_offsets = client.send_offsets
+
+        async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+            client.send_offsets = send_offsets
+            raise CommitFailed("no such member")
+
+        async def commit() -> None:
+            in_hand.set(None)
+            with pytest.raises(TransactionAborted):
+                await app.consumer.commit()
+
+        client.send_offsets = refuse
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit)
+            assert await nothing_comes(messages, 20.0)  # within the barrier's bound
+            group = broker.group("group")
+            group.leave(next(iter(group.members)), trio.current_time())
+        (message,) = await take(messages, 1)
+        assert message.offset == 0
+    assert results(broker) == []
+
+
+@MODES
+@pytest.mark.parametrize("identity", [(-1, "member"), (3, "")])
+@jumping
+async def test_who_is_no_member_commits_nothing(mode: str, identity: tuple[int, str]) -> None:
+    """The broker takes offsets without a member's name, or without a generation, for those of
+    somebody who has no group to be fenced by."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, drain_timeout=5.0) as app:
+        messages, out = app.topic("in").noack(), app.topic("out")
+        async with await anext(messages) as message:
+            await out.send(value=b"undone")
+        (scope,) = app.consumer.transactions.scopes
+        writer = app.producer.writer(scope.transactional_id)
+        group_metadata, send_offsets = (
+            app.consumer.client.group_metadata,
+            writer.client.send_offsets,
+        )
+        sent: list[Mapping[TP, int]] = []
+
+        async def noted(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+            sent.append(offsets)
+            await send_offsets(offsets, group, timeout)
+
+        writer.client.send_offsets = noted
+        app.consumer.client.group_metadata = lambda: GroupMetadata("group", *identity)
+        with pytest.raises(TransactionAborted, match="no member"):
+            await app.consumer.commit()
+        assert (sent, committed(broker), results(broker)) == ([], {}, [])
+        app.consumer.client.group_metadata = group_metadata
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        await app.consumer.commit()
+        assert sent == [{IN[0]: 1}]
+    assert committed(broker) == {IN[0]: 1}
+    assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
+async def test_a_rebalance_commits_before_it_hands_over(mode: str) -> None:
+    broker = pipeline(records=50, partitions=2)
+
+    async def work(app: App) -> None:
+        out = app.topic("out")
+        async with app:
+            async for message in app.topic("in"):
+                await trio.sleep(0.1)
+                await out.send(value=message.value)
+
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            settings = {"commit_interval": 1.0}
+            nursery.start_soon(work, exactly_once(broker, mode, **settings))
+            await trio.sleep(2.05)
+            nursery.start_soon(work, exactly_once(broker, mode, **settings))
+            while sum(committed(broker).values()) < 100:
+                await wait_for_news(broker)
+            nursery.cancel_scope.cancel()
+    seen = results(broker)
+    assert len(seen) == 100
+    assert len(set(seen)) == 100
+
+
+@MODES
+@jumping
+async def test_start_new_transaction_false_delivers_nothing_until_the_next_commit(
+    mode: str,
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack(), None
+        (first,) = await take(messages[0], 1)
+        first.ack()
+        assert await app.consumer.commit(start_new_transaction=False)
+        write(broker, IN[0])
+        assert await nothing_comes(messages[0])
+        await app.consumer.commit()
+        assert (await anext(messages[0])).offset == 1
+
+
+@MODES
+@jumping
+async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> None:
+    broker = pipeline(records=1, partitions=2)
+
+    def names(node: Node) -> list[str]:
+        return [node.name, *(name for child in node.children for name in names(child))]
+
+    async with exactly_once(broker, mode) as app:
+        await take(app.topic("in").noack(), 2)
+        writers = [name for name in names(app.tree()) if name.startswith("Producer of group-")]
+        assert len(writers) == (2 if mode == "partition" else 1)
+    assert names(app.tree()) == ["App(group)"]
+
+
+def test_an_argument_that_the_transactions_do_not_know_is_an_error() -> None:
+    app = exactly_once(pipeline())
+    with pytest.raises(TypeError, match="comsumer"):
+        app.transport.create_transaction_manager(app.consumer, app.producer, comsumer=None)
+
+
+@MODES
+@jumping
+async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, on_task_error="go_on") as app:
+        out = app.topic("out")
+        messages = app.topic("in").noack()
+        for failures in range(3):
+            message = await anext(messages)
+            await out.send(value=b"half of it")
+            began = trio.current_time()
+            await app.consumer.on_task_error(ZeroDivisionError())
+            assert trio.current_time() - began < 1, "the barrier waits for what has failed"
+            assert message.offset == 0, failures
+        for message in await take(messages, 2):
+            async with message:
+                await out.send(value=message.value)
+        await app.consumer.commit()
+    assert results(broker) == [b"0-0", b"0-1"]
+
+
+# What belongs to a transaction, and when it is delivered
+
+
+def refuse_the_next_commit(app: App, transactional_id: str) -> None:
+    client = app.producer.writer(transactional_id).client
+    make = client.send_offsets
+
+    async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        client.send_offsets = make
+        raise TransactionAborted("refused")
+
+    client.send_offsets = refuse
+
+
+def test_a_scope_delivers_once_it_has_begun_and_while_it_is_at_no_barrier() -> None:
+    scope = Scope("id")
+    assert not scope.delivers
+    scope.is_ready = True
+    assert scope.delivers
+    scope.is_suspended = True
+    assert not scope.delivers
+
+
+@MODES
+@jumping
+async def test_what_is_in_no_transaction_that_has_begun_is_not_delivered(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        transactions = app.consumer.transactions
+        (scope,) = transactions.scopes
+        assert transactions.delivers(IN[0])
+        assert transactions.delivers(IN[1]) == (mode == "member")  # which reads whatever comes
+        scope.is_ready = False
+        assert not transactions.delivers(IN[0])
+        scope.is_ready = True
+        message.ack()
+
+
+@jumping
+async def test_to_let_nothing_go_is_a_checkpoint() -> None:
+    async with exactly_once(pipeline()) as app:
+        with assert_checkpoints():
+            await app.consumer.transactions.on_partitions_revoked([])
+
+
+@MODES
+@jumping
+async def test_who_names_a_transaction_needs_no_source(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        await app.producer.begin_transaction("mine")
+        send = app.consumer.transactions.send_and_wait
+        await send("out", None, b"v", transactional_id="mine")
+        assert results(broker) == []
+        await app.producer.commit_transaction("mine")
+        assert results(broker) == [b"v"]
+
+
+@MODES
+@jumping
+async def test_what_is_sent_soon_outside_of_transactions_is_seen_at_once(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        fut = FutureMessage(PendingMessage(topic="out", value=b"v"))
+        app.consumer.transactions.send_soon(fut, source=None)
+        await fut
+        assert results(broker) == [b"v"]
+
+
+@MODES
+@jumping
+async def test_what_is_sent_soon_is_in_the_transaction_of_its_source_or_refused_at_once(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        out = app.topic("out")
+        out.send_soon(value=b"v", source=message)
+        (scope,) = app.consumer.transactions.scopes
+        assert scope.written == {ledger_of(message)}
+        message.ack()
+        with pytest.raises(NotInTransaction, match="acked"):
+            out.send_soon(value=b"too late", source=message)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@MODES
+@jumping
+async def test_a_flush_waits_for_what_is_sent_inside_and_outside(mode: str, inside: bool) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        transactions = app.consumer.transactions
+        (message,) = await take(app.topic("in").noack(), 1)
+        (scope,) = transactions.scopes
+        writer = app.producer.writer(scope.transactional_id) if inside else app.producer
+        send = writer.client.send
+
+        async def send_late(batch: Any) -> None:
+            await trio.sleep(5.0)
+            await send(batch)
+
+        writer.client.send = send_late
+        source = message if inside else None
+        delivery = await transactions.send("out", None, b"v", source=source)
+        await transactions.flush()
+        assert isinstance(delivery.outcome, RecordMetadata)
+        message.ack()
+
+
+@jumping
+async def test_what_is_not_ours_cannot_be_committed() -> None:
+    async with exactly_once(pipeline(records=1), "partition") as app:
+        await take(app.topic("in").noack(), 1)
+        with pytest.raises(TransactionAborted, match="not assigned"):
+            await app.consumer.transactions.commit({IN[1]: 1})
+
+
+@MODES
+@jumping
+async def test_after_a_commit_the_next_transaction_begins_unless_told_otherwise(mode: str) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        transactions = app.consumer.transactions
+        assert await transactions.commit({IN[0]: 1})
+        assert transactions.delivers(IN[0])
+        message.ack()
+
+
+@MODES
+@jumping
+async def test_a_commit_in_between_makes_aborts_count_anew(mode: str) -> None:
+    broker = pipeline(records=3)
+    with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
+        async with exactly_once(broker, mode, transaction_attempts=3) as app:
+            messages = app.topic("in").noack()
+            for outcome in ("aborted", "aborted", "made", "aborted", "aborted", "the last"):
+                async with await anext(messages) as message:
+                    await app.topic("out").send(value=message.value)
+                if outcome == "made":
+                    assert await app.consumer.commit()
+                    continue
+                (scope,) = app.consumer.transactions.scopes
+                refuse_the_next_commit(app, scope.transactional_id)
+                error = TransactionFailed if outcome == "the last" else TransactionAborted
+                with pytest.raises(error):
+                    await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+    assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
+async def test_a_commit_in_between_that_does_no_work_ends_no_row_of_aborts(mode: str) -> None:
+    """A message that always aborts its transaction ends the app, however often is committed."""
+    broker = pipeline(records=1)
+    with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
+        async with exactly_once(broker, mode, transaction_attempts=3) as app:
+            messages = app.topic("in").noack()
+            for error in (TransactionAborted, TransactionAborted, TransactionFailed):
+                async with await anext(messages) as message:
+                    await app.topic("out").send(value=message.value)
+                (scope,) = app.consumer.transactions.scopes
+                refuse_the_next_commit(app, scope.transactional_id)
+                with pytest.raises(error):
+                    await app.consumer.commit()
+                await trio.sleep(A_WHILE)  # the message is there again, and nobody has it in hand
+                if error is TransactionAborted:
+                    await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+
+
+@MODES
+@jumping
+async def test_what_was_made_of_an_epoch_that_has_ended_is_undone(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        await out.send(value=b"undone", source=message)
+        app.consumer.ownership.begin_epoch(IN[0], 0)  # as where the end of the log is gone
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        assert results(broker) == []
+
+
+@MODES
+@jumping
+async def test_loss_of_what_was_sent_for_is_warned_of_until_that_is_committed(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        transactions = app.consumer.transactions
+        (message,) = await take(app.topic("in").noack(), 1)
+        await app.topic("out").send(value=b"v", source=message)
+        transactions.on_partitions_lost(IN[1:])
+        assert "is undone" not in caplog.text
+        transactions.on_partitions_lost(IN)
+        assert "and lost in-0: the transaction is undone" in caplog.text
+        caplog.clear()
+        message.ack()
+        assert await app.consumer.commit()
+        transactions.on_partitions_lost(IN)
+        assert "is undone" not in caplog.text
+
+
+@MODES
+@jumping
+async def test_after_an_abort_nothing_is_delivered_before_the_next_transaction(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        async with await anext(messages) as message:
+            await app.topic("out").send(value=message.value)
+        (scope,) = app.consumer.transactions.scopes
+        refuse_the_next_commit(app, scope.transactional_id)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit(start_new_transaction=False)
+        assert not app.consumer.transactions.delivers(IN[0])
+        assert await nothing_comes(messages)
+        assert await app.consumer.commit() is False, "it only begins the next one"
+        assert committed(broker) == {}
+        assert [message.offset for message in await take(messages, 2)] == [0, 1]
+
+
+@MODES
+@jumping
+async def test_where_nothing_is_to_be_committed_no_handler_is_waited_for(mode: str) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        await app.consumer.commit()
+        (message,) = await take(messages, 1)
+        in_hand.set(None)
+        before = trio.current_time()
+        assert await app.consumer.commit() is False
+        assert trio.current_time() == before
+        assert message.ack()
+
+
+@MODES
+@jumping
+async def test_a_handler_that_fails_before_it_has_sent_anything_gets_its_message_again(
+    mode: str,
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode, on_task_error="go_on") as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        await app.consumer.commit()
+        (message,) = await take(messages, 1)
+        await app.consumer.on_task_error(ZeroDivisionError())
+        assert not message.ack()
+        (again,) = await take(messages, 1)
+        assert again.offset == message.offset == 1
+
+
+@MODES
+@jumping
+async def test_where_no_transaction_has_begun_there_is_nothing_to_undo(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=2)
+    async with exactly_once(broker, mode) as app:
+        messages = app.topic("in").noack()
+        (await anext(messages)).ack()
+        await app.consumer.commit(start_new_transaction=False)
+        assert await app.consumer.seek_to_committed() == {IN[0]: 1}
+        assert "aborted" not in caplog.text
+        assert (await anext(messages)).offset == 1
+
+
+@pytest.mark.parametrize("fenced_after", [1.0, 3.0])
+@jumping
+async def test_what_ends_the_app_is_told_whatever_becomes_of_other_partitions(
+    fenced_after: float,
+) -> None:
+    broker = pipeline(records=1, partitions=2)
+    with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
+        async with exactly_once(broker, "partition") as app:
+            for message in await take(app.topic("in").noack(), 2):
+                message.ack()
+            outcomes = ((fenced_after, Fenced("another has it")), (2.0, TransactionAborted("no")))
+            scopes = app.consumer.transactions.scopes
+            for scope, (seconds, error) in zip(scopes, outcomes, strict=True):
+
+                async def fail(*_: object, after: float = seconds, why: Exception = error) -> None:
+                    await trio.sleep(after)
+                    raise why
+
+                app.producer.writer(scope.transactional_id).client.send_offsets = fail
+            with pytest.raises(Fenced):
+                await app.consumer.commit()
+            await trio.sleep_forever()  # the app ends by itself
+
+
+@pytest.mark.parametrize(
+    ("generation", "member", "error"),
+    [
+        (-1, "member", RebalanceInProgress),
+        (1, "", RebalanceInProgress),
+        (0, "member", CommitFailed),  # by the broker, which knows no such member
+    ],
+)
+@jumping
+async def test_offsets_of_who_is_no_member_are_refused(
+    generation: int, member: str, error: type[Exception]
+) -> None:
+    """The broker would take it for one that needs no fence."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        client = app.consumer.client
+        true = client.group_metadata
+        client.group_metadata = lambda: attrs.evolve(
+            true(), generation_id=generation, member_id=member
+        )
+        with pytest.raises(error):
+            await app.consumer.transactions.commit({IN[0]: 1})
+        client.group_metadata = true
+        message.ack()
+
+
+# Who asks, who waits, and the end
+
+
+@MODES
+@jumping
+async def test_there_is_nothing_to_commit_before_the_group_is_joined_and_after_the_end(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        assert await app.consumer.commit() is False
+        (await anext(app.topic("in").noack())).ack()
+    assert await app.consumer.commit() is False
+
+
+@MODES
+@jumping
+async def test_a_message_of_another_app_in_hand_is_no_reason_not_to_commit(mode: str) -> None:
+    """Only what this commit would wait for is."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, exactly_once(broker, mode, id="other") as other:
+        (mine,) = await take(app.topic("in").noack(), 1)
+        mine.ack()
+        async for _ in other.topic("in"):
+            assert await app.consumer.commit()
+            break
+    assert committed(broker) == {IN[0]: 1}
+
+
+@MODES
+@jumping
+async def test_a_commit_that_is_shared_goes_on_only_if_all_want_it(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        message.ack()
+        async with trio.open_nursery() as nursery:
+            for goes_on in (True, False, True):
+                nursery.start_soon(partial(app.consumer.committer.commit, goes_on=goes_on))
+        assert committed(broker) == {IN[0]: 1}
+        assert not app.consumer.transactions.delivers(IN[0])
+
+
+@MODES
+@jumping
+async def test_a_commit_is_of_the_topics_and_the_partitions_that_it_names(mode: str) -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, mode) as app:
+        for message in await take(app.topic("in").noack(), 2):
+            message.ack()
+        assert not await app.consumer.commit({"out"})
+        assert not await app.consumer.commit({TP("in", 5)})
+        assert await app.consumer.commit({"in"})
+        assert committed(broker) == {IN[0]: 1, IN[1]: 1}
+
+
+@MODES
+@jumping
+async def test_a_commit_that_meets_a_rebalance_is_made_after_it(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        async with await anext(app.topic("in").noack()) as message:
+            await app.topic("out").send(value=message.value)
+        client = app.consumer.client
+        as_it_is = client.group_metadata
+        client.group_metadata = lambda: GroupMetadata("group", -1, "")
+
+        async def join_again() -> None:
+            await trio.sleep(2.0)
+            client.group_metadata = as_it_is
+
+        nursery.start_soon(join_again)
+        assert await app.consumer.commit()
+        assert results(broker) == [b"0-0"]
+        assert committed(broker) == {IN[0]: 1}
+
+
+@MODES
+@jumping
+async def test_what_a_rebalance_takes_from_a_commit_that_waits_for_it_is_not_committed(
+    mode: str,
+) -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        for message in await take(app.topic("in").noack(), 2):
+            message.ack()
+        last = app.producer.writer([*app.consumer.transactions.scopes][-1].transactional_id).client
+        commit = last.commit
+
+        async def commit_late(timeout: float) -> None:  # the first has moved its offset by then
+            await trio.sleep(1.0)
+            await commit(timeout)
+
+        last.commit = commit_late
+        client = app.consumer.client
+        as_it_is = client.group_metadata
+        client.group_metadata = lambda: GroupMetadata("group", -1, "")
+
+        async def join_without_the_second() -> None:
+            await trio.sleep(2.0)
+            app.consumer.ownership.drop(IN[1:])
+            client.group_metadata = as_it_is
+
+        nursery.start_soon(join_without_the_second)
+        assert await app.consumer.commit()
+        assert committed(broker) == {IN[0]: 1}
+
+
+@MODES
+@jumping
+async def test_who_waits_for_a_commit_that_is_under_way_waits_for_its_barrier(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
+        (message,) = await take(app.topic("in").noack(), 1)
+        assert await app.consumer.maybe_wait_for_commit_to_finish() is False
+        nursery.start_soon(elsewhere, app.consumer.commit)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(acks_later, message)
+        assert await app.consumer.maybe_wait_for_commit_to_finish() is True
+        assert committed(broker) == {IN[0]: 1}
+
+
+async def acks_later(message: Message) -> None:
+    await trio.sleep(1.0)
+    message.ack()
+
+
+@MODES
+@jumping
+async def test_nobody_knows_the_outcome_of_a_commit_from_asking_for_it_to_the_answer(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=1), mode) as app:
+        committer = app.consumer.committer
+        (message,) = await take(app.topic("in").noack(), 1)
+        assert committer.is_refused
+        message.ack()
+        asked, answer = trio.Event(), trio.Event()
+        commits_wait_for(app, asked, answer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.commit)
+            await asked.wait()
+            assert not committer.is_refused
+            assert committer.unknown == set(), "nothing is delivered before it is settled"
+            answer.set()
+        assert committer.is_refused
+
+
+@MODES
+@jumping
+async def test_to_seek_to_what_is_committed_undoes_what_is_not(mode: str) -> None:
+    broker = pipeline(records=3)
+    async with exactly_once(broker, mode) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        assert await app.consumer.seek_to_committed() == {IN[0]: 0}, "where it began"
+        assert not message.ack()
+        for outcome in (b"kept", b"undone"):
+            async with await anext(messages):
+                await out.send(value=outcome)
+            if outcome == b"kept":
+                await app.consumer.commit()
+        assert await app.consumer.seek_to_committed() == {IN[0]: 1}
+        assert [message.offset for message in await take(messages, 2)] == [1, 2]
+    assert results(broker) == [b"kept"]
+
+
+@MODES
+@jumping
+async def test_who_goes_back_as_the_app_ends_is_told_that_it_does(mode: str) -> None:
+    async def abort_for_ever(timeout: float) -> None:
+        await trio.sleep_forever()
+
+    async def abort_and_rewind() -> None:
+        with pytest.raises(AppClosed):
+            await app.consumer.seek_to_committed()
+
+    async with trio.open_nursery() as nursery, exactly_once(pipeline(records=1), mode) as app:
+        (message,) = await take(app.topic("in").noack(), 1)
+        await app.topic("out").send(value=b"undone", source=message)
+        (scope,) = app.consumer.transactions.scopes
+        app.producer.writer(scope.transactional_id).client.abort = abort_for_ever
+        nursery.start_soon(abort_and_rewind)
+        await wait_all_tasks_blocked()
+        await app.kill()
+
+
+@pytest.mark.parametrize("at_a_barrier", [True, False])
+@MODES
+@jumping
+async def test_the_end_undoes_what_is_in_hand_at_once_and_begins_nothing(
+    mode: str, at_a_barrier: bool
+) -> None:
+    broker = pipeline(records=1)
+
+    async def commit() -> None:
+        with pytest.raises(TransactionAborted, match="not done at the end"):
+            await app.consumer.commit()
+
+    async with trio.open_nursery() as nursery:
+        async with exactly_once(broker, mode) as app:
+            (message,) = await take(app.topic("in").noack(), 1)
+            await app.topic("out").send(value=b"undone", source=message)
+            (scope,) = app.consumer.transactions.scopes
+            if at_a_barrier:
+                nursery.start_soon(elsewhere, commit)
+                await wait_all_tasks_blocked()
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+        assert not scope.is_ready
+    assert (results(broker), committed(broker)) == ([], {})
+
+
+@MODES
+@jumping
+async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode) as app:
+        async with await anext(app.topic("in").noack()) as message:
+            await app.topic("out").send(value=message.value)
+        app.consumer.client.group_metadata = lambda: GroupMetadata("group", -1, "")
+    assert "the last commit was not made within" in caplog.text
+    assert (results(broker), committed(broker)) == ([], {})
+
+
+@MODES
+@jumping
+async def test_a_last_commit_without_an_answer_is_an_error(mode: str) -> None:
+    broker = pipeline(records=1)
+    with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
+        async with exactly_once(broker, mode) as app:
+            async with await anext(app.topic("in").noack()) as message:
+                await app.topic("out").send(value=message.value)
+            commits_wait_for(app, trio.Event(), trio.Event())
+    assert (results(broker), committed(broker)) == ([], {})
+
+
+# Partitions that go
+
+
+@MODES
+@jumping
+async def test_a_seek_during_a_revocation_waits_for_no_handler(mode: str) -> None:
+    """It fails at once: the commit before it would wait for what the revocation waits for."""
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, mode, drain_timeout=50.0) as one, app_on(broker) as other:
+        held = await take(one.topic("in").noack(), 2)
+        other.topic("in").listen()
+        await wait_all_tasks_blocked()
+        assert one.consumer.rebalances.is_under_way
+        in_hand.set(None)
+        before = trio.current_time()
+        for message in held:
+            with pytest.raises(RebalanceInProgress):
+                await one.consumer.seek(message.tp, 0)
+        assert trio.current_time() == before
+
+
+@MODES
+@jumping
+async def test_a_partition_goes_though_what_was_sent_for_it_is_undone(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, mode, max_request_size=500) as app:
+        async with await anext(app.topic("in").noack()):
+            app.topic("out").send_soon(value=b"v" * 1000)
+        app.conductor.clear()
+        await trio.sleep(A_WHILE)
+        assert not app.consumer.assignment
+    assert "the last commit of in-0 failed" in caplog.text
+    assert committed(broker) == {}
+
+
+@MODES
+@jumping
+async def test_partitions_that_go_when_the_app_has_ended_go_without_a_commit(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[frozenset[TP]] = []
+
+    class Told(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            told.append(revoked)
+
+    async with app_on(pipeline(records=1), kind=Told, transactions=mode) as app:
+        (await anext(app.topic("in").noack())).ack()
+    told.clear()
+    await app.consumer.on_partitions_revoked(frozenset(IN))
+    assert "the last commit of in-0, in-1 failed: the app is closing" in caplog.text
+    assert told == [frozenset(IN)]
+
+
+def producers_of(app: App) -> list[str]:
+    (producer,) = [node for node in app.tree().children if node.name == "Producer"]
+    return [node.name for node in producer.children if node.name.startswith("Producer of")]
+
+
+@jumping
+async def test_the_producer_of_a_partition_that_is_taken_away_ends_with_no_commit_to_come() -> None:
+    broker = pipeline(records=1, partitions=2)
+    async with exactly_once(broker, "partition", drain_timeout=2.0) as one, app_on(broker) as other:
+        held = await take(one.topic("in").noack(), 2)
+        assert len(producers_of(one)) == 2
+        other.topic("in").listen()
+        await trio.sleep(10.0)
+        (kept,) = one.consumer.assignment
+        assert producers_of(one) == [f"Producer of group-in-{kept.partition}"]
+        assert [message.tp for message in held if message.ack()] == [kept]
+
+
+@jumping
+async def test_a_partition_that_was_lost_comes_back_with_another_transaction() -> None:
+    broker = pipeline(records=1)
+    async with exactly_once(broker, "partition") as app:
+        messages = app.topic("in").noack()
+        (message,) = await take(messages, 1)
+        (scope,) = app.consumer.transactions.scopes
+        group = broker.group("group")
+        group.leave(next(iter(group.members)), trio.current_time())
+        async with await anext(messages) as again:
+            await app.topic("out").send(value=again.value)
+        assert not message.ack()
+        assert [*app.consumer.transactions.scopes] != [scope]
+        await app.consumer.force_commit()
+        assert app.consumer.transactions.delivers(IN[0])
+    assert results(broker) == [b"0-0"]

@@ -1,0 +1,97 @@
+"""The log tells of an app that joined, that waits to join, and that lost partitions."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, take
+from tests.nurseries.clock import jumping
+from transport import TP, App
+from transport.consuming.membership import names_of
+
+ORDERS = [TP("orders", 0), TP("orders", 1)]
+
+
+@pytest.fixture(autouse=True)
+def _info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "transport")
+
+
+@jumping
+async def test_an_app_that_joined_says_with_which_partitions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with app_on(broker_with(*ORDERS, records=1), "kitchen") as app:
+        await take(app.topic("orders").noack(), 2)
+        await trio.sleep(60)
+    assert caplog.messages[0] == "kitchen: joined its group, and was assigned orders-0, orders-1"
+    assert not any("has not joined" in line for line in caplog.messages)
+
+
+@jumping
+async def test_partitions_that_move_are_told_once_on_both_sides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with app_on(broker) as first:
+        first.topic("orders").listen()
+        await trio.sleep(10)
+        async with app_on(broker) as second:
+            second.topic("orders").listen()
+            await trio.sleep(10)
+            moved = [line for line in caplog.messages if "hands over" in line]
+            joined = [line for line in caplog.messages if "joined its group" in line]
+    assert len(moved) == 1
+    assert len(joined) == 2
+
+
+@jumping
+async def test_an_app_that_loses_partitions_warns(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with app_on(broker, "kitchen") as app:
+        await take(app.topic("orders").noack(), 2)
+        group = broker.group("kitchen")
+        for name in list(group.members):  # as if their sessions had run out
+            group.leave(name, trio.current_time())
+        await trio.sleep(30)
+    lost = [record for record in caplog.records if "lost" in record.getMessage()]
+    assert [record.levelname for record in lost] == ["WARNING"]
+    assert lost[0].getMessage() == (
+        "kitchen: lost orders-0, orders-1: the group continues without this member. Messages that"
+        " are not committed will be redelivered"
+    )
+
+
+@jumping
+async def test_the_successor_of_one_that_was_killed_says_what_it_waits_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with app_on(broker, "kitchen") as killed:
+        await take(killed.topic("orders").noack(), 1)
+        await killed.kill()
+        caplog.clear()
+        async with app_on(broker, "kitchen") as successor:
+            await take(successor.topic("orders").noack(), 1)
+    waits = [line for line in caplog.messages if "has not joined its group within 5 s" in line]
+    assert len(waits) == 1
+    assert "(here: 45 s)" in waits[0]
+
+
+@jumping
+async def test_an_app_that_waits_for_no_topic_is_not_waiting_to_join(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with App("idle"):
+        await trio.sleep(60)
+    assert caplog.messages == []
+
+
+def test_a_line_names_no_more_partitions_than_it_can_show() -> None:
+    names = names_of([TP("t", number) for number in range(1000)])
+    assert names.startswith("t-0, t-1, ")
+    assert names.endswith("t-9 and 990 more")
+    assert names_of([]) == "no partition"

@@ -1,0 +1,112 @@
+"""How partitions begin anew and go, and who hears of it: `transport/consuming/ownership.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with, take
+from tests.lanes import NEVER
+from tests.nurseries.clock import jumping
+from transport import TP, App, Monitor
+
+ORDERS = [TP("orders", number) for number in range(2)]
+ONE = ORDERS[0]
+
+
+def reader(records: int = 0, **settings: Any) -> App:
+    return app_on(broker_with(*ORDERS, records=records), commit_interval=NEVER, **settings)
+
+
+# Partitions begin anew
+
+
+@jumping
+async def test_what_is_rewound_comes_again_at_once() -> None:
+    """Also where nothing is new for the poll that is under way."""
+    async with reader(records=3) as app:
+        messages = app.topic("orders").noack()
+        await take(messages, 6)
+        await trio.sleep(1)
+        app.consumer.ownership.rewind(ONE, 1)
+        with trio.fail_after(1):
+            assert [message.offset for message in await take(messages, 2)] == [1, 2]
+
+
+@jumping
+async def test_what_is_being_handed_over_still_is_when_it_is_rewound() -> None:
+    async with reader(records=3) as app:
+        await take(app.topic("orders").noack(), 6)
+        assignment, rewind = app.consumer.assignment, app.consumer.ownership.rewind
+        assignment[ONE].drain()
+        assert rewind(ONE, 1).is_draining
+        assert not rewind(ORDERS[1], 1).is_draining
+
+
+@jumping
+async def test_the_monitor_hears_what_was_acked_of_an_epoch_that_is_rewound() -> None:
+    monitor = Monitor()
+    async with reader(records=3, monitor=monitor) as app:
+        for message in await take(app.topic("orders").noack(), 6):
+            if message.tp == ONE and message.offset < 2:
+                message.ack()
+        app.consumer.ownership.rewind(ONE, 2)
+        assert monitor.messages_out == {ONE: 2}
+
+
+# Partitions go
+
+
+@pytest.mark.parametrize("step", ["drop", "abandon"])
+@jumping
+async def test_no_pause_outlives_the_end_of_all_that_is_ours(step: str) -> None:
+    async with reader() as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        consumer = app.consumer
+        consumer.pause_partitions(ORDERS)
+        getattr(consumer.ownership, step)(consumer.assignment)
+        assert not consumer.assignment
+        assert not consumer.flow.paused
+
+
+@jumping
+async def test_what_is_abandoned_has_no_transaction_any_more() -> None:
+    """If it comes back, it is with another producer."""
+    async with reader(transactions="partition") as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        consumer = app.consumer
+        assert len(consumer.transactions.scopes) == 2
+        consumer.ownership.abandon({ONE})
+        assert consumer.transactions.scope_of(ONE) is None
+        consumer.ownership.abandon(consumer.assignment)
+        assert not consumer.transactions.scopes
+
+
+@jumping
+async def test_of_what_goes_no_decoded_message_is_kept() -> None:
+    async with reader(records=3) as app:
+        topics = [app.topic("orders", value_type=str) for _ in range(2)]
+        first, _ = [topic.noack() for topic in topics]
+        await take(first, 6)
+        decoded = topics[0].channel.decoded["orders"]
+        assert len(decoded) == 6  # for the other
+        app.consumer.ownership.drop({ONE})
+        assert len(decoded) == 3
+
+
+@pytest.mark.parametrize(("generation", "then"), [(5, 5), (0, 0), (-1, 1)])
+@jumping
+async def test_what_goes_in_order_goes_in_its_generation_where_there_is_one(
+    generation: int, then: int
+) -> None:
+    async with reader() as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        assert app.consumer.assignment.generation == 1
+        app.consumer.ownership.let_go([ONE], generation)
+        assert app.consumer.assignment.generation == then
+        assert set(app.consumer.assignment) == {ORDERS[1]}

@@ -1,0 +1,391 @@
+"""Rebalances and their bounds: whoever does not keep to one, nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.apps import app_on, broker_with, committed, take, write
+from tests.nurseries.clock import jumping
+from transport import (
+    TP,
+    App,
+    AuthorizationFailed,
+    CommitRefused,
+    CommitUnknown,
+    Conductor,
+    Fenced,
+    Transport,
+    TransportError,
+)
+from transport.drivers.base import Rebalance, RebalanceKind
+from transport.drivers.memory import MemoryBroker
+from transport.errors import ClientClosed
+from transport.consuming.rebalance_handler import _within
+
+ORDERS = TP("orders", 0)
+BOUND, SLOW = 5.0, 20.0
+
+
+class Slow(App):
+    """With hooks that outlast the bound; `shielded`: and do not let themselves be cancelled."""
+
+    shielded = False
+    seeks: int | None = None
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        if self.seeks is not None:
+            for tp in assigned:
+                await self.consumer.seek(tp, self.seeks)
+        await self._dawdle()
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        await self._dawdle()
+
+    async def _dawdle(self) -> None:
+        with trio.CancelScope(shield=self.shielded):
+            await trio.sleep(SLOW)
+
+
+class SlowAndShielded(Slow):
+    shielded = True
+
+
+class SeeksOn(SlowAndShielded):
+    seeks = 7
+
+
+class SeeksBack(SlowAndShielded):
+    seeks = 2
+
+
+slow = pytest.mark.parametrize("kind", [Slow, SlowAndShielded])
+
+
+def throw_out(broker: MemoryBroker) -> None:
+    """Let the group lose its members, as if their sessions had run out."""
+    group = broker.group("group")
+    for name in list(group.members):
+        group.leave(name, trio.current_time())
+
+
+@slow
+@jumping
+async def test_a_slow_hook_for_what_comes(kind: type[App]) -> None:
+    broker = broker_with(ORDERS, records=5)
+    async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
+        messages = await take(app.topic("orders").noack(), 5)
+        assert [message.offset for message in messages] == list(range(5))
+
+
+class SlowConductor(Conductor):
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        await trio.sleep(SLOW)
+        await super().on_partitions_assigned(assigned)
+
+
+class WithSlowConductor(App):
+    class Transport(Transport):
+        Conductor = SlowConductor
+
+
+@pytest.mark.parametrize("transactions", [None, "partition"])
+@jumping
+async def test_a_conductor_that_is_cut_off_keeps_its_channels(transactions: str | None) -> None:
+    broker = broker_with(ORDERS, records=5)
+    settings = {"drain_timeout": BOUND, "transactions": transactions}
+    async with WithSlowConductor("group", broker, **settings) as app:
+        messages = await take(app.topic("orders").noack(), 5)
+        assert [message.offset for message in messages] == list(range(5))
+        for message in messages:
+            message.ack()
+    assert committed(broker) == {ORDERS: 5}
+
+
+@slow
+@jumping
+async def test_a_slow_hook_for_what_was_lost(kind: type[App]) -> None:
+    broker = broker_with(ORDERS, records=10)
+    async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
+        orders = aiter(app.topic("orders"))
+        handled = [message.offset for message in await take(orders, 4)]  # the last is in hand
+        throw_out(broker)
+        write(broker, ORDERS, 2)
+        while handled[-1] != 11:
+            handled.append((await anext(orders)).offset)
+        await anext_for_a_while(orders)  # which acks the last one
+        await app.consumer.commit()
+    assert set(handled) == set(range(12))
+    assert committed(broker) == {ORDERS: 12}
+
+
+@pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+@slow
+@jumping
+async def test_a_slow_hook_for_what_goes(kind: type[App], assignment: str) -> None:
+    broker = broker_with(*[TP("orders", number) for number in range(4)], records=5)
+    settings = {"drain_timeout": BOUND, "assignment": assignment}
+    handled: set[tuple[TP, int]] = set()
+
+    async def work(app: App) -> None:
+        async for message in app.topic("orders"):
+            handled.add((message.tp, message.offset))
+            await trio.sleep(1)
+
+    async with app_on(broker, kind=kind, **settings) as one, trio.open_nursery() as nursery:
+        nursery.start_soon(work, one)
+        await trio.sleep(SLOW + 3)
+        async with app_on(broker, **settings) as other:
+            nursery.start_soon(work, other)
+            await trio.sleep(300)
+        await trio.sleep(300)
+        nursery.cancel_scope.cancel()
+    assert len(handled) == 20
+    assert set(committed(broker).values()) == {5}
+
+
+async def anext_for_a_while(messages: object) -> None:
+    with trio.move_on_after(60):
+        await anext(messages)
+
+
+@pytest.mark.parametrize("kind", [SeeksOn, SeeksBack])
+@jumping
+async def test_a_seek_holds_though_the_client_has_gone_on_meanwhile(kind: type[Slow]) -> None:
+    broker = broker_with(ORDERS, records=10)
+    broker.group("group").offsets[ORDERS] = 5
+    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    async with app_on(broker, kind=kind, **settings) as app:
+        messages = await take(app.topic("orders").noack(), 3)
+        first = kind.seeks
+        assert first is not None
+        assert [message.offset for message in messages] == [first, first + 1, first + 2]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@jumping
+async def test_a_hook_that_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        assert trio.current_time() == BOUND
+    (warning,) = warnings(caplog)
+    assert "assigned" in warning
+    assert str(ORDERS) in warning
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [(Slow, BOUND), (App, 0.0)])
+@jumping
+async def test_a_hook_for_what_was_lost_is_told_of_if_it_is_cut_off(
+    kind: type[App], seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=1e6) as app:
+        await anext(app.topic("orders").noack())
+        caplog.clear()
+        throw_out(broker)
+        await trio.sleep(seconds + 1)
+        cut_off = [text for text in warnings(caplog) if "cut off" in text]
+        assert [str(ORDERS) in text for text in cut_off] == ([True] if seconds else [])
+
+
+# What is ours when
+
+
+@jumping
+async def test_before_the_first_rebalance_none_is_under_way_and_nothing_is_coming() -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        assert not app.consumer.rebalances.is_under_way
+        assert not app.consumer.rebalances.start_at(ORDERS, 0)
+
+
+@jumping
+async def test_what_was_lost_is_not_ours_any_more_when_the_app_hears_of_it() -> None:
+    heard: list[tuple[frozenset[TP], frozenset[TP]]] = []
+
+    class Hearing(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            heard.append((revoked, frozenset(self.consumer.assignment)))
+
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=Hearing) as app:
+        message = await anext(app.topic("orders").noack())
+        throw_out(broker)
+        await trio.sleep(1)
+        assert heard == [(frozenset({ORDERS}), frozenset())]
+        assert not message.ack()
+
+
+@jumping
+async def test_who_waits_for_stopped_flow_does_not_wait_for_handlers() -> None:
+    """Nothing comes of the poll that waits for them before the hand-over is done."""
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker) as app:
+        message = await anext(app.topic("orders").noack())
+        app.conductor.clear()
+        await wait_all_tasks_blocked()
+        assert app.consumer.rebalances.is_under_way
+        app.consumer.stop_flow()
+        with trio.fail_after(1):
+            await app.consumer.wait_for_stopped_flow()
+        assert message.ack()
+
+
+@jumping
+async def test_past_the_bound_the_producer_of_what_was_taken_away_ends() -> None:
+    broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
+    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    async with app_on(broker, transactions="partition", **settings) as app:
+        await take(app.topic("orders").noack(), 2)  # which are never acked
+
+        def producers() -> int:
+            return sum("Producer of group-" in line for line in app.tree().lines())
+
+        assert producers() == 2
+        async with app_on(broker) as other:
+            other.topic("orders").listen()
+            await trio.sleep(BOUND + 10)
+            assert len(app.consumer.assignment) == 1
+            assert producers() == 1
+
+
+@jumping
+async def test_a_producer_that_does_not_end_in_order_ends_no_commit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
+    async with app_on(broker, transactions="partition") as app:
+
+        async def get_stuck(transactional_id: str) -> None:
+            await trio.lowlevel.checkpoint()
+            raise TransportError("abandoned: a thread")
+
+        app.producer.stop_transaction = get_stuck
+        messages = app.topic("orders").noack()
+        in_hand = await take(messages, 2)
+        async with app_on(broker) as other:
+            other.topic("orders").listen()
+            await trio.sleep(1)
+            for message in in_hand:
+                message.ack()
+            await trio.sleep(5)
+            assert len(app.consumer.assignment) == 1
+        await app.consumer.commit()
+        assert committed(broker) == {TP("orders", 0): 1, TP("orders", 1): 1}
+    assert "did not close cleanly: abandoned: a thread" in caplog.text
+
+
+# Errors
+
+
+@pytest.mark.parametrize("error", [ClientClosed("it was closed"), KeyboardInterrupt()])
+async def test_an_error_within_a_bound_is_raised_as_it_is(error: BaseException) -> None:
+    event = Rebalance(RebalanceKind.REVOKED, frozenset(), 1, BOUND, lambda seek: None)
+
+    async def step() -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        await _within(event, step)
+    assert raised.value is error
+
+
+async def test_a_cancellation_within_a_bound_goes_on_its_way() -> None:
+    event = Rebalance(RebalanceKind.REVOKED, frozenset(), 1, BOUND, lambda seek: None)
+    with trio.move_on_after(0) as scope:
+        await _within(event, trio.sleep_forever)
+    assert scope.cancelled_caught
+
+
+# The end
+
+
+@jumping
+async def test_the_end_does_not_wait_for_a_hook() -> None:
+    async with app_on(broker_with(ORDERS), kind=Slow) as app:
+        app.topic("orders").listen()
+        await wait_all_tasks_blocked()
+        assert app.consumer.rebalances.is_under_way
+    assert trio.current_time() == 0
+
+
+@jumping
+async def test_after_the_end_a_rebalance_waits_for_nobody_and_no_hook_hears_of_it() -> None:
+    heard: list[frozenset[TP]] = []
+
+    class Hearing(App):
+        async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+            heard.append(revoked)
+
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=Hearing) as app, app_on(broker) as other:
+        await anext(app.topic("orders").noack())  # which is never acked
+        app.consumer.rebalances.end()
+        app.conductor.clear()
+        with trio.fail_after(10):
+            await anext(other.topic("orders").noack())
+        assert heard == []
+
+
+# The commit on the way out
+
+
+@pytest.mark.parametrize("error", [Fenced, AuthorizationFailed])
+@jumping
+async def test_a_commit_that_shows_that_all_is_over_ends_the_app(error: type[Exception]) -> None:
+    broker = broker_with(ORDERS, records=3)
+    with pytest.RaisesGroup(error, flatten_subgroups=True):
+        async with app_on(broker, commit_interval=1e6) as app:
+            messages = await take(app.topic("orders").noack(), 3)
+            messages[0].ack()
+
+            async def refuse(*_: object) -> None:
+                raise error
+
+            app.consumer.client.commit = refuse
+            app.conductor.clear()
+            await trio.sleep(1)
+            messages[1].ack()
+            messages[2].ack()
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("error", [CommitRefused, CommitUnknown])
+@jumping
+async def test_a_commit_that_is_refused_for_what_goes_does_not(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, commit_interval=1e6) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        commit = app.consumer.client.commit
+
+        async def refuse(*_: object) -> None:
+            raise error("as the broker says")
+
+        app.consumer.client.commit = refuse
+        app.conductor.clear()
+        message.ack()
+        await trio.sleep(1)
+        app.consumer.client.commit = commit
+        assert not app.consumer.assignment
+    assert "the last commit of orders-0 failed: as the broker says" in caplog.text
+
+
+@jumping
+async def test_a_kill_may_come_in_the_middle_of_a_rebalance() -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, kind=SeeksOn, drain_timeout=BOUND) as app:
+        app.topic("orders").noack()
+        await trio.sleep(1)
+        assert app.consumer.rebalances.is_under_way
+        await app.kill()
+        await trio.sleep(SLOW)
+    assert committed(broker) == {}

@@ -1,0 +1,451 @@
+"""Several apps of one group, on a broker in memory: who owns what, and what becomes of messages."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+import attrs
+import pytest
+import trio
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+
+from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.nurseries.clock import jumping
+from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
+from transport.drivers.memory import MemoryBroker
+
+ORDERS = [TP("orders", number) for number in range(4)]
+both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+
+
+@attrs.define
+class Handled:
+    """What was handled, by whom, and from when to when."""
+
+    spans: list[tuple[str, TP, int, float, float]] = attrs.field(factory=list)
+
+    def times(self) -> Counter[tuple[TP, int]]:
+        return Counter((tp, offset) for _, tp, offset, _, _ in self.spans)
+
+    def by(self, who: str) -> set[TP]:
+        return {tp for name, tp, _, _, _ in self.spans if name == who}
+
+    async def work(self, who: str, app: App, seconds: float = 0.0) -> None:
+        async for message in app.topic("orders"):
+            start = trio.current_time()
+            await trio.sleep(seconds)
+            self.spans.append((who, message.tp, message.offset, start, trio.current_time()))
+
+
+def all_of(broker: MemoryBroker) -> Counter[tuple[TP, int]]:
+    """Each record of the broker, once."""
+    return Counter((tp, offset) for tp in ORDERS for offset in range(broker.log(tp).end))
+
+
+async def member(broker: MemoryBroker, who: str, handled: Handled, **settings: object) -> None:
+    """One that works until it is cancelled."""
+    async with (app := app_on(broker, **settings)):
+        await handled.work(who, app, 0.1)
+
+
+@both_ways
+@jumping
+async def test_members_share_the_partitions_and_nothing_is_lost_or_doubled(assignment: str) -> None:
+    broker = broker_with(*ORDERS, records=20)
+    handled = Handled()
+    async with trio.open_nursery() as nursery:
+        leaves = trio.CancelScope()
+
+        async def guest() -> None:
+            with leaves:
+                await member(broker, "guest", handled, assignment=assignment)
+
+        nursery.start_soon(lambda: member(broker, "host", handled, assignment=assignment))
+        await trio.sleep(1)
+        nursery.start_soon(guest)
+        await trio.sleep(4)
+        leaves.cancel()
+        await trio.sleep(1)
+        for tp in ORDERS:
+            write(broker, tp, 10)
+        await trio.sleep(A_WHILE)
+        nursery.cancel_scope.cancel()
+    assert len(handled.by("guest")) == 2
+    assert handled.by("host") == set(ORDERS)
+    assert handled.times() == all_of(broker)
+    assert committed(broker) == dict.fromkeys(ORDERS, 30)
+
+
+@both_ways
+@jumping
+async def test_no_partition_is_worked_on_by_two_at_once(assignment: str) -> None:
+    broker = broker_with(*ORDERS, records=100)
+    handled = Handled()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: member(broker, "host", handled, assignment=assignment))
+        for number in range(5):
+            await trio.sleep(0.33)
+            with trio.move_on_after(1.05):
+                await member(broker, f"guest {number}", handled, assignment=assignment)
+        await trio.sleep(A_WHILE)
+        nursery.cancel_scope.cancel()
+    assert handled.times().keys() == all_of(broker).keys()
+    for tp in ORDERS:
+        spans = sorted((s, e, who) for who, tp_, _, s, e in handled.spans if tp_ == tp)
+        for (_, end, who), (start, _, next_who) in itertools.pairwise(spans):
+            assert who == next_who or start >= end
+
+
+@both_ways
+@jumping
+async def test_a_revocation_waits_for_the_message_in_hand_and_commits_it(assignment: str) -> None:
+    broker = broker_with(ORDERS[0], records=3)
+    one, other = [app_on(broker, assignment=assignment, commit_interval=1e6) for _ in range(2)]
+    async with one, other:
+        in_hand = await anext(one.topic("orders").noack())
+        one.conductor.clear()  # it gives the partition back
+        theirs = other.topic("orders").noack()
+        await trio.sleep(5)
+        assert ORDERS[0] not in other.consumer.assignment
+        assert in_hand.ack()
+        assert (await anext(theirs)).offset == 1
+        assert committed(broker) == {ORDERS[0]: 1}
+
+
+@jumping
+async def test_acks_after_a_rebalance_do_nothing_and_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(*ORDERS, records=2)
+    one, other = [app_on(broker, drain_timeout=5.0, commit_interval=1.0) for _ in range(2)]
+    async with one:
+        mine = await take(one.topic("orders").noack(), 8)
+        async with other:
+            theirs = await take(other.topic("orders").noack(), 4)  # past the bound
+            taken = {message.tp for message in theirs}
+            late = [message for message in mine if message.tp in taken]
+            assert len(late) == 4
+            assert not any(message.ack() for message in late)
+            assert one.consumer.assignment.tally.stale == 4
+            await trio.sleep(A_WHILE)
+            assert all(committed(broker).get(tp, 0) == 0 for tp in taken)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    for tp in taken:
+        warning = next(text for text in warnings if str(tp) in text)
+        assert "2 messages" in warning
+        assert "the first is 0" in warning
+
+
+@jumping
+async def test_a_kept_partition_is_acked_and_committed_across_the_rebalance() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    one, other = [app_on(broker, commit_interval=1.0) for _ in range(2)]
+    async with one:
+        mine = await take(one.topic("orders").noack(), 4)
+        async with other, trio.open_nursery() as nursery:
+            nursery.start_soon(anext, other.topic("orders").noack())
+            await trio.sleep(1)
+            gone = [m for m in mine if one.consumer.assignment[m.tp].is_draining]
+            for message in gone:
+                message.ack()
+            await trio.sleep(5)
+            kept = [message for message in mine if message not in gone]
+            assert len(kept) == 2
+            assert all(message.ack() for message in kept)
+            await trio.sleep(5)
+            assert {tp: committed(broker)[tp] for tp in {m.tp for m in kept}} == {
+                message.tp: 1 for message in kept
+            }
+            nursery.cancel_scope.cancel()
+
+
+@jumping
+async def test_no_partition_goes_while_a_commit_of_it_is_under_way() -> None:
+    """It would come to the broker after that of the next owner, and take it back (I2)."""
+    broker = broker_with(*ORDERS[:2], records=3)
+    one, other = [app_on(broker, commit_interval=1e6) for _ in range(2)]
+    asked: list[Mapping[TP, int]] = []
+    answered = trio.Event()
+    async with one, trio.open_nursery() as nursery:
+        client = one.consumer.client
+        make = client.commit
+
+        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
+            asked.append(offsets)
+            if len(asked) == 1:  # the last one before a partition goes; somebody wants one of all
+                nursery.start_soon(one.consumer.commit)
+                await trio.sleep(1)
+                raise CommitUnknown("no answer")
+            await answered.wait()
+            await make(offsets, timeout)
+
+        client.commit = commit
+        for message in await take(one.topic("orders").noack(), 6):
+            message.ack()
+        async with other:
+            other.topic("orders").noack()
+            await trio.sleep(5)
+            assert [len(offsets) for offsets in asked] == [1, 2]
+            assert not other.consumer.assignment
+            answered.set()
+            await trio.sleep(5)
+            assert other.consumer.assignment.keys() == asked[0].keys()
+            assert committed(broker) == dict.fromkeys(ORDERS[:2], 3)
+
+
+@jumping
+async def test_a_seek_during_a_revocation_fails_at_once() -> None:
+    broker = broker_with(*ORDERS, records=2)
+    one, other = [app_on(broker, drain_timeout=50.0) for _ in range(2)]
+    async with one:
+        mine = await take(one.topic("orders").noack(), 8)
+        async with other:
+            other.topic("orders").noack()
+            await wait_all_tasks_blocked()
+            draining = {m.tp for m in mine if one.consumer.assignment[m.tp].is_draining}
+            assert draining
+            before = trio.current_time()
+            for tp in ORDERS:
+                with pytest.raises(RebalanceInProgress):
+                    await one.consumer.seek(tp, 0)
+            with pytest.raises(NotAssigned):  # nor would it be after the revocation
+                await one.consumer.seek(TP("bills", 0), 0)
+            assert trio.current_time() == before
+
+
+@jumping
+async def test_a_seek_that_meets_a_revocation_is_made_or_fails_at_once() -> None:
+    outcomes = set()
+    for steps in range(20):
+        broker = broker_with(*ORDERS, records=2)
+        one, other = [app_on(broker, drain_timeout=50.0) for _ in range(2)]
+        async with one:
+            await take(one.topic("orders").noack(), 8)
+            async with other:
+                other.topic("orders").noack()
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                before = trio.current_time()
+                try:
+                    await one.consumer.seek(ORDERS[0], 0)
+                except RebalanceInProgress:
+                    outcomes.add("failed")
+                else:
+                    outcomes.add("made")
+                assert trio.current_time() == before
+    assert outcomes == {"made", "failed"}
+
+
+class SeeksOnAssigned(App):
+    """As a program does that keeps its offsets elsewhere."""
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        for tp in assigned:
+            with assert_checkpoints():
+                await self.consumer.seek(tp, 1)
+
+
+@jumping
+async def test_a_program_may_seek_when_partitions_have_come() -> None:
+    broker = broker_with(ORDERS[0], records=3)
+    app = app_on(broker, kind=SeeksOnAssigned)
+    async with app:
+        with trio.fail_after(1):
+            message = await anext(app.topic("orders").noack())
+        assert message.offset == 1
+        message.ack()
+        await app.consumer.commit()
+        assert committed(broker) == {ORDERS[0]: 2}
+
+
+class CommitsOnAssigned(App):
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        await self.consumer.commit()
+
+
+@jumping
+async def test_a_program_may_commit_when_partitions_have_come() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    one, other = [app_on(broker, kind=CommitsOnAssigned) for _ in range(2)]
+    async with one, other:
+        with trio.fail_after(30):
+            for message in await take(one.topic("orders").noack(), 4):
+                message.ack()
+            other.topic("orders").noack()
+            await trio.sleep(10)
+            assert len(one.consumer.assignment) == len(other.consumer.assignment) == 2
+
+
+class HookFailed(Exception):
+    pass
+
+
+class FailsOnAssigned(App):
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        raise HookFailed
+
+
+class FailsOnRevoked(App):
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
+        raise HookFailed
+
+
+@jumping
+async def test_a_hook_that_raises_when_partitions_come_ends_the_app_with_just_that() -> None:
+    app = app_on(broker_with(*ORDERS, records=1), kind=FailsOnAssigned)
+    with pytest.RaisesGroup(HookFailed, flatten_subgroups=True):
+        async with app:
+            async for _ in app.topic("orders"):
+                pass
+            await trio.sleep_forever()
+    assert trio.current_time() < 1  # and does not wait for anything
+
+
+@jumping
+async def test_a_hook_that_raises_when_partitions_go_ends_the_app_with_just_that() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    app = app_on(broker, kind=FailsOnRevoked)
+    began = trio.current_time()
+    with pytest.RaisesGroup(HookFailed, flatten_subgroups=True):
+        async with app:
+            messages = app.topic("orders").noack()
+            (await anext(messages)).ack()
+            async with app_on(broker) as other:
+                await anext(other.topic("orders").noack())
+                await trio.sleep(1)
+    assert trio.current_time() - began < 5
+
+
+# Loss
+
+
+@jumping
+async def test_of_what_is_lost_nothing_is_committed() -> None:
+    broker = broker_with(*ORDERS, records=2)
+    app = app_on(broker, commit_interval=1e6)
+    async with app:
+        messages = app.topic("orders").noack()
+        first = await take(messages, 8)
+        for message in first:
+            if message.offset == 0:
+                message.ack()
+        group = broker.group("group")
+        for name in list(group.members):  # the group throws it out
+            group.leave(name, trio.current_time())
+        await trio.sleep(A_WHILE)
+        assert committed(broker) == {}
+        assert not any(message.ack() for message in first if message.offset == 1)
+        again = await take(messages, 8)
+        assert Counter(message.offset for message in again) == {0: 4, 1: 4}
+
+
+@jumping
+async def test_a_commit_that_finds_the_member_thrown_out_lets_all_go() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    app = app_on(broker, commit_interval=1e6)
+    async with app:
+        messages = app.topic("orders").noack()
+        first = await take(messages, 4)
+        for message in first[:2]:
+            message.ack()
+        group = broker.group("group")
+        for name in list(group.members):
+            del group.members[name]  # so far nobody has noticed
+        await app.consumer.commit()
+        assert set(committed(broker).values()) <= {0}  # where they begin anew
+        assert not first[3].ack()
+        assert len(await take(messages, 4)) == 4
+
+
+@jumping
+async def test_what_a_killed_member_had_not_committed_is_taken_over() -> None:
+    broker = broker_with(*ORDERS, records=10)
+    one, other = [app_on(broker, commit_interval=1e6, session_timeout=10.0) for _ in range(2)]
+    async with one:
+        messages = one.topic("orders").noack()
+        for message in await take(messages, 20):
+            message.ack()
+        await one.consumer.commit()
+        done = sum(committed(broker).values())
+        assert done == 20
+        for message in await take(messages, 5):
+            message.ack()
+        await one.kill()
+        assert sum(committed(broker).values()) == done
+        assert [message async for message in messages] == []
+    async with other:
+        theirs = other.topic("orders").noack()
+        left = await take(theirs, 20)
+        assert {message.tp for message in left} <= set(ORDERS)
+        assert trio.current_time() > 9  # the session of the killed one ran out
+
+
+@jumping
+async def test_a_kill_may_come_in_the_middle_of_a_commit() -> None:
+    for steps in range(8):
+        broker = broker_with(*ORDERS, records=1)
+        async with app_on(broker, str(steps), commit_interval=1.0) as app:
+            for message in await take(app.topic("orders").noack(), 4):
+                message.ack()
+            await trio.sleep_until(trio.current_time() + 1.0)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await app.kill()
+
+
+@jumping
+async def test_who_is_no_member_by_the_answer_to_a_commit_delivers_nothing_until_the_loss() -> None:
+    """The partitions may have another owner by then, who handles the same messages."""
+    broker = broker_with(*ORDERS, records=5)
+    async with app_on(broker, commit_interval=0.5) as app:
+        messages = app.topic("orders").noack()
+        (first,) = await take(messages, 1)
+        poll, commit = app.consumer.client.poll, app.consumer.client.commit
+        let_poll = trio.Event()
+
+        async def poll_late() -> Mapping[TP, object]:
+            await let_poll.wait()
+            return await poll()
+
+        async def thrown_out(offsets: Mapping[TP, int], timeout: float) -> None:
+            app.consumer.client.commit = commit
+            group = broker.group("group")
+            group.leave(next(iter(group.members)), trio.current_time())
+            await commit(offsets, timeout)
+
+        app.consumer.client.poll = poll_late  # so that the loss cannot come yet
+        app.consumer.client.interrupt()
+        await wait_all_tasks_blocked()
+        app.consumer.client.commit = thrown_out
+        first.ack()
+        await trio.sleep(0.6)
+        assert await nothing_comes(messages, 20)
+        assert not ledger_of(first).is_shut
+        let_poll.set()
+        (again,) = await take(messages, 1)
+        assert ledger_of(first).is_shut
+        assert again.offset == 0
+
+
+@jumping
+async def test_a_refusal_that_proves_wrong_lets_delivery_go_on() -> None:
+    broker = broker_with(ORDERS[0], records=5)
+    async with app_on(broker, commit_interval=0.5) as app:
+        messages = app.topic("orders").noack()
+        commit = app.consumer.client.commit
+
+        async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
+            raise CommitFailed("no member")
+
+        app.consumer.client.commit = refuse
+        (first,) = await take(messages, 1)
+        first.ack()
+        await trio.sleep(1)
+        assert await nothing_comes(messages, 60)
+        app.consumer.client.commit = commit
+        (second,) = await take(messages, 1)
+        assert second.offset == 1
+        assert ledger_of(second) is ledger_of(first)

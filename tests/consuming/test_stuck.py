@@ -1,0 +1,478 @@
+"""Which partition is stuck, and where: `transport/consuming/stuck.py`, and each case brought about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import assert_checkpoints
+
+from tests.apps import app_on, broker_with, take, write
+from tests.kafka.cluster import Broker
+from tests.lanes import Place
+from tests.nurseries.clock import jumping
+from tests.records import fetched
+from transport import TP, App, BrokerUnavailable
+from transport.delivering.assignment import Assignment
+from transport.drivers.memory import MemoryBroker
+from transport.delivering.ledger import Ledger, BufferUsage
+from transport.consuming.stuck import Answer, Sight, Stuck, StuckCase, Timeouts, Watch, fetching, handling
+
+ORDERS = [TP("orders", number) for number in range(2)]
+ONE = ORDERS[0]
+LATE = 1000.0  # longer than any of these:
+TIMEOUTS = Timeouts(fetch=10.0, response=20.0, highwater=30.0, ack=40.0, commit=50.0)
+
+
+# The rule
+
+
+def sight(**seen: Any) -> Sight:
+    """A partition where all is well: read to its end at 10, and committed."""
+    well = {
+        "tp": ONE,
+        "is_wanted": True,
+        "late_at": None,
+        "heard_at": 0.0,
+        "position": 10,
+        "highwater": 10,
+        "begun": None,
+        "begun_at": 0.0,
+        "waiting": 0,
+        "due": None,
+        "committed": 10,
+        "behind_at": 0.0,
+        "answer": Answer(end=10, position=10),
+    }
+    return Sight(**{**well, **seen})
+
+
+def judged(seen: Sight, now: float) -> Stuck | None:
+    return fetching(seen, now, TIMEOUTS) or handling(seen, now, TIMEOUTS)
+
+
+def test_a_partition_that_is_read_to_its_end_may_be_quiet_for_ever() -> None:
+    assert judged(sight(), LATE) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "case", "timeout", "offset"),
+    [
+        ({"late_at": 0.0}, StuckCase.NO_FETCH, 10.0, None),
+        ({"answer": Answer(None, 10)}, StuckCase.NO_RESPONSE, 20.0, None),
+        ({"answer": Answer(12, 10)}, StuckCase.NO_RESPONSE, 20.0, 12),
+        ({"answer": Answer(0, None), "highwater": None}, StuckCase.NO_RESPONSE, 20.0, 0),
+        ({"answer": Answer(12, 10), "highwater": 12}, StuckCase.HIGHWATER_AHEAD, 30.0, 12),
+        ({"answer": Answer(10, 10), "highwater": 12}, StuckCase.HIGHWATER_AHEAD, 30.0, 12),
+        ({"begun": 7}, StuckCase.NOT_ACKED, 40.0, 7),
+        ({"due": 10, "committed": 5}, StuckCase.NOT_COMMITTED, 50.0, 5),
+        ({"waiting": 3, "committed": 5}, StuckCase.NOT_COMMITTED, 50.0, 5),
+    ],
+)
+def test_each_case_is_told_after_its_own_time(
+    seen: dict[str, Any], case: StuckCase, timeout: float, offset: int | None
+) -> None:
+    assert judged(sight(**seen), timeout - 0.1) is None
+    stuck = judged(sight(**seen), timeout)
+    assert stuck is not None
+    assert (stuck.tp, stuck.case, stuck.since) == (ONE, case, 0.0)
+    assert (stuck.position, stuck.offset) == (10, offset)
+
+
+def test_a_transaction_that_is_not_over_is_told_from_a_client_that_brings_nothing() -> None:
+    readable = judged(sight(answer=Answer(12, 10), highwater=12), LATE)
+    not_yet = judged(sight(answer=Answer(10, 10), highwater=12), LATE)
+    assert readable is not None
+    assert not_yet is not None
+    assert "transaction" not in readable.why
+    assert "transaction" in not_yet.why
+
+
+def test_markers_at_the_end_are_nothing_that_is_missing() -> None:
+    assert judged(sight(position=8, answer=Answer(10, 10)), LATE) is None
+
+
+def test_what_is_not_to_be_fetched_from_brings_nothing_and_is_not_stuck() -> None:
+    assert fetching(sight(is_wanted=False, answer=Answer(12, 10)), LATE, TIMEOUTS) is None
+
+
+def test_who_was_not_asked_has_not_failed_to_answer() -> None:
+    assert judged(sight(answer=None, highwater=12), LATE) is None
+
+
+def test_what_waits_behind_a_handler_is_not_what_nobody_takes() -> None:
+    stuck = handling(sight(waiting=3, begun=7, begun_at=LATE), LATE + 30, TIMEOUTS)
+    assert stuck is None
+
+
+def test_the_first_place_on_the_way_is_told() -> None:
+    stuck = judged(sight(late_at=0.0, answer=Answer(None, None), begun=1, due=1), LATE)
+    assert stuck is not None
+    assert stuck.case is StuckCase.NO_FETCH
+
+
+# What is remembered from one look to the next
+
+
+@attrs.define
+class Looks:
+    """A partition with four messages delivered, and looks at it."""
+
+    watch: Watch = attrs.field(factory=Watch)
+    assignment: Assignment = attrs.field(factory=Assignment)
+    messages: list[Any] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.assignment.assign([ONE], 1)
+        lane = self.ledger.open_lane(BufferUsage(100))
+        self.ledger.fetched(fetched(0, 1, 2, 3))
+        self.ledger.committed = 0
+        lane.ready()
+        self.messages = list(lane.take_batch(4))
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.assignment[ONE]
+
+    def look(self, now: float, **seen: Any) -> Sight:
+        well = {"is_wanted": True, "is_delivered": True, "late_at": None, "highwater": 4}
+        return self.watch.look(self.ledger, now, **{**well, **seen})
+
+
+def test_times_run_from_the_first_look() -> None:
+    seen = Looks().look(7.0)
+    assert (seen.heard_at, seen.begun_at, seen.behind_at) == (7.0, 7.0, 7.0)
+
+
+def test_records_and_a_new_high_water_are_heard() -> None:
+    looks = Looks()
+    looks.look(0.0)
+    assert looks.look(5.0).heard_at == 0.0
+    assert looks.look(10.0, highwater=5).heard_at == 10.0
+    looks.ledger.fetched(fetched(4))
+    assert looks.look(15.0, highwater=5).heard_at == 15.0
+
+
+def test_no_time_passes_while_it_is_not_to_be_fetched_from() -> None:
+    looks = Looks()
+    looks.look(0.0)
+    assert looks.look(50.0, is_wanted=False).heard_at == 50.0
+    assert looks.look(60.0).heard_at == 50.0
+
+
+def test_an_ack_of_the_oldest_begins_anew_and_one_of_another_does_not() -> None:
+    looks = Looks()
+    looks.look(0.0)
+    looks.messages[2].ack()
+    assert looks.look(5.0).begun_at == 0.0
+    looks.messages[0].ack()
+    assert (looks.look(10.0).begun, looks.look(10.0).begun_at) == (1, 10.0)
+
+
+def test_commits_that_fail_are_behind_though_handlers_go_on() -> None:
+    looks = Looks()
+    looks.look(0.0)
+    for number, message in enumerate(looks.messages):
+        message.ack()
+        assert looks.look(10.0 + number).behind_at == 0.0 or number == 0
+    looks.ledger.committed = 4
+    assert looks.look(20.0).behind_at == 20.0
+
+
+def test_it_is_told_once_and_again_when_it_was_over() -> None:
+    looks = Looks()
+    watch, ledger = looks.watch, looks.ledger
+    stuck = Stuck(ONE, StuckCase.NOT_ACKED, 0.0, 4, 0, "")
+    assert watch.is_news(ledger, stuck)
+    assert not watch.is_news(ledger, stuck)
+    assert watch.is_news(ledger, attrs.evolve(stuck, case=StuckCase.NO_FETCH))
+    assert not watch.is_news(ledger, None)
+    assert watch.is_news(ledger, stuck)
+
+
+def test_a_new_epoch_begins_anew_and_what_is_gone_is_forgotten() -> None:
+    looks = Looks()
+    looks.look(0.0)
+    old = looks.ledger
+    looks.assignment.seek(ONE, 0)
+    assert looks.look(50.0).heard_at == 50.0
+    looks.watch.keep([looks.ledger])
+    assert old not in looks.watch._seen
+
+
+# Each case brought about
+
+
+@asynccontextmanager
+async def watched(broker: MemoryBroker, **settings: Any) -> AsyncIterator[App]:
+    async with app_on(
+        broker, **{"stuck_interval": 10.0, "commit_interval": 1.0, **settings}
+    ) as app:
+        yield app
+
+
+def found(app: App) -> dict[TP, StuckCase]:
+    return {stuck.tp: stuck.case for stuck in app.consumer.stuck}
+
+
+def withhold(app: App, tp: TP) -> None:
+    """Let the client bring nothing of the partition from now on, without a word to anybody."""
+    app.consumer.client._paused.add(tp)  # type: ignore[attr-defined]
+
+
+@jumping
+async def test_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(*ORDERS, records=3)
+    async with watched(broker) as app:
+        messages = app.topic("orders").noack()
+        for message in await take(messages, 6):
+            message.ack()
+        await trio.sleep(LATE)
+        broker.gap(ONE, 3)
+        await trio.sleep(LATE)
+        assert app.consumer.stuck == ()
+        app.consumer.pause_partitions([ONE])
+        await trio.sleep(1)
+        write(broker, ONE)
+        await trio.sleep(LATE)
+        app.consumer.stop_flow()
+        await trio.sleep(LATE)
+        assert app.consumer.stuck == ()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@jumping
+async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with watched(broker, grace=5.0) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        goes_on = trio.Event()
+        subscribe = app.consumer.client.subscribe
+
+        async def hang(topics: Any, **options: Any) -> None:
+            await goes_on.wait()
+            await subscribe(topics, **options)
+
+        app.consumer.client.subscribe = hang
+        app.topic("parcels").noack()
+        await trio.sleep(100)
+        assert not app.consumer.stuck
+        await trio.sleep(100)
+        assert found(app) == dict.fromkeys(ORDERS, StuckCase.NO_FETCH)
+        app.consumer.stop_flow()
+        now = trio.current_time()
+        recovery = app.consumer.verify_recovery_event_path(now, ONE)
+        assert recovery is not None
+        assert recovery.case is StuckCase.NO_FETCH
+        assert app.consumer.verify_event_path(now, ONE) is None
+        goes_on.set()
+        await trio.sleep(15)
+        assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
+    assert "orders-0 is stuck: no fetch" in caplog.text
+
+
+@jumping
+async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
+    broker = broker_with(ONE, records=1)
+    async with watched(broker, stuck_response_timeout=LATE, stuck_highwater_timeout=LATE) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        goes_on = trio.Event()
+
+        async def hang() -> dict[TP, Any]:
+            await goes_on.wait()
+            return {}
+
+        poll, app.consumer.client.poll = app.consumer.client.poll, hang
+        app.consumer.requests.note_change()
+        await trio.sleep(100)
+        assert not app.consumer.stuck
+        await trio.sleep(50)
+        assert found(app) == {ONE: StuckCase.NO_FETCH}
+        app.consumer.client.poll = poll
+        goes_on.set()
+        await trio.sleep(15)
+        assert not app.consumer.stuck
+
+
+@jumping
+async def test_an_error_of_the_client_that_nobody_knows_ends_no_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with watched(broker_with(*ORDERS, records=1)) as app:
+        for message in await take(app.topic("orders").noack(), 2):
+            message.ack()
+
+        async def break_down(*_: object) -> dict[TP, int]:
+            raise RuntimeError("what is this?")
+
+        app.consumer.client.end_offsets = break_down
+        await trio.sleep(250)
+        assert not app.consumer.stuck
+    assert "what is this?" in caplog.text
+
+
+@jumping
+async def test_no_response_of_the_broker() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with watched(broker) as app:
+        for message in await take(app.topic("orders").noack(), 2):
+            message.ack()
+
+        async def unavailable(*_: object) -> dict[TP, int]:
+            raise BrokerUnavailable("127.0.0.1:9092")
+
+        app.consumer.client.end_offsets = unavailable
+        await trio.sleep(150)
+        assert not app.consumer.stuck
+        await trio.sleep(100)
+        assert found(app) == dict.fromkeys(ORDERS, StuckCase.NO_RESPONSE)
+        del app.consumer.client.end_offsets
+        await trio.sleep(20)
+        assert not app.consumer.stuck
+
+
+@jumping
+async def test_no_response_within_any_time_is_none() -> None:
+    broker = broker_with(ONE, records=1)
+    async with watched(broker, commit_timeout=3.0) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        app.consumer.client.end_offsets = lambda *_: trio.Event().wait()
+        await trio.sleep(LATE)
+        before = trio.current_time()
+        await app.consumer.verify_all_partitions_active()
+        assert trio.current_time() <= before + 3 * 3.0
+        assert found(app) == {ONE: StuckCase.NO_RESPONSE}
+
+
+@jumping
+async def test_high_water_ahead_of_the_position() -> None:
+    broker = broker_with(*ORDERS, records=1)
+    async with watched(broker) as app:
+        for message in await take(app.topic("orders").noack(), 2):
+            message.ack()
+        withhold(app, ONE)
+        write(broker, ONE, 3)
+        app.consumer.client._ends[ONE] = 4  # it has heard of them  # type: ignore[attr-defined]
+        await trio.sleep(100)
+        assert not app.consumer.stuck
+        await trio.sleep(150)
+        (stuck,) = app.consumer.stuck
+        assert (stuck.tp, stuck.case, stuck.position) == (ONE, StuckCase.HIGHWATER_AHEAD, 1)
+        assert stuck.offset == 4
+
+
+@jumping
+async def test_delivered_and_not_acked(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with(*ORDERS, records=2)
+    async with watched(broker) as app:
+        messages = await take(app.topic("orders").noack(), 4)
+        kept, *others = sorted(messages, key=lambda message: (message.tp, message.offset))
+        for message in others:
+            message.ack()
+        await trio.sleep(LATE)
+        (stuck,) = app.consumer.stuck
+        assert (stuck.tp, stuck.case, stuck.offset) == (ONE, StuckCase.NOT_ACKED, 0)
+        assert app.consumer.verify_event_path(trio.current_time(), ONE) == stuck
+        assert app.consumer.verify_event_path(trio.current_time(), ORDERS[1]) is None
+        assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
+        kept.ack()
+        await trio.sleep(15)
+        assert app.consumer.stuck == ()
+    assert caplog.text.count("orders-0 is stuck: delivered and not acked") == 1
+
+
+@jumping
+async def test_position_ahead_of_the_commit_as_none_is_made() -> None:
+    broker = broker_with(ONE, records=2)
+    async with watched(broker) as app:
+        for message in await take(app.topic("orders").noack(), 2):
+            message.ack()
+        commit, goes_on = app.consumer.client.commit, trio.Event()
+
+        async def hang(offsets: Any, timeout: float) -> None:
+            await goes_on.wait()
+            await commit(offsets, timeout)
+
+        app.consumer.client.commit = hang
+        await trio.sleep(200)
+        assert not app.consumer.stuck
+        await trio.sleep(200)
+        (stuck,) = app.consumer.stuck
+        assert (stuck.tp, stuck.case, stuck.position) == (ONE, StuckCase.NOT_COMMITTED, 2)
+        assert "acked" in stuck.why
+        goes_on.set()
+        await trio.sleep(15)
+        assert not app.consumer.stuck
+
+
+@jumping
+async def test_position_ahead_of_the_commit_as_nobody_takes_the_messages() -> None:
+    broker = broker_with(ONE, records=10)
+    async with watched(broker, buffer_size=4) as app:
+        app.topic("orders").noack()
+        await trio.sleep(LATE)
+        (stuck,) = app.consumer.stuck
+        assert (stuck.tp, stuck.case) == (ONE, StuckCase.NOT_COMMITTED)
+        assert "nobody" in stuck.why
+
+
+@jumping
+async def test_who_commits_by_hand_is_given_the_time() -> None:
+    broker = broker_with(ONE, records=1)
+    async with watched(broker, commit_interval=3600.0) as app:
+        (await anext(app.topic("orders").noack())).ack()
+        await trio.sleep(3000)
+        assert app.consumer.stuck == ()
+
+
+@jumping
+async def test_nothing_is_looked_at_before_and_after_the_life_of_an_app() -> None:
+    broker = broker_with(ONE, records=1)
+    app = app_on(broker)
+    await app.consumer.verify_all_partitions_active()
+    async with app:
+        await app.consumer.verify_all_partitions_active()
+        assert app.consumer.verify_event_path(trio.current_time(), ONE) is None
+        assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
+    await app.consumer.verify_all_partitions_active()
+    assert app.consumer.stuck == ()
+
+
+# On Kafka
+
+
+@pytest.mark.kafka
+async def test_no_response_of_a_broker_that_stands_still(kafka_broker: Broker) -> None:
+    place = Place(f"kafka://{kafka_broker.bootstrap}", "orders")
+    (tp,) = await place.create(1, b"value")
+    settings = {"stuck_response_timeout": 0.5, "stuck_highwater_timeout": 0.5}
+    async with place.app(commit_timeout=3.0, **settings) as app:
+        (await anext(app.topic(place.name).noack())).ack()
+        await app.consumer.commit()
+        await app.consumer.verify_all_partitions_active()
+        await trio.sleep(1.0)
+        await app.consumer.verify_all_partitions_active()
+        assert app.consumer.stuck == ()
+        kafka_broker.freeze()
+        try:
+            await app.consumer.verify_all_partitions_active()
+            (stuck,) = app.consumer.stuck
+            assert (stuck.tp, stuck.case, stuck.position) == (tp, StuckCase.NO_RESPONSE, 1)
+        finally:
+            kafka_broker.thaw()
+        await app.consumer.client.end_offsets([tp])
+        await app.consumer.verify_all_partitions_active()
+        assert app.consumer.stuck == ()
+
+
+@jumping
+async def test_before_anything_is_read_nothing_is_stuck() -> None:
+    async with app_on(broker_with(ONE)) as app:
+        with assert_checkpoints():
+            await app.consumer.verify_all_partitions_active()
+        assert app.consumer.stuck == ()

@@ -1,0 +1,350 @@
+"""What is fetched stays encoded until a lane has its turn."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from tests.apps import app_on, broker_with
+from tests.nurseries.clock import jumping
+from tests.records import Encoded
+from transport.errors import UnreadableBatch
+from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
+from transport.message import Batch, Message
+from transport.types import TP
+from transport.weights import Held
+
+ORDERS = TP("orders", 0)
+DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(ORDERS, 1, 1, Tally(), position=0)
+
+
+@pytest.fixture
+def lane(ledger: Ledger) -> Lane:
+    return ledger.open_lane(BufferUsage(1000, memory=Held()))
+
+
+def take(lane: Lane, count: int) -> list[Message]:
+    taken = []
+    while len(taken) < count and lane.ready():
+        message = lane.take()
+        assert message is not None
+        taken.append(message)
+    return taken
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(ledger: Ledger, lane: Lane) -> None:
+    fetched = Encoded([0, 1], [2, 3])
+    ledger.fetched(fetched)
+    assert (lane.waiting, ledger.safe, ledger.position) == (4, 0, 4)
+    assert fetched.decoded == 0
+
+
+def test_the_next_portion_is_decoded_when_all_of_the_one_before_is_taken(
+    ledger: Ledger, lane: Lane
+) -> None:
+    first, second = Encoded([0, 1], [2, 3]), Encoded([4])
+    ledger.fetched(first)
+    ledger.fetched(second)
+    decoded = []
+    for _ in range(5):
+        take(lane, 1)
+        decoded.append((first.decoded, second.decoded))
+    assert decoded == [(1, 0), (2, 0), (2, 0), (2, 0), (2, 1)]
+
+
+def test_what_is_not_decoded_holds_back_the_commit(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([1, 2], [5, 6], first=0, end=9))
+    assert ledger.safe == 0, "the headers tell no more"
+    for message in take(lane, 2):
+        message.ack()
+    assert ledger.safe == 5
+
+
+def test_when_all_is_acked_the_next_commit_reaches_the_end_of_the_fetch(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(Encoded([1, 2], first=0, end=9))
+    for message in take(lane, 2):
+        message.ack()
+    assert ledger.safe == 9
+    assert ledger.is_idle
+
+
+@pytest.mark.parametrize("claimed", [2, 7])
+def test_a_header_that_claims_a_wrong_number_is_corrected(
+    ledger: Ledger, lane: Lane, claimed: int
+) -> None:
+    ledger.fetched(Encoded([0, 1], [2, 3], count=claimed))
+    assert lane.load.held == claimed
+    messages = take(lane, 4)
+    assert (lane.load.held, lane.waiting) == (4, 0)
+    for message in messages:
+        message.ack()
+    assert lane.load.held == 0
+
+
+def test_of_a_fetch_in_which_nothing_is_for_us_nothing_is_left(ledger: Ledger, lane: Lane) -> None:
+    """All of its records are before the offset that was asked for, or were compacted away."""
+    falls: list[int] = []
+    lane.load.mark, lane.load.on_fall = math.inf, lambda: falls.append(lane.load.held)
+    ledger.fetched(Encoded(first=0, end=3, count=3))
+    ledger.fetched(Encoded([3]))
+    assert [message.offset for message in take(lane, 9)] == [3]
+    assert falls == [1], "who waits for room is told"
+
+
+def test_each_lane_decodes_for_itself(ledger: Ledger, lane: Lane) -> None:
+    other = ledger.open_lane(BufferUsage(1000))
+    fetched = Encoded([0], [1])
+    ledger.fetched(fetched)
+    assert [m.offset for m in take(lane, 9)] == [m.offset for m in take(other, 9)] == [0, 1]
+    assert fetched.decoded == 4
+
+
+def test_what_cannot_be_decoded_is_an_error_after_all_before_it(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([0, 1], DAMAGED, end=9, count=4))
+    first = take(lane, 1)
+    assert lane.error is None
+    last = take(lane, 9)
+    assert [message.offset for message in first + last] == [0, 1]
+    for _ in range(2):
+        assert lane.ready() == 0
+        assert lane.error is DAMAGED
+    for message in first + last:
+        message.ack()
+    assert ledger.safe == 2, "it is not passed over"
+
+
+def test_a_batch_ends_before_what_cannot_be_decoded(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([0], [1], DAMAGED, end=9, count=4))
+    assert lane.ready()
+    assert [record.offset for record in lane.take_batch(9).records] == [0, 1]
+    assert lane.ready() == 0
+    assert lane.error is DAMAGED
+
+
+def test_what_cannot_be_decoded_is_fetched_again_after_a_drain(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([0], DAMAGED, end=9, count=4))
+    (message,) = take(lane, 9)
+    ledger.drain()
+    assert (ledger.position, ledger.must_refetch) == (1, True)
+    assert lane.error is None
+    message.ack()
+    assert lane.load.held == 0
+
+
+def test_memory_is_that_of_the_encoded_fetches_and_of_the_decoded_messages(
+    ledger: Ledger, lane: Lane
+) -> None:
+    memory = lane.load.memory
+    ledger.fetched(Encoded([0, 1], [2], weight=10))
+    assert memory.bytes == 10
+    first, second = take(lane, 2)
+    assert memory.bytes == 10 + 3 * 10, "the second portion is decoded, too"
+    (third,) = take(lane, 1)
+    assert memory.bytes == 3 * 10, "and of the fetch nothing is left"
+    for message, left in ((first, 20), (second, 10), (third, 0)):
+        message.ack()
+        assert memory.bytes == left
+
+
+@pytest.mark.parametrize("most", [None, 9])
+def test_what_is_given_back_lets_nothing_pass_the_commit_that_is_waited_for(
+    ledger: Ledger, lane: Lane, most: int | None
+) -> None:
+    ledger.fetched(Encoded([0, 1]))
+    messages = take(lane, 2)
+    ledger.must_commit = 5
+    ledger.fetched(Encoded([5, 6], first=5))
+    assert lane.ready() == 0
+    ledger.give_back(lane, [messages[1]])
+    assert lane.ready() == 1
+    taken = (
+        [m.offset for m in take(lane, 9)]
+        if most is None
+        else [record.offset for record in lane.take_batch(most).records]
+    )
+    assert taken == [1]
+    assert lane.ready() == 0
+
+
+# A batch is one entry
+
+
+def test_a_batch_is_one_entry_and_makes_its_messages_when_asked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([0, 1], [2, 3]))
+    assert lane.ready()
+    batch = lane.take_batch(3)
+    assert len(lane.begun) == 1
+    assert batch.values() == [b"value"] * 3
+    assert batch.keys() == [None] * 3
+    assert [record.offset for record in batch.records] == [0, 1, 2]
+    assert batch.left is None, "no message is made yet"
+    assert (ledger.oldest_begun, lane.load.begun) == (0, 3)
+    assert batch.ack()
+    assert (ledger.safe, lane.load.begun, lane.load.held) == (3, 0, 1)
+
+
+def test_messages_of_a_batch_are_acked_one_by_one(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([0, 1, 2]))
+    assert lane.ready()
+    batch = lane.take_batch(9)
+    assert batch[0].ack()
+    assert (ledger.safe, len(batch), batch.is_open) == (1, 3, True)
+    assert batch[2].ack()
+    assert ledger.safe == 1, "the one between is not acked"
+    assert batch.ack()
+    assert (ledger.safe, lane.acked, batch.is_open) == (3, 3, False)
+    assert not batch.ack()
+    assert ledger.tally.doubled == 3
+
+
+def test_a_message_of_a_batch_that_is_shared_outlives_the_ack_of_the_batch(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(Encoded([0, 1]))
+    assert lane.ready()
+    batch = lane.take_batch(9)
+    batch[0].incref()
+    assert not batch.ack()
+    assert ledger.safe == 0
+    assert batch[0].ack()
+    assert ledger.safe == 2
+
+
+def test_messages_that_are_made_after_the_batch_was_acked_are_acked(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(Encoded([0, 1]))
+    assert lane.ready()
+    batch = lane.take_batch(9)
+    batch.ack()
+    assert [message.acked for message in batch] == [True, True]
+    assert not batch[0].ack()
+    assert ledger.tally.doubled == 1
+
+
+def test_messages_that_are_made_after_the_epoch_are_stale(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(Encoded([0, 1]))
+    assert lane.ready()
+    batch = lane.take_batch(9)
+    ledger.shut()
+    assert lane.load.held == lane.load.begun == lane.load.memory.bytes == 0
+    assert not batch.is_open
+    assert not batch[0].ack()
+    assert not batch.ack()
+    assert ledger.tally.stale == 3
+
+
+def _ack_each(batch: Batch, _: Ledger) -> None:
+    for message in batch:
+        message.ack()
+
+
+def _ack_one_and_the_rest(batch: Batch, _: Ledger) -> None:
+    batch[1].ack()
+    batch.ack()
+
+
+def _ack_whole(batch: Batch, _: Ledger) -> None:
+    assert len(list(batch)) == 3
+    batch.ack()
+
+
+def _ack_before_they_are_made(batch: Batch, _: Ledger) -> None:
+    batch.ack()
+    assert len(list(batch)) == 3
+
+
+def _end_the_epoch(batch: Batch, ledger: Ledger) -> None:
+    assert len(list(batch)) == 3
+    ledger.shut()
+
+
+def _make_after_the_epoch(batch: Batch, ledger: Ledger) -> None:
+    ledger.shut()
+    assert len(list(batch)) == 3
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        _ack_each,
+        _ack_one_and_the_rest,
+        _ack_whole,
+        _ack_before_they_are_made,
+        _end_the_epoch,
+        _make_after_the_epoch,
+    ],
+)
+def test_a_batch_that_is_done_leaves_no_work_to_the_garbage_collector(
+    ledger: Ledger, lane: Lane, finish: Callable[[Batch, Ledger], None]
+) -> None:
+    """Messages that refer to their batch would stay in memory, hundreds of batches of them."""
+    ledger.fetched(Encoded([0, 1, 2]))
+    assert lane.ready()
+    gc.collect()
+    gc.disable()
+    try:
+        finish(lane.take_batch(9), ledger)
+        assert gc.collect() == 0, "objects that only the collector could free"
+    finally:
+        gc.enable()
+
+
+def test_who_waits_for_a_batch_waits_until_all_of_it_is_done(ledger: Ledger, lane: Lane) -> None:
+    done: list[bool] = []
+    ledger.fetched(Encoded([0, 1]))
+    assert lane.ready()
+    batch = lane.take_batch(9)
+    ledger.when_empty(lambda: done.append(True))
+    batch[0].ack()
+    assert not done
+    batch[1].ack()
+    assert done
+
+
+def test_of_a_batch_that_is_given_back_in_part_the_rest_is_begun_by_itself(
+    ledger: Ledger, lane: Lane
+) -> None:
+    done: list[bool] = []
+    ledger.fetched(Encoded([0, 1, 2]))
+    assert lane.ready()
+    batch = lane.take_batch(9)
+    kept = batch[1]
+    ledger.when_empty(lambda: done.append(True))
+    ledger.give_back(lane, [batch[0], batch[2]])
+    assert lane.ready() == 2
+    again = lane.take_batch(9)
+    assert [record.offset for record in again.records] == [0, 2]
+    again.ack()
+    assert (ledger.safe, kept.is_open, done) == (1, True, [])
+    assert kept.ack()
+    assert (ledger.safe, lane.load.held, lane.load.memory.bytes) == (3, 0, 0)
+    assert done
+
+
+@jumping
+async def test_an_app_ends_with_the_error_once_all_before_it_is_handled() -> None:
+    handled: list[int] = []
+    unreadable = pytest.RaisesExc(UnreadableBatch, match="offset 2: a bad CRC")
+    with pytest.RaisesGroup(unreadable, flatten_subgroups=True):
+        async with app_on(broker_with(ORDERS, records=0)) as app:
+            topic = app.topic("orders")
+            topic.listen()
+            await app.conductor.wait_for_subscriptions()
+            await trio.sleep(1.0)
+            ledger = app.consumer.assignment[ORDERS]
+            app.conductor.on_records(ledger, Encoded([0, 1], DAMAGED, end=9, count=4))
+            async for message in topic:
+                handled.append(message.offset)
+    assert handled == [0, 1]

@@ -1,0 +1,804 @@
+"""The rules of `transport/delivering/ledger.py`, one by one; `test_ledger_model.py` mixes them."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from tests.records import fetched, records
+from transport.fetched import FetchedRecords
+from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
+from transport.message import Batch, Message
+from transport.delivering.in_hand import in_hand
+from transport.types import TP
+
+ORDERS = TP("orders", 0)
+
+
+def new_ledger(**options: int | None) -> Ledger:
+    return Ledger(ORDERS, 1, 1, Tally(), **options)
+
+
+def open_lane(ledger: Ledger, limit: int = 100) -> Lane:
+    return ledger.open_lane(BufferUsage(limit))
+
+
+def take(lane: Lane) -> Message:
+    assert lane.ready()
+    message = lane.take()
+    assert message is not None
+    return message
+
+
+def take_all(lane: Lane) -> list[Message]:
+    taken = []
+    while lane.ready():
+        taken.append(take(lane))
+    return taken
+
+
+def take_batch(lane: Lane, most: int) -> Batch:
+    assert lane.ready()
+    return lane.take_batch(most)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return new_ledger()
+
+
+@pytest.fixture
+def lane(ledger: Ledger) -> Lane:
+    return open_lane(ledger)
+
+
+# What other transports got wrong
+
+
+def test_offset_0_is_an_offset(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    assert ledger.safe == 0
+    message = take(lane)
+    assert ledger.safe == ledger.due == 0
+    assert message.ack()
+    assert ledger.due == 1
+
+
+def test_a_committed_0_is_not_due_again(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    ledger.committed = 0
+    assert ledger.due is None
+
+
+def test_a_gap_in_the_offsets_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 7, 8, 20))
+    for message in take_all(lane):
+        message.ack()
+    assert ledger.due == 21
+
+
+def test_a_gap_between_two_fetches_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    ledger.fetched(fetched(50, 51))
+    for message in take_all(lane):
+        message.ack()
+    assert ledger.due == 52
+
+
+def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    first, second, third = take_all(lane)
+    assert first.ack()
+    assert not first.ack()
+    assert first.refcount == 0
+    assert ledger.due == 1
+    assert second.ack()
+    assert third.ack()
+    assert ledger.due == 3
+    assert ledger.tally == Tally(doubled=1, stale=0)
+
+
+def test_a_message_that_was_dropped_by_its_handler_is_still_unacked(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(fetched(0))
+    take(lane)  # nobody holds it
+    assert [message.offset for message in ledger.unacked] == [0]
+
+
+# The offset to commit
+
+
+def test_nothing_is_known_before_the_first_fetch(ledger: Ledger, lane: Lane) -> None:
+    assert ledger.safe is None
+    assert ledger.due is None
+
+
+def test_an_epoch_that_begins_at_a_position_is_safe_there() -> None:
+    ledger = new_ledger(position=7)
+    assert ledger.safe == ledger.due == 7
+
+
+def test_what_is_fetched_and_not_delivered_holds_the_offset_back(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(fetched(3, 4))
+    assert ledger.safe == 3
+
+
+def test_what_is_begun_holds_the_offset_back(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(3, 4))
+    take_all(lane)
+    assert ledger.safe == 3
+
+
+def test_acks_in_any_order_move_the_offset_to_the_oldest_begun(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2, 3))
+    messages = take_all(lane)
+    seen = []
+    for index in (2, 0, 3, 1):
+        messages[index].ack()
+        seen.append(ledger.safe)
+    assert seen == [0, 1, 1, 4]
+
+
+def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    for message in take_all(lane):
+        message.ack()
+    assert ledger.is_idle
+    assert ledger.safe == ledger.position == 2
+
+
+def sought_to(position: int) -> Ledger:
+    """A ledger whose position is not known to be in the log."""
+    ledger = new_ledger(position=position)
+    ledger.is_proven = False
+    return ledger
+
+
+def test_a_sought_position_is_not_due_before_the_log_is_known_to_reach_it() -> None:
+    ledger = sought_to(7)
+    assert ledger.due is None
+    ledger.prove(6)
+    assert ledger.due is None
+    ledger.prove(7)
+    assert ledger.due == 7
+
+
+def test_a_fetch_shows_that_the_log_reaches_the_sought_position() -> None:
+    ledger = sought_to(7)
+    open_lane(ledger)
+    ledger.fetched(fetched(7))
+    assert ledger.due == 7
+
+
+def test_what_the_client_brings_before_it_is_sought_shows_nothing_of_the_position() -> None:
+    ledger = sought_to(7)
+    ledger.must_refetch = True
+    ledger.fetched(fetched(3))
+    assert ledger.due is None
+
+
+def test_a_position_that_moves_on_is_in_the_log() -> None:
+    ledger = sought_to(7)
+    ledger.advance(8)
+    assert ledger.due == 8
+
+
+def test_delivery_goes_on_once_the_offset_that_it_waits_for_is_committed() -> None:
+    ledger = new_ledger(position=5)
+    ledger.must_commit = 5
+    assert not ledger.may_go_on()
+    ledger.committed = 4
+    assert not ledger.may_go_on()
+    ledger.committed = 5
+    assert ledger.may_go_on()
+    assert ledger.must_commit is None
+    assert not ledger.may_go_on()
+
+
+def test_where_only_what_is_committed_is_known_nothing_is_due() -> None:
+    assert new_ledger(committed=7).due is None
+
+
+def test_only_an_offset_past_the_committed_one_is_due() -> None:
+    ledger = new_ledger(position=7, committed=7)
+    assert ledger.due is None
+    lane = open_lane(ledger)
+    ledger.fetched(fetched(7))
+    take(lane).ack()
+    assert ledger.due == 8
+
+
+def test_a_position_past_markers_lets_the_lag_reach_0(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    take(lane).ack()
+    ledger.advance(3)
+    assert ledger.due == 3
+
+
+def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    ledger.advance(1)
+    assert ledger.position == 2
+
+
+def test_begun_messages_hold_the_offset_back_whatever_the_position(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(fetched(0))
+    take(lane)
+    ledger.advance(9)
+    assert ledger.safe == 0
+
+
+def test_what_the_client_brings_again_does_not_belong_into_the_epoch(
+    ledger: Ledger, lane: Lane
+) -> None:
+    assert not ledger.is_behind(0)
+    ledger.fetched(fetched(0, 1, 2))
+    assert ledger.is_behind(2)
+    assert not ledger.is_behind(3)
+
+
+def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(5, 6, 7))
+    ledger.must_refetch = True
+    assert not ledger.is_behind(0)
+    assert not ledger.fetched(fetched(0, 1))
+    assert ledger.refetching == 8
+
+
+# Taking
+
+
+def test_a_message_names_its_epoch_and_its_generation() -> None:
+    ledger = Ledger(ORDERS, 5, 3, Tally())
+    lane = open_lane(ledger)
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    assert (message.epoch, message.generation_id) == (5, 3)
+    assert (message.topic, message.partition) == ORDERS
+
+
+def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    ledger.fetched(fetched(4))
+    assert lane.waiting == 3
+    assert [message.offset for message in take_all(lane)] == [0, 1, 4]
+    assert lane.waiting == 0
+    assert not lane.ready()
+
+
+def test_what_is_ready_is_what_is_left_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
+    assert lane.ready() == 0
+    ledger.fetched(fetched(0, 1, 2))
+    ledger.fetched(fetched(3))
+    assert lane.ready() == 3
+    take(lane)
+    assert lane.ready() == 2
+    take_batch(lane, 2)
+    assert lane.ready() == 1
+    take(lane)
+    assert lane.ready() == 0
+
+
+def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    ledger.is_suspended = True
+    assert lane.ready() == 0
+    assert lane.waiting == 2
+    ledger.is_suspended = False
+    assert lane.ready() == 2
+
+
+def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    ledger.fetched(fetched(3))
+    ledger.fetched(fetched(5, 6, 7))
+    assert [message.offset for message in take_batch(lane, 2)] == [0, 1]
+    assert [message.offset for message in take_batch(lane, 3)] == [2, 3, 5]
+    assert lane.ready() == 2
+    assert [message.offset for message in take_batch(lane, 1)] == [6]
+    assert [message.offset for message in take_batch(lane, 9)] == [7]
+    assert lane.ready() == lane.waiting == 0
+
+
+@pytest.mark.parametrize("taken", [take, lambda lane: take_batch(lane, 1)], ids=["take", "batch"])
+def test_a_message_that_is_acked_is_in_memory_no_more(
+    ledger: Ledger, lane: Lane, taken: Callable[[Lane], Message | Batch]
+) -> None:
+    found = records(0, 1, 2)
+    seen = [weakref.ref(record) for record in found]
+    ledger.fetched(FetchedRecords(found))
+    del found
+    for done in range(3):
+        taken(lane).ack()
+        assert [ref() is None for ref in seen] == [number <= done for number in range(3)]
+
+
+def test_of_a_fetch_for_two_lanes_each_holds_what_it_has_not_taken(ledger: Ledger) -> None:
+    first, second = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0, 1))
+    assert [message.offset for message in take_all(first)] == [0, 1]
+    assert [message.offset for message in take_all(second)] == [0, 1]
+
+
+def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    first = take(lane)
+    assert (lane.load.held, lane.load.begun) == (3, 1)
+    first.ack()
+    assert (lane.load.held, lane.load.begun) == (2, 0)
+    take_batch(lane, 5).ack()
+    assert (lane.load.held, lane.load.begun) == (0, 0)
+
+
+def test_who_waits_for_the_load_to_fall_is_told_at_each_ack(ledger: Ledger) -> None:
+    held: list[int] = []
+    load = BufferUsage(9, on_fall=lambda: held.append(load.held))
+    lane = ledger.open_lane(load)
+    ledger.fetched(fetched(0, 1, 2, 3, 4))
+    take(lane).ack()
+    assert held == []  # nobody waits
+    load.mark = math.inf
+    take(lane).ack()
+    take_batch(lane, 2).ack()
+    ledger.shut()
+    assert held == [3, 1, 0]
+
+
+# Acking
+
+
+def test_a_batch_is_acked_as_a_whole(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    batch = take_batch(lane, 5)
+    assert batch.ack()
+    assert all(message.acked for message in batch)
+    assert ledger.due == 3
+
+
+def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    batch = take_batch(lane, 5)
+    assert batch.ack()
+    assert not batch.ack()
+    assert ledger.tally.doubled == 2
+    assert lane.load.held == 0
+
+
+def test_a_batch_acks_what_of_it_is_not_acked_already(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    batch = take_batch(lane, 5)
+    batch[1].ack()
+    assert batch.ack()
+    assert ledger.due == 3
+    assert ledger.tally == Tally()
+
+
+def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.fetched(fetched(0, 1))
+    batch = take_batch(lane, 5)
+    batch[0].incref()
+    assert not batch.ack()
+    assert ledger.safe == 0
+    assert batch[0].ack()
+    assert ledger.safe == 2
+
+
+def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    batch = take_batch(lane, 5)
+    for message in batch:
+        message.incref()
+    assert not batch.ack()
+    assert ledger.safe == 0
+    assert batch.ack()
+    assert ledger.safe == 2
+
+
+def test_nobody_holds_what_is_acked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    first, second = take(lane), take_batch(lane, 1)
+    assert (first.refcount, second[0].refcount) == (1, 1)
+    first.ack()
+    second.ack()
+    assert (first.refcount, second[0].refcount) == (0, 0)
+
+
+def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    message.incref(2)
+    assert not message.ack()
+    assert not message.ack()
+    assert ledger.safe == 0
+    assert message.ack()
+    assert ledger.safe == 1
+    assert ledger.tally == Tally()
+
+
+def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    ledger.shut()
+    assert not message.ack()
+    assert not message.acked
+    assert ledger.tally == Tally(doubled=0, stale=1)
+
+
+def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    batch = take_batch(lane, 5)
+    ledger.shut()
+    assert not batch.ack()
+    assert ledger.tally == Tally(doubled=0, stale=2)
+
+
+async def test_what_is_in_hand_is_named_as_the_source_only_where_that_is_asked_for() -> None:
+    ledger = new_ledger()
+    plain, naming = ledger.open_lane(BufferUsage(9)), ledger.open_lane(BufferUsage(9, names_source=True))
+    ledger.fetched(fetched(0, 1))
+    async with take(plain), take_batch(plain, 1):
+        assert in_hand.get() is None
+    async with take(naming) as message:
+        assert in_hand.get() is message
+    async with take_batch(naming, 1) as batch:
+        assert in_hand.get() is batch
+    assert ledger.is_idle
+
+
+# Several channels
+
+
+def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0, 1))
+    for message in take_all(one):
+        message.ack()
+    assert ledger.safe == 0
+    for message in take_all(other):
+        message.ack()
+    assert ledger.safe == 2
+
+
+def test_a_channel_gets_what_is_fetched_from_its_opening_on(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    late = open_lane(ledger)
+    ledger.fetched(fetched(2))
+    assert [message.offset for message in take_all(late)] == [2]
+
+
+def test_a_closed_channel_holds_the_offset_back_until_what_it_has_begun_is_acked(
+    ledger: Ledger, lane: Lane
+) -> None:
+    open_lane(ledger)
+    ledger.fetched(fetched(0, 1))
+    message = take(lane)
+    ledger.close_lane(lane)
+    for other in take_all(ledger.lanes[-1]):
+        other.ack()
+    assert ledger.safe == 0
+    assert message.ack()
+    assert ledger.safe == 2
+
+
+def test_a_closed_channel_gets_nothing_more(ledger: Ledger, lane: Lane) -> None:
+    other = open_lane(ledger)
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    ledger.close_lane(lane)
+    ledger.fetched(fetched(1))
+    assert lane.waiting == 0
+    message.ack()
+    for left in take_all(other):
+        left.ack()
+    assert lane.load.held == 0
+    assert ledger.safe == 2
+
+
+def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    take(lane).ack()
+    ledger.close_lane(lane)
+    assert ledger.safe == 1
+    assert ledger.refetching is None  # for whom?
+    again = open_lane(ledger)
+    assert ledger.refetching == 1
+    ledger.sought_back()
+    ledger.fetched(fetched(1, 2))
+    assert [message.offset for message in take_all(again)] == [1, 2]
+
+
+def test_what_came_while_nobody_listened_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    ledger.close_lane(lane)  # with a message begun
+    assert ledger.fetched(fetched(1, 2)) == 0
+    again = open_lane(ledger)
+    assert ledger.refetching == 1
+    ledger.sought_back()
+    ledger.fetched(fetched(1, 2))
+    message.ack()
+    assert ledger.safe == 1
+    assert [message.offset for message in take_all(again)] == [1, 2]
+
+
+def test_without_a_channel_nothing_is_passed_over(ledger: Ledger) -> None:
+    assert ledger.fetched(fetched(5, 6)) == 0
+    assert ledger.safe == 5
+    ledger.advance(9)
+    assert ledger.safe == 5
+
+
+def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messages_begun(
+    ledger: Ledger, lane: Lane
+) -> None:
+    other = open_lane(ledger)
+    ledger.fetched(fetched(0, 1))
+    take(lane).ack()
+    begun = take(lane)
+    ledger.close_lane(lane)
+    ledger.close_lane(other)  # it has had nothing
+    begun.ack()
+    assert ledger.safe == 0
+    open_lane(ledger)
+    assert ledger.refetching == 0
+
+
+# The end of an epoch
+
+
+def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    message = take(lane)
+    assert not ledger.is_draining
+    ledger.drain()
+    assert ledger.is_draining
+    assert lane.take() is None
+    assert not lane.ready()
+    assert ledger.safe == 0
+    message.ack()
+    assert ledger.safe == 1  # what was dropped is to be fetched again
+    assert lane.load.held == 0
+
+
+def test_a_drain_drops_all_fetches_that_wait(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    ledger.fetched(fetched(1))
+    ledger.fetched(fetched(2))
+    take(lane).ack()
+    ledger.drain()
+    assert lane.waiting == lane.ready() == 0
+    assert ledger.safe == 1
+
+
+def test_a_drain_goes_back_to_the_first_that_any_channel_has_not_had(ledger: Ledger) -> None:
+    fast, slow = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0, 1, 2))
+    for message in take_all(fast):
+        message.ack()
+    take(slow).ack()
+    ledger.drain()
+    assert ledger.safe == 1
+
+
+def test_a_drain_goes_back_to_the_slowest_of_several_that_have_not_had_all(
+    ledger: Ledger,
+) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(fetched(0, 1, 2, 3))
+    for lane, had in zip(lanes, (2, 1, 3), strict=True):
+        take_batch(lane, had).ack()
+    ledger.drain()
+    assert ledger.safe == 1
+
+
+def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
+    ledger: Ledger,
+) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0))
+    mine, theirs = take(one), take(other)
+    ledger.drain()
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    mine.ack()
+    assert not ends
+    theirs.ack()
+    assert ends == ["empty"]
+
+
+def test_later_acks_of_one_channel_do_not_stand_in_for_those_of_another(ledger: Ledger) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0, 1))
+    mine, theirs = take(one), take(other)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    mine.ack()
+    take(one).ack()
+    assert not ends
+    theirs.ack()
+    assert ends == ["empty"]
+
+
+def test_a_drain_waits_for_a_closed_channel_too(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    ledger.close_lane(lane)
+    ledger.drain()
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    assert not ends
+    message.ack()
+    assert ends == ["empty"]
+
+
+def test_with_nothing_begun_there_is_nothing_to_wait_for(ledger: Ledger, lane: Lane) -> None:
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    new_ledger().when_empty(lambda: ends.append("no channel"))
+    assert ends == ["empty", "no channel"]
+
+
+def test_the_end_of_an_epoch_ends_a_wait_for_its_messages(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    take(lane)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    ledger.shut()
+    assert ends == ["empty"]
+
+
+def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    take(lane).ack()
+    ledger.shut()
+    assert ledger.due is None
+
+
+def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(fetched(0, 1))
+    messages = [take(lane) for lane in lanes]
+    ledger.close_lane(lanes[0])
+    ledger.shut()
+    assert [(lane.load.held, lane.load.begun) for lane in lanes] == [(0, 0)] * 3
+    assert not any(message.ack() for message in messages)
+    assert ledger.tally.stale == 3
+
+
+def test_who_waits_no_more_is_not_told(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    message = take(lane)
+    ends: list[str] = []
+    leave = ledger.when_empty(lambda: ends.append("empty"))
+    ledger.when_empty(lambda: ends.append("still waiting"))
+    leave()
+    leave()
+    message.ack()
+    assert ends == ["still waiting"]
+
+
+def test_all_who_wait_are_told_once(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    first, second = take_all(lane)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("one"))
+    ledger.when_empty(lambda: ends.append("other"))
+    first.ack()
+    assert not ends
+    second.ack()
+    ledger.shut()
+    assert ends == ["one", "other"]
+
+
+def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1))
+    batch = take_batch(lane, 2)
+    ends: list[str] = []
+    ledger.when_empty(lambda: ends.append("empty"))
+    batch.ack()
+    assert ends == ["empty"]
+
+
+# Where the work stands
+
+
+def test_an_epoch_starts_where_it_was_told_to(ledger: Ledger) -> None:
+    ledger = new_ledger(position=5)
+    open_lane(ledger)
+    ledger.fetched(fetched(7))
+    assert ledger.start == 5
+    ledger.advance(9)
+    assert ledger.start == 5
+
+
+def test_an_epoch_that_was_not_told_starts_at_the_first_that_comes(
+    ledger: Ledger, lane: Lane
+) -> None:
+    assert ledger.start is None
+    ledger.fetched(fetched(7, 8))
+    ledger.fetched(fetched(9))
+    assert ledger.start == 7
+
+
+def test_an_epoch_in_which_nothing_comes_starts_at_its_position(ledger: Ledger) -> None:
+    ledger.advance(4)
+    ledger.advance(6)
+    assert (ledger.start, ledger.position) == (4, 6)
+
+
+def test_what_came_while_nobody_listened_is_where_the_epoch_starts(ledger: Ledger) -> None:
+    ledger.fetched(fetched(7, 8))
+    ledger.fetched(fetched(9))
+    assert (ledger.start, ledger.position) == (7, 7)
+
+
+def test_the_work_that_is_not_committed_begins_at_the_start_or_at_the_last_commit(
+    ledger: Ledger, lane: Lane
+) -> None:
+    assert ledger.uncommitted is None
+    ledger.fetched(fetched(7, 8))
+    assert ledger.uncommitted == 7
+    ledger.committed = 0
+    assert ledger.uncommitted == 0
+
+
+def test_the_oldest_begun_is_that_of_the_slowest_channel(ledger: Ledger) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(fetched(0, 1))
+    assert ledger.oldest_begun is None
+    for lane in lanes[:2]:
+        take_all(lane)
+    assert ledger.oldest_begun == 0
+    for lane in lanes[:2]:
+        lane.begun[0].ack()
+    assert ledger.oldest_begun == 1
+
+
+def test_what_waits_is_counted_over_the_channels(ledger: Ledger) -> None:
+    one, other = open_lane(ledger), open_lane(ledger)
+    ledger.fetched(fetched(0, 1, 2))
+    take(one)
+    assert (ledger.waiting, one.waiting, other.waiting) == (5, 2, 3)
+
+
+def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: Ledger) -> None:
+    lanes = [open_lane(ledger) for _ in range(3)]
+    ledger.fetched(fetched(0, 1))
+    assert ledger.acked == ledger.newly_acked() == 0
+    for lane in lanes:
+        take(lane).ack()
+    assert (ledger.acked, ledger.newly_acked()) == (3, 3)
+    left = take(lanes[0])
+    ledger.close_lane(lanes[0])  # with one begun
+    ledger.close_lane(lanes[1])  # with none
+    assert (ledger.acked, ledger.newly_acked()) == (3, 0)
+    left.ack()
+    assert (ledger.acked, ledger.newly_acked()) == (4, 1)
+    ledger.close_lane(lanes[2])
+    assert (ledger.acked, ledger.newly_acked()) == (4, 0)
+
+
+def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    batch = take_batch(lane, 2)
+    assert lane.acked == 0
+    batch.ack()
+    assert lane.acked == 2
+
+
+def test_what_the_end_of_an_epoch_gives_up_was_not_acked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0, 1, 2))
+    first, *_ = take_all(lane)
+    first.ack()
+    ledger.shut()
+    assert (lane.acked, ledger.acked) == (1, 1)

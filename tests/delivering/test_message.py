@@ -1,0 +1,127 @@
+"""What users read from messages and batches, and what becomes of them when they are shared."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from tests.records import FakeRecord
+from transport.fetched import FetchedRecords
+from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
+from transport.message import Batch, Message
+from transport.types import TP
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger(TP("orders", 0), 1, 1, Tally())
+
+
+@pytest.fixture
+def lane(ledger: Ledger) -> Lane:
+    return ledger.open_lane(BufferUsage(100))
+
+
+def take(ledger: Ledger, lane: Lane, record: FakeRecord) -> Message:
+    ledger.fetched(FetchedRecords([record]))
+    assert lane.ready()
+    message = lane.take()
+    assert message is not None
+    return message
+
+
+def take_batch(ledger: Ledger, lane: Lane, count: int) -> Batch:
+    """A batch of the offsets from 0 on, with keys and values that name them."""
+    records = [FakeRecord(i, key=b"key %d" % i, value=b"value %d" % i) for i in range(count)]
+    ledger.fetched(FetchedRecords(records))
+    assert lane.ready()
+    return lane.take_batch(count)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "seconds"), [(None, None), (-1, None), (0, 0.0), (1, 0.001), (1500, 1.5)]
+)
+def test_a_record_without_a_time_has_no_timestamp(
+    ledger: Ledger, lane: Lane, timestamp: int | None, seconds: float | None
+) -> None:
+    record = attrs.evolve(FakeRecord(0), timestamp=timestamp)
+    assert take(ledger, lane, record).timestamp == seconds
+
+
+@pytest.mark.parametrize(("type_", "expected"), [(None, 0), (0, 0), (1, 1)])
+def test_the_timestamp_type_of_a_record_without_one_is_that_of_the_producer(
+    ledger: Ledger, lane: Lane, type_: int | None, expected: int
+) -> None:
+    record = attrs.evolve(FakeRecord(0), timestamp_type=type_)
+    assert take(ledger, lane, record).timestamp_type == expected
+
+
+@pytest.mark.parametrize("n", [0, -1, True, 0.5])
+def test_a_message_is_shared_with_a_whole_number_of_holders(
+    ledger: Ledger, lane: Lane, n: int
+) -> None:
+    message = take(ledger, lane, FakeRecord(0))
+    with pytest.raises((TypeError, ValueError)):
+        message.incref(n)
+    with pytest.raises((TypeError, ValueError)):
+        message.decref(n)
+    assert message.refcount == 1
+
+
+def test_several_holders_let_go_in_one_call(ledger: Ledger, lane: Lane) -> None:
+    message = take(ledger, lane, FakeRecord(0))
+    message.incref(2)
+    assert not message.decref(2)
+    assert not message.acked
+    assert message.decref()
+    assert message.acked
+
+
+@pytest.mark.parametrize("are_made", [False, True])
+def test_a_batch_has_the_keys_values_and_records_of_its_messages(
+    ledger: Ledger, lane: Lane, are_made: bool
+) -> None:
+    batch = take_batch(ledger, lane, 2)
+    if are_made:
+        assert [message.offset for message in batch] == [0, 1]
+    assert batch.keys() == [b"key 0", b"key 1"]
+    assert batch.values() == [b"value 0", b"value 1"]
+    assert [record.offset for record in batch.records] == [0, 1]
+
+
+def test_a_batch_from_which_a_message_is_left_out_has_the_others(
+    ledger: Ledger, lane: Lane
+) -> None:
+    batch = take_batch(ledger, lane, 3)
+    batch.messages = batch[:2]
+    assert len(batch) == 2
+    assert batch.values() == [b"value 0", b"value 1"]
+
+
+def test_the_messages_of_a_batch_weigh_what_the_batch_weighs(ledger: Ledger, lane: Lane) -> None:
+    batch = take_batch(ledger, lane, 3)
+    batch.weight = 11
+    assert [message.weight for message in batch] == [5, 3, 3]
+
+
+def test_the_messages_of_an_acked_batch_are_acked(ledger: Ledger, lane: Lane) -> None:
+    batch = take_batch(ledger, lane, 2)
+    assert batch.ack()
+    assert [(message.acked, message.refcount) for message in batch] == [(True, 0), (True, 0)]
+    assert list(batch.open_messages()) == []
+    with pytest.raises(ValueError, match="no holder"):
+        batch[0].incref()
+
+
+def test_a_message_of_a_batch_is_open_until_its_own_ack(ledger: Ledger, lane: Lane) -> None:
+    first, second = batch = take_batch(ledger, lane, 2)
+    assert list(ledger.unacked) == [first, second]
+    first.ack()
+    assert [message.is_open for message in (first, second)] == [False, True]
+    assert list(batch.open_messages()) == list(ledger.unacked) == [second]
+
+
+def test_no_message_of_a_batch_is_open_after_its_epoch(ledger: Ledger, lane: Lane) -> None:
+    first, _ = take_batch(ledger, lane, 2)
+    ledger.shut()
+    assert not first.is_open

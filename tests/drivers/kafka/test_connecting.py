@@ -1,0 +1,109 @@
+"""Why no client could be built: told by the connections that were tried."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import kafka.errors
+import pytest
+from kafka.future import Future
+from kafka.net.transport import KafkaTCPTransport
+
+from transport.drivers.kafka.connecting import Attempt
+from transport.drivers.kafka.workarounds.silent_handshake import ANSWERS_NOTHING
+from transport.drivers.kafka.waiting import Waiting
+from transport.errors import AuthorizationFailed, BrokerUnavailable
+
+
+class Connection:
+    """One of its connections."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
+
+
+class Manager:
+    """The part of the client's manager that an attempt listens to."""
+
+    def __init__(self) -> None:
+        self.bootstrapped = self.closed = False
+        self.connections: list[Any] = []
+        self._net = self._build_transport = None
+        self.cluster = SimpleNamespace(broker_metadata=lambda node_id: None)
+
+    def get_connection(self) -> Any:
+        self.connections.append(
+            Connection(
+                node_id="bootstrap-0",
+                init_future=Future(),
+                close_future=Future(),
+                connection_made=lambda transport: None,
+                unpause=lambda reason: None,
+                _send_request=lambda request, **options: None,
+            )
+        )
+        return self.connections[-1]
+
+    def close(self) -> None:
+        for connection in self.connections:
+            if not connection.init_future.is_done:
+                connection.init_future.failure(kafka.errors.Cancelled())
+
+
+def build(manager: Manager) -> Attempt:
+    client = SimpleNamespace(_manager=manager)
+    library_class = SimpleNamespace(DEFAULT_CONFIG={"kafka_client": lambda **options: client})
+    servers = ["host:1", "host:2"]
+    attempt = Attempt(servers, lambda _: None, Waiting("app", servers))
+    attempt.options(library_class)["kafka_client"](security_protocol="PLAINTEXT")
+    return attempt
+
+
+def fail(attempt: Attempt) -> None:
+    with attempt.errors():
+        raise kafka.errors.KafkaTimeoutError("bootstrap")
+
+
+def test_a_refusal_is_the_reason_whatever_fails_after_it() -> None:
+    manager = Manager()
+    attempt = build(manager)
+    refused, _ = manager.get_connection(), manager.get_connection()
+    refused.init_future.failure(kafka.errors.SaslAuthenticationFailedError("wrong password"))
+    with pytest.raises(AuthorizationFailed, match="wrong password"):
+        fail(attempt)
+
+
+def test_else_the_last_failure_is() -> None:
+    manager = Manager()
+    attempt = build(manager)
+    for reason in ("ECONNRESET", "ECONNREFUSED"):
+        manager.get_connection().init_future.failure(kafka.errors.KafkaConnectionError(reason))
+    with pytest.raises(BrokerUnavailable, match=r"host:1, host:2.*ECONNREFUSED"):
+        fail(attempt)
+
+
+def test_a_handshake_that_is_cut_off_at_the_end_hides_no_other_reason() -> None:
+    manager = Manager()
+    attempt = build(manager)
+    for reason in ("Handshake failed: [SSL: EOF]", f"Handshake failed: host:1 {ANSWERS_NOTHING}"):
+        manager.get_connection().init_future.failure(kafka.errors.KafkaConnectionError(reason))
+    with pytest.raises(BrokerUnavailable, match="SSL"):
+        fail(attempt)
+
+
+def test_what_a_broker_says_before_it_closes_is_heard() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        theirs.send(b"refused")
+        theirs.close()
+        manager = Manager()
+        build(manager)
+        transport = KafkaTCPTransport(None, ours)
+        manager.get_connection().connection_made(transport)
+        assert transport._sock_recv() == (b"refused", None)
+        data, end = transport._sock_recv()
+        assert data == b""
+        assert isinstance(end, kafka.errors.KafkaConnectionError)

@@ -1,0 +1,1018 @@
+"""What only the Kafka driver has: threads, a client with ways of its own, a broker that is away."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import re
+import socket
+import threading
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import attrs
+import kafka.errors
+import pytest
+import trio
+from kafka.consumer.fetcher import Fetcher, FetchSessionHandler
+from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
+
+from tests.kafka import cluster
+from tests.kafka.cluster import Broker, describe_group
+from tests.records import read
+from transport.drivers import driver_for
+from transport.drivers.base import Driver, Outcome, Outgoing, Rebalance, RebalanceKind
+from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
+from transport.drivers.kafka.consumer import TURN
+from transport.drivers.settings import ClientSettings
+from transport.errors import (
+    AuthorizationFailed,
+    BrokerUnavailable,
+    ClientClosed,
+    CommitFailed,
+    CommitUnknown,
+    CommitWithdrawn,
+    DeliveryTimeout,
+    Fenced,
+    MessageTooLarge,
+    PartitionGone,
+    RebalanceInProgress,
+    TransportError,
+    UnknownTopic,
+)
+from transport.types import TP, RecordMetadata
+
+pytestmark = [
+    pytest.mark.kafka,
+    # The client drops the socket of a connection that failed, and lets the collector close it.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+SETTINGS = ClientSettings(
+    session_timeout=6.0,
+    heartbeat_interval=0.5,
+    max_poll_interval=20.0,
+    commit_timeout=3.0,
+    connect_timeout=3.0,
+)
+MakeTopic = Callable[..., str]
+
+
+@attrs.define(eq=False)
+class Sent:
+    outcomes: dict[Outgoing, Outcome] = attrs.field(factory=dict)
+    changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
+        for outgoing, outcome in reports:
+            assert outgoing not in self.outcomes
+            self.outcomes[outgoing] = outcome
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def of(self, batch: Sequence[Outgoing], within: float = 10.0) -> list[Outcome]:
+        with trio.fail_after(within):
+            while not self.outcomes.keys() >= set(batch):
+                await self.changed.wait()
+        return [self.outcomes[outgoing] for outgoing in batch]
+
+
+def message(topic: str, partition: int | None = 0, value: bytes = b"v") -> Outgoing:
+    return Outgoing(topic, partition, None, value, (), None)
+
+
+@contextlib.asynccontextmanager
+async def producing(
+    bootstrap: str, **settings: object
+) -> AsyncIterator[tuple[KafkaProducerClient, Sent]]:
+    client = KafkaDriver([bootstrap]).producer(attrs.evolve(SETTINGS, **settings))
+    sent = Sent()
+    await client.open(sent.report)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.keep_deadlines)
+            yield client, sent
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.close(5.0)
+
+
+@contextlib.asynccontextmanager
+async def consuming(
+    bootstrap: str, topics: Collection[str], **settings: object
+) -> AsyncIterator[KafkaConsumerClient]:
+    settings.setdefault("group_id", f"group-{uuid.uuid4().hex[:8]}")
+    client = KafkaDriver([bootstrap]).consumer(attrs.evolve(SETTINGS, **settings))
+    await client.open()
+    try:
+        await client.subscribe(topics)
+        yield client
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.close(5.0)
+
+
+async def poll_on(client: KafkaConsumerClient) -> NoReturn:
+    while True:
+        await client.poll()
+
+
+async def release_all(client: KafkaConsumerClient, told: list[Rebalance] | None = None) -> None:
+    try:
+        while True:
+            rebalance = await client.next_rebalance()
+            if told is not None:
+                told.append(rebalance)
+            rebalance.release()
+    except ClientClosed:
+        return
+
+
+async def fill(bootstrap: str, topic: str, count: int, partitions: int = 1) -> None:
+    async with producing(bootstrap) as (client, sent):
+        batch = [message(topic, n % partitions, b"%d" % n) for n in range(count)]
+        await client.partition_count(topic, 5.0)
+        await client.send(batch)
+        for outcome in await sent.of(batch):
+            assert isinstance(outcome, RecordMetadata)
+
+
+async def take(client: KafkaConsumerClient, count: int) -> dict[TP, list[int]]:
+    offsets: dict[TP, list[int]] = {}
+    with trio.fail_after(10.0):
+        while sum(map(len, offsets.values())) < count:
+            for tp, several in (await client.poll()).items():
+                offsets.setdefault(tp, []).extend(record.offset for record in read(several))
+    return offsets
+
+
+def client_threads() -> set[str]:
+    """Those of the client, and those of ours that are not parked for another run."""
+    return {
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("kafka", "consumer", "producer"))
+    }
+
+
+def open_sockets() -> int:
+    kinds = (
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{fd}")
+    )
+    return sum(kind.startswith(("socket", "anon_inode:[eventpoll]")) for kind in kinds)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    log = logging.getLogger("kafka")
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(logging.NOTSET)
+    gc.collect()
+
+
+@pytest.fixture
+def nothing_leaks(kafka_topic: MakeTopic) -> Iterator[None]:
+    """Neither threads nor sockets are left."""
+    kafka_topic()  # so that what the fixtures connect to is connected
+    gc.collect()
+    threads, sockets = client_threads(), open_sockets()
+    yield
+    gc.collect()
+    assert client_threads() <= threads
+    assert open_sockets() == sockets
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+# Opening and ending.
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+@pytest.mark.parametrize("kind", ["consumer", "producer"])
+async def test_nobody_there(kind: str) -> None:
+    address = closed_port()
+    driver = KafkaDriver([address])
+    settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=0.5)
+    opening = {
+        "consumer": driver.consumer(settings).open,
+        "producer": partial(driver.producer(settings).open, lambda _: None),
+    }
+    with pytest.raises(BrokerUnavailable, match=f"{address}.*ECONNREFUSED"):
+        await opening[kind]()
+
+
+LOGINS = """
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+inter.broker.listener.name=SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required \
+  username="admin" password="admin-pw" user_admin="admin-pw" user_guest="guest-pw";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:admin;User:ANONYMOUS
+"""
+
+
+async def test_logins_and_rights(kafka_java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SASL_PLAINTEXT")
+    monkeypatch.setattr(cluster, "PROPERTIES", properties + LOGINS)
+    settings = attrs.evolve(SETTINGS, group_id="g")
+    with Broker() as broker:
+
+        def driver(login: str) -> Driver:
+            return driver_for([f"kafka+sasl://{login}@{broker.bootstrap}"])
+
+        wrong = driver("guest:wrong-pw")
+        for opening in (
+            wrong.consumer(settings).open,
+            partial(wrong.producer(settings).open, lambda _: None),
+        ):
+            before = trio.current_time()
+            with pytest.raises(AuthorizationFailed) as caught:
+                await opening()
+            assert trio.current_time() - before < 2.0
+            assert "wrong-pw" not in f"{caught.value} {caught.value.__cause__}"
+
+        for login, may in (("admin:admin-pw", True), ("guest:guest-pw", False)):
+            rights = contextlib.nullcontext() if may else pytest.raises(AuthorizationFailed)
+            producer, sent = driver(login).producer(settings), Sent()
+            await producer.open(sent.report)
+            consumer = driver(login).consumer(settings)
+            await consumer.open()
+            with rights:
+                await producer.create_topic("t", 1, 1, {}, 10.0)
+            with rights:
+                assert await producer.partition_count("t", 5.0) == 1
+            with rights:
+                await consumer.subscribe(["t"])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(producer.keep_deadlines)
+                batch = [message("t")]
+                await producer.send(batch)
+                (outcome,) = await sent.of(batch)
+                nursery.cancel_scope.cancel()
+            assert isinstance(outcome, RecordMetadata if may else AuthorizationFailed)
+            await producer.close(3.0)
+            await consumer.close(3.0)
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+async def test_cancelling_an_open_ends_its_threads() -> None:
+    settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=30.0)
+    driver = KafkaDriver([closed_port()])
+    with trio.fail_after(2.0):
+        with trio.move_on_after(0.2):
+            await driver.consumer(settings).open()
+        with trio.move_on_after(0.2):
+            await driver.producer(settings).open(lambda _: None)
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+@pytest.mark.parametrize("how", ["close", "kill"])
+async def test_nothing_is_left_behind(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, how: str
+) -> None:
+    topic = kafka_topic()
+    await fill(kafka_bootstrap, topic, 10)
+    client = KafkaDriver([kafka_bootstrap]).consumer(attrs.evolve(SETTINGS, group_id=topic))
+    await client.open()
+    await client.subscribe([topic])
+    producer = KafkaDriver([kafka_bootstrap]).producer(SETTINGS)
+    await producer.open(Sent().report)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await take(client, 10)
+        with trio.fail_after(3.0):
+            if how == "close":
+                await client.close(2.0)
+                await client.close(2.0)  # the second does nothing
+                await producer.close(2.0)
+            else:
+                await client.kill()
+                await producer.kill()
+    for call in (client.poll, lambda: client.pause([]), lambda: client.commit({}, 1.0)):
+        with pytest.raises(ClientClosed):
+            await call()
+    with pytest.raises(ClientClosed):
+        await producer.send([message(topic)])
+
+
+async def test_who_closes_leaves_and_who_is_killed_does_not(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    for kill in (False, True):
+        group = f"{topic}-{kill}"
+        async with (
+            consuming(kafka_bootstrap, [topic], group_id=group) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(release_all, client)
+            await located(client, topic)
+            before = trio.current_time()
+            await (client.kill() if kill else client.close(3.0))
+        async with consuming(kafka_bootstrap, [topic], group_id=group) as heir:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(release_all, heir)
+                await located(heir, topic)
+                nursery.cancel_scope.cancel()
+            waited = trio.current_time() - before
+        assert (waited > SETTINGS.session_timeout * 0.8) == kill
+
+
+async def located(client: KafkaConsumerClient, topic: str, partitions: int = 4) -> dict[TP, int]:
+    tps = [TP(topic, number) for number in range(partitions)]
+    with trio.fail_after(20.0):
+        while len(positions := await client.positions(tps)) < partitions:
+            client.interrupt()
+            await client.poll()
+    return positions
+
+
+# Rebalances.
+
+
+async def test_a_rebalance_expires_by_itself(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    async with (
+        consuming(kafka_bootstrap, [topic], drain_timeout=1.0) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(located, client, topic)
+        rebalance = await client.next_rebalance()
+        assert rebalance.kind is RebalanceKind.ASSIGNED
+        assert 0.5 < rebalance.bound <= 1.0
+        with trio.fail_after(1.5):
+            await rebalance.expired.wait()
+        rebalance.release({TP(topic, 0): 5})  # too late
+
+
+async def test_a_release_that_seeks(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    await fill(kafka_bootstrap, topic, 40, partitions=4)
+
+    async def release(client: KafkaConsumerClient) -> None:
+        rebalance = await client.next_rebalance()
+        rebalance.release({TP(topic, 1): 7})
+        rebalance.release({TP(topic, 1): 3})  # does nothing
+
+    async with (
+        consuming(kafka_bootstrap, [topic]) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(release, client)
+        offsets = await take(client, 33)
+        assert offsets[TP(topic, 1)] == [7, 8, 9]
+
+
+async def test_closing_while_a_rebalance_waits(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
+) -> None:
+    topic = kafka_topic()
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+
+        async def poll() -> None:
+            with pytest.raises(ClientClosed):
+                await poll_on(client)
+
+        nursery.start_soon(poll)
+        rebalance = await client.next_rebalance()
+        with trio.fail_after(3.0):
+            await client.close(2.0)
+        rebalance.release()
+
+
+async def test_leaving_that_gets_stuck_is_cut_off_and_no_error(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
+) -> None:
+    """As while the group is in a rebalance: the thread has come back, so nothing was abandoned."""
+    topic = kafka_topic()
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic)
+        cut = threading.Event()
+        leave, close = client._consumer.close, client._client.close
+
+        def leave_late(**how: Any) -> None:
+            cut.wait()
+            leave(**how)
+
+        def cut_off() -> None:
+            close()
+            cut.set()
+
+        client._consumer.close, client._client.close = leave_late, cut_off
+        with trio.fail_after(3.0):
+            await client.close(2.0)
+
+
+async def test_an_eager_group_starts_from_what_is_committed(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    """The client alone would keep position and pause of what it gives back and gets again."""
+    topic = kafka_topic(partitions=1)
+    await fill(kafka_bootstrap, topic, 10)
+    tp = TP(topic, 0)
+    group = {"group_id": topic, "assignment": "eager"}
+    async with (
+        consuming(kafka_bootstrap, [topic], **group) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(release_all, client)
+        assert await take(client, 10) == {tp: list(range(10))}
+        await client.commit({tp: 4}, 3.0)
+        await client.pause([tp])
+        async with consuming(kafka_bootstrap, [topic], **group) as other:
+            nursery.start_soon(release_all, other)
+            offsets = {}
+            with trio.fail_after(10.0):
+                while not offsets:  # whoever owns it begins anew
+                    for each in (client, other):
+                        each.interrupt()
+                        offsets |= await each.poll()
+        assert [record.offset for record in read(offsets[tp])] == list(range(4, 10))
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("assignment", ["cooperative", "eager"])
+async def test_unsubscribing_gives_back(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, assignment: str
+) -> None:
+    topic = kafka_topic()
+    tps = {TP(topic, number) for number in range(4)}
+    async with (
+        consuming(kafka_bootstrap, [topic], assignment=assignment) as client,
+        trio.open_nursery() as nursery,
+    ):
+        told: list[Rebalance] = []
+        committed = []
+
+        async def serve() -> None:
+            while True:
+                rebalance = await client.next_rebalance()
+                told.append(rebalance)
+                if rebalance.kind is RebalanceKind.REVOKED and rebalance.partitions:
+                    # still a member, still the owner
+                    await client.commit(dict.fromkeys(rebalance.partitions, 0), 3.0)
+                    committed.append(rebalance.partitions)
+                rebalance.release()
+
+        nursery.start_soon(serve)
+        await located(client, topic)
+        for _ in range(2):
+            told.clear()
+            await client.subscribe([])
+            assert not told  # not before the next poll
+            client.interrupt()
+            await client.poll()
+            assert [r.partitions for r in told] == [tps]
+            assert await client.positions(tps) == {}
+            assert client.group_metadata().generation_id == -1
+            await client.subscribe([topic])
+            await located(client, topic)
+        assert len(committed) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def commit_after_joining(client: KafkaConsumerClient, tp: TP) -> None:
+    with trio.fail_after(10.0):
+        while True:
+            try:
+                return await client.commit({tp: 0}, 3.0)
+            except RebalanceInProgress:
+                client.interrupt()
+                await client.poll()
+
+
+async def test_a_join_that_outlasts_a_poll(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    """The client alone forgets it: no member any more, it hands out records all the same."""
+    topics = [kafka_topic(partitions=2)]
+    group = {"group_id": topics[0]}
+    async with (
+        consuming(kafka_bootstrap, topics, **group) as first,
+        consuming(kafka_bootstrap, topics, **group) as second,
+        trio.open_nursery() as nursery,
+    ):
+        members = [first, second]
+        for member in members:
+            nursery.start_soon(release_all, member)
+
+        async def owned_by_both() -> None:
+            tps = {TP(topic, number) for topic in topics for number in range(2)}
+            with trio.fail_after(20.0):
+                while True:
+                    for member in members:
+                        member.interrupt()
+                        await member.poll()
+                    owned = [set(await member.positions(tps)) for member in members]
+                    if owned[0] | owned[1] == tps and not owned[0] & owned[1]:
+                        return
+
+        await owned_by_both()
+        for waiting in (first, second):  # one of them is the leader
+            topics.append(kafka_topic(partitions=2))
+            await waiting.subscribe(topics)
+            with trio.move_on_after(1.0):
+                await poll_on(waiting)  # the other one does not, so the join has to wait
+            await owned_by_both()
+            for member in members:
+                await commit_after_joining(member, TP(topics[0], 0))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_member_that_was_thrown_out_has_lost(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    settings = {"max_poll_interval": 6.0, "commit_timeout": 1.0, "drain_timeout": 2.0}
+    async with (
+        consuming(kafka_bootstrap, [topic], **settings) as client,
+        trio.open_nursery() as nursery,
+    ):
+        told: list[Rebalance] = []
+        nursery.start_soon(release_all, client, told)
+        await located(client, topic)
+        await trio.sleep(7.5)  # no poll
+        with pytest.raises(CommitFailed):
+            await client.commit({TP(topic, 0): 0}, 3.0)
+        while len([r for r in told if r.partitions]) < 3:
+            client.interrupt()
+            await client.poll()
+        kinds = [r.kind for r in told if r.partitions]
+        assert kinds == [RebalanceKind.ASSIGNED, RebalanceKind.LOST, RebalanceKind.ASSIGNED]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_static_member_is_fenced(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    member = {"group_id": topic, "group_instance_id": "one"}
+    async with (
+        trio.open_nursery() as nursery,
+        consuming(kafka_bootstrap, [topic], **member) as client,
+    ):
+        nursery.start_soon(release_all, client)
+        await located(client, topic)
+        async with consuming(kafka_bootstrap, [topic], **member) as other:
+            nursery.start_soon(release_all, other)
+            await located(other, topic)
+            with pytest.raises(Fenced):
+                await client.commit({TP(topic, 0): 0}, 3.0)
+
+
+# AutoCommitter.
+
+
+async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic()
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic)
+        # At once: a rebalance that takes the partitions of a deleted topic away waits for it.
+        with trio.fail_after(20), pytest.raises(PartitionGone, match="no-such-topic-0"):
+            await client.commit({TP("no-such-topic", 0): 1, TP(topic, 2): 3}, 60.0)
+        await client.commit({TP(topic, 0): 0, TP(topic, 1): 5}, 3.0)
+        tps = [TP(topic, number) for number in range(4)]
+        expected = {TP(topic, 0): 0, TP(topic, 1): 5, TP(topic, 2): 3}
+        assert await client.committed(tps) == expected
+        nursery.cancel_scope.cancel()
+
+
+async def test_kafkas_own_tool_sees_the_commit(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, kafka_java: None
+) -> None:
+    topic = kafka_topic(partitions=1)
+    await fill(kafka_bootstrap, topic, 10)
+    async with consuming(kafka_bootstrap, [topic], group_id=topic) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(release_all, client)
+            await take(client, 10)
+            await client.commit({TP(topic, 0): 7}, 3.0)
+            nursery.cancel_scope.cancel()
+        rows = await trio.to_thread.run_sync(describe_group, kafka_bootstrap, topic)
+    assert rows[(topic, 0)] == (7, 10, 3)
+
+
+async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> None:
+    settings = {"group_id": "g", "delivery_timeout": 3.0}
+    bootstrap = kafka_broker.bootstrap
+    async with producing(bootstrap, **settings) as (producer, sent):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+        await producer.partition_count("t", 5.0)
+        async with (
+            consuming(bootstrap, ["t"], **settings) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(release_all, client)
+            await located(client, "t", 1)
+            kafka_broker.freeze()
+            before = trio.current_time()
+            with pytest.raises(CommitUnknown):
+                await client.commit({TP("t", 0): 1}, 1.0)
+            assert trio.current_time() - before < 1.5
+
+            batch = [message("t") for _ in range(10)]
+            await producer.send(batch)
+            outcomes = await sent.of(batch, within=4.0)
+            assert [type(outcome) for outcome in outcomes] == [DeliveryTimeout] * 10
+
+            before = trio.current_time()
+            await client.close(1.5)
+            assert trio.current_time() - before < 1.7
+        kafka_broker.thaw()
+        # The client that held them is gone; another takes its place.
+        late = [message("t")]
+        await producer.send(late)
+        assert [type(outcome) for outcome in await sent.of(late)] == [RecordMetadata]
+        kafka_broker.freeze()
+        lost = [message("t")]
+        await producer.send(lost)
+        before = trio.current_time()
+        await producer.close(1.0)
+        assert trio.current_time() - before < 1.5
+        assert [type(outcome) for outcome in await sent.of(lost)] == [ClientClosed]
+        kafka_broker.thaw()
+
+
+QUERIES: dict[str, Callable[[KafkaConsumerClient, TP, float], Awaitable[object]]] = {
+    "topics": lambda client, tp, seconds: client.topics(seconds),
+    "committed": lambda client, tp, seconds: client.committed([tp], seconds),
+    "beginning_offsets": lambda client, tp, seconds: client.beginning_offsets([tp], seconds),
+    "end_offsets": lambda client, tp, seconds: client.end_offsets([tp], seconds),
+    "partitions": lambda client, tp, seconds: client.partitions("not-looked-up-yet", seconds),
+}
+
+
+async def test_queries_of_a_frozen_broker_end_in_their_own_time_all_at_once(
+    kafka_broker: Broker,
+) -> None:
+    failed: list[tuple[str, float]] = []
+
+    async def ask(name: str) -> None:
+        with pytest.raises(BrokerUnavailable):
+            await QUERIES[name](client, TP("t", 0), 1.0)
+        failed.append((name, trio.current_time() - before))
+
+    async with producing(kafka_broker.bootstrap) as (producer, _):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+    async with consuming(kafka_broker.bootstrap, ["t"]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, "t", 1)
+        kafka_broker.freeze()
+        before = trio.current_time()
+        async with trio.open_nursery() as queries:
+            for name in QUERIES:
+                queries.start_soon(ask, name)
+        kafka_broker.thaw()
+        nursery.cancel_scope.cancel()
+    assert {name for name, _ in failed} == set(QUERIES)
+    assert max(seconds for _, seconds in failed) < 1.9, failed
+
+
+@pytest.mark.parametrize("name", ["topics", "committed", "end_offsets"])
+async def test_a_commit_does_not_wait_for_a_query_under_way(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    topic = kafka_topic()
+    tp = TP(topic, 0)
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic, 1)
+        manager = client._client._manager
+        send, asked, swallowed = manager.send, threading.Event(), list[Future]()
+
+        def swallow(request: Any, *args: Any, **options: Any) -> Any:
+            # The request of the query alone gets no answer; all others go their way.
+            if not type(request).__name__.startswith(("Metadata", "OffsetFetch", "ListOffsets")):
+                return send(request, *args, **options)
+            swallowed.append(Future())
+            asked.set()
+            return swallowed[-1]
+
+        async def ask() -> None:
+            with contextlib.suppress(BrokerUnavailable):
+                await QUERIES[name](client, tp, 30.0)
+
+        def answer() -> None:
+            for future in swallowed:
+                future.failure(kafka.errors.RequestTimedOutError())
+
+        monkeypatch.setattr(manager, "send", swallow)
+        nursery.start_soon(ask)
+        await trio.to_thread.run_sync(asked.wait, 10.0)
+        assert asked.is_set()
+        await client.commit({tp: 0}, 10.0)
+        monkeypatch.undo()
+        manager.call_soon(answer)
+        assert await client.committed([tp]) == {tp: 0}
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("given_up_by", ["its time", "its caller"])
+async def test_a_commit_that_is_given_up_before_it_began_is_never_made(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, given_up_by: str
+) -> None:
+    topic = kafka_topic()
+    tp = TP(topic, 0)
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic, 1)
+        go_on = threading.Event()
+        client._committing.submit("stuck", go_on.wait)
+        try:
+            if given_up_by == "its time":
+                with pytest.raises(CommitWithdrawn, match="stuck"):
+                    await client.commit({tp: 7}, 0.3)
+            else:
+                with trio.move_on_after(0.3):
+                    await client.commit({tp: 7}, 5.0)
+        finally:
+            go_on.set()
+        await client.commit({}, 3.0)  # behind all that was in the queue
+        assert await client.committed([tp]) == {}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_frozen_broker_is_waited_for(
+    kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves heartbeats without an answer; polling goes on in turns, it does not spin."""
+    looks = 0
+    fetch_records = Fetcher.fetch_records
+
+    def look(fetcher: Fetcher, *args: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return fetch_records(fetcher, *args, **options)
+
+    monkeypatch.setattr(Fetcher, "fetch_records", look)
+    async with producing(kafka_broker.bootstrap) as (producer, _):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+    async with (
+        consuming(kafka_broker.bootstrap, ["t"]) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(release_all, client)
+        await located(client, "t", 1)
+        kafka_broker.freeze()
+        nursery.start_soon(poll_on, client)
+        await trio.sleep(2 * SETTINGS.heartbeat_interval)  # one is without an answer by then
+        looks, seconds = 0, 2.0
+        await trio.sleep(seconds)
+        assert 0 < looks <= seconds / TURN + 1  # the end of the wait for the heartbeat is one more
+        kafka_broker.thaw()
+        nursery.cancel_scope.cancel()
+
+
+async def test_idle_fetches_continue_one_session(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch of another version ends it: then each idle fetch would name all partitions."""
+    topic = kafka_topic(partitions=4)
+    answers: list[tuple[int, int]] = []
+    handle = FetchSessionHandler.handle_response
+
+    def look(handler: FetchSessionHandler, response: Any) -> Any:
+        answers.append((response.error_code, sum(len(t.partitions) for t in response.responses)))
+        return handle(handler, response)
+
+    monkeypatch.setattr(FetchSessionHandler, "handle_response", look)
+    async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(release_all, client)
+        await located(client, topic, 4)
+        nursery.start_soon(poll_on, client)
+        await trio.sleep(1.0)  # the session may have begun with some of them
+        answers.clear()
+        await trio.sleep(2.5)
+        assert len(answers) >= 2
+        assert set(answers) == {(0, 0)}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_broker_that_restarts(kafka_broker: Broker) -> None:
+    bootstrap = kafka_broker.bootstrap
+    async with producing(bootstrap) as (producer, sent):
+        await producer.create_topic("t", 1, 1, {}, 10.0)
+        await producer.partition_count("t", 5.0)
+        async with consuming(bootstrap, ["t"]) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(release_all, client)
+            await located(client, "t", 1)
+            await trio.to_thread.run_sync(kafka_broker.kill)
+            batch = [message("t") for _ in range(10)]
+            await producer.partition_count("t", 1.0)  # is known still
+            await producer.send(batch)
+            await trio.to_thread.run_sync(kafka_broker.start)
+            assert all(isinstance(o, RecordMetadata) for o in await sent.of(batch, within=20.0))
+            with trio.fail_after(20.0):
+                offsets = await take(client, 10)
+            assert offsets == {TP("t", 0): list(range(10))}
+            nursery.cancel_scope.cancel()
+
+
+# Producing.
+
+
+async def test_an_unknown_topic_delays_no_other(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    async with producing(kafka_bootstrap) as (client, _), trio.open_nursery() as nursery:
+        # The broker makes no two topics whose names differ in nothing else.
+        bad = f"no.such.{topic}"
+        await client.create_topic(bad.replace(".", "_"), 1, 1, {}, 10.0)
+
+        async def unknown() -> None:
+            with pytest.raises(UnknownTopic, match=re.escape(bad)):
+                await client.partition_count(bad, 1.0)
+
+        before = trio.current_time()
+        nursery.start_soon(unknown)
+        nursery.start_soon(unknown)
+        await trio.sleep(0.1)
+        assert await client.partition_count(topic, 5.0) == 4
+        assert trio.current_time() - before < 0.5
+
+
+async def test_what_the_client_refuses_concerns_one_message(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    topic = kafka_topic()
+    async with producing(kafka_bootstrap, max_request_size=10_000) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [
+            message(topic, 0),
+            message(topic, 0, b"x" * 20_000),
+            message(topic, 99),
+            Outgoing(topic, 1, None, None, (), None),
+            message(topic, None),
+        ]
+        await client.send(batch)
+        ok, large, nowhere, empty, anywhere = await sent.of(batch)
+    assert isinstance(ok, RecordMetadata)
+    assert isinstance(large, MessageTooLarge)
+    assert isinstance(nowhere, TransportError)
+    assert isinstance(empty, RecordMetadata)
+    assert isinstance(anywhere, RecordMetadata)
+
+
+async def test_a_batch_that_the_client_splits(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    """The topic takes less at once than the client packs: it splits, and nobody is forgotten."""
+    topic = kafka_topic(partitions=1, max_message_bytes="2000")
+    async with producing(kafka_bootstrap, linger=0.2) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic, 0, b"%03d" % n * 50) for n in range(100)]
+        large = message(topic, 0, b"x" * 5000)
+        await client.send([*batch[:50], large, *batch[50:]])
+        outcomes = await sent.of(batch)
+        assert sorted(o.offset for o in outcomes if isinstance(o, RecordMetadata)) == [*range(100)]
+        assert [type(o) for o in await sent.of([large])] == [MessageTooLarge]
+
+
+@pytest.mark.parametrize("acks", [0, 1, "all"])
+async def test_acks(kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | str) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap, acks=acks) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        await client.send(batch)
+        offsets = [o.offset for o in await sent.of(batch) if isinstance(o, RecordMetadata)]
+    assert offsets == ([-1, -1, -1] if acks == 0 else [0, 1, 2])
+
+
+async def test_a_cancelled_send_is_sent(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.send(batch)
+        assert scope.cancelled_caught
+        assert all(isinstance(outcome, RecordMetadata) for outcome in await sent.of(batch))
+
+
+async def test_closing_sends_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        await client.send(batch)
+        with trio.fail_after(2.0):
+            await client.close(5.0)
+        assert all(isinstance(sent.outcomes[each], RecordMetadata) for each in batch)
+
+
+async def test_killing_fails_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    topic = kafka_topic(partitions=1)
+    async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
+        await client.partition_count(topic, 5.0)
+        batch = [message(topic) for _ in range(3)]
+        await client.send(batch)
+        await client.kill()
+        assert all(isinstance(sent.outcomes[each], ClientClosed) for each in batch)
+
+
+async def test_creating_a_topic_again(kafka_bootstrap: str) -> None:
+    topic = f"made-{uuid.uuid4().hex[:8]}"
+    async with producing(kafka_bootstrap) as (client, _):
+        for _ in range(2):
+            await client.create_topic(topic, 3, 1, {"cleanup.policy": "compact"}, 10.0)
+        assert await client.partition_count(topic, 5.0) == 3
+
+
+async def test_bad_topic_names(kafka_bootstrap: str) -> None:
+    async with producing(kafka_bootstrap) as (client, _):
+        with pytest.raises(UnknownTopic):
+            await client.partition_count("no/such", 5.0)
+    async with consuming(kafka_bootstrap, []) as consumer:
+        with pytest.raises(UnknownTopic):
+            await consumer.subscribe(["no such"])
+
+
+async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
+    kafka_broker: Broker,
+) -> None:
+    """The client gives its producer id up then, and would send nothing any more."""
+    settings = {"delivery_timeout": 6.0, "request_timeout": 1.0}
+    async with producing(kafka_broker.bootstrap, **settings) as (client, sent):
+        await client.create_topic("t", 1, 1, {}, 10.0)
+        first = [message("t")]
+        await client.send(first)
+        assert isinstance((await sent.of(first))[0], RecordMetadata)
+        for _ in range(2):
+            kafka_broker.freeze()
+            late = [message("t")]
+            await client.send(late)
+            (outcome,) = await sent.of(late, within=30.0)
+            kafka_broker.thaw()
+            assert isinstance(outcome, DeliveryTimeout)
+            assert "Expiring" in str(outcome)  # it was the client that gave up
+            batch = [message("t")]
+            await client.send(batch)
+            (outcome,) = await sent.of(batch, within=30.0)
+            assert isinstance(outcome, RecordMetadata), outcome
+
+
+# Transactions.
+
+
+async def test_a_request_of_a_transaction_outlives_its_connection(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client forgets one whose connection fails while it is waited for."""
+    broken: list[bool] = []
+    wait = KafkaNetClient.await_ready
+
+    def await_ready(self: KafkaNetClient, *args: Any, **options: Any) -> bool:
+        if broken:
+            broken.pop()
+            raise kafka.errors.KafkaConnectionError("reset by peer")
+        return bool(wait(self, *args, **options))
+
+    monkeypatch.setattr(KafkaNetClient, "await_ready", await_ready)
+    settings = {"transactional_id": kafka_topic(), "delivery_timeout": 120.0}
+    async with producing(kafka_bootstrap, **settings) as (client, sent):
+        for _ in range(2):
+            await client.begin()
+            broken.append(True)
+            batch = [message(settings["transactional_id"])]
+            await client.send(batch)
+            (outcome,) = await sent.of(batch, within=30.0)
+            assert isinstance(outcome, RecordMetadata), outcome
+            await client.commit(10.0)
+            assert not broken
+
+
+async def test_a_client_that_was_let_go_takes_no_id_from_who_took_it_since(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    """The next client has the id unless another producer came in between."""
+    settings = {"transactional_id": kafka_topic()}
+    async with producing(kafka_bootstrap, **settings) as (old, _):
+        old._discard()
+        await old.begin()
+        assert old._identity.epoch == 1
+        await old.abort(10.0)
+        async with producing(kafka_bootstrap, **settings) as (new, sent):
+            for _ in range(2):
+                old._discard()
+                with pytest.raises(Fenced, match="another producer has taken over"):
+                    await old.begin()
+            await new.begin()
+            batch = [message(settings["transactional_id"])]
+            await new.send(batch)
+            assert isinstance((await sent.of(batch))[0], RecordMetadata)
+            await new.commit(10.0)

@@ -1,0 +1,388 @@
+"""Sending from code that cannot wait, and from other threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.apps import app_on, broker_with, committed, take
+from tests.nurseries.clock import jumping
+from tests.producing.test_producer import HeldBack, app_with
+from transport import (
+    TP,
+    AppClosed,
+    BufferFull,
+    DeliveryFailed,
+    FutureMessage,
+    NotInTransaction,
+    PendingMessage,
+    RecordMetadata,
+    UnknownTopic,
+)
+from transport.drivers.memory import MemoryBroker
+
+ORDERS = TP("orders", 0)
+
+
+def values(broker: MemoryBroker, tp: TP = ORDERS) -> list[bytes | None]:
+    return [record.value for record in broker.log(tp).read(0, 1 << 20).records]
+
+
+def all_of(broker: MemoryBroker, tp: TP) -> list[tuple[object, ...]]:
+    """What was written with each record."""
+    return [
+        (record.key, record.value, record.timestamp, list(record.headers))
+        for record in broker.log(tp).read(0, 1 << 20).records
+    ]
+
+
+def soon(topic: str = "orders", value: bytes = b"v") -> FutureMessage:
+    return FutureMessage(PendingMessage(topic=topic, value=value, partition=0))
+
+
+async def in_thread(call: Callable[[], object]) -> None:
+    """Run in a thread that knows nothing of trio, and wait for its end."""
+    errors: list[Exception] = []
+    token, ended = trio.lowlevel.current_trio_token(), trio.Event()
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - raised again in the test's own task
+            errors.append(error)
+        token.run_sync_soon(ended.set)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    await ended.wait()
+    thread.join()
+    for error in errors:
+        raise error
+
+
+@jumping
+async def test_send_soon_sends_in_order_and_tells_where() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        futures = [soon(value=b"%d" % number) for number in range(100)]
+        for fut in futures:
+            app.producer.send_soon(fut)
+        assert not futures[0].is_done
+        written = [await fut for fut in futures]
+        assert [metadata.offset for metadata in written] == list(range(100))
+        assert await futures[0] == await futures[0].wait() == futures[0].result()
+    assert values(broker) == [b"%d" % number for number in range(100)]
+
+
+@jumping
+async def test_the_topics_send_soon_encodes_and_sends() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        fut = app.topic("orders", value_type=str).send_soon(
+            key=b"k", value="v", timestamp=1.5, headers={"h": b"1"}
+        )
+        assert await fut == RecordMetadata("orders", 0, 0, 1.5)
+
+
+@jumping
+async def test_send_soon_sends_all_that_the_message_has() -> None:
+    broker = broker_with(TP("orders", 2))
+    async with app_on(broker) as app:
+        message = PendingMessage(
+            topic="orders", key=b"k", value=b"v", partition=1, timestamp=1.5, headers={"h": b"1"}
+        )
+        app.producer.send_soon(fut := FutureMessage(message))
+        assert await fut == RecordMetadata("orders", 1, 0, 1.5)
+    assert all_of(broker, TP("orders", 1)) == [(b"k", b"v", 1500, [("h", b"1")])]
+
+
+async def test_send_soon_from_other_threads() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        written: list[RecordMetadata] = []
+
+        def work() -> None:
+            futures = [soon() for _ in range(50)]
+            for fut in futures:
+                app.producer.send_soon(fut)
+            written.extend(fut.result(10.0) for fut in futures)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(in_thread, work)
+    assert sorted(metadata.offset for metadata in written) == list(range(200))
+
+
+async def test_the_threaded_producer_blocks_until_the_delivery() -> None:
+    broker = broker_with(TP("orders", 2))
+    async with app_on(broker) as app:
+        written: list[RecordMetadata] = []
+        send_and_wait = app.producer.threaded_producer.send_and_wait
+
+        def work() -> None:
+            written.append(send_and_wait("orders", b"k", b"v", 1, 1.5, {"h": b"1"}))
+
+        await in_thread(work)
+        assert written == [RecordMetadata("orders", 1, 0, 1.5)]
+    with pytest.raises(AppClosed):
+        await in_thread(work)
+    assert all_of(broker, TP("orders", 1)) == [(b"k", b"v", 1500, [("h", b"1")])]
+
+
+@jumping
+async def test_the_buffer_is_bounded() -> None:
+    client = HeldBack()
+    async with app_with(client, send_buffer_messages=3) as app:
+        futures = [soon() for _ in range(6)]
+        for fut in futures[:3]:
+            app.producer.send_soon(fut)
+        with pytest.raises(BufferFull):
+            app.producer.send_soon(futures[3])
+        assert len(app.producer.buffer) == 3
+        await wait_all_tasks_blocked()  # all are accepted, and wait for their delivery
+        assert len(app.producer.buffer) == 0
+        for fut in futures[3:]:
+            app.producer.send_soon(fut)
+        await wait_all_tasks_blocked()  # there is no room for them, so they stay
+        assert len(app.producer.buffer) == 3
+        client.end(3)
+        await wait_all_tasks_blocked()
+        client.end(3)
+        await futures[5]
+
+
+@jumping
+async def test_a_topic_that_does_not_answer_delays_no_other() -> None:
+    client = HeldBack()
+    answered = trio.Event()
+
+    async def partition_count(topic: str, timeout: float) -> int:
+        if topic == "slow":
+            await answered.wait()
+        return 1
+
+    client.partition_count = partition_count  # type: ignore[method-assign]
+    async with app_with(client) as app:
+        slow = [soon("slow", b"%d" % number) for number in range(2)]
+        for fut in (*slow, quick := soon("quick")):
+            app.producer.send_soon(fut)
+        await wait_all_tasks_blocked()
+        client.end(1)
+        assert (await quick).topic == "quick"
+        answered.set()
+        await wait_all_tasks_blocked()
+        assert [outgoing.value for outgoing in client.taken] == [b"0", b"1"]
+        client.end(2)
+
+
+@jumping
+async def test_each_message_has_its_own_error() -> None:
+    broker = broker_with(ORDERS, auto_create=False)
+    async with app_on(broker) as app:
+        bad, good = soon("nowhere"), soon()
+        app.producer.send_soon(bad)
+        app.producer.send_soon(good)
+        assert (await good).offset == 0
+        with pytest.raises(UnknownTopic):
+            await bad
+
+
+@jumping
+async def test_a_failure_that_nobody_looked_at_comes_out_at_the_end() -> None:
+    broker = broker_with(ORDERS, auto_create=False)
+    with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
+        async with app_on(broker) as app:
+            app.producer.send_soon(soon("nowhere"))
+
+
+@jumping
+async def test_a_failure_that_a_task_waits_for_is_seen() -> None:
+    """Also where it comes at the very end, and the task has no turn before the app is gone."""
+    client = HeldBack()
+    seen: list[Exception] = []
+
+    async def wait(fut: FutureMessage) -> None:
+        with pytest.raises(DeliveryFailed) as caught:
+            await fut
+        seen.append(caught.value)
+
+    async with trio.open_nursery() as nursery, app_with(client) as app:
+        app.producer.send_soon(fut := soon())
+        nursery.start_soon(wait, fut)
+        await wait_all_tasks_blocked()
+    assert len(seen) == 1
+
+
+async def test_a_failure_that_a_thread_was_told_is_seen() -> None:
+    broker = broker_with(ORDERS, auto_create=False)
+    async with app_on(broker) as app:
+
+        def work() -> None:
+            app.producer.send_soon(fut := soon("nowhere"))
+            with pytest.raises(UnknownTopic):
+                fut.result(10.0)
+
+        await in_thread(work)
+
+
+@jumping
+async def test_a_failure_that_nobody_waits_for_any_more_is_not_seen() -> None:
+    client = HeldBack()
+    with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
+        async with app_with(client) as app:
+            app.producer.send_soon(fut := soon())
+            with trio.move_on_after(1):
+                await fut
+            client.end(error=DeliveryFailed("no"))
+
+
+@jumping
+async def test_a_future_is_for_one_message() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        app.producer.send_soon(fut := soon())
+        with pytest.raises(ValueError, match="given before"):
+            app.producer.send_soon(fut)
+        assert (await fut).offset == 0
+        with pytest.raises(ValueError, match="given before"):
+            app.producer.send_soon(fut)
+    assert values(broker) == [b"v"]
+
+
+@jumping
+async def test_a_future_that_was_not_taken_can_be_given_again() -> None:
+    client = HeldBack()
+    async with app_with(client, send_buffer_messages=1) as app:
+        app.producer.send_soon(soon())
+        with pytest.raises(BufferFull):
+            app.producer.send_soon(fut := soon())
+        await wait_all_tasks_blocked()
+        app.producer.send_soon(fut)
+        client.end()
+        await wait_all_tasks_blocked()
+        client.end()
+        await fut
+
+
+@jumping
+async def test_trios_own_thread_does_not_block_for_an_outcome() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        app.producer.send_soon(fut := soon())
+        with pytest.raises(RuntimeError, match="awaited"):
+            fut.result(0.1)
+        assert await fut == fut.result()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"topic": 5}, {"key": "k"}, {"value": "v"}, {"partition": "0"}, {"timestamp": "now"}],
+)
+def test_a_pending_message_of_other_types_is_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        PendingMessage(**{"topic": "orders", **wrong})
+
+
+@jumping
+async def test_a_topic_that_there_is_not_fails_all_that_wait_for_it_at_once() -> None:
+    """Each of them is asked for: one look, however many there are, and one more for latecomers."""
+    client = HeldBack()
+    protected: list[bool] = []
+
+    async def partition_count(topic: str, timeout: float) -> int:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        await trio.sleep(timeout)
+        raise UnknownTopic(topic)
+
+    client.partition_count = partition_count  # type: ignore[method-assign]
+    async with app_with(client, connect_timeout=10.0) as app:
+        start = trio.current_time()
+        early = [soon("nowhere") for _ in range(100)]
+        for fut in early:
+            app.producer.send_soon(fut)
+        await trio.sleep(9)
+        late = [soon("nowhere") for _ in range(100)]
+        for fut in late:
+            app.producer.send_soon(fut)
+        for futures, when in (early, 10), (late, 20):
+            for fut in futures:
+                with pytest.raises(UnknownTopic):
+                    await fut
+            assert trio.current_time() - start == pytest.approx(when)
+        assert len(app.producer.buffer) == 0
+    assert protected == [True, True]
+
+
+@jumping
+async def test_the_end_sends_what_is_in_the_buffer() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        for number in range(100):
+            app.producer.send_soon(soon(value=b"%d" % number))
+    assert len(values(broker)) == 100
+
+
+@jumping
+async def test_what_cannot_be_sent_by_the_end_has_failed() -> None:
+    client = HeldBack()
+
+    async def partition_count(topic: str, timeout: float) -> int:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    client.partition_count = partition_count  # type: ignore[method-assign]
+    futures = [soon(), soon("another")]
+    with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
+        async with app_with(client) as app:
+            for fut in futures:
+                app.producer.send_soon(fut)
+    for fut in futures:
+        with pytest.raises(AppClosed):
+            await fut
+
+
+@jumping
+async def test_a_flush_waits_for_what_is_to_be_sent_soon() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        app.producer.send_soon(soon())
+        await app.producer.flush()
+        assert values(broker) == [b"v"]
+
+
+@jumping
+async def test_before_and_after_nothing_can_be_sent_soon() -> None:
+    app = app_on(broker_with(ORDERS))
+    with pytest.raises(AppClosed):
+        app.producer.send_soon(soon())
+    async with app:
+        pass
+    with pytest.raises(AppClosed):
+        app.producer.send_soon(soon())
+
+
+@pytest.mark.parametrize("mode", ["member", "partition"])
+@jumping
+async def test_what_is_sent_soon_is_in_the_transaction_of_its_source(mode: str) -> None:
+    """Also where the source is acked before it was sent: the commit waits for it."""
+    broker = broker_with(ORDERS, TP("out", 0), records=0)
+    broker.log(ORDERS).append(None, b"v", (), 0)
+    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+        out = app.topic("out")
+        (message,) = await take(app.topic("orders").noack(), 1)
+        fut = out.send_soon(value=b"result", source=message)
+        message.ack()
+        with pytest.raises(NotInTransaction):
+            out.send_soon(value=b"too late", source=message)
+        log = broker.log(TP("out", 0))
+        await app.consumer.commit()
+        assert fut.is_done
+        assert [record.value for record in log.read(0, 1000, committed=True).records] == [b"result"]
+        assert committed(broker) == {ORDERS: 1}
+        outside = out.send_soon(value=b"outside", source=None)
+        await outside

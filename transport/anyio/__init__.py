@@ -1,0 +1,32 @@
+"""The transport for anyio programs, on either of its backends.
+
+    from transport.anyio import open_app
+
+    async with open_app(App("orders", broker="kafka://127.0.0.1:9092")) as app:
+        orders = app.topic("orders")
+        await orders.send(key=b"k", value=b"v")
+        async for message in orders:
+            ...
+
+On trio that is the app itself. On asyncio the same tree runs as a trio *guest* of the asyncio loop,
+in the same thread: one guest for each loop, which lives from the first app that is opened to the
+last that is closed. Start reading at `opening.py`. Nothing else in `transport` imports this package.
+"""
+
+from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
+from transport.anyio.opening import AnyApp, open_app
+from transport.anyio.reader import AioReader
+from transport.anyio.wrappers import AioApp, AioConsumer, AioProducer, AioTopic
+
+__all__ = [
+    "AioApp",
+    "AioConsumer",
+    "AioDelivery",
+    "AioFutureMessage",
+    "AioManyDeliveries",
+    "AioProducer",
+    "AioReader",
+    "AioTopic",
+    "AnyApp",
+    "open_app",
+]

@@ -1,0 +1,243 @@
+"""A trio run inside an asyncio loop, in the same thread.
+
+Both loops share one thread, and trio lets the host call what does not wait (`trio.Event.set`,
+`reschedule`, `Nursery.start_soon`). Such calls wake the guest once for all that was done before its
+turn. A task of asyncio crosses over in two ways:
+
+- `Guest.wait`: to wait for room, for an outcome or for a message. The guest calls a function in its
+  turn, and needs no task for it.
+- `Guest.call`: for what needs trio's own waiting, such as a commit. A task of the guest does it. A
+  caller that is cancelled cancels that task and waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from threading import get_ident
+from typing import Any, Generic, TypeAlias, TypeVar, TypeVarTuple
+
+import anyio
+import attrs
+import outcome
+import trio
+from anyio.lowlevel import RunVar
+
+from transport.errors import AppClosed
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Leave: TypeAlias = Callable[[], object]
+
+# A task that sends or reads gives way to other tasks at least this often, in seconds.
+GIVE_WAY = 0.001
+
+
+@attrs.define(eq=False)
+class Call(Generic[T]):
+    """Something that an asyncio task has the guest do."""
+
+    future: asyncio.Future[outcome.Outcome[T]]
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    async def make(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> None:
+        """In the guest."""
+        ended: outcome.Outcome[T] = outcome.Error(trio.BrokenResourceError("it was cancelled"))
+        try:
+            with self.scope:
+                try:
+                    ended = outcome.Value(await fn(*args))
+                except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                    ended = outcome.Error(error)
+        finally:
+            self.future.set_result(ended)
+
+    async def wait(self, cancel: Callable[[], None]) -> T:
+        """In the asyncio task. Cancelled: the call is cancelled, and has ended."""
+        try:
+            await asyncio.shield(self.future)
+        except asyncio.CancelledError:
+            cancel()
+            with anyio.CancelScope(shield=True):
+                while not self.future.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.shield(self.future)
+            raise
+        match self.future.result():  # not unwrap(): several may wait for it
+            case outcome.Value() as ended:
+                value: T = ended.value
+                return value
+            case outcome.Error() as failed:
+                raise failed.error
+        raise AssertionError("ended without an outcome")
+
+    async def wait_out(self, cancel: Callable[[], None]) -> None:
+        """The same; but what it has raised goes before the cancelling of who waits for it."""
+        try:
+            await self.wait(cancel)
+        except asyncio.CancelledError:
+            match self.future.result():
+                case outcome.Error() as failed:
+                    raise failed.error from None
+            raise
+
+
+@attrs.frozen(eq=False)
+class Answer(Generic[T]):
+    """A callable that passes an answer to the asyncio task that waits, in the loop's thread."""
+
+    _future: asyncio.Future[outcome.Outcome[T]]
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the task still waits: it has no answer yet and is not cancelled."""
+        return not self._future.done()
+
+    def __call__(self, ended: outcome.Outcome[T]) -> None:
+        if not self._future.done():
+            self._future.set_result(ended)
+
+
+class Guest:
+    """trio in the thread of an asyncio loop; counted by those who use it.
+
+    Attributes:
+        is_ending: nothing can be asked for any more. A loop has one guest: the next begins once
+            this one is gone.
+        gave_way: when a task of asyncio last gave way to others, by the monotonic clock.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.users = 0
+        self.is_ending = False
+        self._loop = loop
+        self.gave_way = -1.0
+        self._thread = get_ident()
+        self._calls: set[Call[Any]] = set()  # that have not ended
+        self._waits: set[asyncio.Future[outcome.Outcome[Any]]] = set()
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
+        self._nursery: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        trio.lowlevel.start_guest_run(
+            self._live,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            done_callback=self._on_end,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+
+    async def ready(self) -> None:
+        await asyncio.shield(self._ready)
+
+    def start(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> Call[T]:
+        """Have a task of the guest make a call, in our context; from the thread of the loop."""
+        self.check()
+        if self._nursery is None:
+            raise AppClosed("the app is not open any more")
+        call: Call[T] = Call(self._loop.create_future())
+        self._calls.add(call)
+        call.future.add_done_callback(lambda _: self._calls.discard(call))
+        self._nursery.start_soon(call.make, fn, *args)
+        return call
+
+    async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Have a call made and wait for it."""
+        call = self.start(fn, *args)
+        return await call.wait(lambda: self.soon(call.scope.cancel))
+
+    async def wait(self, begin: Callable[[Answer[T]], Leave]) -> T:
+        """Wait for an answer without a task of the guest.
+
+        `begin` gets the function to call with the answer, at once or in a turn of the guest. It
+        returns the function that ends the waiting, before or after that. Cancelled: it has ended.
+        """
+        self.check()
+        future: asyncio.Future[outcome.Outcome[T]] = self._loop.create_future()
+        leave = begin(Answer(future))
+        self._waits.add(future)
+        try:
+            ended = await future
+        finally:
+            self._waits.discard(future)
+            leave()
+        return ended.unwrap()
+
+    def check(self) -> None:
+        """Raise AppClosed if the guest is ending, and RuntimeError in another thread."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "the call was made in another thread than that of the app's asyncio loop: use"
+                " asyncio.run_coroutine_threadsafe, or send_soon of the native topic"
+            )
+        if self.is_ending:
+            raise AppClosed("the app is not open any more")
+
+    async def give_way(self) -> None:
+        """Let other tasks, and the guest, have a turn."""
+        self.gave_way = time.monotonic()  # one of many tasks is enough, and others need not
+        await asyncio.sleep(0)
+        self.gave_way = time.monotonic()
+
+    def soon(self, fn: Callable[[], object]) -> None:
+        assert self._token is not None
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(fn)
+
+    async def end(self) -> None:
+        """End the guest, and wait for that, whatever is cancelled."""
+        self.is_ending = True
+        if self._nursery is not None:
+            self.soon(self._nursery.cancel_scope.cancel)
+        # Shielded: an error on its way out must not turn into a cancellation here.
+        with anyio.CancelScope(shield=True):
+            await Call(self._ended).wait_out(lambda: None)
+
+    async def gone(self) -> None:
+        """Wait for its end."""
+        await asyncio.shield(self._ended)
+
+    # In the guest
+
+    async def _live(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._token = trio.lowlevel.current_trio_token()
+            self._ready.set_result(None)
+            if not self.is_ending:  # else whoever wanted it was cancelled meanwhile
+                await trio.sleep_forever()
+
+    def _on_end(self, ended: outcome.Outcome[None]) -> None:
+        """The run is over, also where something has ended it that was not asked for."""
+        self.is_ending = True
+        for call in list(self._calls):
+            if not call.future.done():
+                call.future.set_result(outcome.Error(AppClosed("trio has ended")))
+        for future in self._waits:
+            if not future.done():
+                future.set_result(outcome.Error(AppClosed("trio has ended")))
+        self._ended.set_result(ended)
+
+
+_current: RunVar[Guest | None] = RunVar("the trio guest of an asyncio loop")
+
+
+@contextlib.asynccontextmanager
+async def guest_of_loop() -> AsyncIterator[Guest]:
+    """The guest of the running loop; the last one to leave ends it."""
+    while (guest := _current.get(None)) is not None and guest.is_ending:
+        await guest.gone()
+        if _current.get(None) is guest:
+            _current.set(None)
+    if guest is None:
+        guest = Guest(asyncio.get_running_loop())
+        _current.set(guest)
+    guest.users += 1
+    try:
+        await guest.ready()
+        yield guest
+    finally:
+        guest.users -= 1
+        if guest.users == 0:
+            await guest.end()

@@ -1,0 +1,70 @@
+"""Reading messages and batches in the tasks of an asyncio loop."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar
+
+import outcome
+
+from transport.anyio.guest import GIVE_WAY, Answer, Guest, Leave
+from transport.delivering.in_hand import in_hand
+from transport.message import Batch, Message
+from transport.topic import Topic
+
+M = TypeVar("M", Message, Batch)
+
+
+class AioReader(Generic[M]):
+    """An async iterator for asyncio's tasks over messages or batches.
+
+    It takes them right out of the app's buffers and crosses over only to wait for news, so whatever
+    is cancelled, no message is lost on the way.
+    """
+
+    _current: M | None = None
+
+    def __init__(
+        self, topic: Topic, guest: Guest, take: Callable[[], M | None], *, acks: bool
+    ) -> None:
+        self._channel = topic.channel
+        self._guest = guest
+        self._take: Callable[[], M | None] = take
+        self._acks = acks
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> M:
+        if (done := self._current) is not None:
+            self._current = None
+            done.ack()
+        channel, guest = self._channel, self._guest
+        while True:
+            if channel.quota <= 0 or time.monotonic() - guest.gave_way > GIVE_WAY:
+                await guest.give_way()
+            if (taken := self._take()) is None:
+                if channel.ended:
+                    raise StopAsyncIteration
+                await guest.wait(self._call_at_news)
+                continue
+            if channel.must_decode and not await self._decode(taken):
+                continue
+            if self._acks:
+                self._current = taken
+            if channel.load.names_source:
+                in_hand.set(taken)
+            return taken
+
+    def _call_at_news(self, answer: Answer[None]) -> Leave:
+        call = functools.partial(answer, outcome.Value(None))
+        self._channel.call_at_news(call)
+        return functools.partial(self._channel.call_off, call)
+
+    async def _decode(self, taken: Message | Batch) -> bool:
+        """Decode in place; False: nothing is left. The hooks are the user's, of this side."""
+        if isinstance(taken, Message):
+            return await self._channel.decode(taken)
+        return await self._channel.decode_batch(taken)

@@ -1,0 +1,270 @@
+"""The calls of an app and its parts, for the tasks of an asyncio loop.
+
+An asyncio task sends, takes and acks messages by itself, without a turn of the guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from nurseries import Node
+from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
+from transport.anyio.guest import GIVE_WAY, Answer, Guest, Leave
+from transport.anyio.reader import AioReader
+from transport.app import App
+from transport.codec import CodecArg
+from transport.consuming.consumer import Consumer
+from transport.delivering.channel import DecodeErrorHook
+from transport.delivering.in_hand import IN_HAND, InHand, Source
+from transport.message import Batch, Message
+from transport.producing.delivery import Delivery, ManyDeliveries
+from transport.producing.producer import Producer
+from transport.topic import Topic
+from transport.types import TP, HeadersArg, RecordMetadata
+
+M = TypeVar("M", Message, Batch)
+
+
+class AioApp:
+    """An app for the tasks of an asyncio loop; made by `open_app`.
+
+    Attributes:
+        native: the app. What of it does not wait may be called.
+        consumer, producer: their calls that wait, for asyncio's tasks.
+    """
+
+    def __init__(self, app: App, guest: Guest) -> None:
+        self.native = app
+        self.consumer = AioConsumer(app.consumer, guest)
+        self.producer = AioProducer(app.producer, guest)
+        self._guest = guest
+
+    def topic(
+        self,
+        name: str | re.Pattern[str],
+        *,
+        key_type: CodecArg = None,
+        value_type: CodecArg = None,
+    ) -> AioTopic:
+        """See `App.topic`."""
+        topic = self.native.topic(name, key_type=key_type, value_type=value_type)
+        return AioTopic(topic, self._guest)
+
+    def stop(self) -> None:
+        """See `App.stop`."""
+        self.native.stop()
+
+    def stop_on_signals(self, *, timeout: float = 8.0) -> None:
+        """See `App.stop_on_signals`."""
+        self.native.stop_on_signals(timeout=timeout)
+
+    def tree(self) -> Node:
+        """See `App.tree`."""
+        return self.native.tree()
+
+    async def kill(self) -> None:
+        """See `App.kill`."""
+        await self._guest.call(self.native.kill)
+
+
+class AioConsumer:
+    """A consumer's calls that wait; see `Consumer` for each."""
+
+    def __init__(self, consumer: Consumer, guest: Guest) -> None:
+        self.native = consumer
+        self._guest = guest
+
+    async def commit(
+        self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
+    ) -> bool:
+        """See `Consumer.commit`."""
+        return await self._guest.call(self.native.commit, topics, start_new_transaction)
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """See `Consumer.seek`."""
+        await self._guest.call(self.native.seek, partition, offset)
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """See `Consumer.seek_to_committed`."""
+        return await self._guest.call(self.native.seek_to_committed)
+
+    async def wait_empty(self) -> None:
+        """See `Consumer.wait_empty`."""
+        await self._guest.call(self.native.wait_empty)
+
+    async def wait_for_stopped_flow(self) -> None:
+        """See `Consumer.wait_for_stopped_flow`."""
+        await self._guest.call(self.native.wait_for_stopped_flow)
+
+    async def restart(self) -> None:
+        """See `Consumer.on_restart`."""
+        await self._guest.call(self.native.restart)
+
+    def stop_flow(self) -> None:
+        """See `Consumer.stop_flow`."""
+        self.native.stop_flow()
+
+    def resume_flow(self) -> None:
+        """See `Consumer.resume_flow`."""
+        self.native.resume_flow()
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """See `Consumer.pause_partitions`."""
+        self.native.pause_partitions(tps)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """See `Consumer.resume_partitions`."""
+        self.native.resume_partitions(tps)
+
+    @property
+    def unacked(self) -> set[Message]:
+        """See `Consumer.unacked`."""
+        return self.native.unacked
+
+
+class AioProducer:
+    """A producer's calls that wait; see `Producer` for each. Topics send."""
+
+    def __init__(self, producer: Producer, guest: Guest) -> None:
+        self.native = producer
+        self._guest = guest
+
+    async def create_topic(
+        self, topic: str, partitions: int, replication: int = 1, **options: Any
+    ) -> None:
+        """See `Producer.create_topic`."""
+        create = functools.partial(self.native.create_topic, **options)
+        await self._guest.call(create, topic, partitions, replication)
+
+    async def flush(self) -> None:
+        """See `Producer.flush`."""
+        await self._guest.call(self.native.flush)
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        """See `Producer.key_partition`."""
+        return self.native.key_partition(topic, key)
+
+
+class AioTopic:
+    """A topic for asyncio's tasks; see `Topic` for what each call means."""
+
+    def __init__(self, topic: Topic, guest: Guest) -> None:
+        self.native = topic
+        self._guest = guest
+
+    def __aiter__(self) -> AioReader[Message]:
+        """The messages; each is acked when the next one is asked for."""
+        return self._read(self.native.channel.take, acks=True)
+
+    def noack(self) -> AioReader[Message]:
+        """The messages, to be acked by the user."""
+        return self._read(self.native.channel.take, acks=False)
+
+    def batches(self, max_size: int | None = None, *, noack: bool = False) -> AioReader[Batch]:
+        """Batches of one partition's messages."""
+        most = self.native.batch_size(max_size)
+        return self._read(lambda: self.native.channel.take_batch(most), acks=not noack)
+
+    @property
+    def on_key_decode_error(self) -> DecodeErrorHook:
+        """See `Topic`; awaited by the asyncio task that iterates."""
+        return self.native.on_key_decode_error
+
+    @on_key_decode_error.setter
+    def on_key_decode_error(self, hook: DecodeErrorHook) -> None:
+        self.native.on_key_decode_error = hook
+
+    @property
+    def on_value_decode_error(self) -> DecodeErrorHook:
+        """The same for a value."""
+        return self.native.on_value_decode_error
+
+    @on_value_decode_error.setter
+    def on_value_decode_error(self, hook: DecodeErrorHook) -> None:
+        self.native.on_value_decode_error = hook
+
+    async def send(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> AioDelivery:
+        """See `Topic.send`. Cancelled: nothing was accepted, or all of it.
+
+        If there is room and the topic is known, it gives way to other tasks every millisecond only.
+        """
+        writer, check, message = self.native.addressed(
+            key, value, partition, timestamp, headers, source
+        )
+        guest = self._guest
+        if time.monotonic() - guest.gave_way > GIVE_WAY:
+            await guest.give_way()
+        guest.check()
+        if writer.accept_now(message, check) is None:
+            await self._accept_in_turn(
+                writer, check, (message,), lambda count: writer.accept_now(message, check, count)
+            )
+        return AioDelivery(message, guest)
+
+    async def send_many(
+        self,
+        messages: Iterable[tuple[Any, Any] | Mapping[str, Any]],
+        *,
+        source: Source | InHand | None = IN_HAND,
+    ) -> AioManyDeliveries:
+        """See `Topic.send_many`."""
+        listed = self.native.addressed_many(messages)
+        writer, check = self.native.writer_for(source)
+        guest = self._guest
+        await guest.give_way()
+        guest.check()
+        if listed and writer.accept_many_now(listed, check) is None:
+            await self._accept_in_turn(
+                writer, check, listed, lambda count: writer.accept_many_now(listed, check, count)
+            )
+        return AioManyDeliveries(ManyDeliveries(listed), guest)
+
+    async def _accept_in_turn(
+        self,
+        writer: Producer,
+        check: Callable[[], None],
+        messages: Sequence[Delivery],
+        accept_now: Callable[[int], object],
+    ) -> None:
+        """Wait for the partitions of the topic and for room, until messages are accepted."""
+        topic = messages[0].topic
+        if writer.known_partitions(topic) is None:
+            count = await self._guest.call(writer.ask_partitions, topic)
+            if accept_now(count) is not None:
+                return
+
+        def begin(answer: Answer[None]) -> Leave:
+            def check_awaited() -> None:
+                if not answer.is_awaited:  # cancelled, and about to leave the line
+                    raise asyncio.CancelledError
+                check()
+
+            return writer.accept_in_turn(check_awaited, messages, answer)
+
+        await self._guest.wait(begin)
+
+    def _read(self, take: Callable[[], M | None], *, acks: bool) -> AioReader[M]:
+        self.native.listen()
+        return AioReader(self.native, self._guest, take, acks=acks)
+
+    def send_soon(self, **message: Any) -> AioFutureMessage:
+        """See `Topic.send_soon`."""
+        return AioFutureMessage(self.native.send_soon(**message), self._guest)
+
+    async def send_and_wait(self, **message: Any) -> RecordMetadata:
+        """See `Topic.send_and_wait`."""
+        return await (await self.send(**message))

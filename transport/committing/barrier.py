@@ -1,0 +1,362 @@
+"""AutoCommitter in transactions: each ends at a barrier.
+
+A transaction may be committed when all its messages are done, for it holds what was sent for each
+of them: so delivery is held, what is begun is waited for, and then output and offsets are committed
+as one. Where that fails, or takes too long, all is undone: the transaction is aborted, and its
+messages are delivered again, in a new epoch from where the last commit ended. No ack and no send of
+the old epoch reaches the new transaction.
+
+Every step of a transaction, from its begin to the end of its producer, is made in a round, so none
+meets another half-way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+import trio
+
+from transport.delivering.assignment import Assignment
+from transport.backoff import Backoff
+from transport.committing.transactions import Scope, TransactionManager
+from transport.drivers.base import ConsumerClient
+from transport.errors import (
+    AppClosed,
+    AuthorizationFailed,
+    ClientClosed,
+    CommitFailed,
+    CommitUnknown,
+    Fenced,
+    NotInTransaction,
+    RebalanceInProgress,
+    TransactionAborted,
+    TransactionFailed,
+    TransportError,
+)
+from transport.delivering.ledger import Ledger, ledger_of
+from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
+from transport.delivering.in_hand import in_hand
+from transport.types import TP
+
+logger = logging.getLogger("transport.consumer")
+
+# Nothing mends these: they end the app.
+_FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
+# The longest wait between two tries of a step.
+_LONGEST_WAIT = 1.0
+
+
+class BarrierCommitter:
+    """Makes the commits of a consumer whose messages are handled in transactions.
+
+    Args:
+        rewind: begins a new epoch of a partition at an offset, and returns its ledger.
+        resume: resumes delivery of partitions.
+        bound: seconds that a barrier waits for handlers and for the messages that they have sent.
+        attempts: the most transactions of a scope that may be aborted in a row.
+        around: entered around each commit.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        client: ConsumerClient,
+        transactions: TransactionManager,
+        *,
+        rewind: Callable[[TP, int], Ledger],
+        resume: Callable[[Collection[Ledger]], None],
+        bound: float,
+        attempts: int,
+        around: Around | None = None,
+    ) -> None:
+        self._assignment = assignment
+        self._rewind = rewind
+        self._client = client
+        self._resume_ledgers = resume
+        self._transactions = transactions
+        self._bound = bound
+        self._attempts = attempts
+        self._is_last = False
+        # Whose commit is under way, or has an unknown outcome; and to where it moves what.
+        self._unanswered: dict[Scope, dict[Ledger, int]] = {}
+        self._drains: set[trio.CancelScope] = set()
+        self._begins: set[trio.CancelScope] = set()
+        self._queue = CommitQueue(self._make, fatal=_FATAL, around=around)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether no commit is under way whose outcome nobody knows."""
+        return not self._unanswered
+
+    @property
+    def unknown(self) -> set[TP]:
+        """None: what got no answer is settled before anything else is delivered."""
+        return set()
+
+    async def commit(
+        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+    ) -> bool:
+        """Commit what is done of `topics`, with all that was sent for it; whether an offset moved.
+
+        A checkpoint. Cancelled: the commit goes on.
+
+        Args:
+            goes_on: begin the next transaction; else nothing is delivered until the next commit.
+
+        Raises:
+            NotInTransaction: the task has a message in hand, which the commit would wait for.
+            TransactionAborted: all since the last commit was undone, and is delivered again.
+            Fenced, AuthorizationFailed, TransactionFailed: these end the app as well.
+        """
+        held = in_hand.get()
+        if held is not None and held.is_open and ledger_of(held) in self._mine():
+            raise NotInTransaction(f"a commit waits for {held!r}, which is in hand: ack it first")
+        attempt = self._queue.join(topics)
+        attempt.goes_on = attempt.goes_on and goes_on
+        return await attempt.wait()
+
+    async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
+        """Undo what is not committed, and let its messages be delivered again: True.
+
+        A checkpoint. Cancelled: it is done all the same. Raises what is fatal, as `commit` does;
+        AppClosed.
+        """
+        attempt = self._queue.join(topics)
+        attempt.is_abort = True
+        try:
+            await attempt.wait()
+        except TransactionAborted:
+            pass  # as it was asked for
+        except CommitUnknown as error:
+            raise AppClosed("the app is closing: it is undone without us") from error
+        return True
+
+    async def leave(self, tps: Collection[TP]) -> None:
+        """A checkpoint: what a transaction commits late is refused, by the generation it is of."""
+        await trio.lowlevel.checkpoint()
+
+    async def wait_for_running(self) -> bool:
+        """Wait for the end of the round that is under way; whether there was one."""
+        return await self._queue.wait_for_running()
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Make the rounds, until cancelled. Raises what nothing mends (`_FATAL`)."""
+        await self._queue.run()
+
+    def end(self) -> None:
+        """Wait for no handler any more, and begin nothing new. Not a checkpoint."""
+        self._is_last = True
+        for waiting in self._drains | self._begins:
+            waiting.cancel()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _make(self, attempt: CommitAttempt) -> None:
+        errors: list[TransportError] = []
+
+        async def make(scope: Scope) -> None:
+            try:
+                await self._commit(scope, attempt)
+            except TransportError as exc:
+                errors.append(exc)
+
+        await self._transactions.stop_gone()
+        async with trio.open_nursery() as nursery:
+            for scope in list(self._transactions.scopes):
+                if self._is_meant(scope, attempt.topics):
+                    nursery.start_soon(make, scope)
+        errors.sort(key=lambda error: not isinstance(error, _FATAL))
+        for error in errors:
+            raise error
+
+    async def _commit(self, scope: Scope, attempt: CommitAttempt) -> None:
+        failure: TransportError | None = None
+        if not scope.is_ready:
+            if not self._is_last:
+                await self._begin(scope)
+            return  # nothing was delivered until now
+        if not attempt.is_abort and not scope.written and not self._due(scope):
+            return
+        with self._suspended(scope):
+            try:
+                if attempt.is_abort:
+                    raise TransactionAborted("it was asked for")
+                deadline = trio.current_time() + self._bound
+                await self._drain(self._ledgers(scope), deadline)
+                await self._commit_drained(scope, attempt, deadline)
+            except _FATAL:
+                raise
+            except TransportError as exc:
+                await self._abort_and_rewind(scope, exc)
+                failure = exc
+            if attempt.goes_on and not self._is_last:
+                await self._begin(scope)
+        if failure is not None:
+            raise TransactionAborted(f"aborted after {failure!r}") from failure
+
+    @trio.lowlevel.enable_ki_protection
+    async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
+        with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
+            self._drains.add(drain)
+            try:
+                await begun_are_done(ledgers)
+            finally:
+                self._drains.discard(drain)
+        left = [message for ledger in ledgers for message in ledger.unacked]
+        if left:
+            by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
+            raise TransactionAborted(f"{len(left)} messages were not done {by_then}: {left[0]!r}")
+
+    async def _commit_drained(self, scope: Scope, attempt: CommitAttempt, deadline: float) -> None:
+        due = self._due(scope)
+        backoff = Backoff(_LONGEST_WAIT, self._bound)
+        while True:
+            offsets = {ledger.tp: offset for ledger, offset in due.items()}
+            self._unanswered[scope] = due
+            try:
+                await self._transactions.commit_scope(scope, offsets, deadline)
+            except CommitUnknown:
+                raise
+            except RebalanceInProgress:
+                del self._unanswered[scope]
+                if backoff.is_spent:
+                    raise
+                await backoff.wait()
+                due = self._due(scope)  # some may be lost meanwhile
+            except CommitFailed:
+                del self._unanswered[scope]
+                await self._hear_of_loss(due)
+                raise
+            except TransportError:
+                del self._unanswered[scope]
+                raise
+            else:
+                del self._unanswered[scope]
+                break
+        for ledger, offset in due.items():
+            ledger.committed = offset
+        attempt.moved = attempt.moved or bool(due)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _hear_of_loss(self, due: Collection[Ledger]) -> None:
+        """Hold delivery until the loss of the partitions, because the group has evicted the member.
+
+        Another member handles the messages of these partitions.
+        """
+        if not any(ledger.is_shut for ledger in due):
+            with trio.move_on_after(0.0 if self._is_last else self._bound) as waiting:
+                self._drains.add(waiting)
+                try:
+                    await self._transactions.next_loss()
+                finally:
+                    self._drains.discard(waiting)
+
+    async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
+        """Undo the transaction, and let its messages be delivered again."""
+        logger.warning("a transaction was aborted, its messages are delivered again: %s", why)
+        asked = self._unanswered.get(scope, {})
+        unknown = {}  # the epochs that follow those
+        for ledger in self._ledgers(scope):
+            if (offset := ledger.uncommitted) is not None:
+                begun = self._rewind(ledger.tp, offset)
+                if ledger in asked:
+                    unknown[begun] = asked[ledger]
+        aborted = TransactionAborted(f"aborted after {why!r}")
+        await _insist(lambda: self._transactions.abort_scope(scope, aborted))
+        await _insist(lambda: self._look_back(unknown))
+        self._unanswered.pop(scope, None)
+        if scope.aborts >= self._attempts:
+            raise TransactionFailed(f"{scope.aborts} in a row were aborted: {why}") from why
+
+    async def _look_back(self, unknown: Mapping[Ledger, int]) -> None:
+        """A commit without an answer is made by now, as a whole, or is not: the offsets tell.
+
+        They may have been further on before it, where a partition was sought back.
+        """
+        ours = {ledger: offset for ledger, offset in unknown.items() if not ledger.is_shut}
+        if not ours:
+            return
+        committed = await self._client.committed([ledger.tp for ledger in ours])
+        if any(committed.get(ledger.tp) != offset for ledger, offset in ours.items()):
+            return
+        for ledger, offset in ours.items():
+            if not ledger.is_shut:
+                self._rewind(ledger.tp, offset)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _begin(self, scope: Scope) -> None:
+        """Begin the next transaction; where that cannot be done now a later round does."""
+        with trio.CancelScope() as begin:
+            self._begins.add(begin)
+            try:
+                await self._transactions.begin_scope(scope)
+            except (*_FATAL, ClientClosed):
+                raise
+            except TransportError as exc:
+                logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+            finally:
+                self._begins.discard(begin)
+        self._resume(scope)
+
+    @contextmanager
+    def _suspended(self, scope: Scope) -> Iterator[None]:
+        """Deliver nothing of the scope meanwhile, nor of what comes to it."""
+        scope.is_suspended = True
+        for ledger in self._ledgers(scope):
+            ledger.suspend()
+        try:
+            yield
+        finally:
+            scope.is_suspended = False
+            self._resume(scope)
+
+    def _resume(self, scope: Scope) -> None:
+        if scope.delivers:
+            self._resume_ledgers(self._ledgers(scope))
+
+    def _due(self, scope: Scope) -> dict[Ledger, int]:
+        return {
+            ledger: offset for ledger in self._ledgers(scope) if (offset := ledger.due) is not None
+        }
+
+    def _ledgers(self, scope: Scope) -> list[Ledger]:
+        scope_of = self._transactions.scope_of  # not that of one that was let go meanwhile
+        return [ledger for ledger in self._mine() if scope_of(ledger.tp) is scope]
+
+    def _mine(self) -> list[Ledger]:
+        return list(self._assignment.values())
+
+    def _is_meant(self, scope: Scope, topics: Collection[str | TP] | None) -> bool:
+        return topics is None or any(
+            ledger.tp in topics or ledger.tp.topic in topics for ledger in self._ledgers(scope)
+        )
+
+
+async def _insist(call: Callable[[], Awaitable[None]]) -> None:
+    """Make a call, again and again until it is answered: nothing goes on before."""
+    backoff = Backoff(_LONGEST_WAIT)
+    while True:
+        try:
+            return await call()
+        except (*_FATAL, ClientClosed):
+            raise
+        except TransportError as exc:
+            logger.warning("a transaction cannot be ended yet: %s", exc)
+            await backoff.wait()
+
+
+async def begun_are_done(ledgers: Collection[Ledger]) -> None:
+    """Wait until the messages in these ledgers that are begun at the call are done.
+
+    A checkpoint. Cancelling changes nothing.
+    """
+    events = [trio.Event() for _ in ledgers]
+    forgets = [ledger.when_empty(event.set) for ledger, event in zip(ledgers, events, strict=True)]
+    try:
+        await trio.lowlevel.checkpoint()
+        for event in events:
+            await event.wait()
+    finally:
+        for forget in forgets:
+            forget()

@@ -1,0 +1,429 @@
+"""Which channels listen to which topics, and what the consumer is to be subscribed to."""
+
+from __future__ import annotations
+
+import logging
+import re
+import weakref
+from collections.abc import Callable, Collection, Iterator, MutableSet
+from typing import Protocol, runtime_checkable
+
+import trio
+
+from nurseries import Service
+from transport.arguments import instance, topic_name
+from transport.delivering.channel import Channel
+from transport.codec import Codec
+from transport.consuming.host import Host
+from transport.delivering.decoding import Codecs, Decoded
+from transport.errors import AppClosed
+from transport.fetched import Fetched, FetchedRecords
+from transport.delivering.ledger import Ledger
+from transport.types import TP, Record
+from transport.weights import Held
+
+
+logger = logging.getLogger("transport.consumer")
+
+# The numbers of topic objects of one name at which a warning follows: objects of the same types,
+# and objects of any types.
+_MANY_ALIKE, _MANY = 3, 8
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A topic object, as far as the conductor knows it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pattern(self) -> re.Pattern[str] | None:
+        """What the names of its topics match. None: it has a name of its own."""
+
+    @property
+    def channel(self) -> Channel:
+        """Where its messages go."""
+
+    def matches(self, topic: str) -> bool:
+        """Return whether it wants the messages of a topic with this name."""
+
+
+class Conductor(Service, MutableSet["Listener"]):
+    """A mutable set of topics; each fetched record goes to the channels of its topic.
+
+    A change of the set while the app runs becomes a change of the subscription, one for a burst
+    of changes.
+
+    Attributes:
+        memory: the weight of the messages in all channels.
+    """
+
+    def __init__(self, app: Host) -> None:
+        super().__init__("Conductor")
+        self.app = app
+        self.memory = Held(app.settings.buffer_bytes, on_fall=lambda: self.on_change())
+        self._channels: dict[str, dict[Listener, Channel]] = {}
+        self._patterns: dict[Listener, None] = {}
+        # Every channel that has ever listened: iterators of a discarded topic end as well.
+        self._known: weakref.WeakKeyDictionary[Channel, None] = weakref.WeakKeyDictionary()
+        self._subscribed: frozenset[str] = frozenset()
+        self._found: frozenset[str] = frozenset()  # every name that was ever subscribed to
+        self._multiplied: set[str] = set()  # names with a warning already
+        self._has_ended = False
+        self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
+        self.on_change: Callable[[], None] = lambda: None
+
+    # The set
+
+    @trio.lowlevel.enable_ki_protection
+    def add(self, topic: Listener) -> None:
+        """Listen to a topic from now on; once is enough. Not a checkpoint.
+
+        Raises RuntimeError: with transactions, another topic object listens to it already.
+        ValueError: the setting `partitions` names none of its partitions, so nothing would come.
+        """
+        _check_topic(topic)
+        named = self.app.settings.client.partitions
+        if named is not None and not any(topic.matches(tp.topic) for tp in named):
+            raise ValueError(
+                f"the setting partitions names no partition of {topic.name!r}: add one, as"
+                f" TP({topic.name!r}, 0)"
+            )
+        if topic in self:
+            return
+        self._known[topic.channel] = None
+        if self._has_ended:
+            topic.channel.end()
+        if topic.pattern is None:
+            self._listen(topic, topic.name)
+        else:
+            self._patterns[topic] = None
+        self._changed()
+
+    @trio.lowlevel.enable_ki_protection
+    def discard(self, topic: Listener) -> None:
+        """Listen no more; what is begun may still be acked. Not a checkpoint."""
+        _check_topic(topic)
+        if topic in self:
+            self._patterns.pop(topic, None)
+            for name in [name for name, channels in self._channels.items() if topic in channels]:
+                self._ignore(topic, name)
+            self._changed()
+
+    def clear(self) -> None:
+        """Listen to nothing."""
+        for topic in list(self):
+            self.discard(topic)
+
+    def __contains__(self, topic: object) -> bool:
+        return topic in self._patterns or any(topic in each for each in self._channels.values())
+
+    def __iter__(self) -> Iterator[Listener]:
+        named = {topic: None for channels in self._channels.values() for topic in channels}
+        return iter(named | self._patterns)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    # MutableSet compares by content; a conductor is itself and nothing else.
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    # The subscription
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The names of the topics that are listened to."""
+        return frozenset(self._channels)
+
+    @property
+    def may_be_gone(self) -> frozenset[str]:
+        """Return the wanted topics that existed before, so that their absence is no error.
+
+        A consumer was subscribed to them, or a pattern has found them.
+        """
+        return frozenset(
+            name
+            for name, channels in self._channels.items()
+            if name in self._found or all(topic.pattern is not None for topic in channels)
+        )
+
+    @property
+    def subscribed(self) -> frozenset[str]:
+        """The names of the topics that the consumer is subscribed to."""
+        return self._subscribed
+
+    def on_subscribed(self, topics: frozenset[str]) -> None:
+        """The consumer has subscribed to just these."""
+        self._subscribed = topics
+        self._found |= topics
+        self._turn()
+
+    async def wait_until_wanted(self) -> None:
+        """Wait until there is something to subscribe to, or to look for. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while not self._channels and not self._patterns:
+            await self._turned.wait()
+
+    # Patterns
+
+    async def wait_for_patterns(self) -> None:
+        """Wait until there is a pattern to look for topics with. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        while not self._patterns:
+            await self._turned.wait()
+
+    async def wait_for_change(self) -> None:
+        """Wait until topics come or go, or something has become of them."""
+        await self._turned.wait()
+
+    @trio.lowlevel.enable_ki_protection
+    def on_topics(self, names: Collection[str]) -> None:
+        """These are all topics that there are: listen to what matches now, and to no other."""
+        before = self.wanted
+        for topic in self._patterns:
+            had = {name for name, channels in self._channels.items() if topic in channels}
+            matching = {name for name in names if topic.matches(name)}
+            for name in sorted(matching - had):
+                self._listen(topic, name)
+            for name in sorted(had - matching):
+                self._ignore(topic, name)
+        if self.wanted != before:
+            self._changed()
+
+    async def wait_for_subscriptions(self) -> None:
+        """Wait until the consumer is subscribed to the present, non-empty set.
+
+        A checkpoint; cancelling changes nothing. Raises AppClosed: delivery has ended, so nothing
+        will be subscribed to any more.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._channels or self.wanted != self._subscribed:
+            if self._has_ended:
+                raise AppClosed("the app is closing")
+            await self._turned.wait()
+
+    async def maybe_wait_for_subscriptions(self) -> None:
+        """The same, but at once if there is nothing to subscribe to."""
+        if self._channels:
+            await self.wait_for_subscriptions()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def on_client_only_start(self) -> None:
+        """The app reads without a group (`client_only`): wait for what it is to read, if anything.
+
+        Called as such an app begins to read; for a subclass, too. A checkpoint; cancelling changes
+        nothing. Raises AppClosed.
+        """
+        await self.maybe_wait_for_subscriptions()
+
+    # Messages
+
+    def new_channel(self, name: str, key: Codec | None, value: Codec | None) -> Channel:
+        """Return a channel for a topic object, which listens to nothing yet."""
+        consumer, settings = self.app.consumer, self.app.settings
+        return Channel(
+            name,
+            consumer.flow,
+            limit=settings.buffer_size,
+            key=key,
+            value=value,
+            on_full=self._on_full,
+            on_unreadable=consumer.on_unreadable,
+            scheduler=consumer.scheduler(),
+            names_source=consumer.in_transaction,
+            memory=self.memory,
+        )
+
+    def _on_full(self, channel: Channel) -> None:
+        """Tell the consumer that the buffer of a channel is full, or is no longer full."""
+        consumer = self.app.consumer
+        change = consumer.on_buffer_full if channel.is_full else consumer.on_buffer_drop
+        for tp in consumer.assignment:
+            if channel in self._channels.get(tp.topic, {}).values():
+                change(tp)
+
+    def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
+        """Enter what was fetched of a partition and hand it to the channels. In the order of the
+        polls; not a checkpoint."""
+        if ledger.fetched(fetched) and (probe := self.app.probe) is not None:
+            probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
+
+    def on_message(self, ledger: Ledger, record: Record) -> None:
+        """Enter one fetched record: the same as `on_records` with a batch of one."""
+        self.on_records(ledger, FetchedRecords((record,)))
+
+    def channels(self) -> list[Channel]:
+        """Those that listen, by topic."""
+        return [channel for channels in self._channels.values() for channel in channels.values()]
+
+    def next_news(self) -> list[trio.Event]:
+        """Return events, one of which is set by a message, a new channel or the end."""
+        return [self._turned, *(channel.next_news() for channel in self.channels())]
+
+    def is_held_back(self, tp: TP) -> bool:
+        """Whether not to fetch from the partition: its topic has no channel, or one has enough.
+
+        A channel has enough when it is full. It also has enough when it holds any message while
+        the app holds `buffer_bytes`. The app always fetches for an empty channel, because handlers
+        of other topics may wait for its handler.
+        """
+        channels = self._channels.get(tp.topic)
+        if not channels:
+            return True
+        is_full = self.memory.is_full
+        return any(
+            channel.is_full or (is_full and channel.load.held) for channel in channels.values()
+        )
+
+    @property
+    def acking_topics(self) -> set[str]:
+        """The names of the topics whose messages are to be acked: all that are listened to."""
+        return set(self._channels)
+
+    def acks_enabled_for(self, topic: str) -> bool:
+        """Whether the messages of a topic are to be acked."""
+        topic_name("topic", topic)
+        return topic in self._channels
+
+    async def commit(self, topics: Collection[str | TP]) -> bool:
+        """Commit what is safe of some topics or partitions: see `Consumer.commit`."""
+        return await self.app.consumer.commit(topics)
+
+    # Ownership
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        """Partitions have come, and their channels know of them; for a subclass to do more.
+
+        Nothing is fetched of them before this returns: the offsets that they start from may be
+        sought here. May come with an empty set. Bounded: past `drain_timeout` it is cancelled.
+        """
+
+    def on_epoch(self, ledger: Ledger) -> None:
+        """A partition is assigned, or begins a new epoch."""
+        self.on_let_go(ledger.tp)
+        for channel in self._channels.get(ledger.tp.topic, {}).values():
+            ledger.open_lane(channel.load)
+
+    def on_let_go(self, tp: TP) -> None:
+        """A partition's epoch has ended, and no other begins."""
+        for channel in self._channels.get(tp.topic, {}).values():
+            if tp.topic in channel.decoded:
+                channel.decoded[tp.topic].forget(tp)
+
+    def resume(self, ledgers: Collection[Ledger]) -> None:
+        """Deliver of these again."""
+        for ledger in ledgers:
+            ledger.is_suspended = False
+        self.offer(ledgers)
+
+    def offer(self, ledgers: Collection[Ledger]) -> None:
+        """Let the channels retry partitions from which they could deliver nothing."""
+        for topic in {ledger.tp.topic for ledger in ledgers}:
+            for channel in self._channels.get(topic, {}).values():
+                channel.resume()
+
+    def wake_iterators(self) -> None:
+        """PollInterrupt every iterator to look again: flow was resumed."""
+        for topic in self:
+            topic.channel.notify()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether delivery has ended for good."""
+        return self._has_ended
+
+    @trio.lowlevel.enable_ki_protection
+    def end(self) -> None:
+        """End delivery for good: every iterator ends, also of discarded topics.
+
+        A later iterator ends at once. Not a checkpoint; a second call changes nothing.
+        """
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._turn()
+        for channel in list(self._known):
+            channel.end()
+
+    @property
+    def label(self) -> str:
+        """For logs: with the names of the topics."""
+        return f"Conductor({', '.join(sorted(self._channels))})"
+
+    @property
+    def shortlabel(self) -> str:
+        return "Conductor"
+
+    def _listen(self, topic: Listener, name: str) -> None:
+        if self.app.consumer.in_transaction and self._channels.get(name):
+            # What the one has done could be committed, and its offset, held back by the other, not.
+            raise RuntimeError(
+                f"with transactions one topic object listens to a topic: share that of {name!r}"
+            )
+        self._channels.setdefault(name, {})[topic] = topic.channel
+        self._warn_of_many(topic, name)
+        self._share_decoding(name)
+        for tp, ledger in self.app.consumer.assignment.items():
+            if tp.topic == name and not ledger.is_draining:
+                ledger.open_lane(topic.channel.load)
+
+    def _warn_of_many(self, topic: Listener, name: str) -> None:
+        """Warn once about a name with many topic objects, as if each worker made its own."""
+        channels = self._channels[name].values()
+        alike = sum(channel.codecs == topic.channel.codecs for channel in channels)
+        if name in self._multiplied or (alike < _MANY_ALIKE and len(channels) < _MANY):
+            return
+        self._multiplied.add(name)
+        logger.warning(
+            "app %r: %d topic objects listen to %r now, and each of them gets every message. If"
+            " your workers share the messages, call app.topic(%r) once and iterate over that object"
+            " in each worker. app.conductor.discard(topic) removes an object that is no longer"
+            " needed",
+            self.app.id,
+            len(channels),
+            name,
+            name,
+        )
+
+    def _ignore(self, topic: Listener, name: str) -> None:
+        channels = self._channels[name]
+        load = channels.pop(topic).load
+        for tp, ledger in self.app.consumer.assignment.items():
+            if tp.topic == name:
+                ledger.close_lanes_of(load)
+        topic.channel.decoded.pop(name, None)
+        self._share_decoding(name)
+        if not channels:
+            del self._channels[name]
+
+    def _share_decoding(self, name: str) -> None:
+        """Let channels of the topic with the same codecs decode each record once.
+
+        They share only values that cannot be changed.
+        """
+        by_codecs: dict[Codecs, list[Channel]] = {}
+        for channel in self._channels[name].values():
+            by_codecs.setdefault(channel.codecs, []).append(channel)
+        for channels in by_codecs.values():
+            decoded = Decoded(len(channels), self.app.settings.buffer_size)
+            for channel in channels:
+                channel.decoded.pop(name, None)
+                if channel.must_decode and len(channels) > 1:
+                    channel.decoded[name] = decoded
+
+    def _changed(self) -> None:
+        self._turn()
+        self.on_change()
+
+    def _turn(self) -> None:
+        self._turned.set()
+        self._turned = trio.Event()
+
+
+def _check_topic(topic: object) -> None:
+    instance("topic", topic, Listener, "a Topic, made by app.topic(name)")

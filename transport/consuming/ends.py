@@ -1,0 +1,104 @@
+"""The ends of the assigned partitions' logs, as the broker last answered; for the lag.
+
+A fetch brings the end of a log. Some partitions are not fetched from: the app has paused them, a
+full buffer holds them back, or their logs do not grow. The client asks the brokers for the ends of
+those once in each `lag_interval`, with one request to each broker. The requests run on the client's
+own loop, and no commit waits for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
+
+import attrs
+import trio
+
+from transport.delivering.assignment import Assignment
+from transport.drivers.base import ConsumerClient
+from transport.errors import TransportError
+from transport.delivering.ledger import Ledger
+from transport.types import TP
+
+
+@attrs.frozen
+class _Told:
+    """An answer.
+
+    Attributes:
+        end: of the log.
+        position: the end of the fetches so far at that time. If it has moved, a fetch is newer.
+    """
+
+    end: int
+    position: int | None
+
+
+class Ends:
+    """The ends of the logs of one consumer's partitions.
+
+    Args:
+        positions: asks the polling task for the positions of the client.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        client: ConsumerClient,
+        positions: Callable[[Collection[TP]], Awaitable[Mapping[TP, int]]],
+        *,
+        timeout: float,
+    ) -> None:
+        self._assignment = assignment
+        self._client = client
+        self._positions = positions
+        self._timeout = timeout
+        self._seen: Mapping[Ledger, int | None] = {}
+        self._told: Mapping[Ledger, _Told] = {}
+
+    def end_of(self, ledger: Ledger) -> int | None:
+        """Return the end of a partition's log; None: it is not known yet.
+
+        With `isolation="read_committed"` an answer to a request is the last stable offset: records
+        of an open transaction cannot be read, and are no lag.
+        """
+        told = self._told.get(ledger)
+        if told is not None and told.position == ledger.position:
+            return told.end
+        return self._client.highwater(ledger.tp)
+
+    @trio.lowlevel.enable_ki_protection
+    async def look(self) -> None:
+        """Ask for the ends of the logs from which no fetch has come since the last call.
+
+        A checkpoint. Cancelled: the old answers stay. Without an answer they stay, too.
+        """
+        await self._find_positions()
+        # A fetch that brought something has moved the position. The highwater moves without it,
+        # with what an open transaction writes.
+        now = {ledger: ledger.position for ledger in self._assignment.values()}
+        quiet = {
+            ledger.tp: ledger
+            for ledger, position in now.items()
+            if self._client.highwater(ledger.tp) is None or self._seen.get(ledger, -1) == position
+        }
+        self._seen = now
+        self._told = {ledger: told for ledger, told in self._told.items() if ledger in now}
+        if not quiet:
+            return
+        with contextlib.suppress(TransportError):
+            ends = await self._client.current_ends(list(quiet), self._timeout)
+            found = {quiet[tp]: _Told(end, now[quiet[tp]]) for tp, end in ends.items()}
+            self._told = {**self._told, **found}
+
+    async def _find_positions(self) -> None:
+        """Ask the client for positions that only it knows: of partitions paused from the start."""
+        assignment = self._assignment
+        unknown = [tp for tp, ledger in assignment.items() if ledger.position is None]
+        if not unknown:
+            return
+        with contextlib.suppress(TransportError), trio.move_on_after(self._timeout):
+            for tp, position in (await self._positions(unknown)).items():
+                if tp in assignment:
+                    assignment[tp].advance(position)

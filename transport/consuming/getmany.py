@@ -1,0 +1,76 @@
+"""Taking messages from all topics of an app at once, without iterators of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from transport.message import Message
+from transport.delivering.in_hand import in_hand
+from transport.types import TP
+
+if TYPE_CHECKING:
+    from transport.consuming.conductor import Conductor
+
+
+class GetMany:
+    """An async iterator over the messages that are available now, channel by channel in turn.
+
+    Args:
+        conductor: names the channels that listen at each moment.
+        deadline: when to stop waiting for the first message, in trio's time.
+    """
+
+    def __init__(self, conductor: Conductor, deadline: float) -> None:
+        self._conductor = conductor
+        self._deadline = deadline
+        self._turn = 0
+        self._has_begun = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    @enable_ki_protection
+    async def __anext__(self) -> tuple[TP, Message]:
+        await trio.lowlevel.checkpoint()
+        while (found := await self._take()) is None:
+            if self._has_begun or self._conductor.has_ended:
+                raise StopAsyncIteration
+            # The events come before the last look: what is filled after it sets one of them.
+            news = self._conductor.next_news()
+            if (found := await self._take()) is not None:
+                break
+            if not await self._first_of(news):
+                raise StopAsyncIteration
+        self._has_begun = True
+        return found.tp, found
+
+    async def _take(self) -> Message | None:
+        """The next message; a channel keeps its turn as long as its partition has it."""
+        channels = self._conductor.channels()
+        for step in range(len(channels)):
+            channel = channels[(self._turn + step) % len(channels)]
+            while (message := channel.take()) is not None:
+                if not channel.must_decode or await channel.decode(message):
+                    self._turn = (self._turn + step + (channel.quota == 0)) % len(channels)
+                    if channel.load.names_source:
+                        in_hand.set(message)
+                    return message
+        return None
+
+    @enable_ki_protection
+    async def _first_of(self, events: Sequence[trio.Event]) -> bool:
+        """Wait until one of these is set; False: the time is up."""
+        with trio.move_on_at(self._deadline) as scope:
+            async with trio.open_nursery() as nursery:
+                for event in events:
+                    nursery.start_soon(_first, event, nursery.cancel_scope)
+        return not scope.cancelled_caught
+
+
+async def _first(event: trio.Event, others: trio.CancelScope) -> None:
+    await event.wait()
+    others.cancel()

@@ -1,0 +1,191 @@
+"""The loop of the one task that polls, pauses, seeks and subscribes the client.
+
+All that must not overtake each other happens here, one after the other: a batch is entered into
+its ledger before the next poll begins, and a rebalance comes only during a poll. So a batch can
+never land in a later epoch than the one it was fetched in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import trio
+
+from transport.delivering.assignment import Assignment
+from transport.consuming.conductor import Conductor
+from transport.drivers.base import ConsumerClient
+from transport.errors import NotAssigned, TransportError
+from transport.fetched import Fetched
+from transport.delivering.flow import Flow
+from transport.consuming.rebalance_handler import RebalanceHandler
+from transport.delivering.ledger import Ledger
+from transport.consuming.ownership import Ownership
+from transport.consuming.pauses import Pauses
+from transport.consuming.poll_requests import PollRequests
+from transport.consuming.resets import Resets
+from transport.types import TP
+
+
+class Polling:
+    """Polls one client, and does between two polls what other parts ask for.
+
+    Args:
+        callback: takes what was fetched of one partition, in order.
+    """
+
+    def __init__(
+        self,
+        client: ConsumerClient,
+        requests: PollRequests,
+        assignment: Assignment,
+        ownership: Ownership,
+        flow: Flow,
+        pauses: Pauses,
+        conductor: Conductor,
+        rebalances: RebalanceHandler,
+        resets: Resets,
+        callback: Callable[[Ledger, Fetched], None],
+    ) -> None:
+        self._client = client
+        self._requests = requests
+        self._assignment = assignment
+        self._ownership = ownership
+        self._flow = flow
+        self._pauses = pauses
+        self._conductor = conductor
+        self._rebalances = rebalances
+        self._resets = resets
+        self._callback = callback
+        self._stopping = False
+        self._subscribed: frozenset[str] = frozenset()
+        self._subscribing = trio.CancelScope()
+        self._gives_up_subscribing = False
+
+    # In any task
+
+    def start(self) -> None:
+        """Take requests, and let `run` poll. Not a checkpoint."""
+        self._stopping = self._gives_up_subscribing = False
+        self._requests.reopen()
+
+    def stop(self) -> None:
+        """Let `run` end after the poll that is under way. Not a checkpoint."""
+        self._stopping = True
+        self._requests.note_change()
+        self._requests.close()
+
+    def give_up_subscribing(self) -> None:
+        """Stop subscribing: an app that ends does not wait for a missing topic."""
+        self._gives_up_subscribing = True
+        self._subscribing.cancel()
+
+    async def seek(self, tp: TP, offset: int) -> None:
+        """Go on at `offset` in a new epoch: see `Consumer.seek`."""
+        await self._requests.ask(lambda: self._seek(tp, offset))
+
+    async def catch_up(self) -> None:
+        """Move ledgers that are all done past what is never fetched at the end of a log (I4).
+
+        A checkpoint. Raises the errors of `seek` if the client cannot do it now.
+        """
+        if self._behind():
+            await self._requests.ask(self._advance)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def positions(self, tps: Collection[TP]) -> Mapping[TP, int]:
+        """Return the positions of the client, before its next poll.
+
+        A checkpoint. Raises the errors of `seek` if the client cannot do it now.
+        """
+        return await self._requests.ask(lambda: self._client.positions(tps))
+
+    # In the polling task
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Poll until `stop`. Raises the errors of the client, ClientClosed for one."""
+        try:
+            while not self._stopping:
+                await self._subscribe()
+                await self._requests.make_all()
+                await self._refetch()
+                await self._pause_and_resume()
+                if self._flow.active:
+                    self._flow.not_fetching.close()
+                self._requests.seen()
+                # What came has no name here: the next poll may take long, and a name would keep it
+                # in memory.
+                self._take(await self._client.poll())
+        finally:
+            self._flow.not_fetching.open()
+            self._requests.close()
+
+    def _take(self, found: Mapping[TP, Sequence[Fetched]]) -> None:
+        """Enter what a poll has brought. Not a checkpoint."""
+        self._rebalances.settle()
+        self._resets.take(self._client.resets())
+        for tp, several in found.items():
+            if tp in self._assignment and not self._assignment[tp].is_draining:
+                for fetched in several:
+                    self._enter(tp, fetched)
+
+    def _enter(self, tp: TP, fetched: Fetched) -> None:
+        if self._assignment[tp].is_behind(fetched.first):
+            # The position was outside the log, and the client was reset to a place within.
+            self._ownership.begin_epoch(tp, fetched.first)
+        self._callback(self._assignment[tp], fetched)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _subscribe(self) -> None:
+        conductor = self._conductor
+        if conductor.wanted != self._subscribed and not self._gives_up_subscribing:
+            wanted = conductor.wanted
+            with trio.CancelScope() as self._subscribing:
+                await self._client.subscribe(sorted(wanted), may_be_gone=conductor.may_be_gone)
+                self._subscribed = wanted
+                conductor.on_subscribed(wanted)
+
+    async def _seek(self, tp: TP, offset: int) -> None:
+        if tp not in self._assignment:
+            raise NotAssigned(f"{tp} is not assigned any more")
+        # Until the client is there, what it had fetched must not be delivered.
+        self._assignment[tp].drain()
+        try:
+            await self._client.seek(tp, offset)
+        except TransportError:
+            self._ownership.drop({tp})
+            raise
+        if not self._ownership.begin_epoch(tp, offset, is_proven=False):
+            raise NotAssigned(f"{tp} was revoked during the seek to offset {offset}")
+
+    async def _refetch(self) -> None:
+        for ledger in list(self._assignment.values()):
+            if not ledger.is_shut and (position := ledger.refetching) is not None:
+                await self._client.seek(ledger.tp, position)
+                ledger.sought_back()
+
+    async def _pause_and_resume(self) -> None:
+        pause, resume = self._pauses.changes()
+        if pause:
+            await self._client.pause(sorted(pause))
+        if resume:
+            await self._client.resume(sorted(resume))
+        self._pauses.told(pause, resume)
+        if not self._flow.active:
+            self._flow.not_fetching.open()
+
+    def _behind(self) -> list[TP]:
+        """Return partitions that are all done and yet not at the end of the log."""
+        return [
+            tp
+            for tp, ledger in self._assignment.items()
+            if (highwater := self._client.highwater(tp)) is not None
+            and ledger.is_idle
+            and (ledger.position is None or ledger.position < highwater)
+        ]
+
+    async def _advance(self) -> None:
+        for tp, position in (await self._client.positions(self._behind())).items():
+            if tp in self._assignment:
+                self._assignment[tp].advance(position)

@@ -1,0 +1,269 @@
+"""Rebalances: what is done before partitions are let go, and before those that came are fetched.
+
+They are served one after the other, each within its bound. Until one is released no poll returns
+anything, so what is fetched is always entered into the ledgers of those who own it now. Past its
+bound the client has gone on without us: what was to go is lost then, and where partitions that came
+were to start from has to be told to the client once more (`settle`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import NoReturn, Protocol, TypeVarTuple
+
+import trio
+
+from transport.delivering.assignment import Assignment
+from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
+from transport.errors import AppClosed, RebalanceInProgress
+from transport.excerpt import listed
+from transport.delivering.flow import Flow
+from transport.delivering.ledger import Ledger
+from transport.consuming.membership import Membership
+from transport.consuming.ownership import Ownership
+from transport.consuming.pauses import Pauses
+from transport.consuming.poll_requests import PollRequests
+from transport.types import TP
+
+logger = logging.getLogger("transport.consumer")
+
+Ts = TypeVarTuple("Ts")
+
+
+def handing_over() -> RebalanceInProgress:
+    """Why nothing can be asked of the polling side while partitions are being handed over."""
+    return RebalanceInProgress(
+        "partitions are being handed over, which waits for their handlers; try again after it"
+    )
+
+
+class Steps(Protocol):
+    """What a rebalance consists of, beside the changes of the assignment. The consumer has them."""
+
+    async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None: ...
+
+    async def on_partitions_assigned(
+        self, assigned: frozenset[TP], generation_id: int = 0
+    ) -> None: ...
+
+    async def on_partitions_lost(self, lost: frozenset[TP]) -> None: ...
+
+    async def on_topics_replaced(self, lost: frozenset[TP]) -> None: ...
+
+    def stop_abandoned(self) -> None: ...
+
+    def serving(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
+        """Entered around each rebalance."""
+
+    def on_polled(self) -> None:
+        """A poll has ended."""
+
+
+class RebalanceHandler:
+    """Serves the rebalances of one consumer.
+
+    Args:
+        membership: logs the rebalances.
+
+    Attributes:
+        is_under_way: a rebalance is being served, and the poll waits for that: nothing can be
+            asked of the polling side, whose answer a hook or a handler might wait for.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        client: ConsumerClient,
+        assignment: Assignment,
+        ownership: Ownership,
+        flow: Flow,
+        pauses: Pauses,
+        requests: PollRequests,
+        membership: Membership,
+    ) -> None:
+        self.is_under_way = False
+        self._steps = steps
+        self._client = client
+        self._assignment = assignment
+        self._ownership = ownership
+        self._flow = flow
+        self._pauses = pauses
+        self._requests = requests
+        self._membership = membership
+        self._serving = trio.CancelScope()
+        self._has_ended = False
+        self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
+        self._starts: dict[TP, int] = {}  # ... and where to begin
+        # Between the two rebalances that tell of a topic that was created again:
+        self._paused_of_old: frozenset[TP] = frozenset()
+        self._known_as_new: frozenset[str] = frozenset()
+        self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> NoReturn:
+        """Serve, until cancelled or until the client is closed (ClientClosed)."""
+        serve = {
+            RebalanceKind.REVOKED: self._on_revoked,
+            RebalanceKind.ASSIGNED: self._on_assigned,
+            RebalanceKind.LOST: self._on_lost,
+        }
+        while True:
+            event = await self._client.next_rebalance()
+            self.is_under_way = True
+            try:
+                if not self._has_ended:
+                    self._membership.changed(event)
+                    refusing = self._requests.refusing(handing_over)
+                    with refusing, trio.CancelScope() as self._serving, self._steps.serving(event):
+                        await serve[event.kind](event)
+            finally:
+                self.is_under_way = False
+                self._coming = frozenset()
+                # A poll waits for the release in every case. An event without a release until here
+                # belongs to an app that ends or has failed.
+                event.release(pause=event.partitions)
+
+    @trio.lowlevel.enable_ki_protection
+    async def tell_of_waiting(self, subscribed: Callable[[], Awaitable[None]]) -> None:
+        """Warn if the group is not joined soon after the subscription. A checkpoint."""
+        with contextlib.suppress(AppClosed):
+            await subscribed()
+            await self._membership.tell_of_waiting()
+
+    def end(self) -> None:
+        """Wait for nothing any more: what is unacked now will never be acked. Not a checkpoint."""
+        self._has_ended = True
+        self._serving.cancel()
+
+    def start_at(self, tp: TP, offset: int) -> bool:
+        """Let a partition that is coming start at `offset`; False if it is not coming."""
+        if tp not in self._coming:
+            return False
+        self._starts[tp] = offset
+        return self._ownership.begin_epoch(tp, offset, is_proven=False)
+
+    def settle(self) -> None:
+        """A poll has ended: was the client told in time where to start from? Not a checkpoint."""
+        unsettled, self._unsettled = self._unsettled, []
+        for event, ledgers in unsettled:
+            if event.expired.is_set():
+                self._pauses.forget(event.partitions)
+                for ledger in ledgers:
+                    ledger.must_refetch = True
+        self._steps.on_polled()
+
+    async def _on_revoked(self, event: Rebalance) -> None:
+        """Drain, commit, let go; past the bound the partitions are lost."""
+        assignment = self._assignment
+        ledgers = [assignment[tp] for tp in sorted(event.partitions) if tp in assignment]
+        for ledger in ledgers:
+            ledger.drain()
+        self._flow.not_fetching.open()  # the poll under way brings nothing before the release
+        self._requests.refuse_waiting(handing_over())
+        in_time = False
+        try:
+            in_time = await _within(event, self._steps.on_partitions_revoked, event.partitions)
+        finally:
+            if not in_time:  # expired, cancelled or failed: nobody will let go of them after this
+                if event.expired.is_set():
+                    _warn_of_overlap(ledgers)
+                self._ownership.abandon(event.partitions)
+                self._steps.stop_abandoned()
+        if in_time:
+            self._ownership.let_go(event.partitions, event.generation)
+
+    async def _on_assigned(self, event: Rebalance) -> None:
+        self._starts = self._assignment.assign(
+            event.partitions, event.generation, of_new_topic=event.of_new_topic
+        )
+        # Partitions of the old topic that were paused stay paused in the new one.
+        self._flow.pause(self._paused_of_old & event.of_new_topic, self._assignment)
+        self._warn_of_new_topics(event, [])
+        self._paused_of_old, self._known_as_new = frozenset(), frozenset()
+        self._coming = event.partitions
+        step = self._steps.on_partitions_assigned
+        if not await _within(event, step, event.partitions, event.generation):
+            _warn_of_hook(event)
+        paused = self._pauses.start_anew(event.partitions)
+        begun = self._assignment
+        self._unsettled.append((event, [begun[tp] for tp in self._starts if tp in begun]))
+        event.release(self._starts, paused)
+
+    async def _on_lost(self, event: Rebalance) -> None:
+        step = self._steps.on_partitions_lost
+        if event.of_new_topic:
+            step = self._steps.on_topics_replaced
+            self._paused_of_old = frozenset(self._flow.paused)
+            assignment = self._assignment
+            ledgers = [assignment[tp] for tp in event.partitions if tp in assignment]
+            self._warn_of_new_topics(event, ledgers)
+        self._ownership.drop(event.partitions)
+        if not await _within(event, step, event.partitions):
+            _warn_of_hook(event)
+
+    def _warn_of_new_topics(self, event: Rebalance, ledgers: Collection[Ledger]) -> None:
+        """Warn once for each topic: acks of its messages in hand will have no effect."""
+        in_hand = Counter({tp.topic: 0 for tp in event.of_new_topic})
+        for ledger in ledgers:
+            in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
+        for topic, count in sorted(in_hand.items()):
+            if topic not in self._known_as_new:
+                logger.warning(
+                    "topic %s was deleted and created again: the new topic is read from its"
+                    " beginning, and %d delivered messages of the old one can no longer be acked",
+                    topic,
+                    count,
+                )
+        self._known_as_new |= in_hand.keys()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
+    """Run a step, cancel it at the bound of the rebalance, and return whether it was in time.
+
+    An error of the step is raised as it is, because callers look for its class and a group around
+    it would hide the class.
+    """
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when, event.expired, nursery.cancel_scope)
+        try:
+            await step(*args)
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - it is raised below
+            failure = exc
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return not event.expired.is_set()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
+    """Name what handlers still work on while somebody else may own it (I5)."""
+    for ledger in ledgers:
+        if offsets := [message.offset for message in ledger.unacked]:
+            logger.warning(
+                "%s was taken away while %d messages were being handled (the first is %d):"
+                " the next owner handles them, too",
+                ledger.tp,
+                len(offsets),
+                offsets[0],
+            )
+
+
+def _warn_of_hook(event: Rebalance) -> None:
+    logger.warning(
+        "cut off past its bound of %.1f s: the hook for partitions that were %s (%s)",
+        event.bound,
+        event.kind.value,
+        listed(sorted(event.partitions)),
+    )

@@ -1,0 +1,141 @@
+"""Positions that a rule has set: reporting them, and committing some before delivery.
+
+A driver sets a position by a rule if the group has no committed offset, or one outside the log. The
+rules are in `drivers/starts.py`. This module enters the positions into the ledgers, and reports
+those that are worth a warning.
+
+With `auto_offset_reset="latest"` the rule gives another offset at each call. So the group must have
+committed the first one before a message is delivered. Otherwise, after a crash of the member, the
+group would skip the messages that had arrived.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import trio
+
+from transport.delivering.assignment import Assignment
+from transport.backoff import Backoff
+from transport.drivers.base import Reset
+from transport.errors import AppClosed, CommitUnknown, TransportError
+from transport.delivering.ledger import Ledger
+from transport.consuming.ownership import Ownership
+from transport.probe import Probe
+from transport.types import TP
+
+logger = logging.getLogger("transport.consumer")
+
+# The longest wait between two tries of a commit.
+_LONGEST_WAIT = 1.0
+
+
+class Resets:
+    """Handles the positions of one consumer that rules have set.
+
+    Args:
+        commit: commits the safe offsets of partitions.
+        offer: lets the channels retry partitions that may be delivered again.
+        in_transaction: whether the commits are made in transactions.
+        policy: the setting `auto_offset_reset`, for the log.
+        probe: None: there is no monitor.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        ownership: Ownership,
+        commit: Callable[[Collection[TP]], Awaitable[object]],
+        offer: Callable[[Collection[Ledger]], None],
+        *,
+        in_transaction: bool,
+        policy: str,
+        probe: Probe | None,
+    ) -> None:
+        self._assignment = assignment
+        self._ownership = ownership
+        self._commit = commit
+        self._offer = offer
+        self._in_transaction = in_transaction
+        self._policy = policy
+        self._probe = probe
+        self._wanted = trio.Event()
+
+    @trio.lowlevel.enable_ki_protection
+    def take(self, resets: Sequence[Reset]) -> None:
+        """Enter the positions that the last poll set. For the polling task; not a checkpoint."""
+        for reset in resets:
+            ledger = self._assignment.get(reset.tp)
+            if ledger is None or ledger.is_draining:
+                continue
+            if not reset.is_new:
+                self._tell(reset)
+            self._enter(ledger, reset)
+
+    async def run(self) -> None:
+        """Make the commits that delivery waits for, until cancelled or until the app ends.
+
+        Raises the error of a refused commit, without transactions.
+        """
+        while True:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            backoff = Backoff(_LONGEST_WAIT)
+            while due := [ledger.tp for ledger in self._waiting() if ledger.due is not None]:
+                try:
+                    await self._commit(due)
+                except AppClosed:
+                    return
+                except CommitUnknown as exc:
+                    logger.warning(
+                        "the commit of a start offset got no answer and is retried: %s", exc
+                    )
+                except TransportError:
+                    if not self._in_transaction:
+                        raise
+                    # The abort has its warning; the committer raises the rest.
+                if not self.resume():
+                    await backoff.wait()
+
+    @trio.lowlevel.enable_ki_protection
+    def resume(self) -> bool:
+        """Resume delivery where the awaited commit is made; return whether there is any."""
+        begun = [ledger for ledger in self._waiting() if ledger.may_go_on()]
+        self._offer(begun)
+        return bool(begun)
+
+    def _waiting(self) -> list[Ledger]:
+        return [each for each in self._assignment.values() if each.must_commit is not None]
+
+    def _enter(self, ledger: Ledger, reset: Reset) -> None:
+        """Stay in the same epoch if possible, so that messages in hand may still be acked."""
+        if ledger.is_behind(reset.new) or ledger.must_refetch:
+            self._ownership.begin_epoch(reset.tp, reset.new)
+            ledger = self._assignment[reset.tp]
+        else:
+            ledger.advance(reset.new)
+        if reset.must_commit:
+            ledger.must_commit = reset.new
+            self._wanted.set()
+
+    def _tell(self, reset: Reset) -> None:
+        if reset.old is None:
+            logger.warning(
+                "%s: the group has begun before and has no committed offset of this partition:"
+                " reading starts at offset %d, 0 records are skipped",
+                reset.tp,
+                reset.new,
+            )
+        else:
+            logger.warning(
+                "%s: the position %d is not in the log: reading goes on at offset %d, as"
+                " auto_offset_reset=%r says; %d records are skipped",
+                reset.tp,
+                reset.old,
+                reset.new,
+                self._policy,
+                reset.skipped,
+            )
+        if (probe := self._probe) is not None:
+            probe(probe.sensor.on_offset_reset, reset.tp, reset.old, reset.new, reset.skipped)

@@ -1,0 +1,163 @@
+"""Looks for partitions that are stuck: what has to be asked, of whom, and who is told.
+
+What it means to be stuck stands in `transport/consuming/stuck.py`. A partition of which nothing comes may
+just have nothing that could come; so of those that have been quiet the broker is asked for the end
+of their logs, and the client for its position, past markers. Both are rare, and bounded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+import trio
+
+from transport.delivering.assignment import Assignment
+from transport.drivers.base import ConsumerClient
+from transport.errors import BrokerUnavailable, TransportError
+from transport.delivering.flow import Flow
+from transport.delivering.ledger import Ledger
+from transport.consuming.pauses import Pauses
+from transport.consuming.poll_requests import PollRequests
+from transport.settings import Settings
+from transport.consuming.stuck import Answer, Sight, Stuck, Timeouts, Watch, fetching, handling
+from transport.types import TP
+
+logger = logging.getLogger("transport.consumer")
+
+
+def timeouts_of(settings: Settings, commit_interval: float) -> Timeouts:
+    """Return how long each step of a message may take, by the settings."""
+    return Timeouts(
+        fetch=settings.stuck_fetch_timeout,
+        response=settings.stuck_response_timeout,
+        highwater=settings.stuck_highwater_timeout,
+        ack=settings.stuck_ack_timeout,
+        commit=settings.stuck_commit_timeout + commit_interval,
+    )
+
+
+class StallDetector:
+    """Watches over the partitions of one consumer.
+
+    Args:
+        positions: asks the polling task for the positions of the client.
+        is_rebalancing: whether a rebalance is being served.
+        timeouts: how long each step may take.
+        patience: seconds to wait for an answer of the client.
+
+    Attributes:
+        stuck: what the last look at all of them has found.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        client: ConsumerClient,
+        flow: Flow,
+        pauses: Pauses,
+        positions: Callable[[Collection[TP]], Awaitable[Mapping[TP, int]]],
+        requests: PollRequests,
+        is_rebalancing: Callable[[], bool],
+        *,
+        timeouts: Timeouts,
+        patience: float,
+    ) -> None:
+        self.stuck: tuple[Stuck, ...] = ()
+        self._assignment = assignment
+        self._client = client
+        self._flow = flow
+        self._pauses = pauses
+        self._positions = positions
+        self._requests = requests
+        self._is_rebalancing = is_rebalancing
+        self._timeouts = timeouts
+        self._patience = patience
+        self._watch = Watch()
+
+    @trio.lowlevel.enable_ki_protection
+    async def look_at_all(self) -> None:
+        """See `Consumer.verify_all_partitions_active`; while the consumer is open."""
+        self._requests.note_change()  # a polling task that hangs does not see it
+        answers = await self._ask(self._quiet(trio.current_time()))
+        now = trio.current_time()
+        ledgers = list(self._assignment.values())
+        self._watch.keep(ledgers)
+        found = [self._judge(now, ledger, answers.get(ledger)) for ledger in ledgers]
+        self.stuck = tuple(stuck for stuck in found if stuck is not None)
+
+    @trio.lowlevel.enable_ki_protection
+    def look_at(self, now: float, tp: TP, *, whole: bool) -> Stuck | None:
+        """Look at one; unless `whole` at the first half of its way alone, and though it is not
+        to be fetched from."""
+        ledger = self._assignment.get(tp)
+        return None if ledger is None else self._judge(now, ledger, None, whole=whole)
+
+    def _judge(
+        self, now: float, ledger: Ledger, answer: Answer | None, *, whole: bool = True
+    ) -> Stuck | None:
+        sight = self._see(now, ledger, answer)
+        stuck = None
+        if sight.is_wanted or not whole:
+            stuck = fetching(sight, now, self._timeouts)
+        if stuck is None and whole:
+            stuck = handling(sight, now, self._timeouts)
+        if self._watch.is_news(ledger, stuck) and stuck is not None:
+            _warn(stuck, now)
+        return stuck
+
+    def _see(self, now: float, ledger: Ledger, answer: Answer | None = None) -> Sight:
+        is_rebalancing = self._is_rebalancing()
+        is_moving = not ledger.is_draining and not is_rebalancing
+        return self._watch.look(
+            ledger,
+            now,
+            is_wanted=is_moving and self._pauses.is_wanted(ledger.tp),
+            is_delivered=is_moving and self._flow.active,
+            # A poll waits for a rebalance that is being served, which has a bound of its own.
+            late_at=None if is_rebalancing else self._requests.late_at,
+            highwater=self._client.highwater(ledger.tp),
+            answer=answer,
+        )
+
+    def _quiet(self, now: float) -> list[Ledger]:
+        """Those to be fetched from of which nothing was heard for a while."""
+        least = min(self._timeouts.response, self._timeouts.highwater)
+        sights = [(ledger, self._see(now, ledger)) for ledger in self._assignment.values()]
+        return [
+            ledger for ledger, sight in sights if sight.is_wanted and now - sight.heard_at >= least
+        ]
+
+    @trio.lowlevel.enable_ki_protection
+    async def _ask(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
+        """Return the positions and ends of these logs, as far as the client answers."""
+        if not ledgers:
+            return {}
+        tps = [ledger.tp for ledger in ledgers]
+        positions: Mapping[TP, int] = {}
+        ends: Mapping[TP, int] = {}
+        try:
+            with trio.move_on_after(self._patience):
+                positions = await self._positions(tps)
+            # The client keeps to its own timeout. This later bound holds if it does not.
+            with trio.move_on_after(2 * self._patience):
+                ends = await self._client.end_offsets(tps, self._patience)
+        except BrokerUnavailable:
+            pass  # that is an answer, too
+        except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
+            if not isinstance(exc, TransportError):
+                logger.warning("the search for stuck partitions failed: %r", exc)
+            return {}
+        return {ledger: Answer(ends.get(ledger.tp), positions.get(ledger.tp)) for ledger in ledgers}
+
+
+def _warn(stuck: Stuck, now: float) -> None:
+    logger.warning(
+        "%s is stuck: %s for %.1f s, at %s%s: %s",
+        stuck.tp,
+        stuck.case.value,
+        now - stuck.since,
+        stuck.position,
+        "" if stuck.offset is None else f" and {stuck.offset}",
+        stuck.why,
+    )

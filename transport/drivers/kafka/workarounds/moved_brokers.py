@@ -1,0 +1,59 @@
+"""Which addresses a client asks: the advertised ones and, if none answers, the given ones again.
+
+The client asks the given addresses (`bootstrap_servers`) once. From then on it asks only the
+brokers that the answer named. If all of those have moved, the client never finds a broker again.
+Also, the client's metadata loop can end by an error, and then nothing requests metadata any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import kafka.errors
+
+from transport.drivers.kafka.workarounds.swallowed_errors import Crash
+
+log = logging.getLogger(__name__)
+
+
+def start_anew(client: Any, crash: Crash) -> None:
+    """Let a new client ask the given addresses again while no known broker answers."""
+    # `_do_refresh_metadata`: asks the given node, or the least busy one of the advertised nodes.
+    manager, cluster = client._manager, client.cluster
+    refresh, beat = cluster._do_refresh_metadata, cluster._refresh_loop
+    given = itertools.cycle(broker.node_id for broker in cluster.bootstrap_brokers())
+    has_failed = False
+    asks_given = False
+
+    async def refresh_from_anywhere(node_id: Any) -> None:
+        nonlocal has_failed, asks_given
+        # In turn with the advertised ones: the given ones may be the ones that are down.
+        asks_given = has_failed and not asks_given
+        given_id = next(given) if node_id is None and asks_given else None
+        try:
+            await refresh(node_id if given_id is None else given_id)
+        except kafka.errors.KafkaError:
+            has_failed = True
+            raise
+        finally:
+            if given_id is not None:
+                manager.close(given_id)  # only for this request, as in the client
+        if given_id is not None:
+            log.info("the given addresses have answered with the present addresses of the brokers")
+        has_failed = asks_given = False
+
+    async def refresh_on() -> None:
+        # `_refresh_loop`: it ends if another caller's request in flight fails.
+        while not cluster.closed:
+            try:
+                await beat()
+            except kafka.errors.KafkaError as error:
+                log.debug("metadata requests go on after %s", error)
+            except Exception as error:
+                crash.note(error)
+                raise
+
+    cluster._do_refresh_metadata = refresh_from_anywhere
+    cluster._refresh_loop = refresh_on

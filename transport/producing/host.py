@@ -1,0 +1,36 @@
+"""What a producer needs of the app and the transport that it belongs to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from transport.drivers.base import Driver
+from transport.probe import Probe
+from transport.settings import Settings
+
+if TYPE_CHECKING:
+    from transport.producing.producer import Producer
+
+
+class Host(Protocol):
+    """The app of a producer."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def probe(self) -> Probe | None:
+        """The way to the monitor. None: there is no monitor."""
+
+
+class Maker(Protocol):
+    """The transport that makes an app's producers."""
+
+    @property
+    def app(self) -> Host: ...
+
+    @property
+    def driver(self) -> Driver: ...
+
+    def create_producer(self, **kwargs: Any) -> Producer:
+        """Return a new producer; the keyword arguments are those of its class."""

@@ -1,0 +1,95 @@
+"""The producers with transactional ids: one for each id, below the producer that they belong to.
+
+A client's id cannot be changed, so who writes under several has a producer for each. It begins with
+the first transaction of its id, which fences whoever had the id before, and lasts until it is
+stopped or its owner is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from nurseries import State
+from transport.errors import TransactionAborted
+from transport.producing.transaction import Transaction
+
+if TYPE_CHECKING:
+    from transport.producing.producer import Producer
+
+
+class TransactionalProducers:
+    """Those of one producer, by their ids."""
+
+    def __init__(self, owner: Producer) -> None:
+        self._owner = owner
+        self._writers: dict[str, Producer] = {}
+
+    def __iter__(self) -> Iterator[Producer]:
+        """Those that there are at the call; one may end meanwhile."""
+        return iter(list(self._writers.values()))
+
+    def is_open(self, transactional_id: str) -> bool:
+        """Whether a transaction of this id is open."""
+        return self._open(transactional_id) is not None
+
+    def in_transaction(self, transactional_id: str) -> Producer:
+        """The one with this id. Raises TransactionAborted: no transaction of it is open."""
+        if (writer := self._open(transactional_id)) is None:
+            raise TransactionAborted(f"no transaction of {transactional_id!r} is open")
+        return writer
+
+    def transaction_of(self, transactional_id: str) -> Transaction:
+        """What is committed under this id. Raises TransactionAborted: nothing was ever begun."""
+        writer = self._writers.get(transactional_id)
+        if writer is None or writer.transaction is None:
+            raise TransactionAborted(f"no transaction of {transactional_id!r} was begun")
+        return writer.transaction
+
+    async def begin(self, transactional_id: str) -> None:
+        """See `Producer.begin_transaction`."""
+        if (writer := self._writers.get(transactional_id)) is None:
+            writer = await self._start(transactional_id)
+        assert writer.transaction is not None
+        if writer.transaction.is_open or writer.state is not State.RUNNING:
+            raise RuntimeError(f"a transaction of {transactional_id!r} is open already")
+        await writer.transaction.begin()
+
+    async def stop(self, transactional_id: str) -> None:
+        """See `Producer.stop_transaction`."""
+        if (writer := self._writers.pop(transactional_id, None)) is not None:
+            await writer.stop()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _open(self, transactional_id: str) -> Producer | None:
+        writer = self._writers.get(transactional_id)
+        if writer is None or writer.transaction is None or not writer.transaction.is_open:
+            return None
+        return writer
+
+    @trio.lowlevel.enable_ki_protection
+    async def _start(self, transactional_id: str) -> Producer:
+        owner = self._owner
+        writer = owner.transport.create_producer(transactional_id=transactional_id)
+        # Before it is there: a second one of this id would fence the first.
+        self._writers[transactional_id] = writer
+        started = False
+        try:
+            await owner.add_service(writer)
+            started = True
+        except BaseExceptionGroup as group:  # what cancels us stays in it, and so what it is
+            raise _only_error(group) from group
+        finally:
+            if not started:
+                del self._writers[transactional_id]
+        return writer
+
+
+def _only_error(error: BaseException) -> BaseException:
+    """What the start of a service came to, out of the groups of its nurseries."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -10,13 +10,13 @@ async with app:
 """
 
 from transport.app import App
-from transport.parts import Transport
-from transport.producing.buffer import ProducerBuffer
-from transport.delivering.channel import Batches, Messages
 from transport.codec import JSON, Codec, DecodeError
+from transport.committing.transactions import TransactionManager
 from transport.consuming.conductor import Conductor
 from transport.consuming.consumer import Consumer
-from transport.producing.delivery import Delivery, ManyDeliveries
+from transport.consuming.fetcher import Fetcher
+from transport.consuming.stuck import Stuck, StuckCase
+from transport.delivering.channel import Batches, Messages
 from transport.drivers.memory import MemoryBroker
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -44,17 +44,17 @@ from transport.errors import (
     UnreadableBatch,
 )
 from transport.fetched import Fetched, FetchedRecords
-from transport.consuming.fetcher import Fetcher
 from transport.message import Batch, Message
 from transport.monitoring.monitor import Monitor, PartitionState, Snapshot, Timing
+from transport.monitoring.sensor import Sensor
+from transport.parts import Transport
+from transport.producing.buffer import ProducerBuffer
+from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage, PendingMessage
 from transport.producing.producer import Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.monitoring.sensor import Sensor
 from transport.settings import Settings
-from transport.consuming.stuck import Stuck, StuckCase
 from transport.topic import Topic
-from transport.committing.transactions import TransactionManager
 from transport.types import TP, GroupMetadata, Record, RecordMetadata
 
 __all__ = [

@@ -13,10 +13,10 @@ import trio
 
 from nurseries import Node, Service, running
 from transport.arguments import seconds, text
-from transport.parts import Transport
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
+from transport.parts import Transport
 from transport.probe import Probe
 from transport.settings import Settings, settings_from
 from transport.signals import SignalHandlers

@@ -75,10 +75,10 @@ class Message:
     """
 
     __slots__ = (
-        "lane",
         "acked",
         "batch",
         "key",
+        "lane",
         "offset",
         "record",
         "refcount",
@@ -247,7 +247,7 @@ class Batch(Sequence[Message]):
         lane: enters its acks. For the transport.
     """
 
-    __slots__ = ("lane", "_messages", "_records", "first", "is_acked", "left", "weight")
+    __slots__ = ("_messages", "_records", "first", "is_acked", "lane", "left", "weight")
 
     def __init__(self, lane: Owner, records: Sequence[Record], weight: int) -> None:
         self.lane = lane

@@ -112,9 +112,7 @@ class Probe(Service):
             self(self.sensor.on_sends_error, producer, errors)
 
     @contextlib.contextmanager
-    def commit(
-        self, consumer: object, ledgers: Iterable[Acks], attempt: Attempt
-    ) -> Iterator[None]:
+    def commit(self, consumer: object, ledgers: Iterable[Acks], attempt: Attempt) -> Iterator[None]:
         """Tell of a commit, around the making of it."""
         state = self(self.sensor.on_commit_initiated, consumer)
         try:

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from transport.arguments import flag, function, instance, shown, whole, wrong_type
-from transport.delivering.channel import Batches, DecodeErrorHook, Messages
 from transport.codec import TEXT, Codec, CodecArg, codec_for
-from transport.producing.delivery import Delivery, ManyDeliveries
+from transport.consuming.host import Host
+from transport.delivering.channel import Batches, DecodeErrorHook, Messages
+from transport.delivering.in_hand import IN_HAND, InHand, Source
 from transport.errors import AppClosed
 from transport.message import Batch, Message
+from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
-from transport.delivering.in_hand import IN_HAND, InHand, Source
-from transport.consuming.host import Host
 from transport.producing.producer import Producer
 from transport.types import HeadersArg, RecordMetadata, is_topic_name
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from job import Done, Job, main
 
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
 from transport.fetched import FetchedRecords
-from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
 from transport.message import Message
 from transport.types import TP
 

@@ -1,4 +1,4 @@
-"""AutoCommitter one at a time, each shared by all who want it: `transport/committing/commit_queue.py`."""
+"""Commits one at a time, each shared by all who want it: `transport/committing/commit_queue.py`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.nurseries.clock import jumping
-from transport.errors import AppClosed, CommitRefused, CommitUnknown, Fenced, TransportError
 from transport.committing.commit_queue import CommitAttempt, CommitQueue
+from transport.errors import AppClosed, CommitRefused, CommitUnknown, Fenced, TransportError
 from transport.types import TP
 
 A0, B0 = TP("a", 0), TP("b", 0)

@@ -1,4 +1,4 @@
-"""AutoCommitter, one at a time, each with an outcome: `transport/committing/committer.py` on a scripted client."""
+"""Commits, one at a time, each with an outcome: `transport/committing/committer.py` on a scripted client."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import trio.testing
 
 from tests.nurseries.clock import jumping
 from tests.records import fetched
-from transport.delivering.assignment import Assignment
 from transport.committing.autocommit import LivelockWatch
 from transport.committing.committer import Committer
+from transport.delivering.assignment import Assignment
+from transport.delivering.ledger import BufferUsage
 from transport.errors import (
     AppClosed,
     AuthorizationFailed,
@@ -30,7 +31,6 @@ from transport.errors import (
     RebalanceInProgress,
     TransportError,
 )
-from transport.delivering.ledger import BufferUsage
 from transport.message import Message
 from transport.types import TP
 

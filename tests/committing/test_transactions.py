@@ -36,10 +36,11 @@ from transport import (
     TransactionFailed,
     TransportError,
 )
-from transport.producing.delivery import Delivery, ManyDeliveries
-from transport.drivers.memory import MemoryBroker
-from transport.delivering.in_hand import in_hand
 from transport.committing.transactions import Scope
+from transport.delivering.in_hand import in_hand
+from transport.delivering.ledger import ledger_of
+from transport.drivers.memory import MemoryBroker
+from transport.producing.delivery import Delivery, ManyDeliveries
 
 IN = [TP("in", number) for number in range(2)]
 OUT = TP("out", 0)

@@ -354,7 +354,7 @@ async def test_a_seek_that_is_cancelled_is_made_as_a_whole_or_not_at_all(steps: 
         assert message.offset == (3 if message.epoch == 2 else 1)
 
 
-# AutoCommitter
+# Commits
 
 
 @jumping

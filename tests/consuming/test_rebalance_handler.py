@@ -21,10 +21,10 @@ from transport import (
     Transport,
     TransportError,
 )
+from transport.consuming.rebalance_handler import _within
 from transport.drivers.base import Rebalance, RebalanceKind
 from transport.drivers.memory import MemoryBroker
 from transport.errors import ClientClosed
-from transport.consuming.rebalance_handler import _within
 
 ORDERS = TP("orders", 0)
 BOUND, SLOW = 5.0, 20.0

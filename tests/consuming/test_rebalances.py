@@ -15,6 +15,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
 from tests.nurseries.clock import jumping
 from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
+from transport.delivering.ledger import ledger_of
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = [TP("orders", number) for number in range(4)]

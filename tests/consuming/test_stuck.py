@@ -18,10 +18,19 @@ from tests.lanes import Place
 from tests.nurseries.clock import jumping
 from tests.records import fetched
 from transport import TP, App, BrokerUnavailable
+from transport.consuming.stuck import (
+    Answer,
+    Sight,
+    Stuck,
+    StuckCase,
+    Timeouts,
+    Watch,
+    fetching,
+    handling,
+)
 from transport.delivering.assignment import Assignment
+from transport.delivering.ledger import BufferUsage, Ledger
 from transport.drivers.memory import MemoryBroker
-from transport.delivering.ledger import Ledger, BufferUsage
-from transport.consuming.stuck import Answer, Sight, Stuck, StuckCase, Timeouts, Watch, fetching, handling
 
 ORDERS = [TP("orders", number) for number in range(2)]
 ONE = ORDERS[0]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.records import fetched
 from transport.delivering.assignment import Assignment
-from transport.delivering.ledger import Lane, Ledger, BufferUsage
+from transport.delivering.ledger import BufferUsage, Lane, Ledger
 from transport.types import TP
 
 A0, A1, B0 = TP("a", 0), TP("a", 1), TP("b", 0)

@@ -11,8 +11,8 @@ from tests.apps import A_WHILE, app_on, broker_with, nothing_comes, take, write
 from tests.nurseries.clock import jumping
 from tests.records import FakeRecord, fetched
 from transport import TP, App, Message
+from transport.delivering.ledger import BufferUsage, Ledger, Tally
 from transport.drivers.memory import MemoryBroker
-from transport.delivering.ledger import Ledger, BufferUsage, Tally
 from transport.weights import HEADER_BYTES, RECORD_BYTES, Held, weight_of
 
 ORDERS, BILLS = TP("orders", 0), TP("bills", 0)

@@ -14,11 +14,11 @@ from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, t
 from tests.nurseries.clock import jumping
 from tests.records import FakeRecord, fetched
 from transport import JSON, TP, Batch, Codec, DecodeError, Message, Topic
-from transport.delivering.channel import Batches, Channel, Messages
 from transport.codec import codec_for
-from transport.fetched import FetchedRecords
+from transport.delivering.channel import Batches, Channel, Messages
 from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger, Tally
+from transport.fetched import FetchedRecords
 
 A, B, C = TP("a", 0), TP("a", 1), TP("a", 2)
 ORDERS = TP("orders", 0)

@@ -12,8 +12,8 @@ import trio
 from tests.apps import app_on, broker_with
 from tests.nurseries.clock import jumping
 from tests.records import Encoded
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
 from transport.errors import UnreadableBatch
-from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
 from transport.message import Batch, Message
 from transport.types import TP
 from transport.weights import Held

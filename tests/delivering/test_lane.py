@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.records import Encoded, fetched
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
 from transport.errors import UnreadableBatch
 from transport.fetched import PORTION
-from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
 from transport.message import Batch, Message
 from transport.types import TP
 from transport.weights import Held, weight_of

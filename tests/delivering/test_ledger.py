@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.records import fetched, records
-from transport.fetched import FetchedRecords
-from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
-from transport.message import Batch, Message
 from transport.delivering.in_hand import in_hand
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
+from transport.fetched import FetchedRecords
+from transport.message import Batch, Message
 from transport.types import TP
 
 ORDERS = TP("orders", 0)
@@ -444,7 +444,10 @@ def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, la
 
 async def test_what_is_in_hand_is_named_as_the_source_only_where_that_is_asked_for() -> None:
     ledger = new_ledger()
-    plain, naming = ledger.open_lane(BufferUsage(9)), ledger.open_lane(BufferUsage(9, names_source=True))
+    plain, naming = (
+        ledger.open_lane(BufferUsage(9)),
+        ledger.open_lane(BufferUsage(9, names_source=True)),
+    )
     ledger.fetched(fetched(0, 1))
     async with take(plain), take_batch(plain, 1):
         assert in_hand.get() is None

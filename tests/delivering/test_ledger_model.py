@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.records import Encoded
 from transport.delivering.assignment import Assignment
-from transport.delivering.ledger import Lane, Ledger, BufferUsage
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, ledger_of
 from transport.message import Batch, Message
 from transport.types import TP
 from transport.weights import Held
@@ -376,7 +376,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert starts == {}
             self.begin_epoch(somewhere % (self.end + 2), known=False)
 
-    # AutoCommitter
+    # Commits
 
     def expected_safe(self) -> int | None:
         begun = [offset for channel in self.channels for offset in channel.begun]

@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from tests.records import FakeRecord
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
 from transport.fetched import FetchedRecords
-from transport.delivering.ledger import Lane, Ledger, BufferUsage, Tally
 from transport.message import Batch, Message
 from transport.types import TP
 

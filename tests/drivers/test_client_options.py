@@ -21,9 +21,9 @@ from tests.drivers.rig import Rig, outgoing
 from transport import App, UnknownTopic
 from transport.drivers.client_options import PASSED, REFUSED
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.workarounds.dropped_options import HANDED_ON
 from transport.drivers.kafka.options import consumer_options, producer_options
 from transport.drivers.kafka.waiting import Waiting
+from transport.drivers.kafka.workarounds.dropped_options import HANDED_ON
 from transport.drivers.settings import ClientSettings
 from transport.settings import Settings
 

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.apps import nothing_comes, take
 from tests.items.fetched import Fetched
 from tests.lanes import NEVER, Place
-from tests.museum.members import AutoCommitter, Member, member, send
+from tests.museum.members import Commits, Member, member, send
 from transport import (
     TP,
     App,
@@ -259,7 +259,7 @@ async def test_track_message_ack_unacked(place: Place) -> None:
     assert await place.committed() == {place.tps(1)[0]: 2}
 
 
-# AutoCommitter
+# Commits
 
 
 async def test_commit_force_commit(place: Place) -> None:
@@ -272,7 +272,7 @@ async def test_commit_force_commit(place: Place) -> None:
         for topic, count in ((place.name, 6), (other.topic, 2)):
             for message in await take(app.topic(topic).noack(), count):
                 message.ack()
-        commits = AutoCommitter(app)
+        commits = Commits(app)
         assert await app.consumer.commit({other.topic, tps[1]})
         assert commits.tried == [{other: 2, tps[1]: 2}]
         assert not await app.consumer.commit({tps[1], other})
@@ -305,7 +305,7 @@ async def test_maybe_wait_for_commit_to_finish(place: Place) -> None:
 async def test_commit_interval(place: Place) -> None:
     async with place.opened(1, b"0", b"1", commit_interval=0.2) as app:
         assert app.consumer.commit_interval == 0.2
-        commits, messages = AutoCommitter(app), app.topic(place.name).noack()
+        commits, messages = Commits(app), app.topic(place.name).noack()
         for offset in (1, 2):
             (await anext(messages)).ack()
             await commits.reach(place.tps(1)[0], offset)

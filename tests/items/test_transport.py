@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tests.lanes import Place
-from tests.museum.members import AutoCommitter
+from tests.museum.members import Commits
 from transport import (
     TP,
     App,
@@ -100,7 +100,7 @@ async def test_create_consumer_create_producer_create_transaction_manager_create
         consumer, producer, transport = app.consumer, app.producer, app.transport
         assert type(consumer) is Mine.Consumer
         assert consumer.commit_livelock_soft_timeout == 9.0
-        commits = AutoCommitter(app)
+        commits = Commits(app)
         (await anext(app.topic(place.name).noack())).ack()
         await commits.reach(TP(place.name, 0), 1)  # by the interval that it was given
         writer = transport.create_producer(transactional_id="mine")

@@ -1,4 +1,4 @@
-"""AutoCommitter and seeks that are cancelled at the worst moments, against a real broker's offsets."""
+"""Commits and seeks that are cancelled at the worst moments, against a real broker's offsets."""
 
 from __future__ import annotations
 

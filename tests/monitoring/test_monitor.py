@@ -361,7 +361,7 @@ def test_without_a_monitor_nothing_of_it_is_called() -> None:
         trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         sys.setprofile(None)
-    assert {"consumer.py", "committer.py", "handover.py", "producer.py"} <= called
+    assert {"consumer.py", "committer.py", "rebalance_handler.py", "producer.py"} <= called
     assert not called & {"sensor.py", "monitor.py"}
 
 

@@ -92,7 +92,7 @@ def every(tps: Iterable[TP], offsets: Iterable[int]) -> set[tuple[TP, int]]:
     return {(tp, offset) for tp in tps for offset in offsets}
 
 
-class AutoCommitter:
+class Commits:
     """Every commit that a consumer tries from now on.
 
     Attributes:

@@ -15,7 +15,7 @@ import trio.testing
 from nurseries import tick
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER, Place
-from tests.museum.members import AutoCommitter, Work, every, leave_a_gap, member, send
+from tests.museum.members import Commits, Work, every, leave_a_gap, member, send
 from tests.nurseries.clock import jumping
 from transport import TP
 from transport.drivers.memory import MemoryBroker
@@ -55,7 +55,7 @@ async def test_robinhood_faust_401_a_gap_in_the_offsets_stops_commits(place: Pla
         end = (await app.consumer.client.end_offsets([tp]))[tp]
         assert end == 6 + 4 * 4
         # The client passes the last gap in a fetch of its own; until then there is a new commit.
-        commits = AutoCommitter(app)
+        commits = Commits(app)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tick, 0.05, app.consumer.commit)
             await commits.reach(tp, end)

@@ -16,7 +16,7 @@ from tests.apps import app_on, broker_with, committed, nothing_comes, take, writ
 from tests.drivers.inside import move_all_brokers, on_the_loop
 from tests.kafka.cluster import Broker
 from tests.lanes import NEVER, Place
-from tests.museum.members import AutoCommitter, Work, every, member, send
+from tests.museum.members import Commits, Work, every, member, send
 from tests.nurseries.clock import jumping
 from transport import (
     JSON,
@@ -32,9 +32,9 @@ from transport import (
     TransportError,
     UnknownTopic,
 )
+from transport.consuming.stuck import StuckCase
 from transport.drivers.memory.consumer import MemoryConsumer
 from transport.drivers.settings import ClientSettings
-from transport.consuming.stuck import StuckCase
 
 ORDERS = [TP("orders", number) for number in range(2)]
 both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
@@ -181,7 +181,7 @@ async def test_alpakka_kafka_750_sentry_95753_a_commit_task_goes_on_with_revoked
             twos = two.topic(place.name).noack()
             (moved,) = await two.owns(1)
             (kept,) = tps - {moved}
-            commits = AutoCommitter(one)
+            commits = Commits(one)
             assert set(one.consumer.assignment) == {kept}
             for message in late:
                 assert message.ack() == (is_late and message.tp == kept and message.offset == 2)

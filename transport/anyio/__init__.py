@@ -10,7 +10,9 @@
 
 On trio that is the app itself. On asyncio the same tree runs as a trio *guest* of the asyncio loop,
 in the same thread: one guest for each loop, which lives from the first app that is opened to the
-last that is closed. Start reading at `opening.py`. Nothing else in `transport` imports this package.
+last that is closed.
+
+Start reading at `opening.py`. Nothing else in `transport` imports this package.
 """
 
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries

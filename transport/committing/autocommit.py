@@ -16,8 +16,8 @@ import attrs
 import trio
 
 from transport.delivering.assignment import Assignment
-from transport.errors import AppClosed, CommitUnknown, TransportError
 from transport.delivering.ledger import Ledger
+from transport.errors import AppClosed, CommitUnknown, TransportError
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")

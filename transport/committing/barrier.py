@@ -1,4 +1,4 @@
-"""AutoCommitter in transactions: each ends at a barrier.
+"""Commits in transactions: each ends at a barrier.
 
 A transaction may be committed when all its messages are done, for it holds what was sent for each
 of them: so delivery is held, what is begun is waited for, and then output and offsets are committed
@@ -15,11 +15,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+
 import trio
 
-from transport.delivering.assignment import Assignment
 from transport.backoff import Backoff
+from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
 from transport.committing.transactions import Scope, TransactionManager
+from transport.delivering.assignment import Assignment
+from transport.delivering.in_hand import in_hand
+from transport.delivering.ledger import Ledger, ledger_of
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
@@ -34,9 +38,6 @@ from transport.errors import (
     TransactionFailed,
     TransportError,
 )
-from transport.delivering.ledger import Ledger, ledger_of
-from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
-from transport.delivering.in_hand import in_hand
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")

@@ -1,4 +1,4 @@
-"""AutoCommitter, one at a time, each shared by all who want it.
+"""Commits, one at a time, each shared by all who want it.
 
 A commit is a *round*. Who wants one joins the round that has not begun yet; queue follow one
 another in one task, so two commits never race each other to the broker. Only the waiting for a

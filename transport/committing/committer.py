@@ -1,4 +1,4 @@
-"""AutoCommitter: the latest safe offsets, each with an outcome, which is entered into the ledgers.
+"""Commits: the latest safe offsets, each with an outcome, which is entered into the ledgers.
 
 Who wants one joins the next round (see `CommitQueue`), or the running one if that already carries all
 that the caller could want.
@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 
 import trio
 
-from transport.delivering.assignment import Assignment
 from transport.backoff import Backoff
+from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
+from transport.delivering.assignment import Assignment
+from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
     CommitFailed,
@@ -24,8 +26,6 @@ from transport.errors import (
     TransportError,
 )
 from transport.excerpt import listed
-from transport.delivering.ledger import Ledger
-from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")

@@ -19,7 +19,9 @@ import attrs
 import trio
 
 from transport.arguments import flag, instance, offsets_of, text, topic_partition
-from transport.producing.delivery import Delivery
+from transport.delivering.assignment import Assignment
+from transport.delivering.in_hand import IN_HAND, InHand, Source, in_hand
+from transport.delivering.ledger import Ledger, ledger_of
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
     AppClosed,
@@ -30,13 +32,11 @@ from transport.errors import (
     TransportError,
 )
 from transport.excerpt import listed
-from transport.delivering.ledger import Ledger, ledger_of
 from transport.message import Batch, Message
+from transport.producing.delivery import Delivery
 from transport.producing.pending import FutureMessage, outgoing_of
 from transport.producing.producer import Producer
 from transport.settings import Settings
-from transport.delivering.assignment import Assignment
-from transport.delivering.in_hand import IN_HAND, InHand, Source, in_hand
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
 
 logger = logging.getLogger("transport.consumer")

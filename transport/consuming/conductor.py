@@ -12,16 +12,15 @@ import trio
 
 from nurseries import Service
 from transport.arguments import instance, topic_name
-from transport.delivering.channel import Channel
 from transport.codec import Codec
 from transport.consuming.host import Host
+from transport.delivering.channel import Channel
 from transport.delivering.decoding import Codecs, Decoded
+from transport.delivering.ledger import Ledger
 from transport.errors import AppClosed
 from transport.fetched import Fetched, FetchedRecords
-from transport.delivering.ledger import Ledger
 from transport.types import TP, Record
 from transport.weights import Held
-
 
 logger = logging.getLogger("transport.consumer")
 

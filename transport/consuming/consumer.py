@@ -24,12 +24,26 @@ from transport.arguments import (
     wrong_type,
 )
 from transport.arguments import offset as offset_of
-from transport.delivering.assignment import Assignment
-from transport.committing.barrier import BarrierCommitter, begun_are_done
 from transport.committing.autocommit import AnyCommitter, AutoCommitter
+from transport.committing.barrier import BarrierCommitter, begun_are_done
 from transport.committing.committer import Committer
-from transport.drivers.base import ConsumerClient, Rebalance
 from transport.consuming.ends import Ends
+from transport.consuming.getmany import GetMany
+from transport.consuming.host import Host, Maker
+from transport.consuming.membership import Membership
+from transport.consuming.ownership import Ownership
+from transport.consuming.pauses import Pauses
+from transport.consuming.poll_requests import PollRequests
+from transport.consuming.polling import Polling
+from transport.consuming.rebalance_handler import RebalanceHandler
+from transport.consuming.resets import Resets
+from transport.consuming.stall_detector import StallDetector, timeouts_of
+from transport.consuming.stuck import Stuck
+from transport.delivering.assignment import Assignment
+from transport.delivering.flow import Flow
+from transport.delivering.in_hand import in_hand
+from transport.delivering.ledger import Ledger, ledger_of
+from transport.drivers.base import ConsumerClient, Rebalance
 from transport.errors import (
     AppClosed,
     AuthorizationFailed,
@@ -45,21 +59,7 @@ from transport.errors import (
 )
 from transport.excerpt import excerpt_of_error, listed
 from transport.fetched import Fetched
-from transport.delivering.flow import Flow
-from transport.consuming.host import Host, Maker
-from transport.consuming.getmany import GetMany
-from transport.consuming.rebalance_handler import RebalanceHandler
-from transport.delivering.ledger import Ledger, ledger_of
-from transport.consuming.stall_detector import StallDetector, timeouts_of
-from transport.consuming.membership import Membership
 from transport.message import Message
-from transport.consuming.ownership import Ownership
-from transport.consuming.pauses import Pauses
-from transport.consuming.poll_requests import PollRequests
-from transport.consuming.polling import Polling
-from transport.consuming.resets import Resets
-from transport.delivering.in_hand import in_hand
-from transport.consuming.stuck import Stuck
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")

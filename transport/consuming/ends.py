@@ -15,9 +15,9 @@ import attrs
 import trio
 
 from transport.delivering.assignment import Assignment
+from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient
 from transport.errors import TransportError
-from transport.delivering.ledger import Ledger
 from transport.types import TP
 
 

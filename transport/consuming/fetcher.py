@@ -5,7 +5,6 @@ from __future__ import annotations
 import trio
 
 from nurseries import Service
-
 from transport.consuming.host import Host
 
 

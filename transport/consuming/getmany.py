@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from transport.message import Message
 from transport.delivering.in_hand import in_hand
+from transport.message import Message
 from transport.types import TP
 
 if TYPE_CHECKING:

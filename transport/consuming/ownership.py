@@ -13,13 +13,13 @@ from collections.abc import Collection, Sequence
 
 import trio
 
-from transport.delivering.assignment import Assignment
+from transport.committing.transactions import TransactionManager
 from transport.consuming.conductor import Conductor
+from transport.consuming.poll_requests import PollRequests
+from transport.delivering.assignment import Assignment
 from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger
-from transport.consuming.poll_requests import PollRequests
 from transport.probe import Probe
-from transport.committing.transactions import TransactionManager
 from transport.types import TP
 
 

@@ -11,18 +11,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import trio
 
-from transport.delivering.assignment import Assignment
 from transport.consuming.conductor import Conductor
-from transport.drivers.base import ConsumerClient
-from transport.errors import NotAssigned, TransportError
-from transport.fetched import Fetched
-from transport.delivering.flow import Flow
-from transport.consuming.rebalance_handler import RebalanceHandler
-from transport.delivering.ledger import Ledger
 from transport.consuming.ownership import Ownership
 from transport.consuming.pauses import Pauses
 from transport.consuming.poll_requests import PollRequests
+from transport.consuming.rebalance_handler import RebalanceHandler
 from transport.consuming.resets import Resets
+from transport.delivering.assignment import Assignment
+from transport.delivering.flow import Flow
+from transport.delivering.ledger import Ledger
+from transport.drivers.base import ConsumerClient
+from transport.errors import NotAssigned, TransportError
+from transport.fetched import Fetched
 from transport.types import TP
 
 

@@ -16,16 +16,16 @@ from typing import NoReturn, Protocol, TypeVarTuple
 
 import trio
 
-from transport.delivering.assignment import Assignment
-from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
-from transport.errors import AppClosed, RebalanceInProgress
-from transport.excerpt import listed
-from transport.delivering.flow import Flow
-from transport.delivering.ledger import Ledger
 from transport.consuming.membership import Membership
 from transport.consuming.ownership import Ownership
 from transport.consuming.pauses import Pauses
 from transport.consuming.poll_requests import PollRequests
+from transport.delivering.assignment import Assignment
+from transport.delivering.flow import Flow
+from transport.delivering.ledger import Ledger
+from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
+from transport.errors import AppClosed, RebalanceInProgress
+from transport.excerpt import listed
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
 
-from transport.delivering.assignment import Assignment
 from transport.backoff import Backoff
+from transport.consuming.ownership import Ownership
+from transport.delivering.assignment import Assignment
+from transport.delivering.ledger import Ledger
 from transport.drivers.base import Reset
 from transport.errors import AppClosed, CommitUnknown, TransportError
-from transport.delivering.ledger import Ledger
-from transport.consuming.ownership import Ownership
 from transport.probe import Probe
 from transport.types import TP
 

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import trio
 
-from transport.delivering.assignment import Assignment
-from transport.drivers.base import ConsumerClient
-from transport.errors import BrokerUnavailable, TransportError
-from transport.delivering.flow import Flow
-from transport.delivering.ledger import Ledger
 from transport.consuming.pauses import Pauses
 from transport.consuming.poll_requests import PollRequests
-from transport.settings import Settings
 from transport.consuming.stuck import Answer, Sight, Stuck, Timeouts, Watch, fetching, handling
+from transport.delivering.assignment import Assignment
+from transport.delivering.flow import Flow
+from transport.delivering.ledger import Ledger
+from transport.drivers.base import ConsumerClient
+from transport.errors import BrokerUnavailable, TransportError
+from transport.settings import Settings
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")

@@ -11,13 +11,13 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from transport.codec import Codec, DecodeError
 from transport.delivering.decoding import AGAIN, Codecs, Decoded
+from transport.delivering.flow import Flow
+from transport.delivering.in_hand import in_hand
+from transport.delivering.ledger import BufferUsage, Lane, lane_of
 from transport.errors import UnreadableBatch
 from transport.excerpt import excerpt_of_error
-from transport.delivering.flow import Flow
-from transport.delivering.ledger import Lane, BufferUsage, lane_of
 from transport.message import Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.delivering.in_hand import in_hand
 from transport.weights import Held
 
 # An iterator gives way to other tasks at least this often, in seconds, and once a turn.

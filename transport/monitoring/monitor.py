@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
+from transport.consuming.stuck import Stuck
 from transport.delivering.ledger import Ledger
 from transport.monitoring.sensor import Sensor
-from transport.consuming.stuck import Stuck
 from transport.types import TP, RecordMetadata
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from transport.arguments import (
     topic_name,
     whole,
 )
-from transport.producing.delivery import Delivery
 from transport.drivers.base import Outcome
 from transport.errors import MessageTooLarge
 from transport.excerpt import excerpt_of
+from transport.producing.delivery import Delivery
 from transport.types import HeadersArg, RecordMetadata
 
 

@@ -8,7 +8,7 @@ import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import trio
@@ -17,9 +17,6 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from nurseries import Service
 from transport.arguments import flag, instance, offsets_of, text, topic_name, wrong_type
-from transport.producing.buffer import ProducerBuffer
-from transport.producing.topic_creation import Creations
-from transport.producing.delivery import Delivery, Failures, InFlight, ManyDeliveries
 from transport.drivers.base import Outcome, Outgoing, ProducerClient
 from transport.errors import (
     AppClosed,
@@ -32,12 +29,15 @@ from transport.errors import (
     UnknownTopic,
 )
 from transport.partitioner import Partitioner, java_partitioner
+from transport.producing.buffer import ProducerBuffer
+from transport.producing.delivery import Delivery, Failures, InFlight, ManyDeliveries
 from transport.producing.host import Host, Maker
 from transport.producing.pending import FutureMessage, always, numbered, outgoing_of
 from transport.producing.threaded import ThreadedProducer
+from transport.producing.topic_creation import Creations
 from transport.producing.transaction import Transaction
-from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
 from transport.producing.transactional_producers import TransactionalProducers
+from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
 
 logger = logging.getLogger("transport.producer")
 

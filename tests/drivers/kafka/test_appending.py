@@ -29,7 +29,10 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka.appending import Appending, FilledBatch, Part
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
-from transport.drivers.kafka.workarounds.rejected_record import tolerate_rejected_records, spare_neighbors
+from transport.drivers.kafka.workarounds.rejected_record import (
+    spare_neighbors,
+    tolerate_rejected_records,
+)
 from transport.errors import DeliveryFailed, MessageTooLarge
 from transport.types import Headers, RecordMetadata
 

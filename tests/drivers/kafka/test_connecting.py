@@ -12,8 +12,8 @@ from kafka.future import Future
 from kafka.net.transport import KafkaTCPTransport
 
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.workarounds.silent_handshake import ANSWERS_NOTHING
 from transport.drivers.kafka.waiting import Waiting
+from transport.drivers.kafka.workarounds.silent_handshake import ANSWERS_NOTHING
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
 

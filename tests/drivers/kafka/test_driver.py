@@ -573,7 +573,7 @@ async def test_a_static_member_is_fenced(kafka_bootstrap: str, kafka_topic: Make
                 await client.commit({TP(topic, 0): 0}, 3.0)
 
 
-# AutoCommitter.
+# Commits.
 
 
 async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:

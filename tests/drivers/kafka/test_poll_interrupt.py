@@ -18,8 +18,8 @@ from kafka.net.selector import NetworkSelector
 from tests.drivers.rig import SETTINGS, Member, Rig, until
 from transport.drivers.base import RebalanceKind
 from transport.drivers.kafka import consumer as kafka_consumer
-from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join
 from transport.drivers.kafka.poll_interrupt import PollInterrupt
+from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join
 from transport.types import TP
 
 LONG = 60.0  # seconds; longer than any test here may take

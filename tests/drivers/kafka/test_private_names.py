@@ -61,12 +61,12 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from transport.drivers.kafka.transactional_id import Ask, Look
-from transport.drivers.kafka.workarounds.pending_join import keep_join
-from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
 from transport.drivers.kafka.records.codec import codec_for
 from transport.drivers.kafka.records.compiled_code import compiled_code
+from transport.drivers.kafka.transactional_id import Ask, Look
 from transport.drivers.kafka.unpacking import Share
+from transport.drivers.kafka.workarounds.pending_join import keep_join
+from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
 
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
@@ -169,7 +169,7 @@ def test_the_end_of_a_membership_asks_the_listener_first() -> None:
 
 
 def test_where_the_client_forgets_a_join() -> None:
-    """If these lines are gone, `join.py` may be as well."""
+    """If these lines are gone, `pending_join.py` may be as well."""
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "while self.need_rejoin()" in source
     assert "self._join_task is None or self._join_task.is_done" in source
@@ -187,7 +187,7 @@ def test_a_coordinator_tells(kafka_bootstrap: str, kafka_topic: MakeTopic) -> No
         deadline = time.monotonic() + 10
         coordinator = consumer._coordinator
         while time.monotonic() < deadline:
-            keep_join(consumer)  # else it may forget a second join, as `join.py` tells
+            keep_join(consumer)  # else it may forget a second join, as `pending_join.py` tells
             consumer.poll(50)
             if consumer.assignment() and coordinator._join_task is None:
                 break
@@ -568,7 +568,7 @@ def test_a_request_is_made_again_where_the_node_is_not_ready() -> None:
     assert "elif not self._client.await_ready(target_node" in text
 
 
-# `_sender._client.send`: what `test_kafka_producer.py` shows is asked of these.
+# `_sender._client.send`: what `test_producer.py` shows is asked of these.
 
 
 def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None:
@@ -606,7 +606,7 @@ def test_a_flush_ends_the_linger_and_only_the_one_who_waits_for_it_ends_the_flus
 def test_one_request_of_a_transaction_is_under_way_at_a_time() -> None:
     text = inspect.getsource(Sender.run_once)
     assert "self._transaction_manager.has_in_flight_transactional_request() or " in text
-    # The sleep that `too_soon.py` spares the thread.
+    # The sleep that `concurrent_transactions.py` spares the thread.
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "time.sleep(self.config['retry_backoff_ms'] / 1000)" in text
 
@@ -766,7 +766,7 @@ def test_one_broker_is_asked_for_the_places_of_many_partitions(
         consumer.close()
 
 
-# What gives up quietly: `crash.py`, `membership.py`, `addresses.py`, `streams.py`, `handshake.py`.
+# What gives up quietly: `swallowed_errors.py`, `membership.py`, `moved_brokers.py`, `dead_connection.py`, `silent_handshake.py`.
 
 
 def test_an_error_of_a_task_is_kept_by_the_task_until_it_is_dropped() -> None:

@@ -32,8 +32,8 @@ from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
 from transport.drivers.kafka.appending import FilledBatch, Part
 from transport.drivers.kafka.records.compiled_code import compiled_code
-from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
 from transport.drivers.kafka.waiting import Waiting
+from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
 from transport.drivers.settings import ClientSettings
 from transport.errors import AuthorizationFailed, ClientClosed, TransactionAborted
 from transport.types import RecordMetadata

@@ -17,11 +17,11 @@ from typing import Any
 import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
-from transport.drivers.kafka.workarounds.silent_handshake import ANSWERS_NOTHING, bound_handshakes
-from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
-from transport.drivers.kafka.workarounds.dropped_options import hand_on
-from transport.drivers.kafka.workarounds.dead_connection import close_on_errors
 from transport.drivers.kafka.waiting import Waiting, reason_of
+from transport.drivers.kafka.workarounds.dead_connection import close_on_errors
+from transport.drivers.kafka.workarounds.dropped_options import hand_on
+from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
+from transport.drivers.kafka.workarounds.silent_handshake import ANSWERS_NOTHING, bound_handshakes
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
 # What OpenSSL says when the other side refuses our certificate, or that we have none.

@@ -25,15 +25,11 @@ from kafka.util import Timer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
-from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.workarounds.swallowed_errors import Crash, Lookups, close_client, watch_fetches, watch_tasks
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
-from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, tell_of_gone
-from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join, wait_regardless
-from transport.drivers.kafka.workarounds.pending_join import drop_join, keep_join
 from transport.drivers.kafka.membership import Membership, check_rights
+from transport.drivers.kafka.poll_interrupt import PollInterrupt
 from transport.drivers.kafka.queries import all_topics, committed_offsets, current_ends, log_ends
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
@@ -43,7 +39,17 @@ from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_
 from transport.drivers.kafka.topics import known_partitions, partition_counts
 from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
-from transport.drivers.kafka.poll_interrupt import PollInterrupt
+from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, tell_of_gone
+from transport.drivers.kafka.workarounds.moved_brokers import start_anew
+from transport.drivers.kafka.workarounds.pending_join import drop_join, keep_join
+from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join, wait_regardless
+from transport.drivers.kafka.workarounds.swallowed_errors import (
+    Crash,
+    Lookups,
+    close_client,
+    watch_fetches,
+    watch_tasks,
+)
 from transport.drivers.named import check_named
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -64,8 +70,8 @@ Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger(__name__)
 
-# Seconds of one turn of a poll. Each change that concerns a poll ends the turn at once (`PollInterrupt`).
-# Nothing tells of two of them, so the end of this time ends it as well:
+# Seconds of one turn of a poll. Each change that concerns a poll ends the turn at once, by
+# `PollInterrupt`. Nothing tells of two of them, so the end of this time ends it as well:
 # - the client has to count a poll now and then, or it leaves the group (`max_poll_interval`);
 # - a partition can be looked up or fetched again, after a failure at its broker.
 TURN = 1.0

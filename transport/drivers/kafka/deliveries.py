@@ -26,9 +26,9 @@ import trio
 
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.appending import Part
-from transport.drivers.kafka.workarounds.swallowed_errors import NeverSent
 from transport.drivers.kafka.errors import of_a_delivery
 from transport.drivers.kafka.options import GIVES_UP_AFTER
+from transport.drivers.kafka.workarounds.swallowed_errors import NeverSent
 from transport.drivers.written import Outcomes, Place
 from transport.errors import DeliveryTimeout, TransportError
 from transport.types import RecordMetadata

@@ -2,8 +2,8 @@
 
 A `poll` of the client ends for records, or when its time is up, and for nothing else. Within it the
 client waits for the coordinator, for a join, for the group's commits or for a fetch. Each of these
-is a `wait_for` on the client's loop. `PollInterrupt.notify` makes such a wait time out early. The client
-supports that: it keeps a request under way, and the next poll goes on with it.
+is a `wait_for` on the client's loop. `PollInterrupt.notify` makes such a wait time out early. The
+client supports that: it keeps a request under way, and the next poll goes on with it.
 
 If no request is under way, the client sleeps and checks again. Here it waits for `notify` instead.
 """

@@ -18,23 +18,16 @@ from kafka import KafkaProducer, TopicPartition
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.kafka.topic_wait_queue import TopicWaitQueue
-from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.appending import Appending, Part
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.workarounds.swallowed_errors import Crash, watch_sender, watch_tasks
-from transport.drivers.kafka.topic_creation import Creation
 from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
-from transport.drivers.kafka.workarounds.expired_batch import outlive_expiry
-from transport.drivers.kafka.transactional_id import has_open, identity_of, take_back, take_over
 from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.records.compiled_code import compiled_code
-from transport.drivers.kafka.workarounds.rejected_record import tolerate_rejected_records, spare_neighbors
-from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
-from transport.drivers.kafka.workarounds.concurrent_transactions import ask_again_soon
+from transport.drivers.kafka.topic_creation import Creation
+from transport.drivers.kafka.topic_wait_queue import TopicWaitQueue
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
 from transport.drivers.kafka.transaction import (
     Displaced,
@@ -42,7 +35,17 @@ from transport.drivers.kafka.transaction import (
     abort_on_failure,
     no_right_to,
 )
+from transport.drivers.kafka.transactional_id import has_open, identity_of, take_back, take_over
 from transport.drivers.kafka.waiting import Waiting
+from transport.drivers.kafka.workarounds.concurrent_transactions import ask_again_soon
+from transport.drivers.kafka.workarounds.expired_batch import outlive_expiry
+from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
+from transport.drivers.kafka.workarounds.moved_brokers import start_anew
+from transport.drivers.kafka.workarounds.rejected_record import (
+    spare_neighbors,
+    tolerate_rejected_records,
+)
+from transport.drivers.kafka.workarounds.swallowed_errors import Crash, watch_sender, watch_tasks
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
     AuthorizationFailed,

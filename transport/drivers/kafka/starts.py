@@ -144,7 +144,7 @@ class Starts:
             cut_off = {TP(*tp): place for tp, place in error.divergent_offsets.items()}
             self._check(error, {tp: self._position(tp) for tp in cut_off})
             for tp, place in cut_off.items():
-                self._abort_and_rewind(tp, place, held.pop(tp, ()))
+                self._continue_at(tp, place, held.pop(tp, ()))
         else:
             outside = {TP(*tp): offset for tp, offset in error.args[0].items()}
             self._check(error, outside)
@@ -208,7 +208,9 @@ class Starts:
         )
         return {TP(*tp): commit.metadata for tp, commit in committed.items()}
 
-    def _abort_and_rewind(self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Fetched]) -> None:
+    def _continue_at(
+        self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Fetched]
+    ) -> None:
         """The log was truncated: continue at the offset where it diverged."""
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:

@@ -6,7 +6,7 @@ transaction:
 
 - The client forgets a batch that timed out, and the transaction commits without it.
 - After a batch that was refused because our epoch is over, the client takes the id back. That would
-  fence the rightful owner. `identity.py` finds out the owner.
+  fence the rightful owner. `transactional_id.py` finds out the owner.
 - For a batch that was refused for one bad record, the client fails all records of the batch and all
   waiting batches with the same error.
 
@@ -24,10 +24,10 @@ import kafka.errors
 from kafka import TopicPartition
 from kafka.structs import ConsumerGroupMetadata
 
-from transport.drivers.kafka.workarounds.swallowed_errors import Crashed
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.topic_ids import committed_at
+from transport.drivers.kafka.workarounds.swallowed_errors import Crashed
 from transport.errors import (
     AuthorizationFailed,
     CommitFailed,
@@ -82,7 +82,7 @@ def _lost(error: Exception) -> kafka.errors.TransactionAbortedError:
 
 
 class Displaced(TransactionAborted):
-    """The broker refuses our epoch; `identity.py` finds out why."""
+    """The broker refuses our epoch; `transactional_id.py` finds out why."""
 
 
 def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:

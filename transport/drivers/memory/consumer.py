@@ -15,12 +15,12 @@ import attrs
 import trio
 
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
-from transport.drivers.memory.change_signal import ChangeSignal
 from transport.drivers.memory.broker import MemoryBroker
-from transport.drivers.memory.pending_rebalance import PendingRebalance
+from transport.drivers.memory.change_signal import ChangeSignal
 from transport.drivers.memory.group import Group
 from transport.drivers.memory.log import Log
 from transport.drivers.memory.membership import Change, Membership
+from transport.drivers.memory.pending_rebalance import PendingRebalance
 from transport.drivers.memory.reader import Reader
 from transport.drivers.named import check_named
 from transport.drivers.settings import ClientSettings
@@ -318,7 +318,9 @@ class MemoryConsumer:
             if change.kind is RebalanceKind.ASSIGNED:
                 change = attrs.evolve(change, of_new_topic=self._of_another(connection, change))
             self._apply(connection, change)
-            self._consent = PendingRebalance(change, self._settings.rebalance_bound, self._start, self._stir)
+            self._consent = PendingRebalance(
+                change, self._settings.rebalance_bound, self._start, self._stir
+            )
             self._unreleased.append(self._consent.rebalance)
             self._rebalances.append(self._consent.rebalance)
             self._raised.set()

@@ -25,7 +25,10 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from transport.drivers.kafka import KafkaProducerClient
 from transport.drivers.kafka.workarounds.expired_batch import outlive_expiry
-from transport.drivers.kafka.workarounds.rejected_record import tolerate_rejected_records, spare_neighbors
+from transport.drivers.kafka.workarounds.rejected_record import (
+    spare_neighbors,
+    tolerate_rejected_records,
+)
 
 Answer = ProduceResponse.TopicProduceResponse.PartitionProduceResponse
 TP = TopicPartition("t", 0)

@@ -24,8 +24,8 @@ AFTER_JOIN_MS = 100
 
 def wait_regardless(consumer: Any) -> None:
     """Let a new consumer wait in each poll for as long as the poll was asked to."""
-    # `_coordinator`, `time_to_next_poll`: where a poll looks for how long it may wait. AutoCommitter by
-    # the clock, which it is also for, are off.
+    # `_coordinator`, `time_to_next_poll`: how long a poll may wait. It is also meant for commits by
+    # the clock, which are off.
     consumer._coordinator.time_to_next_poll = lambda: math.inf
 
 

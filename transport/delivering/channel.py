@@ -218,7 +218,7 @@ class Channel:
             elif codec is not None and message.value is not None:
                 message.value = codec.decode(message.value)
         except Exception as exc:  # noqa: BLE001 - a user's codec may raise any error
-            where = f"the {part} of {message.tp} offset {message.offset}"
+            where = f"cannot decode the {part} of {message.tp} offset {message.offset}"
             error = DecodeError(f"{where}: {excerpt_of_error(exc)}", message)
             error.__cause__ = exc
             return error, hook

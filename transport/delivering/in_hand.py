@@ -14,7 +14,7 @@ from transport.message import Batch, Message
 
 Source: TypeAlias = Message | Batch
 
-in_hand: ContextVar[Source | None] = ContextVar("what a handler has in hand", default=None)
+in_hand: ContextVar[Source | None] = ContextVar("in_hand", default=None)
 
 
 class InHand:

@@ -28,15 +28,15 @@ BESIDE = {
 ELSEWHERE = {
     "App.client_only": (
         "tests/consuming/test_reading_alone.py",
-        "test_client_only_gets_everything_beside_others_and_commits_nothing",
+        "test_client_only_reads_all_partitions_and_commits_nothing",
     ),
     "App.partitions": (
         "tests/consuming/test_reading_alone.py",
-        "test_named_partitions_start_where_they_are_told_and_commit",
+        "test_named_partitions_start_at_given_offsets_and_commit",
     ),
     "App.topic of a pattern": (
         "tests/consuming/test_patterns.py",
-        "test_topics_that_match_and_those_that_are_created_later",
+        "test_pattern_reads_matching_topics_and_later_ones",
     ),
     "Transport.url that is wrong": (
         "tests/drivers/test_urls.py",

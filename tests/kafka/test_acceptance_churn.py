@@ -72,7 +72,7 @@ def test_a_third_member_comes_and_goes(
     generations = {seen.generation for diary in crew.diaries() for seen in diary.seen}
     assert max(generations) > 2 * TIMES, "it came and went, and the group has not noticed"
     for member in crew.members:
-        assert "was taken away while" not in member.errors, member.errors
+        assert "was abandoned at the bound" not in member.errors, member.errors
 
 
 def test_a_handler_outlives_the_session(crew: Crew, kafka_topic: Callable[..., str]) -> None:

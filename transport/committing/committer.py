@@ -177,7 +177,7 @@ class Committer:
             self._carried = {}
 
     async def _try(self, attempt: CommitAttempt) -> None:
-        """Commit what is due; if a rebalance prevents that, retry with what is still owned.
+        """Commit the due offsets; after a rebalance, retry with the partitions still owned.
 
         Only rebalances decide what a member owns. A commit can also be refused for lack of
         membership while the member joins again and keeps its partitions. If the member does not

@@ -159,7 +159,7 @@ class TransactionManager:
         """Begin the transactions of newly assigned partitions. Their delivery waits for this.
 
         The begin fences the last owner, and ends the transaction that it left open. A checkpoint.
-        Cancelled: the next commit does what is left to do.
+        Cancelled: the next commit does the rest.
 
         Args:
             assigned: all partitions of this consumer.

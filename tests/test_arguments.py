@@ -441,7 +441,7 @@ async def test_a_group_of_a_transactional_id_that_is_no_str_is_named() -> None:
 
     async with app_on(broker_with(ORDERS), kind=Mine) as app:
         manager: TransactionManager = app.consumer.transactions
-        refuses(lambda: manager.transactional_id(ORDERS), "what transaction_group returns")
+        refuses(lambda: manager.transactional_id(ORDERS), "that transaction_group returns")
 
 
 def test_futures_and_codecs() -> None:

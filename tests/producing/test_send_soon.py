@@ -246,10 +246,10 @@ async def test_a_future_is_for_one_message() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         app.producer.send_soon(fut := soon())
-        with pytest.raises(ValueError, match="given before"):
+        with pytest.raises(ValueError, match="given to a producer before"):
             app.producer.send_soon(fut)
         assert (await fut).offset == 0
-        with pytest.raises(ValueError, match="given before"):
+        with pytest.raises(ValueError, match="given to a producer before"):
             app.producer.send_soon(fut)
     assert values(broker) == [b"v"]
 

@@ -132,7 +132,7 @@ async def test_messages_that_are_fetched_are_taken_and_acked_without_a_turn() ->
 async def test_a_topic_that_is_not_known_is_asked_for_by_the_guest() -> None:
     async with open_app(app_with(client := HeldBack())) as app:
         orders = app.topic("orders")
-        with pytest.raises(ValueError, match="'orders' has 4 partitions, none is 7"):
+        with pytest.raises(ValueError, match="'orders' has 4 partitions, .* no partition 7"):
             await orders.send(value=b"v", partition=7)
         assert client.asked == 1
         await (app.topic("others")).send_many([(None, b"v")] * 3)
@@ -148,7 +148,7 @@ async def test_errors_of_a_message_come_at_once_and_nothing_is_accepted() -> Non
     async with held_app(HeldBack(), max_request_size=100) as (app, orders):
         with pytest.raises(TypeError):
             without_a_turn(orders.send(value="a str"))
-        with pytest.raises(ValueError, match="none is 9"):
+        with pytest.raises(ValueError, match="no partition 9"):
             without_a_turn(orders.send(value=b"v", partition=9))
         with pytest.raises(MessageTooLarge):
             without_a_turn(orders.send(value=b"v" * 200))

@@ -274,7 +274,7 @@ async def test_trios_own_thread_does_not_block_for_an_outcome() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         app.producer.send_soon(fut := soon())
-        with pytest.raises(RuntimeError, match="awaited"):
+        with pytest.raises(RuntimeError, match="await the FutureMessage"):
             fut.result(0.1)
         assert await fut == fut.result()
 

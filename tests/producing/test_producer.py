@@ -246,7 +246,7 @@ async def test_create_topic_makes_its_options_the_topics_configuration() -> None
         )
         await create("compacting", 1, compacting=True, retention=1.5, ensure_created=False)
         await create("deleting", 1, deleting=True, compacting=False)
-        with pytest.raises(ValueError, match="compacts or deletes"):
+        with pytest.raises(ValueError, match="compact or delete"):
             await create("neither", 1, deleting=False)
     assert broker.config("plain") == {}
     assert broker.config("options") == {

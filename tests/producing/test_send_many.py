@@ -346,7 +346,7 @@ async def test_where_the_app_ends_those_that_wait_for_room_are_refused() -> None
         ((None, "text"), TypeError, "the value of a message for 'orders' must be bytes"),
         (("text", None), TypeError, "the key of a message for 'orders' must be bytes"),
         ({"value": 5}, TypeError, "the value of a message"),
-        ({"value": b"", "topic": "t"}, TypeError, "no 'topic': it has key, value, partition"),
+        ({"value": b"", "topic": "t"}, TypeError, "no argument 'topic': use one of key, value"),
         ({"value": b"", "partition": 1}, ValueError, "there is no partition 1"),
         ({"value": b"", "partition": "1"}, TypeError, "the partition of a message for 'orders'"),
         ({"value": b"", "timestamp": -1}, ValueError, "the timestamp of a message for 'orders'"),

@@ -172,7 +172,9 @@ class ProducerBuffer:
             is_answered = True
         finally:
             if not is_answered:
-                self._refuse(fut, AppClosed("the app was closed"))
+                self._refuse(
+                    fut, AppClosed("the producer was closed before the message was accepted")
+                )
             self._release(fut)
 
     def _refuse(self, fut: FutureMessage, why: Exception) -> None:

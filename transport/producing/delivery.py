@@ -327,7 +327,7 @@ class InFlight:
         self.most_bytes = most_bytes
         self._most_messages = most_messages
         self._failures = failures
-        # Each message by itself, in order. A report may name messages that have ended already.
+        # Maps each message to itself, in order. A report may name messages that have ended already.
         self._deliveries: dict[Outgoing, Delivery] = {}
         self._bytes = 0
         self._turn = 0

@@ -121,12 +121,12 @@ class Producer(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
-        """Deliver the accepted messages, then close. Raises if a task has not seen a failure."""
+        """Deliver the accepted messages, then close. Raises if no task has seen a failure."""
         self.buffer.close()
         if not self._is_killed:
             with trio.move_on_after(self.time_left * 0.3):
                 await self.buffer.wait()
-        self.buffer.refuse_all(AppClosed("the app was closed"))
+        self.buffer.refuse_all(AppClosed("the producer was closed before the message was accepted"))
         self._accepts = False
         self._in_flight.call_all()
         if self._is_killed:
@@ -139,7 +139,7 @@ class Producer(Service):
         finally:
             await self.client.close(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # the messages that `close` failed are reported now
-            self._fail(DeliveryFailed("the app was closed"))
+            self._fail(DeliveryFailed("the producer was closed before the message was delivered"))
         self.failures.check()
 
     async def _finish(self) -> None:
@@ -167,7 +167,7 @@ class Producer(Service):
         for writer in self.transactional:
             await writer.kill()
         await self.client.kill()
-        self._fail(DeliveryFailed("the app was killed"))
+        self._fail(DeliveryFailed("the app was killed before the message was delivered"))
 
     # Sending
 

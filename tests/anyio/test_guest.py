@@ -27,7 +27,7 @@ async def turns(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", range(TURNS))
-def test_a_task_that_is_cancelled_as_it_opens_an_app_is_cancelled(count: int) -> None:
+def test_cancelling_a_task_that_opens_an_app_raises_cancelled_error(count: int) -> None:
     async def main() -> None:
         broker = MemoryBroker()
 
@@ -65,7 +65,7 @@ def test_an_app_can_be_opened_while_the_last_one_closes(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", range(TURNS))
-def test_ctrl_c_that_trio_gets_comes_out_of_the_app(count: int) -> None:
+def test_the_app_raises_a_keyboard_interrupt_that_trio_receives(count: int) -> None:
     """Where the loop takes no care of it, as `asyncio.run` does, it is trio that is interrupted."""
 
     async def program(opened: asyncio.Event) -> None:

@@ -60,7 +60,7 @@ def test_a_handler_that_takes_too_long_is_cancelled() -> None:
     assert broker.committed("orders") == {ORDERS: 1}
 
 
-def test_a_second_ctrl_c_is_a_keyboard_interrupt() -> None:
+def test_a_second_ctrl_c_raises_keyboard_interrupt() -> None:
     broker, done = broker_with(10), list[int]()
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(handle(broker, done, signal.SIGINT, signal.SIGINT))
@@ -68,7 +68,7 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt() -> None:
     assert broker.committed("orders") == {ORDERS: 1}
 
 
-def test_an_app_that_is_opened_without_open_app_on_asyncio_names_it() -> None:
+def test_opening_an_app_on_asyncio_without_open_app_raises_an_error_that_names_it() -> None:
     async def main() -> None:
         async with App("orders"):
             raise AssertionError

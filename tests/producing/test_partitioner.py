@@ -35,14 +35,14 @@ def test_an_empty_key_has_a_partition() -> None:
 
 
 @given(st.binary(max_size=50), st.integers(1, 1000))
-def test_each_key_has_one_partition_that_there_is(key: bytes, partitions: int) -> None:
+def test_each_key_has_one_valid_partition(key: bytes, partitions: int) -> None:
     partition = java_partitioner(key, partitions)
     assert 0 <= partition < partitions
     assert java_partitioner(key, partitions) == partition
 
 
 @given(st.binary(max_size=50))
-def test_bytes_beyond_the_ascii_range_are_without_a_sign(key: bytes) -> None:
+def test_bytes_above_127_are_hashed_as_unsigned(key: bytes) -> None:
     assert murmur2(key) == murmur2_by_the_book(key)
 
 

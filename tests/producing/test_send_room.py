@@ -41,7 +41,7 @@ async def send_all(
 
 
 @jumping
-async def test_messages_are_accepted_in_the_order_in_which_their_senders_came() -> None:
+async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
     client = HeldBack()
     app = app_of(client, send_buffer_messages=5)
     async with app, trio.open_nursery() as nursery:
@@ -89,7 +89,7 @@ async def test_a_large_message_does_not_starve_behind_small_ones() -> None:
 
 
 @jumping
-async def test_who_comes_later_does_not_overtake_who_waits_however_small_it_is() -> None:
+async def test_a_small_message_does_not_overtake_a_waiting_large_one() -> None:
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         await send_all(app, nursery, [LARGE, LARGE, SMALL])
@@ -101,7 +101,7 @@ async def test_who_comes_later_does_not_overtake_who_waits_however_small_it_is()
 
 
 @jumping
-async def test_one_report_wakes_those_alone_who_have_room_then() -> None:
+async def test_a_report_wakes_only_the_senders_whose_messages_fit() -> None:
     client = HeldBack()
     async with (app := app_of(client, send_buffer_messages=1)), trio.open_nursery() as nursery:
         noted = await send_all(app, nursery, [SMALL] * 500)
@@ -117,7 +117,7 @@ async def test_one_report_wakes_those_alone_who_have_room_then() -> None:
 
 @pytest.mark.parametrize("when", ["before its turn", "just before its turn", "in its turn"])
 @jumping
-async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> None:
+async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
     """The large one leaves the line: what waits behind it fits."""
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
@@ -156,7 +156,7 @@ async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> No
 
 
 @jumping
-async def test_each_cancelled_sender_of_many_leaves_the_line() -> None:
+async def test_each_of_many_cancelled_senders_leaves_the_line() -> None:
     client = HeldBack()
     async with (app := app_of(client, send_buffer_messages=1)), trio.open_nursery() as nursery:
         await app.topic("orders").send(value=SMALL)
@@ -172,7 +172,7 @@ async def test_each_cancelled_sender_of_many_leaves_the_line() -> None:
 
 @pytest.mark.parametrize("kill", [False, True])
 @jumping
-async def test_all_who_wait_for_room_are_told_that_the_app_ends(kill: bool) -> None:
+async def test_all_waiting_senders_get_app_closed_at_the_end(kill: bool) -> None:
     client = HeldBack()
     async with trio.open_nursery() as nursery, (app := app_of(client, send_buffer_messages=1)):
         noted = await send_all(app, nursery, [SMALL] * 50)

@@ -1,4 +1,4 @@
-"""An anyio program embeds the transport, on either backend, with the same lines."""
+"""Tests of anyio programs that use the transport with the same lines on either backend."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_cancelling_a_wait_for_a_message_loses_no_message(there: Place) ->
         for number in range(5):
             with anyio.move_on_after(0.05):
                 await anext(messages)
-                pytest.fail("there is none yet")
+                pytest.fail("there is no message yet")
             await orders.send(value=b"%d" % number)
             (message,) = await take(messages, 1)
             async with message:
@@ -173,7 +173,7 @@ async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_app_closes
     assert scope.cancelled_caught
     async with open_app(app_of(there)) as app:
         (message,) = await take(app.topic(there.name).noack(), 1)
-        assert message.offset == 1, "what was acked was committed, and no more"
+        assert message.offset == 1, "only the acked message was committed"
 
 
 async def test_the_block_raises_the_error_of_a_handler_and_the_app_is_closed(there: Place) -> None:
@@ -189,7 +189,7 @@ async def test_a_crash_in_the_tree_cancels_the_block_which_raises_its_error() ->
     with pytest.RaisesGroup(UnknownTopic, flatten_subgroups=True):
         async with open_app(App("app", broker, connect_timeout=0.1)) as app:
             async for _ in app.topic("nowhere"):
-                pytest.fail("there is nothing")
+                pytest.fail("the topic has no message")
             await anyio.sleep_forever()
 
 
@@ -220,13 +220,13 @@ async def test_each_call_raises_its_own_error() -> None:
 async def test_opening_without_a_broker_raises_broker_unavailable() -> None:
     with pytest.RaisesGroup(BrokerUnavailable, flatten_subgroups=True):
         async with open_app(App("app", "kafka://127.0.0.1:9", connect_timeout=0.3)):
-            pytest.fail("it is not there")
+            pytest.fail("there is no broker")
 
 
 async def test_an_opening_can_be_cancelled() -> None:
     with anyio.move_on_after(0.3) as scope:
         async with open_app(App("app", "kafka://127.0.0.1:9", connect_timeout=30.0)):
-            pytest.fail("it is not there")
+            pytest.fail("there is no broker")
     assert scope.cancelled_caught
 
 
@@ -263,7 +263,7 @@ async def test_no_thread_is_left_behind_and_an_app_can_be_opened_again() -> None
             await app.topic("orders").send_and_wait(value=b"v")
             assert "Producer" in {child.name for child in app.tree().children}
     for thread in set(threading.enumerate()) - before:
-        # Workers of a backend may wait for more work; no thread is of ours.
+        # Worker threads of a backend may wait for more work. None belongs to the transport.
         assert "kafka" not in thread.name.lower()
 
 
@@ -299,7 +299,7 @@ async def test_messages_are_sent_in_the_transaction_of_their_source(
 
 
 async def test_commit_and_seek_raise_while_the_task_handles_a_message() -> None:
-    """It would wait for itself, on either side."""
+    """Such a call would wait for its own task, on either backend."""
     broker = MemoryBroker()
     async with open_app(App("app", broker, transactions="member", commit_interval=1e6)) as app:
         await app.topic("in").send_and_wait(value=b"v", source=None)

@@ -1,4 +1,4 @@
-"""The HTTP service of the examples, run by uvicorn, called, and asked to end."""
+"""Tests of the HTTP service of the examples, which uvicorn runs and a signal ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 30.0
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address, and its process."""
+    """The address of the service, and its process."""
     broker = "memory://"
     if request.param == "kafka":
         broker = f"kafka://{request.getfixturevalue('kafka_bootstrap')}"

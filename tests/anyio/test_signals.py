@@ -1,4 +1,4 @@
-"""`stop_on_signals` where trio is a guest of asyncio, and what is said where it is not."""
+"""Tests of `stop_on_signals` on asyncio, and of an app opened there without `open_app`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def broker_with(records: int) -> MemoryBroker:
 async def handle(
     broker: MemoryBroker, done: list[int], *signals: signal.Signals, **options: Any
 ) -> None:
-    """Get the signals while the second of ten messages is in hand, for 0.3 s and longer."""
+    """Raise the signals while the loop handles the second of ten messages, for 0.3 s or more."""
     async with open_app(App("orders", broker)) as app:
         app.stop_on_signals(**options)
         async for message in app.topic("orders"):

@@ -1,4 +1,4 @@
-"""asyncio's tasks send, take and ack by themselves; they wait in the order in which they came."""
+"""Tests of asyncio tasks that send, take and ack messages without a turn of the guest."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def anyio_backend() -> str:
 
 
 def without_a_turn(call: Coroutine[Any, Any, T]) -> T:
-    """Run a call to its end with no turn of the loop, and so with none of the guest."""
+    """Run a call to its end without a turn of the loop, and so without a turn of the guest."""
     try:
         for _ in range(2):
-            assert call.send(None) is None, "it waits"  # else it gives way
+            assert call.send(None) is None, "the call waits"  # None: it gives way
     except StopIteration as end:
         return end.value
     call.close()
-    pytest.fail("it gave way twice")
+    pytest.fail("the call gave way twice")
 
 
 async def all_wait(app: AioApp) -> None:
-    """Until everything waits, on both sides."""
+    """Wait until all tasks of asyncio and of trio are blocked."""
     for _ in range(3):
         await app._guest.call(trio.testing.wait_all_tasks_blocked)
         await anyio.wait_all_tasks_blocked()
@@ -58,7 +58,7 @@ async def all_wait(app: AioApp) -> None:
 async def held_app(
     client: HeldBack, topic: str = "orders", **settings: Any
 ) -> AsyncIterator[tuple[AioApp, AioTopic]]:
-    """An app whose producer ends what the test says; its topic is known."""
+    """Open an app whose client is `client`; the topic's partitions are known."""
     async with open_app(app_with(client, **settings)) as app:
         await app._guest.call(app.native.producer.ask_partitions, topic)
         with anyio.fail_after(PATIENCE):
@@ -70,10 +70,10 @@ def values(client: HeldBack) -> list[bytes | None]:
 
 
 async def outcome_of(call: Coroutine[Any, Any, Any]) -> Any:
-    """What it returns, or the error that it raises."""
+    """Return the result of a call, or the error that it raises."""
     try:
         return await call
-    except Exception as error:  # noqa: BLE001 - the test looks at it
+    except Exception as error:  # noqa: BLE001 - the test checks it
         return error
 
 
@@ -132,7 +132,7 @@ async def test_fetched_messages_are_taken_and_acked_without_a_turn_of_the_guest(
 async def test_the_guest_asks_for_the_partitions_of_an_unknown_topic() -> None:
     async with open_app(app_with(client := HeldBack())) as app:
         orders = app.topic("orders")
-        with pytest.raises(ValueError, match="'orders' has 4 partitions, .* no partition 7"):
+        with pytest.raises(ValueError, match=r"'orders' has 4 partitions, .* no partition 7"):
             await orders.send(value=b"v", partition=7)
         assert client.asked == 1
         await (app.topic("others")).send_many([(None, b"v")] * 3)
@@ -217,7 +217,7 @@ async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
 
 
 async def test_a_sender_does_not_overtake_waiting_senders_of_trio_or_asyncio() -> None:
-    """A task of trio, then one of asyncio; then one for which there would be room."""
+    """A task of trio waits, then a task of asyncio, then a task whose message would fit."""
     async with held_app(client := HeldBack(), send_buffer_bytes=1000) as (app, orders):
         native = orders.native
         await orders.send(value=b"L" * 600)
@@ -250,7 +250,7 @@ async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
             case "before its turn":
                 large.cancel()
                 await all_wait(app)
-                assert small.done(), "it fits"
+                assert small.done(), "its message fits"
                 client.end()
             case "just before its turn":
                 large.cancel()
@@ -335,7 +335,7 @@ async def test_a_source_acked_while_its_sender_waits_sends_nothing() -> None:
         first = without_a_turn(results.send(value=b"1", source=message))
         waiting = results.send(value=b"2", source=message)
         while (future := waiting.send(None)) is None:
-            pass  # it gives way, and then waits for room
+            pass  # None: it gives way. A future: it waits for room.
         message.ack()
         await asyncio.wait([future])
         with pytest.raises(NotInTransaction):
@@ -448,7 +448,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
 
 
 async def test_a_waiting_task_gets_app_closed_when_trio_crashes() -> None:
-    """The app's own end has answered by then; this is what answers if nothing else does."""
+    """The closing app fails most waits before. The end of the trio run fails all others."""
 
     def crash() -> None:
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Sending: what is accepted, delivered, bounded and reported."""
+"""Tests of the producer: acceptance, deliveries, flush, bounds, closing and topics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ORDERS = TP("orders", 0)
 
 @attrs.define(slots=False)
 class HeldBack:
-    """A producer's client that reports only what it is told to."""
+    """A producer's client that reports an outcome only when a test calls `end`."""
 
     report: Reports = lambda reports: None
     taken: list[Outgoing] = attrs.field(factory=list)
@@ -91,7 +91,7 @@ class HeldBack:
         self.lingers = True
 
     def end(self, count: int = 1, error: Exception | None = None) -> None:
-        """The broker's answer to the first `count` that were taken."""
+        """Report the outcome of the first `count` messages that the client has."""
         ended, self.taken = self.taken[:count], self.taken[count:]
         outcomes: list[tuple[Outgoing, Outcome]] = [
             (outgoing, error or RecordMetadata(outgoing.topic, outgoing.partition or 0, 7, 1.0))
@@ -113,7 +113,7 @@ def app_with(client: HeldBack, **settings: Any) -> App:
     return type("App", (App,), {"Transport": Held})("app", **settings)
 
 
-# Where it goes
+# Arguments and partitions
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,9 @@ async def test_ctrl_c_may_interrupt_a_partitioner() -> None:
 
     async with app_on(broker_with(ORDERS), partitioner=partitioner) as app:
         await app.topic("orders").send_soon(key=b"k", value=b"v")
-        await app.topic("orders").send_soon(key=b"k", value=b"v")  # it is known by now
+        await app.topic("orders").send_soon(
+            key=b"k", value=b"v"
+        )  # the topic's partitions are known now
     assert protected == [False, False]
 
 
@@ -280,7 +282,7 @@ async def test_creations_of_one_topic_run_one_at_a_time() -> None:
         for topic in ("a", "b", "a", "b", "a"):
             nursery.start_soon(app.producer.create_topic, topic, 1)
         await wait_all_tasks_blocked()
-        with trio.move_on_after(0.5):  # who gives up holds nobody up
+        with trio.move_on_after(0.5):  # a cancelled call delays no other
             await app.producer.create_topic("a", 1)
     assert most == {"a": 1, "b": 1, "all": 2}
 
@@ -315,12 +317,12 @@ async def test_identical_create_topic_calls_share_one_request() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(create, "a", 1)
             await wait_all_tasks_blocked()
-            nursery.start_soon(create, "a", 2)  # that is something else
+            nursery.start_soon(create, "a", 2)  # another request
         assert asked == [1, 7, 1, 2]
 
 
 @jumping
-async def test_after_a_cancelled_create_topic_waiting_calls_make_their_own_request() -> None:
+async def test_after_a_cancelled_create_topic_waiting_calls_make_a_new_request() -> None:
     client = HeldBack()
     asked: list[float] = []
 
@@ -335,7 +337,7 @@ async def test_after_a_cancelled_create_topic_waiting_calls_make_their_own_reque
                 nursery.start_soon(_after_a_moment, app.producer.create_topic, "a", 1)
             await app.producer.create_topic("a", 1)
         assert scope.cancelled_caught
-    assert len(asked) == 2  # of who gave up, and of the two who wait
+    assert len(asked) == 2  # one of the cancelled call, one shared by the two others
     assert asked[1] - asked[0] == pytest.approx(0.5)
 
 
@@ -731,7 +733,7 @@ async def test_sending_to_a_missing_topic_raises_unknown_topic() -> None:
             await app.topic("orders").send(value=b"v")
 
 
-# The end
+# Closing and killing the app, and changes of a topic
 
 
 @jumping
@@ -781,7 +783,7 @@ async def test_kill_fails_accepted_messages_and_closes_the_app_without_an_error(
     client = HeldBack()
     async with app_with(client) as app:
         deliveries = [await app.topic("orders").send(value=b"v") for _ in range(3)]
-        await app.kill()  # before the sender has had its turn
+        await app.kill()  # before the sender task runs
         with trio.fail_after(1):
             for delivery in deliveries:
                 with pytest.raises(DeliveryFailed):

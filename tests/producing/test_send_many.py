@@ -1,4 +1,4 @@
-"""Several messages in one call: what is accepted, what becomes of each, and what is refused."""
+"""Tests of `send_many`: acceptance, outcomes, room, errors and transactions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def numbers(count: int, first: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
-# What is sent
+# Acceptance
 
 
 @jumping
@@ -133,7 +133,7 @@ async def test_flush_waits_for_all_messages_of_send_many() -> None:
         assert len(await many) == 3
 
 
-# What becomes of each
+# Outcomes
 
 
 @jumping
@@ -193,7 +193,7 @@ async def test_unseen_failures_are_raised_when_the_app_closes() -> None:
 @pytest.mark.parametrize("by", ["await", "outcomes"])
 @jumping
 async def test_failures_that_a_task_awaits_are_not_raised_when_the_app_closes(by: str) -> None:
-    """Not even if the end of the app itself fails it."""
+    """That includes messages that the closing app itself fails."""
     client = HeldBack()
     seen: list[object] = []
 
@@ -299,7 +299,7 @@ async def test_send_many_cancelled_while_it_waits_sends_the_accepted_messages() 
         assert [each.value for each in client.taken] == numbers(2)
         assert app.producer.in_flight == 2
         client.end(2)
-        # It has left the line: the next one need not wait.
+        # The cancelled sender has left the line, so the next sender does not wait.
         await orders.send(value=b"next")
         await wait_all_tasks_blocked()
         assert [each.value for each in client.taken] == [b"next"]
@@ -337,7 +337,7 @@ async def test_send_many_that_waits_for_room_raises_app_closed_at_the_end() -> N
     assert len(refused) == 1
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(

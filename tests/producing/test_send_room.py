@@ -1,4 +1,4 @@
-"""Room to send is given in the order of asking: no message starves, and none is lost on its way."""
+"""Tests of the line of senders that wait for room: no message starves, and none is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def values(client: HeldBack) -> list[bytes | None]:
 async def send_all(
     app: App, nursery: trio.Nursery, messages: list[bytes]
 ) -> list[Delivery | Exception]:
-    """Start a sender for each of these, one after the other; what becomes of them is noted."""
+    """Start a sender for each message, one after the other; return the list of their results."""
     topic, noted = app.topic("orders"), []
 
     async def send(value: bytes) -> None:
@@ -57,7 +57,7 @@ async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
 
 @jumping
 async def test_a_large_message_does_not_starve_behind_small_ones() -> None:
-    """Small ones come for as long as it takes, and each report frees room for one of them."""
+    """Small messages are sent all the time, and each report makes room for one of them."""
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         topic = app.topic("orders")
@@ -78,7 +78,7 @@ async def test_a_large_message_does_not_starve_behind_small_ones() -> None:
 
         nursery.start_soon(send_large)
         await wait_all_tasks_blocked()
-        # Those who were there before it have their turn, and then it has its own.
+        # The earlier senders have their turn first, then the large message.
         for _ in range(20 + most):
             client.end()
             await wait_all_tasks_blocked()
@@ -118,7 +118,7 @@ async def test_a_report_wakes_only_the_senders_whose_messages_fit() -> None:
 @pytest.mark.parametrize("when", ["before its turn", "just before its turn", "in its turn"])
 @jumping
 async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
-    """The large one leaves the line: what waits behind it fits."""
+    """The large message leaves the line, so the messages behind it fit."""
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         topic = app.topic("orders")
@@ -145,7 +145,7 @@ async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
                 scope.cancel()
         await wait_all_tasks_blocked()
         was_accepted = when == "in its turn"
-        assert len(accepted) == was_accepted, "or nobody would know of it"
+        assert len(accepted) == was_accepted, "an accepted message has a delivery for its sender"
         assert values(client) == [LARGE] * was_accepted + [SMALL, SMALL]
         client.end(10)
         assert app.producer.in_flight == 0

@@ -1,4 +1,4 @@
-"""Sending from code that cannot wait, and from other threads."""
+"""Tests of sending from code that cannot wait, and from other threads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def values(broker: MemoryBroker, tp: TP = ORDERS) -> list[bytes | None]:
 
 
 def all_of(broker: MemoryBroker, tp: TP) -> list[tuple[object, ...]]:
-    """What was written with each record."""
+    """Return key, value, timestamp and headers of each record."""
     return [
         (record.key, record.value, record.timestamp, list(record.headers))
         for record in broker.log(tp).read(0, 1 << 20).records
@@ -46,7 +46,7 @@ def soon(topic: str = "orders", value: bytes = b"v") -> FutureMessage:
 
 
 async def in_thread(call: Callable[[], object]) -> None:
-    """Run in a thread that knows nothing of trio, and wait for its end."""
+    """Make a call in a thread that trio has not started, and wait for its end."""
     errors: list[Exception] = []
     token, ended = trio.lowlevel.current_trio_token(), trio.Event()
 
@@ -144,11 +144,11 @@ async def test_the_buffer_is_bounded() -> None:
         with pytest.raises(BufferFull):
             app.producer.send_soon(futures[3])
         assert len(app.producer.buffer) == 3
-        await wait_all_tasks_blocked()  # all are accepted, and wait for their delivery
+        await wait_all_tasks_blocked()  # all are accepted, and in flight
         assert len(app.producer.buffer) == 0
         for fut in futures[3:]:
             app.producer.send_soon(fut)
-        await wait_all_tasks_blocked()  # there is no room for them, so they stay
+        await wait_all_tasks_blocked()  # there is no room for them, so they stay queued
         assert len(app.producer.buffer) == 3
         client.end(3)
         await wait_all_tasks_blocked()
@@ -202,7 +202,7 @@ async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
 
 @jumping
 async def test_a_failure_that_a_task_awaits_counts_as_seen() -> None:
-    """Also where it comes at the very end, and the task has no turn before the app is gone."""
+    """Even if the app fails the message at its end, before the task runs again."""
     client = HeldBack()
     seen: list[Exception] = []
 
@@ -292,7 +292,7 @@ def test_a_pending_message_with_a_field_of_a_wrong_type_raises_type_error(
 
 @jumping
 async def test_one_failed_query_fails_all_messages_that_wait_for_the_topic() -> None:
-    """Each of them is asked for: one look, however many there are, and one more for latecomers."""
+    """One query serves all messages queued by then, and one more serves all later messages."""
     client = HeldBack()
     protected: list[bool] = []
 
@@ -371,7 +371,7 @@ async def test_send_soon_raises_app_closed_before_opening_and_after_closing() ->
 @pytest.mark.parametrize("mode", ["member", "partition"])
 @jumping
 async def test_send_soon_sends_in_the_transaction_of_its_source(mode: str) -> None:
-    """Also where the source is acked before it was sent: the commit waits for it."""
+    """The commit waits for the message, so the source may be acked before it is sent."""
     broker = broker_with(ORDERS, TP("out", 0), records=0)
     broker.log(ORDERS).append(None, b"v", (), 0)
     async with app_on(broker, transactions=mode, commit_interval=1e6) as app:

@@ -520,8 +520,8 @@ class Producer(Service):
                 it is also a fence: the broker refuses the commit of a member that was evicted.
             start_new_transaction: begin the next transaction of each id.
 
-        Raises what `commit_transaction` raises, at the first transaction that fails. Those before
-        it are committed.
+        Raises what `commit_transaction` raises, at the first transaction that fails; those before
+        it are committed. CommitFailed: the group does not know the member in `group_id`.
         """
         what = "tid_to_offset_map"
         instance(what, tid_to_offset_map, Mapping, "a mapping of transactional ids to offsets")

@@ -197,7 +197,7 @@ def test_a_broker_is_a_url_or_a_driver(wrong: Any) -> None:
         (lambda app: app.topic(b"orders"), "name must be a topic's name"),
         (lambda app: app.topic(ORDERS), "name must be a topic's name"),
         (lambda app: app.topic(re.compile(b"orders")), "pattern of str"),
-        (lambda app: app.topic("or/ders"), "'or/ders' is no topic name"),
+        (lambda app: app.topic("or/ders"), "'or/ders' is not a topic name"),
         (lambda app: app.topic("orders", key_type="str"), "key_type must be bytes, str or a Codec"),
         (lambda app: app.topic("orders", value_type=5), "value_type must be"),
         (lambda app: app.topic("orders").batches(0), "max_size must be a whole number, 1 or more"),

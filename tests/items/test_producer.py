@@ -163,7 +163,7 @@ async def test_create_topic(place: Place) -> None:
         assert told[1:] == [(topic, 5, 1, {}, 30.0, False)]
         with pytest.raises(ValueError, match="3 partitions"):
             await app.producer.send(topic, b"k", b"v", 3)
-        with pytest.raises(ValueError, match="compacts or deletes"):
+        with pytest.raises(ValueError, match="compact or delete"):
             await app.producer.create_topic(f"{topic}.er", 1, compacting=False, deleting=False)
 
 

@@ -98,7 +98,7 @@ async def test_pending_message_future_message(place: Place) -> None:
         assert fut.is_done
         message = await anext(app.topic(place.name).noack())
         assert (message.key, message.value, list(message.headers)) == (b"k", b"v", [("a", b"1")])
-        with pytest.raises(ValueError, match="given before"):
+        with pytest.raises(ValueError, match="given to a producer before"):
             app.producer.send_soon(fut)
         bad = FutureMessage(PendingMessage(topic="no topic's name", value=b"v"))
         app.producer.send_soon(bad)

@@ -27,7 +27,7 @@ def test_kafka_hosts() -> None:
 def test_memory() -> None:
     assert isinstance(driver_for(["memory://"]), MemoryDriver)
     assert isinstance(driver_for(["memory://name"]), MemoryDriver)
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="name the same broker"):
         driver_for(["memory://a", "memory://b"])
 
 
@@ -63,7 +63,7 @@ def test_a_login_is_decoded_and_not_shown() -> None:
         ([], "no URL"),
         (["h:1"], "no scheme, such as kafka:// before the host: 'h:1'"),
         (["redis://h:1"], "unknown scheme: 'redis://h:1'"),
-        (["kafka://h:1", "memory://"], "one scheme at a time"),
+        (["kafka://h:1", "memory://"], "all URLs must have the same scheme"),
         (["kafka://"], "no host: 'kafka://'"),
         (["kafka://:9092"], "no host"),
         (["kafka://a:1,"], "no host"),
@@ -77,13 +77,13 @@ def test_a_login_is_decoded_and_not_shown() -> None:
         (["kafka+sasl://a:1"], "a login is"),
         (["kafka+sasl://me@a:1"], "a login is"),
         (["kafka+sasl://:secret@a:1"], "a login is"),
-        (["kafka+sasl://me:secret@a:1", "kafka+sasl://me:other@b:1"], "one login"),
+        (["kafka+sasl://me:secret@a:1", "kafka+sasl://me:other@b:1"], "the same login"),
         (["kafka+sasl://me:sec@ret@a:http"], "bad port: 'kafka+sasl://me:***@a:http'"),
         (["kafak+sasl://me:secret@a:1"], "unknown scheme: 'kafak+sasl://me:***@a:1'"),
         (["me:secret@a:1"], "no scheme, such as kafka:// before the host: 'me:***@a:1'"),
         (
             ["kafka+sasl://me:secret@a:1,me:secret@b:2"],
-            "one login for all hosts, before the first of them",
+            "give one login for all hosts, before the first host",
         ),
     ],
 )

@@ -217,8 +217,8 @@ class ClientSettings:
             )
         if self._most <= 0:
             raise ValueError(
-                "max_poll_interval must be longer than commit_timeout and heartbeat_interval"
-                f" together and a second, not {self.max_poll_interval!r} s: a rebalance waits for"
+                "max_poll_interval must be longer than commit_timeout plus heartbeat_interval"
+                f" plus 1 s, not {self.max_poll_interval!r} s: a rebalance waits for"
                 " handlers and a commit, and the client leaves the group when it does not poll"
             )
 

@@ -32,7 +32,7 @@ def hold_at_once(rig: Rig, tps: Collection[TP]) -> None:
 
 
 @BOTH
-async def test_members_share_and_nothing_is_lost(rig: Rig, assignment: str) -> None:
+async def test_members_share_partitions_and_lose_no_records(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(6), rig.name()
     tps = all_of(topic, 6)
     seen: set[tuple[TP, int]] = set()
@@ -81,7 +81,9 @@ async def test_members_share_and_nothing_is_lost(rig: Rig, assignment: str) -> N
 
 
 @BOTH
-async def test_revoked_here_before_assigned_there(rig: Rig, assignment: str) -> None:
+async def test_partition_is_revoked_before_it_is_assigned_elsewhere(
+    rig: Rig, assignment: str
+) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
 
@@ -99,7 +101,7 @@ async def test_revoked_here_before_assigned_there(rig: Rig, assignment: str) -> 
     hold_at_once(rig, tps)
 
 
-async def test_cooperative_tells_only_of_what_moves(rig: Rig) -> None:
+async def test_cooperative_rebalance_names_only_moved_partitions(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -117,7 +119,7 @@ async def test_cooperative_tells_only_of_what_moves(rig: Rig) -> None:
         assert second.client.group_metadata().generation_id == generation + 2
 
 
-async def test_eager_tells_of_all(rig: Rig) -> None:
+async def test_eager_rebalance_names_all_partitions(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -132,7 +134,7 @@ async def test_eager_tells_of_all(rig: Rig) -> None:
         assert first.client.group_metadata().generation_id == generation + 1
 
 
-async def test_kept_partitions_go_on_where_they_were(rig: Rig) -> None:
+async def test_kept_partitions_keep_their_positions(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     async with (
         rig.sender() as sender,
@@ -151,7 +153,7 @@ async def test_kept_partitions_go_on_where_they_were(rig: Rig) -> None:
 
 
 @BOTH
-async def test_a_release_says_where_to_start(rig: Rig, assignment: str) -> None:
+async def test_release_sets_start_offsets(rig: Rig, assignment: str) -> None:
     topic = await rig.topic()
 
     async def seek(rebalance: Rebalance) -> dict[TP, int]:
@@ -170,7 +172,7 @@ async def test_a_release_says_where_to_start(rig: Rig, assignment: str) -> None:
     ]
 
 
-async def test_partitions_that_a_release_pauses_bring_nothing_before_they_are_resumed(
+async def test_partitions_paused_by_release_return_no_records_until_resumed(
     rig: Rig,
 ) -> None:
     topic = await rig.topic(2)
@@ -189,7 +191,7 @@ async def test_partitions_that_a_release_pauses_bring_nothing_before_they_are_re
     assert [(tp, record.offset) for tp, record in resumed] == [(first, n) for n in range(5, 10)]
 
 
-async def test_given_back_it_starts_from_the_commit_and_unpaused(rig: Rig) -> None:
+async def test_reassigned_partition_starts_unpaused_from_committed_offset(rig: Rig) -> None:
     """An eager client of Kafka's own keeps its position and its pause flag: that must not show."""
     topic, group = await rig.topic(1), rig.name()
     tp = TP(topic, 0)
@@ -206,7 +208,7 @@ async def test_given_back_it_starts_from_the_commit_and_unpaused(rig: Rig) -> No
     assert [record.offset for _, record in taken] == [4, 5, 6, 7, 8, 9]
 
 
-async def test_the_poll_stands_still_until_the_release(rig: Rig) -> None:
+async def test_poll_waits_for_release(rig: Rig) -> None:
     topic = await rig.topic(1)
     held = trio.Event()
     polled: list[float] = []
@@ -237,7 +239,7 @@ async def until_told(member: Member, count: int) -> None:
 
 
 @BOTH
-async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> None:
+async def test_client_continues_after_bound_of_rebalance(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     stuck: list[Rebalance] = []
@@ -261,7 +263,7 @@ async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> N
         assert not any(rebalance.expired.is_set() for rebalance in second.told)
 
 
-async def test_what_is_fetched_waits_for_the_release_of_what_led_to_it(rig: Rig) -> None:
+async def test_fetched_records_wait_for_release_even_after_expiry(rig: Rig) -> None:
     topic = await rig.topic(1)
     held = trio.Event()
 
@@ -285,7 +287,7 @@ async def test_what_is_fetched_waits_for_the_release_of_what_led_to_it(rig: Rig)
     assert [record.offset for _, record in member.records] == list(range(10))
 
 
-async def test_only_the_first_release_counts(rig: Rig) -> None:
+async def test_only_first_release_has_effect(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
 
@@ -302,7 +304,7 @@ async def test_only_the_first_release_counts(rig: Rig) -> None:
         assert not member.told[-1].expired.is_set()
 
 
-async def test_a_cancelled_poll_leaves_the_rebalance_to_the_next(rig: Rig) -> None:
+async def test_cancelled_poll_leaves_rebalance_to_next_poll(rig: Rig) -> None:
     topic = await rig.topic(1)
 
     async def slowly(rebalance: Rebalance) -> None:
@@ -318,7 +320,9 @@ async def test_a_cancelled_poll_leaves_the_rebalance_to_the_next(rig: Rig) -> No
 
 
 @BOTH
-async def test_of_one_that_was_killed_the_session_has_to_pass(rig: Rig, assignment: str) -> None:
+async def test_partitions_of_killed_member_move_after_session_timeout(
+    rig: Rig, assignment: str
+) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -333,7 +337,7 @@ async def test_of_one_that_was_killed_the_session_has_to_pass(rig: Rig, assignme
 
 
 @BOTH
-async def test_one_that_was_closed_goes_at_once(rig: Rig, assignment: str) -> None:
+async def test_partitions_of_closed_member_move_at_once(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -350,7 +354,7 @@ async def test_one_that_was_closed_goes_at_once(rig: Rig, assignment: str) -> No
 
 
 @BOTH
-async def test_a_subscription_is_replaced(rig: Rig, assignment: str) -> None:
+async def test_subscription_is_replaced(rig: Rig, assignment: str) -> None:
     one, two = await rig.topic(), await rig.topic(2)
     async with (
         rig.sender() as sender,
@@ -372,7 +376,7 @@ async def test_a_subscription_is_replaced(rig: Rig, assignment: str) -> None:
         assert {tp.topic for tp, _ in await member.take(4)} == {one}
 
 
-async def test_group_metadata_names_the_member(rig: Rig) -> None:
+async def test_group_metadata_names_member(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     async with rig.member([topic], group_id=group) as member:
         before = member.client.group_metadata()
@@ -385,7 +389,7 @@ async def test_group_metadata_names_the_member(rig: Rig) -> None:
         assert member.told[-1].generation == after.generation_id
 
 
-async def test_a_static_member_comes_back_to_its_share(rig: Rig) -> None:
+async def test_static_member_gets_its_share_back(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with rig.member([topic], group_id=group) as other:

@@ -30,7 +30,7 @@ def groups(
 
 
 @given(group=st.one_of(groups(alike=True), groups(alike=False)))
-def test_each_partition_that_somebody_wants_has_one_owner_who_wants_it(group) -> None:
+def test_each_wanted_partition_has_one_owner_that_wants_it(group) -> None:
     topics, owned = group
     shares = balance(topics, owned, PARTITIONS)
     wanted = {tp for tp in PARTITIONS if any(tp.topic in some for some in topics.values())}
@@ -40,7 +40,7 @@ def test_each_partition_that_somebody_wants_has_one_owner_who_wants_it(group) ->
 
 
 @given(group=st.one_of(groups(alike=True), groups(alike=False)))
-def test_nobody_could_help_out_one_with_two_less(group) -> None:
+def test_no_partition_can_move_to_member_with_two_fewer(group) -> None:
     topics, owned = group
     shares = balance(topics, owned, PARTITIONS)
     for giver, share in shares.items():
@@ -50,7 +50,7 @@ def test_nobody_could_help_out_one_with_two_less(group) -> None:
 
 
 @given(group=groups(alike=True))
-def test_members_alike_move_the_least(group) -> None:
+def test_same_subscriptions_move_fewest_partitions(group) -> None:
     topics, owned = group
     (wanted,) = set(topics.values())
     shares = balance(topics, owned, PARTITIONS)
@@ -62,7 +62,7 @@ def test_members_alike_move_the_least(group) -> None:
 
 
 @given(group=groups(alike=True))
-def test_members_alike_are_balanced_after_two_steps(group) -> None:
+def test_same_subscriptions_are_balanced_after_two_steps(group) -> None:
     topics, owned = group
     first = hold_back(balance(topics, owned, PARTITIONS), owned)
     # What the first step gave out is owned by then; what was revoked is free.
@@ -72,7 +72,7 @@ def test_members_alike_are_balanced_after_two_steps(group) -> None:
 
 
 @given(group=groups(alike=False))
-def test_each_step_takes_only_what_is_free_and_they_come_to_an_end(group) -> None:
+def test_each_step_assigns_only_free_partitions_and_steps_end(group) -> None:
     topics, owned = group
     for _ in range(len(PARTITIONS)):
         share = hold_back(balance(topics, owned, PARTITIONS), owned)
@@ -87,7 +87,7 @@ def unowned(owned: dict[str, frozenset[TP]]) -> frozenset[TP]:
     return frozenset(PARTITIONS) - frozenset().union(*owned.values())
 
 
-def test_ties_go_by_the_order_of_the_members() -> None:
+def test_order_of_members_decides_ties() -> None:
     topics = dict.fromkeys(["z", "a"], frozenset(["b"]))
     none: dict[str, frozenset[TP]] = {"z": frozenset(), "a": frozenset()}
     assert balance(topics, none, [TP("b", 0)]) == {"z": {TP("b", 0)}, "a": set()}

@@ -249,7 +249,7 @@ def changes(*memberships: Membership, now: float = 0.0) -> list[Change]:
     return told
 
 
-def test_what_is_kept_is_not_told_of_though_the_generation_rises() -> None:
+def test_kept_partitions_are_in_no_change() -> None:
     group = Group(partitions)
     first = join(group)
     assert [c.kind for c in changes(first)] == [RebalanceKind.ASSIGNED]
@@ -262,7 +262,7 @@ def test_what_is_kept_is_not_told_of_though_the_generation_rises() -> None:
     assert first.generation == second.generation == 3
 
 
-def test_a_commit_of_an_old_generation_is_refused() -> None:
+def test_commit_of_old_generation_is_refused() -> None:
     group = Group(partitions)
     first = join(group)
     changes(first)
@@ -282,7 +282,7 @@ def test_a_commit_of_an_old_generation_is_refused() -> None:
     assert group.offsets == {TP("a", 0): 9}
 
 
-def test_a_poll_ends_the_waiting_for_it() -> None:
+def test_begin_of_poll_clears_poll_deadline() -> None:
     group = Group(partitions)
     first = join(group)
     changes(first)
@@ -297,7 +297,7 @@ def test_a_poll_ends_the_waiting_for_it() -> None:
     assert group.members == {}
 
 
-def test_the_bell_rings_only_for_an_earlier_deadline() -> None:
+def test_bell_rings_only_for_earlier_deadline() -> None:
     group = Group(partitions)
     first, second = join(group), join(group)
     changes(first, second)
@@ -312,7 +312,7 @@ def test_the_bell_rings_only_for_an_earlier_deadline() -> None:
     assert len(rung) == 1, "who waits looks again at 101 anyway"
 
 
-def test_an_heir_goes_on_with_the_share_and_fences() -> None:
+def test_heir_continues_with_share_of_replaced_member() -> None:
     group = Group(partitions)
     first = join(group, group_instance_id="one")
     second = join(group)

@@ -69,7 +69,7 @@ class SenderRig:
 
 
 @pytest.mark.parametrize("is_asking", [False, True])
-def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking: bool) -> None:
+def test_rejected_message_without_producer_id_costs_no_other_message(is_asking: bool) -> None:
     rig = SenderRig()
     large, fine = rig.batch(1), rig.batch(2)
     rig.expire()
@@ -92,7 +92,7 @@ def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking
     assert not rig.manager.has_error()
 
 
-def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
+def test_batch_in_flight_is_retried_with_old_producer_id() -> None:
     """Its number is good under that id alone: else the broker could not tell that it has it."""
     rig = SenderRig()
     other = rig.batch(1)
@@ -106,7 +106,7 @@ def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
     assert other.producer_id == 1
 
 
-def test_what_has_no_time_left_is_not_tried_again() -> None:
+def test_batch_past_delivery_timeout_is_not_retried() -> None:
     rig = SenderRig()
     late = rig.batch(1, age=61.0)
     rig.expire()
@@ -114,7 +114,7 @@ def test_what_has_no_time_left_is_not_tried_again() -> None:
     assert late.is_done
 
 
-def test_what_was_tried_in_an_epoch_before_is_given_up() -> None:
+def test_batch_of_older_producer_epoch_fails() -> None:
     """The broker takes no more of it."""
     rig = SenderRig()
     batch = rig.batch(1)
@@ -124,7 +124,7 @@ def test_what_was_tried_in_an_epoch_before_is_given_up() -> None:
 
 
 @pytest.mark.kafka
-async def test_an_id_whose_request_got_no_answer_is_asked_for_again(kafka_rig: Rig) -> None:
+async def test_unanswered_producer_id_request_is_repeated(kafka_rig: Rig) -> None:
     """The client takes the missing answer for fatal, and fails every message that it holds."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:

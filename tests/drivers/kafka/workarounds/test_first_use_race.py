@@ -32,7 +32,7 @@ def fresh() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh")
-def test_the_class_of_a_version_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_of_version_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the registry, whose reference is weak, may have the class that is lost."""
     register = ResponseClassRegistry.register_response_class
     second = threading.Thread(target=lambda: ListOffsetsResponse[3])

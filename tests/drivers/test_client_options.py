@@ -1,4 +1,4 @@
-"""Every option of kafka-python is refused with the reason, or has an effect that is seen here."""
+"""Every option of kafka-python is refused with a reason, or has an effect that a test checks."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_contradicting_settings_are_refused(url: str, settings: dict[str, Any], 
         App("group", url, **settings)
 
 
-# Passed: each value is another one than the client's own.
+# Passed: each value differs from the client's default.
 
 PASSED_VALUES: dict[str, Any] = {
     "allow_auto_create_topics": False,
@@ -191,7 +191,7 @@ PASSED_VALUES: dict[str, Any] = {
     "ssl_password": "secret",
 }
 
-# The part of the client that has an option, and the module that reads it there.
+# The part of the client that has an option, and the module that reads it.
 _MANAGER = "_client._manager"
 PLACES: dict[str, tuple[str, str]] = {
     **{name: (_MANAGER, "kafka.net.transport") for name in PASSED if name.startswith("ssl_")},
@@ -239,10 +239,10 @@ def test_expected_values_cover_every_passed_option() -> None:
 
 @contextmanager
 def client_with(kind: Any, options: dict[str, Any]) -> Iterator[Any]:
-    """A client that was built as the driver does it, and has not connected to anything."""
+    """Return a client that was built as in the driver, and has no connection."""
     servers = ["127.0.0.1:1"]
     attempt = Attempt(servers, lambda client: None, Waiting("app", servers))
-    # With the version given it asks no broker.
+    # With `api_version` the client sends no request to a broker.
     made = kind(**{**attempt.options(kind), **options, "api_version": (4, 0)})
     made._client = getattr(made, "_client", None) or made._sender._client
     try:
@@ -283,7 +283,7 @@ def test_passed_option_reaches_part_of_client_that_reads_it(
 
 
 def test_client_drops_options_that_workaround_passes_on() -> None:
-    """Else the client's metadata would never hear of them: both have an effect there alone."""
+    """Both options have an effect only in the client's metadata, which does not get them."""
     manager = importlib.import_module("kafka.net.manager")
     (built,) = re.findall(r"ClusterMetadata\((.*?)\n        \)", inspect.getsource(manager), re.S)
     cluster = importlib.import_module("kafka.cluster")
@@ -292,11 +292,11 @@ def test_client_drops_options_that_workaround_passes_on() -> None:
         assert f"self.config['{name}']" in inspect.getsource(cluster)
 
 
-# What must not be created
+# Topics that must not be created
 
 
 async def test_no_request_creates_topic_if_auto_creation_is_off(rig: Rig) -> None:
-    """Readers, writers and look-ups alike; by default each of them would."""
+    """Readers, writers and queries create no topic. By default each of them does."""
     never: dict[str, Any] = {
         "client_options": {"allow_auto_create_topics": False},
         "connect_timeout": 0.5,
@@ -316,7 +316,7 @@ async def test_no_request_creates_topic_if_auto_creation_is_off(rig: Rig) -> Non
         assert isinstance(outcome, Exception)
         assert topic not in await member.client.topics()
     async with rig.member([topic]) as member:
-        assert topic in await member.client.topics(), "by default a reader's request creates it"
+        assert topic in await member.client.topics(), "a reader's request did not create the topic"
 
 
 def test_docs_name_every_passed_option() -> None:

@@ -65,7 +65,7 @@ async def test_consumer_closed_during_open_is_closed(rig: Rig, end: str) -> None
     client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
 
     async def open() -> None:
-        with contextlib.suppress(ClientClosed):  # or it was quicker
+        with contextlib.suppress(ClientClosed):  # raised if the end comes first
             await client.open()
 
     async with trio.open_nursery() as nursery:

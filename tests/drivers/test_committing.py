@@ -1,4 +1,4 @@
-"""The contract: commits, and when the group takes them."""
+"""The contract: commits, and when the group accepts them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_commit_is_refused_while_member_waits_for_other_joins(rig: Rig) ->
 
 
 async def commit_once_settled(member: Member, offsets: dict[TP, int]) -> None:
-    """Commit; another round of the rebalance, in which nothing changes hands, may come first."""
+    """Commit. Retry during a second rebalance, in which no partition moves."""
     while True:
         try:
             return await member.client.commit(offsets, PATIENCE)

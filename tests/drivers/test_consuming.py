@@ -1,4 +1,4 @@
-"""The contract: what polls return, and from where."""
+"""The contract: the records that polls return, and where partitions start."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_poll_waits_for_records(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(later)
             while not (batch := await member.poll()):
-                pass  # interrupted by the rebalance that it begins with
+                pass  # the first rebalance interrupts a poll
         assert [len(records) for records in batch.values()] == [1]
 
 
@@ -94,7 +94,7 @@ async def test_interrupted_poll_returns_nothing(rig: Rig, delay: float) -> None:
         await member.located([TP(topic, number) for number in range(4)])
         async with trio.open_nursery() as nursery:
             if not delay:
-                member.client.interrupt()  # also ends the next poll, if there is none now
+                member.client.interrupt()  # ends the next poll, because none is under way
             else:
 
                 async def later() -> None:
@@ -133,7 +133,7 @@ async def test_partition_starts_from_committed_offset(rig: Rig, committed: int) 
         async with rig.member([topic], group_id=group) as first:
             await first.take(100)
             await first.client.commit({tps[1]: committed}, 3.0)
-        # "latest" shows that offset 0 is a committed offset as well
+        # "latest" proves that a committed offset 0 is used as well.
         async with rig.member([topic], group_id=group, auto_offset_reset="latest") as second:
             positions = await second.located(tps)
             taken = second.records or await second.take(25 - committed)
@@ -193,12 +193,12 @@ async def test_new_group_begins_by_policy_and_reports_reset(rig: Rig, policy: st
             expected = Reset(tp, None, 3 if latest else 0, is_new=True, must_commit=latest)
             assert member.resets == [expected]
             await member.nothing_comes(0.2)
-            assert member.resets == [expected]  # once
+            assert member.resets == [expected]  # not reported again
 
 
 @pytest.mark.parametrize("is_there", [True, False])
 async def test_a_partition_that_is_added_begins_at_its_beginning(rig: Rig, is_there: bool) -> None:
-    """With "latest", also where the member comes later than the partition."""
+    """With "latest", also for a member that joins after the partition was added."""
     topic, group = await rig.topic(1), rig.name()
     settings = {"group_id": group, "auto_offset_reset": "latest", "metadata_max_age": 0.5}
     first, added = TP(topic, 0), TP(topic, 1)
@@ -221,13 +221,13 @@ async def test_a_partition_that_is_added_begins_at_its_beginning(rig: Rig, is_th
 async def test_uncommitted_partition_starts_at_begin_of_group(
     rig: Rig,
 ) -> None:
-    """A member has crashed before it has committed all of its starts; "latest"."""
+    """With "latest", after a member crashed before it committed all its starts."""
     topic, group = await rig.topic(2), rig.name()
     settings = {"group_id": group, "auto_offset_reset": "latest"}
     first, second = TP(topic, 0), TP(topic, 1)
     async with rig.sender() as sender:
         await sender.fill(topic, 6, partitions=2)
-        await trio.sleep(0.01)  # the clock of the timestamps has moved on
+        await trio.sleep(0.01)  # the next timestamps are later
         async with rig.member([topic], **settings) as member:
             await member.located([first, second])
             await member.client.commit({first: 3}, 3.0)
@@ -278,7 +278,7 @@ async def test_paused_partition_returns_no_records(rig: Rig) -> None:
 
 
 async def test_pause_inside_log_loses_no_records(rig: Rig) -> None:
-    """Batches of which a part was returned are the client's weak point: 6000 are to be 6000."""
+    """The client could lose records of a batch that was returned in part: all 6000 must arrive."""
     topic = await rig.topic(2)
     async with (
         rig.sender(max_batch_size=1000) as sender,
@@ -332,7 +332,7 @@ async def test_seek_of_unassigned_partition_is_refused(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with rig.member([topic]) as member:
         with pytest.raises(NotAssigned):
-            await member.client.seek(TP(topic, 0), 0)  # not yet
+            await member.client.seek(TP(topic, 0), 0)  # not assigned yet
         await member.located([TP(topic, 0)])
         await member.client.seek(TP(topic, 0), 0)
         with pytest.raises(NotAssigned):

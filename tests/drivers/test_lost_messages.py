@@ -1,4 +1,4 @@
-"""What becomes of a transaction's other messages, once one is lost; the client is at work here."""
+"""Outcomes of a transaction's messages after one is lost. The tests use the client's sender."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_error_without_record_names_applies_to_each_record(sender: Any) -> None:
         (kafka.errors.KafkaTimeoutError("Expiring"), TransactionAborted),
         (kafka.errors.InvalidProducerEpochError(None), TransactionAborted),
         (kafka.errors.TransactionAbortedError(), TransactionAborted),
-        # The missing right may concern this message.
+        # The missing right may also apply to this message.
         (kafka.errors.TopicAuthorizationFailedError({"t"}), AuthorizationFailed),
     ],
 )
@@ -87,5 +87,5 @@ def test_unsent_message_is_aborted_after_error_of_another_batch(
     ],
 )
 def test_outcome_of_message_is_never_fenced(error: Exception, expected: type[Exception]) -> None:
-    """Only the abort finds that out."""
+    """Only the abort detects that another process has the id."""
     assert type(of_a_delivery_in_a_transaction(error)) is expected

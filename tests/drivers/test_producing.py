@@ -1,4 +1,4 @@
-"""The contract: what is handed over is written once, and reported once."""
+"""The contract: an accepted message is written once, and has one outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transport.errors import ClientClosed, DeliveryFailed, MessageTooLarge, Tran
 from transport.types import RecordMetadata
 
 YEAR_2100_MS = 4_102_444_800_000
-# What a topic with this configuration refuses.
+# A configuration of a topic, and the fields of a message that the topic rejects.
 REFUSED = {
     "no key": ({"cleanup.policy": "compact"}, {"key": None}),
     "ahead": ({"message.timestamp.after.max.ms": "1000"}, {"timestamp_ms": YEAR_2100_MS}),
@@ -29,7 +29,7 @@ async def test_outcome_has_place_of_message(rig: Rig) -> None:
 
 
 async def test_send_now_and_send_keep_order(rig: Rig) -> None:
-    """`send_now` takes a whole batch or nothing of it, and then `send` takes it."""
+    """`send_now` accepts a whole batch or no message of it. Then `send` accepts the batch."""
     topic = await rig.topic()
     batches = [[outgoing(topic, partition=0) for _ in range(n)] for n in (1, 3, 2000, 1, 5)]
     async with rig.sender() as sender:
@@ -80,7 +80,7 @@ async def test_rejected_message_stops_no_other_message(rig: Rig) -> None:
 
 
 async def numbered(rig: Rig, reason: str, bad: set[int], count: int) -> list[Outgoing]:
-    """Messages for one partition of a new topic, which refuses the bad ones for this reason."""
+    """Return messages for a new topic, which rejects the messages in `bad` for this reason."""
     config, refused = REFUSED[reason]
     topic = await rig.topic(1, config)
     return [

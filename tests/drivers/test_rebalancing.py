@@ -1,4 +1,4 @@
-"""The contract: who owns what, what is told of it, and what waits for consent."""
+"""The contract: the owners of partitions, rebalances, and what waits for their release."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def all_of(topic: str, partitions: int = 4) -> list[TP]:
 
 
 def hold_at_once(rig: Rig, tps: Collection[TP]) -> None:
-    """Read the journal: no partition may have two owners at any moment."""
+    """Check in the journal that no partition had two owners at the same time."""
     owners: dict[TP, Member] = {}
     for member, kind, partitions in rig.journal:
         for tp in partitions & set(tps):
             if kind is ASSIGNED:
                 assert owners.get(tp, member) is member, f"{tp} has two owners"
                 owners[tp] = member
-            elif owners.get(tp) is member:  # REVOKED may come twice
+            elif owners.get(tp) is member:  # a partition may be in two REVOKED rebalances
                 del owners[tp]
 
 
@@ -192,7 +192,7 @@ async def test_partitions_paused_by_release_return_no_records_until_resumed(
 
 
 async def test_reassigned_partition_starts_unpaused_from_committed_offset(rig: Rig) -> None:
-    """An eager client of Kafka's own keeps its position and its pause flag: that must not show."""
+    """kafka-python's eager consumer keeps the old position and pause flag; the driver must not."""
     topic, group = await rig.topic(1), rig.name()
     tp = TP(topic, 0)
     async with (
@@ -203,7 +203,7 @@ async def test_reassigned_partition_starts_unpaused_from_committed_offset(rig: R
         await member.take(10)
         await member.client.commit({tp: 4}, PATIENCE)
         await member.client.pause([tp])
-        await member.client.subscribe([topic, await rig.topic(1)])  # a new generation
+        await member.client.subscribe([topic, await rig.topic(1)])  # starts a new generation
         taken = await member.take(6)
     assert [record.offset for _, record in taken] == [4, 5, 6, 7, 8, 9]
 
@@ -248,7 +248,7 @@ async def test_client_continues_after_bound_of_rebalance(rig: Rig, assignment: s
         if rebalance.kind is REVOKED and rebalance.partitions and not stuck:
             stuck.append(rebalance)
             before = trio.current_time()
-            assert 4.5 < rebalance.bound <= 5.0  # less the time since the last poll
+            assert 4.5 < rebalance.bound <= 5.0  # reduced by the time since the last poll
             await rebalance.expired.wait()
             assert 4.0 < trio.current_time() - before < 6.0
 
@@ -278,7 +278,7 @@ async def test_fetched_records_wait_for_release_even_after_expiry(rig: Rig) -> N
         await sender.fill(topic, 10, partitions=1)
         nursery.start_soon(member.poll)
         await until_told(member, 1)
-        member.assigned.clear()  # as far as this member knows, until the release
+        member.assigned.clear()  # a poll that returns records before the release fails the test
         await member.told[0].expired.wait()
         await trio.sleep(1.0)
         assert member.records == []
@@ -350,7 +350,7 @@ async def test_partitions_of_closed_member_move_at_once(rig: Rig, assignment: st
         await second.client.close(PATIENCE)
         await until(lambda: first.assigned == set(tps), first)
         assert trio.current_time() - before < 3.0
-        assert len(second.told) == told, "closing raises no rebalance"
+        assert len(second.told) == told, "closing raised a rebalance"
 
 
 @BOTH

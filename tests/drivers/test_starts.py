@@ -1,4 +1,4 @@
-"""Where a partition begins without a committed offset: the rules by themselves."""
+"""The rules for the start of a partition without a committed offset, without a driver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW_GROUP = Group({}, {}, set(), {"orders": 4, "payments": 1}, NOW)
 
 
 def begun(at_ms: int, partitions: int = 4) -> Group:
-    """The group has begun with the topic `orders`, and this client has it from a commit."""
+    """Return a group that has begun with the topic `orders`, which a commit shows."""
     return attrs.evolve(NEW_GROUP, commits={ORDERS[0]: str(Began(at_ms, partitions))})
 
 
@@ -36,7 +36,7 @@ def test_member_that_joins_new_group_starts_at_begin_of_group() -> None:
 
 
 def test_uncommitted_partition_starts_at_begin_of_group() -> None:
-    """A member has crashed before its first commit."""
+    """A member crashed before its first commit."""
     assert start_of(ORDERS[2], begun(NOW - 10**6)) == Start(Place.SINCE, True, NOW - 10**6)
 
 
@@ -63,7 +63,7 @@ def test_topic_created_while_client_runs_starts_at_beginning() -> None:
         group = attrs.evolve(group, created={"payments"})
         found, began = starts([PAYMENTS], "latest", group)
         assert found[PAYMENTS].place is Place.BEGINNING
-        assert began["payments"] == Began(0, 1)  # so it is for the other members
+        assert began["payments"] == Began(0, 1)  # the other members start there, too
 
 
 def test_topic_added_later_starts_at_begin_of_group() -> None:
@@ -84,4 +84,4 @@ def test_earliest_begin_in_commits_is_used() -> None:
 
 def test_metadata_of_commit_is_parsed_as_written() -> None:
     assert parsed(str(Began(NOW, 12))) == Began(NOW, 12)
-    assert len(str(Began(10**15, 10**6))) < 100  # a broker takes 4096
+    assert len(str(Began(10**15, 10**6))) < 100  # a broker accepts up to 4096 bytes

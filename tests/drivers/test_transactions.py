@@ -1,4 +1,4 @@
-"""The contract: what is written in a transaction is seen as a whole, or not at all."""
+"""The contract: all messages of a transaction become visible together, or none does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def write(sender: Sender, topic: str, *values: bytes) -> None:
 
 
 async def seen(rig: Rig, topic: str, count: int, **settings: object) -> list[bytes | None]:
-    """The values that a reader gets; `count` of them are waited for."""
+    """Return the values that a reader gets, after it has waited for `count` values."""
     async with rig.member([topic], **settings) as reader:
         records = await reader.take(count)
         await reader.nothing_comes(0.2)
@@ -111,7 +111,7 @@ async def test_offsets_are_committed_with_transaction(rig: Rig) -> None:
 
 
 async def test_start_waits_for_offsets_of_open_transaction(rig: Rig) -> None:
-    """Else the next owner would start before what is about to be committed."""
+    """Otherwise the next owner would start before the offset that is about to be committed."""
     topic = await rig.topic(1)
     tp, group = TP(topic, 0), rig.name()
     async with writer(rig, rig.name()) as sender:
@@ -176,14 +176,14 @@ async def test_evicted_member_commits_no_offsets_in_transaction(rig: Rig) -> Non
                 await sender.client.send_offsets({tp: 1}, stale, PATIENCE)
             await sender.client.abort(PATIENCE)
             assert await heir.client.committed([tp]) == {}
-            await sender.client.begin()  # it is of use again
+            await sender.client.begin()  # the producer works again
             await sender.client.send_offsets({tp: 1}, heir.client.group_metadata(), PATIENCE)
             await sender.client.commit(PATIENCE)
             assert await heir.client.committed([tp]) == {tp: 1}
 
 
 async def test_group_metadata_is_refused_before_rebalance_is_received(rig: Rig) -> None:
-    """What it fences may be lost by a rebalance that is on its way."""
+    """Otherwise offsets of partitions that this member has lost could be committed."""
     topic = await rig.topic(1)
     client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
     await client.open()
@@ -230,7 +230,7 @@ async def test_message_outside_transaction_is_refused(rig: Rig) -> None:
 
 
 async def test_transaction_open_for_too_long_is_aborted(rig: Rig) -> None:
-    """A crash leaves it to the broker, which looks every few seconds."""
+    """After a crash only the broker aborts it. The broker checks every few seconds."""
     topic = await rig.topic(1)
     async with writer(rig, rig.name(), transaction_timeout=1.0) as sender, rig.sender() as plain:
         await sender.client.begin()
@@ -242,7 +242,7 @@ async def test_transaction_open_for_too_long_is_aborted(rig: Rig) -> None:
 
 
 async def timed_out(rig: Rig, sender: Sender, topic: str) -> None:
-    """Let a transaction be open until the broker, which looks every few seconds, aborts it."""
+    """Keep a transaction open until the broker, which checks every few seconds, aborts it."""
     async with rig.sender() as plain:
         await sender.client.begin()
         await write(sender, topic, b"timed out")
@@ -253,7 +253,7 @@ async def timed_out(rig: Rig, sender: Sender, topic: str) -> None:
 
 @pytest.mark.parametrize("step", ["send", "send offsets", "commit", "abort"])
 async def test_timed_out_transaction_is_aborted_and_next_one_commits(rig: Rig, step: str) -> None:
-    """The broker's timeout is no rival (KAFKA-9910)."""
+    """The broker's timeout must not count as another owner of the id (KAFKA-9910)."""
     topic = await rig.topic(1)
     async with writer(rig, rig.name(), transaction_timeout=3.0) as sender:
         await timed_out(rig, sender, topic)
@@ -314,7 +314,7 @@ async def test_new_owner_of_id_fences_old_owner_between_transactions(rig: Rig) -
 
 
 async def test_rejected_record_aborts_its_transaction(rig: Rig) -> None:
-    """Without it the transaction would not be whole, so its neighbors are undone as well."""
+    """The transaction is incomplete without the record, so its neighbors are aborted as well."""
     topic = await rig.topic(1, {"cleanup.policy": "compact"})
     keys = [b"1", None, b"3"]
     async with writer(rig, rig.name(), transaction_linger=0.05) as sender:
@@ -335,7 +335,7 @@ async def test_rejected_record_aborts_its_transaction(rig: Rig) -> None:
 
 
 async def test_hurry_ends_linger_of_open_transaction(rig: Rig) -> None:
-    """Be it accepted before the hurry or after it. The next transaction is in no hurry."""
+    """This applies to messages accepted before and after `hurry`, until the transaction ends."""
     topic = await rig.topic(1)
     settings = {"transaction_linger": 60.0, "transaction_timeout": 30.0}
     async with writer(rig, rig.name(), **settings) as sender:
@@ -346,9 +346,9 @@ async def test_hurry_ends_linger_of_open_transaction(rig: Rig) -> None:
                 await trio.sleep(0.2)
                 with trio.fail_after(PATIENCE):
                     sender.client.hurry()
-                    sender.client.hurry()  # once is enough
+                    sender.client.hurry()  # repeated calls change nothing
                     await write(sender, topic, b"%d after" % number)
             await (sender.client.abort if number == 1 else sender.client.commit)(PATIENCE)
-        sender.client.hurry()  # there is no transaction
+        sender.client.hurry()  # does nothing without a transaction
     shown = [b"%d %s" % (number, when) for number in (0, 2) for when in (b"before", b"after")]
     assert await seen(rig, topic, 4) == shown

@@ -1,4 +1,4 @@
-"""URLs to drivers: pure, no broker."""
+"""Drivers for URLs. No test needs a broker."""
 
 import re
 
@@ -111,7 +111,9 @@ def test_client_options_reach_their_clients() -> None:
     producer = producer_options(["h:1"], security, settings)
     admin = admin_options(["h:1"], security, settings)
     for options in (consumer, producer, admin):
-        assert options["reconnect_backoff_max_ms"] == 7000, "it wins over what we would choose"
+        assert options["reconnect_backoff_max_ms"] == 7000, (
+            "the driver's own value won over the option"
+        )
         assert options["sasl_mechanism"] == "SCRAM-SHA-256"
     assert [options.get("fetch_min_bytes") for options in (consumer, producer, admin)] == [
         7,

@@ -1,4 +1,4 @@
-"""Shares: balanced, complete, and moved no more than that takes."""
+"""Shares of partitions: balanced, complete, and with as few moves as possible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMBERS = [f"m{number}" for number in range(5)]
 def groups(
     draw: st.DrawFn, alike: bool
 ) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[TP]]]:
-    """What each member is subscribed to, and what it owns; no partition has two owners."""
+    """Draw the topics and the owned partitions of members. No partition has two owners."""
     members = draw(st.lists(st.sampled_from(MEMBERS), unique=True, min_size=1))
     some = st.frozensets(st.sampled_from(sorted(TOPICS)), min_size=1)
     if alike:
@@ -65,7 +65,7 @@ def test_same_subscriptions_move_fewest_partitions(group) -> None:
 def test_same_subscriptions_are_balanced_after_two_steps(group) -> None:
     topics, owned = group
     first = hold_back(balance(topics, owned, PARTITIONS), owned)
-    # What the first step gave out is owned by then; what was revoked is free.
+    # Members own the shares of the first step by then, and revoked partitions are free.
     second = hold_back(balance(topics, first, PARTITIONS), first)
     assert all(first[member] <= second[member] for member in topics)
     assert second == balance(topics, second, PARTITIONS)
@@ -80,7 +80,7 @@ def test_each_step_assigns_only_free_partitions_and_steps_end(group) -> None:
         if share == owned:
             return
         owned = share
-    raise AssertionError("the moves come to no end")
+    raise AssertionError("the moves do not end")
 
 
 def unowned(owned: dict[str, frozenset[TP]]) -> frozenset[TP]:

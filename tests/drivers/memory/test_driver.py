@@ -1,4 +1,4 @@
-"""What only `memory://` has: gaps and retention at will, names and runs, a clock that jumps."""
+"""Features of `memory://` only: gaps, retention, named brokers, several runs, a mock clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import ClientClosed, CommitRefused, DeliveryFailed, Fenced, UnknownTopic
 from transport.types import TP, RecordMetadata
 
-JUMPING = pytest.mark.trio(run=run_jumping)  # a mark of the module would come second
+JUMPING = pytest.mark.trio(run=run_jumping)  # a module-level mark would have lower priority
 TP0 = TP("topic", 0)
 
 
@@ -49,7 +49,7 @@ async def test_positions_pass_gaps_inside_and_at_end_of_log(rig: Rig, broker: Me
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(member.poll)
                 await trio.sleep(1.0)
-                broker.gap(TP0)  # under a poll that waits
+                broker.gap(TP0)  # while a poll waits
         assert await member.client.positions([TP0]) == {TP0: 9}
 
 
@@ -140,7 +140,7 @@ async def test_partitions_take_turns_if_fetch_is_full(rig: Rig) -> None:
 
 @JUMPING
 async def test_idle_group_has_no_timer(rig: Rig) -> None:
-    """The clock jumps from one deadline of the test to the next, and nothing else wakes up."""
+    """The clock jumps from one deadline of the test to the next, and no other task wakes up."""
     woken = 0
 
     class Count(trio.abc.Instrument):
@@ -242,7 +242,7 @@ def test_broker_passed_to_driver_outlives_runs() -> None:
     tps = [TP("topic", number) for number in range(4)]
 
     async def crash() -> None:
-        await trio.sleep(2000.0)  # the clock of the next run knows nothing of this one
+        await trio.sleep(2000.0)  # the clock of the next run starts again
         rig = Rig(MemoryDriver(broker=broker))
         async with rig.sender() as sender:
             await sender.fill("topic", 8)

@@ -1,4 +1,4 @@
-"""One partition's log, against a plain model of it."""
+"""The log of one partition, compared with a simple model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = st.lists(
 
 
 def build(steps: list[tuple[str, int]]) -> tuple[Log, dict[int, int]]:
-    """The log, and the size of the value at each offset that has a record."""
+    """Return the log, and the size of the value at each offset with a record."""
     log, sizes = Log(), {}
     for step, number in steps:
         if step == "append":
@@ -55,7 +55,7 @@ def test_consecutive_reads_return_each_record_once_in_order(
 def test_committed_records_are_those_that_reader_gets(
     steps: list[tuple[str, int]], ends: list[bool | None]
 ) -> None:
-    """With transactions that were committed or aborted, or are open."""
+    """The log has committed, aborted and open transactions."""
     log, _ = build(steps)
     for number, committed in enumerate(ends):
         log.append(None, b"", (), 0, transaction=number)

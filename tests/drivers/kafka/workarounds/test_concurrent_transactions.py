@@ -1,4 +1,4 @@
-"""A request that comes too soon after the transaction before is sent again after a short pause."""
+"""A transaction request that the broker refuses as too early is repeated after a short pause."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TPS = [TopicPartition("t", 0), TopicPartition("t", 1)]
 
 
 class Net:
-    """A client whose requests are answered by the test, and whose pauses pass at once."""
+    """A client whose requests the test answers, and whose pauses end at once."""
 
     def __init__(self) -> None:
         self.answers: list[Future] = []
@@ -76,7 +76,7 @@ def adding_offsets(code: int) -> AddOffsetsToTxnResponse:
 
 
 class Rig:
-    """A transactional producer of the client with one request under way."""
+    """A transactional producer of the client with one request in flight."""
 
     def __init__(self, make: Callable[[TransactionManager], TxnRequestHandler]) -> None:
         self.net: Any = Net()
@@ -125,7 +125,7 @@ def test_early_request_is_repeated_and_client_gets_last_answer(
     assert rig.net.requests == [rig.handler.request] * 3
     assert not rig.manager.has_in_flight_transactional_request()
     assert rig.manager._transaction_started
-    assert not rig.handler.is_retry, "the client would sleep before it"
+    assert not rig.handler.is_retry, "before a retry of its own the client sleeps"
 
 
 @KINDS

@@ -1,4 +1,7 @@
-"""A client that gives up its producer id goes on with all else; its own sender is at work here."""
+"""A client that gives up its producer id continues with all other batches.
+
+These tests use the client's own sender.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ Answer = ProduceResponse.TopicProduceResponse.PartitionProduceResponse
 
 
 class SenderRig:
-    """A producer of the client that has an id, and no broker that it knows of."""
+    """A producer of the client that has an id and knows no broker."""
 
     def __init__(self) -> None:
         self.manager = TransactionManager(api_version=(2, 8))
@@ -60,7 +63,7 @@ class SenderRig:
         return batch
 
     def expire(self) -> None:
-        """One batch that was tried has run out of time."""
+        """Let one batch in retry reach its delivery timeout."""
         late = self.batch(0, age=61.0)
         late.retry()
         self.sender._accumulator._batches[late.topic_partition].append(late)
@@ -85,7 +88,7 @@ def test_rejected_message_without_producer_id_costs_no_other_message(is_asking: 
     rig.sender._handle_produce_response(0, 0.0, [large, fine], response)
     assert large.is_done
     assert fine.is_done
-    # It is still to have a new id.
+    # The producer can still get a new id.
     rig.manager.init_producer_id()
     rig.take_id(2)
     assert rig.manager.has_producer_id()
@@ -93,7 +96,7 @@ def test_rejected_message_without_producer_id_costs_no_other_message(is_asking: 
 
 
 def test_batch_in_flight_is_retried_with_old_producer_id() -> None:
-    """Its number is good under that id alone: else the broker could not tell that it has it."""
+    """The broker detects a duplicate only by the same producer id and sequence number."""
     rig = SenderRig()
     other = rig.batch(1)
     rig.expire()
@@ -115,7 +118,7 @@ def test_batch_past_delivery_timeout_is_not_retried() -> None:
 
 
 def test_batch_of_older_producer_epoch_fails() -> None:
-    """The broker takes no more of it."""
+    """The broker accepts no batch of an older epoch."""
     rig = SenderRig()
     batch = rig.batch(1)
     rig.manager.set_producer_id_and_epoch(ProducerIdAndEpoch(1, 1))
@@ -125,7 +128,7 @@ def test_batch_of_older_producer_epoch_fails() -> None:
 
 @pytest.mark.kafka
 async def test_unanswered_producer_id_request_is_repeated(kafka_rig: Rig) -> None:
-    """The client takes the missing answer for fatal, and fails every message that it holds."""
+    """Without the workaround the client fails every message that it holds."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)

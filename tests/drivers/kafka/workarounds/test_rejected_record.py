@@ -1,4 +1,4 @@
-"""What becomes of a batch that the broker refuses; the client's own sender is at work here."""
+"""The records of a rejected batch. These tests use the client's own sender."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INVALID = kafka.errors.InvalidRecordError.errno
 
 
 class Rig:
-    """A producer of the client whose partition has had the numbers 0 to 6."""
+    """A producer of the client. Its partition has used the sequence numbers 0 to 6."""
 
     def __init__(self, *, idempotent: bool = True, compression: int = 0, acks: int = -1) -> None:
         self.manager = TransactionManager(api_version=(2, 8)) if idempotent else None
@@ -75,7 +75,7 @@ class Rig:
         return list(self.accumulator._batches[TP])
 
     def in_flight(self, count: int, *, age: float = 0.0) -> tuple[Any, list[Any]]:
-        """A batch of so many records that has no answer yet, and the records' futures."""
+        """Return a batch of `count` records in flight, and the futures of the records."""
         records = MemoryRecordsBuilder(2, self.compression, 100_000)
         batch = ProducerBatch(TP, records, time.monotonic() - age)
         futures = [
@@ -99,7 +99,7 @@ class Rig:
         self.sender._handle_produce_response(0, 0.0, [batch], response)
 
     def drain(self) -> Any:
-        """Return the batches that the client sends next."""
+        """Return the batch that the client sends next."""
         batch = self.accumulator._batches[TP].popleft()
         if not batch.in_retry() and self.manager is not None:  # as `drain_batches_for_one_node`
             number = self.manager.sequence_number(TP)
@@ -167,7 +167,7 @@ def test_second_rejection_sends_remaining_neighbors_again() -> None:
 
 @pytest.mark.parametrize("indices", [(), (-1, 9)])
 def test_batch_is_halved_if_broker_names_no_record(indices: tuple[int, ...]) -> None:
-    """Until what it refuses is one record."""
+    """The halving ends when the rejected batch has one record."""
     rig = Rig()
     _, futures = first = rig.in_flight(5)
     batch = first[0]
@@ -176,7 +176,7 @@ def test_batch_is_halved_if_broker_names_no_record(indices: tuple[int, ...]) -> 
         if b"v3" in values(batch):
             rig.answer(batch, INVALID, named(*indices), "bad")
             if batch.is_done:
-                rig.take_id(2)  # the number of the last one is a gap
+                rig.take_id(2)  # the new id mends the gap in the numbers
         else:
             sent += values(batch)
             rig.answer(batch, 0)
@@ -209,7 +209,7 @@ def test_error_of_whole_batch_fails_all_its_records(error: type[kafka.errors.Kaf
 
 
 def test_neighbors_of_retried_batch_keep_producer_id_and_sequence_numbers() -> None:
-    """The broker may have appended the batch then. It recognizes the batch by its numbers."""
+    """The broker may have appended the batch before. It detects the batch by its numbers."""
     rig = Rig()
     batch, _ = rig.in_flight(3)
     rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
@@ -223,13 +223,13 @@ def test_neighbors_of_retried_batch_keep_producer_id_and_sequence_numbers() -> N
     again = rig.drain()
     assert (again.producer_id, again.base_sequence, values(again)) == (1, 7, [b"v0", b"v2"])
     assert rig.number == 5
-    # The batch keeps that producer id through all of its retries.
+    # The batch keeps this producer id in all its retries.
     rig.sender._failed_produce([again], 0, kafka.errors.KafkaConnectionError("reset"))
     assert rig.queue == [again]
 
 
 def test_retried_batch_is_not_halved() -> None:
-    """One half could get another producer id, under which it would be appended twice."""
+    """A half could get another producer id, with which the broker would append it twice."""
     rig = Rig()
     batch, futures = rig.in_flight(3)
     rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
@@ -295,7 +295,7 @@ def test_neighbors_are_sent_again_without_idempotence(names: tuple[int, ...]) ->
 
 @pytest.mark.parametrize(("acks", "in_turn"), [(1, True), (-1, True), (0, False)])
 def test_one_batch_of_partition_is_in_flight_if_broker_answers(acks: int, in_turn: bool) -> None:
-    """Else the neighbors would be written behind what was sent after them."""
+    """Otherwise the neighbors would be written after later messages."""
     rig = Rig(idempotent=False, acks=acks)
     assert rig.sender.config["guarantee_message_order"] is in_turn
 

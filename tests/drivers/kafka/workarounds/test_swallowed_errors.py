@@ -1,4 +1,4 @@
-"""An error in a thread, a task or a callback of the client is noticed at once (Kafka only)."""
+"""An error in a thread, a task or a callback of the client is reported at once (Kafka only)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from transport.types import RecordMetadata
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a connection that failed, and lets the collector close it.
+    # The client drops the socket of a failed connection, and the garbage collector closes it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
 
 
 def client_of(sender: Sender) -> Any:
-    """The KafkaProducer that a sender has at the moment."""
+    """Return the current KafkaProducer of a sender."""
     return sender.client._producer  # type: ignore[attr-defined]
 
 
 def once(owner: Any, name: str, error: BaseException) -> None:
-    """Let the next call of a method raise, before anything is done."""
+    """Let the next call of a method raise before it has any effect."""
     method = getattr(owner, name)
 
     def fail(*args: Any, **options: Any) -> Any:
@@ -38,7 +38,7 @@ def once(owner: Any, name: str, error: BaseException) -> None:
 
 
 def before_a_request(client: Any, error: BaseException) -> None:
-    """The next pass that has taken batches raises."""
+    """Let the next pass that has taken batches raise."""
     create = client._sender._create_produce_requests
 
     def fail(collated: Any) -> Any:
@@ -123,7 +123,7 @@ async def test_failed_loop_task_replaces_client(kafka_rig: Rig) -> None:
 
 
 async def test_message_that_fails_network_thread_fails_alone(kafka_rig: Rig) -> None:
-    """One that cannot be packed, say: what else the client held goes to the next one."""
+    """The message cannot be encoded. The next client sends all other messages."""
     topic = await kafka_rig.topic(2)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 2, 2)
@@ -138,7 +138,7 @@ async def test_message_that_fails_network_thread_fails_alone(kafka_rig: Rig) -> 
 async def test_message_that_fails_two_clients_fails(
     kafka_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a message that nothing can be made of would be tried for ever."""
+    """Otherwise a message that cannot be encoded would be retried forever."""
 
     def fail(*args: Any) -> Any:
         raise ValueError("each time")

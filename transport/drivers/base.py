@@ -172,7 +172,7 @@ class ConsumerClient(Protocol):
         """
 
     async def next_rebalance(self) -> Rebalance:
-        """Wait for the next rebalance. The next one comes only after the release of this one.
+        """Wait for the next rebalance. Release each rebalance before you wait for another one.
 
         One task calls it. Rebalances happen only while a `poll` is under way, in order with its
         batches. Raises ClientClosed, also in a call that is waiting.
@@ -207,7 +207,7 @@ class ConsumerClient(Protocol):
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
         """Commit all these offsets together. Returns or raises within `timeout` seconds.
 
-        The offsets belong to the topics that the partitions have at the time of the call.
+        The offsets apply to the topics to which the partitions belong at the time of the call.
 
         Raises RebalanceInProgress, CommitFailed, CommitRefused, Fenced, AuthorizationFailed,
         ClientClosed. PartitionGone: the offsets of the other partitions may be committed.

@@ -40,7 +40,7 @@ ELSEWHERE = {
     ),
     "Transport.url that is wrong": (
         "tests/drivers/test_urls.py",
-        "test_what_is_wrong_is_said_without_the_password",
+        "test_error_of_invalid_url_names_problem_without_password",
     ),
     # In memory there is no connection.
     "Producer.ssl_context": (

@@ -47,7 +47,7 @@ ELSEWHERE = {
         "tests/kafka/test_security.py",
         "test_a_broker_that_is_not_trusted",
     ),
-    "Service.diag": ("tests/test_shutdown.py", "test_the_tree_can_be_looked_at_while_it_runs"),
+    "Service.diag": ("tests/test_shutdown.py", "test_the_tree_shows_the_tasks_of_a_running_app"),
 }
 GONE = {row["theirs"] for row in ROWS if row["how"] == "gone"}
 PARTS = [name for name in {**NAMES, **BESIDE} if name != "Service"]

@@ -168,10 +168,8 @@ async def test_pause_partitions_ends_with_the_assignment(place: Place) -> None:
         app.consumer.pause_partitions(await app.owns(1))
         app.conductor.discard(orders)
         await app.owns(0)
-        for offset in (
-            1,
-            2,
-        ):  # the poll that assigns the partition may return the first one even if it is paused
+        # The poll that assigns the partition may return the first one even if it is paused.
+        for offset in (1, 2):
             await app.producer.send_and_wait(place.name, None, b"v", 0)
             assert (await anext(orders.noack())).offset == offset
 
@@ -235,7 +233,7 @@ async def test_getmany(place: Place) -> None:
 
 
 async def test_track_message_ack_unacked(place: Place) -> None:
-    """A delivered message is tracked. Acking an acked or foreign one returns False and is counted."""
+    """A delivered message is tracked. Acking an acked or foreign one is False, and is counted."""
     async with place.opened(1, *THREE) as app, App("other", place.url) as other:
         consumer, strangers = app.consumer, other.consumer
         first, second = await take(app.topic(place.name).noack(), 2)

@@ -288,11 +288,11 @@ async def test_no_children_but_while_it_lives(call: str) -> None:
             service.spawn("task", forever)
 
     service = Noted()
-    with pytest.raises(ServiceError, match="service is idle: it can have no children now"):
+    with pytest.raises(ServiceError, match="service is idle: it accepts children only from"):
         await have(service)
     async with running(service):
         pass
-    with pytest.raises(ServiceError, match="service is ended: it can have no children now"):
+    with pytest.raises(ServiceError, match="service is ended: it accepts children only from"):
         await have(service)
 
 
@@ -466,7 +466,7 @@ async def test_a_task_that_is_let_go_cannot_start_others() -> None:
         try:
             await trio.sleep_forever()
         finally:
-            with pytest.raises(ServiceError, match="no children now"):
+            with pytest.raises(ServiceError, match="accepts children only from"):
                 service.spawn("another", forever)
             service.note("was refused")
 
@@ -514,8 +514,8 @@ async def test_grace_exceeded_is_a_stop_timeout_that_names_what_is_still_there()
             pass
     assert trio.current_time() == 2
     assert {str(error) for error in _flat(raised.value)} == {
-        "top did not stop within 2 s; still there: child, task",
-        "child did not stop within 2 s; still there: its on_stop",
+        "top did not stop within 2 s; still running: child, task",
+        "child did not stop within 2 s; still running: its on_stop",
     }
     assert_ended(service, child)
 
@@ -526,7 +526,7 @@ async def test_a_stop_timeout_names_the_hook_when_nothing_else_is_there() -> Non
         async with running(Noted(stop=forever, grace=0.5)):
             pass
     (error,) = _flat(raised.value)
-    assert str(error) == "service did not stop within 0.5 s; still there: its on_stop"
+    assert str(error) == "service did not stop within 0.5 s; still running: its on_stop"
 
 
 @jumping
@@ -539,9 +539,9 @@ async def test_the_grace_of_the_parent_bounds_that_of_all_below() -> None:
             pass
     assert trio.current_time() == 3
     assert {str(error) for error in _flat(raised.value)} == {
-        "top did not stop within 3 s; still there: middle",
-        "middle did not stop within 3 s; still there: low",
-        "low did not stop within 3 s; still there: its on_stop",
+        "top did not stop within 3 s; still running: middle",
+        "middle did not stop within 3 s; still running: low",
+        "low did not stop within 3 s; still running: its on_stop",
     }
     assert_ended(low, middle, top)
 
@@ -798,7 +798,7 @@ async def test_a_start_that_outlives_the_service_is_an_error_of_its_caller() -> 
     service, child = Noted(), Noted("child", start=forever)
 
     async def outsider() -> None:
-        with pytest.raises(ServiceError, match="child was let go before it had started"):
+        with pytest.raises(ServiceError, match="child was cancelled before it had started"):
             await service.add_service(child)
         service.note("outsider told")
 
@@ -826,7 +826,7 @@ async def test_restart_calls_the_hooks_in_order_and_returns_when_it_runs_again()
 
     async def between(service: Noted) -> None:
         assert service.tree() == Node("service", State.STARTING)
-        with pytest.raises(ServiceError, match="no children now"):
+        with pytest.raises(ServiceError, match="accepts children only from"):
             service.spawn("task", forever)
         await trio.sleep(2)
 

@@ -33,7 +33,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
-demo: $(READY) ## Run a demo on the broker in the process, or on a real one: BROKER=kafka://HOST:PORT
+demo: $(READY) ## Run a demo in memory, or on a real broker: BROKER=kafka://HOST:PORT
 	@$(BIN)/python -m transport demo $(if $(BROKER),--broker $(BROKER))
 
 test: $(READY) ## Run all tests: the fast lane, then the Kafka lane if Java 17 and Maven are found

@@ -62,7 +62,7 @@ test-kafka: $(READY) ## Run only the Kafka lane; with KAFKA_BOOTSTRAP_SERVERS, o
 properties: $(READY) ## Test the invariants in ten thousand cases, many of them new each time
 	@EFFORT=long $(BIN)/pytest $(PROPERTIES) $(ARGS)
 
-mutants: $(READY) ## Count the broken rules that the tests detect; FILE=ledger.py for one file
+mutants: $(READY) ## Count the broken rules that the tests detect; one file: FILE=delivering/ledger.py
 	@$(BIN)/python -m tests.mutants $(FILE)
 
 faults: $(READY) ## Test with three real brokers under load, and faults of them and their network

@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md: what is in them. `contenders/drawing.py` draws them."""
+"""The data of the plots in docs/performance.md. `contenders/drawing.py` draws them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DrawingFailed(RuntimeError):
 
 
 def draw() -> None:
-    """Draw what is in `rounds.json`. Raises DrawingFailed and EnvironmentFailed."""
+    """Draw the plots of `rounds.json`. Raises DrawingFailed and EnvironmentFailed."""
     rounds: CommitQueue = json.loads(ROUNDS.read_text())
     FOLDER.mkdir(exist_ok=True)
     described = {"folder": str(FOLDER), "ratios": ratios(rounds), "curves": curves(rounds)}
@@ -42,7 +42,7 @@ def draw() -> None:
 
 
 def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
-    """A bar for each figure with a baseline and a goal; above 1 is better, whatever is measured."""
+    """Return a bar for each figure with a baseline and a goal. A ratio above 1 is always better."""
     bars = []
     for row in ROWS:
         if row.experiment not in rounds or row.baseline is None or row.goal is None:
@@ -56,7 +56,7 @@ def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
 
 
 def curves(rounds: CommitQueue) -> list[dict[str, Any]]:
-    """How costs grow: with partitions, with messages in flight, and behind a stuck message."""
+    """Return the curves of costs by number of partitions and by number of messages in flight."""
     found = []
 
     def add(

@@ -19,7 +19,7 @@ from benchmarks.shapes import SCALES
 FOLDER = ROOT / "docs" / "plots"
 PROGRAM = Path(__file__).parent / "contenders" / "drawing.py"
 
-CommitQueue = Mapping[str, Mapping[str, Any]]
+Rounds = Mapping[str, Mapping[str, Any]]
 
 
 class DrawingFailed(RuntimeError):
@@ -28,7 +28,7 @@ class DrawingFailed(RuntimeError):
 
 def draw() -> None:
     """Draw the plots of `rounds.json`. Raises DrawingFailed and EnvironmentFailed."""
-    rounds: CommitQueue = json.loads(ROUNDS.read_text())
+    rounds: Rounds = json.loads(ROUNDS.read_text())
     FOLDER.mkdir(exist_ok=True)
     described = {"folder": str(FOLDER), "ratios": ratios(rounds), "curves": curves(rounds)}
     ended = subprocess.run(
@@ -41,7 +41,7 @@ def draw() -> None:
         raise DrawingFailed(ended.stderr)
 
 
-def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
+def ratios(rounds: Rounds) -> list[dict[str, Any]]:
     """Return a bar for each figure with a baseline and a goal. A ratio above 1 is always better."""
     bars = []
     for row in ROWS:
@@ -55,7 +55,7 @@ def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
     return bars
 
 
-def curves(rounds: CommitQueue) -> list[dict[str, Any]]:
+def curves(rounds: Rounds) -> list[dict[str, Any]]:
     """Return the curves of costs by number of partitions and by number of messages in flight."""
     found = []
 

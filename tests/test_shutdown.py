@@ -377,7 +377,7 @@ async def test_the_tree_shows_the_tasks_of_a_running_app() -> None:
             "committer",
             "starts",
             "commit ticker",
-            "lookout",
+            "stall detector",
             "patterns",
             "Fetcher",
             "poll",

@@ -226,7 +226,7 @@ def _run(session: pytest.Session, items: Sequence[pytest.Item], mutant: Mutant) 
 
 
 def module_name(file: str) -> str:
-    return f"transport.{file.removesuffix('.py')}"
+    return f"transport.{file.removesuffix('.py').replace('/', '.')}"
 
 
 def transplant(mutant: Mutant) -> None:

@@ -93,6 +93,7 @@ class Ends:
             found = {quiet[tp]: _Told(end, now[quiet[tp]]) for tp, end in ends.items()}
             self._told = {**self._told, **found}
 
+    @trio.lowlevel.enable_ki_protection
     async def _find_positions(self) -> None:
         """Ask the client for unknown positions: of partitions that were paused from the start."""
         assignment = self._assignment

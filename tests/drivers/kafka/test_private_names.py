@@ -766,7 +766,8 @@ def test_one_broker_is_asked_for_the_places_of_many_partitions(
         consumer.close()
 
 
-# What gives up quietly: `swallowed_errors.py`, `membership.py`, `moved_brokers.py`, `dead_connection.py`, `silent_handshake.py`.
+# Silent failures: `membership.py`, and `swallowed_errors.py`, `moved_brokers.py`,
+# `dead_connection.py` and `silent_handshake.py` of `workarounds/`.
 
 
 def test_an_error_of_a_task_is_kept_by_the_task_until_it_is_dropped() -> None:

@@ -1,4 +1,4 @@
-"""What the clients of one app wait for: brokers that do not answer and missing topics.
+"""The log lines of one app about brokers that do not answer and topics that are missing.
 
 The client retries silently, or logs each retry. Here each change of state is one log line, and an
 error can name its cause. Look here for the texts about `advertised.listeners`.

@@ -67,7 +67,7 @@ async def at_work() -> AsyncIterator[Rig]:
 
 
 @jumping
-async def test_what_the_client_never_resolves_goes_with_it() -> None:
+async def test_client_is_discarded_with_all_messages_at_a_deadline() -> None:
     async with at_work() as rig:
         rig.hand_over(b"1")
         await trio.sleep(60)
@@ -78,7 +78,7 @@ async def test_what_the_client_never_resolves_goes_with_it() -> None:
 
 
 @jumping
-async def test_who_waited_for_its_topic_keeps_its_deadline() -> None:
+async def test_message_that_waited_for_its_topic_keeps_its_deadline() -> None:
     async with at_work() as rig:
         rig.hand_over(b"1")
         await trio.sleep(60)
@@ -88,7 +88,7 @@ async def test_who_waited_for_its_topic_keeps_its_deadline() -> None:
 
 
 @jumping
-async def test_who_waited_for_its_topic_costs_no_other() -> None:
+async def test_message_that_waited_for_its_topic_expires_alone() -> None:
     """The client has had less time for it than it takes to give up."""
     async with at_work() as rig:
         rig.hand_over(b"waited", left=10)
@@ -99,7 +99,7 @@ async def test_who_waited_for_its_topic_costs_no_other() -> None:
 
 
 @jumping
-async def test_a_client_that_had_its_time_goes_whatever_waited_a_moment() -> None:
+async def test_client_is_discarded_after_a_short_wait_for_a_topic() -> None:
     async with at_work() as rig:
         rig.hand_over(b"waited", left=0.95 * TIMEOUT)
         await trio.sleep(TIMEOUT)
@@ -109,7 +109,7 @@ async def test_a_client_that_had_its_time_goes_whatever_waited_a_moment() -> Non
 
 @pytest.mark.parametrize("how", ["deadline", "close"])
 @jumping
-async def test_who_has_an_outcome_keeps_it_where_a_later_one_has_none(how: str) -> None:
+async def test_message_keeps_its_outcome_if_a_later_one_has_none(how: str) -> None:
     """As where the broker has refused it, and hangs as its neighbors are sent again."""
     outcomes: list[tuple[Outgoing, Outcome]] = []
     deliveries = Deliveries(

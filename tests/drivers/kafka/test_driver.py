@@ -202,7 +202,7 @@ def closed_port() -> str:
 
 @pytest.mark.usefixtures("nothing_leaks")
 @pytest.mark.parametrize("kind", ["consumer", "producer"])
-async def test_nobody_there(kind: str) -> None:
+async def test_open_fails_if_no_broker_listens(kind: str) -> None:
     address = closed_port()
     driver = KafkaDriver([address])
     settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=0.5)
@@ -227,7 +227,9 @@ super.users=User:admin;User:ANONYMOUS
 """
 
 
-async def test_logins_and_rights(kafka_java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_login_or_missing_right_is_authorization_failed(
+    kafka_java: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SASL_PLAINTEXT")
     monkeypatch.setattr(cluster, "PROPERTIES", properties + LOGINS)
     settings = attrs.evolve(SETTINGS, group_id="g")
@@ -283,7 +285,7 @@ async def test_cancelling_an_open_ends_its_threads() -> None:
 
 @pytest.mark.usefixtures("nothing_leaks")
 @pytest.mark.parametrize("how", ["close", "kill"])
-async def test_nothing_is_left_behind(
+async def test_ended_clients_leave_no_threads_and_sockets(
     kafka_bootstrap: str, kafka_topic: MakeTopic, how: str
 ) -> None:
     topic = kafka_topic()
@@ -311,7 +313,7 @@ async def test_nothing_is_left_behind(
         await producer.send([message(topic)])
 
 
-async def test_who_closes_leaves_and_who_is_killed_does_not(
+async def test_closed_member_leaves_group_and_killed_member_does_not(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic()
@@ -361,7 +363,7 @@ async def test_a_rebalance_expires_by_itself(kafka_bootstrap: str, kafka_topic: 
         rebalance.release({TP(topic, 0): 5})  # too late
 
 
-async def test_a_release_that_seeks(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_release_seeks_and_counts_once(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic()
     await fill(kafka_bootstrap, topic, 40, partitions=4)
 
@@ -379,7 +381,7 @@ async def test_a_release_that_seeks(kafka_bootstrap: str, kafka_topic: MakeTopic
         assert offsets[TP(topic, 1)] == [7, 8, 9]
 
 
-async def test_closing_while_a_rebalance_waits(
+async def test_close_ends_while_rebalance_is_pending(
     kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
 ) -> None:
     topic = kafka_topic()
@@ -396,7 +398,7 @@ async def test_closing_while_a_rebalance_waits(
         rebalance.release()
 
 
-async def test_leaving_that_gets_stuck_is_cut_off_and_no_error(
+async def test_stuck_leave_is_cut_off_without_error(
     kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
 ) -> None:
     """As while the group is in a rebalance: the thread has come back, so nothing was abandoned."""
@@ -420,7 +422,7 @@ async def test_leaving_that_gets_stuck_is_cut_off_and_no_error(
             await client.close(2.0)
 
 
-async def test_an_eager_group_starts_from_what_is_committed(
+async def test_eager_group_starts_from_committed_offsets(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     """The client alone would keep position and pause of what it gives back and gets again."""
@@ -449,7 +451,7 @@ async def test_an_eager_group_starts_from_what_is_committed(
 
 
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-async def test_unsubscribing_gives_back(
+async def test_unsubscribing_revokes_all_partitions(
     kafka_bootstrap: str, kafka_topic: MakeTopic, assignment: str
 ) -> None:
     topic = kafka_topic()
@@ -498,7 +500,9 @@ async def commit_after_joining(client: KafkaConsumerClient, tp: TP) -> None:
                 await client.poll()
 
 
-async def test_a_join_that_outlasts_a_poll(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_join_continues_after_its_poll_ends(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
     """The client alone forgets it: no member any more, it hands out records all the same."""
     topics = [kafka_topic(partitions=2)]
     group = {"group_id": topics[0]}
@@ -534,7 +538,7 @@ async def test_a_join_that_outlasts_a_poll(kafka_bootstrap: str, kafka_topic: Ma
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_that_was_thrown_out_has_lost(
+async def test_evicted_member_gets_lost_rebalance(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic()
@@ -576,7 +580,9 @@ async def test_a_static_member_is_fenced(kafka_bootstrap: str, kafka_topic: Make
 # Commits.
 
 
-async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_commit_for_missing_topic_raises_partition_gone(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
     topic = kafka_topic()
     async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
         nursery.start_soon(release_all, client)
@@ -591,7 +597,7 @@ async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTo
         nursery.cancel_scope.cancel()
 
 
-async def test_kafkas_own_tool_sees_the_commit(
+async def test_tool_of_kafka_shows_committed_offset(
     kafka_bootstrap: str, kafka_topic: MakeTopic, kafka_java: None
 ) -> None:
     topic = kafka_topic(partitions=1)
@@ -606,7 +612,9 @@ async def test_kafkas_own_tool_sees_the_commit(
     assert rows[(topic, 0)] == (7, 10, 3)
 
 
-async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> None:
+async def test_calls_end_in_time_while_broker_is_frozen(
+    kafka_broker: Broker, nothing_leaks: None
+) -> None:
     settings = {"group_id": "g", "delivery_timeout": 3.0}
     bootstrap = kafka_broker.bootstrap
     async with producing(bootstrap, **settings) as (producer, sent):
@@ -656,7 +664,7 @@ QUERIES: dict[str, Callable[[KafkaConsumerClient, TP, float], Awaitable[object]]
 }
 
 
-async def test_queries_of_a_frozen_broker_end_in_their_own_time_all_at_once(
+async def test_concurrent_queries_of_frozen_broker_end_at_their_timeouts(
     kafka_broker: Broker,
 ) -> None:
     failed: list[tuple[str, float]] = []
@@ -722,7 +730,7 @@ async def test_a_commit_does_not_wait_for_a_query_under_way(
 
 
 @pytest.mark.parametrize("given_up_by", ["its time", "its caller"])
-async def test_a_commit_that_is_given_up_before_it_began_is_never_made(
+async def test_commit_withdrawn_before_it_began_is_never_made(
     kafka_bootstrap: str, kafka_topic: MakeTopic, given_up_by: str
 ) -> None:
     topic = kafka_topic()
@@ -746,7 +754,7 @@ async def test_a_commit_that_is_given_up_before_it_began_is_never_made(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_frozen_broker_is_waited_for(
+async def test_polling_a_frozen_broker_does_not_spin(
     kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It leaves heartbeats without an answer; polling goes on in turns, it does not spin."""
@@ -802,7 +810,7 @@ async def test_idle_fetches_continue_one_session(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_broker_that_restarts(kafka_broker: Broker) -> None:
+async def test_clients_continue_after_broker_restart(kafka_broker: Broker) -> None:
     bootstrap = kafka_broker.bootstrap
     async with producing(bootstrap) as (producer, sent):
         await producer.create_topic("t", 1, 1, {}, 10.0)
@@ -846,7 +854,7 @@ async def test_an_unknown_topic_delays_no_other(
         assert trio.current_time() - before < 0.5
 
 
-async def test_what_the_client_refuses_concerns_one_message(
+async def test_message_refused_by_client_fails_alone(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic()
@@ -868,7 +876,7 @@ async def test_what_the_client_refuses_concerns_one_message(
     assert isinstance(anywhere, RecordMetadata)
 
 
-async def test_a_batch_that_the_client_splits(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_split_batch_loses_no_message(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     """The topic takes less at once than the client packs: it splits, and nobody is forgotten."""
     topic = kafka_topic(partitions=1, max_message_bytes="2000")
     async with producing(kafka_bootstrap, linger=0.2) as (client, sent):
@@ -882,7 +890,9 @@ async def test_a_batch_that_the_client_splits(kafka_bootstrap: str, kafka_topic:
 
 
 @pytest.mark.parametrize("acks", [0, 1, "all"])
-async def test_acks(kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | str) -> None:
+async def test_offsets_are_returned_unless_acks_is_0(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | str
+) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, acks=acks) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -892,7 +902,9 @@ async def test_acks(kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | st
     assert offsets == ([-1, -1, -1] if acks == 0 else [0, 1, 2])
 
 
-async def test_a_cancelled_send_is_sent(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_messages_of_cancelled_send_are_sent(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -904,7 +916,7 @@ async def test_a_cancelled_send_is_sent(kafka_bootstrap: str, kafka_topic: MakeT
         assert all(isinstance(outcome, RecordMetadata) for outcome in await sent.of(batch))
 
 
-async def test_closing_sends_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_close_sends_lingering_messages(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -915,7 +927,7 @@ async def test_closing_sends_what_lingers(kafka_bootstrap: str, kafka_topic: Mak
         assert all(isinstance(sent.outcomes[each], RecordMetadata) for each in batch)
 
 
-async def test_killing_fails_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_kill_fails_lingering_messages(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -925,7 +937,7 @@ async def test_killing_fails_what_lingers(kafka_bootstrap: str, kafka_topic: Mak
         assert all(isinstance(sent.outcomes[each], ClientClosed) for each in batch)
 
 
-async def test_creating_a_topic_again(kafka_bootstrap: str) -> None:
+async def test_creating_an_existing_topic_does_nothing(kafka_bootstrap: str) -> None:
     topic = f"made-{uuid.uuid4().hex[:8]}"
     async with producing(kafka_bootstrap) as (client, _):
         for _ in range(2):
@@ -933,7 +945,7 @@ async def test_creating_a_topic_again(kafka_bootstrap: str) -> None:
         assert await client.partition_count(topic, 5.0) == 3
 
 
-async def test_bad_topic_names(kafka_bootstrap: str) -> None:
+async def test_bad_topic_name_raises_unknown_topic(kafka_bootstrap: str) -> None:
     async with producing(kafka_bootstrap) as (client, _):
         with pytest.raises(UnknownTopic):
             await client.partition_count("no/such", 5.0)
@@ -942,7 +954,7 @@ async def test_bad_topic_names(kafka_bootstrap: str) -> None:
             await consumer.subscribe(["no such"])
 
 
-async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
+async def test_message_that_expires_in_client_fails_alone(
     kafka_broker: Broker,
 ) -> None:
     """The client gives its producer id up then, and would send nothing any more."""
@@ -969,7 +981,7 @@ async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
 # Transactions.
 
 
-async def test_a_request_of_a_transaction_outlives_its_connection(
+async def test_request_of_transaction_survives_failed_connection(
     kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client forgets one whose connection fails while it is waited for."""
@@ -996,7 +1008,7 @@ async def test_a_request_of_a_transaction_outlives_its_connection(
             assert not broken
 
 
-async def test_a_client_that_was_let_go_takes_no_id_from_who_took_it_since(
+async def test_later_client_does_not_take_id_from_new_owner(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     """The next client has the id unless another producer came in between."""

@@ -102,14 +102,14 @@ def started(call: Callable[[], object]) -> Running:
     return Running(thread, ended)
 
 
-def test_a_wait_of_a_poll_ends_as_if_its_time_were_up(loop: Loop) -> None:
+def test_notify_ends_wait_of_poll_like_a_timeout(loop: Loop) -> None:
     polling = started(loop.poll)
     assert loop.waiting.wait(SOON)
     loop.wake.notify()
     assert isinstance(polling.end(), kafka.errors.KafkaTimeoutError)
 
 
-def test_what_is_noted_before_a_wait_ends_it(loop: Loop) -> None:
+def test_notify_before_a_wait_ends_it(loop: Loop) -> None:
     loop.wake.notify()
     assert isinstance(started(loop.poll).end(), kafka.errors.KafkaTimeoutError)
     loop.wake.clear()
@@ -120,14 +120,14 @@ def test_what_is_noted_before_a_wait_ends_it(loop: Loop) -> None:
     assert polling.end() == "answer"
 
 
-def test_an_answer_that_has_come_is_taken_although_something_was_noted(loop: Loop) -> None:
+def test_answer_that_has_arrived_is_returned_despite_notify(loop: Loop) -> None:
     """So a poll that is interrupted each time sees the group get on."""
     loop.answer.success("answer")
     loop.wake.notify()
     assert started(loop.poll).end() == "answer"
 
 
-def test_a_wait_on_another_thread_goes_on(loop: Loop) -> None:
+def test_notify_does_not_end_wait_on_another_thread(loop: Loop) -> None:
     committing = started(loop.commit)
     assert loop.waiting.wait(SOON)
     polling = started(loop.poll)
@@ -138,7 +138,7 @@ def test_a_wait_on_another_thread_goes_on(loop: Loop) -> None:
     assert committing.end() == "answer"
 
 
-def test_a_wait_that_was_ended_is_not_slept_over(loop: Loop) -> None:
+def test_no_sleep_follows_an_interrupted_wait(loop: Loop) -> None:
     """The client swallows the end of its wait for the group's commits, sleeps and asks again."""
 
     async def wait_and_sleep() -> None:
@@ -157,14 +157,14 @@ def test_a_wait_that_was_ended_is_not_slept_over(loop: Loop) -> None:
     assert isinstance(polling.end(), kafka.errors.KafkaTimeoutError)
 
 
-def test_a_poll_with_nothing_under_way_waits_until_it_is_notified(loop: Loop) -> None:
+def test_poll_without_fetch_under_way_waits_for_notify(loop: Loop) -> None:
     fetch = loop.consumer._fetcher.fetch_records
     polling = started(lambda: fetch(1, True, LONG * 1000))
     loop.wake.notify()
     assert polling.end() == ({}, False)  # or the client would sleep
 
 
-def test_records_that_came_between_two_looks_of_the_client_are_returned_at_once(loop: Loop) -> None:
+def test_records_that_arrive_between_two_checks_are_returned_at_once(loop: Loop) -> None:
     fetcher, records = loop.consumer._fetcher, {"t": ["record"]}
     fetcher.fetched_records = lambda most, *, update_offsets: (records, False)
     assert started(lambda: fetcher.fetch_records(1, True, LONG * 1000)).end() == (records, False)
@@ -179,7 +179,7 @@ def test_a_partition_without_a_position_is_looked_up_again_after_the_backoff(loo
 
 
 @pytest.mark.parametrize(("node_id", "known"), [(1, True), (2, False), (None, False)])
-def test_a_coordinator_is_looked_up_only_where_none_is_connected(
+def test_coordinator_is_looked_up_only_if_none_is_connected(
     loop: Loop, node_id: int | None, known: bool
 ) -> None:
     loop.consumer._coordinator.coordinator_id = node_id
@@ -196,7 +196,7 @@ def test_notifying_a_loop_that_has_ended_does_nothing(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_each_answer_about_the_metadata_notifies(loop: Loop, answered: bool) -> None:
+def test_each_metadata_answer_notifies(loop: Loop, answered: bool) -> None:
     def update(metadata: object) -> object:
         if answered:
             return metadata
@@ -216,7 +216,7 @@ def test_each_answer_about_the_metadata_notifies(loop: Loop, answered: bool) -> 
     ("interval", "expected"),
     [(1000, [100, 200, 400, 800, 1000, 1000]), (50, [50, 50, 50, 50, 50, 50])],
 )
-def test_heartbeats_follow_a_join_soon_and_slow_down_again(
+def test_heartbeats_are_fast_after_a_join_and_slow_down_again(
     interval: int, expected: list[int]
 ) -> None:
     config = {"heartbeat_interval_ms": interval}
@@ -289,7 +289,7 @@ ACTS: dict[str, Act] = {
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 @pytest.mark.parametrize("paused", [False, True])
 @pytest.mark.parametrize("what", ACTS)
-async def test_the_wait_ends_at_once(kafka_rig: Rig, what: str, paused: bool) -> None:
+async def test_each_call_ends_the_wait_at_once(kafka_rig: Rig, what: str, paused: bool) -> None:
     topic = await kafka_rig.topic(2)
     tps = [TP(topic, 0), TP(topic, 1)]
     async with kafka_rig.member([topic], **PATIENT) as member:
@@ -309,7 +309,7 @@ async def test_the_wait_ends_at_once(kafka_rig: Rig, what: str, paused: bool) ->
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 @pytest.mark.parametrize("paused", [False, True])
-async def test_an_idle_poll_goes_round_for_nothing_but_events(
+async def test_idle_poll_wakes_only_for_events(
     kafka_rig: Rig, paused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = await kafka_rig.topic(2)
@@ -341,7 +341,7 @@ async def test_a_rebalance_ends_the_wait(kafka_rig: Rig) -> None:
 @with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
-async def test_a_membership_that_is_lost_ends_the_wait(kafka_rig: Rig) -> None:
+async def test_lost_membership_ends_the_wait(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **PATIENT) as member:
         await until(lambda: member.assigned, member)
@@ -370,7 +370,7 @@ async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None
 @with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("quiet_client")
-async def test_a_second_member_works_at_once_with_the_default_heartbeats(kafka_rig: Rig) -> None:
+async def test_second_member_gets_partitions_soon_with_default_heartbeats(kafka_rig: Rig) -> None:
     """A rebalance has two rounds, and each one waits for another member's heartbeat."""
     topic, group = await kafka_rig.topic(4), kafka_rig.name()
     default = {"group_id": group, "heartbeat_interval": 1.0}

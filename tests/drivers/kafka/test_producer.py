@@ -220,7 +220,7 @@ def looking_up(monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[Non
     monkeypatch.setattr(producer, "partition_counts", partition_counts)
 
 
-async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
+async def test_message_sent_during_abort_is_not_in_next_transaction(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client finds that it has no metadata of a topic while the abort is called already."""
@@ -247,7 +247,7 @@ async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
         assert [client.sent for client in Client.made] == [[b"next"]]
 
 
-async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
+async def test_message_that_waits_for_topic_survives_discarded_client(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A delivery that passes its deadline lets the client go, with all that runs on its loop."""
@@ -265,7 +265,7 @@ async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
         assert isinstance(await sent.of(b"1"), RecordMetadata)
 
 
-async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
+async def test_topic_removed_during_lookup_is_waited_for(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking_up(monkeypatch, trio.lowlevel.checkpoint)
@@ -286,7 +286,7 @@ async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
         (1, 1, {"compression_type": "gzip"}, False),
     ],
 )
-async def test_a_few_messages_are_appended_on_the_thread_of_trio(
+async def test_few_messages_are_appended_on_thread_of_trio(
     metadata: Metadata, count: int, size: int, settings: dict[str, Any], here: bool
 ) -> None:
     """While the client compresses a batch, or takes long for many, trio must not stand still."""
@@ -316,7 +316,7 @@ async def test_messages_keep_their_order_while_the_sending_thread_is_at_work(
 
 
 @pytest.mark.parametrize("codec", ["auto", "pure"])
-async def test_the_setting_decides_what_encodes_the_records(metadata: Metadata, codec: str) -> None:
+async def test_record_codec_setting_chooses_encoder(metadata: Metadata, codec: str) -> None:
     compiled = codec == "auto" and compiled_code()[0] is not None
     metadata.topics.add("t")
     async with producing(record_codec=codec) as (client, sent):
@@ -325,7 +325,7 @@ async def test_the_setting_decides_what_encodes_the_records(metadata: Metadata, 
         assert Client.made[0].compiled == [compiled]
 
 
-def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:
+def test_producer_request_is_retried_after_backoff() -> None:
     """The client looks for the node of one that it makes again at once, as often as it can."""
     net = KafkaNetClient(bootstrap_servers="127.0.0.1:1")
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -340,7 +340,7 @@ def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:
 
 @pytest.mark.parametrize("transactional_id", ["an id", None])
 @pytest.mark.parametrize("why", [RequestTimedOutError, NodeNotReadyError, KafkaConnectionError])
-def test_a_request_of_the_producer_that_got_no_answer_is_made_again(
+def test_producer_request_without_answer_is_retried(
     why: type[KafkaError], transactional_id: str | None
 ) -> None:
     """The client's own rule is that of the last one alone; the others would end the producer."""
@@ -361,7 +361,7 @@ def test_a_request_of_the_producer_that_got_no_answer_is_made_again(
     assert request.is_retry
 
 
-def test_a_request_of_the_producer_that_is_refused_is_not_made_again() -> None:
+def test_refused_producer_request_is_not_retried() -> None:
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -371,7 +371,7 @@ def test_a_request_of_the_producer_that_is_refused_is_not_made_again() -> None:
     assert isinstance(seen.exception, UnsupportedVersionError)
 
 
-def test_messages_that_got_no_answer_fail_for_the_reason_that_the_client_gives() -> None:
+def test_messages_without_answer_fail_with_error_of_client() -> None:
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request, wakeup: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -381,7 +381,7 @@ def test_messages_that_got_no_answer_fail_for_the_reason_that_the_client_gives()
     assert isinstance(seen.exception, RequestTimedOutError)
 
 
-async def test_a_refusal_of_a_topic_is_that_of_a_new_answer() -> None:
+async def test_topic_refusal_counts_only_after_a_new_answer() -> None:
     """The right may have been given back since the client last heard of the topic."""
     known: dict[str, set[int]] = {}
     cluster = SimpleNamespace(

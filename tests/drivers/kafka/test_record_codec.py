@@ -112,7 +112,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("magic", "number"), GOOD)
-def test_what_is_good_is_decoded(codec: Codec, magic: int, number: int) -> None:
+def test_good_batch_is_decoded(codec: Codec, magic: int, number: int) -> None:
     data = batch(0, b"a", None, b"c" * 100_000, codec=number, magic=magic)
     reading = Reading(codec, data)
     assert [record.value for record in reading.good()] == [b"a", None, b"c" * 100_000]
@@ -121,7 +121,7 @@ def test_what_is_good_is_decoded(codec: Codec, magic: int, number: int) -> None:
     assert reading.fetched.count == 3
 
 
-def test_all_formats_and_codecs_in_one_fetch(codec: Codec) -> None:
+def test_all_formats_and_codecs_in_one_fetch_are_decoded(codec: Codec) -> None:
     data = b"".join(
         batch(2 * n, b"%d" % n, b"x", codec=number, magic=magic)
         for n, (magic, number) in enumerate(GOOD * 20)
@@ -136,7 +136,7 @@ def test_all_formats_and_codecs_in_one_fetch(codec: Codec) -> None:
     assert max(len(portion.records) for portion in reading.portions()) <= PORTION
 
 
-def test_all_that_a_record_has(codec: Codec) -> None:
+def test_all_fields_of_a_record_are_decoded(codec: Codec) -> None:
     data = batch_of(
         (None, None, []),
         (b"", b"", [("", b""), ("none", None), ("\u00e9", b"x" * 300)]),
@@ -173,21 +173,21 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("name", LIBRDKAFKA)
-def test_what_librdkafka_writes_is_decoded(codec: Codec, name: str) -> None:
+def test_batch_of_librdkafka_is_decoded(codec: Codec, name: str) -> None:
     records = Reading(codec, base64.b64decode(LIBRDKAFKA[name])).good()
     assert [(each.key, each.value, list(each.headers)) for each in records] == MESSAGES
     assert [each.offset for each in records] == [0, 1, 2, 3]
     assert [each.timestamp for each in records] == [1_700_000_000_000 + n for n in range(4)]
 
 
-def test_the_brokers_time_is_that_of_the_batch(codec: Codec) -> None:
+def test_log_append_time_is_max_timestamp_of_batch(codec: Codec) -> None:
     data = raw_batch(0, 1, raw_record(), attributes=LOG_APPEND_TIME, max_timestamp=1234)
     (record,) = Reading(codec, data).good()
     assert (record.timestamp, record.timestamp_type) == (1234, 1)
 
 
 @pytest.mark.parametrize("attributes", [0, LOG_APPEND_TIME])
-def test_a_record_without_a_time(codec: Codec, attributes: int) -> None:
+def test_record_without_timestamp_is_decoded(codec: Codec, attributes: int) -> None:
     data = raw_batch(
         0, 1, raw_record(), attributes=attributes, first_timestamp=-1, max_timestamp=-1
     )
@@ -197,7 +197,7 @@ def test_a_record_without_a_time(codec: Codec, attributes: int) -> None:
 
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 199, 250, 399])
-def test_reading_begins_in_the_middle_of_a_batch(codec: Codec, number: int, start: int) -> None:
+def test_reading_can_begin_in_the_middle_of_a_batch(codec: Codec, number: int, start: int) -> None:
     data = b"".join(
         batch(at, *[b"%d" % n for n in range(at, at + 200)], codec=number) for at in (0, 200)
     )
@@ -208,7 +208,7 @@ def test_reading_begins_in_the_middle_of_a_batch(codec: Codec, number: int, star
     assert reading.fetched.first == start
 
 
-def test_gaps_are_passed_over(codec: Codec) -> None:
+def test_gaps_in_offsets_are_skipped(codec: Codec) -> None:
     compacted = raw_record(offset_delta=2) + raw_record(offset_delta=5)
     data = raw_batch(10, 2, compacted, last_delta=9) + raw_batch(20, 0, b"", last_delta=9)
     reading = Reading(codec, data + batch(40, b"w"), 11)
@@ -216,7 +216,7 @@ def test_gaps_are_passed_over(codec: Codec) -> None:
     assert (reading.fetched.first, reading.fetched.end, reading.fetched.count) == (11, 41, 3)
 
 
-def test_a_batch_that_the_fetch_cuts_off_is_left_for_the_next(codec: Codec) -> None:
+def test_batch_cut_off_by_the_fetch_is_left_for_the_next(codec: Codec) -> None:
     whole, rest = batch(0, b"a", b"b"), batch(2, b"c")
     for size in range(len(rest)):
         reading = Reading(codec, whole + rest[:size])
@@ -264,13 +264,13 @@ def test_markers_and_aborted_data_are_not_delivered(codec: Codec) -> None:
     assert [record.offset for record in everything.good()] == [0, 1, 2, 4, 7, 9]
 
 
-def test_a_fetch_of_nothing_but_markers_and_aborted_data_moves_on(codec: Codec) -> None:
+def test_fetch_of_only_markers_and_aborted_data_advances_the_offset(codec: Codec) -> None:
     log = data_of(5, 7) + marker(6, 7, ABORT) + raw_batch(7, 0, b"", last_delta=2)
     reading = Reading(codec, log, 5, aborted=[aborted(5, 7)])
     assert (reading.extent.count, reading.extent.end) == (0, 10)
 
 
-def test_an_empty_control_batch_is_passed_over(codec: Codec) -> None:
+def test_empty_control_batch_is_skipped(codec: Codec) -> None:
     """Compaction leaves those."""
     empty = raw_batch(1, 0, b"", attributes=CONTROL | TRANSACTIONAL, producer=7)
     reading = Reading(codec, data_of(0, 7) + empty + data_of(2, 8), aborted=[aborted(0, 7)])
@@ -278,7 +278,7 @@ def test_an_empty_control_batch_is_passed_over(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("attributes", [CONTROL, TRANSACTIONAL])
-def test_nothing_is_left_out_because_of_a_damaged_header(codec: Codec, attributes: int) -> None:
+def test_batch_with_damaged_header_is_not_skipped(codec: Codec, attributes: int) -> None:
     """A flipped bit can make a marker, or aborted data, of any batch."""
     damaged = bytearray(data_of(1, 7, transactional=False))
     damaged[22] ^= attributes
@@ -289,7 +289,7 @@ def test_nothing_is_left_out_because_of_a_damaged_header(codec: Codec, attribute
 
 
 @pytest.mark.parametrize("number", CODECS.values())
-def test_several_frames_in_one_batch(codec: Codec, number: int) -> None:
+def test_several_frames_in_one_batch_are_decoded(codec: Codec, number: int) -> None:
     parts = [raw_record(), raw_record(offset_delta=1)]
     if number == 2:
         packed = snappy.compress(b"".join(parts))  # as a client writes it that knows no blocks
@@ -302,9 +302,7 @@ def test_several_frames_in_one_batch(codec: Codec, number: int) -> None:
 
 
 @pytest.mark.parametrize("magic", [1, 2])
-def test_a_wrong_crc_is_an_error_that_names_the_place_after_what_is_good_before_it(
-    codec: Codec, magic: int
-) -> None:
+def test_wrong_crc_is_an_error_with_its_offset_after_good_records(codec: Codec, magic: int) -> None:
     good = batch(5, b"a", b"b") if magic == 2 else batch(5, b"b", magic=magic)
     data = good + flipped(batch(7, b"c", magic=magic)) + batch(8, b"d")
     reading = Reading(codec, data, 5)
@@ -313,7 +311,7 @@ def test_a_wrong_crc_is_an_error_that_names_the_place_after_what_is_good_before_
 
 
 @pytest.mark.parametrize("magic", [3, 127, 255])
-def test_an_unknown_format_is_not_taken_for_a_known_one(codec: Codec, magic: int) -> None:
+def test_unknown_format_is_an_error(codec: Codec, magic: int) -> None:
     # The CRC does not cover it, so that is right.
     reading = Reading(codec, batch(0, b"a") + with_byte(batch(1, b"b"), 16, magic))
     assert reading.values() == [b"a"]
@@ -354,7 +352,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize("before", [b"", batch(1, b"a", b"b")], ids=["first", "later"])
-def test_whatever_is_broken_is_an_error_that_names_the_place(
+def test_damaged_batch_is_an_error_with_its_offset(
     codec: Codec, data: bytes, before: bytes
 ) -> None:
     if not before and data == BROKEN["a batch of an offset that was before"]:
@@ -365,7 +363,7 @@ def test_whatever_is_broken_is_an_error_that_names_the_place(
     reading.ends_with(r"t-0 offset [134]: .")
 
 
-def test_a_header_whose_name_is_not_utf8_is_read_as_other_clients_read_it(codec: Codec) -> None:
+def test_header_name_that_is_not_utf8_is_decoded_as_by_other_clients(codec: Codec) -> None:
     records = (
         raw_record()
         + raw_record(offset_delta=1, header=b"a\xffb")
@@ -390,7 +388,7 @@ def memory() -> Iterator[Callable[[], int]]:
 @pytest.mark.parametrize(
     ("name", "size"), [("gzip", 28), ("snappy", 28), ("lz4", 28), ("zstd", 30)]
 )
-def test_a_bomb_is_an_error_and_takes_no_more_memory_than_is_allowed(
+def test_decompression_bomb_is_an_error_within_the_memory_limit(
     codec: Codec, memory: Callable[[], int], name: str, size: int
 ) -> None:
     number = CODECS[name]
@@ -402,17 +400,17 @@ def test_a_bomb_is_an_error_and_takes_no_more_memory_than_is_allowed(
     assert memory() - before < 4 * len(data) + 4 * (8 << 20)
 
 
-def test_a_bomb_is_good_where_it_is_allowed(codec: Codec) -> None:
+def test_decompression_bomb_within_the_limit_is_decoded(codec: Codec) -> None:
     (record,) = Reading(codec, bomb(4, 4 << 20), limit=8 << 20).good()
     assert record.value == bytes(4 << 20)
 
 
-def test_a_block_of_snappy_that_claims_to_be_huge(codec: Codec) -> None:
+def test_snappy_block_that_claims_a_huge_size_is_an_error(codec: Codec) -> None:
     claim = b"\xff\xff\xff\xff\x0f" + bytes(20)  # 4 GB
     Reading(codec, raw_batch(0, 1, claim, codec=2)).ends_with("max_decompressed_bytes")
 
 
-def test_what_is_just_as_large_as_allowed_is_good() -> None:
+def test_content_as_large_as_the_limit_is_decompressed() -> None:
     for codec in CODECS.values():
         packed = memoryview(ENCODE[codec](bytes(LIMIT)))
         assert decompress(codec, packed, LIMIT) == bytes(LIMIT)
@@ -422,7 +420,7 @@ def test_what_is_just_as_large_as_allowed_is_good() -> None:
 
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("limit", [LIMIT, HUGE])
-def test_a_batch_of_very_many_small_messages_comes_in_portions(
+def test_batch_of_many_small_messages_is_read_in_portions(
     codec: Codec, number: int, limit: int
 ) -> None:
     values = [b"%d" % n * 10 for n in range(8000)]
@@ -438,7 +436,7 @@ def test_a_batch_of_very_many_small_messages_comes_in_portions(
 
 
 @pytest.mark.parametrize("number", [0, 4])
-def test_large_messages_come_in_portions_of_few(codec: Codec, number: int) -> None:
+def test_large_messages_are_read_in_portions_of_few(codec: Codec, number: int) -> None:
     values = [b"." * (PORTION_BYTES // 4) for _ in range(50)] + [b"!" * PORTION_BYTES * 4] * 3
     reading = Reading(codec, batch(0, *values, codec=number), limit=HUGE)
     portions = list(reading.portions())
@@ -449,20 +447,20 @@ def test_large_messages_come_in_portions_of_few(codec: Codec, number: int) -> No
         assert 0 <= portion.weight - RECORD_BYTES * len(portion.records) - size < 1000
 
 
-def test_batches_of_one_record_each_come_in_full_portions(codec: Codec) -> None:
+def test_batches_of_one_record_are_read_in_full_portions(codec: Codec) -> None:
     data = b"".join(batch(n, b"%d" % n) for n in range(300))
     portions = list(Reading(codec, data, 3).portions())
     assert [len(portion.records) for portion in portions] == [64, 64, 64, 64, 41]
 
 
-def test_the_weight_of_a_portion_is_that_of_its_records(codec: Codec) -> None:
+def test_weight_of_a_portion_is_sum_of_its_records(codec: Codec) -> None:
     data = batch_of(*[(b"k" * 10, b"v" * 100, [("name", b"value")] * (n % 3)) for n in range(60)])
     (portion,) = Reading(codec, data, 10).portions()
     least = 60 * (RECORD_BYTES + 110) + 60 * (HEADER_BYTES + 9)
     assert least <= portion.weight <= least + 60 * 12 + 61
 
 
-def test_reading_can_begin_anew_while_another_reading_is_under_way(codec: Codec) -> None:
+def test_fetch_can_be_read_twice_at_the_same_time(codec: Codec) -> None:
     reading = Reading(codec, batch(0, *[b"%d" % n for n in range(200)], codec=1))
     one, other = reading.fetched.read(), reading.fetched.read()
     first, again = next(one), next(other)
@@ -472,7 +470,7 @@ def test_reading_can_begin_anew_while_another_reading_is_under_way(codec: Codec)
 
 
 @pytest.mark.parametrize("number", [0, 4])
-def test_a_record_with_too_many_headers_is_an_error_before_they_are_decoded(
+def test_record_with_too_many_headers_fails_before_they_are_decoded(
     codec: Codec, memory: Callable[[], int], number: int
 ) -> None:
     limit = 2 << 20
@@ -486,7 +484,7 @@ def test_a_record_with_too_many_headers_is_an_error_before_they_are_decoded(
     assert memory() - before < 2 * limit
 
 
-def test_headers_count_for_what_they_take_and_not_for_their_bytes(codec: Codec) -> None:
+def test_headers_count_by_their_memory_and_not_by_their_bytes(codec: Codec) -> None:
     each = 1000
     records = b"".join(record_with_headers(each, offset_delta=n) for n in range(50))
     one = raw_batch(0, 50, zstd_encode(records), 4)
@@ -498,12 +496,12 @@ def test_headers_count_for_what_they_take_and_not_for_their_bytes(codec: Codec) 
     assert all(portion.weight >= 160_000 * len(portion.records) for portion in portions)
 
 
-def test_a_batch_of_the_old_formats_with_too_many_messages_is_an_error(codec: Codec) -> None:
+def test_batch_in_old_format_with_too_many_messages_is_an_error(codec: Codec) -> None:
     one = batch(0, *[None] * 1000, codec=1, magic=1)
     Reading(codec, one, 0, 100_000).ends_with("t-0 offset 0: .*more than 625 messages")
 
 
-def test_a_message_of_the_old_formats_that_claims_to_end_where_it_begins_is_an_error(
+def test_message_in_old_format_that_claims_no_bytes_is_an_error(
     codec: Codec,
 ) -> None:
     inner = bytearray(batch(0, b"v", magic=1))
@@ -526,7 +524,7 @@ def test_very_many_empty_batches_take_no_memory(codec: Codec, memory: Callable[[
     assert memory() - before < 1 << 20
 
 
-def test_claims_of_a_batch_are_bounded_by_its_bytes(codec: Codec) -> None:
+def test_claimed_number_of_records_is_bounded_by_bytes(codec: Codec) -> None:
     reading = Reading(codec, raw_batch(0, 2_000_000_000, raw_record()))
     assert reading.fetched.count < 10
 

@@ -201,14 +201,14 @@ def fetches(draw: st.DrawFn) -> tuple[bytes, int, int]:
 
 
 @given(fetches())
-def test_both_implementations_give_the_same_for_any_batches(
+def test_implementations_agree_on_any_batches(
     guarded: Guarded, fetch: tuple[bytes, int, int]
 ) -> None:
     assert outcome(guarded, *fetch) == outcome(PureCodec(), *fetch)
 
 
 @given(st.binary(max_size=200), st.integers(0, 3))
-def test_both_implementations_give_the_same_for_any_bytes_as_records(
+def test_implementations_agree_on_any_bytes_as_records(
     guarded: Guarded, data: bytes, count: int
 ) -> None:
     fetch = raw_batch(0, count, data), 0, 64 << 20
@@ -216,7 +216,7 @@ def test_both_implementations_give_the_same_for_any_bytes_as_records(
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_as_a_fetch_are_read_or_are_an_error(guarded: Guarded, data: bytes) -> None:
+def test_implementations_agree_on_any_bytes_as_fetch(guarded: Guarded, data: bytes) -> None:
     assert outcome(guarded, data, 0, 1000) == outcome(PureCodec(), data, 0, 1000)
 
 
@@ -236,7 +236,7 @@ def endings() -> Iterator[bytes]:
             yield varint(len(cut) + 1) + cut
 
 
-def test_a_record_that_ends_anywhere_is_an_error_and_nothing_past_it_is_read(
+def test_truncated_record_is_an_error_and_no_byte_after_it_is_read(
     guarded: Guarded,
 ) -> None:
     guarded.batches = 0

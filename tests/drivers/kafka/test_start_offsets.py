@@ -31,7 +31,7 @@ from transport.types import TP
         ("latest", None, None, -1),
     ],
 )
-def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
+def test_truncated_log_continues_at_divergent_offset(
     policy: str, place: int | None, held: int | None, sought: int
 ) -> None:
     consumer, partition = bare_consumer(), TopicPartition("t", 0)
@@ -52,7 +52,7 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
     assert list(starts.resets) == [Reset(tp, 9, sought, False, policy == "latest")]
 
 
-def test_with_error_a_log_that_was_cut_off_ends_the_reading() -> None:
+def test_truncated_log_ends_reading_with_policy_error() -> None:
     starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"), lambda: None)
     consumer = bare_consumer()
     starts.attach(consumer)

@@ -71,7 +71,7 @@ Ts = TypeVarTuple("Ts")
 log = logging.getLogger(__name__)
 
 # Seconds of one turn of a poll. A change that concerns the poll ends the turn at once, by
-# `PollInterrupt`. Two changes have no notification, so a turn also ends after this time:
+# `PollInterrupt`. Two conditions have no notification, so a turn also ends after this time:
 # - the client must count a poll now and then, or it leaves the group (`max_poll_interval`);
 # - a partition can be looked up or fetched again, after a failure at its broker.
 TURN = 1.0

@@ -90,7 +90,7 @@ async def log_ends(
 async def current_ends(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:
     """Return the offset after the last one of each log, as far as its leader answers in time.
 
-    Each leader is asked once. A partition without a leader, or one that is gone, delays no other.
+    Each leader is asked once. A partition without a leader, or a deleted one, delays no other.
     """
     # `_fetcher`: the public end_offsets() answers for all of its partitions or for none.
     fetcher, cluster = consumer._fetcher, consumer._client.cluster

@@ -166,7 +166,7 @@ class Starts:
             for tp, at in sorted(positions.items())
         ]
         raise OffsetOutOfRange(
-            f"{'; '.join(told)}. With auto_offset_reset='error' the app does not choose another:"
+            f"{'; '.join(told)}. With auto_offset_reset='error' the app chooses no other offset:"
             " seek to an offset in the log, or commit one for the group",
             positions,
         ) from error

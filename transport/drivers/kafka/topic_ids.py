@@ -36,7 +36,7 @@ _NAMED = re.compile(rf" ?{_KEY}([0-9a-f-]{{36}})$")
 
 
 def committed_at(offset: int, note: str, topic_id: object) -> OffsetAndMetadata:
-    """Return what to commit: an offset that is valid for this topic only, if its id is known."""
+    """Return an offset to commit, which is valid for this topic only, if its id is known."""
     named = "" if topic_id is None else f"{_KEY}{topic_id}"
     return OffsetAndMetadata(offset, " ".join(filter(None, (note, named))), -1)
 
@@ -58,7 +58,7 @@ class Identities:
     Attributes:
         of: the id of each partition's topic at the time of its assignment.
         fresh: partitions of topics that were created again, until an offset is committed for them.
-            They start from what is committed for the new topic, or at its beginning.
+            They start from the offset committed for the new topic, or at its beginning.
     """
 
     def __init__(self) -> None:

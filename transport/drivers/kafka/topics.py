@@ -55,7 +55,7 @@ async def partition_counts(
     Args:
         client: the KafkaNetClient of a consumer or producer.
         timeout: seconds.
-        waiting: logs what the query waits for.
+        waiting: logs that the query waits, and for which topics.
         absent: gets the names of the topics that a broker did not know at first.
 
     Raises:

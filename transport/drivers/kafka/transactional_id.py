@@ -69,7 +69,7 @@ def holder_of(epoch: int, state: str, last_epoch: int) -> Holder:
 
 def identity_of(producer: Any) -> ProducerIdAndEpoch:
     """Return the producer id and the epoch that the client has been granted."""
-    # `_transaction_manager`, `producer_id_and_epoch`: nothing of this is public.
+    # `_transaction_manager`, `producer_id_and_epoch`: no public call returns them.
     return producer._transaction_manager.producer_id_and_epoch
 
 

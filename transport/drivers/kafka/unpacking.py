@@ -73,7 +73,8 @@ class Share:
     partition's position to `next_fetch_offset`.
 
     Args:
-        codec, limit: see `keep_encoded`. The rest is what the client gives to a PartitionRecords.
+        codec, limit: see `keep_encoded`. The others are those that the client gives to a
+            PartitionRecords.
     """
 
     def __init__(

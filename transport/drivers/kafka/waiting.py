@@ -155,7 +155,7 @@ class Waiting:
         return "; ".join(texts)
 
     def _advertised(self, address: str, state: _Address) -> str | None:
-        """Return what is wrong with an address that only the broker itself has named."""
+        """Return the text about an address that failed and that only the broker has named."""
         names = None if state.was_reached else self._names_advertised(address)
         if names is None:
             return None

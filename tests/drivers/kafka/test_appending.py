@@ -1,4 +1,4 @@
-"""Messages enter the client's accumulator by the batch; its own accumulator and sender are here."""
+"""Appending messages in batches to the client's own accumulator, without a broker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Unconnected(KafkaProducer):  # type: ignore[misc]
 
 
 class Rig:
-    """A producer of the client that never connects, and what its batches become."""
+    """A producer of the client that never connects, with its batches and answers to them."""
 
     compiled: ClassVar[bool] = True
 
@@ -148,7 +148,7 @@ def values(batch: Any) -> list[bytes]:
 
 
 class Watch:
-    """The deliveries of messages that are appended, in trio."""
+    """The outcomes of appended messages, in trio."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -197,7 +197,7 @@ async def test_messages_with_an_outcome_are_freed_without_the_garbage_collector(
         gc.enable()
 
 
-# What is encoded
+# Encoding
 
 
 SAMPLE = [
@@ -221,7 +221,7 @@ def test_encoded_batch_equals_batch_of_client(compression: int) -> None:
     (part,) = appended.parts
     own = ProducerBatch(TP, MemoryRecordsBuilder(2, compression, 16384))
     for each, stamp in zip(SAMPLE, part.stamps(), strict=True):
-        # Its `try_append` adds up the sizes of headers, which fails where one has no value.
+        # Not `try_append` of the batch: that fails for a header without a value.
         assert own.records.append(stamp, each.key, each.value, list(each.headers)) is not None
     own.records.set_producer_state(1, 0, 0, False)
     own.records.close()
@@ -329,7 +329,7 @@ def test_retried_batch_stays_before_later_messages() -> None:
     assert values(rig.drain()) == [b"second", b"third"]
 
 
-# What is refused
+# Refused messages
 
 
 def test_unencodable_message_fails_alone() -> None:
@@ -400,7 +400,7 @@ def test_partition_is_added_to_transaction_before_append() -> None:
     assert rig.queue(OTHER) == []
 
 
-# What becomes of each
+# Outcomes
 
 
 async def test_each_message_has_its_own_offset_and_time() -> None:
@@ -440,7 +440,7 @@ async def test_outcome_before_batch_is_tracked_is_not_lost() -> None:
 
 
 async def test_split_batch_reports_each_outcome() -> None:
-    """One half is split once more; some are written, and one is too large by itself."""
+    """One half is split again. Some messages are written, and one is too large by itself."""
     rig = Rig()
     watch = Watch(rig)
     first, second = numbered(3), numbered(2)
@@ -501,7 +501,7 @@ async def test_expired_batch_fails_and_later_batch_is_sent() -> None:
     late, later = numbered(3), numbered(2)
     watch.append(late)
     rig.queue()[0].created -= 61.0
-    rig.queue()[0].records.close()  # so that the others have a batch of their own
+    rig.queue()[0].records.close()  # so that later messages get another batch
     watch.append(later)
     rig.sender._send_producer_data()
     assert all(isinstance(outcome, DeliveryFailed) for outcome in await watch.of(late))

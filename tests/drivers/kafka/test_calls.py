@@ -1,4 +1,4 @@
-"""Calls into kafka-python's client when it is closed, or cut, under them."""
+"""Calls into kafka-python's client, also if the client is closed or cut off during the call."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transport.drivers.kafka.consumer import commit_until
 from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, CommitUnknown, TransportError
 
-# What was seen to come out of a client whose loop is closed: its own errors, those of the loop,
-# and the end of a coroutine, which is not even an Exception.
+# The errors that a client with a closed loop has raised: its own, those of the loop, and the end of
+# a coroutine, which is not an Exception.
 THROWN = [
     kafka.errors.Cancelled(),
     kafka.errors.KafkaConnectionError(),
@@ -81,7 +81,7 @@ async def test_generator_exit_of_client_becomes_runtime_error() -> None:
 
 
 async def test_killed_open_raises_client_closed() -> None:
-    silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+    silent = socket.create_server(("127.0.0.1", 0))  # accepts connections and never answers
     driver = KafkaDriver([f"127.0.0.1:{silent.getsockname()[1]}"])
     client = driver.consumer(ClientSettings(group_id="group", connect_timeout=60.0))
     with silent, trio.fail_after(30.0):

@@ -1,4 +1,4 @@
-"""Why no client could be built: told by the connections that were tried."""
+"""The reason why a client could not be built, taken from its connections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from transport.errors import AuthorizationFailed, BrokerUnavailable
 
 
 class Connection:
-    """One of its connections."""
+    """A connection of the client."""
 
     def __init__(self, **parts: Any) -> None:
         self.__dict__.update(parts)
 
 
 class Manager:
-    """The part of the client's manager that an attempt listens to."""
+    """The part of the client's manager that an `Attempt` uses."""
 
     def __init__(self) -> None:
         self.bootstrapped = self.closed = False

@@ -1,4 +1,4 @@
-"""A connection that gives up quietly, and addresses at which nobody answers any more."""
+"""Failures in the client's own tasks and connections, and brokers that have moved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transport.errors import AuthorizationFailed, BrokerUnavailable, TransportEr
 from transport.types import RecordMetadata
 
 kafka_lane = pytest.mark.kafka
-# The client drops the socket of a connection that failed, and lets the collector close it.
+# The client drops the socket of a failed connection, and the garbage collector closes it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
@@ -28,11 +28,11 @@ pytestmark = [
 
 
 def client_of(owner: Any) -> Any:
-    """The KafkaNetClient of a member or a sender."""
+    """Return the KafkaNetClient of a member or a sender."""
     return owner.client._client
 
 
-# Where nobody answers at the addresses that the client was told of.
+# No broker answers at the addresses in the client's metadata.
 
 
 @kafka_lane
@@ -63,7 +63,7 @@ async def test_member_uses_bootstrap_addresses_after_brokers_moved(kafka_rig: Ri
 
 @kafka_lane
 async def test_metadata_loop_survives_failure_of_another_refresh(kafka_rig: Rig) -> None:
-    """Which ends the client's loop: it would never ask again."""
+    """The client's own loop ends with that failure, and never requests metadata again."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.client.partition_count(topic, 5.0)
@@ -103,7 +103,7 @@ async def test_failed_metadata_loop_is_error_of_next_poll(
             await member.poll_on()
 
 
-# Consumers: what fails in a callback or a task.
+# Consumers: errors in a callback or a task.
 
 
 @kafka_lane
@@ -141,7 +141,7 @@ async def test_failed_offset_lookup_is_error_after_a_few_retries(
 
 
 class Refusing(list[object]):
-    """Takes no fetch."""
+    """A list that rejects each fetch."""
 
     def append(self, fetch: object) -> None:
         raise ValueError("cannot be taken")
@@ -197,7 +197,7 @@ async def test_connection_is_replaced_after_reader_or_writer_fails(
 
 @kafka_lane
 async def test_fetch_waits_for_leader_that_metadata_does_not_name(kafka_rig: Rig) -> None:
-    """The client would count the fetch from it as under way for ever."""
+    """In the client, the fetch from that leader would stay in flight for ever."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
@@ -213,11 +213,11 @@ async def test_fetch_waits_for_leader_that_metadata_does_not_name(kafka_rig: Rig
             await member.take(1)
 
 
-# A login.
+# Logins.
 
 
 def refuse_logins(client: Any) -> None:
-    """The brokers have refused a login, and have closed their connections."""
+    """Let all brokers refuse a login and close their connections."""
     manager = client._manager
     for node_id in [broker.node_id for broker in client.cluster.brokers()]:
         refusal = kafka.errors.SaslAuthenticationFailedError("expired")
@@ -251,7 +251,7 @@ async def test_producer_logs_in_again_after_remembered_refusal(
         assert client_of(sender) is not refused
 
 
-# A handshake.
+# Handshakes.
 
 
 @pytest.mark.parametrize("kind", ["consumer", "producer"])

@@ -1,4 +1,4 @@
-"""What only the Kafka driver has: threads, a client with ways of its own, a broker that is away."""
+"""The Kafka driver alone: its threads, the client's behavior, and brokers that do not answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from transport.types import TP, RecordMetadata
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a connection that failed, and lets the collector close it.
+    # The client drops the socket of a failed connection, and the garbage collector closes it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
@@ -153,7 +153,7 @@ async def take(client: KafkaConsumerClient, count: int) -> dict[TP, list[int]]:
 
 
 def client_threads() -> set[str]:
-    """Those of the client, and those of ours that are not parked for another run."""
+    """Return the names of the client's threads and of workers that are in use."""
     return {
         thread.name
         for thread in threading.enumerate()
@@ -172,7 +172,7 @@ def open_sockets() -> int:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    """Silence the client's log: pytest would keep its records, and so errors and their sockets."""
     log = logging.getLogger("kafka")
     log.setLevel(logging.CRITICAL)
     yield
@@ -182,8 +182,8 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def nothing_leaks(kafka_topic: MakeTopic) -> Iterator[None]:
-    """Neither threads nor sockets are left."""
-    kafka_topic()  # so that what the fixtures connect to is connected
+    """Check that neither threads nor sockets are left."""
+    kafka_topic()  # so that the fixtures have made their connections
     gc.collect()
     threads, sockets = client_threads(), open_sockets()
     yield
@@ -401,7 +401,7 @@ async def test_close_ends_while_rebalance_is_pending(
 async def test_stuck_leave_is_cut_off_without_error(
     kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
 ) -> None:
-    """As while the group is in a rebalance: the thread has come back, so nothing was abandoned."""
+    """As during a rebalance of the group. The thread has ended, so nothing was abandoned."""
     topic = kafka_topic()
     async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
         nursery.start_soon(release_all, client)
@@ -425,7 +425,7 @@ async def test_stuck_leave_is_cut_off_without_error(
 async def test_eager_group_starts_from_committed_offsets(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """The client alone would keep position and pause of what it gives back and gets again."""
+    """The client alone would keep position and pause of a partition that is assigned again."""
     topic = kafka_topic(partitions=1)
     await fill(kafka_bootstrap, topic, 10)
     tp = TP(topic, 0)
@@ -442,7 +442,7 @@ async def test_eager_group_starts_from_committed_offsets(
             nursery.start_soon(release_all, other)
             offsets = {}
             with trio.fail_after(10.0):
-                while not offsets:  # whoever owns it begins anew
+                while not offsets:  # the new owner starts from the committed offset
                     for each in (client, other):
                         each.interrupt()
                         offsets |= await each.poll()
@@ -503,7 +503,7 @@ async def commit_after_joining(client: KafkaConsumerClient, tp: TP) -> None:
 async def test_join_continues_after_its_poll_ends(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """The client alone forgets it: no member any more, it hands out records all the same."""
+    """The client alone forgets the join, and returns records without being a member."""
     topics = [kafka_topic(partitions=2)]
     group = {"group_id": topics[0]}
     async with (
@@ -531,7 +531,7 @@ async def test_join_continues_after_its_poll_ends(
             topics.append(kafka_topic(partitions=2))
             await waiting.subscribe(topics)
             with trio.move_on_after(1.0):
-                await poll_on(waiting)  # the other one does not, so the join has to wait
+                await poll_on(waiting)  # the other one does not poll, so the join must wait
             await owned_by_both()
             for member in members:
                 await commit_after_joining(member, TP(topics[0], 0))
@@ -587,7 +587,7 @@ async def test_commit_for_missing_topic_raises_partition_gone(
     async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
         nursery.start_soon(release_all, client)
         await located(client, topic)
-        # At once: a rebalance that takes the partitions of a deleted topic away waits for it.
+        # At once: the rebalance that revokes the partitions of a deleted topic waits for this.
         with trio.fail_after(20), pytest.raises(PartitionGone, match="no-such-topic-0"):
             await client.commit({TP("no-such-topic", 0): 1, TP(topic, 2): 3}, 60.0)
         await client.commit({TP(topic, 0): 0, TP(topic, 1): 5}, 3.0)
@@ -641,7 +641,7 @@ async def test_calls_end_in_time_while_broker_is_frozen(
             await client.close(1.5)
             assert trio.current_time() - before < 1.7
         kafka_broker.thaw()
-        # The client that held them is gone; another takes its place.
+        # The client with those messages was discarded. Another one takes its place.
         late = [message("t")]
         await producer.send(late)
         assert [type(outcome) for outcome in await sent.of(late)] == [RecordMetadata]
@@ -703,7 +703,7 @@ async def test_a_commit_does_not_wait_for_a_query_under_way(
         send, asked, swallowed = manager.send, threading.Event(), list[Future]()
 
         def swallow(request: Any, *args: Any, **options: Any) -> Any:
-            # The request of the query alone gets no answer; all others go their way.
+            # Only the request of the query gets no answer.
             if not type(request).__name__.startswith(("Metadata", "OffsetFetch", "ListOffsets")):
                 return send(request, *args, **options)
             swallowed.append(Future())
@@ -749,7 +749,7 @@ async def test_commit_withdrawn_before_it_began_is_never_made(
                     await client.commit({tp: 7}, 5.0)
         finally:
             go_on.set()
-        await client.commit({}, 3.0)  # behind all that was in the queue
+        await client.commit({}, 3.0)  # behind all calls in the queue
         assert await client.committed([tp]) == {}
         nursery.cancel_scope.cancel()
 
@@ -757,7 +757,7 @@ async def test_commit_withdrawn_before_it_began_is_never_made(
 async def test_polling_a_frozen_broker_does_not_spin(
     kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It leaves heartbeats without an answer; polling goes on in turns, it does not spin."""
+    """The broker answers no heartbeat. Polling continues in turns, without a busy loop."""
     looks = 0
     fetch_records = Fetcher.fetch_records
 
@@ -777,10 +777,10 @@ async def test_polling_a_frozen_broker_does_not_spin(
         await located(client, "t", 1)
         kafka_broker.freeze()
         nursery.start_soon(poll_on, client)
-        await trio.sleep(2 * SETTINGS.heartbeat_interval)  # one is without an answer by then
+        await trio.sleep(2 * SETTINGS.heartbeat_interval)  # then one heartbeat has no answer
         looks, seconds = 0, 2.0
         await trio.sleep(seconds)
-        assert 0 < looks <= seconds / TURN + 1  # the end of the wait for the heartbeat is one more
+        assert 0 < looks <= seconds / TURN + 1  # the timeout of the heartbeat ends one more turn
         kafka_broker.thaw()
         nursery.cancel_scope.cancel()
 
@@ -788,7 +788,7 @@ async def test_polling_a_frozen_broker_does_not_spin(
 async def test_idle_fetches_continue_one_session(
     kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fetch of another version ends it: then each idle fetch would name all partitions."""
+    """A fetch of another version ends the session. Then each idle fetch names all partitions."""
     topic = kafka_topic(partitions=4)
     answers: list[tuple[int, int]] = []
     handle = FetchSessionHandler.handle_response
@@ -802,7 +802,7 @@ async def test_idle_fetches_continue_one_session(
         nursery.start_soon(release_all, client)
         await located(client, topic, 4)
         nursery.start_soon(poll_on, client)
-        await trio.sleep(1.0)  # the session may have begun with some of them
+        await trio.sleep(1.0)  # the session may have begun with some of the partitions
         answers.clear()
         await trio.sleep(2.5)
         assert len(answers) >= 2
@@ -820,7 +820,7 @@ async def test_clients_continue_after_broker_restart(kafka_broker: Broker) -> No
             await located(client, "t", 1)
             await trio.to_thread.run_sync(kafka_broker.kill)
             batch = [message("t") for _ in range(10)]
-            await producer.partition_count("t", 1.0)  # is known still
+            await producer.partition_count("t", 1.0)  # still known
             await producer.send(batch)
             await trio.to_thread.run_sync(kafka_broker.start)
             assert all(isinstance(o, RecordMetadata) for o in await sent.of(batch, within=20.0))
@@ -838,7 +838,7 @@ async def test_an_unknown_topic_delays_no_other(
 ) -> None:
     topic = kafka_topic()
     async with producing(kafka_bootstrap) as (client, _), trio.open_nursery() as nursery:
-        # The broker makes no two topics whose names differ in nothing else.
+        # The broker creates no topic whose name differs from another only in `.` and `_`.
         bad = f"no.such.{topic}"
         await client.create_topic(bad.replace(".", "_"), 1, 1, {}, 10.0)
 
@@ -877,7 +877,7 @@ async def test_message_refused_by_client_fails_alone(
 
 
 async def test_split_batch_loses_no_message(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
-    """The topic takes less at once than the client packs: it splits, and nobody is forgotten."""
+    """The topic's max.message.bytes is below the size of the client's batch."""
     topic = kafka_topic(partitions=1, max_message_bytes="2000")
     async with producing(kafka_bootstrap, linger=0.2) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -957,7 +957,7 @@ async def test_bad_topic_name_raises_unknown_topic(kafka_bootstrap: str) -> None
 async def test_message_that_expires_in_client_fails_alone(
     kafka_broker: Broker,
 ) -> None:
-    """The client gives its producer id up then, and would send nothing any more."""
+    """The client alone then resets its producer id, and sends nothing after that."""
     settings = {"delivery_timeout": 6.0, "request_timeout": 1.0}
     async with producing(kafka_broker.bootstrap, **settings) as (client, sent):
         await client.create_topic("t", 1, 1, {}, 10.0)
@@ -971,7 +971,7 @@ async def test_message_that_expires_in_client_fails_alone(
             (outcome,) = await sent.of(late, within=30.0)
             kafka_broker.thaw()
             assert isinstance(outcome, DeliveryTimeout)
-            assert "Expiring" in str(outcome)  # it was the client that gave up
+            assert "Expiring" in str(outcome)  # the client's error, and not the driver's
             batch = [message("t")]
             await client.send(batch)
             (outcome,) = await sent.of(batch, within=30.0)
@@ -984,7 +984,7 @@ async def test_message_that_expires_in_client_fails_alone(
 async def test_request_of_transaction_survives_failed_connection(
     kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client forgets one whose connection fails while it is waited for."""
+    """The client forgets a request whose connection fails during the wait for the node."""
     broken: list[bool] = []
     wait = KafkaNetClient.await_ready
 
@@ -1011,7 +1011,7 @@ async def test_request_of_transaction_survives_failed_connection(
 async def test_later_client_does_not_take_id_from_new_owner(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """The next client has the id unless another producer came in between."""
+    """The next client takes the id back unless another producer has taken it over."""
     settings = {"transactional_id": kafka_topic()}
     async with producing(kafka_bootstrap, **settings) as (old, _):
         old._discard()

@@ -1,4 +1,4 @@
-"""Whether the batches of the client wait for more messages."""
+"""The switch for the linger, in which the client's batches wait for more messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What heartbeats discover reaches the app at once (Kafka only)."""
+"""Failures that heartbeats detect reach the app at once (Kafka only)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transport.errors import AuthorizationFailed, Fenced, TransportError
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a connection that failed, and lets the collector close it.
+    # The client drops the socket of a failed connection, and the garbage collector closes it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
@@ -29,7 +29,7 @@ def coordinator_of(member: Member) -> Any:
 
 
 def failing(times: int, error: Exception) -> Any:
-    """A coroutine function that raises so often, and then waits for ever."""
+    """Return a coroutine function that raises in its first `times` calls."""
     left = [error] * times
 
     async def fail(*args: Any) -> Any:
@@ -42,7 +42,7 @@ def failing(times: int, error: Exception) -> Any:
 async def test_partitions_are_lost_after_session_timeout_without_an_answer(
     kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_consumer, "TURN", 60.0)  # and a fetch fails after 10 s
+    monkeypatch.setattr(kafka_consumer, "TURN", 60.0)  # a fetch fails only after 10 s
     kafka_rig = Rig(driver_for([f"kafka://{kafka_broker.bootstrap}"]))
     topic = await kafka_rig.topic(2)
     async with kafka_rig.member([topic], **SOON) as member:
@@ -137,7 +137,7 @@ async def test_heartbeats_that_end_again_are_error_of_poll(kafka_rig: Rig) -> No
 
 
 async def test_membership_lost_during_join_raises_lost(kafka_rig: Rig) -> None:
-    """The client would take what the new member gets for what the old one had."""
+    """The client would treat the new member's partitions as those of the old member."""
     topic = await kafka_rig.topic(2)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: len(member.assigned) == 2, member)
@@ -160,7 +160,7 @@ async def test_membership_lost_during_join_raises_lost(kafka_rig: Rig) -> None:
 async def test_lost_rebalance_has_full_bound_after_long_search_for_coordinator(
     kafka_rig: Rig,
 ) -> None:
-    """Without one the client counts no polls, and the bound would be over before the loss."""
+    """Without a coordinator the client counts no polls, so the bound would end before the loss."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)

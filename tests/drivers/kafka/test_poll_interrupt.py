@@ -1,4 +1,4 @@
-"""What ends the wait of a poll: on the client's loop alone, and with a broker (Kafka only)."""
+"""The events that end the wait of a poll, on the client's loop and with a broker (Kafka only)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def loop() -> Iterator[Loop]:
 
 @attrs.define
 class Running:
-    """A call on a thread of its own, and how it ended."""
+    """A call on its own thread, and its result or error."""
 
     thread: threading.Thread
     ended: list[object]
@@ -121,7 +121,7 @@ def test_notify_before_a_wait_ends_it(loop: Loop) -> None:
 
 
 def test_answer_that_has_arrived_is_returned_despite_notify(loop: Loop) -> None:
-    """So a poll that is interrupted each time sees the group get on."""
+    """So the group makes progress even if each poll is interrupted."""
     loop.answer.success("answer")
     loop.wake.notify()
     assert started(loop.poll).end() == "answer"
@@ -139,7 +139,7 @@ def test_notify_does_not_end_wait_on_another_thread(loop: Loop) -> None:
 
 
 def test_no_sleep_follows_an_interrupted_wait(loop: Loop) -> None:
-    """The client swallows the end of its wait for the group's commits, sleeps and asks again."""
+    """The client ignores the timeout of its wait for the group's commits, sleeps and retries."""
 
     async def wait_and_sleep() -> None:
         try:
@@ -161,7 +161,7 @@ def test_poll_without_fetch_under_way_waits_for_notify(loop: Loop) -> None:
     fetch = loop.consumer._fetcher.fetch_records
     polling = started(lambda: fetch(1, True, LONG * 1000))
     loop.wake.notify()
-    assert polling.end() == ({}, False)  # or the client would sleep
+    assert polling.end() == ({}, False)  # with True, the client would sleep
 
 
 def test_records_that_arrive_between_two_checks_are_returned_at_once(loop: Loop) -> None:
@@ -171,7 +171,7 @@ def test_records_that_arrive_between_two_checks_are_returned_at_once(loop: Loop)
 
 
 def test_a_partition_without_a_position_is_looked_up_again_after_the_backoff(loop: Loop) -> None:
-    """Nothing tells when that makes sense."""
+    """No event reports that the lookup can succeed."""
     state = SimpleNamespace(paused=True, has_valid_position=False, awaiting_validation=False)
     loop.consumer._subscription.assignment["tp"] = state
     fetch = loop.consumer._fetcher.fetch_records
@@ -227,7 +227,7 @@ def test_heartbeats_are_fast_after_a_join_and_slow_down_again(
         _enable_heartbeat=lambda: enabled.append(config["heartbeat_interval_ms"]),
     )
     hurry_after_join(SimpleNamespace(_coordinator=coordinator))
-    for _ in range(2):  # each join anew
+    for _ in range(2):  # after each join
         coordinator._enable_heartbeat()
         waits = []
         for _ in expected:
@@ -237,9 +237,9 @@ def test_heartbeats_are_fast_after_a_join_and_slow_down_again(
     assert enabled == [expected[0]] * 2
 
 
-# With a broker. A turn and a fetch take much longer here than a test may: only an event ends them.
+# With a broker. A turn and a fetch take much longer than a test here, so only an event ends them.
 
-# The client drops the socket of a connection that failed, and lets the collector close it.
+# The client drops the socket of a failed connection, and the garbage collector closes it.
 with_a_broker = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 PATIENT = {
     "request_timeout": 2 * LONG,
@@ -254,7 +254,7 @@ def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Polling:
-    """The polls of a member, counted as they wait in the client."""
+    """A count of the polls of the client that a member makes."""
 
     def __init__(self, member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rounds = 0
@@ -300,7 +300,7 @@ async def test_each_call_ends_the_wait_at_once(kafka_rig: Rig, what: str, paused
             with trio.fail_after(SOON):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(member.poll)
-                    await trio.sleep(0.2)  # it waits in the client by then
+                    await trio.sleep(0.2)  # then the poll waits in the client
                     await ACTS[what](member, tps[0])
                     member.client.interrupt()
 
@@ -320,7 +320,7 @@ async def test_idle_poll_wakes_only_for_events(
             await member.client.pause(tps)
         polling = Polling(member, monkeypatch)
         await member.poll_for(3 * SETTINGS.heartbeat_interval)
-        # One that waits, and one for the end of the fetch that the last poll had begun.
+        # One poll that waits, and one for the end of the fetch that the last poll has begun.
         assert polling.rounds <= 3
 
 
@@ -361,7 +361,7 @@ async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None
     alone = {"client_only": True, "group_id": None, "metadata_max_age": 0.5}
     async with kafka_rig.member([topic], max_poll_interval=4 * LONG, **alone) as member:
         await member.located([TP(topic, 0)])
-        await member.client.pause([TP(topic, 0)])  # or the end of each fetch ends the wait
+        await member.client.pause([TP(topic, 0)])  # otherwise the end of a fetch ends the wait
         await kafka_rig.widen(topic, 3)
         with trio.fail_after(SOON):
             await until(lambda: len(member.assigned) == 3, member)
@@ -371,12 +371,12 @@ async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None
 @pytest.mark.kafka
 @pytest.mark.usefixtures("quiet_client")
 async def test_second_member_gets_partitions_soon_with_default_heartbeats(kafka_rig: Rig) -> None:
-    """A rebalance has two rounds, and each one waits for another member's heartbeat."""
+    """A rebalance has two joins, and each join waits for the other member's heartbeat."""
     topic, group = await kafka_rig.topic(4), kafka_rig.name()
     default = {"group_id": group, "heartbeat_interval": 1.0}
     async with kafka_rig.member([topic], **default) as member:
         await until(lambda: len(member.assigned) == 4, member)
-        await member.poll_for(3.0)  # by then its heartbeats are slow again
+        await member.poll_for(3.0)  # then its heartbeats are slow again
         async with kafka_rig.member([topic], **default) as other:
             before = trio.current_time()
             await until(lambda: len(member.assigned) == len(other.assigned) == 2, member, other)

@@ -1,7 +1,7 @@
-"""What the driver relies on among the client's private parts, one test a name.
+"""The client's private names that the driver relies on, about one test for each.
 
-When one of these fails after an upgrade of kafka-python, look at the comment where the driver uses
-the name, and whether the client now has a public way.
+If a test fails after an upgrade of kafka-python, read the comment where the driver uses the name.
+Then check whether the client has a public way now.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
 
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
-# The client drops the socket of a connection that failed, and lets the collector close it.
+# The client drops the socket of a failed connection, and the garbage collector closes it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
@@ -140,7 +140,7 @@ def test_fresh_state_equals_state_of_new_partition() -> None:
     subscription.assign_from_subscribed([tp])
     subscription.seek(tp, 5)
     subscription.pause(tp)
-    subscription.assign_from_subscribed([tp])  # an eager rebalance that gives it back
+    subscription.assign_from_subscribed([tp])  # an eager rebalance that assigns it again
     assert subscription.assignment[tp].position.offset == 5
     assert subscription.is_paused(tp)
     subscription.assignment["t", 0] = state = TopicPartitionState()
@@ -169,7 +169,7 @@ def test_end_of_membership_calls_listener_first() -> None:
 
 
 def test_client_forgets_a_join_in_these_lines() -> None:
-    """If these lines are gone, `pending_join.py` may be as well."""
+    """Without these lines in the client, `pending_join.py` may be superfluous."""
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "while self.need_rejoin()" in source
     assert "self._join_task is None or self._join_task.is_done" in source
@@ -189,7 +189,7 @@ def test_coordinator_has_last_poll_generation_and_commits(
         deadline = time.monotonic() + 10
         coordinator = consumer._coordinator
         while time.monotonic() < deadline:
-            keep_join(consumer)  # else it may forget a second join, as `pending_join.py` tells
+            keep_join(consumer)  # otherwise it may forget a second join, see `pending_join.py`
             consumer.poll(50)
             if consumer.assignment() and coordinator._join_task is None:
                 break
@@ -235,7 +235,7 @@ def test_refused_batch_is_fatal_to_idempotent_producer() -> None:
 
 
 def test_client_fails_whole_batch_for_one_record() -> None:
-    """In `_dispatch_error`, whose own split shows how a record moves on to another batch."""
+    """In `_dispatch_error`. The client's split shows how a record moves to another batch."""
     assert "self._dispatch_error(batch, exception, partition_response)" in inspect.getsource(
         Sender._complete_batch
     )
@@ -249,7 +249,7 @@ def test_client_fails_whole_batch_for_one_record() -> None:
 
 @pytest.mark.parametrize("was_open", [False, True])
 def test_id_is_requested_with_last_epoch(was_open: bool) -> None:
-    """By `_is_epoch_bump`, which also takes an id over that was refused; so that is taken back."""
+    """With `_is_epoch_bump`, the client takes the id over after a refusal, so `Ask` resets it."""
     manager = TransactionManager("id", api_version=(4, 0))
     manager.set_producer_id_and_epoch(ProducerIdAndEpoch(7, 3))
     manager._transition_to(TransactionState.INITIALIZING)
@@ -269,14 +269,14 @@ def test_id_is_requested_with_last_epoch(was_open: bool) -> None:
 
 
 def test_client_waits_for_id_that_was_already_requested() -> None:
-    """`init_transactions` asks for it itself where `_init_transactions_result` is None."""
+    """`init_transactions` requests the id itself only if `_init_transactions_result` is None."""
     source = inspect.getsource(KafkaProducer.init_transactions)
     assert "if self._init_transactions_result is None:" in source
     assert "self._init_transactions_result.wait(" in source
 
 
 def test_request_is_repeated_after_coordinator_lookup() -> None:
-    """`TxnRequestHandler`: what else is asked for in the client's way of asking."""
+    """`TxnRequestHandler`: the base of all requests that the client sends for transactions."""
     manager = TransactionManager("id", api_version=(4, 0))
     look = Look(manager, ProducerIdAndEpoch(7, 3))
     manager._enqueue_request(look)
@@ -292,7 +292,7 @@ def test_request_is_repeated_after_coordinator_lookup() -> None:
 
 
 def test_id_is_requested_if_broker_cannot_describe_it() -> None:
-    """One before Kafka 3.0."""
+    """A broker before Kafka 3.0."""
     manager = TransactionManager("id", api_version=(2, 8))
     look = Look(manager, ProducerIdAndEpoch(7, 3))
     number = manager.next_in_flight_request_correlation_id()
@@ -319,7 +319,7 @@ def test_manager_ends_loop_without_thread() -> None:
         return made[-1]
 
     def end(manager: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop may be closed before all is done
+        with contextlib.suppress(RuntimeError):  # the loop may be closed before this is done
             manager.close()
 
     before = time.monotonic()
@@ -347,7 +347,7 @@ def test_manager_ends_admin_client_on_its_loop() -> None:
         )
     assert time.monotonic() - before < 5.0
     thread = made[0]._net._io_thread
-    assert thread.is_alive()  # so it is for us to end it
+    assert thread.is_alive()  # so the driver must end it
     made[0].close()
     assert not thread.is_alive()
 
@@ -390,7 +390,7 @@ def close_of(connection: Any) -> Callable[[], Any]:
 
 
 # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`, `fetched_records`, `_append`,
-# `_paused_completed_fetches`, `_next_inline_exception`, and what batches and records keep where.
+# `_paused_completed_fetches`, `_next_inline_exception`, and private parts of batches and records.
 
 
 def test_fetch_is_unpacked_through_these_names() -> None:
@@ -406,7 +406,7 @@ def test_fetch_is_unpacked_through_these_names() -> None:
     assert "if not part:" in append
     assert "if part.next_fetch_offset == position.offset:" in append
     assert "part_records = part.take(max_records)" in append
-    assert "drained[tp].extend(part_records)" in append  # in order, whatever it is
+    assert "drained[tp].extend(part_records)" in append  # in order, for any kind of item
     assert "part.next_fetch_offset, '', part.leader_epoch)" in append
     assert "partition_records.bytes_read > 0" in inspect.getsource(
         Fetcher._on_partition_records_drain
@@ -556,7 +556,7 @@ def test_retry_needs_same_producer_id() -> None:
     text = inspect.getsource(Sender._can_retry)
     assert "not self._transaction_manager.producer_id_and_epoch.match(batch)" in text
     assert "self._can_retry(batch, error_cls)" in inspect.getsource(Sender._dispatch_error)
-    # And one batch of a partition is sent at a time, where there are ids.
+    # With producer ids, one batch of a partition is sent at a time.
     text = inspect.getsource(KafkaProducer.__init__)
     assert "if self.config['enable_idempotence'] or" in text
     assert "guarantee_message_order = True" in text
@@ -570,7 +570,7 @@ def test_request_is_retried_if_node_is_not_ready() -> None:
     assert "elif not self._client.await_ready(target_node" in text
 
 
-# `_sender._client.send`: what `test_producer.py` shows is asked of these.
+# `_sender._client.send`: `test_producer.py` tests the retries of these requests.
 
 
 def test_requests_of_transactions_pass_through_client_send() -> None:
@@ -594,7 +594,7 @@ def test_flush_ends_linger_and_only_its_caller_ends_flush() -> None:
     ready = inspect.getsource(RecordAccumulator.ready)
     assert "sendable = (full or expired or self._closed or" in ready
     assert "self.flush_in_progress())" in ready
-    # The client begins one where it ends a transaction, and never ends it.
+    # The client begins a flush when it ends a transaction, and never ends the flush.
     assert "self._accumulator.begin_flush()" in inspect.getsource(
         Sender._maybe_send_pending_request
     )
@@ -602,13 +602,13 @@ def test_flush_ends_linger_and_only_its_caller_ends_flush() -> None:
     assert "decrement" not in inspect.getsource(Sender)
 
 
-# `_sender._client._net`: a request of a transaction may be sent again from the loop.
+# `_sender._client._net`: the loop may repeat a request of a transaction.
 
 
 def test_one_request_of_transactions_is_in_flight_at_a_time() -> None:
     text = inspect.getsource(Sender.run_once)
     assert "self._transaction_manager.has_in_flight_transactional_request() or " in text
-    # The sleep that `concurrent_transactions.py` spares the thread.
+    # The sleep that `concurrent_transactions.py` avoids.
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "time.sleep(self.config['retry_backoff_ms'] / 1000)" in text
 
@@ -616,7 +616,7 @@ def test_one_request_of_transactions_is_in_flight_at_a_time() -> None:
 # `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;
 # `MemoryRecordsBuilder._closed`, `_builder`, `_next_offset`; `ProducerBatch._record_futures`,
 # `_complete_future`; `KafkaProducer._closed`, `_partition`, `_estimate_size_in_bytes`,
-# `_ensure_valid_record_size`. `test_appending.py` compares what they make.
+# `_ensure_valid_record_size`. `test_appending.py` compares the batches.
 
 
 def in_order(text: str, *steps: str) -> bool:
@@ -698,7 +698,7 @@ def test_message_without_partition_goes_to_any_with_a_leader() -> None:
 def test_reset_requests_an_offset_and_applies_the_answer(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """Also of a time; for one after the last record the answer has no such partition."""
+    """Also for a time. After the last record's time, the answer does not have the partition."""
     topic = kafka_topic(2)
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, auto_offset_reset="none")
     tps = [TopicPartition(topic, number) for number in range(2)]
@@ -768,7 +768,8 @@ def test_one_request_returns_offsets_of_many_partitions(
         consumer.close()
 
 
-# What gives up quietly: `swallowed_errors.py`, `membership.py`, `moved_brokers.py`, `dead_connection.py`, `silent_handshake.py`.
+# Failures that the client does not report: `swallowed_errors.py`, `membership.py`,
+# `moved_brokers.py`, `dead_connection.py`, `silent_handshake.py`.
 
 
 def test_task_keeps_its_error_until_it_is_dropped() -> None:
@@ -831,13 +832,13 @@ def test_heartbeat_interval_is_read_each_time() -> None:
     assert 2.5 < heartbeat.time_to_next_heartbeat() <= 3.0
     heartbeat.config["heartbeat_interval_ms"] = 100
     assert heartbeat.time_to_next_heartbeat() <= 0.1
-    assert Heartbeat.DEFAULT_CONFIG["heartbeat_interval_ms"] == 3000  # each has its own
+    assert Heartbeat.DEFAULT_CONFIG["heartbeat_interval_ms"] == 3000  # each has its own config
 
 
 def test_a_poll_of_the_client_waits_through_these_names() -> None:
-    """If one is gone, an interrupt waits until the end of a turn."""
+    """Without one of these names, an interrupt takes effect only at the end of a turn."""
     poll = inspect.getsource(KafkaConsumer.poll)
-    assert "while not self._closed" in poll  # so `PollInterrupt` calls `_poll_once` in its place
+    assert "while not self._closed" in poll  # so the driver calls `_poll_once` instead
     assert "records = self._poll_once(timer, max_records, update_offsets=" in poll
     once = inspect.getsource(KafkaConsumer._poll_once)
     assert "self._coordinator.poll(timeout_ms=timer.timeout_ms)" in once
@@ -847,7 +848,7 @@ def test_a_poll_of_the_client_waits_through_these_names() -> None:
     assert "if not records and idle and poll_timeout_ms > 0:" in once  # then it sleeps
     fetch = inspect.getsource(Fetcher.fetch_records)
     assert "self._net.run(self._manager.wait_for, wakeup, timeout_ms)" in fetch
-    # `fetched_records`: an answer may come between these two looks.
+    # `fetched_records`: an answer may arrive between these two checks.
     first_look = fetch.index("records, partial = self.fetched_records(")
     assert first_look < fetch.index("waited_on = list(self._fetch_futures)")
     assert "if not waited_on:\n            return records, True" in fetch
@@ -869,7 +870,7 @@ def test_a_poll_of_the_client_waits_through_these_names() -> None:
 def test_poll_begins_with_coordinator_check() -> None:
     poll = inspect.getsource(ConsumerCoordinator.poll)
     assert "if not self.ensure_coordinator_ready(timeout_ms=timer.timeout_ms):" in poll
-    # What this reads, `PollInterrupt` reads as well; where it has more to do, it is called.
+    # `PollInterrupt` checks the same conditions, and calls this method if one of them is true.
     known = inspect.getsource(BaseCoordinator.coordinator)
     assert "self.coordinator_id is None" in known
     assert "self._client.is_disconnected(self.coordinator_id)" in known
@@ -878,7 +879,7 @@ def test_poll_begins_with_coordinator_check() -> None:
 
 
 def test_request_continues_after_its_wait_ends() -> None:
-    """So an interrupted poll, and the next one, bring the group on."""
+    """So the group makes progress through interrupted polls."""
     join = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in join
     lookup = inspect.getsource(BaseCoordinator.lookup_coordinator)
@@ -909,7 +910,7 @@ def test_metadata_is_requested_through_these_names() -> None:
         ClusterMetadata.refresh_metadata
     )
     assert "call_soon(self._refresh_loop)" in inspect.getsource(ClusterMetadata.start_refresh_loop)
-    # Not within its `try`: who fails meanwhile ends the loop.
+    # Not within its `try`: a failure of this future ends the loop.
     assert "await self._refresh_future" in inspect.getsource(ClusterMetadata._refresh_loop)
 
 
@@ -936,7 +937,7 @@ def test_each_metadata_answer_makes_new_mapping_of_ids() -> None:
 
 
 def test_fetch_and_commit_by_name_can_be_changed_to_by_id() -> None:
-    """The client goes up to a version by name. If these lines are gone, it may go on by itself."""
+    """The client sets a highest version. Without these lines, it may use ids by itself."""
     assert "max_version = 12" in inspect.getsource(Fetcher._create_fetch_requests)
     source = inspect.getsource(ConsumerCoordinator._send_offset_commit_request)
     assert "max_version=8" in source

@@ -1,4 +1,4 @@
-"""What the Kafka producer makes of its client, where a fake one can tell."""
+"""The Kafka producer with a fake client: threads, order, transactions and retries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def message(value: bytes, topic: str = "t") -> Outgoing:
 
 
 class Metadata:
-    """Of the client. `held` holds up who looks; `is_swapped` takes the topic away from who does."""
+    """The client's metadata. Unless `held` is set, a lookup blocks. With `is_swapped`, a lookup
+    fails once, as if the topic were removed during it."""
 
     def __init__(self) -> None:
         self.topics: set[str] = set()
@@ -96,7 +97,7 @@ class Sender:
 
 
 class Transactions:
-    """The client's manager of them; all that it is asked for is done."""
+    """The client's transaction manager; each request succeeds."""
 
     ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = producer_id_and_epoch = None
     _transaction_started = False
@@ -121,7 +122,7 @@ class Transactions:
 
 
 class Client:
-    """In place of a KafkaProducer: all that it is sent is written."""
+    """A fake KafkaProducer that writes each message."""
 
     made: ClassVar[list[Client]] = []
     metadata: ClassVar[Metadata]
@@ -149,7 +150,7 @@ class Client:
 
 @attrs.define
 class Appending:
-    """In place of what appends to a client's accumulator."""
+    """A fake `Appending`, without an accumulator."""
 
     client: Client
     compiled: bool
@@ -223,10 +224,10 @@ def looking_up(monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[Non
 async def test_message_sent_during_abort_is_not_in_next_transaction(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client finds that it has no metadata of a topic while the abort is called already."""
+    """The client finds no metadata of the topic after the abort was called."""
     there = trio.Event()
     looking_up(monkeypatch, there.wait)
-    # With compression it is appended on the sending thread.
+    # With compression, the message is appended on the sending thread.
     settings = {"transactional_id": "id", "compression_type": "gzip"}
     async with producing(**settings) as (client, sent), trio.open_nursery() as nursery:
         await client.begin()
@@ -250,7 +251,7 @@ async def test_message_sent_during_abort_is_not_in_next_transaction(
 async def test_message_that_waits_for_topic_survives_discarded_client(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A delivery that passes its deadline lets the client go, with all that runs on its loop."""
+    """A message at its deadline discards the client, and so the lookups on its loop."""
     let_go = [ClientClosed("the client was closed")]
 
     async def look() -> None:
@@ -289,7 +290,7 @@ async def test_topic_removed_during_lookup_is_waited_for(
 async def test_few_messages_are_appended_on_thread_of_trio(
     metadata: Metadata, count: int, size: int, settings: dict[str, Any], here: bool
 ) -> None:
-    """While the client compresses a batch, or takes long for many, trio must not stand still."""
+    """Compression, or many messages, must not block trio."""
     metadata.topics.add("t")
     async with producing(**settings) as (client, sent):
         messages = [message(b"%d" % n + b"." * size) for n in range(count)]
@@ -326,7 +327,7 @@ async def test_record_codec_setting_chooses_encoder(metadata: Metadata, codec: s
 
 
 def test_producer_request_is_retried_after_backoff() -> None:
-    """The client looks for the node of one that it makes again at once, as often as it can."""
+    """The client alone retries at once, in a busy loop."""
     net = KafkaNetClient(bootstrap_servers="127.0.0.1:1")
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
     keep_requests(SimpleNamespace(_sender=sender))
@@ -343,7 +344,7 @@ def test_producer_request_is_retried_after_backoff() -> None:
 def test_producer_request_without_answer_is_retried(
     why: type[KafkaError], transactional_id: str | None
 ) -> None:
-    """The client's own rule is that of the last one alone; the others would end the producer."""
+    """The client itself retries only after a KafkaConnectionError. The others end the producer."""
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -382,7 +383,7 @@ def test_messages_without_answer_fail_with_error_of_client() -> None:
 
 
 async def test_topic_refusal_counts_only_after_a_new_answer() -> None:
-    """The right may have been given back since the client last heard of the topic."""
+    """The right may have been granted since the client's last metadata about the topic."""
     known: dict[str, set[int]] = {}
     cluster = SimpleNamespace(
         partitions_for_topic=known.get,

@@ -1,4 +1,4 @@
-"""Batches that are built from messages: compiled code writes what the client writes."""
+"""Building batches from messages: compiled code writes the same bytes as the client."""
 
 from __future__ import annotations
 

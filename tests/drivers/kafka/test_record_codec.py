@@ -1,4 +1,4 @@
-"""Records from the bytes of a fetch: what is good, broken or hostile, by each implementation."""
+"""Decoding the bytes of a fetch, good, damaged or hostile, by each implementation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 class Reading:
-    """What a fetch of these bytes brings, and how reading it goes."""
+    """The records of a fetch, and the error that ends the reading."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Reading:
         return [record for portion in self.portions() for record in portion.records]
 
     def good(self) -> list[Record]:
-        """All records, without an error; the headers have told the truth."""
+        """Return all records; check that there is no error and that the extent is right."""
         records = self.records()
         assert self.error is None, self.error
         for record in records:
@@ -89,7 +89,7 @@ class Reading:
         return [record.value for record in self.records()]
 
     def ends_with(self, match: str) -> None:
-        """It says what is wrong, as often as it is read, after the same records."""
+        """Check that each reading ends with a matching error, after the same records."""
         before = self.values()
         for _ in range(2):
             self.error = None
@@ -98,7 +98,7 @@ class Reading:
                 raise self.error or AssertionError("no error")
 
 
-# Formats and their codecs. The first one's lz4 was written by Kafka 0.8 and 0.9 alone.
+# Formats and their codecs. Only Kafka 0.8 and 0.9 wrote lz4 in format 0.
 GOOD = [
     (0, 0),
     (0, 1),
@@ -163,7 +163,7 @@ def batch_of(*messages: tuple[bytes | None, bytes | None, list[tuple[str, bytes 
     return struct.pack(">q", 10) + bytes(builder.buffer())[8:]
 
 
-# What is in each batch of `batches_of_others.py`: key, value and headers.
+# The content of each batch of `batches_of_others.py`: key, value and headers.
 MESSAGES = [
     (b"key0", b"value 0 " * 12, [("h", b"1"), ("none", None), ("\u00e9", b"")]),
     (None, b"value 1 " * 12, [("h", b"1"), ("none", None), ("\u00e9", b"")]),
@@ -271,7 +271,7 @@ def test_fetch_of_only_markers_and_aborted_data_advances_the_offset(codec: Codec
 
 
 def test_empty_control_batch_is_skipped(codec: Codec) -> None:
-    """Compaction leaves those."""
+    """Compaction leaves such batches."""
     empty = raw_batch(1, 0, b"", attributes=CONTROL | TRANSACTIONAL, producer=7)
     reading = Reading(codec, data_of(0, 7) + empty + data_of(2, 8), aborted=[aborted(0, 7)])
     assert [record.offset for record in reading.good()] == [2]
@@ -279,7 +279,7 @@ def test_empty_control_batch_is_skipped(codec: Codec) -> None:
 
 @pytest.mark.parametrize("attributes", [CONTROL, TRANSACTIONAL])
 def test_batch_with_damaged_header_is_not_skipped(codec: Codec, attributes: int) -> None:
-    """A flipped bit can make a marker, or aborted data, of any batch."""
+    """A flipped bit can turn any batch into a marker or aborted data."""
     damaged = bytearray(data_of(1, 7, transactional=False))
     damaged[22] ^= attributes
     log = data_of(0, 8) + bytes(damaged) + data_of(2, 8)
@@ -292,13 +292,13 @@ def test_batch_with_damaged_header_is_not_skipped(codec: Codec, attributes: int)
 def test_several_frames_in_one_batch_are_decoded(codec: Codec, number: int) -> None:
     parts = [raw_record(), raw_record(offset_delta=1)]
     if number == 2:
-        packed = snappy.compress(b"".join(parts))  # as a client writes it that knows no blocks
+        packed = snappy.compress(b"".join(parts))  # as clients without the block format do
     else:
         packed = b"".join(ENCODE[number](part) for part in parts)
     assert len(Reading(codec, raw_batch(0, 2, packed, number)).good()) == 2
 
 
-# What is broken.
+# Damaged data.
 
 
 @pytest.mark.parametrize("magic", [1, 2])
@@ -312,7 +312,7 @@ def test_wrong_crc_is_an_error_with_its_offset_after_good_records(codec: Codec, 
 
 @pytest.mark.parametrize("magic", [3, 127, 255])
 def test_unknown_format_is_an_error(codec: Codec, magic: int) -> None:
-    # The CRC does not cover it, so that is right.
+    # The CRC does not cover the format, so it is still right.
     reading = Reading(codec, batch(0, b"a") + with_byte(batch(1, b"b"), 16, magic))
     assert reading.values() == [b"a"]
     reading.ends_with(r"t-0 offset 1: .*unknown format")
@@ -325,13 +325,13 @@ BROKEN = {
     "no lz4": raw_batch(3, 1, b"no such thing", codec=3),
     "no zstd": raw_batch(3, 1, b"no such thing", codec=4),
     **{
-        f"{name} that is broken off": raw_batch(3, 1, ENCODE[number](b"." * 99)[:-5], number)
+        f"truncated {name}": raw_batch(3, 1, ENCODE[number](b"." * 99)[:-5], number)
         for name, number in CODECS.items()
     },
     "snappy without its size": raw_batch(3, 1, b"\xff" * 9, codec=2),
-    "one that claims a record and has none": raw_batch(3, 1, b""),
+    "a claimed record that is missing": raw_batch(3, 1, b""),
     "more records than there are": raw_batch(3, 2_000_000_000, raw_record()),
-    "less than no records": raw_batch(3, -5, raw_record()),
+    "a record count below 0": raw_batch(3, -5, raw_record()),
     "fewer records than there are": raw_batch(3, 1, raw_record() * 2),
     "a length below 0": struct.pack(">qi", 3, -12) + batch(3, b"v")[12:],
     "a length of 0": struct.pack(">qi", 3, 0) + batch(3, b"v")[12:],
@@ -340,7 +340,7 @@ BROKEN = {
     "a record past the batch": raw_batch(3, 1, raw_record(offset_delta=1)),
     "two records of one offset": raw_batch(3, 2, raw_record() * 2),
     "a last offset below the first": raw_batch(3, 1, raw_record(), last_delta=-1),
-    "a batch of an offset that was before": batch(2, b"v"),
+    "a batch of an earlier offset": batch(2, b"v"),
     "a batch below offset 0": batch(-5, b"v"),
     "a batch past all offsets": batch((1 << 63) - 1, b"v"),
     "a header count below 0": raw_batch(3, 1, b"\x0e\0\0\0\x01\x01\x01\0"),
@@ -355,8 +355,8 @@ BROKEN = {
 def test_damaged_batch_is_an_error_with_its_offset(
     codec: Codec, data: bytes, before: bytes
 ) -> None:
-    if not before and data == BROKEN["a batch of an offset that was before"]:
-        return  # then it is the first one
+    if not before and data == BROKEN["a batch of an earlier offset"]:
+        return  # as the first batch it is good
     reading = Reading(codec, before + data, 1)
     assert reading.values()[: 2 if before else 0] == ([b"a", b"b"] if before else [])
     assert len(reading.values()) <= (3 if before else 1)
@@ -373,12 +373,12 @@ def test_header_name_that_is_not_utf8_is_decoded_as_by_other_clients(codec: Code
     assert headers == [[], [("a\ufffdb", b"h")], [("name", b"h")]]
 
 
-# What is too much.
+# Bounds on memory.
 
 
 @pytest.fixture
 def memory() -> Iterator[Callable[[], int]]:
-    """The most bytes that were in use at once."""
+    """Return the most bytes that were in use at once."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     yield lambda: tracemalloc.get_traced_memory()[1] - before
@@ -475,7 +475,7 @@ def test_record_with_too_many_headers_fails_before_they_are_decoded(
 ) -> None:
     limit = 2 << 20
     records = raw_record() + record_with_headers(limit // HEADER_BYTES + 1, offset_delta=1)
-    records += bytes(limit // 2 - len(records))  # whatever else there is
+    records += bytes(limit // 2 - len(records))  # any other bytes
     data = raw_batch(7, 3, records if number == 0 else zstd_encode(records), number)
     before = memory()
     reading = Reading(codec, data, 7, limit)
@@ -530,7 +530,7 @@ def test_claimed_number_of_records_is_bounded_by_bytes(codec: Codec) -> None:
 
 
 def test_the_compiled_code_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it cannot decode is decoded in Python, which would hide that it decodes nothing."""
+    """The fallback to Python would hide that the compiled code decodes nothing."""
 
     def records(*_: object) -> None:
         raise AssertionError("decoded in Python")

@@ -1,4 +1,4 @@
-"""Where the Kafka driver goes on in a log that was cut off, without a broker."""
+"""The offset at which the Kafka driver continues in a truncated log, without a broker."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from transport.types import TP
     [
         ("earliest", 7, None, 7),
         ("latest", 7, None, 7),
-        ("earliest", 7, 5, 5),  # nobody has seen what was held since 5: it is fetched again
+        ("earliest", 7, 5, 5),  # the records held from 5 on were not delivered: fetched again
         ("earliest", 7, 8, 7),
-        ("earliest", None, 5, -2),  # the broker does not know the place: as the policy says
+        ("earliest", None, 5, -2),  # the broker does not know the place: the policy applies
         ("latest", None, None, -1),
     ],
 )
@@ -64,7 +64,7 @@ def test_truncated_log_ends_reading_with_policy_error() -> None:
 
 
 def bare_consumer() -> Any:
-    """As much of a consumer as knows the position of one partition, and asks nobody."""
+    """Return a consumer with the position of one partition, which makes no requests."""
     subscription = SubscriptionState("none")
     subscription.assign_from_user([TopicPartition("t", 0)])
     fetcher = SimpleNamespace(

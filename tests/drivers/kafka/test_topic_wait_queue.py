@@ -1,4 +1,4 @@
-"""Messages for topics that are not there wait for them, in order, and hold up no others."""
+"""Messages wait for missing topics, in order, and delay no messages of other topics."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def message(topic: str, value: bytes) -> Outgoing:
 
 @attrs.define
 class Rig:
-    """Topics come at the times given; a client that has no metadata after all says so `bounces`
-    times."""
+    """A queue with a fake client and topics that exist from given times on.
+
+    The first `bounces` times, the client has no metadata after all and adds the messages again.
+    """
 
     there_at: dict[str, float] = attrs.field(factory=dict)
     broker_from: float = 0.0
     bounces: int = 0
-    takes: float = 1.0  # seconds, to hand over
+    takes: float = 1.0  # seconds that the client takes for messages
     taken: list[tuple[bytes | None, float]] = attrs.field(factory=list)
     failed: list[tuple[bytes | None, Outcome, float]] = attrs.field(factory=list)
     absent: TopicWaitQueue = attrs.field(init=False)
@@ -114,7 +116,7 @@ async def test_messages_of_missing_topic_fail_after_patience() -> None:
 
 @jumping
 async def test_deadline_before_end_of_patience_fails_one_message() -> None:
-    """A broker that was just started may not know its topics for a moment."""
+    """A broker that has just started may not know its topics yet."""
     rig = Rig({"a": 5.0})
     async with at_work(rig) as absent:
         absent.add([message("a", b"1")], 4.0)
@@ -132,7 +134,7 @@ async def test_later_message_stays_behind_earlier_one() -> None:
     rig = Rig({"a": 2.0}, bounces=1)
     async with at_work(rig) as absent:
         absent.add([message("a", b"1")], DEADLINE)
-        await trio.sleep(2.5)  # it is being handed over, and comes back
+        await trio.sleep(2.5)  # the client is taking the message, and will add it again
         assert "a" in absent.topics
         absent.add([message("a", b"2")], DEADLINE + 2.5)
         await trio.sleep(DEADLINE)

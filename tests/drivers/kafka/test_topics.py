@@ -19,7 +19,7 @@ async def test_producer_finds_added_partitions_within_metadata_max_age(rig: Rig)
         before = sender.client.topic_id(topic)
         await rig.widen(topic, 3)
         with trio.fail_after(PATIENCE):
-            # Nothing tells of it.
+            # No event reports it.
             while await sender.client.partition_count(topic, PATIENCE) == 1:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         assert await sender.client.partition_count(topic, PATIENCE) == 3
@@ -49,7 +49,7 @@ async def test_message_for_removed_partition_fails_with_unknown_topic(rig: Rig) 
         await sender.send([outgoing(topic, partition=5)])
         await rig.create_again(topic, 4)
         with trio.fail_after(PATIENCE):
-            # Nothing tells of it.
+            # No event reports it.
             while await sender.client.partition_count(topic, PATIENCE) == 6:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         failed, written = await sender.send(
@@ -103,7 +103,7 @@ async def test_member_gets_rebalance_for_recreated_topic_and_skips_no_record(
         await sender.fill(topic, 7, partitions=1)  # more than the old position
         new = await member.take(7)
         assert [record.offset for _, record in new] == list(range(7))
-        # The group may have found that it was gone meanwhile, and have shared it out again.
+        # The group may also have found the deletion, and have made a rebalance for it.
         assert any(event.of_new_topic == {tp} for event in member.told)
 
 
@@ -134,7 +134,7 @@ async def test_a_commit_for_the_old_topic_does_not_reach_the_new_one(rig: Rig) -
         await sender.fill(topic, 5, partitions=1)
         await member.take(5)
         await rig.create_again(topic, 1)
-        # Or the group is in a rebalance by then.
+        # The last two: the group may be in a rebalance.
         with pytest.raises((PartitionGone, RebalanceInProgress, CommitFailed)):
             await member.client.commit({tp: 5}, PATIENCE)
         assert await member.client.committed([tp]) == {}

@@ -1,4 +1,4 @@
-"""A producer finds out from the broker whether another one has its transactional id."""
+"""The owner of a transactional id, by the state that the broker reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_id_is_requested_in_our_own_epoch(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["Ongoing", "PrepareCommit", "CompleteCommit"])
 def test_transaction_in_later_epoch_means_another_owner(state: str) -> None:
-    """To ask for the id would abort what is open under it."""
+    """A request for the id would abort the other producer's transaction."""
     assert holder_of(5, state, last_epoch=4) is Holder.OTHER
 
 
@@ -27,5 +27,5 @@ def test_owner_is_not_known_until_an_abort_ends(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["CompleteAbort", "Empty", "Dead"])
 def test_id_is_requested_after_an_abort(state: str) -> None:
-    """A timeout may have raised the epoch, or a producer that took the id over."""
+    """Either a timeout or a producer that took the id over may have raised the epoch."""
     assert holder_of(5, state, last_epoch=4) is Holder.TO_BE_ASKED

@@ -1,4 +1,4 @@
-"""Fetches as the client hands them over: encoded, bounded, and with the place of what is wrong."""
+"""Fetches that the client returns encoded: their bound, and the offset in errors about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an app waits for is told once, while it is waited for, and named in the error."""
+"""Log lines and errors about brokers and topics that an app waits for, once for each change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def waiting(caplog: pytest.LogCaptureFixture) -> Waiting:
 def test_outage_and_return_of_broker_are_logged_once(
     waiting: Waiting, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for _ in range(3):  # as many clients
+    for _ in range(3):  # for three clients
         waiting.connecting(SERVER)
         waiting.connected(SERVER)
     for _ in range(20):
@@ -81,14 +81,14 @@ def test_advertised_address_without_answer_is_named(waiting: Waiting) -> None:
 def test_brokers_that_were_never_reached_are_cut_off(waiting: Waiting) -> None:
     addresses = ["kafka:9092", "kafka:9093"]
     assert not waiting.is_cut_off([])
-    assert not waiting.is_cut_off(addresses), "nobody has tried yet"
+    assert not waiting.is_cut_off(addresses), "no address was tried yet"
     waiting.failed(addresses[0], REFUSED)
     assert not waiting.is_cut_off(addresses)
     waiting.failed(addresses[1], REFUSED)
     assert waiting.is_cut_off(addresses)
     waiting.connected(addresses[1])
     waiting.failed(addresses[1], REFUSED)
-    assert not waiting.is_cut_off(addresses), "it is away, as brokers are at times"
+    assert not waiting.is_cut_off(addresses), "one address was reached before"
 
 
 def test_missing_topic_is_logged_once_until_it_exists(

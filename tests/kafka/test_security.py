@@ -185,9 +185,9 @@ async def test_a_refused_login_or_certificate_is_an_error_at_once(
 
 
 WRONG_WAYS = {
-    "in the clear to TLS": (lambda s: f"kafka://{s.broker.addresses['TLS']}", "TLS, perhaps"),
+    "in the clear to TLS": (lambda s: f"kafka://{s.broker.addresses['TLS']}", "may expect TLS"),
     "TLS to one in the clear": (lambda s: f"kafka+ssl://{s.broker.bootstrap}", "SSL"),
-    "without a login": (lambda s: f"kafka://{s.broker.bootstrap}", "wants a login"),
+    "without a login": (lambda s: f"kafka://{s.broker.bootstrap}", "requires a login"),
 }
 
 

@@ -335,7 +335,9 @@ class Consumer(Service):
             self.spawn("joining", self.rebalances.tell_of_waiting, waits)
             self.spawn("starts", self._commit_starts)
             self.spawn("commit ticker", tick, self.commit_interval, self._autocommit.beat)
-            self.spawn("stall detector", tick, self._stuck_interval, self.verify_all_partitions_active)
+            self.spawn(
+                "stall detector", tick, self._stuck_interval, self.verify_all_partitions_active
+            )
             if self.app.probe is not None:
                 self.spawn("lag", tick, self.app.settings.lag_interval, self.ends.look)
             self.spawn("patterns", self._look_for_topics)

@@ -1,9 +1,9 @@
 """Benchmarks that anyone can repeat: `python -m benchmarks --help`.
 
-- `rows.py`: the figures: what is compared with what, and the goals.
-- `experiments.py`: what is run for them: contenders, topics and numbers of messages.
-- `contenders/`: the programs that do the work, each in an environment of its own.
-- `environments.py`, `broker.py`: what the contenders need.
-- `runner.py`: runs the contenders of an experiment in turn, and checks that they did the same.
-- `results.py`, `plots.py`: files, table and comparison.
+- `rows.py`: the figures: which numbers are compared, and the goals.
+- `experiments.py`: the runs behind the figures: contenders, topics and numbers of messages.
+- `contenders/`: the programs that do the work, each in its own environment.
+- `environments.py`, `broker.py`: the environments and the broker that the contenders use.
+- `runner.py`: runs the contenders of an experiment in turn, and checks that they did the same work.
+- `results.py`, `plots.py`: the result files, the table, the comparison and the plots.
 """

@@ -1,7 +1,8 @@
 """Run the benchmarks on a real Kafka: the contenders in turn on one broker, medians and ratios.
 
-The broker is that of KAFKA_BOOTSTRAP_SERVERS, or one that is started for the run. Without names all
-rows are run, and the results are written to benchmarks/results. With names they are printed alone.
+The broker is that of KAFKA_BOOTSTRAP_SERVERS, or one that is started for the run. Without names,
+all rows run, and the results are written to benchmarks/results. With names, the results are only
+printed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.runner import Answers, ContenderFailed, Runner, WorkDiffers
 
 
 def measure(rows: Sequence[Row], args: argparse.Namespace) -> tuple[dict[str, Answers], list[str]]:
-    """Run the experiments that the rows need; returns their answers, and what went wrong."""
+    """Run the experiments that the rows need. Return their answers and the failures."""
     measured: dict[str, Answers] = {}
     failures = []
     with topics() as opened:
@@ -40,13 +41,13 @@ def measure(rows: Sequence[Row], args: argparse.Namespace) -> tuple[dict[str, An
 
 
 def compare(figures: Sequence[results.Figure], rows: Sequence[Row], *, save: bool) -> list[str]:
-    """Save the ratios of a quick run as the baseline, or name which of these rows fell since it."""
+    """Save the ratios of a quick run as the baseline, or return the rows that fell since then."""
     now = results.ratios_of(figures)
     if save:
         results.BASELINE.write_text(json.dumps(now, indent=1) + "\n")
         return []
     if not results.BASELINE.exists():
-        return [f"there is no {results.BASELINE.name}: --save-baseline writes it"]
+        return [f"there is no {results.BASELINE.name}: write it with --quick --save-baseline"]
     names = {row.name for row in rows}
     before: dict[str, float] = json.loads(results.BASELINE.read_text())
     return results.fallen(now, {name: was for name, was in before.items() if name in names})
@@ -55,17 +56,19 @@ def compare(figures: Sequence[results.Figure], rows: Sequence[Row], *, save: boo
 def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parsed.add_argument("names", nargs="*", help="rows, or the beginnings of their names")
-    parsed.add_argument("--list", action="store_true", help="the names of the rows")
+    parsed.add_argument("--list", action="store_true", help="print the names of the rows")
     parsed.add_argument(
-        "--quick", action="store_true", help="a part of the rows, with fewer messages"
+        "--quick", action="store_true", help="run a part of the rows, with fewer messages"
     )
     parsed.add_argument(
-        "--save-baseline", action="store_true", help="with --quick: what the next ones compare with"
+        "--save-baseline", action="store_true", help="with --quick: save the ratios for comparison"
     )
-    parsed.add_argument("--rounds", type=int, help="that count; one more comes before them")
-    parsed.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages")
+    parsed.add_argument("--rounds", type=int, help="rounds that count, without the warm-up")
+    parsed.add_argument("--scale", type=float, default=1.0, help="factor of the message counts")
     parsed.add_argument(
-        "--write", action="store_true", help="also with names, and with all rows beside them"
+        "--write",
+        action="store_true",
+        help="write results with names, too; run all rows of their experiments",
     )
     parsed.add_argument("--plots", action="store_true", help="only draw the plots again")
     return parsed

@@ -1,4 +1,4 @@
-"""The one broker of a run: that of KAFKA_BOOTSTRAP_SERVERS, or one that is started for it."""
+"""The broker of a run: that of KAFKA_BOOTSTRAP_SERVERS, or one that is started for the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.kafka.cluster import Broker
 
 
 class Topics:
-    """Creates the topics of a run, and deletes them at its end."""
+    """The topics of a run. `close` deletes the topics that `create` has created."""
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -36,7 +36,7 @@ class Topics:
 
 @contextmanager
 def topics() -> Iterator[Topics]:
-    """Open the broker."""
+    """Open the topics of the broker. Start a broker if none is configured."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if not bootstrap:
         with Broker() as broker, _closing(Topics(broker.bootstrap)) as opened:

@@ -1,7 +1,8 @@
-"""The environments of the contenders: a folder each, with a Python and the packages of one peer.
+"""The environments of the contenders: one folder each, with a Python and the packages of one peer.
 
-They are made when they are first needed, below `.bench/`, which git ignores. uv makes them if it is
-installed, and else venv and pip do. The one of the peer in Java has its jars, which Maven fetches.
+An environment is made when it is first needed, below `.bench/`, which git ignores. uv makes it if
+uv is installed, otherwise venv and pip. The environment of the Java peer has jars, which Maven
+fetches.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.kafka.toolchain import ToolchainMissing, find_java, find_maven
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".bench"
-# The environment that the project itself is installed in, which runs these benchmarks.
+# The environment in which the project is installed and the benchmarks run.
 PROJECT = "project"
 REQUIREMENTS = {
     "aiokafka": ("aiokafka[lz4,snappy,zstd]>=0.14,<0.15",),
@@ -34,18 +35,18 @@ TIMEOUT = 600.0  # seconds for one command
 
 
 class EnvironmentFailed(RuntimeError):
-    """An environment could not be made; the message has the output of the installer."""
+    """An environment could not be made. The message has the output of the installer."""
 
 
 def command_of(environment: str, program: str) -> list[str]:
-    """The command line of a contender, without its job. Raises EnvironmentFailed."""
+    """Return the command line of a contender, without its job. Raises EnvironmentFailed."""
     if environment == JAVA:
         return [*_java(), str(CONTENDERS / f"{program}.java")]
     return [python_of(environment), str(CONTENDERS / f"{program}.py")]
 
 
 def python_of(name: str) -> str:
-    """The Python of an environment, which is made if it is not there.
+    """Return the Python of an environment. Make the environment if it does not exist.
 
     Raises EnvironmentFailed.
     """

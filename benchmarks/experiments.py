@@ -1,6 +1,6 @@
-"""What is run: for each experiment the contenders, in turn, with the same job.
+"""The experiments: their contenders, which run in turn with the same job.
 
-Several rows can come from one experiment, which saves time. `rows.py` says which.
+Several rows can use one experiment, which saves time. `rows.py` says which.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.shapes import (
     Shape,
 )
 
-# What is compared of the contenders' answers.
+# The parts of the contenders' answers that are compared.
 ALL = ("count", "checksum")
-COUNT = ("count",)  # they handle the same number of messages, from different partitions first
+COUNT = ("count",)  # the contenders handle the same number of messages, but of other partitions
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Contender:
     """A program with a job.
 
     Attributes:
-        program: a file of `contenders/`, without its ending.
-        work: the name of one of its works.
-        environment: the one that it runs in.
-        shape: of the topic that it reads; None: of the experiment.
-        options: what the work needs besides.
-        messages: how many; None: as many as the experiment has.
+        program: a file of `contenders/`, without its suffix.
+        work: the name of one of the program's works.
+        environment: the environment that it runs in.
+        shape: the records of the topic that it reads. None: those of the experiment.
+        options: further parameters of the work.
+        messages: the number of messages. None: that of the experiment.
     """
 
     program: str
@@ -53,19 +53,19 @@ class Contender:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Contenders, and what they get to do.
+    """Contenders and their job.
 
     Attributes:
-        messages: for each of them in each round.
-        quick: the same in a quick run; None: it takes no part in one.
-        backlog: messages in the topic; None: as many as are read.
-        shape: of the topic that they read; None: they read none, or have their own.
-        size: of the values that they send, in bytes; 0: they send none.
-        verified: what a contender has written is read and compared.
-        same: what of the contenders' answers is to be the same.
-        at_once: they run at the same time instead of in turn, since they only wait.
-        rounds: that count. Where there are several, one more comes before them.
-        quick_rounds: in a quick run.
+        messages: the number of messages for each contender in each round.
+        quick: the same number in a quick run. None: a quick run leaves this experiment out.
+        backlog: messages in the topic. None: as many as are read.
+        shape: the records of the topic that they read. None: they read none, or have their own.
+        size: bytes of the values that they send. 0: they send none.
+        verified: whether written messages are read back and compared.
+        same: the parts of the contenders' answers that must be the same.
+        at_once: whether they run at the same time instead of in turn, because they only wait.
+        rounds: the number of rounds that count. If there are several, a warm-up round comes first.
+        quick_rounds: the number of rounds in a quick run.
     """
 
     name: str
@@ -112,7 +112,7 @@ def _ledger(work: str, messages: int | None = None, **options: Any) -> Contender
 
 _MODES = ("partition", "member")
 _NO_COMMITS = 3600.0
-BUFFER = 16_384  # messages in flight at most, by default
+BUFFER = 16_384  # the default limit of an App, in messages
 IN_FLIGHT = (1_000, 10_000, 100_000, 1_000_000)
 
 EXPERIMENTS = {

@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md: what is in them. `contenders/drawing.py` draws them."""
+"""The data of the plots in docs/performance.md. `contenders/drawing.py` draws them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.shapes import SCALES
 FOLDER = ROOT / "docs" / "plots"
 PROGRAM = Path(__file__).parent / "contenders" / "drawing.py"
 
-CommitQueue = Mapping[str, Mapping[str, Any]]
+Rounds = Mapping[str, Mapping[str, Any]]
 
 
 class DrawingFailed(RuntimeError):
@@ -27,8 +27,8 @@ class DrawingFailed(RuntimeError):
 
 
 def draw() -> None:
-    """Draw what is in `rounds.json`. Raises DrawingFailed and EnvironmentFailed."""
-    rounds: CommitQueue = json.loads(ROUNDS.read_text())
+    """Draw the plots of `rounds.json`. Raises DrawingFailed and EnvironmentFailed."""
+    rounds: Rounds = json.loads(ROUNDS.read_text())
     FOLDER.mkdir(exist_ok=True)
     described = {"folder": str(FOLDER), "ratios": ratios(rounds), "curves": curves(rounds)}
     ended = subprocess.run(
@@ -41,8 +41,8 @@ def draw() -> None:
         raise DrawingFailed(ended.stderr)
 
 
-def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
-    """A bar for each figure with a baseline and a goal; above 1 is better, whatever is measured."""
+def ratios(rounds: Rounds) -> list[dict[str, Any]]:
+    """Return a bar for each figure with a baseline and a goal. A ratio above 1 is always better."""
     bars = []
     for row in ROWS:
         if row.experiment not in rounds or row.baseline is None or row.goal is None:
@@ -55,8 +55,8 @@ def ratios(rounds: CommitQueue) -> list[dict[str, Any]]:
     return bars
 
 
-def curves(rounds: CommitQueue) -> list[dict[str, Any]]:
-    """How costs grow: with partitions, with messages in flight, and behind a stuck message."""
+def curves(rounds: Rounds) -> list[dict[str, Any]]:
+    """Return the curves of costs by number of partitions and by number of messages in flight."""
     found = []
 
     def add(

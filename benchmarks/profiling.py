@@ -1,7 +1,7 @@
-"""Where a message's time goes: `python -m benchmarks.profiling`.
+"""Profiles of the time that a message takes: `python -m benchmarks.profiling`.
 
-py-spy samples our contenders while they hold the interpreter. From that come flame graphs
-(docs/plots/NAME.svg), and tables of microseconds a message (benchmarks/results/profile.md).
+py-spy samples our contenders while they hold the GIL. The results are flame graphs
+(docs/plots/NAME.svg) and tables of microseconds for each message (benchmarks/results/profile.md).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from benchmarks.results import FOLDER as RESULTS
 from benchmarks.runner import Runner
 
 RATE = 400  # samples a second
-ROWS = 14  # of a table; the rest is one row
+ROWS = 14  # of a table; one more row sums up the rest
 TABLE = RESULTS / "profile.md"
-# What is profiled: the experiment and the contender.
+# The experiment and the contender of each profile.
 PROFILED = {
     "consuming": ("consume.100B", "ours"),
     "consuming_batches": ("consume.100B", "ours.batches"),
@@ -46,8 +46,8 @@ class Profile(NamedTuple):
     """Samples of one contender.
 
     Attributes:
-        messages: how many it had.
-        stacks: how many samples were taken of each stack, whose last frame is the innermost.
+        messages: the number of messages that it handled.
+        stacks: the number of samples of each stack. The last frame of a stack is the innermost.
     """
 
     messages: int
@@ -55,7 +55,7 @@ class Profile(NamedTuple):
 
 
 def stacks_of(lines: Iterable[str]) -> Counter[tuple[str, ...]]:
-    """Read py-spy's raw form, and leave out the start and the end of the interpreter."""
+    """Read py-spy's raw format. Leave out empty stacks and imports of modules."""
     stacks: Counter[tuple[str, ...]] = Counter()
     for line in lines:
         frames, _, number = line.rpartition(" ")
@@ -66,7 +66,7 @@ def stacks_of(lines: Iterable[str]) -> Counter[tuple[str, ...]]:
 
 
 def by_file(profile: Profile, rate: int = RATE) -> list[tuple[str, float]]:
-    """Microseconds a message in each file, without the calls from it into another; most first."""
+    """Return the microseconds for each message in each file, without its callees; largest first."""
     samples: Counter[str] = Counter()
     for stack, number in profile.stacks.items():
         frame = _FRAME.fullmatch(stack[-1])
@@ -79,7 +79,7 @@ def by_file(profile: Profile, rate: int = RATE) -> list[tuple[str, float]]:
 
 
 def table_of(name: str, profile: Profile) -> str:
-    """The times of one contender as a table in Markdown."""
+    """Return the times of one contender as a Markdown table."""
     rows = by_file(profile)
     lines = [f"**{name.replace('_', ', ')}**", "", "| file | us a message |", "|---|---:|"]
     lines += [f"| `{file}` | {time:.2f} |" for file, time in rows]
@@ -88,7 +88,7 @@ def table_of(name: str, profile: Profile) -> str:
 
 
 def profile(runner: Runner, name: str) -> Profile:
-    """Run a contender under the profiler, and once more for its flame graph if it has one.
+    """Run a contender under the profiler, and once more if it has a flame graph.
 
     Raises ProfileFailed.
     """
@@ -105,7 +105,7 @@ def profile(runner: Runner, name: str) -> Profile:
 def _record(
     runner: Runner, experiment: Experiment, who: str, form: str, path: Path
 ) -> Mapping[str, float]:
-    """Run a contender under py-spy; returns its answer."""
+    """Run a contender under py-spy, and return its answer."""
     contender = experiment.contenders[who]
     spy = Path(python_of("profiler")).with_name("py-spy")
     options = ["--gil", "--function", "--rate", str(RATE), "--format", form, "--output", str(path)]
@@ -123,7 +123,7 @@ def _record(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profiling", description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the message counts")
     args = parser.parse_args()
     with topics() as opened:
         runner = Runner(opened, rounds=1, scale=args.scale)

@@ -1,9 +1,9 @@
-"""The figures of a run: medians, ratios and spread; their files; and what fell since a baseline.
+"""The figures of a run: medians, ratios and spread, their files, and the ratios that fell.
 
 `latest.json` is a list of `{"name", "value", "unit", "baseline", "ratio"}`. The value and the
 baseline are medians over the rounds. The ratio is the median of the ratios of each round, because
-the contenders of one round have met the same machine. `rounds.json` holds each round, for the plots
-and for the spread, and says where and with what it was measured.
+the contenders of one round run under the same conditions. `rounds.json` holds the answers of each
+round, for the plots and for the spread, and the machine and the versions of the measurement.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ FALL = 0.15  # a ratio that is worse by more than this share has fallen
 
 
 class Figure(NamedTuple):
-    """A row with its numbers; those without a baseline have None there and no ratio.
+    """A row with its numbers. Without a baseline, `baseline` and `ratio` are None.
 
     Attributes:
-        spread: the least and the largest ratio of a round; of the value, without a baseline.
+        spread: the smallest and the largest ratio of a round. Without a baseline: of the value.
     """
 
     row: Row
@@ -45,7 +45,7 @@ class Figure(NamedTuple):
 
     @property
     def is_reached(self) -> bool | None:
-        """Whether the goal is reached; None: there is none."""
+        """Whether the goal is reached. None: the row has no goal."""
         if self.row.goal is None:
             return None
         reached = self.value if self.ratio is None else self.ratio
@@ -53,7 +53,7 @@ class Figure(NamedTuple):
 
 
 def figure_of(row: Row, answers: Answers) -> Figure:
-    """Make the figure of a row from the answers of its experiment."""
+    """Return the figure of a row, from the answers of its experiment."""
     ours = [_measured(answer, row.measure) for answer in answers[row.ours]]
     value = statistics.median(ours)
     if row.baseline is None:
@@ -72,7 +72,7 @@ def _measured(answer: Answer, measure: str) -> float:
 
 
 def as_json(figure: Figure) -> dict[str, Any]:
-    """The form of a figure in `latest.json`."""
+    """Return the form of a figure in `latest.json`."""
     return {
         "name": figure.row.name,
         "value": _rounded(figure.value),
@@ -87,7 +87,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def write(figures: Sequence[Figure], measured: Mapping[str, Answers]) -> None:
-    """Write the figures, and keep those of earlier runs that were not measured now."""
+    """Write the figures. Keep the figures of earlier runs that were not measured now."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     new = {figure.row.name: as_json(figure) for figure in figures}
     old = {each["name"]: each for each in _read(LATEST, [])}
@@ -111,7 +111,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Where these numbers come from."""
+    """Return the machine, the commit and the versions that the numbers come from."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     )
@@ -125,7 +125,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(latest: Iterable[Mapping[str, Any]], rounds: Mapping[str, Any]) -> str:
-    """The figures as a table in Markdown, with the goals, and what they were measured on."""
+    """Return the figures as a Markdown table, with the goals and the machines."""
     rows = {row.name: row for row in ROWS}
     lines = [
         "| figure | ours | baseline | ratio | of all rounds | goal | |",
@@ -165,7 +165,7 @@ def _line(figure: Figure) -> str:
 
 
 def line(figure: Figure) -> str:
-    """A figure for a terminal."""
+    """Return a figure as a line for a terminal."""
     row, low, high = figure.row, *figure.spread
     text = f"{row.name}: {shown(figure.value)} {row.unit}"
     if figure.ratio is not None and figure.baseline is not None:
@@ -177,19 +177,19 @@ def line(figure: Figure) -> str:
 
 
 def shown(value: float) -> str:
-    """A number with three digits that count."""
+    """Return a number as text: whole from 100 on, else with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def ratios_of(figures: Iterable[Figure]) -> dict[str, float]:
-    """What a baseline keeps: the ratios of a run."""
+    """Return the ratios of a run, in the form of a baseline."""
     return {
         figure.row.name: round(figure.ratio, 3) for figure in figures if figure.ratio is not None
     }
 
 
 def fallen(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
-    """A line for each figure whose ratio is worse than the baseline's by more than `FALL`."""
+    """Return a line for each figure that is missing, or worse by more than `FALL` than before."""
     lower = {row.name for row in ROWS if row.is_lower_better}
     lines = []
     for name, was in before.items():

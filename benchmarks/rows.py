@@ -1,7 +1,7 @@
-"""The figures: what is compared with what, and the goals.
+"""The figures: which numbers are compared, and the goals.
 
-The names of the documented table are `NAMES`. Each is a figure's name, or the beginning of the
-names of several figures, where one row of the table has two baselines or numbers::
+`NAMES` has the names of the documented table. Each is the name of a figure, or the beginning of the
+names of several figures, if one row of the table has several baselines or numbers::
 
     consume.single.100B     .vs_bare, .vs_aiokafka
     consume.large.900kB     .rate, .memory
@@ -14,8 +14,8 @@ names of several figures, where one row of the table has two baselines or number
     transactions.per_second, exactly_once.messages    .partition, .member
     memory_broker           .sent, .consumed: by the batch; and .each, one message after the other
 
-In no row of it are the figures that begin with `growth.`, and those that compare with
-confluent-kafka or with Confluent's Parallel Consumer.
+Two kinds of figures are in no row of the table: those whose names begin with `growth.`, and those
+that compare with confluent-kafka or with Confluent's Parallel Consumer.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ class Row:
     """One figure.
 
     Attributes:
-        experiment: where its numbers come from.
-        ours, baseline: the contenders whose numbers are compared; no baseline: only ours counts.
-        goal: for the ratio; without a baseline, for the value. None: there is none.
-        measure: the number of a contender's answer; `rate` is the count by the seconds.
-        baseline_measure: that of the baseline, if it is another one.
-        is_lower_better: a smaller value is the better one, and so is a smaller ratio.
+        experiment: the experiment that the numbers come from.
+        ours, baseline: the contenders whose numbers are compared. Without a baseline, only `ours`.
+        goal: for the ratio, or for the value if there is no baseline. None: no goal.
+        measure: the number in a contender's answer. `rate` is the count divided by the seconds.
+        baseline_measure: the measure of the baseline, if it is another one.
+        is_lower_better: whether a smaller value and a smaller ratio are better.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Row:
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        """The contenders whose numbers it needs."""
+        """The contenders whose numbers the row needs."""
         return (self.ours,) if self.baseline is None else (self.ours, self.baseline)
 
     @property
@@ -114,7 +114,7 @@ class Row:
 
 
 def belongs_to(name: str, names: tuple[str, ...] = NAMES) -> str | None:
-    """The row of the documented table that a figure is of; None: it is of none."""
+    """Return the row of the documented table that a figure belongs to, or None."""
     found = [each for each in names if name == each or name.startswith(f"{each}.")]
     return max(found, key=len, default=None)
 
@@ -200,7 +200,7 @@ def _memory() -> Iterator[Row]:
     for part, goal in (("p99", 10.0), ("max", 50.0)):
         yield _lower(f"loop.delay.{part}", "loop.delay", None, goal, "ms", part)
     for speed in ("fast", "slow"):
-        # A few percent are the noise of the allocator.
+        # The noise of the allocator is a few percent.
         yield _lower(
             *(f"memory.flat.{speed}", f"memory.flat.{speed}", "ours", 1.05, "MB"),
             *("rss_later", "ours", "rss_first_tenth"),
@@ -220,7 +220,7 @@ def _transactions() -> Iterator[Row]:
 
 
 def _alone() -> Iterator[Row]:
-    """Without a client beside us."""
+    """Yield the rows without a baseline."""
     acks = "acks/s"
     yield Row("ledger.in_order", "ledger", None, 3_000_000.0, acks, ours="in_order")
     yield Row("ledger.random", "ledger", None, 1_500_000.0, acks, ours="random")
@@ -236,7 +236,7 @@ def _alone() -> Iterator[Row]:
 
 
 def _growth() -> Iterator[Row]:
-    """What a message costs as something grows, against what it costs while that is small."""
+    """Yield rows that compare the cost of a message at large numbers with that at small numbers."""
     for number in SCALES[1:]:
         yield _lower(
             *(f"growth.partitions.{number}", "growth.partitions", str(SCALES[0]), None),
@@ -267,7 +267,7 @@ ROWS = (
 
 
 def rows_of(names: Sequence[str]) -> list[Row]:
-    """The rows of these names, or whose names begin with them. Raises ValueError."""
+    """Return the rows with these names, or with names that begin so. Raises ValueError."""
     found = []
     for name in names:
         rows = [row for row in ROWS if belongs_to(row.name, (name,)) is not None]
@@ -278,6 +278,6 @@ def rows_of(names: Sequence[str]) -> list[Row]:
 
 
 def with_siblings(rows: Sequence[Row]) -> list[Row]:
-    """All rows of the experiments of these rows."""
+    """Return all rows of the experiments of these rows."""
     experiments = {row.experiment for row in rows}
     return [row for row in ROWS if row.experiment in experiments]

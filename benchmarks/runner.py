@@ -1,4 +1,4 @@
-"""Runs the contenders of an experiment in turn, and checks that all did the same work."""
+"""The runner of experiments: runs the contenders in turn, and checks that all did the same work."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from benchmarks.shapes import Shape
 
 TIMEOUT = 900.0  # seconds for one contender
 TARGET_PARTITIONS = 4
-LINES = 20  # of a contender's errors, at their end
-FEWEST = 100  # messages, however small the scale
+LINES = 20  # at the end of a contender's errors
+FEWEST = 100  # messages, at any scale
 
 Answer = dict[str, float]
-# The answers of each contender, a round after the other.
+# The answers of each contender, one for each round.
 Answers = dict[str, list[Answer]]
 
 
 class ContenderFailed(RuntimeError):
-    """A contender ended with an error, or gave no answer."""
+    """A contender ended with an error, or printed no answer."""
 
 
 class WorkDiffers(RuntimeError):
-    """The contenders did not do the same work, so that their numbers say nothing."""
+    """The contenders did not do the same work, so their numbers cannot be compared."""
 
 
 class Runner:
     """Runs experiments on one broker.
 
     Args:
-        rounds: None: as many as the experiment says.
-        scale: of the numbers of messages.
-        is_quick: run what a quick run has.
+        rounds: the number of rounds that count. None: that of the experiment.
+        scale: the factor of the numbers of messages.
+        is_quick: whether this is a quick run.
 
     Attributes:
-        failures: what went wrong with a contender.
+        failures: the errors of contenders.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Runner:
     def run(self, experiment: Experiment, needed: Collection[str]) -> Answers:
         """Run the needed contenders in turn, A B A B, and return the answers of all rounds.
 
-        One more round comes before them, to warm up; but not in a quick run, before a single round
-        and before contenders that only wait. A contender that fails is left out from then on, and
-        named in `failures`. Raises WorkDiffers.
+        A warm-up round comes first, except in a quick run, if there is a single round, or if the
+        contenders only wait. A contender that fails is left out of the later rounds and of the
+        answers, and is named in `failures`. Raises WorkDiffers.
         """
         contenders = {
             name: contender for name, contender in experiment.contenders.items() if name in needed
@@ -82,7 +82,7 @@ class Runner:
     def _round(
         self, experiment: Experiment, contenders: Mapping[str, Contender]
     ) -> dict[str, Answer]:
-        """One turn of each; without those that failed."""
+        """Run each contender once. Return the answers of those that did not fail."""
 
         def one(contender: Contender) -> Answer | None:
             try:
@@ -99,7 +99,7 @@ class Runner:
         return {name: answer for name, answer in found if answer is not None}
 
     def job(self, experiment: Experiment, contender: Contender) -> dict[str, Any]:
-        """What a contender is given. Its topics are there, and the one that it reads is filled."""
+        """Return the job of a contender. Create its topics, and fill the topic that it reads."""
         messages = self._messages(experiment)
         if contender.messages is not None:
             messages = self._scaled(contender.messages)
@@ -113,7 +113,7 @@ class Runner:
             "partitions": 4 if shape is None else shape.partitions,
             "options": dict(contender.options),
         }
-        if experiment.size:  # it writes
+        if experiment.size:  # the contender writes
             job["target"] = target = f"bench-{self._run}-{uuid.uuid4().hex[:8]}"
             self._topics.create(target, TARGET_PARTITIONS)
         return job
@@ -123,8 +123,8 @@ class Runner:
         answer = _ask(contender.environment, contender.program, job)
         if answer["count"] != job["messages"]:
             raise WorkDiffers(
-                f"{contender.program}, {job['work']}: {answer['count']} of {job['messages']}"
-                " messages"
+                f"{contender.program}, {job['work']}: handled {answer['count']} of"
+                f" {job['messages']} messages"
             )
         if experiment.verified:
             reading = {"work": "verify", "topic": job["target"], "partitions": TARGET_PARTITIONS}
@@ -147,7 +147,7 @@ class Runner:
         return min(messages, max(FEWEST, round(messages * self._scale)))
 
     def _topic_of(self, experiment: Experiment, contender: Contender) -> str:
-        """The topic that a contender reads, filled; "": it reads none."""
+        """Return the topic that a contender reads, and fill it. "": it reads none."""
         shape = contender.shape or experiment.shape
         if shape is None:
             return ""
@@ -184,11 +184,11 @@ def _ask(environment: str, program: str, job: Mapping[str, Any]) -> Answer:
     try:
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as error:
-        raise ContenderFailed(f"{program}, {job['work']}: no end after {TIMEOUT} s") from error
+        raise ContenderFailed(f"{program}, {job['work']}: still ran after {TIMEOUT} s") from error
     lines = ended.stdout.strip().splitlines()
     if ended.returncode != 0 or not lines:
         raise ContenderFailed(
-            f"{program}, {job['work']}: ended with {ended.returncode}\n{_end_of(ended.stderr)}"
+            f"{program}, {job['work']}: exit code {ended.returncode}\n{_end_of(ended.stderr)}"
         )
     answer: Answer = json.loads(lines[-1])
     return answer
@@ -199,7 +199,7 @@ def _end_of(text: str) -> str:
 
 
 def _check(experiment: Experiment, answers: Mapping[str, Answer]) -> None:
-    """Raise WorkDiffers unless all contenders did the same."""
+    """Raise WorkDiffers unless all contenders did the same work."""
     for name in experiment.same:
         if len({answer[name] for answer in answers.values()}) > 1:
             each = ", ".join(f"{who}: {answer[name]}" for who, answer in answers.items())

@@ -1,4 +1,4 @@
-"""What the topics hold that are read. confluent-kafka writes each once, and all read the same."""
+"""The records in the topics that contenders read. confluent-kafka writes each topic once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Shape:
     """The records of a topic.
 
     Attributes:
-        size: of a value, in bytes. There are no keys.
-        json: the values are documents, which can be compressed; else they are random bytes.
-        batch_bytes, batch_messages: the most of one batch.
+        size: bytes of a value. There are no keys.
+        json: the values are JSON documents, which can be compressed. Otherwise, random bytes.
+        batch_bytes, batch_messages: the largest batch.
         linger_ms: how long the producer waits for a full batch.
-        one_by_one: a partition is filled after the other, so that batches become long.
+        one_by_one: the partitions are filled one after the other, so that batches become long.
     """
 
     name: str

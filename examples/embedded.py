@@ -1,4 +1,4 @@
-"""In an anyio program, on its trio backend, everything works as it is."""
+"""An app in an anyio program on the trio backend, where it works without a wrapper."""
 
 import sys
 

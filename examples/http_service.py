@@ -1,11 +1,12 @@
-"""An HTTP service on asyncio: it writes on a request, and reads in the background.
+"""An HTTP service on asyncio: it sends a message on a request, and reads in the background.
 
 python examples/http_service.py [BROKER] [PORT]
 curl -X POST http://127.0.0.1:8000/greetings/world
 curl http://127.0.0.1:8000/greetings
 
-The server runs beside the reader, in one task group. A reader that crashes ends the server and the
-program, with its error. In a server's lifespan it would leave a server behind that answers 200.
+The server and the reader run in one task group, so a crash of the reader ends the server and the
+program with its error. If the reader ran in the server's lifespan, the server would go on and
+answer 200 after a crash of the reader.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ async def read() -> None:
 async def main() -> None:
     app: AnyApp
     async with open_app(App("greetings", broker=BROKER)) as app, anyio.create_task_group() as tasks:
-        app.stop_on_signals()  # uvicorn handles a signal first, and raises it again at its end
+        app.stop_on_signals()  # uvicorn handles a signal first, and raises it again when it ends
         service.state.greetings = app.topic("greetings", value_type=str)
         service.state.seen = []
         tasks.start_soon(read)
         await uvicorn.Server(uvicorn.Config(service, port=PORT)).serve()
-        app.stop()  # the reader ends after the message in hand
+        app.stop()  # the reader ends after its current message
 
 
 if __name__ == "__main__":

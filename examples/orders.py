@@ -1,4 +1,4 @@
-"""The smallest service: send, and handle messages until Ctrl-C or SIGTERM."""
+"""The smallest service: send a message, and handle messages until Ctrl-C or SIGTERM."""
 
 import sys
 
@@ -12,9 +12,9 @@ orders = app.topic("orders")
 
 async def main():
     async with app:
-        app.stop_on_signals()  # finish the message in hand, commit, leave the group
+        app.stop_on_signals()  # finish the current message, commit, leave the group
         await orders.send(key=b"k", value=b"v")
-        async for message in orders:  # acked when the next one is asked for
+        async for message in orders:  # acked when the loop requests the next message
             print(message.tp, message.offset, message.value, flush=True)
 
 

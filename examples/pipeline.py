@@ -1,4 +1,4 @@
-"""Consume, transform, produce, at least once: a result is delivered before its input is acked."""
+"""Consume, transform and produce, at least once: a result is written before its source is acked."""
 
 import sys
 
@@ -22,7 +22,7 @@ async def checkout():
                 for cart in batch
             ]
             for delivery in sent:
-                await delivery  # raises if it was not delivered: then the batch stays unacked
+                await delivery  # raises if the message was not written: the batch stays unacked
         done += len(batch)
         if done >= CARTS:
             return

@@ -1,7 +1,7 @@
-"""The fast path: batches, each of one partition, acked as a whole.
+"""The fast way to handle messages: batches of one partition each, which are acked as a whole.
 
-Work that is done once a batch, such as a write to a database, belongs in here: `async with batch:`
-acks it on a clean exit.
+Use it for work that is done once for each batch, such as a write to a database. `async with batch:`
+acks the batch on a clean exit.
 """
 
 import sys

@@ -1,8 +1,9 @@
-"""Slow handlers, several at a time, each acking its own message.
+"""Slow handlers that run at the same time. Each acks its own message.
 
-A message is acked on a clean exit of `async with message:` alone. The offset that is committed
-never passes one that is not, so the tasks may end in any order. What fails here is set aside in a
-topic of its own; without that it would end the program, and be delivered again to the next one.
+`async with message:` acks the message only on a clean exit. The committed offset never passes an
+unacked message, so the handlers may end in any order. A message that cannot be handled is sent to
+another topic. Otherwise its error would end the program, and the next program would receive the
+message again.
 """
 
 import random
@@ -38,7 +39,7 @@ async def courier(done):
                 await returned.send_and_wait(key=message.key, value=message.value)
         done.append(message.key)
         if len(done) == PARCELS:
-            app.stop()  # every courier ends after the message in hand
+            app.stop()  # each courier ends after its current message
 
 
 async def main():

@@ -1,8 +1,8 @@
-"""Structured-concurrency parts for trio programs that keep long-lived things.
+"""Structured concurrency for trio programs with long-lived parts.
 
-- `Service`, `running`: a named node of a tree of tasks, with an orderly end.
+- `Service`, `running`: a named node in a tree of tasks, with an orderly stop.
 - `Gate`: flow control, made of trio Events.
-- `Worker`: one owned thread, its calls in order and safe to cancel.
+- `Worker`: one owned thread, whose calls run in order and are safe to cancel.
 - `tick`: a periodic task.
 """
 

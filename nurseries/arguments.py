@@ -1,8 +1,8 @@
-"""Checks of arguments, made before a call changes anything. Pure.
+"""Checks of arguments, to be made before a call changes anything. No I/O.
 
-Each check raises an error that names the argument, the expected and the given value. The error is
-a TypeError for a value of a wrong type, and a ValueError for a value out of range. A bool does not
-count as a number.
+Each check raises an error that names the argument, the expected value and the given value. A value
+of a wrong type raises a TypeError, a value out of range a ValueError. A bool does not count as a
+number.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def seconds(
     """Check a duration.
 
     Args:
-        least: the smallest value; None: any that is more than 0.
-        most: the largest value; None: any.
+        least: the smallest value. None: any value above 0.
+        most: the largest value. None: no limit.
         finite: whether infinity is refused.
     """
     low = "more than 0" if least is None else f"{least:g} or more"
@@ -72,7 +72,8 @@ def whole(name: str, value: Any, *, least: int = 0, most: int | None = None) -> 
     """Check a whole number and return it as an int.
 
     Args:
-        least: the smallest value. most: the largest one; None: any.
+        least: the smallest value.
+        most: the largest value. None: no limit.
     """
     if type(value) is not int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -100,7 +101,7 @@ def flag(name: str, value: Any) -> None:
 
 
 def function(name: str, value: Any, expected: str = "a function") -> None:
-    """Check something that can be called."""
+    """Check that a value can be called."""
     if not callable(value):
         raise wrong_type(name, expected, value)
 
@@ -112,7 +113,7 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str
 
 
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Check that a value is one of a few."""
+    """Check that a value is one of the choices."""
     like = [each for each in choices if _is_like(value, each)]
     if value not in like:
         expected = f"one of {', '.join(repr(each) for each in choices)}"
@@ -120,11 +121,11 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def _is_like(value: object, other: object) -> bool:
-    """Whether two values are of one type; True is not 1."""
+    """Whether two values have the same type. True is not 1."""
     return isinstance(value, type(other)) and isinstance(value, bool) == isinstance(other, bool)
 
 
 def or_none(check: Callable[..., object], name: str, value: Any, **bounds: Any) -> None:
-    """Make a check, unless the value is None."""
+    """Run a check unless the value is None."""
     if value is not None:
         check(name, value, **bounds)

@@ -1,12 +1,11 @@
-"""A named node of a tree of tasks, with an orderly end.
+"""A named node in a tree of tasks, with an orderly stop.
 
-A trio nursery knows how to end its tasks at once. A service must often end in order: stop taking
-work in, finish what was begun, write down how far it came, and only then let its tasks go. So a
-`Service` keeps its children in a shelter: cancelling from outside, a crash among the children and
-a plain `stop()` all do the same thing first, they start `on_stop`, bounded by `grace` seconds,
-while the children still run. After that the children are let go: cancelled, the child services
-with what is left of the grace for their own `on_stop`. What went wrong comes out of `serve` as an
-ordinary exception group.
+A trio nursery ends its tasks at once. A service must often stop in order: refuse new work, finish
+the work in progress, record its progress, and only then end its tasks. So a `Service` shields its
+children. Cancelling from outside, a crash among the children and a plain `stop()` all begin with
+the same step: `on_stop` runs, bounded by `grace` seconds, while the children still run. Then the
+children are cancelled. A child service has the rest of the grace period for its own `on_stop`.
+`serve` raises all errors as an ordinary exception group.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ S = TypeVar("S", bound="Service")
 
 
 class State(enum.Enum):
-    """Where a service is in its life; `ENDED` services may be served again."""
+    """The state of a service. A service that is `ENDED` may be served again."""
 
     IDLE = "idle"
     STARTING = "starting"
@@ -36,20 +35,20 @@ class State(enum.Enum):
 
 
 class ServiceError(RuntimeError):
-    """A call that does not fit the state of the service."""
+    """A call that the state of the service does not allow."""
 
 
 class StopTimeout(RuntimeError):
-    """`on_stop` did not end within the grace period; the message says where it stood."""
+    """`on_stop` did not end within the grace period. The message names what still ran."""
 
 
 @attrs.frozen
 class Node:
-    """One row of a tree, as it was when it was looked at.
+    """A snapshot of one node of a tree.
 
     Attributes:
-        waits_in: the functions, outermost first, through which the task, or the hook of the
-            service, waits; empty for one that runs just now or has ended.
+        waits_in: the functions, outermost first, in which the task or the hook of the service
+            waits. Empty if it runs at this moment or has ended.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Node:
     children: tuple[Node, ...] = ()
 
     def lines(self, indent: str = "") -> Iterator[str]:
-        """The tree as text, a line a node."""
+        """Yield the tree as text, one line for each node."""
         where = f"  in {' > '.join(self.waits_in[-2:])}" if self.waits_in else ""
         yield f"{indent}{self.name}  {self.state.value}{where}"
         for child in self.children:
@@ -67,7 +66,7 @@ class Node:
 
 @attrs.define(eq=False)
 class _Child:
-    """A task in the shelter of its service; on the list of its siblings until it has ended."""
+    """A task that is shielded by its service. It is in `siblings` until it has ended."""
 
     name: str
     siblings: list[_Child]
@@ -76,12 +75,12 @@ class _Child:
     task: trio.lowlevel.Task | None = None
 
     def __attrs_post_init__(self) -> None:
-        # Listed before the task takes its first step: whoever lets the children go must find it.
+        # Before the first step of the task: a stop that cancels the children must find it.
         self.siblings.append(self)
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
-        """The task, sheltered from its first step."""
+        """Run the task, shielded from its first step on."""
         self.task = trio.lowlevel.current_task()
         self.shelter.shield = True
         try:
@@ -97,9 +96,9 @@ class _Child:
         *args: object,
         task_status: trio.TaskStatus[Any],
     ) -> None:
-        """The task, sheltered once it has started.
+        """Run the task, shielded once it has started.
 
-        Until then whoever waits for the start can be cancelled, and the start with it.
+        Until then, cancelling the caller that waits for the start also cancels the start.
         """
         self.task = trio.lowlevel.current_task()
         try:
@@ -108,12 +107,14 @@ class _Child:
                 await exposed(functools.partial(fn, task_status=status), *args)
             if self.shelter.cancelled_caught and not self.shelter.shield:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                raise ServiceError(f"{self.name} was let go before it had started")
+                raise ServiceError(
+                    f"{self.name} was cancelled before it had started: its service has stopped"
+                )
         finally:
             self.siblings.remove(self)
 
     def let_go(self, deadline: float) -> None:
-        """Cancel the task; a service has until the deadline to stop in order."""
+        """Cancel the task. A service has until the deadline to stop in order."""
         self.shelter.cancel()
         if self.service is not None:
             self.service.stop_soon()
@@ -127,7 +128,7 @@ class _Child:
 
 @attrs.frozen
 class _Started:
-    """The task status of a child: its shelter goes up when it moves into the nursery."""
+    """The task status of a child. It shields the child when the child moves into the nursery."""
 
     child: _Child
     status: trio.TaskStatus[Any]
@@ -139,21 +140,21 @@ class _Started:
         starter = task.parent_nursery
         self.child.shelter.shield = True  # before the move: the nursery may be cancelled already
         self.status.started(value)
-        # A task whose start was cancelled does not move. It must see that it is cancelled.
+        # A task whose start was cancelled does not move. The cancel must reach it.
         self.child.shelter.shield = task.parent_nursery is not starter
 
 
 @trio.lowlevel.disable_ki_protection
 async def exposed(fn: Callable[..., Awaitable[object]], *args: object) -> None:
-    """Run code of a user, which Ctrl-C may interrupt anywhere, from code where it may not.
+    """Run an async function without trio's protection from Ctrl-C.
 
-    A checkpoint if the code is one.
+    Code that has this protection calls the functions of users with it. A checkpoint if `fn` is one.
     """
     await fn(*args)
 
 
 def _waits_in(task: trio.lowlevel.Task | None) -> tuple[str, ...]:
-    """Names of the functions outside of trio in which the task is suspended."""
+    """Return the names of the functions outside of trio in which the task is suspended."""
     if task is None or (trio.lowlevel.in_trio_task() and task is trio.lowlevel.current_task()):
         return ()
     return tuple(
@@ -164,14 +165,14 @@ def _waits_in(task: trio.lowlevel.Task | None) -> tuple[str, ...]:
 
 
 class Service:
-    """A node of the tree; subclass it and fill in the hooks.
+    """A node in a tree of tasks. Subclass it and override the hooks.
 
     Run it with `await nursery.start(service.serve)` or `async with running(service)`. Inside,
     `add_service` starts a child service and `start` / `spawn` start plain tasks.
 
     Args:
-        name: shown in the tree and in errors; the class name unless given.
-        grace: seconds that `on_stop` may take; math.inf: as long as it wants.
+        name: shown in the tree and in errors. None: the name of the class.
+        grace: seconds that `on_stop` may take. math.inf: no limit.
     """
 
     def __init__(self, name: str | None = None, *, grace: float = 30.0) -> None:
@@ -181,56 +182,59 @@ class Service:
         self.grace = grace
         self.state = State.IDLE
         self._children: list[_Child] = []
-        self._nursery: trio.Nursery | None = None  # of the children, while it takes them in
+        self._nursery: trio.Nursery | None = None  # of the children, while they may be added
         self._hook: trio.lowlevel.Task | None = None  # the task that runs a hook
-        self._life = trio.CancelScope()  # up to the stop, which cancels it
-        self._bound = trio.CancelScope(shield=True)  # of on_stop; a parent may tighten it
-        self._restarted: trio.Event | None = None  # there while a restart is asked for
+        self._life = trio.CancelScope()  # from start to stop; a stop cancels it
+        self._bound = trio.CancelScope(shield=True)  # of on_stop; a parent may shorten it
+        self._restarted: trio.Event | None = None  # not None while a restart is pending
         self._was_ready = False
-        self._on_crash: Callable[[], None] = lambda: None  # up the tree, before anything is stopped
-        self._block: trio.CancelScope | None = None  # of the block that `running` serves it around
+        self._on_crash: Callable[[], None] = lambda: None  # called upward, before any stop
+        self._block: trio.CancelScope | None = None  # of the block inside `running`
         self._ended = trio.Event()
 
     # Hooks
 
     async def on_start(self) -> None:
-        """Start children and tasks; the service is ready when this returns.
+        """Start children and tasks. The service is ready when this returns.
 
-        Cancelled by a stop, by cancelling from outside and by a crash among the children.
+        A stop, cancelling from outside and a crash among the children cancel it.
         """
 
     async def on_stop(self) -> None:
-        """End in order, while children and tasks still run; stops the child services.
+        """Stop in order, while children and tasks still run. By default, stop the child services.
 
-        Shielded from cancelling from outside, bounded by `grace`. Called after a crash and
-        after a failed `on_start`, too: what was not set up may be missing. A child service
-        that still runs afterwards, because this raised or did not stop it, stops in what is left
-        of the grace, together with the others.
+        Shielded from cancelling from outside, and bounded by `grace`. It also runs after a crash
+        and after a failed `on_start`, so parts that `on_start` creates may be missing. If this
+        raises or does not stop all child services, the others stop at the same time, within the
+        rest of the grace period.
         """
         await self.stop_children()
 
     async def on_restart(self) -> None:
-        """Between two lives, when all children are gone. Cancelled as `on_start` is."""
+        """Prepare the next start of a restart, after all children have ended.
+
+        A stop and cancelling from outside cancel it.
+        """
 
     def on_ended(self) -> None:
-        """Called once, when `serve` is about to return or raise and no restart follows.
+        """React to the end of the service, when `serve` is about to return or raise.
 
-        Called after the last `on_stop`, and also where a restart has failed or was overtaken by
-        a stop. Not a coroutine function; it must not raise.
+        It runs once, after the last `on_stop`, and no restart follows. It also runs if a restart
+        has failed or a stop has replaced it. Not a coroutine function. It must not raise.
         """
 
     # For the owner
 
     @trio.lowlevel.enable_ki_protection
     async def serve(self, *, task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED) -> None:
-        """Live until stopped, cancelled or crashed.
+        """Run the service until it is stopped, is cancelled or crashes.
 
-        Reports itself as started once `on_start` is done, or was cut short by a stop. A
-        checkpoint; cancelling leads to an orderly stop within `grace` seconds.
+        It reports itself as started when `on_start` is done, or when a stop has cancelled
+        `on_start`. A checkpoint. Cancelling leads to an orderly stop within `grace` seconds.
 
         Raises:
-            ExceptionGroup: of what the hooks, children and tasks raised.
-            ServiceError: it is being served already.
+            ExceptionGroup: the errors of the hooks, children and tasks.
+            ServiceError: the service is being served already.
         """
         if self.state not in (State.IDLE, State.ENDED):
             raise ServiceError(f"{self.name} is {self.state.value} already")
@@ -246,7 +250,7 @@ class Service:
                 self._restarted = None
                 if await self._renew():
                     await self._live(again)
-        except BaseExceptionGroup as group:  # Cancelled and KeyboardInterrupt stay in it
+        except BaseExceptionGroup as group:  # it keeps Cancelled and KeyboardInterrupt
             raise _named(self.name, group) from group.__cause__
         finally:
             self._restarted = None
@@ -255,10 +259,11 @@ class Service:
             self._ended.set()
 
     async def stop(self) -> None:
-        """Ask for an orderly stop and wait for its end; at once if it has not begun or has ended.
+        """Request an orderly stop, and wait for its end.
 
-        A start that is under way is cancelled. A checkpoint. Cancelled: the stop goes on, only
-        the waiting ends. Errors come out of `serve`, not here.
+        It cancels a start that is under way. It returns at once if the service has not begun or has
+        ended. `serve` raises the errors of the stop. A checkpoint. Cancelling ends only the
+        waiting: the stop goes on.
         """
         self.stop_soon()
         if self.state is State.IDLE:
@@ -267,24 +272,27 @@ class Service:
             await self._ended.wait()
 
     def end_block_by(self, deadline: float) -> None:
-        """Cancel the block of `running` at a deadline on trio's clock; not a checkpoint.
+        """Cancel the block of `running` at a deadline on trio's clock. Not a checkpoint.
 
-        The service then stops in order, as at any other end of the block. The earliest of several
-        deadlines counts.
+        The service then stops in order, as at any other end of the block. Of several deadlines, the
+        earliest counts.
         """
         if self._block is not None:
             self._block.deadline = min(self._block.deadline, deadline)
 
     def stop_soon(self) -> None:
-        """Ask for an orderly stop; not a checkpoint. It takes precedence over a restart."""
+        """Request an orderly stop, which replaces a pending restart. Not a checkpoint."""
         self._restarted = None
         self._life.cancel()
 
     @trio.lowlevel.enable_ki_protection
     async def restart(self) -> None:
-        """Stop in order, call `on_restart`, start again; returns once it runs again.
+        """Stop in order, call `on_restart` and start again. Return when the service runs again.
 
-        Raises ServiceError if it ends instead. A checkpoint; cancelled: the restart goes on.
+        A checkpoint. Cancelling ends only the waiting: the restart goes on.
+
+        Raises:
+            ServiceError: the service does not run, was asked to stop, or ended instead.
         """
         if self._restarted is None:
             if self.state is not State.RUNNING:
@@ -302,21 +310,21 @@ class Service:
 
     @property
     def is_restarting(self) -> bool:
-        """Whether the stop that is under way leads to another life."""
+        """Whether a restart is pending: the service starts again after its stop."""
         return self._restarted is not None
 
     @property
     def ended(self) -> trio.Event:
-        """Set when `serve` is about to return or raise."""
+        """The Event that is set when `serve` is about to return or raise."""
         return self._ended
 
     @property
     def time_left(self) -> float:
-        """For `on_stop`: how many seconds of the grace are left, 0 or more."""
+        """The seconds of the grace period that are left, 0 or more. Use it in `on_stop`."""
         return max(0.0, trio.current_effective_deadline() - trio.current_time())
 
     def tree(self) -> Node:
-        """What the service and all below it do at this moment."""
+        """Return a snapshot of the service and all nodes below it."""
         below = tuple(child.look() for child in self._children)
         return Node(self.name, self.state, _waits_in(self._hook), below)
 
@@ -324,9 +332,10 @@ class Service:
 
     @trio.lowlevel.enable_ki_protection
     async def add_service(self, service: S) -> S:
-        """Start a child service; returns when it is ready, raises what its start raised.
+        """Start a child service, and return it when it is ready. Raise the errors of its start.
 
-        A checkpoint; cancelled: its start is cancelled, and it has stopped in order.
+        A checkpoint. Cancelling cancels the start, and the call ends after the child has stopped in
+        order.
         """
         arguments.instance("service", service, Service, "a Service")
         nursery = self._open_nursery
@@ -337,9 +346,9 @@ class Service:
 
     @trio.lowlevel.enable_ki_protection
     async def start(self, name: str, fn: Callable[..., Awaitable[object]], *args: object) -> Any:
-        """Start a task that takes `task_status`; returns what it reports as started.
+        """Start a task that takes `task_status`, and return the value of its report.
 
-        A checkpoint; cancelled before that report: the task is cancelled.
+        A checkpoint. Cancelling before that report cancels the task.
         """
         _check_task(name, fn)
         nursery = self._open_nursery
@@ -347,13 +356,17 @@ class Service:
 
     @trio.lowlevel.enable_ki_protection
     def spawn(self, name: str, fn: Callable[..., Awaitable[object]], *args: object) -> None:
-        """Start a plain task; not a checkpoint."""
+        """Start a plain task. Not a checkpoint."""
         _check_task(name, fn)
         nursery = self._open_nursery
         nursery.start_soon(_Child(name, self._children).run, fn, *args)
 
     async def stop_children(self) -> None:
-        """Stop the child services, the last one first, each waited for."""
+        """Stop the child services one after the other, the last one first.
+
+        A checkpoint if there are any. If it is cancelled, the current stop goes on, and the
+        services before it are not asked to stop.
+        """
         for child in reversed(self._children[:]):
             if child.service is not None:
                 await child.service.stop()
@@ -361,7 +374,10 @@ class Service:
     @property
     def _open_nursery(self) -> trio.Nursery:
         if self._nursery is None:
-            raise ServiceError(f"{self.name} is {self.state.value}: it can have no children now")
+            raise ServiceError(
+                f"{self.name} is {self.state.value}: it accepts children only from the beginning of"
+                " on_start to the end of on_stop"
+            )
         return self._nursery
 
     @trio.lowlevel.enable_ki_protection
@@ -373,14 +389,14 @@ class Service:
         try:
             with self._new_life():
                 async with trio.open_nursery() as self._nursery:
-                    # The hooks are tasks, so that the grace runs from the moment that something
-                    # ends the life, even if the start is slow to give up, and so that what
-                    # on_stop raises stands beside what ended the start and does not replace it.
+                    # The hooks are tasks for two reasons. The grace period begins when the service
+                    # is to end, even if on_start is slow to end. An error of on_stop is raised
+                    # beside the error that ended on_start, and does not replace it.
                     self._nursery.start_soon(self._begin, begun, ready, task_status)
                     try:
                         await trio.sleep_forever()
                     finally:
-                        # What goes wrong before the first start is done is for who waits for it.
+                        # Before the first start is done, its caller handles the error.
                         if self._was_ready and not self._life.cancel_called:
                             self._on_crash()
                         self.state = State.STOPPING
@@ -390,10 +406,10 @@ class Service:
 
     @trio.lowlevel.enable_ki_protection
     async def _renew(self) -> bool:
-        """Call `on_restart`; False if a stop came meanwhile."""
+        """Call `on_restart`. Return False if a stop was requested meanwhile."""
         self.state = State.STARTING
         with self._new_life() as life:
-            async with trio.open_nursery():  # an error comes as a group, like those of other hooks
+            async with trio.open_nursery():  # puts an error into a group, as for the other hooks
                 await self._run_hook(self.on_restart)
         return not life.cancel_called
 
@@ -433,7 +449,7 @@ class Service:
         if self._bound.cancelled_caught:
             allowed = max(self._bound.deadline - since, 0)
             raise StopTimeout(
-                f"{self.name} did not stop within {allowed:g} s; still there: {still_there}"
+                f"{self.name} did not stop within {allowed:g} s; still running: {still_there}"
             )
 
     @trio.lowlevel.enable_ki_protection
@@ -460,9 +476,10 @@ async def _first_of(nursery: trio.Nursery, event: trio.Event) -> None:
 async def running(service: S) -> AsyncIterator[S]:
     """Serve a service around a block: ready at its start, stopped in order at its end.
 
-    The block is cancelled as soon as the service, or one below it, crashes; only then are they
-    stopped. However the block ends, by its last line, an exception or cancelling, the service is
-    stopped in order within its grace period. All that went wrong comes out as one exception group.
+    If the service or a service below it crashes, the block is cancelled before anything is stopped.
+    At each end of the block (normal, with an exception, cancelled) the service stops in order
+    within its grace period. All errors are raised as one exception group. Entering and leaving are
+    checkpoints.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -475,14 +492,14 @@ async def running(service: S) -> AsyncIterator[S]:
             finally:
                 with trio.CancelScope(shield=True):
                     await service.stop()
-    except BaseExceptionGroup as group:  # Cancelled and KeyboardInterrupt stay in it
+    except BaseExceptionGroup as group:  # it keeps Cancelled and KeyboardInterrupt
         raise _named(service.name, group) from group.__cause__
 
 
 def _named(name: str, group: BaseExceptionGroup[BaseException]) -> BaseExceptionGroup[Any]:
     """Return the same group with the name of a service, and without the frames of the nurseries.
 
-    Each part keeps its own traceback; the frames between the parts only show how we serve them.
+    Each error keeps its own traceback. The frames between the errors only show this module.
     """
     named = BaseExceptionGroup(name, group.exceptions)
     for note in getattr(group, "__notes__", ()):

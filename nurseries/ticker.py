@@ -1,4 +1,4 @@
-"""A periodic task that keeps its beat and never runs twice at once."""
+"""A periodic task that does not drift and never overlaps itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nurseries.arguments import function, seconds
 async def tick(interval: float, beat: Callable[[], Awaitable[object]]) -> NoReturn:
     """Call `beat` every `interval` seconds until cancelled.
 
-    Beats are due at multiples of the interval from the start, so that they do not drift; a beat
-    that takes longer than the interval makes the missed ones fall out, it does not pile them up.
-    An error of `beat` ends the ticker and is raised.
+    Calls are due at multiples of the interval from the start, so they do not drift. If a call takes
+    longer than the interval, the calls that became due meanwhile are skipped. An error of `beat`
+    ends the ticker and is raised. A checkpoint. Cancelling reaches a call that is under way.
 
     Args:
         interval: seconds, more than 0.
-        beat: called without arguments, first after one interval.
+        beat: called without arguments, for the first time after one interval.
     """
     seconds("interval", interval)
     function("beat", beat, "an async function without arguments")

@@ -1,9 +1,8 @@
 """One owned thread for a blocking client, with calls that are safe to cancel.
 
-A blocking library often wants all its calls from one thread, and a call that is under way
-cannot be taken back. So a call here is a thing of its own: handing it over and waiting for it
-are two steps, and only the waiting can be cancelled. The call still runs, in its turn, and its
-outcome stays on the `Call` for whoever asks.
+A blocking library often needs all its calls in one thread, and a call that has begun cannot be
+undone. So submitting a call and waiting for it are two steps, and only the waiting can be
+cancelled. The call still runs in its turn, and its `Call` object keeps the outcome.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ Ts = TypeVarTuple("Ts")
 
 
 class WorkerClosed(RuntimeError):
-    """The worker takes no calls: it was not started, or it was stopped."""
+    """The worker accepts no calls: it was not started, or it was stopped."""
 
 
 class WorkerStuck(RuntimeError):
-    """The thread did not come back from a call in time and was abandoned in it."""
+    """The thread did not return from a call in time and was abandoned in that call."""
 
 
 class CallWithdrawn(RuntimeError):
-    """The call was withdrawn before the thread began it, and will never be made."""
+    """The call was withdrawn before the thread began it. It will never be made."""
 
 
 @attrs.define(eq=False)
 class Call(Generic[T]):
-    """A call that was handed to a worker.
+    """A call that was submitted to a worker.
 
     Attributes:
-        name: what the tree and a WorkerStuck error show.
-        outcome: value or error once the call has ended, None before.
+        name: shown by `Worker.current` and in errors.
+        outcome: the value or the error once the call has ended, None before.
     """
 
     name: str
@@ -53,12 +52,12 @@ class Call(Generic[T]):
     _claim: threading.Lock = attrs.field(factory=threading.Lock)
 
     async def wait(self) -> T:
-        """Wait for the end of the call; its value, or its error raised.
+        """Wait for the end of the call. Return its value, or raise its error.
 
-        Any number of tasks may wait. A checkpoint. Cancelled: only the waiting ends.
+        Any number of tasks may wait. A checkpoint. Cancelling ends only the waiting.
         """
         await self._ended.wait()
-        match self.outcome:  # not unwrap(): an outcome gives itself up once, a call to many
+        match self.outcome:  # not unwrap(), which works only once: several tasks may wait
             case Value() as ended:
                 value: T = ended.value
                 return value
@@ -76,19 +75,19 @@ class Call(Generic[T]):
 
 
 class Worker:
-    """A thread that makes one call after the other, in the order they were handed over.
+    """A thread that makes one call after the other, in the order of submission.
 
-    `start`, then `submit` or `call` from the trio thread, then `stop`; or `async with`.
+    Call `start`, then `submit` or `call` in the trio thread, then `stop`. Or use `async with`.
 
     Args:
-        name: of the thread, and in errors.
+        name: the name of the thread, also shown in errors.
     """
 
     def __init__(self, name: str) -> None:
         text("name", name)
         self.name = name
         self._queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
-        self._calls: dict[Call[Any], None] = {}  # handed over and not ended, in order
+        self._calls: dict[Call[Any], None] = {}  # submitted and not ended, in order
         self._token: trio.lowlevel.TrioToken | None = None
         self._joined = trio.Event()
         self._open = False
@@ -96,51 +95,57 @@ class Worker:
         self._stuck: WorkerStuck | None = None
 
     def start(self) -> None:
-        """Start the thread. Once, in a trio run; not a checkpoint."""
+        """Start the thread, once and inside a trio run. Not a checkpoint.
+
+        Raises:
+            WorkerClosed: the worker was started before.
+        """
         if self._token is not None:
-            raise WorkerClosed(f"worker {self.name!r} was started before")
+            raise WorkerClosed(f"worker {self.name!r} was started before: create another worker")
         token = trio.lowlevel.current_trio_token()
-        # trio's threads never hold up the end of the interpreter: one that was abandoned in
-        # a call cannot keep a program alive that was told to end.
+        # trio's threads are daemon threads: a thread that was abandoned in a call does not keep
+        # the interpreter from exiting.
         trio.lowlevel.start_thread_soon(self._work, self._thread_ended, self.name)
         self._token = token
         self._open = self._alive = True
 
     @property
     def waiting(self) -> int:
-        """How many calls wait behind the running one; may be read from any thread."""
+        """The number of calls behind the running one. May be read from any thread."""
         return max(len(self._calls) - 1, 0)
 
     @property
     def current(self) -> str | None:
-        """The name of the oldest call that has not ended, None when there is none."""
+        """The name of the oldest call that has not ended. None: there is no such call."""
         return next((call.name for call in self._calls), None)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread exists; may be read from any thread, also after the trio run."""
+        """Whether the thread exists. May be read from any thread, also after the trio run."""
         return self._alive
 
     def submit(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> Call[T]:
-        """Hand a call over; it will run, whoever waits for it. Not a checkpoint.
+        """Queue a call, which runs even if no task waits for it. Not a checkpoint.
 
         Raises:
-            WorkerClosed: the worker was not started or is stopping.
+            WorkerClosed: the worker was not started, is stopping or has stopped.
         """
         if not callable(fn):
             function("fn", fn, "a function; its arguments follow it")
         if not self._open:
-            raise WorkerClosed(f"worker {self.name!r} takes no calls")
+            raise WorkerClosed(
+                f"worker {self.name!r} takes no calls: it was not started, or it was stopped"
+            )
         call = Call(name, lambda: fn(*args))
         self._calls[call] = None
         self._queue.put(call)
         return call
 
     def withdraw(self, call: Call[Any]) -> bool:
-        """Withdraw a call that the thread has not begun; return whether that was in time.
+        """Withdraw a call that the thread has not begun. Return whether that was in time.
 
         True: the call will never be made, and fails with CallWithdrawn. False: the call has begun
-        or has ended. Call this in the trio thread. Not a checkpoint.
+        or has ended. Use this in the trio thread. Not a checkpoint.
         """
         if call not in self._calls or not call._claimed():
             return False
@@ -148,26 +153,27 @@ class Worker:
         return True
 
     async def call(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Hand a call over and wait for it.
+        """Submit a call and wait for it. Return its value, or raise its error.
 
-        A checkpoint. Cancelled before it was handed over: nothing happened. Later: it runs to
-        its end, and its value is dropped; use `submit` where the value must not be lost.
+        A checkpoint. If it is cancelled before the submission, nothing happens. If it is cancelled
+        later, the call runs to its end and its value is dropped. Use `submit` if the value must not
+        be lost.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         return await self.submit(name, fn, *args).wait()
 
     @trio.lowlevel.enable_ki_protection
     async def stop(self, timeout: float) -> None:
-        """Make the calls that were handed over, then end the thread and join it.
+        """Make all submitted calls, then end the thread and join it.
 
-        A worker that was not started has nothing to stop, one that has stopped is left as it is.
+        Does nothing if the worker was not started or has stopped. Cancelling does not shorten it.
 
         Args:
-            timeout: seconds; cancelling does not shorten it.
+            timeout: seconds, 0 or more.
 
         Raises:
-            WorkerStuck: the thread sits in a call past the timeout. It is abandoned there,
-                and the calls that had not ended fail with this error: those behind it are
+            WorkerStuck: a call did not return within the timeout. The thread is abandoned in that
+                call. All calls that have not ended fail with this error, and the queued calls are
                 never made.
         """
         seconds("timeout", timeout, least=0, finite=False)
@@ -180,13 +186,13 @@ class Worker:
         with trio.CancelScope(shield=True) as limit:
             limit.deadline = trio.current_time() + timeout
             await self._joined.wait()
-        if self._joined.is_set():  # also where there was no time left to wait
+        if self._joined.is_set():  # it may be set although the wait timed out
             return
         if self._stuck is None and self._calls:
             self._stuck = self._abandon()
         if self._stuck is not None:
             raise self._stuck
-        with trio.CancelScope(shield=True):  # it sits in no call: it is about to end
+        with trio.CancelScope(shield=True):  # no call runs, so the thread is about to end
             await self._joined.wait()
 
     async def __aenter__(self) -> Self:
@@ -194,11 +200,11 @@ class Worker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop without a limit on the time: where a call may get stuck, use `stop`."""
+        """Stop without a timeout. Use `stop` instead if a call may get stuck."""
         await self.stop(timeout=float("inf"))
 
     def _abandon(self) -> WorkerStuck:
-        """Fail what has not ended, and let the thread end should it ever come back."""
+        """Fail the calls that have not ended, and end the thread if its call ever returns."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
@@ -220,7 +226,7 @@ class Worker:
 
     def _tell(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         assert self._token is not None
-        # Once abandoned the thread may outlive the run: then nobody is left to be told.
+        # An abandoned thread may outlive the trio run. Then there is no task to notify.
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn, *args)
 

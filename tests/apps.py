@@ -1,4 +1,4 @@
-"""Apps on a memory broker that the test holds in its hands."""
+"""Apps on a memory broker that the test creates and can inspect."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from transport.drivers.memory import MemoryBroker, MemoryDriver
 
 T = TypeVar("T")
 
-A_WHILE = 60.0  # long enough for all that is to happen; the tests' clock jumps over it
+A_WHILE = 60.0  # seconds; long enough for all expected events. The tests' clock jumps over it.
 
 
 def app_on(
     broker: MemoryBroker, id: str = "group", *, kind: type[App] = App, **settings: Any
 ) -> App:
-    """An app of this broker; `kind` may be a subclass with hooks."""
+    """Return an app of this broker; `kind` may be a subclass with hooks."""
 
     class Here(Transport):
         def __init__(self, url: Any, app: App) -> None:
@@ -29,7 +29,7 @@ def app_on(
 
 
 def broker_with(*tps: TP, records: int = 0, **options: Any) -> MemoryBroker:
-    """A broker with the topics of these partitions, and so many records in each of them."""
+    """Return a broker with the topics of these partitions and `records` records in each."""
     broker = MemoryBroker(**options)
     for topic in sorted({tp.topic for tp in tps}):
         broker.create_topic(topic, max(tp.partition for tp in tps if tp.topic == topic) + 1)
@@ -39,7 +39,7 @@ def broker_with(*tps: TP, records: int = 0, **options: Any) -> MemoryBroker:
 
 
 def write(broker: MemoryBroker, tp: TP, count: int = 1, value: bytes = b"value") -> None:
-    """Append records, as another program would."""
+    """Append records to the log, as another program would."""
     log = broker.log(tp)
     for _ in range(count):
         log.append(None, value, (), broker.clock())
@@ -51,12 +51,12 @@ def committed(broker: MemoryBroker, group: str = "group") -> dict[TP, int]:
 
 
 async def take(messages: AsyncIterator[T], count: int) -> list[T]:
-    """The next `count`."""
+    """Return the next `count` messages or batches."""
     return [await anext(messages) for _ in range(count)]
 
 
 async def nothing_comes(messages: AsyncIterator[Any], seconds: float = A_WHILE) -> bool:
-    """Whether nothing is delivered for a while; the wait is cancelled then."""
+    """Return whether nothing is delivered within `seconds`; the wait is then cancelled."""
     with trio.move_on_after(seconds) as wait:
         await anext(messages)
     return wait.cancelled_caught

@@ -1,6 +1,6 @@
 """Fixtures of both lanes and of the Kafka lane (``pytest -m kafka``).
 
-They are sync, for trio and plain tests alike.
+They are synchronous, so both trio tests and plain tests can use them.
 """
 
 import gc
@@ -13,24 +13,24 @@ from collections.abc import Callable, Iterator
 import pytest
 from kafka.admin import KafkaAdminClient
 
-import tests.effort  # noqa: F401 - which sets how hard Hypothesis tries
+import tests.effort  # noqa: F401 - it sets the number of Hypothesis examples
 from tests.kafka.cluster import Broker, ToolchainMissing
 from tests.kafka.toolchain import fetch_jars, find_java
 from tests.lanes import BOTH, Place
 
 GIVEN = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
 
-# A shell starts what it runs in the background with SIGINT ignored, and the tests press Ctrl-C.
+# A shell starts background processes with SIGINT ignored, and some tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def kafka_java() -> None:
-    """For a test that runs Kafka's own tools: Java and the jars are there.
+    """Check that Java and the jars are present, for tests that run Kafka's own tools.
 
-    Where KAFKA_BOOTSTRAP_SERVERS stands in for the broker such a test is skipped without Java; else
-    nothing of the lane can run, and this is an error.
+    If KAFKA_BOOTSTRAP_SERVERS is set, these tests are skipped without Java. Otherwise the Kafka
+    lane cannot run without Java, and its absence is an error.
     """
     try:
         find_java()
@@ -43,9 +43,10 @@ def kafka_java() -> None:
 
 @pytest.fixture(scope="session")
 def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Bootstrap servers, "HOST:PORT,...": KAFKA_BOOTSTRAP_SERVERS, else one broker for the session.
+    """Return bootstrap servers, as "HOST:PORT,...", that all tests share.
 
-    Shared by all tests: a test that freezes or stops its broker takes ``kafka_broker``.
+    They are KAFKA_BOOTSTRAP_SERVERS if it is set, and otherwise one broker for the session. A test
+    that freezes or stops its broker uses ``kafka_broker`` instead.
     """
     if GIVEN:
         yield GIVEN
@@ -57,14 +58,14 @@ def kafka_bootstrap(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def kafka_broker(kafka_java: None) -> Iterator[Broker]:
-    """A broker of the test's own, to be frozen, killed and restarted at will; about 3 s."""
+    """Start a broker for one test, which may freeze, kill and restart it. It takes about 3 s."""
     with Broker() as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def kafka_admin(kafka_bootstrap: str) -> Iterator[KafkaAdminClient]:
-    """kafka-python's admin client on ``kafka_bootstrap``; its calls block."""
+    """Return kafka-python's admin client of ``kafka_bootstrap``; its calls block."""
     admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap.split(","))
     yield admin
     admin.close()
@@ -72,10 +73,11 @@ def kafka_admin(kafka_bootstrap: str) -> Iterator[KafkaAdminClient]:
 
 @pytest.fixture
 def kafka_topic(kafka_admin: KafkaAdminClient) -> Iterator[Callable[..., str]]:
-    """``kafka_topic(partitions=4, **configs)`` makes a topic of a new name and returns the name.
+    """Return ``kafka_topic(partitions=4, **configs)``, which creates a topic and returns its name.
 
-    The topic takes records when the call returns (it blocks for some 50 ms) and is deleted after
-    the test. ``configs`` are the topic's, with underscores for dots: ``cleanup_policy="compact"``.
+    The call blocks for about 50 ms. The topic accepts records when it returns, and is deleted
+    after the test. ``configs`` are topic configurations, with underscores for dots:
+    ``cleanup_policy="compact"``.
     """
     made: list[str] = []
 
@@ -96,7 +98,7 @@ def kafka_topic(kafka_admin: KafkaAdminClient) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(params=BOTH)
 def place(request: pytest.FixtureRequest) -> Place:
-    """A broker for apps: `memory://` in the fast lane, Kafka in the other."""
+    """Return a broker for apps: `memory://` in the memory lane, Kafka in the Kafka lane."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     if request.param == "memory":
         return Place(f"memory://{name}", name)
@@ -105,7 +107,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 @pytest.fixture
 def quiet_client() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    """Turn off the client's log, whose records would keep errors and their sockets in memory."""
     log = logging.getLogger("kafka")
     log.setLevel(logging.CRITICAL)
     yield

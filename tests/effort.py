@@ -1,5 +1,6 @@
-"""How hard the tests with many cases try: with a few fixed seeds in `make test`, and for long with
-`EFFORT=long`, which `make properties` sets.
+"""The number of cases in property tests: few and fixed in `make test`, many with `EFFORT=long`.
+
+`make properties` sets `EFFORT=long`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from hypothesis import settings
 
 LONG = os.environ.get("EFFORT") == "long"
 
-# Of histories that are drawn from a seed.
+# The seeds from which histories are drawn.
 SEEDS = range(2000 if LONG else 40)
-# Cancel after each step, or after every so-maniest.
+# Tests of cancellation cancel at every Nth step.
 EVERY = 1 if LONG else 7
 
 settings.register_profile("fast", deadline=None, derandomize=True, max_examples=100)

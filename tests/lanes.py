@@ -1,6 +1,6 @@
-"""The two brokers that a test of both runs on, and how each is run.
+"""The two test lanes, memory and Kafka, for tests that run on both.
 
-On `memory://` the clock jumps, so that no test waits for real time; Kafka runs on the real one.
+In the memory lane the clock jumps, so no test waits in real time. The Kafka lane uses real time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transport.drivers.settings import ClientSettings
 
 A = TypeVar("A", bound=App)
 
-# No commit comes by itself: what is committed is what a test, a rebalance or the end commits.
+# A commit interval that never ends: only a test, a rebalance or the end of the app commits.
 NEVER = 1e6
 
 
 def run_jumping(test: Callable[[], Awaitable[object]], **options: Any) -> object:
-    # A deadlock ends by the time-out too: the clock jumps to it.
+    # The timeout also ends a deadlock, because the clock jumps to it.
     return _run(test, 3600.0, **{**options, "clock": trio.testing.MockClock(autojump_threshold=0)})
 
 
@@ -50,7 +50,7 @@ BOTH = [
 
 
 def wait_for_threads() -> None:
-    """From now on threads are waited for: no clock may jump over them."""
+    """Stop the jumping of the clock, so that the test can wait for threads."""
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, trio.testing.MockClock):
         clock.autojump_threshold, clock.rate = math.inf, 1.0
@@ -58,34 +58,34 @@ def wait_for_threads() -> None:
 
 @attrs.frozen
 class Place:
-    """A broker for apps, with names that no other test uses.
+    """A broker for apps, with a name that no other test uses.
 
     Attributes:
-        name: of a group and of a topic.
+        name: the name of the group and of the topic.
     """
 
     url: str
     name: str
 
     def app(self, kind: type[A] = App, **settings: Any) -> A:  # type: ignore[assignment]
-        """An app of the group, quick to hear of another member."""
+        """Return an app of the group with a short heartbeat interval, for fast rebalances."""
         return kind(self.name, self.url, heartbeat_interval=0.5, **settings)
 
     def tps(self, partitions: int) -> list[TP]:
-        """The topic's, if it has so many."""
+        """Return the first `partitions` partitions of the topic."""
         return [TP(self.name, number) for number in range(partitions)]
 
     async def create(self, partitions: int, *values: bytes) -> list[TP]:
-        """The topic, with these values in its partition 0; returns its partitions."""
+        """Create the topic with these values in its partition 0; return its partitions."""
         async with self.opened(partitions, *values):
             return self.tps(partitions)
 
     async def widen(self, partitions: int) -> None:
-        """Let the topic have so many partitions."""
+        """Increase the topic's number of partitions to `partitions`."""
         await Rig(self.app().driver).widen(self.name, partitions)
 
     async def create_again(self, partitions: int) -> None:
-        """Delete the topic, and create another one of its name."""
+        """Delete the topic, and create another topic of the same name."""
         await Rig(self.app().driver).create_again(self.name, partitions)
 
     @asynccontextmanager
@@ -96,8 +96,10 @@ class Place:
         kind: type[A] = App,  # type: ignore[assignment]
         **settings: Any,
     ) -> AsyncIterator[A]:
-        """An app that commits when it is told to, on the new topic with these values in its
-        partition 0."""
+        """Open an app on the new topic with these values in its partition 0.
+
+        By default, the app makes no periodic commits.
+        """
         async with self.app(kind, **{"commit_interval": NEVER, **settings}) as app:
             await app.producer.create_topic(self.name, partitions)
             for value in values:
@@ -107,11 +109,11 @@ class Place:
 
     @property
     def a_while(self) -> float:
-        """Seconds in which something would come that is not to come."""
+        """The time to wait, in seconds, before a test concludes that an event does not happen."""
         return A_WHILE if self.url.startswith("memory://") else 0.5
 
     async def committed(self) -> dict[TP, int]:
-        """What the group has committed, as the broker tells an outsider."""
+        """Return the committed offsets of the group, as a client outside the group reads them."""
         outsider = self.app().driver.consumer(ClientSettings(group_id=self.name))
         await outsider.open()
         try:

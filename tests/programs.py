@@ -1,7 +1,7 @@
-"""Runs programs, each in a process of its own that is forked off when the imports are made.
+"""A runner of test programs, each in its own process, forked after the imports are done.
 
-A program costs a start of the interpreter and its imports, most of a second; here all of them
-share that. What holds tests is run by pytest.
+The start of an interpreter and the imports take most of a second, and here all programs share them.
+A program that contains tests runs in pytest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 @attrs.frozen
 class Ended:
-    """What became of a program."""
+    """The exit code and the output of a program."""
 
     code: int
     output: str
@@ -38,11 +38,12 @@ class Ended:
 def run_all(
     programs: Sequence[str], files: dict[str, str] | None = None, *, jumping: bool = True
 ) -> list[Ended]:
-    """Run the programs, all at once.
+    """Run the programs in parallel.
 
     Args:
-        files: what is in the directory in which each of them runs.
-        jumping: let trio's clock jump, but for programs that import `time`: they wait for a thread.
+        files: the text by name of the files in the directory in which all programs run.
+        jumping: whether trio's clock jumps. It never does in programs that import `time`, because
+            these wait for threads.
     """
     order = {"programs": programs, "jumping": jumping}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,10 @@ def run_all(
 
 
 def _fork(folder: Path, number: int, program: str, jumping: bool) -> tuple[int, Path]:
-    """Start a program; its process id, and the file without the endings of its output's."""
+    """Start a program; return its process id and its path.
+
+    Its output goes to files beside it with the suffixes `.out` and `.err`.
+    """
     path = folder / f"program_{number}.py"
     path.write_text(program)
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""Records for tests that need no broker."""
+"""Records and fetches for tests that need no broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transport.types import Headers, Record
 
 @attrs.frozen
 class FakeRecord:
-    """A `transport.types.Record` of which mostly the offset matters."""
+    """A `transport.types.Record` with defaults for all but the offset."""
 
     offset: int
     key: bytes | None = None
@@ -23,26 +23,27 @@ class FakeRecord:
 
 
 def records(*offsets: int) -> list[FakeRecord]:
-    """One record for each offset."""
+    """Return one record for each offset."""
     return [FakeRecord(offset) for offset in offsets]
 
 
 def fetched(*offsets: int) -> FetchedRecords:
-    """What a fetch brought: one record for each offset."""
+    """Return a fetch with one record for each offset."""
     return FetchedRecords(records(*offsets))
 
 
 class Encoded:
-    """What a fetch brought, in portions of one record each or more, as tests choose them.
+    """An encoded fetch whose portions the test chooses.
 
     Args:
-        portions: the offsets in each portion; an error in place of one is raised there.
+        portions: the offsets in each portion. An error in the place of a portion is raised there.
+        first: None: the offset of the first record.
         end: None: the offset after the last record.
-        count: how many records its headers claim; None: as many as there are.
-        weight: of all of it, encoded, and of each decoded record.
+        count: the number of records that its headers claim; None: the actual number.
+        weight: the weight of the encoded fetch, and of each decoded record.
 
     Attributes:
-        decoded: how many portions were read, by anybody.
+        decoded: the number of portions read, by all readers.
     """
 
     def __init__(
@@ -70,5 +71,5 @@ class Encoded:
 
 
 def read(several: Iterable[Fetched]) -> list[Record]:
-    """Return all records of some fetches."""
+    """Return all records of several fetches."""
     return [record for each in several for portion in each.read() for record in portion.records]

@@ -1,4 +1,4 @@
-"""Each argument of each public call: what does not fit is refused at once, and named."""
+"""Argument checks of all public calls: each error is raised at once and names the argument."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from transport.testing import (
 
 ORDERS = TP("orders", 0)
 NAN, INF = math.nan, math.inf
-# What attrs' own validators put into their errors.
+# Texts that only the errors of attrs' own validators contain.
 INTERNALS = ("Attribute(", "NOTHING", "<class", "validator")
 
 
 def refuses(call: Callable[[], object], *named: str) -> None:
-    """The call is refused with an error that has these texts in it, and nothing of attrs."""
+    """Check that the call raises an error with these texts, and with no text of attrs."""
     with pytest.raises((TypeError, ValueError)) as caught:
         call()
     is_told(caught.value, *named)
@@ -114,7 +114,7 @@ def test_no_setting_is_left_out() -> None:
         "client",
     }
     others |= {"client_options", "ssl_context", "partitioner", "scheduler", "monitor"}
-    others |= {"group_id", "transactional_id"}  # that of App, and none that App takes
+    others |= {"group_id", "transactional_id"}  # the app's id, and one that `App` does not take
     fields = {field.name for kind in (Settings, ClientSettings) for field in attrs.fields(kind)}
     assert fields == {*SECONDS, *SIZES, *TEXTS, *CHOICES, *others}
 
@@ -139,7 +139,7 @@ def test_a_name_is_a_str_that_is_not_empty(name: str, wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", ["other", 5, True, b"all"], ids=str)
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_choice_names_what_there_is(name: str, wrong: Any) -> None:
+def test_a_choice_is_one_of_the_known_values(name: str, wrong: Any) -> None:
     refuses(lambda: App("group", **{name: wrong}), f"{name} must be one of", repr(wrong))
 
 
@@ -154,7 +154,7 @@ def test_a_choice_names_what_there_is(name: str, wrong: Any) -> None:
         ({"max_batch_size": 1.0}, "max_batch_size must be"),
         ({"drain_timeout": INF}, "drain_timeout must be"),
         ({"drain_timeout": "1"}, "drain_timeout must be"),
-        ({"drain_timeout": 10**400}, "drain_timeout must be"),  # no float is as large
+        ({"drain_timeout": 10**400}, "drain_timeout must be"),  # larger than any float
         ({"grace": 10**400}, "grace must be"),
         ({"client_only": 1}, "client_only must be True or False"),
         ({"partitions": {ORDERS: -1}}, "offset of orders-0 in partitions"),
@@ -173,7 +173,7 @@ def test_a_choice_names_what_there_is(name: str, wrong: Any) -> None:
     ],
     ids=str,
 )
-def test_a_setting_that_does_not_fit(settings: dict[str, Any], named: str) -> None:
+def test_a_setting_with_a_bad_value_is_refused(settings: dict[str, Any], named: str) -> None:
     refuses(lambda: App("group", **settings), named)
 
 
@@ -197,7 +197,7 @@ def test_a_broker_is_a_url_or_a_driver(wrong: Any) -> None:
         (lambda app: app.topic(b"orders"), "name must be a topic's name"),
         (lambda app: app.topic(ORDERS), "name must be a topic's name"),
         (lambda app: app.topic(re.compile(b"orders")), "pattern of str"),
-        (lambda app: app.topic("or/ders"), "'or/ders' is no topic name"),
+        (lambda app: app.topic("or/ders"), "'or/ders' is not a topic name"),
         (lambda app: app.topic("orders", key_type="str"), "key_type must be bytes, str or a Codec"),
         (lambda app: app.topic("orders", value_type=5), "value_type must be"),
         (lambda app: app.topic("orders").batches(0), "max_size must be a whole number, 1 or more"),
@@ -233,7 +233,9 @@ def test_a_broker_is_a_url_or_a_driver(wrong: Any) -> None:
     ],
 )
 @jumping
-async def test_a_call_that_does_not_wait_refuses(call: Callable[[App], object], named: str) -> None:
+async def test_a_sync_call_refuses_a_bad_argument(
+    call: Callable[[App], object], named: str
+) -> None:
     async with app_on(broker_with(ORDERS)) as app:
         refuses(lambda: call(app), named)
         assert not app.conductor.wanted
@@ -299,7 +301,7 @@ async def test_a_call_that_does_not_wait_refuses(call: Callable[[App], object], 
     ],
 )
 @jumping
-async def test_a_call_that_waits_refuses_before_anything_is_changed(
+async def test_an_async_call_refuses_a_bad_argument_before_any_change(
     call: Callable[[App], Awaitable[object]], named: str
 ) -> None:
     broker = broker_with(ORDERS, records=2)
@@ -307,7 +309,7 @@ async def test_a_call_that_waits_refuses_before_anything_is_changed(
         for message in await take(app.topic("orders").noack(), 2):
             message.ack()
         await refuses_soon(lambda: call(app), named)
-        assert committed(broker) == {}, "nothing was committed"
+        assert committed(broker) == {}, "the refused call committed offsets"
         assert "new" not in broker.topics
         assert await app.consumer.commit({ORDERS})
 
@@ -348,9 +350,7 @@ WRONG_DATA = [
 
 @pytest.mark.parametrize(("wrong", "named"), WRONG_PARTS + WRONG_DATA, ids=str)
 @jumping
-async def test_a_message_that_does_not_fit_is_refused_by_each_way_of_sending(
-    wrong: dict[str, Any], named: str
-) -> None:
+async def test_each_way_of_sending_refuses_a_bad_message(wrong: dict[str, Any], named: str) -> None:
     broker = broker_with(ORDERS)
     parts = {"key": None, "value": b"v", **wrong}
     for transactions in (None, "member"):
@@ -395,7 +395,7 @@ async def test_a_message_that_does_not_fit_is_refused_by_each_way_of_sending(
     ],
 )
 @jumping
-async def test_what_a_topics_type_cannot_encode_names_topic_and_part(
+async def test_an_encoding_error_names_topic_and_part(
     types: dict[str, Any], wrong: dict[str, Any], named: str
 ) -> None:
     async with app_on(broker_with(ORDERS)) as app:
@@ -405,7 +405,7 @@ async def test_what_a_topics_type_cannot_encode_names_topic_and_part(
 
 
 @jumping
-async def test_a_source_is_a_message_also_where_it_has_no_effect() -> None:
+async def test_a_source_must_be_a_message_even_without_transactions() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         topic = app.topic("orders")
         await refuses_soon(lambda: topic.send(source="m"), "source must be a Message")
@@ -425,7 +425,7 @@ async def test_a_number_of_holders_is_1_or_more(wrong: Any) -> None:
 
 
 @jumping
-async def test_a_partitioner_that_chooses_no_number_is_named() -> None:
+async def test_a_partition_from_the_partitioner_must_be_a_number() -> None:
     async with app_on(broker_with(ORDERS), partitioner=lambda key, count: "0") as app:
         await refuses_soon(
             lambda: app.topic("orders").send(key=b"k"),
@@ -434,17 +434,17 @@ async def test_a_partitioner_that_chooses_no_number_is_named() -> None:
 
 
 @jumping
-async def test_a_group_of_a_transactional_id_that_is_no_str_is_named() -> None:
+async def test_a_transaction_group_must_be_a_str() -> None:
     class Mine(App):
         def transaction_group(self, tp: TP) -> str:
             return None  # type: ignore[return-value]
 
     async with app_on(broker_with(ORDERS), kind=Mine) as app:
         manager: TransactionManager = app.consumer.transactions
-        refuses(lambda: manager.transactional_id(ORDERS), "what transaction_group returns")
+        refuses(lambda: manager.transactional_id(ORDERS), "that transaction_group returns")
 
 
-def test_futures_and_codecs() -> None:
+def test_futures_codecs_and_schedulers_refuse_bad_arguments() -> None:
     refuses(lambda: FutureMessage("orders"), "message must be a PendingMessage")
     for wrong in (-1, NAN, "1"):
         fut = FutureMessage(PendingMessage(topic="orders"))
@@ -454,7 +454,7 @@ def test_futures_and_codecs() -> None:
     refuses(lambda: RoundRobin(0), "quantum must be")
 
 
-# The broker in memory
+# The memory broker
 
 
 @pytest.mark.parametrize(
@@ -483,14 +483,16 @@ def test_futures_and_codecs() -> None:
         (lambda broker: broker.has_topic(None), "topic must be"),
     ],
 )
-def test_the_memory_broker_refuses(call: Callable[[MemoryBroker], object], named: str) -> None:
+def test_the_memory_broker_refuses_bad_arguments(
+    call: Callable[[MemoryBroker], object], named: str
+) -> None:
     broker = broker_with(ORDERS)
     refuses(lambda: call(broker), named)
     assert broker.topics == {"orders"}
     assert len(broker.partitions("orders")) == 1
 
 
-# Tests of programs
+# The testing kit
 
 
 @pytest.mark.parametrize(
@@ -535,26 +537,26 @@ def test_the_memory_broker_refuses(call: Callable[[MemoryBroker], object], named
         (lambda: cancel_everywhere(never, every=0), "every must be"),
     ],
 )
-def test_the_testing_kit_refuses(call: Callable[[], object], named: str) -> None:
+def test_the_testing_kit_refuses_bad_arguments(call: Callable[[], object], named: str) -> None:
     refuses(call, named)
 
 
 async def never(*_: object) -> None:
-    raise AssertionError("it was called")
+    raise AssertionError("the function was called")
 
 
 # nurseries and anyio
 
 
 @pytest.mark.parametrize("wrong", [-1, NAN, "1", True], ids=str)
-async def test_nurseries_refuse(wrong: Any) -> None:
+async def test_nurseries_refuse_a_bad_duration(wrong: Any) -> None:
     refuses(lambda: Service(grace=wrong), "grace must be")
     worker = Worker("w")
     await refuses_soon(lambda: worker.stop(wrong), "timeout must be")
     await refuses_soon(lambda: tick(wrong, never), "interval must be")
 
 
-async def test_nurseries_refuse_what_is_no_function_and_no_service() -> None:
+async def test_nurseries_refuse_other_bad_arguments() -> None:
     refuses(lambda: Service(5), "name must be")
     refuses(lambda: Worker(5), "name must be")
     refuses(lambda: Gate(is_open="no"), "is_open must be")
@@ -570,10 +572,10 @@ async def test_nurseries_refuse_what_is_no_function_and_no_service() -> None:
         await refuses_soon(lambda: worker.call("call", 5), "fn must be")
 
 
-async def test_what_is_opened_is_an_app() -> None:
+async def test_open_app_needs_an_app() -> None:
     async def opened() -> None:
         async with open_app("orders"):
-            raise AssertionError("it was opened")
+            raise AssertionError("the block was entered")
 
     await refuses_soon(opened, "app must be an App")
 
@@ -588,7 +590,7 @@ def test_an_error_shows_a_large_value_cut_short() -> None:
 
 @jumping
 async def test_a_single_partition_is_committed_alone() -> None:
-    """`commit(TP("orders", 0))` would have committed the whole topic."""
+    """A set is required: iterating over `TP("orders", 0)` would name the whole topic."""
     other = TP("orders", 1)
     broker = broker_with(ORDERS, other)
     write(broker, ORDERS)
@@ -604,7 +606,7 @@ async def test_a_single_partition_is_committed_alone() -> None:
 
 @pytest.mark.parametrize("timestamp", [0, 0.0, 1_764_000_000, 1_764_000_000.5, 253_402_300_799])
 @jumping
-async def test_a_timestamp_in_seconds_is_taken(timestamp: float) -> None:
+async def test_a_timestamp_in_seconds_is_accepted(timestamp: float) -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         assert (await app.topic("orders").send_and_wait(timestamp=timestamp)).timestamp == timestamp

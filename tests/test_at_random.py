@@ -1,7 +1,7 @@
-"""Members of a group come, work, and go as they like, for a while; then one does what is left.
+"""Random histories of a group: members start, work and end; a last member handles the rest.
 
-Whatever they did, every record was handled at least once, no committed offset ever passed one that
-was not, and no partition was worked on by two members at once. A seed tells the whole history.
+In each history every record is handled at least once, no committed offset passes an unhandled
+record, and two members never work on one partition at once. A seed determines the whole history.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ORDERS = [TP("orders", number) for number in range(3)]
 
 
 class Failed(Exception):
-    """What a handler raises."""
+    """Ends a member with an error, out of its app's block."""
 
 
 @attrs.define
 class History:
-    """One history, drawn from a seed as it goes."""
+    """One history, drawn from a random generator while it runs."""
 
     draw: random.Random
     assignment: str
@@ -116,7 +116,7 @@ class History:
         assert set(workers) <= {name}, "two owners work on one partition"
         workers.append(name)
         try:
-            await trio.sleep(self.draw.random() / 2)  # well within the bound of a drain
+            await trio.sleep(self.draw.random() / 2)  # well within the drain timeout
         finally:
             workers.remove(name)
         self.handled.update((tp, message.offset) for message in messages)
@@ -161,11 +161,11 @@ class History:
 
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_members_do(seed: int, assignment: str) -> None:
+def test_a_random_history_keeps_the_invariants(seed: int, assignment: str) -> None:
     run(History(random.Random(seed), assignment).play, seed=seed)
 
 
 @pytest.mark.parametrize(("seed", "assignment"), [(405, "eager"), (1660, "cooperative")])
-def test_whatever_members_did_when_a_test_failed(seed: int, assignment: str) -> None:
-    """Histories in which 0 was committed for a partition that never had a record."""
+def test_a_history_with_an_empty_partition_ends(seed: int, assignment: str) -> None:
+    """In these histories the group commits offset 0 of a partition that has no records."""
     run(History(random.Random(seed), assignment).play, seed=seed)

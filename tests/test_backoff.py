@@ -1,4 +1,4 @@
-"""How long is waited between tries, and for how long tries are made: `transport/backoff.py`."""
+"""`transport/backoff.py`: the waits between tries, and the time after which no try is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transport.backoff import Backoff
 
 
 @jumping
-async def test_each_wait_is_twice_the_one_before_it_up_to_the_longest() -> None:
+async def test_each_wait_doubles_up_to_the_longest() -> None:
     backoff = Backoff(longest=0.1)
     waits = []
     for _ in range(5):
@@ -22,7 +22,7 @@ async def test_each_wait_is_twice_the_one_before_it_up_to_the_longest() -> None:
 
 
 @jumping
-async def test_it_is_spent_once_the_next_try_would_come_after_the_patience() -> None:
+async def test_a_backoff_is_spent_when_the_next_try_would_come_after_the_patience() -> None:
     await trio.sleep(5)
     backoff = Backoff(longest=0.02, patience=0.05)
     tries = 1
@@ -33,13 +33,13 @@ async def test_it_is_spent_once_the_next_try_would_come_after_the_patience() -> 
 
 
 @jumping
-async def test_a_try_that_comes_just_in_time_is_made() -> None:
+async def test_a_try_at_the_end_of_the_patience_is_made() -> None:
     assert not Backoff(longest=1, patience=0.02).is_spent
     assert Backoff(longest=1, patience=0.019).is_spent
 
 
 @jumping
-async def test_where_no_patience_is_given_it_has_no_end() -> None:
+async def test_a_backoff_without_patience_is_never_spent() -> None:
     backoff = Backoff(longest=100.0)
     for _ in range(30):
         await backoff.wait()

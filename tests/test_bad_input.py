@@ -1,4 +1,4 @@
-"""What a program may get wrong: each a clear error or a defined result, and nothing lost."""
+"""Mistakes in programs and data: each has a clear error or a defined result, and loses nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transport.drivers.memory import MemoryBroker
 
 
 def just(error: Exception) -> pytest.RaisesExc[Exception]:
-    """Matches this very exception."""
+    """Match only this exception object."""
     return pytest.RaisesExc(type(error), check=lambda raised: raised is error)
 
 
@@ -26,15 +26,15 @@ def just(error: Exception) -> pytest.RaisesExc[Exception]:
 
 
 @pytest.mark.parametrize("url", ["amqp://127.0.0.1:9092", "127.0.0.1:9092", "", "kafka:/127.0.0.1"])
-def test_a_url_that_stands_for_no_driver(url: str) -> None:
-    with pytest.raises(ValueError, match="there are memory://, kafka://") as raised:
+def test_a_url_without_a_driver_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="the schemes are memory://, kafka://") as raised:
         App("orders", broker=url)
     assert repr(url) in str(raised.value)
 
 
 @contextlib.contextmanager
 def nobody() -> Iterator[str]:
-    """An address that refuses connections."""
+    """Yield an address that refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -42,13 +42,13 @@ def nobody() -> Iterator[str]:
 
 @contextlib.contextmanager
 def a_mute() -> Iterator[str]:
-    """An address that takes connections and says nothing."""
+    """Yield an address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("address", [nobody, a_mute])
-async def test_where_there_is_no_broker_the_wait_is_bounded_and_the_error_names_the_address(
+async def test_without_a_broker_the_app_fails_within_connect_timeout_and_names_the_address(
     address: Callable[[], contextlib.AbstractContextManager[str]],
 ) -> None:
     timeout = 1.0
@@ -57,7 +57,7 @@ async def test_where_there_is_no_broker_the_wait_is_bounded_and_the_error_names_
         unavailable = pytest.RaisesExc(BrokerUnavailable, match=where)
         with pytest.RaisesGroup(unavailable, flatten_subgroups=True):
             async with App("orders", broker=f"kafka://{where}", connect_timeout=timeout):
-                raise AssertionError("it was opened")
+                raise AssertionError("the app opened")
     assert trio.current_time() - began < timeout + 2.0
 
 
@@ -65,7 +65,7 @@ async def test_the_wait_for_a_broker_can_be_cancelled() -> None:
     began = trio.current_time()
     with a_mute() as where, trio.move_on_after(0.2) as patience:
         async with App("orders", broker=f"kafka://{where}", connect_timeout=60.0):
-            raise AssertionError("it was opened")
+            raise AssertionError("the app opened")
     assert patience.cancelled_caught
     assert trio.current_time() - began < 10.0
 
@@ -74,7 +74,7 @@ async def test_the_wait_for_a_broker_can_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "two words", "caf\u00e9", "x" * 250])
-async def test_a_name_that_no_topic_can_have(place: Place, name: str) -> None:
+async def test_an_invalid_topic_name_is_refused(place: Place, name: str) -> None:
     async with place.app() as app:
         with pytest.raises(ValueError, match="topic name"):
             app.topic(name)
@@ -85,17 +85,17 @@ async def test_a_name_that_no_topic_can_have(place: Place, name: str) -> None:
 
 
 @jumping
-async def test_a_topic_that_there_is_not_ends_who_iterates_over_it() -> None:
+async def test_iterating_over_a_missing_topic_raises_unknown_topic() -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(UnknownTopic, match="orders"), flatten_subgroups=True):
         async with app_on(MemoryBroker(auto_create=False)) as app:
             async for _ in app.topic("orders"):
-                raise AssertionError("it was delivered")
+                raise AssertionError("a message was delivered")
 
 
 # Handlers
 
 
-async def test_a_handler_that_raises_ends_the_app_with_that_very_exception(place: Place) -> None:
+async def test_an_exception_of_a_handler_ends_the_app(place: Place) -> None:
     (tp,) = await place.create(1, *[b"%d" % n for n in range(10)])
     failure = ZeroDivisionError("in the handler")
 
@@ -105,14 +105,14 @@ async def test_a_handler_that_raises_ends_the_app_with_that_very_exception(place
                 if message.offset == 4:
                     raise failure
 
-    # What was acked is committed; the message it failed on is unacked, and comes again.
+    # The message on which the handler failed is unacked, and is redelivered.
     assert await place.committed() == {tp: 4}
     async with place.app() as app:
         again = [await anext(messages) for messages in [app.topic(place.name).noack()] * 6]
         assert [message.offset for message in again] == [4, 5, 6, 7, 8, 9]
 
 
-async def test_a_task_that_raises_beside_the_handler_ends_the_app_in_the_same_way(
+async def test_an_exception_of_another_task_ends_the_app(
     place: Place,
 ) -> None:
     (tp,) = await place.create(1, *[b"%d" % n for n in range(10)])
@@ -142,7 +142,7 @@ async def test_a_value_that_does_not_decode_stays_unacked(place: Place) -> None:
     assert await place.committed() == {tp: 2}
 
 
-async def test_a_value_that_does_not_decode_is_passed_over_where_the_program_says_so(
+async def test_a_value_that_does_not_decode_is_skipped_by_the_hook(
     place: Place,
 ) -> None:
     (tp,) = await place.create(1, b"1", b"2", b"no json", b"4")
@@ -165,7 +165,7 @@ async def test_a_value_that_does_not_decode_is_passed_over_where_the_program_say
 
 
 @pytest.mark.parametrize("kind", [bytes, str, JSON])
-async def test_a_tombstone_stays_none_whatever_the_type(place: Place, kind: CodecArg) -> None:
+async def test_a_tombstone_is_none_for_every_type(place: Place, kind: CodecArg) -> None:
     await place.create(1)
     async with place.app() as app:
         topic = app.topic(place.name, key_type=kind, value_type=kind)
@@ -177,7 +177,9 @@ async def test_a_tombstone_stays_none_whatever_the_type(place: Place, kind: Code
     assert [(each.key, each.value) for each in found] == [(key, None), (None, None), (None, key)]
 
 
-async def test_a_key_that_does_not_decode_stays_unacked_or_is_passed_over(place: Place) -> None:
+async def test_a_key_that_does_not_decode_stays_unacked_or_is_skipped_by_the_hook(
+    place: Place,
+) -> None:
     (tp,) = await place.create(1)
     passed_over: list[DecodeError] = []
 
@@ -202,7 +204,7 @@ async def test_a_key_that_does_not_decode_stays_unacked_or_is_passed_over(place:
     assert await place.committed() == {tp: 3}
 
 
-async def test_headers_may_be_many_empty_repeated_and_without_a_value(place: Place) -> None:
+async def test_headers_may_be_many_large_empty_and_repeated(place: Place) -> None:
     headers = [
         ("", b""),
         ("same", b"1"),
@@ -218,7 +220,7 @@ async def test_headers_may_be_many_empty_repeated_and_without_a_value(place: Pla
         assert list((await anext(topic.noack())).headers) == headers
 
 
-async def test_what_was_received_can_be_sent_again(place: Place) -> None:
+async def test_a_received_message_can_be_sent_again(place: Place) -> None:
     headers = [("a", b"1"), ("trace", None), ("a", b""), ("\u00e9", None)]
     await place.create(1)
     async with place.app() as app:
@@ -244,19 +246,19 @@ async def test_what_was_received_can_be_sent_again(place: Place) -> None:
 # The app
 
 
-async def test_an_app_lives_once(place: Place) -> None:
+async def test_an_app_can_be_opened_only_once(place: Place) -> None:
     app = place.app()
     async with app:
-        with pytest.raises(RuntimeError, match="lives once"):
+        with pytest.raises(RuntimeError, match="make a new App"):
             async with app:
-                raise AssertionError("it was opened twice")
+                raise AssertionError("the open app was opened again")
         await app.topic(place.name).send_and_wait(value=b"it goes on")
-    with pytest.raises(RuntimeError, match="lives once"):
+    with pytest.raises(RuntimeError, match="make a new App"):
         async with app:
-            raise AssertionError("it was opened again")
+            raise AssertionError("the closed app was opened again")
 
 
-async def test_a_message_that_is_acked_after_its_app_closed_comes_again(place: Place) -> None:
+async def test_a_message_acked_after_its_app_closed_is_redelivered(place: Place) -> None:
     (tp,) = await place.create(1, b"first", b"second")
     async with place.app() as app:
         messages = app.topic(place.name).noack()
@@ -269,7 +271,7 @@ async def test_a_message_that_is_acked_after_its_app_closed_comes_again(place: P
         assert (await anext(app.topic(place.name).noack())).value == b"second"
 
 
-async def test_an_app_that_is_not_open_says_so(place: Place) -> None:
+async def test_calls_of_an_app_that_is_not_open_raise_app_closed(place: Place) -> None:
     app = place.app()
     orders = app.topic(place.name)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The benchmarks' pure parts: the table is whole, results have their form, falls are named."""
+"""The parts of the benchmarks that need no broker: rows, results, and the comparison of runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATENCY = Row(
 
 
 def rates(**seconds: list[float]) -> Answers:
-    """Answers of contenders that took so long for 1,000 messages, round by round."""
+    """Return answers of contenders that took these seconds for 1,000 messages in each round."""
     return {
         who: [{"count": 1000, "checksum": 7, "seconds": each} for each in rounds]
         for who, rounds in seconds.items()
@@ -35,13 +35,13 @@ def test_each_documented_name_has_rows() -> None:
     assert set(QUICK) <= set(NAMES)
 
 
-def test_rows_outside_of_the_table_are_those_that_are_said_to_be() -> None:
+def test_only_known_rows_belong_to_no_documented_name() -> None:
     others = [row.name for row in ROWS if belongs_to(row.name) is None]
     others = [name for name in others if not name.startswith("growth.")]
     assert {name.rpartition(".")[2] for name in others} == {"vs_confluent", "vs_parallel_consumer"}
 
 
-def test_no_two_rows_have_one_name() -> None:
+def test_row_names_are_unique() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
@@ -72,7 +72,7 @@ def test_a_contender_has_a_program_with_its_work_and_an_environment(name: str) -
 
 
 def works_of(program: str) -> set[str]:
-    """The names of a program's works, out of its call of `main`."""
+    """Return the names of the works in a program's call of `main`."""
     tree = ast.parse((CONTENDERS / f"{program}.py").read_text())
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
     (call,) = (call for call in calls if ast.unparse(call.func) == "main")
@@ -81,7 +81,7 @@ def works_of(program: str) -> set[str]:
     return {key.value for key in works.keys if isinstance(key, ast.Constant)}
 
 
-def test_a_name_stands_for_all_rows_that_begin_with_it() -> None:
+def test_a_name_selects_all_rows_below_it() -> None:
     assert [row.name for row in rows_of(["consume.single.100B", "latency.p50"])] == [
         "consume.single.100B.vs_bare",
         "consume.single.100B.vs_aiokafka",
@@ -89,12 +89,12 @@ def test_a_name_stands_for_all_rows_that_begin_with_it() -> None:
     ]
 
 
-def test_a_name_that_is_no_row_is_refused() -> None:
+def test_an_unknown_row_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no row 'consume.mess'"):
         rows_of(["consume.mess"])
 
 
-def test_what_is_written_has_all_rows_of_an_experiment() -> None:
+def test_a_row_is_written_with_all_rows_of_its_experiment() -> None:
     written = {row.name for row in with_siblings(rows_of(["latency.p50"]))}
     assert written == {"latency.p50", "latency.p99"}
 
@@ -127,7 +127,7 @@ def test_a_figure_without_a_baseline_is_compared_by_its_value() -> None:
     assert figure.is_reached
 
 
-def test_results_are_a_list_of_figures_and_keep_those_of_earlier_runs(
+def test_results_keep_earlier_figures_and_drop_those_of_unknown_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FOLDER", "LATEST", "ROUNDS", "TABLE"):
@@ -151,7 +151,7 @@ def test_results_are_a_list_of_figures_and_keep_those_of_earlier_runs(
     ]
 
 
-def test_the_table_has_a_line_for_each_figure_and_says_where_it_was_measured() -> None:
+def test_the_table_has_a_line_for_each_figure_and_names_the_machine() -> None:
     machine = {
         "commit": "abc",
         "cores": 2,
@@ -188,7 +188,7 @@ def test_a_figure_of_the_baseline_that_was_not_measured_is_named() -> None:
     assert fallen({}, {"latency.p50": 1.0}) == ["latency.p50: not measured"]
 
 
-def test_bars_point_the_same_way_whether_more_or_less_is_better() -> None:
+def test_a_plotted_ratio_is_inverted_where_lower_is_better() -> None:
     rounds = {
         "consume.100B": {
             "answers": rates(
@@ -215,7 +215,7 @@ def test_bars_point_the_same_way_whether_more_or_less_is_better() -> None:
     assert bars["latency.p50"]["goal"] == pytest.approx(1 / 1.2)
 
 
-def test_a_curve_has_the_median_at_each_place() -> None:
+def test_a_curve_has_the_median_at_each_point() -> None:
     answers = {
         str(number): [{"nanoseconds": each} for each in (3.0, 1.0, 2.0)]
         for number in plots.IN_FLIGHT
@@ -224,7 +224,7 @@ def test_a_curve_has_the_median_at_each_place() -> None:
     assert curve["series"] == {"the ledger": [(number, 2.0) for number in plots.IN_FLIGHT]}
 
 
-def test_the_page_gets_the_tables_and_the_plots_that_there_are(
+def test_the_page_shows_only_tables_and_plots_that_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook = runpy.run_path("docs/hooks/benchmarks.py")
@@ -240,7 +240,7 @@ def test_the_page_gets_the_tables_and_the_plots_that_there_are(
     assert written == "Before\n| a \\| b |\n\n\n![ack](plots/ack.svg)\n"
 
 
-def test_a_profile_has_the_time_of_each_file_without_the_import_of_modules() -> None:
+def test_a_profile_sums_the_time_of_each_file_without_imports() -> None:
     lines = [
         "main (a.py:1);call (b.py:7) 6",
         "main (a.py:1);other (b.py:90) 2",

@@ -1,7 +1,7 @@
-"""I7: every public async call, cancelled at each of its moments; and a whole app.
+"""I7: every public async call, and a whole app, cancelled after each of its steps.
 
-Whatever was cancelled, the app goes on: it handles the rest, commits all of it and ends. No record
-is lost, no offset is committed too far, no thread and no file is left.
+After a cancelled call the app handles all other records, commits them and ends. No record is lost,
+no committed offset passes an unhandled record, and no thread and no file is left.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Call = Callable[["Calling"], Awaitable[object]]
 
 
 class Calling:
-    """An app that has read and acked some, calls something, and then does all that is left."""
+    """An app acks three messages, makes the call that is cancelled, and handles the rest."""
 
     settings: ClassVar[dict[str, Any]] = {}
 
@@ -83,7 +83,7 @@ class Calling:
             nursery.cancel_scope.cancel()
 
     async def clean_up(self) -> None:
-        """What was cancelled may have had something in hand."""
+        """Ack the messages that the cancelled call took and did not ack."""
         for message in self.app.consumer.unacked:
             self.done(message)
 
@@ -98,11 +98,11 @@ class Calling:
         self.books.check_end({tp: self.broker.log(tp).end for tp in ORDERS})
         for tp in self.broker.partitions("bills"):
             log = self.broker.log(tp)
-            assert log.stable_end == log.end, "a transaction is open"
+            assert log.stable_end == log.end, "a transaction is still open"
 
 
 async def takes(scenario: Calling) -> None:
-    """What is taken is done as a handler does it that is not cancelled between its lines."""
+    """Take a message and ack it, without a checkpoint between the two."""
     scenario.done(await anext(scenario.messages))
 
 
@@ -154,7 +154,7 @@ async def maybe_subscribes(scenario: Calling) -> None:
 
 
 async def sends(scenario: Calling) -> None:
-    for _ in range(100):  # more than a turn of the producer
+    for _ in range(100):  # `send` is a full checkpoint only now and then
         await scenario.bills.send(value=b"value")
 
 
@@ -253,11 +253,11 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_is_cancelled(name: str) -> None:
+def test_an_app_goes_on_after_a_cancelled_call(name: str) -> None:
     assert cancel_everywhere(lambda: Calling(CALLS[name])) > 0
 
 
-# Nobody but the tree calls these: they are cancelled with the app, below.
+# Only the app's tree calls these. They are cancelled with the whole app, below.
 OF_THE_TREE = {
     *("add_service", "start", "stop", "serve", "stop_children"),
     *("on_start", "on_stop", "on_restart", "kill", "send_while", "restart"),
@@ -283,7 +283,7 @@ def test_no_public_call_is_left_out() -> None:
 
 
 class InTransaction(Calling):
-    """The same, where what handlers send and the offsets are committed as one."""
+    """The same in transactions: sent messages and offsets are committed together."""
 
     def __init__(self, call: Call, mode: str) -> None:
         super().__init__(call)
@@ -295,8 +295,8 @@ class InTransaction(Calling):
         super().done(message)
 
     async def clean_up(self) -> None:
-        """What was cancelled may have sent something for what it has in hand: undo that."""
-        with contextlib.suppress(AppClosed):  # it restarts, and nothing is in anybody's hands
+        """Undo what the cancelled call sent for messages that it did not ack."""
+        with contextlib.suppress(AppClosed):  # during a restart no message is unacked
             await self.app.consumer.seek_to_committed()
 
     def check(self) -> None:
@@ -308,7 +308,7 @@ class InTransaction(Calling):
 
 
 async def takes_sends_and_acks(scenario: Calling) -> None:
-    """In three steps, as a handler does."""
+    """Take, send and ack in three steps, as a handler does."""
     async for message in scenario.messages:
         value = b"%d-%d" % (message.partition, message.offset)
         await scenario.bills.send_and_wait(value=value)
@@ -334,7 +334,7 @@ IN_TRANSACTION: dict[str, Call] = {
 
 @pytest.mark.parametrize("mode", ["member", "partition"])
 @pytest.mark.parametrize("name", IN_TRANSACTION)
-def test_a_call_is_cancelled_in_a_transaction(name: str, mode: str) -> None:
+def test_an_app_goes_on_after_a_cancelled_call_in_a_transaction(name: str, mode: str) -> None:
     assert cancel_everywhere(lambda: InTransaction(IN_TRANSACTION[name], mode)) > 0
 
 
@@ -342,7 +342,7 @@ def test_a_call_is_cancelled_in_a_transaction(name: str, mode: str) -> None:
 
 
 class Working:
-    """Two members, of which one comes late and goes early: rebalances and commits are under way."""
+    """Two members: the second joins later and leaves earlier, with rebalances and commits."""
 
     def __init__(self, assignment: str, mode: str | None) -> None:
         self.books = Books()
@@ -368,7 +368,7 @@ class Working:
             with trio.move_on_after(seconds):
                 async for message in app.topic("orders"):
                     await trio.sleep(0.3)
-                    with trio.CancelScope(shield=True):  # the work is done, or is not
+                    with trio.CancelScope(shield=True):  # the work is done whole or not at all
                         await app.topic("bills").send(value=b"value")
                     self.books.on_done(message.tp, message.offset)
 
@@ -378,5 +378,5 @@ class Working:
 
 @pytest.mark.parametrize("mode", [None, "member", "partition"])
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-def test_an_app_is_cancelled(assignment: str, mode: str | None) -> None:
+def test_a_cancelled_app_leaves_its_group(assignment: str, mode: str | None) -> None:
     assert cancel_everywhere(lambda: Working(assignment, mode), every=EVERY) > 20

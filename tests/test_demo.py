@@ -1,4 +1,4 @@
-"""The demonstration: it ends well, and would say so if it did not."""
+"""The demo: it ends with "good", and with "NOT GOOD" and exit code 1 if an order is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transport.message import Batch
 
 
 @jumping
-async def test_it_shows_the_crash_the_tree_and_the_check() -> None:
+async def test_the_demo_shows_the_crash_the_tree_and_the_result() -> None:
     lines: list[str] = []
     findings = await demo.demo("memory://demo", 2000, lines.append)
     assert findings.is_good
@@ -33,14 +33,14 @@ async def test_it_shows_the_crash_the_tree_and_the_check() -> None:
 
 @jumping
 @pytest.mark.parametrize("orders", [demo.LEAST, 13, 100, 500, 1001])
-async def test_few_orders_are_good_as_well(orders: int) -> None:
-    """Who is left handles and commits what the crashed member had not committed."""
+async def test_the_demo_is_good_with_few_orders(orders: int) -> None:
+    """The other member handles and commits what the crashed one had not committed."""
     findings = await demo.demo("memory://few", orders, lambda line: None)
     assert findings.is_good
 
 
 @pytest.mark.parametrize("orders", [demo.LEAST - 1, 0, -5])
-def test_too_few_orders_are_one_line_and_exit_code_1(
+def test_too_few_orders_print_one_line_and_exit_with_1(
     orders: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--orders", str(orders)]) == 1
@@ -66,7 +66,9 @@ async def test_a_lost_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, good: bool) -> None:
+def test_the_exit_code_is_1_if_the_result_is_not_good(
+    monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
     async def found(broker: str, orders: int) -> demo.Findings:
         assert (broker, orders) == ("memory://x", 10)
         return demo.Findings(10, 10, 10 if good else 9, 0, 10, 10)
@@ -76,13 +78,15 @@ def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, good: bool) -> Non
 
 
 @pytest.mark.parametrize("url", ["amqp://x", "kafka://127.0.0.1:x"])
-def test_a_broker_that_there_is_not(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_broker_url_is_shown_and_exits_with_1(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo", "--broker", url]) == 1
     assert url in capsys.readouterr().err
 
 
 @jumping
-async def test_where_it_stands_still_after_the_crash_it_says_why() -> None:
+async def test_progress_that_stops_after_the_crash_has_a_reason() -> None:
     lines: list[str] = []
     run = demo.Run("memory://demo", 10, "demo", lines.append)
     run.handled.update(range(5))
@@ -96,12 +100,12 @@ async def test_where_it_stands_still_after_the_crash_it_says_why() -> None:
 
 
 @jumping
-async def test_it_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_demo_logs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     await demo.demo("memory://quiet", 2000, lambda line: None)
     assert [r.getMessage() for r in caplog.records if r.levelname != "INFO"] == []
 
 
-def test_a_broker_that_does_not_answer_is_one_line_and_exit_code_1() -> None:
+def test_a_broker_that_does_not_answer_is_named_and_exits_with_1() -> None:
     (port,) = free_ports(1)
     broker = f"kafka://127.0.0.1:{port}"
     ended = subprocess.run(
@@ -120,7 +124,7 @@ def test_a_broker_that_does_not_answer_is_one_line_and_exit_code_1() -> None:
 
 
 @pytest.mark.kafka
-def test_it_ends_well_on_a_real_kafka(kafka_bootstrap: str) -> None:
+def test_the_demo_is_good_on_kafka(kafka_bootstrap: str) -> None:
     command = [sys.executable, "-m", "transport", "demo", "--broker", f"kafka://{kafka_bootstrap}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
@@ -129,7 +133,7 @@ def test_it_ends_well_on_a_real_kafka(kafka_bootstrap: str) -> None:
 
 
 @pytest.mark.kafka
-def test_ctrl_c_midway_ends_it_in_order(kafka_bootstrap: str) -> None:
+def test_ctrl_c_ends_the_demo_in_order(kafka_bootstrap: str) -> None:
     command = [sys.executable, "-u", "-m", "transport", "demo"]
     command += ["--broker", f"kafka://{kafka_bootstrap}"]
     with subprocess.Popen(

@@ -1,7 +1,7 @@
-"""What README and docs say runs: each program, each command, each link; nothing is passed over.
+"""README and docs: each program and each command runs, each link has a target.
 
-A block of Python is a whole program, or a file of tests. A block of text behind one is what it
-prints. Indented lines are commands.
+A Python block is a whole program, or a file of tests. A text block after it is its output. Indented
+lines are commands. No block is left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Block:
     """A block between fences.
 
     Attributes:
-        line: of its page, which begins it.
+        line: the number of its first line in the page.
     """
 
     page: str
@@ -58,7 +58,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks_of(name: str, text: str) -> Iterator[Block]:
-    """The blocks of a page; a fence that is not written as ours are is an error."""
+    """Yield the blocks of a page. A fence that is not in our form is an error."""
     fence: tuple[int, str] | None = None
     inside: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -71,11 +71,11 @@ def blocks_of(name: str, text: str) -> Iterator[Block]:
             assert line == "```", f"{name}:{number}: {line!r}"
             yield Block(name, *fence, "".join(f"{each}\n" for each in inside))
             fence = None
-    assert fence is None, f"{name}:{fence}: without an end"
+    assert fence is None, f"{name}:{fence}: the fence has no end"
 
 
 def prose_of(page: Path) -> list[str]:
-    """The lines outside of fences."""
+    """Return the lines outside of fences."""
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).split("\n")
 
 
@@ -102,7 +102,7 @@ COMMANDS = {
 
 each_program = pytest.mark.parametrize("program", PROGRAMS, ids=str)
 
-# For the programs that name a file of certificates: nobody's, without a key.
+# A certificate without a key, for the programs that name a file of certificates.
 FILES = {
     "ca.pem": """\
 -----BEGIN CERTIFICATE-----
@@ -121,13 +121,13 @@ gB+WDXHKL5pdhgIhAIolEBShHghUQKhFHDOhgcwIJcGytRXnwY0sIL53nDQP
 
 @functools.cache
 def ended_in_memory() -> dict[Block, Ended]:
-    """What became of each program, with `memory://` in place of a broker that is not there."""
+    """Run each program with `memory://` in place of a Kafka URL, and return the results."""
     sources = [KAFKA.sub("memory://", program.text) for program in PROGRAMS]
     return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
 
 
 @each_program
-def test_a_program_runs_and_prints_what_is_shown(program: Block) -> None:
+def test_a_program_runs_and_prints_the_shown_output(program: Block) -> None:
     ended = ended_in_memory()[program]
     assert ended.code == 0, ended.errors + ended.output
     if program in SHOWN:
@@ -140,7 +140,7 @@ def test_the_first_programs_end_without_a_warning() -> None:
         assert ended_in_memory()[program].errors == ""
 
 
-def test_the_tutorial_is_right_that_a_bill_is_there_twice_without_transactions() -> None:
+def test_without_transactions_the_tutorial_writes_a_bill_twice() -> None:
     (program,) = [p for p in PROGRAMS if p.page == "docs/tutorial.md" and "member" in p.text]
     plain = program.text.replace(', transactions="member"', "")
     (ended,) = run_all([plain.replace(", source=None", "")])
@@ -149,7 +149,7 @@ def test_the_tutorial_is_right_that_a_bill_is_there_twice_without_transactions()
 
 @pytest.mark.kafka
 def test_the_tutorial_prints_the_same_on_kafka(kafka_broker: Broker) -> None:
-    """Its programs one after the other on one broker, in real time; the lines in any order."""
+    """The programs run one after the other on one broker, in real time; lines may change order."""
     for program in PROGRAMS:
         if program.page == "docs/tutorial.md":
             source = KAFKA.sub("memory://", program.text)
@@ -159,14 +159,14 @@ def test_the_tutorial_prints_the_same_on_kafka(kafka_broker: Broker) -> None:
             assert sorted(ended.output.splitlines()) == sorted(SHOWN[program].splitlines())
 
 
-def test_no_block_is_passed_over() -> None:
+def test_each_block_is_a_program_or_its_output() -> None:
     assert {block.language for block in BLOCKS} == {"python", "text"}
     texts = [block for block in BLOCKS if block.language == "text" and block.page != TREE]
-    assert len(texts) == len(SHOWN), "a text that is no program's output"
+    assert len(texts) == len(SHOWN), "a text block is not the output of a program"
     assert all(block in SHOWN for block in PROGRAMS if block.page == "docs/tutorial.md")
     for package in ("transport", "nurseries"):
         for path in (ROOT / package).rglob("*.py"):
-            assert "```" not in path.read_text(), f"a block in {path}, which nobody runs"
+            assert "```" not in path.read_text(), f"no test runs the block in {path}"
 
 
 @pytest.mark.parametrize(
@@ -179,25 +179,25 @@ def test_no_block_is_passed_over() -> None:
         "```python\n```python\n```\n",
     ],
 )
-def test_a_fence_that_is_not_as_ours_is_found(text: str) -> None:
+def test_a_fence_in_another_form_is_refused(text: str) -> None:
     with pytest.raises(AssertionError):
         list(blocks_of("page", text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_what_is_indented_is_a_command(page: Path) -> None:
+def test_indented_lines_are_commands(page: Path) -> None:
     for line in prose_of(page):
         if line.startswith("    "):
             assert COMMAND.match(line.strip()), line
 
 
-def test_each_target_of_make_is_there() -> None:
+def test_each_target_of_make_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {name for _, start, name, _ in COMMANDS if start == "make"}
     assert {"demo", "test"} <= named <= targets
 
 
-def test_each_module_that_is_to_be_run_answers() -> None:
+def test_each_module_that_is_run_has_a_help_text() -> None:
     modules = {
         (name, *rest.split()[:1])
         for _, start, name, rest in COMMANDS
@@ -223,7 +223,7 @@ def test_the_docs_build_without_a_warning(tmp_path: Path) -> None:
 
 
 def settings_hook() -> dict[str, Any]:
-    """What is in the file that writes the settings reference."""
+    """Return the globals of the hook that writes the settings reference."""
     return runpy.run_path(str(ROOT / "docs/hooks/settings.py"))
 
 
@@ -289,7 +289,7 @@ def test_make_check_sees_the_warnings_that_make_docs_sees() -> None:
     assert builds == ["mkdocs build --strict"] * 2
 
 
-def test_the_readme_and_the_package_name_the_same_pythons() -> None:
+def test_the_readme_and_the_package_list_the_same_python_versions() -> None:
     readme, package = (ROOT / "README.md").read_text(), (ROOT / "pyproject.toml").read_text()
     versions = re.findall(r"Python :: (3\.\d+)", package)
     *first, last = versions
@@ -298,7 +298,7 @@ def test_the_readme_and_the_package_name_the_same_pythons() -> None:
 
 
 @pytest.mark.parametrize("shadow", ["transport.py", "transport/__init__.py"])
-def test_the_readme_is_right_about_what_shadows_the_package(shadow: str, tmp_path: Path) -> None:
+def test_a_local_module_shadows_the_package_as_the_readme_says(shadow: str, tmp_path: Path) -> None:
     (tmp_path / shadow).parent.mkdir(exist_ok=True)
     (tmp_path / shadow).touch()
     (tmp_path / "script.py").write_text("from transport import App")
@@ -313,7 +313,7 @@ def test_the_readme_is_right_about_what_shadows_the_package(shadow: str, tmp_pat
 
 
 def anchors_of(page: Path) -> set[str]:
-    """As a site, and GitHub, name the headings."""
+    """Return the anchors that the site and GitHub make from the headings."""
     headings = re.findall(r"^#+ (.+)$", "\n".join(prose_of(page)), re.MULTILINE)
     return {
         re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
@@ -321,7 +321,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_targets_of_links_exist(page: Path) -> None:
     for link in LINK.finditer("\n".join(prose_of(page))):
         target = (page.parent / link["path"]).resolve() if link["path"] else page
         assert target.exists(), link[0]
@@ -347,8 +347,10 @@ def test_each_public_name_has_its_reference() -> None:
             assert {f"{package.__name__}.{name}", module} & listed, name
 
 
-async def test_the_tree_is_the_tree_of_an_app(autojump_clock: trio.testing.MockClock) -> None:
-    """Down to the parts; but for two tasks that the page leaves out."""
+async def test_the_drawn_tree_is_that_of_a_running_app(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Compare the parts and their tasks, without the tasks "errors", which the page leaves out."""
     (drawn,) = [block.text for block in BLOCKS if block.page == TREE]
     told = [
         (len(match["indent"]) // 4, match["name"])

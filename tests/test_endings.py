@@ -1,6 +1,6 @@
-"""Every call that waits ends once the app ends, whatever has become of its topic before.
+"""Every call that waits returns or raises when the app ends, even after its topic was discarded.
 
-Each call waits in a task outside of the app's block, so that nothing but its own end ends it.
+Each call waits in a task outside of the app's block, so that the block does not cancel it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ WAITS: list[Wait] = [
     wait_for_stopped_flow,
 ]
 
-# How an app ends: each is called within its block, which ends after it.
+# Ways to end an app. Each is called within the app's block, which ends after the call.
 
 
 async def stop(app: App) -> None:
@@ -84,7 +84,7 @@ async def kill(app: App) -> None:
 
 
 async def stop_within_a_restart(app: App) -> None:
-    """The stop comes when the old member has ended, and the new one has not begun."""
+    """Stop the consumer after the old member has ended and before the new one has begun."""
     restart = app.consumer.on_restart
 
     async def stop_first() -> None:
@@ -103,7 +103,7 @@ ENDINGS = [stop, nothing, close_the_consumer, kill, stop_within_a_restart]
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("wait", WAITS)
 @jumping
-async def test_what_waits_ends_with_the_app(
+async def test_a_waiting_call_ends_with_the_app(
     wait: Wait, ending: Callable[[App], Awaitable[None]], discarded: str
 ) -> None:
     ended = False
@@ -135,7 +135,7 @@ async def test_what_waits_ends_with_the_app(
 
 
 async def take_none(topic: Topic) -> None:
-    """Join the group, and have nothing."""
+    """Join the group, and take no message."""
     with trio.move_on_after(1.0):
         await anext(topic.noack())
 
@@ -143,7 +143,7 @@ async def take_none(topic: Topic) -> None:
 @pytest.mark.parametrize("ending", [stop, close_the_consumer, kill, stop_within_a_restart])
 @pytest.mark.parametrize("wait", [iterate, iterate_noack, iterate_batches, get_many])
 @jumping
-async def test_what_is_asked_for_between_the_stop_and_the_end_ends_at_once(
+async def test_a_call_between_the_stop_and_the_end_ends_at_once(
     wait: Wait, ending: Callable[[App], Awaitable[None]]
 ) -> None:
     async with app_on(broker_with(ORDERS, records=1)) as app:
@@ -161,9 +161,9 @@ async def test_what_is_asked_for_between_the_stop_and_the_end_ends_at_once(
 
 
 @jumping
-async def test_an_iterator_ends_where_a_restart_fails() -> None:
+async def test_an_iterator_ends_when_a_restart_fails() -> None:
     def refuse(settings: ClientSettings) -> ConsumerClient:
-        raise OSError("there is no other client")
+        raise OSError("no other client can be made")
 
     async def restart(outside: trio.Nursery) -> None:
         async with app_on(broker_with(ORDERS)) as app:
@@ -179,7 +179,7 @@ async def test_an_iterator_ends_where_a_restart_fails() -> None:
 
 
 @jumping
-async def test_iterators_go_on_through_a_restart_also_those_of_a_topic_that_was_discarded() -> None:
+async def test_iterators_go_on_through_a_restart_even_those_of_a_discarded_topic() -> None:
     async with app_on(broker_with(ORDERS, records=1)) as app, trio.open_nursery() as nursery:
         topic = app.topic("orders")
         await take(topic.noack(), 1)
@@ -194,7 +194,7 @@ async def test_iterators_go_on_through_a_restart_also_those_of_a_topic_that_was_
 
 @pytest.mark.parametrize("was_active", [True, False])
 @jumping
-async def test_flow_is_after_a_restart_as_it_was_asked_for_within_it(was_active: bool) -> None:
+async def test_a_flow_call_during_a_restart_holds_after_it(was_active: bool) -> None:
     async with app_on(broker_with(ORDERS)) as app:
         await take_none(app.topic("orders"))
         restart = app.consumer.on_restart
@@ -211,14 +211,14 @@ async def test_flow_is_after_a_restart_as_it_was_asked_for_within_it(was_active:
 
 
 @jumping
-async def test_flow_is_not_resumed_after_the_end_for_nobody_would_stop_it_again() -> None:
+async def test_flow_is_not_resumed_after_the_end() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         await take_none(app.topic("orders"))
     app.consumer.resume_flow()
     await app.consumer.wait_for_stopped_flow()
 
 
-# What waits for the broker
+# Calls that wait for the broker
 
 
 async def never(*args: object) -> None:
@@ -232,7 +232,7 @@ async def slow(*args: object) -> dict[TP, Sequence[Fetched]]:
 
 @pytest.mark.parametrize("transactions", [None, "partition", "member"])
 @jumping
-async def test_a_commit_and_the_end_do_not_wait_for_a_client_that_connects(
+async def test_a_commit_and_the_end_do_not_wait_for_a_connecting_client(
     transactions: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with trio.open_nursery() as outside:
@@ -249,10 +249,10 @@ async def test_a_commit_and_the_end_do_not_wait_for_a_client_that_connects(
 
 @pytest.mark.parametrize("ending", [nothing, kill, close_the_consumer])
 @jumping
-async def test_what_waits_for_a_client_that_hangs_ends_with_the_app(
+async def test_a_call_that_waits_for_a_hanging_client_ends_with_the_app(
     ending: Callable[[App], Awaitable[None]],
 ) -> None:
-    """A seek that is not begun, and who waits for a message that is never acked."""
+    """The calls: a seek that was not begun, and a `wait_empty` for messages that are not acked."""
     ended: list[str] = []
 
     async def waiting(name: str, call: Callable[[], Awaitable[object]]) -> None:
@@ -277,13 +277,13 @@ async def test_what_waits_for_a_client_that_hangs_ends_with_the_app(
 
 @pytest.mark.parametrize("ending", [nothing, kill])
 @jumping
-async def test_what_waits_to_be_sent_or_delivered_ends_with_the_app(
+async def test_a_call_that_waits_for_a_send_or_an_outcome_ends_with_the_app(
     ending: Callable[[App], Awaitable[None]],
 ) -> None:
     ended: list[str] = []
 
     async def send_on(messages: Sequence[Outgoing]) -> None:
-        """The client takes them, and never says what has become of them."""
+        """Accept the messages, and never report an outcome."""
 
     async def waiting(
         name: str, call: Callable[[], Awaitable[object]], why: type[Exception] | None

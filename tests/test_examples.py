@@ -1,4 +1,4 @@
-"""The programs in `examples/`, and the one in the project's description, run as they stand."""
+"""The programs in `examples/` and the one in the project's description run unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ trio.run(main)
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def url(request: pytest.FixtureRequest) -> str:
-    """A broker for a program of its own."""
+    """Return the URL of a broker for a program in a process of its own."""
     if request.param == "memory":
         return "memory://"
     return f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
@@ -57,7 +57,7 @@ def start(*args: str) -> subprocess.Popen[str]:
 
 
 def until(number: signal.Signals, *args: str) -> tuple[str, int, str]:
-    """What the program has printed until a signal, its exit code, and what it said of the end."""
+    """Send a signal after the first line of output; return the output, exit code and stderr."""
     with start(*args) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -68,11 +68,11 @@ def until(number: signal.Signals, *args: str) -> tuple[str, int, str]:
 
 def test_each_example_is_tested() -> None:
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"orders", "http_service", *EXAMPLES}  # that one in tests/anyio
+    assert names == {"orders", "http_service", *EXAMPLES}  # http_service: in tests/anyio
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example(url: str, name: str) -> None:
+def test_an_example_prints_its_result(url: str, name: str) -> None:
     with start(f"examples/{name}.py", url) as process:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -80,9 +80,7 @@ def test_an_example(url: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_smallest_example_goes_on_until_it_is_asked_to_end(
-    url: str, number: signal.Signals
-) -> None:
+def test_the_smallest_example_runs_until_a_signal(url: str, number: signal.Signals) -> None:
     output, code, errors = until(number, "examples/orders.py", url)
     assert (code, errors) == (0, "")
     assert output.startswith("orders-")
@@ -90,7 +88,7 @@ def test_the_smallest_example_goes_on_until_it_is_asked_to_end(
 
 
 @pytest.mark.kafka
-def test_the_successor_of_one_that_got_sigterm_does_not_wait_for_its_session(
+def test_the_successor_after_sigterm_does_not_wait_for_the_session_timeout(
     kafka_bootstrap: str,
 ) -> None:
     url = f"kafka://{kafka_bootstrap}"
@@ -101,7 +99,7 @@ def test_the_successor_of_one_that_got_sigterm_does_not_wait_for_its_session(
     assert time.monotonic() - began < 30.0 < ClientSettings().session_timeout
 
 
-def test_the_smallest_program_runs_as_it_stands(url: str) -> None:
+def test_the_smallest_program_runs_unchanged(url: str) -> None:
     assert "kafka://127.0.0.1:9092" in SMALLEST
     program = SMALLEST.replace("kafka://127.0.0.1:9092", url)
     output, code, errors = until(signal.SIGINT, "-c", program)

@@ -1,4 +1,4 @@
-"""What comes from outside is cut before it is put into an error or a log: `excerpt.py`."""
+"""`excerpt.py`: data from outside is truncated before it goes into an error or a log line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_short_text_stays_as_it_is() -> None:
     assert listed(["a", "b"]) == "a, b"
 
 
-def test_a_long_one_is_cut_and_its_length_is_told() -> None:
+def test_a_long_text_is_truncated_and_its_length_is_shown() -> None:
     assert excerpt("x" * HUGE) == "x" * 200 + "... (1000000 characters)"
     for value in (b"x" * HUGE, "x" * HUGE, [b"x" * HUGE]):
         assert len(excerpt_of(value)) < 300
@@ -35,19 +35,19 @@ def test_a_line_of_a_log_stays_one_line() -> None:
     assert len(excerpt("\n" * HUGE)) < 300
 
 
-def test_an_error_of_decoding_does_not_show_all_that_was_to_be_decoded() -> None:
+def test_a_decoding_error_does_not_show_all_the_data() -> None:
     with pytest.raises(UnicodeDecodeError) as raised:
         (b"\xff" * HUGE).decode()
     assert excerpt_of_error(raised.value).startswith("UnicodeDecodeError: 'utf-8' codec can't")
     assert len(excerpt_of_error(raised.value)) < 300
 
 
-def test_of_very_many_names_some_are_shown() -> None:
+def test_a_long_list_of_names_is_truncated() -> None:
     assert listed(range(10_000)).endswith("18, 19 and 9980 more")
     assert len(str(PartitionGone(TP("t", number) for number in range(10_000)))) < SHORT
 
 
-def test_messages_that_wait_to_be_sent_show_the_beginning_of_what_is_in_them() -> None:
+def test_the_repr_of_a_pending_message_is_truncated() -> None:
     large = {"key": b"k" * HUGE, "value": b"v" * HUGE, "headers": [("name", b"h" * HUGE)]}
     assert len(repr(PendingMessage(topic="t", **large))) < SHORT
     outgoing = Outgoing("t", 0, large["key"], large["value"], large["headers"], None)

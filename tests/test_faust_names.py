@@ -1,4 +1,4 @@
-"""Each name of `faust.transport.base` has its row in docs/faust.md, and ours are there."""
+"""docs/faust.md has a row for each name of `faust.transport.base`, and our names in it exist."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMES = {
         send_soon send_and_wait commit key_partition flush create_topic supports_headers""",
     "Service": "logger log diag exit_stack async_exit_stack",
 }
-# What is an attribute of the object, and not of its class.
+# The parts of an app whose names may exist only on the object.
 OF_AN_APP = {"Transport": "transport", "Producer": "producer", "Consumer": "consumer"}
 
 
@@ -53,7 +53,7 @@ def test_every_name_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row["theirs"]))
-def test_ours_is_there(row: dict[str, str | None]) -> None:
+def test_our_name_exists(row: dict[str, str | None]) -> None:
     assert row["how"] in ("same", "better", "gone")
     if row["how"] == "gone":
         assert row["ours"] is None

@@ -1,4 +1,4 @@
-"""Each test that docs/promises.md names is there."""
+"""Each test that docs/promises.md and docs/client.md name exists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "promis
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
-def test_it_is_there(path: str, name: str) -> None:
+def test_a_named_test_exists(path: str, name: str) -> None:
     assert re.search(rf"^(async def|def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE)
 
 
@@ -22,16 +22,14 @@ def test_each_invariant_has_a_row() -> None:
 
 
 def rows_of_the_client() -> list[tuple[str, str]]:
-    """What the client does, and the tests, of each row of docs/client.md."""
+    """Return the first and last cell of each row of docs/client.md: the case, and its tests."""
     lines = (ROOT / "docs" / "client.md").read_text().splitlines()
     cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     return [(row[0], row[-1]) for row in cells if row[-1] != "test"]
 
 
 @pytest.mark.parametrize(("case", "tests"), rows_of_the_client())
-def test_each_way_in_which_the_client_gives_up_has_tests_that_are_there(
-    case: str, tests: str
-) -> None:
+def test_each_case_of_the_client_names_tests_that_exist(case: str, tests: str) -> None:
     named = re.findall(r"`([\w/]*\.?p?y?)(?:::(\w+)(?:\[\w+\])?)?`", tests)
     assert named, case
     path = ""

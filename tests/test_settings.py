@@ -1,4 +1,4 @@
-"""What an app can be told is looked at before anything is connected."""
+"""Settings are checked when an app is made, before anything connects."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DURATIONS = [
 
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("value", [0, -1.0])
-def test_a_duration_is_more_than_nothing(name: str, value: float) -> None:
+def test_a_duration_must_be_above_0(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         App("group", **{name: value})
 
 
 @pytest.mark.parametrize("name", ["linger", "max_batch_size"])
-def test_what_may_be_nothing_is_not_less(name: str) -> None:
+def test_linger_and_batch_size_may_be_0_but_not_less(name: str) -> None:
     App("group", **{name: 0})
     with pytest.raises(ValueError, match=name):
         App("group", **{name: -1})
@@ -74,7 +74,7 @@ SECRETS = {"sasl_plain_password": "a-secret", "ssl_password": "a-secret"}
     ],
 )
 @pytest.mark.parametrize("given", [(SECRETS, {}), ({}, SECRETS)])
-def test_a_password_is_handed_over_and_nowhere_shown(
+def test_a_password_reaches_the_client_and_is_never_shown(
     caplog: pytest.LogCaptureFixture,
     options: Callable[..., dict[str, Any]],
     client_class: Callable[..., Any],
@@ -98,7 +98,7 @@ def test_a_password_is_handed_over_and_nowhere_shown(
 
 
 def test_client_options_choose_another_way_to_log_in() -> None:
-    """For mechanisms without a user and a password, which an URL of a login has."""
+    """A URL has a user and a password; other mechanisms are set in the client options."""
     provider = object()
     login = {
         "security_protocol": "SASL_SSL",
@@ -115,24 +115,24 @@ def test_client_options_choose_another_way_to_log_in() -> None:
     "name",
     ["auto_offset_reset", "assignment", "isolation", "acks", "compression_type", "record_codec"],
 )
-def test_a_choice_is_one_of_those_that_there_are(name: str) -> None:
+def test_an_unknown_choice_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         App("group", **{name: "something else"})
 
 
-def test_what_is_unknown_is_named() -> None:
+def test_an_unknown_setting_is_named() -> None:
     with pytest.raises(TypeError, match="buffer_sise"):
         App("group", buffer_sise=3)
 
 
-def test_a_rebalance_has_room_within_the_poll_interval() -> None:
+def test_max_poll_interval_must_leave_room_for_a_rebalance() -> None:
     with pytest.raises(ValueError, match="max_poll_interval"):
         App("group", max_poll_interval=14.0, commit_timeout=10.0, heartbeat_interval=3.0)
 
 
 @pytest.mark.parametrize("drain_timeout", [None, 1.0, 5.0, 1e6])
 @pytest.mark.parametrize("max_poll_interval", [12.1, 20.0, 300.0])
-def test_a_rebalance_is_bounded_below_the_poll_interval(
+def test_the_rebalance_bound_is_below_max_poll_interval(
     max_poll_interval: float, drain_timeout: float | None
 ) -> None:
     settings = ClientSettings(max_poll_interval=max_poll_interval, drain_timeout=drain_timeout)

@@ -1,4 +1,4 @@
-"""How an app ends, by its last line, from outside or by an error: what is acked is committed."""
+"""The end of an app, by its last line, cancellation or an error: acked messages are committed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDERS = [TP("orders", number) for number in range(4)]
 
 
 @jumping
-async def test_what_is_acked_is_committed_and_what_is_not_is_delivered_again() -> None:
+async def test_acked_messages_are_committed_and_unacked_ones_are_redelivered() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker, commit_interval=1e6) as app:
         for message in await take(app.topic("orders").noack(), 4):
@@ -31,10 +31,10 @@ async def test_what_is_acked_is_committed_and_what_is_not_is_delivered_again() -
 
 
 @jumping
-async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
+async def test_a_rebalance_until_the_end_makes_no_unknown_commit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each try was answered: nothing was committed, and what was acked comes again."""
+    """The broker answered each try: nothing is committed, and the acked message is redelivered."""
 
     async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
         await trio.sleep(0.01)
@@ -50,7 +50,7 @@ async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
 
 
 @jumping
-async def test_a_kill_during_the_last_commit_is_a_crash_and_no_error() -> None:
+async def test_a_kill_during_the_last_commit_commits_nothing_and_raises_nothing() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with app_on(broker, commit_interval=1e6) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
@@ -69,7 +69,7 @@ async def test_a_kill_during_the_last_commit_is_a_crash_and_no_error() -> None:
 
 
 @jumping
-async def test_after_a_break_the_message_in_hand_is_unacked() -> None:
+async def test_a_break_leaves_the_current_message_unacked() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker) as app:
         async for message in app.topic("orders"):
@@ -79,7 +79,7 @@ async def test_after_a_break_the_message_in_hand_is_unacked() -> None:
 
 
 @jumping
-async def test_cancelling_from_outside_commits_too() -> None:
+async def test_a_cancelled_app_commits_acked_messages() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):
         async with app_on(broker, commit_interval=1e6) as app:
@@ -91,7 +91,7 @@ async def test_cancelling_from_outside_commits_too() -> None:
 
 
 @jumping
-async def test_who_waits_for_the_next_message_when_cancelled_has_acked_the_one_before() -> None:
+async def test_an_iterator_that_is_cancelled_while_it_waits_has_acked_the_last_message() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):
         async with app_on(broker, commit_interval=1e6) as app:
@@ -102,7 +102,7 @@ async def test_who_waits_for_the_next_message_when_cancelled_has_acked_the_one_b
 
 @pytest.mark.parametrize("steps", range(0, 60, 3))
 @jumping
-async def test_cancelled_at_any_moment_what_was_acked_is_committed(steps: int) -> None:
+async def test_an_app_that_is_cancelled_at_any_step_commits_acked_messages(steps: int) -> None:
     broker = broker_with(*ORDERS, records=5)
     done: dict[TP, int] = {}
     async with trio.open_nursery() as nursery:
@@ -118,7 +118,7 @@ async def test_cancelled_at_any_moment_what_was_acked_is_committed(steps: int) -
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     for tp, offset in done.items():
-        # The one in hand may not have been acked yet, all before it was.
+        # The last message may not be acked yet. All before it are.
         assert offset - 1 <= committed(broker).get(tp, 0) <= offset
     assert not broker.group("group").members
 
@@ -135,7 +135,7 @@ async def test_an_ack_after_the_end_does_nothing() -> None:
 
 
 @jumping
-async def test_stop_lets_the_iterators_end_after_the_message_in_hand() -> None:
+async def test_stop_ends_the_iterators_after_their_current_messages() -> None:
     broker = broker_with(*ORDERS, records=5)
     handled = 0
     async with app_on(broker) as app, trio.open_nursery() as nursery:
@@ -156,7 +156,7 @@ async def test_stop_lets_the_iterators_end_after_the_message_in_hand() -> None:
 
 
 @jumping
-async def test_who_iterates_only_after_the_stop_gets_nothing_and_ends() -> None:
+async def test_an_iterator_that_begins_after_the_stop_ends_at_once() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker) as app:
         app.stop()
@@ -169,7 +169,7 @@ async def test_the_end_does_not_wait_for_a_client_that_is_being_opened() -> None
 
     async def open() -> None:
         await closed.wait()
-        raise ClientClosed("it was closed")
+        raise ClientClosed("the client was closed")
 
     async def close(timeout: float) -> None:
         await trio.lowlevel.checkpoint()
@@ -183,7 +183,7 @@ async def test_the_end_does_not_wait_for_a_client_that_is_being_opened() -> None
 
 
 @jumping
-async def test_the_end_does_not_wait_for_a_hand_over_that_waits_for_what_is_unacked() -> None:
+async def test_the_end_does_not_wait_for_the_drain_of_a_rebalance() -> None:
     broker = broker_with(*ORDERS, records=1)
     one, other = app_on(broker), app_on(broker)
     async with other:
@@ -207,7 +207,7 @@ class SlowOnRevoked(App):
 
 
 @jumping
-async def test_the_end_does_not_wait_for_a_hook_of_a_hand_over() -> None:
+async def test_the_end_does_not_wait_for_a_hook_of_a_rebalance() -> None:
     broker = broker_with(*ORDERS, records=1)
     one, other = app_on(broker, kind=SlowOnRevoked), app_on(broker)
     async with other:
@@ -225,7 +225,7 @@ async def test_the_end_does_not_wait_for_a_hook_of_a_hand_over() -> None:
 @jumping
 async def test_a_client_that_was_killed_or_never_opened_is_not_closed(is_killed: bool) -> None:
     async def close(timeout: float) -> None:
-        pytest.fail("it may leave the group, and wait for its answer")
+        pytest.fail("close() was called: it may leave the group, and wait for the answer")
 
     async with app_on(broker_with(ORDERS[0], records=1)) as app:
         app.consumer.client.close = close
@@ -235,7 +235,9 @@ async def test_a_client_that_was_killed_or_never_opened_is_not_closed(is_killed:
 
 
 @jumping
-async def test_after_a_kill_nothing_is_delivered_acked_or_told_and_no_group_is_joined() -> None:
+async def test_after_a_kill_nothing_is_delivered_or_acked_no_hook_runs_and_no_group_is_joined() -> (
+    None
+):
     told: list[frozenset[TP]] = []
 
     class Told(App):
@@ -243,7 +245,7 @@ async def test_after_a_kill_nothing_is_delivered_acked_or_told_and_no_group_is_j
             told.append(revoked)
 
     async def open() -> None:
-        pytest.fail("it is gone")
+        pytest.fail("the client was opened after the kill")
 
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker, kind=Told) as one, app_on(broker) as other, app_on(broker) as idle:
@@ -255,7 +257,7 @@ async def test_after_a_kill_nothing_is_delivered_acked_or_told_and_no_group_is_j
         idle.consumer.client.open = open
         kill = one.consumer.client.kill
 
-        async def kill_late() -> None:  # it has threads to join, for example
+        async def kill_late() -> None:  # as a client does that joins threads
             await trio.sleep(1.0)
             await kill()
 
@@ -271,7 +273,7 @@ async def test_after_a_kill_nothing_is_delivered_acked_or_told_and_no_group_is_j
 
 
 @jumping
-async def test_after_the_end_the_calls_say_that_the_app_is_closed() -> None:
+async def test_calls_after_the_end_raise_app_closed() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with app_on(broker) as app:
         await anext(app.topic("orders").noack())
@@ -286,7 +288,7 @@ async def test_after_the_end_the_calls_say_that_the_app_is_closed() -> None:
 
 
 @jumping
-async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grace(
+async def test_an_app_with_a_stuck_handler_ends_within_its_grace(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(ORDERS[0], records=3)
@@ -306,7 +308,7 @@ async def test_a_stuck_handler_does_not_keep_the_app_from_ending_within_its_grac
 
 @jumping
 async def test_each_step_of_the_end_has_its_share_of_the_grace() -> None:
-    """One that waits for what never answers takes nothing from those after it."""
+    """A step that gets no answer takes no time from the steps after it."""
     steps: dict[str, float] = {}
     with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
         broker = broker_with(ORDERS[0], records=1)
@@ -323,14 +325,14 @@ async def test_each_step_of_the_end_has_its_share_of_the_grace() -> None:
 
             async def close_in_time(timeout: float) -> None:
                 steps["the client closes"] = trio.current_time() - began
-                steps["and has"] = timeout
+                steps["its timeout"] = timeout
                 await close(timeout)
 
             consumer.client.commit, consumer.client.close = commit_for_ever, close_in_time
             consumer.fetcher.stop = stop_for_ever  # type: ignore[method-assign]
             began = trio.current_time()
     assert steps == pytest.approx(
-        {"the fetcher stops": 4.0, "the client closes": 5.0, "and has": 2.0}
+        {"the fetcher stops": 4.0, "the client closes": 5.0, "its timeout": 2.0}
     )
 
 
@@ -348,7 +350,7 @@ def names(tree: Node) -> list[str]:
 
 
 @jumping
-async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
+async def test_the_tree_shows_the_tasks_of_a_running_app() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with app_on(broker, "shop") as app:
         assert names(app.tree()) == [
@@ -375,13 +377,13 @@ async def test_the_tree_can_be_looked_at_while_it_runs() -> None:
             "committer",
             "starts",
             "commit ticker",
-            "lookout",
+            "stall detector",
             "patterns",
             "Fetcher",
             "poll",
         }
         (poll,) = [node for node in all_nodes(app.tree()) if node.name == "poll"]
-        assert "MemoryConsumer.poll" in poll.waits_in  # what it is doing
+        assert "MemoryConsumer.poll" in poll.waits_in  # the call that the task waits in
     assert app.tree().state.value == "ended"
     assert app.tree().children == ()
 
@@ -395,7 +397,7 @@ async def test_the_exception_group_is_named_after_the_app() -> None:
 
 
 @jumping
-async def test_the_error_of_a_part_is_in_a_group_that_is_named_after_the_part() -> None:
+async def test_the_exception_group_of_a_part_is_named_after_the_part() -> None:
     class Failing(App):
         async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
             raise ValueError("a bug")

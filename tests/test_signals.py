@@ -26,14 +26,14 @@ def _the_handlers_are_back() -> Iterator[None]:
 
 
 def run(main: object, *args: object) -> None:
-    """In the main thread, and with trio's own handler of Ctrl-C: not as a test of pytest-trio."""
+    """Run as a program does: in the main thread, with trio's own handler of Ctrl-C."""
     trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0))  # type: ignore[arg-type]
 
 
 async def handle(
     broker: MemoryBroker, done: list[int], *signals: signal.Signals, seconds: float = 1.0
 ) -> None:
-    """Get the signals while the second of ten messages is in hand."""
+    """Handle ten messages, and raise the signals while the second one is handled."""
     async with app_on(broker) as app:
         app.stop_on_signals(timeout=8.0)
         async for message in app.topic("orders"):
@@ -46,7 +46,7 @@ async def handle(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_handler_finish_the_message_in_hand(
+def test_a_signal_lets_the_handler_finish_its_current_message(
     number: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker, done = broker_with(ORDERS, records=10), list[int]()
@@ -58,7 +58,7 @@ def test_a_signal_lets_the_handler_finish_the_message_in_hand(
     assert line.startswith(f"group: {number.name} received")
 
 
-def test_the_next_member_need_not_wait_for_the_session() -> None:
+def test_the_next_member_does_not_wait_for_the_session_timeout() -> None:
     async def main() -> None:
         broker = broker_with(ORDERS, records=10)
         await handle(broker, [], signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_a_sigterm_while_the_app_closes_does_nothing() -> None:
             app.stop_on_signals()
             async for _ in app.topic("orders"):
                 signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)  # from here on it is the program's again
+        signal.raise_signal(signal.SIGINT)  # the program's own handler is back
         closed.append("never")
 
     with pytest.raises(KeyboardInterrupt):
@@ -137,7 +137,7 @@ def test_a_program_that_only_sends_is_cancelled_at_the_timeout() -> None:
     run(main)
 
 
-def test_it_may_be_called_twice() -> None:
+def test_stop_on_signals_may_be_called_twice() -> None:
     async def main() -> None:
         async with App("orders") as app:
             app.stop_on_signals()
@@ -166,7 +166,7 @@ def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_handler_that_was_installed_later_is_kept() -> None:
+def test_a_signal_handler_that_was_installed_later_is_kept() -> None:
     async def main() -> None:
         async with App("orders") as app:
             app.stop_on_signals()
@@ -183,7 +183,7 @@ def test_a_handler_that_was_installed_later_is_kept() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_it_needs_an_open_app() -> None:
+def test_stop_on_signals_needs_an_open_app() -> None:
     async def main() -> None:
         app = App("orders")
         with pytest.raises(RuntimeError, match=r"'orders' is not open.*in its block"):
@@ -197,7 +197,7 @@ def test_it_needs_an_open_app() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
-def test_a_timeout_is_above_0(timeout: float) -> None:
+def test_the_timeout_must_be_above_0(timeout: float) -> None:
     async def main() -> None:
         async with App("orders") as app:
             with pytest.raises(
@@ -208,7 +208,7 @@ def test_a_timeout_is_above_0(timeout: float) -> None:
     run(main)
 
 
-def test_in_another_thread_it_says_what_to_do() -> None:
+def test_stop_on_signals_in_another_thread_names_app_stop() -> None:
     errors: list[Exception] = []
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""An app that is stopped while it starts ends at once, and warns of nothing that did not happen."""
+"""An app that is stopped while it starts ends at once, and logs no false warning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transport.testing import FaultyDriver, Script, slow
 
 TRANSACTIONS = pytest.mark.parametrize("transactions", [None, "member", "partition"])
 NEVER = 1e6
-# What hangs, by the name of a driver's call and its number.
+# For each step: the call of the driver that hangs, and its number.
 STEPS = {
     "connecting": ("open", 0),
     "waiting for a topic": ("subscribe", 0),
@@ -27,7 +27,7 @@ STEPS = {
 
 
 async def stopped_after(app: App, topic: str, seconds: float) -> float:
-    """Stop a reading app that was opened so long ago; how long its end takes."""
+    """Stop a reading app after `seconds`, and return how many seconds its end takes."""
     async with app:
 
         async def read() -> None:
@@ -45,7 +45,7 @@ async def stopped_after(app: App, topic: str, seconds: float) -> float:
 @TRANSACTIONS
 @pytest.mark.parametrize("step", STEPS)
 @jumping
-async def test_whatever_hangs_while_it_starts_does_not_hold_up_the_end(
+async def test_a_hanging_step_of_the_start_does_not_delay_the_end(
     step: str, transactions: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = MemoryBroker()
@@ -71,16 +71,16 @@ async def test_a_stop_at_any_moment_of_the_start_is_quick(
 
 @TRANSACTIONS
 @pytest.mark.usefixtures("quiet_client")
-async def test_a_stop_while_a_topic_is_waited_for_is_quick(
+async def test_a_stop_while_a_topic_is_missing_is_quick(
     place: Place, transactions: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The broker makes no two topics whose names differ in nothing else.
+    # Kafka creates no topic whose name differs from another one only in `.` and `_`.
     async with place.app() as other:
         await other.producer.create_topic(f"none_{place.name}", 1)
     app = App(place.name, place.url, transactions=transactions)
     assert await stopped_after(app, f"none.{place.name}", 1.0) < 3
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    # The one warning names what is waited for.
+    # The only warning names the missing topic.
     assert not [text for text in warnings if f"'none.{place.name}' does not exist" not in text]
 
 

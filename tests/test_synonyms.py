@@ -1,4 +1,4 @@
-"""What `App` says of a setting that it does not know."""
+"""The error of `App` for an unknown setting, which names the right one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = {field.name for kind in (Settings, ClientSettings) for field in attrs
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        # The nearest of ours
+        # The nearest of our names
         ("buffer_sise", "buffer_sise: did you mean buffer_size?"),
         ("comit_interval", "comit_interval: did you mean commit_interval?"),
         ("requesttimeout", "requesttimeout: did you mean request_timeout?"),
@@ -44,19 +44,19 @@ SETTINGS = {field.name for kind in (Settings, ClientSettings) for field in attrs
         ("security.protocol", "client_options={'security_protocol': ...}"),
     ],
 )
-def test_a_setting_that_there_is_not_leads_to_ours(name: str, told: str) -> None:
+def test_an_unknown_setting_leads_to_ours(name: str, told: str) -> None:
     with pytest.raises(TypeError, match=re.escape(told)) as caught:
         App("group", **{name: 5})
     assert str(caught.value).startswith("unknown settings: ")
 
 
-def test_each_of_several_is_told_of() -> None:
+def test_each_of_several_unknown_settings_is_named() -> None:
     with pytest.raises(TypeError, match=r"buffer_sise: .*; linger_ms: .*seconds"):
         App("group", buffer_sise=5, linger_ms=5)
 
 
 @pytest.mark.parametrize("name", _OTHERS)
-def test_what_a_name_leads_to_is_there(name: str) -> None:
+def test_the_suggested_setting_exists(name: str) -> None:
     told = told_of(name, SETTINGS)
     assert name not in SETTINGS
     named = re.findall(r"here it is (?:the )?(\w+)", told)

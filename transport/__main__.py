@@ -1,4 +1,4 @@
-"""`python -m transport`: the demonstration."""
+"""The command `python -m transport`, which runs the demonstration."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lines(error: BaseException) -> Iterator[str]:
-    """One line for each error of a group."""
+    """Yield one line for each error in a group."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from _lines(part)

@@ -1,4 +1,7 @@
-"""The app: the root of the tree, and what a program holds in its hands."""
+"""The app: the root of the tree of services, and the object from which a program gets all others.
+
+Look here for how an app opens and closes, and for the hooks of a subclass.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ logger = logging.getLogger("transport.app")
 
 
 class _Root(Service):
-    """Producer, Conductor, Consumer; ended in reverse, so that what handlers send gets out."""
+    """The root service, with producer, conductor and consumer as children.
+
+    They stop in reverse order, so that the messages that handlers send at the end are delivered.
+    """
 
     def __init__(self, app: App) -> None:
         super().__init__(f"App({app.id})", grace=app.settings.grace)
@@ -44,22 +50,22 @@ class _Root(Service):
 
 
 class App:
-    """A message transport in a trio program; `async with app:` opens and closes it, once.
+    """A message transport in a trio program. `async with app:` opens and closes it, once.
 
-    Closing, however the block ends: delivery stops, what is acked is committed, the group is left
-    and the threads are joined, within `grace` seconds. What is unacked when the block has ended
-    is let go, and will be delivered again. An error in the tree cancels the block and comes
-    out of it in an exception group.
+    However the block ends, the app then closes in order, within `grace` seconds: it stops delivery,
+    commits the acked offsets, leaves the group and joins its threads. Messages that are unacked
+    when the block ends will be redelivered. An error in the tree cancels the block, and the block
+    raises it in an exception group.
 
     Args:
         id: the consumer group, and the name in the tree.
-        broker: an URL or several of one cluster: `memory://NAME`, `kafka://HOST:PORT,HOST:PORT`,
-            `kafka+ssl://`, `kafka+sasl://user:password@…`, `kafka+sasl+ssl://`; or a
-            `MemoryBroker`, or another `Driver`.
+        broker: a URL, or several URLs of one cluster: `memory://NAME`,
+            `kafka://HOST:PORT,HOST:PORT`, `kafka+ssl://`, `kafka+sasl://user:password@…`,
+            `kafka+sasl+ssl://`. Or a `MemoryBroker`, or another `Driver`.
         **settings: the fields of `Settings` and of `ClientSettings`.
 
     Raises:
-        ValueError: a URL that stands for no driver. TypeError: unknown settings.
+        ValueError: a URL has no driver. TypeError: a setting is unknown.
     """
 
     Transport: ClassVar[type[Transport]] = Transport
@@ -86,7 +92,7 @@ class App:
         self.is_open = False
         self._root = _Root(self)
         self._running: AbstractAsyncContextManager[_Root] | None = None
-        self._token: trio.lowlevel.TrioToken | None = None  # of the run that it is open in
+        self._token: trio.lowlevel.TrioToken | None = None  # of the trio run
         self._handlers: SignalHandlers | None = None
 
     @property
@@ -95,7 +101,7 @@ class App:
 
     @property
     def monitor(self) -> Any:
-        """What was given as the setting of that name; None: nothing was."""
+        """The sensor in the setting `monitor`. None: there is no monitor."""
         return self.settings.monitor
 
     def topic(
@@ -105,11 +111,11 @@ class App:
         key_type: CodecArg = None,
         value_type: CodecArg = None,
     ) -> Topic:
-        """A topic to send to and to iterate over. Nothing happens at the broker yet.
+        """Return a topic object, to send to and to iterate over. Sends nothing to the broker.
 
         Args:
-            name: or a compiled pattern, for all topics whose whole name matches. Those that are
-                created later are found within `pattern_interval`.
+            name: the topic's name, or a compiled pattern for all topics whose whole name it
+                matches. Topics that are created later are found within `pattern_interval`.
             key_type: bytes (the default), str, or a `Codec` such as `JSON`.
             value_type: the same for values.
 
@@ -121,24 +127,25 @@ class App:
     # Hooks for a subclass
 
     async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
-        """Partitions go in a rebalance; not called at the end of the app.
+        """Run your code when partitions are revoked or lost. Not called when the app closes.
 
-        Of those that were handed over the last commit is made; those that were lost are gone
-        already, uncommitted. May come with an empty set. Bounded: past `drain_timeout` it is
-        cancelled.
+        The last commit of revoked partitions is made before the call, and they are released after
+        it. Lost partitions are gone already, without that commit. The set may be empty. The call is
+        cancelled once the rebalance has taken `drain_timeout` seconds.
         """
 
     async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
-        """Partitions have come; nothing of them is delivered before this returns.
+        """Run your code when partitions were assigned, before their first message is delivered.
 
-        The place to seek to offsets that are kept elsewhere. May come with an empty set. Bounded:
-        past `drain_timeout` it is cancelled, and delivery begins.
+        You can seek here to offsets that your program stores elsewhere. The set may be empty. The
+        call is cancelled once the rebalance has taken `drain_timeout` seconds. Delivery begins
+        then.
         """
 
     def transaction_group(self, tp: TP) -> str:
-        """What a partition's transactional id names beside its number: the topic's name.
+        """Return the group in a partition's transactional id: by default, the topic's name.
 
-        For a subclass whose partitions of several topics are written for under one id.
+        Override it if partitions of several topics are to share one transactional id.
         """
         return tp.topic
 
@@ -146,13 +153,15 @@ class App:
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
-        """Open: the producer is connected when this returns.
+        """Open the app. The producer is connected when this returns. A checkpoint.
 
-        Raises, in an exception group, BrokerUnavailable (naming the addresses) or
-        AuthorizationFailed; and RuntimeError if the app was opened before, or outside of trio.
+        Raises BrokerUnavailable (with the addresses) or AuthorizationFailed in an exception group.
+        RuntimeError: the app was opened before, or the call was made outside of trio.
         """
         if self._running is not None:
-            raise RuntimeError(f"the app {self.id!r} was opened before: an app lives once")
+            raise RuntimeError(
+                f"the app {self.id!r} was opened before: make a new App each time you open one"
+            )
         if not trio.lowlevel.in_trio_task():
             raise RuntimeError(
                 f"the app {self.id!r} was opened outside of trio. Run the program with trio.run(),"
@@ -177,9 +186,9 @@ class App:
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
-        """Let the iterators end, each after the message in hand; so the block comes to its end.
+        """End all iterators, each after the message that its loop handles. Not a checkpoint.
 
-        Not a checkpoint.
+        So the loops end, and the block of `async with app:` with them.
         """
         self.consumer.stop_flow()
         self.conductor.end()
@@ -188,18 +197,18 @@ class App:
     def stop_on_signals(self, *, timeout: float = 8.0) -> None:
         """Stop the app in order when the process gets SIGTERM or Ctrl-C (SIGINT).
 
-        Call it first in the block of `async with app:`. The first signal does what `stop` does:
-        the handlers finish the messages in hand, the app commits the acked offsets and leaves the
-        group, so that the next member need not wait for the session to time out. A later SIGTERM
-        does nothing. A second Ctrl-C raises KeyboardInterrupt, as if this had not been called. Once
-        the app has closed, the handlers that were there before are back.
+        Call it first in the block of `async with app:`. The first signal does what `stop` does: the
+        handlers finish their messages, the app commits the acked offsets and leaves the group, so
+        that the next member need not wait for the session to time out. A later SIGTERM does
+        nothing. A second Ctrl-C raises KeyboardInterrupt, as if this had not been called. When the
+        app has closed, the previous signal handlers are restored.
 
         Not a checkpoint. It works on trio, and on asyncio through `transport.anyio`.
 
         Args:
             timeout: seconds after the signal at which the block of `async with app` is cancelled.
-                Then the app closes within `grace` seconds. Together they should be below the time
-                after which your supervisor kills the process: 30 s in Kubernetes.
+                Then the app closes within `grace` seconds. The sum of both should be below the
+                time after which your supervisor kills the process: 30 s in Kubernetes.
 
         Raises:
             RuntimeError: the app is not open, or this is not the main thread.
@@ -213,7 +222,7 @@ class App:
 
         def stop(number: signal.Signals) -> None:
             logger.info(
-                "%s: %s received: the handlers may finish the messages in hand, within %g s",
+                "%s: %s received: the app stops, and handlers have %g s to finish their messages",
                 *(self.id, number.name, timeout),
             )
             self.stop()
@@ -226,11 +235,14 @@ class App:
 
     @trio.lowlevel.enable_ki_protection
     async def kill(self) -> None:
-        """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
+        """End as a crash would: without a commit, and without leaving the group.
+
+        For demonstrations and tests. Cannot be cancelled.
+        """
         with trio.CancelScope(shield=True):
             await self.consumer.kill()
             await self.producer.kill()
 
     def tree(self) -> Node:
-        """What every task of the app does at this moment."""
+        """Return the tree of services and tasks, each with the function in which it waits."""
         return self._root.tree()

@@ -1,7 +1,7 @@
-"""Checks of arguments: topics, partitions, offsets, messages and settings. Pure.
+"""Checks of arguments: topics, partitions, offsets, messages and settings.
 
-The checks of numbers, texts and functions are those of `nurseries.arguments`. Look here when a call
-refuses an argument.
+Look here when a call refuses an argument. The checks of numbers, texts and functions are those of
+`nurseries.arguments`. No check has side effects.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ __all__ = [
 MOST = 2**31 - 1
 MOST_SECONDS = MOST // 1000
 MOST_OFFSET = 2**63 - 1
-# A message's time, in seconds: before the year 10000. Milliseconds of our days are far beyond.
+# A message's timestamp, in seconds, must lie before the year 10000. Present times in milliseconds
+# are far larger, so this bound detects a wrong unit.
 _MOST_TIMESTAMP = 253_402_300_800.0
 _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 
@@ -65,11 +66,11 @@ _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 def setting(
     check: Callable[..., object], *, optional: bool = False, **bounds: Any
 ) -> Callable[[object, Any, Any], None]:
-    """Make a check a validator of attrs, which passes the name of the field.
+    """Return an attrs validator that calls `check` with the name and value of the field.
 
     Args:
-        optional: None is allowed, too.
-        bounds: handed to the check.
+        optional: whether None is allowed too.
+        bounds: passed to `check`.
     """
 
     def validate(_: object, attribute: Any, value: Any) -> None:
@@ -93,7 +94,7 @@ def offset(name: str, value: Any) -> int:
 
 
 def topic_partition(name: str, value: Any) -> TP:
-    """Check a partition, given as a TP or another pair of a topic's name and a number."""
+    """Check a partition, a TP or another pair of topic name and number; return it as a TP."""
     match value:
         case (str(topic), number) if type(number) is not str:
             return TP(topic, whole(f"the partition in {name}", number, most=MOST))
@@ -102,7 +103,7 @@ def topic_partition(name: str, value: Any) -> TP:
 
 
 def each_partition(name: str, values: Iterable[Any]) -> list[TP]:
-    """Check partitions; a single TP is refused, as it would be taken for its two parts."""
+    """Check partitions; refuse a single TP, because iterating over it yields its two parts."""
     expected = "partitions, such as [TP('orders', 0)]"
     if isinstance(values, (str, bytes, TP)) or not isinstance(values, Iterable):
         raise wrong_type(name, expected, values)
@@ -110,9 +111,9 @@ def each_partition(name: str, values: Iterable[Any]) -> list[TP]:
 
 
 def some_of(name: str, values: Collection[Any] | None) -> set[str | TP] | None:
-    """Check names of topics and partitions, mixed; None stands for all of them.
+    """Check topic names and partitions, mixed; None stands for all of them.
 
-    A single name, or a single TP, is refused: it would be taken for a collection of its parts.
+    A single name or TP is refused, because iterating over it yields its parts.
     """
     if values is None:
         return None
@@ -140,7 +141,7 @@ def offsets_of(name: str, values: Any, *, optional: bool = False) -> dict[TP, An
     """Check offsets by partition.
 
     Args:
-        optional: an offset may be None.
+        optional: whether an offset may be None.
     """
     if not isinstance(values, Mapping):
         raise wrong_type(name, "a mapping such as {TP('orders', 0): 42}", values)
@@ -154,11 +155,11 @@ def offsets_of(name: str, values: Any, *, optional: bool = False) -> dict[TP, An
     return checked
 
 
-# Messages. The names of the topic and of the argument are put together only for an error.
+# Messages. The text with the topic and the argument is built only for an error, to save time.
 
 
 def data(name: str, topic: str, value: Any) -> bytes | None:
-    """Check a key or a value that is sent as it is, and return it as bytes."""
+    """Check a key or a value that no codec encodes, and return it as bytes or None."""
     if value is None or type(value) is bytes:
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -167,7 +168,7 @@ def data(name: str, topic: str, value: Any) -> bytes | None:
 
 
 def milliseconds_of(topic: str, timestamp: Any) -> int | None:
-    """Check the time of a message, in seconds since 1970, and return it as Kafka counts it."""
+    """Check a message's timestamp, in seconds since 1970, and return it in milliseconds."""
     if timestamp is None:
         return None
     if is_number(timestamp) and 0 <= timestamp < _MOST_TIMESTAMP:  # False for nan
@@ -184,7 +185,7 @@ def milliseconds_of(topic: str, timestamp: Any) -> int | None:
 
 
 def headers_of(topic: str, headers: HeadersArg) -> Headers:
-    """Check the headers of a message and return them as pairs."""
+    """Check the headers of a message, and return them as pairs of a name and bytes or None."""
     if headers is None:
         return ()
     what = f"the headers of a message for {topic!r}"

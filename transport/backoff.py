@@ -1,7 +1,7 @@
-"""Waiting between the tries of what nothing tells the end of but trying.
+"""Exponential backoff for operations whose completion can be detected only by retrying.
 
-A member that keeps what it has is not told that a join is over, and nobody is told that a broker is
-back.
+For example, a member that keeps its partitions in a rebalance is not notified of the end of the
+join, and no event reports that a broker is available again.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _FIRST = 0.02
 
 
 class Backoff:
-    """Waits, each twice as long as the one before it.
+    """A series of waits, each twice as long as the one before it, from 0.02 seconds on.
 
     Args:
-        longest: seconds of the longest wait.
-        patience: seconds from now on that tries are made for.
+        longest: the longest wait, in seconds.
+        patience: the time from now on in which retries are allowed, in seconds.
     """
 
     def __init__(self, longest: float, patience: float = math.inf) -> None:
@@ -28,10 +28,10 @@ class Backoff:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the next try would come too late."""
+        """Whether the next retry would come after the patience has ended."""
         return trio.current_time() + self._next > self._give_up
 
     async def wait(self) -> None:
-        """Wait before the next try. A checkpoint."""
+        """Wait before the next retry. A checkpoint."""
         await trio.sleep(self._next)
         self._next = min(self._next * 2, self._longest)

@@ -1,4 +1,4 @@
-"""How keys and values become bytes and back."""
+"""Codecs: the conversion of keys and values to bytes and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class DecodeError(TransportError):
-    """The bytes of a message do not fit its topic's type; names partition and offset.
+    """A key or value cannot be decoded by its topic's type; the text has partition and offset.
 
     Attributes:
-        message: still unacked; its ack passes it over.
+        message: the message. It is unacked; ack it to skip it.
     """
 
     def __init__(self, text: str, message: Message) -> None:
@@ -29,7 +29,7 @@ class DecodeError(TransportError):
 
 @attrs.frozen
 class Codec:
-    """A pair of functions; None is never handed to them, it stays None (a tombstone)."""
+    """A pair of functions that encode and decode. None stays None without a call (a tombstone)."""
 
     encode: Callable[[Any], bytes] = attrs.field(validator=setting(function))
     decode: Callable[[bytes], Any] = attrs.field(validator=setting(function))
@@ -43,10 +43,12 @@ CodecArg = Codec | type[bytes] | type[str] | None
 
 
 def codec_for(kind: CodecArg, name: str = "a key or value type") -> Codec | None:
-    """The codec that a topic's `key_type` or `value_type` stands for; None: bytes as they are.
+    """Return the codec for a topic's `key_type` or `value_type`; None: bytes stay as they are.
 
     Args:
         name: the name of the argument, for the error.
+
+    Raises TypeError: `kind` is not bytes, str, a Codec or None.
     """
     if kind is None or kind is bytes:
         return None

@@ -1,4 +1,4 @@
-"""The main job in one run: two members, a crash midway, and a check by reading back."""
+"""The demonstration: two members of a group, a crash midway, and a check of all messages."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from transport.message import Batch
 from transport.types import TP
 
 PARTITIONS = 4
-# So that a third of them, which follow the crash, reach each partition.
+# The fewest orders. A third of them is sent after the crash, and must reach each partition.
 LEAST = 3 * PARTITIONS
-# The shortest that a broker allows by default. A crash stays unnoticed for that long.
+# The shortest session that a broker allows by default. The group notices a crash after that time.
 SESSION = 6.0
 # Seconds after which an order that is not handled counts as lost.
 PATIENCE = 120.0
@@ -31,10 +31,14 @@ class Run:
     """The state of one run of the demo.
 
     Attributes:
+        say: receives the lines of the report.
         handled: how often each order was handled, by its number.
+        by_member: the number of orders that each member has handled.
+        half: set once half of the orders are handled.
+        all: set once all orders are handled.
         crashed: the name of the crashed member.
         after_crash: set once a member has crashed.
-        shown: how many orders had been handled when the progress was last shown.
+        shown: the number of handled orders when the progress was last shown.
     """
 
     broker: str
@@ -82,7 +86,7 @@ class Run:
 
 @attrs.frozen
 class Findings:
-    """What the check has read back from the broker."""
+    """The result of the check: numbers of orders, and sums of offsets over all partitions."""
 
     orders: int
     produced: int
@@ -101,18 +105,18 @@ class Findings:
 
 
 async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = print) -> Findings:
-    """Make orders, handle them in two apps of one group, crash one midway, and check.
+    """Send orders, handle them in two apps of one group, crash one of these midway, and check.
 
     Args:
-        broker: an URL; a topic of a new name is made there and left behind.
-        orders: how many, at least `LEAST`.
-        say: takes the lines of the report.
+        broker: the URL of a broker. The demo creates a topic with a new name there, and leaves it.
+        orders: the number of orders, at least `LEAST`.
+        say: receives the lines of the report.
     """
     if orders < LEAST:
         raise ValueError(f"the demo needs {LEAST} orders or more, not {orders}")
     run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
     run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
-    # One app sends them, so that a broker that does not answer is one error.
+    # Before the members open their apps, so that a broker that does not answer is one error.
     async with run.app("till") as app:
         await app.producer.create_topic(run.name, PARTITIONS)
     async with trio.open_nursery() as nursery:
@@ -123,7 +127,7 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
                 members.start_soon(_member, run, "bert", False)
                 await _produce(run)
         if patience.cancelled_caught:
-            run.tell(f"not all was handled within {PATIENCE:g} s")
+            run.tell(f"some orders were not handled within {PATIENCE:g} s")
         nursery.cancel_scope.cancel()
     return await _check(run)
 
@@ -133,8 +137,8 @@ async def _produce(run: Run) -> None:
         orders = app.topic(run.name, key_type=str, value_type=JSON)
         for number in range(run.orders):
             if number == run.orders - run.orders // 3:
-                # The last ones follow the crash. So each partition has work for who is left, and
-                # that begins with what the crashed member did not commit.
+                # The last orders follow the crash. So each partition has work for the remaining
+                # member, which begins with the orders that the crashed member did not commit.
                 await run.after_crash.wait()
             await orders.send(
                 key=f"customer-{number % 1000}",
@@ -142,7 +146,7 @@ async def _produce(run: Run) -> None:
                 partition=number % PARTITIONS,
             )
         await app.producer.flush()
-    run.tell("all orders are made")
+    run.tell("all orders are sent")
 
 
 async def _member(run: Run, name: str, crashes: bool) -> None:
@@ -171,7 +175,7 @@ async def _handle(run: Run, name: str, app: App) -> None:
 
 
 async def _check(run: Run) -> Findings:
-    """Read the topic and the group's offsets back, as an outsider would."""
+    """Read the topic and the group's offsets back, outside of the group, and report the result."""
     run.tell("reading all orders back, to check")
     app = run.app("audit")
     reader = app.driver.consumer(ClientSettings(group_id=f"{run.name}-kitchen"))

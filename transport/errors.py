@@ -1,7 +1,7 @@
-"""What can go wrong, one class a cause.
+"""The errors of the transport, one class for each cause.
 
-Every error of the transport is a `TransportError`; drivers translate their
-client's errors into these, so that no code above a driver knows the client.
+Each is a `TransportError`. Drivers translate the errors of their clients into these, so no other
+code depends on a client.
 """
 
 from __future__ import annotations
@@ -13,55 +13,53 @@ from transport.types import TP
 
 
 class TransportError(Exception):
-    """Base of every error that the transport raises by itself."""
+    """The base class of the transport's own errors."""
 
 
 class BrokerUnavailable(TransportError):
-    """No broker answered within the bound; the message names the addresses."""
+    """No broker answered within a timeout; the text names the addresses or the request."""
 
 
 class AuthorizationFailed(TransportError):
-    """The broker refused us: credentials, or a right on a topic or a group."""
+    """The broker refused the app's login, or its access to a topic, group or transactional id."""
 
 
 class UnknownTopic(TransportError):
-    """The broker has no such topic, or partition, and did not create it."""
+    """The broker does not have the topic or partition, and did not create it."""
 
 
 class NotAssigned(TransportError):
-    """The partition is not, or no longer, assigned to this consumer."""
+    """The partition is not assigned to this consumer at the moment."""
 
 
 class RebalanceInProgress(TransportError):
-    """The group is between two generations; the call may be made again after the join."""
+    """The group is between two generations. Retry the call after the join."""
 
 
 class CommitFailed(TransportError):
     """This consumer is not a member of its group at the moment.
 
-    If it was evicted, a LOST rebalance follows. Until then nothing is delivered.
+    If it was evicted, a LOST rebalance follows. Until then, no message is delivered.
     """
 
 
 class CommitUnknown(TransportError):
-    """No answer came to a commit: it may have been applied or not."""
+    """A commit got no answer, so it may have been made or not."""
 
 
 class CommitWithdrawn(CommitUnknown):
-    """The client did not begin the commit in time, so the commit was withdrawn.
-
-    It will never be made.
-    """
+    """The client did not begin the commit in time. The commit was withdrawn and is never made."""
 
 
 class CommitRefused(TransportError):
-    """The broker answered a commit with an error that a second try will not mend."""
+    """The broker refused a commit with an error that a retry cannot resolve."""
 
 
 class PartitionGone(CommitRefused):
-    """The broker has none of these partitions, or no longer; of the others nothing is known.
+    """The broker has none of these partitions, so a commit failed for them.
 
-    From a driver to the committer, which goes on without them.
+    The offsets of the other partitions may have been committed or not. A driver raises this error,
+    and the committer then commits without these partitions.
     """
 
     def __init__(self, partitions: Iterable[TP]) -> None:
@@ -70,33 +68,33 @@ class PartitionGone(CommitRefused):
 
 
 class TopicReplaced(PartitionGone):
-    """The topic of these partitions was deleted and created again: the offsets are of the old one.
+    """The topic of these partitions was deleted and created again; the offsets are of the old one.
 
-    From a driver to the committer. A rebalance of the driver brings the new topic.
+    A driver raises this error for the committer. A rebalance then assigns the new topic.
     """
 
 
 class Fenced(TransportError):
-    """Another process has taken the identity of this member or producer."""
+    """The broker refuses this member or producer: another process has taken its identity."""
 
 
 class TransactionAborted(TransportError):
-    """The transaction was aborted: what was written in it is undone, its messages come again."""
+    """The transaction was aborted: its writes are undone, and its messages are redelivered."""
 
 
 class TransactionFailed(TransportError):
-    """So many transactions in a row were aborted that there is no hope for the next one."""
+    """As many transactions in a row were aborted as `transaction_attempts` allows."""
 
 
 class NotInTransaction(TransportError):
-    """Nothing can be sent, or committed, in a transaction here and now; the text says why."""
+    """The call cannot send or commit in a transaction at this place; the text gives the reason."""
 
 
 class OffsetOutOfRange(TransportError):
-    """The position lies outside the log and the policy is not to reset it.
+    """A position or offset lies outside the log, and it may not be reset.
 
     Attributes:
-        partitions: whose position it is.
+        partitions: the partitions of these positions, if they are known.
     """
 
     def __init__(self, text: str, partitions: Iterable[TP] = ()) -> None:
@@ -105,25 +103,27 @@ class OffsetOutOfRange(TransportError):
 
 
 class UnreadableBatch(TransportError):
-    """What the broker sent of a partition is damaged, of an unknown format, or larger than allowed
-    once it is decompressed; the text names partition and offset. It would be sent again: seek past
-    it, or mend it at the broker."""
+    """A batch that the broker sent cannot be decoded; the text names its partition and offset.
+
+    The batch is damaged, of an unknown format, or too large when it is decompressed. Another fetch
+    returns the same batch: seek past it, or repair it at the broker.
+    """
 
 
 class ClientClosed(TransportError):
-    """The client was closed, or killed, while the call was under way or before it."""
+    """The driver's client was closed or killed before or during the call."""
 
 
 class AppClosed(TransportError):
-    """The app is not open: not yet, or no longer."""
+    """The app is not open: it is not started, or it is closing or closed."""
 
 
 class BufferFull(TransportError):
-    """So many messages are to be sent soon already that one more cannot be taken."""
+    """The buffer of `send_soon` is full; the setting `send_buffer_messages` is its limit."""
 
 
 class DeliveryFailed(TransportError):
-    """A message was accepted but not delivered; the cause says why."""
+    """An accepted message was not written; the text or the `__cause__` gives the reason."""
 
 
 class MessageTooLarge(DeliveryFailed):
@@ -131,4 +131,4 @@ class MessageTooLarge(DeliveryFailed):
 
 
 class DeliveryTimeout(DeliveryFailed):
-    """No acknowledgement came within the delivery timeout: it may have been written or not."""
+    """A message was not acknowledged within the delivery timeout: it may be written or not."""

@@ -1,7 +1,7 @@
-"""Texts and lists from outside, cut to a length that fits an error or a log line.
+"""Excerpts of texts and lists from outside, short enough for an error or a log line.
 
 A key may have a megabyte, an error of a codec may quote all of it, and a pattern may match ten
-thousand topics. Look here for how an error names such values. Nothing here knows trio or Kafka.
+thousand topics. Look here for how errors show such values. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def excerpt_of_error(error: BaseException) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names, joined by commas; of many names, the first ones and the number of the rest."""
+    """Return names joined by commas: at most the first 20, and the number of the others."""
     every = list(names)
     shown = ", ".join(excerpt(str(name)) for name in islice(every, _MOST_NAMES))
     left = len(every) - _MOST_NAMES

@@ -1,7 +1,7 @@
-"""The contract for fetched records, which stay encoded until they are read.
+"""The contract of a fetch, whose records stay encoded until a lane reads them.
 
-The ledger needs offsets and counts, and the headers of batches have them. So records are decoded
-only when a lane has its turn, a portion at a time. Nothing here knows trio or Kafka.
+The ledger needs only offsets and counts, and the headers of the batches have these. So a lane
+decodes records only when it needs them, one portion at a time. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from transport.types import Record
 from transport.weights import weight_of
 
-# Most records in a portion. Each lane holds one decoded portion.
+# The most records in a portion. Each lane holds one decoded portion.
 PORTION = 64
 
 
@@ -22,9 +22,9 @@ class Portion(NamedTuple):
 
     Attributes:
         records: at least one, in offset order.
-        weight: the bytes that all of them take in memory together.
-        freed: the bytes of the fetch that are in memory no more now that these are decoded. The
-            rest is free when all of the fetch is read.
+        weight: the bytes that they take in memory together.
+        freed: the bytes of the encoded fetch that decoding this portion freed. The rest of the
+            fetch is freed when all of it is read.
     """
 
     records: Sequence[Record]
@@ -33,14 +33,14 @@ class Portion(NamedTuple):
 
 
 class Fetched(Protocol):
-    """One partition's share of a fetch. It never changes, and each lane reads it by itself.
+    """The records of one partition that one poll returned. Immutable; each lane reads it anew.
 
     Attributes:
-        first: no record in it has an offset below this one.
+        first: a lower bound of its records' offsets.
         end: the offset after all of it, past gaps and markers. The next fetch begins there.
-        count: the number of its records, as their batches claim. `read` may bring fewer, or end
-            with an error.
-        weight: the bytes that it takes in memory as it is.
+        count: the number of records that the headers of its batches claim. `read` may return
+            another number, or end with an error.
+        weight: the bytes that it takes in memory, encoded.
     """
 
     @property
@@ -53,15 +53,14 @@ class Fetched(Protocol):
     def weight(self) -> int: ...
 
     def read(self) -> Iterator[Portion]:
-        """Decode the records, a portion of at most `PORTION` at a time.
+        """Decode the records, in portions of at most `PORTION`.
 
-        Raises UnreadableBatch where it reaches a batch that it cannot decode, after all good
-        records before it.
+        Raises UnreadableBatch at a batch that cannot be decoded, after all records before it.
         """
 
 
 class FetchedRecords:
-    """A `Fetched` of records that need no decoding.
+    """A `Fetched` of records that are already decoded.
 
     Args:
         records: at least one, in offset order.
@@ -87,6 +86,6 @@ class FetchedRecords:
 
 
 def _one_by_one(portions: deque[Portion]) -> Iterator[Portion]:
-    """Yield the portions, and keep none of those that were yielded in memory."""
+    """Yield the portions, and drop the reference to each, so that its records can be freed."""
     while portions:
         yield portions.popleft()

@@ -1,8 +1,7 @@
-"""A record in a handler's hands, and several of them at once.
+"""Messages and batches: what your handler receives and acks.
 
-A message belongs to the `Lane` it came through, and acking it is an entry there. Whether an ack
-still counts is the lane's to say: a message from before a seek or a rebalance belongs to a lane
-that is shut, so its ack can reach nothing that is alive.
+Each belongs to the `Lane` that it came through, and the lane enters its ack. A message from before
+a seek or a rebalance belongs to a lane that is shut, so its ack changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from transport.types import TP, Headers, Record
 
 
 class Epoch(Protocol):
-    """What a message says of the epoch that it belongs to."""
+    """The attributes of a ledger that messages show."""
 
     @property
     def tp(self) -> TP: ...
@@ -32,18 +31,18 @@ class Epoch(Protocol):
 
 
 class Owner(Protocol):
-    """What enters the acks of a message: the lane that it came through."""
+    """The part of a lane that its messages and batches use."""
 
     @property
     def ledger(self) -> Epoch: ...
 
     @property
     def begun(self) -> Mapping[int, Message | Batch]:
-        """What was delivered and is not acked, by its first offset."""
+        """The unacked messages and batches, by first offset."""
 
     @property
     def thread(self) -> int:
-        """The thread that acks belong to."""
+        """The only thread that may ack."""
 
     def ack(self, message: Message) -> bool:
         """Enter the ack of a message; return whether it counted."""
@@ -55,23 +54,23 @@ class Owner(Protocol):
         """Count an ack that changes nothing."""
 
     def enter_hands(self, held: Message | Batch) -> None:
-        """Note that the task has begun to handle a message or a batch."""
+        """Make a message or batch the source of what this task sends, if sources are in use."""
 
 
 class Message:
-    """One record on its way through a handler.
+    """One delivered record, to be acked by your handler.
 
     Attributes:
         offset: its offset in the partition.
-        key, value: decoded by the topic's types; bytes or None where it has none.
+        key, value: decoded by the topic's types. Without a type: bytes. None stays None.
         record: the record of the broker's client. All topic objects share it: do not change it.
-        weight: its size in memory, in bytes: its share of what was decoded together.
-        batch: the batch that it was taken with and is still begun in. None: it was taken alone, or
-            its work is done: a reference to the batch would keep both in memory until the garbage
-            collector runs. For the transport.
+        weight: its size in memory, in bytes: an equal share of what was decoded together.
+        batch: the batch that it was taken with, while it is unacked. None: it was taken alone, or
+            it is done. A reference cycle would keep both in memory until the garbage collector
+            runs. For the transport.
         acked: whether an ack of it was counted.
-        lane: enters its acks. For the transport.
-        refcount: how many holders have still to let go of it; 1 when it is delivered.
+        lane: the lane that enters its acks. For the transport.
+        refcount: the number of holders that have not acked it yet; 1 when it is delivered.
     """
 
     __slots__ = (
@@ -118,7 +117,10 @@ class Message:
 
     @property
     def epoch(self) -> int:
-        """Rises whenever the partition is assigned or sought; acks count within one epoch."""
+        """The number of its epoch. It rises at each assignment and seek of a partition.
+
+        Acks count only within the same epoch.
+        """
         return self.lane.ledger.epoch
 
     @property
@@ -130,15 +132,15 @@ class Message:
 
     @property
     def oldest(self) -> int:
-        """Its offset, as that of a batch of one. For the transport."""
+        """Its offset; see `Batch.oldest`. For the transport."""
         return self.offset
 
     def open_messages(self) -> Iterable[Message]:
-        """Itself, as a batch of one. For the transport."""
+        """Return the message itself; see `Batch.open_messages`. For the transport."""
         return (self,)
 
     def give_up(self) -> tuple[int, int]:
-        """As `Batch.give_up`. For the transport."""
+        """Return 1 and the weight; see `Batch.give_up`. For the transport."""
         return 1, self.weight
 
     @property
@@ -148,44 +150,45 @@ class Message:
 
     @property
     def timestamp(self) -> float | None:
-        """Seconds since 1970; None: the record has no time, as those of old formats may."""
+        """Seconds since 1970; None: the record has no time, as is possible in old formats."""
         timestamp = self.record.timestamp
         return None if timestamp is None or timestamp < 0 else timestamp / 1000
 
     @property
     def timestamp_type(self) -> int:
-        """0: the producer's clock; 1: the broker's."""
+        """The clock of the timestamp. 0: the producer's; 1: the broker's."""
         return self.record.timestamp_type or 0
 
     @property
     def serialized_key_size(self) -> int:
-        """The size of the encoded key, in bytes; -1 where there is none."""
+        """The size of the encoded key, in bytes; -1: there is no key."""
         key = self.record.key
         return -1 if key is None else len(key)
 
     @property
     def serialized_value_size(self) -> int:
-        """The size of the encoded value, in bytes; -1 where there is none."""
+        """The size of the encoded value, in bytes; -1: there is no value."""
         value = self.record.value
         return -1 if value is None else len(value)
 
     def incref(self, n: int = 1) -> None:
-        """Share the message with `n` more holders; it is acked once all have let go.
+        """Add `n` holders. The message is acked once each holder has called `ack` or `decref`.
 
-        Raises ValueError: all have let go already. RuntimeError: the thread is not the app's.
+        Raises ValueError: it has no holder left. RuntimeError: the thread is not the app's.
+        Not a checkpoint.
         """
         if get_ident() != self.lane.thread:
             raise _foreign_thread(self)
         whole("n", n, least=1)
         if self.refcount <= 0:
-            raise ValueError(f"{self!r} has no holder any more")
+            raise ValueError(f"{self!r} has no holder left: call incref before the last ack")
         self.refcount += n
 
     @enable_ki_protection
     def decref(self, n: int = 1) -> bool:
-        """Let `n` holders go; acks when none is left. Returns whether that ack counted.
+        """Remove `n` holders; ack if no holder is left. Return whether that ack counted.
 
-        Raises RuntimeError: the thread is not the app's.
+        Raises RuntimeError: the thread is not the app's. Not a checkpoint.
         """
         if get_ident() != self.lane.thread:
             raise _foreign_thread(self)
@@ -199,14 +202,19 @@ class Message:
 
     @enable_ki_protection
     def ack(self) -> bool:
-        """Ack the message: its handler, or one of several holders, has finished with it.
+        """Ack the message: its handler, or one of several holders, is done with it.
 
-        Return whether the ack counted. False while other holders have the message. False also for
-        a second ack and for a stale one (after a seek, a rebalance or the end of the app), which
-        change nothing. Not a checkpoint; safe against a KeyboardInterrupt in the middle.
+        Return whether the ack counted. It does not count:
 
-        Acks belong to the thread of the app. In another thread, call
-        `trio.from_thread.run_sync(message.ack)`. Raises RuntimeError there.
+        - while the message has other holders
+        - if the message was acked before
+        - if the ack is stale: after a seek, a rebalance or the end of the app
+
+        A second or stale ack changes nothing. Not a checkpoint. A KeyboardInterrupt cannot
+        interrupt an ack.
+
+        Raises RuntimeError: the thread is not the app's. In another thread, call
+        `trio.from_thread.run_sync(message.ack)`.
         """
         lane = self.lane
         if get_ident() != lane.thread:
@@ -221,7 +229,7 @@ class Message:
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        # Not a checkpoint: work that is done is acked, whatever is cancelled.
+        # Not a checkpoint: finished work must be acked even if the task is cancelled.
         if exc_type is None:
             self.ack()
 
@@ -231,20 +239,20 @@ class Message:
 
 
 class Batch(Sequence[Message]):
-    """Messages of one partition, in offset order, to be acked as a whole. Never empty.
+    """Messages of one partition, in offset order, to be acked as a whole.
 
-    It is one entry in the books of its partition. Its messages are made when they are first asked
-    for, as by iterating over it; `values`, `keys` and `records` need none.
+    A delivered batch is never empty. It is one entry in its ledger. Its messages are made when they
+    are first used, for example by iteration. `values`, `keys` and `records` do not make them.
 
-    Each message can be acked by itself as well. Then the batch is done once all of its messages
-    are, and `ack` lets go of those that are left.
+    Each message can also be acked by itself. The batch is done when all of its messages are, and
+    `ack` acks those that are left.
 
     Attributes:
         first: the offset of its first record.
         weight: its size in memory, in bytes.
-        is_acked: whether it was acked as a whole, before its messages were made.
-        left: the messages that are made and not acked; None: none is made yet.
-        lane: enters its acks. For the transport.
+        is_acked: whether it was acked as a whole before its messages were made.
+        left: its unacked messages by offset; None: its messages are not made yet.
+        lane: the lane that enters its acks. For the transport.
     """
 
     __slots__ = ("_messages", "_records", "first", "is_acked", "lane", "left", "weight")
@@ -282,33 +290,36 @@ class Batch(Sequence[Message]):
 
     @messages.setter
     def messages(self, messages: Sequence[Message]) -> None:
-        """Leave out messages that were dealt with one by one, or are not to be acked with it."""
+        """Replace the list of messages, to leave out those that are handled one by one.
+
+        `ack` does not ack messages that are left out.
+        """
         self._messages = list(messages)
 
     @property
     def records(self) -> Sequence[Record]:
-        """Its records as the broker's client gives them. All topic objects share them."""
+        """The records of the broker's client. All topic objects share them: do not change them."""
         if self._messages is None:
             return self._records
         return [message.record for message in self._messages]
 
     def values(self) -> list[Any]:
-        """The value of each message, decoded by the topic's type."""
+        """Return the value of each message, decoded by the topic's type."""
         if self._messages is None:
             return [record.value for record in self._records]
         return [message.value for message in self._messages]
 
     def keys(self) -> list[Any]:
-        """The key of each message, decoded by the topic's type."""
+        """Return the key of each message, decoded by the topic's type."""
         if self._messages is None:
             return [record.key for record in self._records]
         return [message.key for message in self._messages]
 
     @enable_ki_protection
     def ack(self) -> bool:
-        """Ack every message in it; returns whether all of them counted. Not a checkpoint.
+        """Ack every message in it, each for one holder; return whether all acks counted.
 
-        Raises RuntimeError: the thread is not the app's; see `Message.ack`.
+        Raises RuntimeError: the thread is not the app's; see `Message.ack`. Not a checkpoint.
         """
         if get_ident() != self.lane.thread:
             raise _foreign_thread(self)
@@ -316,34 +327,31 @@ class Batch(Sequence[Message]):
 
     @property
     def is_open(self) -> bool:
-        """Whether an ack of it would still count, for any of its messages."""
+        """Whether an ack of it would still count for any of its messages."""
         if self.left is None:
             return self.lane.begun.get(self.first) is self
         return bool(self.left)
 
     @property
     def oldest(self) -> int:
-        """The offset of its first message that is not acked. For the transport."""
+        """The offset of its first unacked message. For the transport."""
         return self.first if self.left is None else next(iter(self.left), self.first)
 
     def open_messages(self) -> Iterable[Message]:
-        """Those of its messages that are not acked. For the transport."""
+        """Return its unacked messages. For the transport."""
         if self._messages is None:
             return list(self.messages)
         return list((self.left or {}).values())
 
     def dissolve(self) -> Mapping[int, Message]:
-        """Let its open messages be messages that were taken alone, and return them by offset.
-
-        For the transport.
-        """
+        """Detach its unacked messages from it; return them by offset. For the transport."""
         left, self.left = self.left or {}, {}
         for message in left.values():
             message.batch = None
         return left
 
     def give_up(self) -> tuple[int, int]:
-        """Let acks be stale from now on. Return the number and the weight of what was not acked.
+        """Make later acks stale; return the number and the weight of its unacked messages.
 
         For the transport.
         """

@@ -1,8 +1,9 @@
-"""Which partition a key belongs to: the rule of Kafka's Java client.
+"""The choice of a partition by key, as in Kafka's Java client.
 
-murmur2 of the key's bytes with the seed 0x9747b28c, the sign bit cleared, modulo the number of
-partitions (`org.apache.kafka.clients.producer.internals.BuiltInPartitioner`), so that programs in
-several languages agree. Knows neither trio nor Kafka.
+The partition is the murmur2 hash of the key's bytes with the seed 0x9747b28c, with its sign bit
+cleared, modulo the number of partitions. This is the rule of
+`org.apache.kafka.clients.producer.internals.BuiltInPartitioner`, so programs in several languages
+choose the same partition. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ _WORDS = tuple(struct.Struct(f"<{count}I").unpack_from for count in range(17))
 
 
 def murmur2(data: bytes) -> int:
-    """The 32-bit hash of `data`, without a sign."""
+    """Return the unsigned 32-bit murmur2 hash of `data`."""
     length = len(data)
     h = _SEED ^ length
     words = length >> 2
-    # All words of a short key in one call: slices and calls for each word take 1.5 times as long.
+    # One call unpacks all words of a short key. A slice and a call for each word take 1.5 times as
+    # long.
     unpack = _WORDS[words] if words < len(_WORDS) else struct.Struct(f"<{words}I").unpack_from
     for k in unpack(data):
         k = k * _M & _MASK
@@ -36,13 +38,13 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
-# Keys repeat, and a known one takes 0.1 us instead of 1 us and more.
+# Keys repeat, and a cached hash takes 0.1 us instead of at least 1 us.
 _murmur2_of_short = functools.lru_cache(maxsize=4096)(murmur2)
-_SHORT = 64  # bytes: so the cache holds 1 MB at most
+_SHORT = 64  # bytes, so the cache takes at most 1 MB
 
 
 def java_partitioner(key: bytes, partitions: int) -> int:
-    """The partition of `key` among `partitions` (at least 1), as the Java client computes it."""
+    """Return the partition of `key` among `partitions` (at least 1), as the Java client does."""
     is_short = len(key) <= _SHORT and type(key) is bytes
     hashed = _murmur2_of_short(key) if is_short else murmur2(key)
     return (hashed & 0x7FFFFFFF) % partitions

@@ -1,4 +1,7 @@
-"""The transport: which parts an app is made of, and the broker behind them."""
+"""The transport: the driver of an app's broker, and the classes of the app's parts.
+
+Look here to replace a part of the app by a subclass.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ from transport.producing import producer
 
 
 class Transport:
-    """Holds the app that it serves, and creates its parts.
+    """The driver of an app, and the factory of the app's parts.
 
-    A subclass that names another class for a part gets it used.
+    To replace a part, name another class for it in a subclass of `Transport`.
 
     Args:
         url: one or more URLs of one cluster, such as `kafka://127.0.0.1:9092` or `memory://`; or
             a `MemoryBroker`, or another `Driver`.
 
     Attributes:
-        url: what was given; printed without its password, but good to open another app with.
+        url: the given URLs. Each prints without its password, but contains it, so that another app
+            can be opened with it.
     """
 
     Consumer: ClassVar[type[consumer.Consumer]] = consumer.Consumer
@@ -50,32 +54,32 @@ class Transport:
             self.url = [Url(each) for each in url]
             self.driver = driver_for(self.url)
         elif not all(hasattr(url, name) for name in ("version", "consumer", "producer")):
-            expected = "an URL such as kafka://HOST:PORT, a MemoryBroker or another Driver"
+            expected = "a URL such as kafka://HOST:PORT, a MemoryBroker or another Driver"
             raise wrong_type("broker", expected, url)
         else:
             self.driver = cast(Driver, url)
 
     @property
     def driver_version(self) -> str:
-        """Name and version of the client in use, such as `kafka-python=3.0.12`."""
+        """The name and version of the client in use, such as `kafka-python=3.0.12`."""
         return self.driver.version
 
     def create_consumer(
         self, callback: consumer.RecordsCallback, **kwargs: Any
     ) -> consumer.Consumer:
-        """A new consumer; the keyword arguments are those of the `Consumer` class."""
+        """Return a new consumer. The keyword arguments are those of the `Consumer` class."""
         return self.Consumer(self, callback, **kwargs)
 
     def create_producer(self, **kwargs: Any) -> producer.Producer:
-        """A new producer; the keyword arguments are those of the `Producer` class."""
+        """Return a new producer. The keyword arguments are those of the `Producer` class."""
         return self.Producer(self, **kwargs)
 
     def create_transaction_manager(
         self, consumer: consumer.Consumer, producer: producer.Producer, **kwargs: Any
     ) -> transactions.TransactionManager:
-        """New transactions of a consumer, written by a producer."""
+        """Return a new manager of the transactions in which a producer commits for a consumer."""
         return self.TransactionManager(self, consumer=consumer, producer=producer, **kwargs)
 
     def create_conductor(self, **kwargs: Any) -> conductor.Conductor:
-        """A new conductor; the keyword arguments are those of the `Conductor` class."""
+        """Return a new conductor. The keyword arguments are those of the `Conductor` class."""
         return self.Conductor(self.app, **kwargs)

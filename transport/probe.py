@@ -1,8 +1,8 @@
-"""The way from the parts of an app to its monitor.
+"""The calls from the parts of an app to its monitor.
 
-The parts tell a monitor about batches, commits and rebalances, never about single messages. Without
-a monitor nothing is called. A monitor is the user's code, and its error must not come out in the
-middle of a change of ours: the `Probe` catches the error and ends the app with it.
+The parts report batches, commits and rebalances, never single messages. Without a monitor nothing
+is called. A monitor is the user's code, and its error must not interrupt a change of state. So the
+`Probe` catches the error and ends the app with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Points(Protocol):
-    """The calls that a monitor gets. `transport.Sensor` says when, and users inherit from it."""
+    """The calls that a monitor receives. `transport.Sensor`, its base class, documents them."""
 
     def on_open(self, app: Any) -> None: ...
     def on_messages_in(self, tp: TP, count: int) -> None: ...
@@ -45,7 +45,7 @@ class Points(Protocol):
 
 
 class Acks(Protocol):
-    """A partition's ledger, as far as a monitor asks for it."""
+    """The part of a ledger that a monitor needs."""
 
     @property
     def tp(self) -> TP: ...
@@ -55,7 +55,7 @@ class Acks(Protocol):
 
 
 class Attempt(Protocol):
-    """A commit that has ended, as far as a monitor asks for it."""
+    """The part of an ended commit attempt that a monitor needs."""
 
     @property
     def error(self) -> Exception | None: ...
@@ -66,17 +66,20 @@ class Attempt(Protocol):
 
 
 class Probe(Service):
-    """Calls an app's monitor, and ends the app with its first error."""
+    """The caller of an app's monitor. It ends the app with the first error of the monitor."""
 
     def __init__(self, sensor: Points) -> None:
         super().__init__("Monitor")
         self.sensor = sensor
-        self._rebalances: list[Any] = []  # their states, until the poll that ends them
+        self._rebalances: list[Any] = []  # the states of rebalances, until the next poll has ended
         self._error: Exception | None = None
         self._failed = trio.Event()
 
     def __call__(self, point: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Call one of the sensor's points. Never raises; not a checkpoint."""
+        """Call a method of the sensor. Return its result, or None after an error.
+
+        After the first error no method is called any more. Raises nothing. Not a checkpoint.
+        """
         if not self._failed.is_set():
             try:
                 return point(*args, **kwargs)
@@ -94,16 +97,16 @@ class Probe(Service):
         assert self._error is not None
         raise self._error
 
-    # What several points have in common
+    # Reports that call several methods
 
     def acked(self, ledgers: Iterable[Acks]) -> None:
-        """Tell what was acked of these since the last time."""
+        """Report how many messages of each ledger were acked since the last report."""
         for ledger in ledgers:
             if count := ledger.newly_acked():
                 self(self.sensor.on_messages_out, ledger.tp, count)
 
     def delivered(self, producer: object, outcomes: Iterable[Outcome | None]) -> None:
-        """Tell the outcomes of messages that a producer has sent."""
+        """Report the outcomes of messages that a producer has sent."""
         outcomes = list(outcomes)
         written = [outcome for outcome in outcomes if isinstance(outcome, RecordMetadata)]
         if written:
@@ -113,7 +116,7 @@ class Probe(Service):
 
     @contextlib.contextmanager
     def commit(self, consumer: object, ledgers: Iterable[Acks], attempt: Attempt) -> Iterator[None]:
-        """Tell of a commit, around the making of it."""
+        """Report the commit that is made in the block: its begin and its end."""
         state = self(self.sensor.on_commit_initiated, consumer)
         try:
             yield
@@ -126,14 +129,14 @@ class Probe(Service):
 
     @contextlib.contextmanager
     def rebalance(self, app: object, consumer: object, event: Rebalance) -> Iterator[None]:
-        """Tell of a rebalance, around the serving of it. Its end is told by `polled`."""
+        """Report the rebalance that is served in the block. `polled` reports its end."""
         sensor = self.sensor
         state = self(sensor.on_rebalance_start, app, event.kind.value, event.partitions)
         comes = event.kind is RebalanceKind.ASSIGNED
         coming = self(sensor.on_assignment_start, consumer, event.partitions) if comes else None
         try:
             yield
-        except BaseException as exc:  # cancelled by the end of the app as well: it is told, too
+        except BaseException as exc:  # also Cancelled, by the end of the app
             if comes:
                 self(sensor.on_assignment_error, consumer, coming, exc)
             raise
@@ -145,7 +148,7 @@ class Probe(Service):
             self._rebalances.append(state)
 
     def polled(self, app: object) -> None:
-        """Tell the end of the rebalances before a poll that has ended."""
+        """Report the end of the rebalances since the poll before, because a poll has ended."""
         states, self._rebalances = self._rebalances, []
         for state in states:
             self(self.sensor.on_rebalance_end, app, state)

@@ -1,4 +1,4 @@
-"""Whose turn it is: a fair order over partitions. Knows neither trio nor Kafka."""
+"""The order in which partitions deliver. Nothing here knows trio or Kafka."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ T = TypeVar("T", bound=Hashable)
 
 
 class SchedulingStrategy(Protocol[T]):
-    """Chooses among the items (a channel's lanes) that have something to deliver.
+    """A strategy that chooses which item (a channel's lane) delivers next.
 
     Attributes:
-        quantum: most messages an item may deliver in one turn.
+        quantum: the most messages that an item may deliver in one turn.
     """
 
     quantum: int
 
     def add(self, item: T) -> None:
-        """The item takes part from now on; one that does already keeps its place."""
+        """Add an item that has messages to deliver; one that was added before keeps its place."""
 
     def discard(self, item: T) -> None:
-        """The item has nothing to deliver any more."""
+        """Remove an item that has no message to deliver, if it is present."""
 
     def turn(self) -> T | None:
-        """The item whose turn comes now; None when none takes part."""
+        """Return the item that has the next turn; None: there are no items."""
 
 
 class RoundRobin(Generic[T]):
-    """Each in its turn, in the order in which they came."""
+    """A strategy that gives each item one turn after another, in the order of their `add`."""
 
     def __init__(self, quantum: int = 64) -> None:
         self.quantum = whole("quantum", quantum, least=1)

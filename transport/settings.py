@@ -1,4 +1,7 @@
-"""What an app can be told, with the defaults and their reasons."""
+"""The settings of an app, with their defaults and their checks.
+
+Look here when an app refuses a setting. `drivers/settings.py` has those of the client.
+"""
 
 from __future__ import annotations
 
@@ -28,33 +31,36 @@ def _client(name: str, value: Any) -> None:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The settings of an app; durations in seconds, sizes in bytes.
+    """The settings of an app. Durations are in seconds, sizes in bytes.
 
     Attributes:
         commit_interval: the time between two commits of the acked offsets.
-        commit_livelock_soft_timeout: a warning follows when an offset has not moved for this long
-            while acks go on.
+        commit_livelock_soft_timeout: the app warns if a partition's safe offset has not moved for
+            this long while later messages are acked.
         stuck_interval: the time between two searches for stuck partitions.
-        stuck_fetch_timeout: polling that stands still for this long counts as stuck.
-        stuck_response_timeout: a broker that has not answered for this long counts as stuck.
-        stuck_highwater_timeout: messages that are known to exist and have not arrived for this long
-            count as stuck.
-        stuck_ack_timeout: a handler that has not acked for this long counts as stuck.
-        stuck_commit_timeout: offsets that are not committed for this long, beyond
-            `commit_interval`, count as stuck.
-        lag_interval: with a monitor, the ends of the logs that are not fetched from are asked for
-            once in this time. So the lag in a snapshot is as old as this, at most, and the time of
-            an answer.
-        buffer_size: the most messages of one topic object that may be delivered and not acked. With
-            as many fetched, its partitions are paused until half of them are acked.
+        stuck_fetch_timeout: a partition counts as stuck if the client is not polled for this long.
+        stuck_response_timeout: a partition counts as stuck if the broker does not answer for this
+            long.
+        stuck_highwater_timeout: a partition counts as stuck if messages below its high watermark
+            do not arrive for this long.
+        stuck_ack_timeout: a partition counts as stuck if its oldest unacked message stays unacked
+            for this long.
+        stuck_commit_timeout: a partition counts as stuck if its offset is not committed for this
+            long beyond `commit_interval`.
+        lag_interval: with a monitor, the app asks the broker at this interval for the end offsets
+            of partitions from which it does not fetch. The lag in a snapshot is at most as old as
+            this interval and the time of an answer.
+        buffer_size: the most unacked messages of one topic object. When so many messages are
+            fetched and not acked, its partitions are paused until half of them are acked.
         buffer_bytes: the most memory of messages that are fetched and not acked, over all topics.
-            With as much held, nothing more is fetched until half of it is acked, except for topic
-            objects that hold nothing. A fetch counts as its bytes until it is decoded, a decoded
+            At this bound nothing more is fetched until half of it is acked, except for topic
+            objects that hold no message. A fetch counts as its bytes until it is decoded, a decoded
             message as its bytes and 512 more, and each header as its bytes and 160.
-        grace: the time that the orderly end may take.
-        send_buffer_messages, send_buffer_bytes: the most that may be accepted and not delivered;
-            beyond that `send` waits.
-        on_task_error: "fail" or "go_on". What `Consumer.on_task_error` does after its commit.
+        grace: the time that the app may take to close in order.
+        send_buffer_messages, send_buffer_bytes: the most messages and bytes that may be accepted
+            and not delivered. At this bound `send` waits.
+        on_task_error: "fail" or "go_on". What `Consumer.on_task_error` does after its commit: raise
+            the error again, or log it.
         pattern_interval: the time between two searches for topics that match a pattern.
         partitioner: a function of a key and a number of partitions that returns the key's
             partition.
@@ -104,20 +110,23 @@ class Settings:
 
     @property
     def metadata_max_age(self) -> float:
-        """The client's; see `ClientSettings`."""
+        """The setting of the client; see `ClientSettings`."""
         return self.client.metadata_max_age
 
     def __attrs_post_init__(self) -> None:
         if self.transactions is not None and not self.client.is_member:
-            raise ValueError("transactions need a group, whose membership is their fence")
+            raise ValueError("transactions need a group: do not set client_only or partitions")
         if self.transactions is not None and self.client.acks not in ("all", -1):
             raise ValueError(f'transactions need acks="all", not {self.client.acks!r}')
         if self.transactions is not None and not self.client.is_idempotent:
-            raise ValueError("transactions need enable_idempotence, which client_options turn off")
+            raise ValueError(
+                "transactions need enable_idempotence: remove it from client_options, where it is"
+                " False"
+            )
 
 
 def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
-    """Return the settings in an app's keyword arguments, its own and its client's.
+    """Return the settings of an app and of its client from the keyword arguments of `App`.
 
     Raises TypeError: the text names each unknown setting and what to write instead.
     """

@@ -1,8 +1,8 @@
-"""Signals that ask a program to end: SIGTERM, and Ctrl-C at a terminal.
+"""Handlers of the signals that stop a program: SIGTERM, and SIGINT (Ctrl-C at a terminal).
 
-`App.stop_on_signals` installs the handlers; they go when the app has closed. Python runs a signal
-handler in the main thread, between any two instructions, so the handlers only pass the signal on
-to trio. They work in trio's own loop, and where trio is a guest of asyncio.
+`App.stop_on_signals` installs the handlers, and the app removes them when it has closed. Python
+runs a signal handler in the main thread, between any two instructions. So the handlers only pass
+the signal on to trio. They work in trio's own loop, and if trio is a guest of asyncio.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import trio
 class SignalHandlers:
     """The handlers of SIGTERM and SIGINT while an app is open.
 
-    The first signal of either kind calls `stop`. A later SIGTERM does nothing. A later SIGINT goes
-    to the handler that was there before, which raises KeyboardInterrupt as a rule. A signal that
-    the process ignores stays ignored.
+    The first signal of either kind calls `stop`. A later SIGTERM does nothing. A later SIGINT calls
+    the previous handler, which usually raises KeyboardInterrupt. A signal that the process ignores
+    stays ignored.
 
     Args:
-        token: of the trio run in which `stop` is called.
+        token: the token of the trio run in which `stop` is called.
         stop: called once, in trio, with the first signal.
     """
 
@@ -37,25 +37,25 @@ class SignalHandlers:
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
-        """Install the handlers. Raise RuntimeError outside of the main thread."""
+        """Install the handlers. Raises RuntimeError outside of the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.getsignal(number)
-            # None: code in another language has installed it, and Python could not restore it.
+            # None: code in another language has installed a handler that Python cannot restore.
             if before is signal.SIG_IGN or before is None:
                 continue
             try:
                 signal.signal(number, self._on_signal)
             except ValueError:
                 raise RuntimeError(
-                    "signals reach the main thread only: call app.stop_on_signals() there,"
-                    " or call app.stop() when your program is asked to end"
+                    "Python handles signals in the main thread only: call app.stop_on_signals()"
+                    " there, or call app.stop() when your program must stop"
                 ) from None
             self._before[number] = before
 
     def remove(self) -> None:
-        """Restore the handlers that were there before."""
+        """Restore the previous handlers."""
         for number, before in self._before.items():
-            # Another library may have installed a handler of its own since then.
+            # Another library may have replaced the handler since then.
             if signal.getsignal(number) == self._on_signal:
                 signal.signal(number, before)
         self._before.clear()

@@ -16,8 +16,8 @@ _LOGIN = "here it is in the broker argument of App: kafka+sasl+ssl://USER:PASSWO
 _MONITOR = "here it is monitor, a Sensor that receives the events of the app"
 _CREATE = "here it is an argument of app.producer.create_topic"
 
-# Names of librdkafka with their dots as underscores, of aiokafka and of Faust. `client_options.py`
-# has those of kafka-python.
+# The names in librdkafka (with dots as underscores), aiokafka and Faust. `client_options.py` has
+# those in kafka-python.
 _OTHERS: Mapping[str, str] = {
     # Other names of the arguments of App.
     "url": _BROKER,
@@ -67,7 +67,7 @@ _OTHERS: Mapping[str, str] = {
     "compression_codec": REFUSED["compression_type"],
     "enable_auto_offset_store": "not needed: acked messages are committed, and no others",
     "enable_partition_eof": "here Consumer.getmany(timeout) ends when nothing is left to read",
-    "error_cb": "here errors come out of `async with app`",
+    "error_cb": "here `async with app` raises the errors",
     "fetch_message_max_bytes": _IN_BYTES.format("max_partition_fetch_bytes"),
     "fetch_wait_max_ms": "here it is fetch_max_wait_ms, one of the client_options",
     "group_protocol": "not supported: groups use the classic protocol",
@@ -101,7 +101,7 @@ _OTHERS: Mapping[str, str] = {
 
 
 def told_of(name: str, settings: Collection[str]) -> str:
-    """Return the text for a name that is not one of these settings."""
+    """Return the error text for a name that is not one of these settings."""
     plain = name.replace(".", "_").replace("-", "_").lower()
     if plain in settings:
         return f"{name}: here it is {plain}, a setting of App"

@@ -1,4 +1,7 @@
-"""A topic as a program sees it: a place to send to, and a stream to iterate over."""
+"""The topic object, by which a program sends to a topic and iterates over its messages.
+
+Look here for what an iterator acks, how keys and values are encoded, and what `send_many` refuses.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +25,26 @@ from transport.types import HeadersArg, RecordMetadata, is_topic_name
 
 R = TypeVar("R", Messages, Batches)
 
-# What a message of `send_many` may consist of.
+# The arguments of `send` that a message of `send_many` may have.
 _PARTS = ("key", "value", "partition", "timestamp", "headers")
 _ONE = "a pair of key and value, or a mapping of the arguments of send"
 _MANY = "pairs of key and value, or mappings of the arguments of send"
 
 
 class Topic:
-    """One topic of an app; made by `App.topic`.
+    """One topic of an app, made by `App.topic`.
 
-    Iterators of one topic object share its messages between them; each topic object of the same
-    name gets all of them. The app joins its group when the first of its topics is iterated over.
+    The iterators of one topic object share its messages. Each topic object of the same name gets
+    all messages. The app joins its group when a program first iterates over one of its topics.
 
     Args:
-        name: of the topic; or a pattern, for all topics whose whole name it matches, which can be
-            read and not sent to.
+        name: the topic's name, or a pattern for all topics whose whole name it matches. A pattern
+            is for reading only.
         key_type: bytes, str or a `Codec`.
         value_type: the same for values.
 
     Attributes:
-        pattern: None for a topic with a name.
+        pattern: the pattern. None: the topic has a name.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Topic:
             self.pattern = None
         else:
             raise ValueError(
-                f"{name!r} is no topic name: up to 249 of letters, digits, '.', '_' and '-'"
+                f"{name!r} is not a topic name: use up to 249 letters, digits, '.', '_' and '-'"
             )
         self.app = app
         self.name = name
@@ -73,55 +76,60 @@ class Topic:
     # Reading
 
     def __aiter__(self) -> Messages:
-        """The messages; each is acked when its body is done and the next one is asked for.
+        """Return an iterator over the messages, which acks each when the loop asks for the next.
 
-        The topic object listens from now on, also after the loop was left: it goes on where the
-        next loop over it begins, and until then what it has not had holds back the commit, and,
-        with its buffer full, the partitions. `app.conductor.discard(topic)` ends that, but for the
-        message that was in hand: it is yours to ack.
+        From now on the topic object receives messages, also after the loop has ended. The next loop
+        over it continues with the waiting messages. Until then they hold back the commit, and once
+        the buffer is full, nothing is fetched from the topic's partitions.
+        `app.conductor.discard(topic)` ends that. The message at which the loop has ended stays
+        unacked: your code must ack it.
 
-        Raises AppClosed: the app is not open. Not a checkpoint; asking for a message is one.
+        Raises AppClosed: the app is not open. Not a checkpoint, but getting a message is one.
         """
         return self._listen(Messages(self.channel, acks=True))
 
     def noack(self) -> Messages:
-        """The messages, to be acked by the user: `async with message:` or `message.ack()`.
+        """Return an iterator over messages that your handler acks.
 
-        Otherwise the same as iterating over the topic.
+        The handler acks with `async with message:` or `message.ack()`. All else is as in
+        `__aiter__`.
         """
         return self._listen(Messages(self.channel, acks=False))
 
     def batches(self, max_size: int | None = None, *, noack: bool = False) -> Batches:
-        """Batches of one partition's messages: the fast path. See `__aiter__` for the rest.
+        """Return an iterator over batches, each of one partition's messages: the fastest way.
+
+        All else is as in `__aiter__`.
 
         Args:
-            max_size: most messages in one; at most the buffer size.
-            noack: leave the acking to the user: `async with batch:` or `batch.ack()`. Otherwise
-                a batch is acked as a whole when the next one is asked for.
+            max_size: the most messages in a batch, and no more than `buffer_size`. None: 1024.
+            noack: your handler acks, with `async with batch:` or `batch.ack()`. Otherwise the
+                iterator acks a batch as a whole when the loop asks for the next one.
         """
         most = self.batch_size(max_size)
         flag("noack", noack)
         return self._listen(Batches(self.channel, acks=not noack, most=most))
 
     def batch_size(self, max_size: int | None) -> int:
-        """Most messages in a batch. Raises ValueError: `max_size` is below 1."""
+        """Return the most messages in a batch. Raises ValueError: `max_size` is below 1."""
         if max_size is None:
             max_size = 1024
         return min(whole("max_size", max_size, least=1), self.app.settings.buffer_size)
 
     def listen(self) -> None:
-        """Listen from now on, as asking for an iterator does. Raises AppClosed."""
+        """Receive messages from now on, as making an iterator does. Raises AppClosed."""
         if not self.app.is_open:
             raise AppClosed(f"the app {self.app.id!r} is not open: use it in `async with app:`")
         self.app.conductor.add(self)
 
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:
-        """Awaited with (error, message) when a key does not decode. By default it raises; if it
-        returns, the message is acked and passed over.
+        """The hook that is awaited with (error, message) when a key cannot be decoded.
+
+        By default it raises the error. If the hook returns, the message is acked and skipped.
 
         If the hook raises, its message stays unacked, and the caller of the iterator may ack it:
-        `DecodeError.message`. If the hook raised another error, the DecodeError is the context of
+        `DecodeError.message`. If the hook raises another error, the DecodeError is the context of
         that error. If the hook is cancelled, the next iterator gets the message. In `batches()` the
         other messages of the batch are redelivered in both cases.
         """
@@ -134,7 +142,7 @@ class Topic:
 
     @property
     def on_value_decode_error(self) -> DecodeErrorHook:
-        """The same for a value."""
+        """The same as `on_key_decode_error`, for values."""
         return self.channel.on_value_decode_error
 
     @on_value_decode_error.setter
@@ -154,13 +162,15 @@ class Topic:
         headers: HeadersArg = None,
         source: Source | InHand | None = IN_HAND,
     ) -> Delivery:
-        """Send a message; see `Producer.send`. Key and value are encoded by the topic's types.
+        """Encode a message by the topic's types and send it; see `Producer.send`.
 
         Args:
-            source: with transactions, the message or the batch in whose transaction it is sent; by
-                default what the task has in hand. None: in no transaction.
+            source: with transactions, the message or batch from which this message is made. It is
+                sent in that one's transaction. The default is the message or batch that the task
+                handles. None: in no transaction.
 
-        Raises what `Producer.send` does; with transactions, what `TransactionManager.send` does.
+        Raises what `Producer.send` raises, and with transactions what `TransactionManager.send`
+        raises. TypeError, ValueError: the key or the value cannot be encoded.
         """
         writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
         await checkpoint_if_cancelled()
@@ -179,20 +189,20 @@ class Topic:
     ) -> ManyDeliveries:
         """Send several messages in one call, and return the deliveries of all.
 
-        They are accepted in their order, and each partition gets its messages in that order. All
-        are checked before the first is accepted: if one argument is refused, no message is sent.
-        If there is not room for all, the first ones are accepted and the others wait in their
-        turn, as in `send`. No message of another sender comes between those that wait.
+        The messages are accepted in order, and each partition gets its messages in that order. All
+        are checked before the first is accepted: if one argument is wrong, no message is sent.
+        If not all fit, the first messages are accepted and the others wait in turn, as in `send`.
+        No message of another sender comes between those that wait.
 
-        A checkpoint. Cancelled while it waits for room: the first ones are accepted and will be
-        delivered, and the others are not. Otherwise all or none are accepted.
+        A checkpoint. Cancelled while it waits for room: the first messages are accepted and will be
+        sent, and the others are not. Cancelled before that: none is accepted.
 
         Args:
             messages: each is a pair of key and value, or a mapping of the arguments of `send`
                 (`key`, `value`, `partition`, `timestamp`, `headers`).
-            source: as in `send`, for all of them.
+            source: as in `send`, for all messages.
 
-        Raises what `send` does. An error that concerns one message names its number, from 0 on.
+        Raises what `send` raises. An error about one message has its number, counted from 0.
         """
         listed = self.addressed_many(messages)
         writer, check = self.writer_for(source)
@@ -207,10 +217,13 @@ class Topic:
         headers: HeadersArg,
         source: Source | InHand | None,
     ) -> tuple[Producer, Callable[[], None], Delivery]:
-        """Return a message of `send`, with the producer that writes it and the check of its
-        transaction: for `Producer.accept_now` and `send_while`. Not a checkpoint."""
+        """Return the producer, the check and the message for a call of `send`. Not a checkpoint.
+
+        They are for `Producer.accept_now` and `send_while`. The check raises once nothing may be
+        sent in the transaction of the source.
+        """
         if self.pattern is not None:
-            self._sent_to()  # it raises
+            self._sent_to()  # raises
         # A plain key or value costs no call, because this runs for each message.
         if self._key is not None or type(key) is not bytes:
             key = _encode(self, "key", self._key, key)
@@ -227,8 +240,10 @@ class Topic:
     def addressed_many(
         self, messages: Iterable[tuple[Any, Any] | Mapping[str, Any]]
     ) -> list[Delivery]:
-        """Return the messages of `send_many`: for `Producer.accept_many_now` and
-        `send_many_while`. Not a checkpoint."""
+        """Return the messages of `send_many`, encoded and checked. Not a checkpoint.
+
+        They are for `Producer.accept_many_now` and `send_many_while`.
+        """
         name = self._sent_to()
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
             raise wrong_type("messages", _MANY, messages)
@@ -253,7 +268,10 @@ class Topic:
         return listed
 
     def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
-        """Return the producer for messages of a source, and a check that raises if too late."""
+        """Return the producer for messages of a source, and a check for the acceptance of each.
+
+        The check raises if the source is acked or belongs to an earlier epoch.
+        """
         if source is not IN_HAND:
             _check_source(source)
         consumer = self.app.consumer
@@ -271,10 +289,10 @@ class Topic:
         headers: HeadersArg = None,
         source: Source | InHand | None = IN_HAND,
     ) -> FutureMessage:
-        """Send a message from code that cannot wait; see `Producer.send_soon`. Not a checkpoint.
+        """Queue a message, from code that cannot wait; see `Producer.send_soon`. Not a checkpoint.
 
-        From any thread, but with transactions only from trio's. A bad argument raises here, as in
-        `send`.
+        May be called from any thread, but with transactions only from trio's. A wrong argument
+        raises here, as in `send`.
         """
         if source is not IN_HAND:
             _check_source(source)
@@ -304,18 +322,20 @@ class Topic:
         headers: HeadersArg = None,
         source: Source | InHand | None = IN_HAND,
     ) -> RecordMetadata:
-        """Send a message and wait for its delivery; see `Producer.send_and_wait`."""
+        """Send a message and wait for its outcome; see `Producer.send_and_wait`."""
         writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
         await writer.send_while(check, message)
         return await message.wait()
 
     def matches(self, name: str) -> bool:
-        """Whether messages of the topic of this name come through this object."""
+        """Return whether this object receives the messages of the topic with this name."""
         return name == self.name if self.pattern is None else bool(self.pattern.fullmatch(name))
 
     def _sent_to(self) -> str:
         if self.pattern is not None:
-            raise ValueError(f"nothing can be sent to a pattern: {self.name!r}")
+            raise ValueError(
+                f"nothing can be sent to the pattern {self.name!r}: send to a topic with a name"
+            )
         return self.name
 
     def _listen(self, reader: R) -> R:
@@ -327,11 +347,13 @@ class Topic:
 
 
 def _parts(item: Any) -> Iterable[Any]:
-    """Return the arguments of `send` that a message of `send_many` consists of."""
+    """Return the arguments of `send` in a message of `send_many`, which must be a mapping."""
     if not isinstance(item, Mapping):
         raise wrong_type("it", _ONE, item)
     if unknown := [each for each in item if each not in _PARTS]:
-        raise TypeError(f"a message has no {shown(unknown[0])}: it has {', '.join(_PARTS)}")
+        raise TypeError(
+            f"a message has no argument {shown(unknown[0])}: use one of {', '.join(_PARTS)}"
+        )
     return map(item.get, _PARTS)
 
 
@@ -341,7 +363,7 @@ def _check_source(source: object) -> None:
 
 
 def _encode(topic: Topic, part: str, codec: Codec | None, data: Any) -> bytes | None:
-    """Encode a key or a value. The error names the part and the topic."""
+    """Return a key or a value as bytes. An error names the part and the topic."""
     if data is None:
         return None
     if codec is None:

@@ -1,4 +1,4 @@
-"""The values that travel through the transport."""
+"""The values that the parts of the transport exchange: partitions, records, metadata, headers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import attrs
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 HeadersArg: TypeAlias = Headers | Mapping[str, bytes | None] | Mapping[str, bytes] | None
 
-# The broker's own rule (org.apache.kafka.common.internals.Topic).
+# The broker's rule (org.apache.kafka.common.internals.Topic).
 _TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 
 
 def is_topic_name(name: str) -> bool:
-    """Whether the broker allows a topic of this name."""
+    """Return whether the broker allows a topic of this name."""
     return _TOPIC_NAME.fullmatch(name) is not None
 
 
 class TP(NamedTuple):
-    """A topic and one of its partitions; equal to any tuple of the two."""
+    """A partition, as its topic's name and its number; equal to any tuple of the two."""
 
     topic: str
     partition: int
@@ -32,10 +32,11 @@ class TP(NamedTuple):
 
 
 class Record(Protocol):
-    """One record as the broker's client gives it; key and value are still bytes.
+    """One record as the broker's client returns it; key and value are bytes.
 
-    `timestamp` is in milliseconds since 1970, below 0 or None where there is none;
-    `timestamp_type` is 0 or None for the producer's clock and 1 for the broker's.
+    Attributes:
+        timestamp: milliseconds since 1970. None or less than 0: the record has no time.
+        timestamp_type: 0 or None: the producer's clock. 1: the broker's.
     """
 
     @property
@@ -53,12 +54,11 @@ class Record(Protocol):
 
 
 class RecordMetadata(NamedTuple):
-    """Where a message was written. A tuple, which takes a third of the time to make.
+    """The place of a written message. It is a tuple because that is three times as fast to make.
 
     Attributes:
-        offset: its offset in the partition; -1 where the broker was not asked to answer
-            (`acks=0`).
-        timestamp: seconds since 1970, as stored.
+        offset: its offset in the partition; -1: the broker does not return it with `acks=0`.
+        timestamp: the stored timestamp, in seconds since 1970.
     """
 
     topic: str
@@ -73,14 +73,14 @@ class RecordMetadata(NamedTuple):
 
 @attrs.frozen
 class GroupMetadata:
-    """The identity of this consumer in its group, at this moment.
+    """The present identity of this consumer in its group.
 
     Attributes:
-        topic_ids: the identity of the topic that each of its partitions belongs to, where it is
-            known. An offset that is committed with it counts for that topic alone.
+        topic_ids: the topic's identity for each partition of which it is known. An offset that is
+            committed with it counts only for that topic, not for a later one of the same name.
         of_gone_topics: partitions whose topic was deleted, as far as the client knows, even if
-            another topic has its name now. Nothing can be committed for them.
-        notes: the metadata of the offsets that the consumer commits, by topic.
+            another topic has its name now. No offset can be committed for them.
+        notes: the metadata text that is committed with an offset, by topic.
     """
 
     group_id: str

@@ -1,8 +1,8 @@
 """The weight of records in memory, and the bound on the weight that an app holds.
 
-The size on the wire says little: a decoded record of ten bytes takes some hundreds of bytes, and so
-does each header. Look here for what `buffer_bytes` counts, and for when fetching pauses and resumes
-because of it. Nothing here knows trio or Kafka.
+The size on the wire is a poor measure: a decoded record of ten bytes takes hundreds of bytes, and
+so does each header. Look here for what `buffer_bytes` counts, and for when fetching pauses and
+resumes because of it. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import attrs
 
 from transport.types import Headers, Record
 
-# The size of a decoded record beside the bytes of its key, its value and its headers.
+# The size of a decoded record without the bytes of its key, its value and its headers.
 RECORD_BYTES = 512
-# The same for one header: a tuple, its name and its value.
+# The size of one header (a tuple, a name and a value) without the bytes of its name and its value.
 HEADER_BYTES = 160
 
 
@@ -31,7 +31,7 @@ def weight_of(records: Sequence[Record]) -> int:
 
 
 def of_headers(headers: Headers) -> int:
-    """Return the weight of some headers, in bytes."""
+    """Return the weight of the headers of one record, in bytes."""
     return HEADER_BYTES * len(headers) + sum(
         len(name) + (0 if value is None else len(value)) for name, value in headers
     )
@@ -41,14 +41,14 @@ def of_headers(headers: Headers) -> int:
 class Held:
     """The weight of all messages that one app has fetched and not acked, over all topics.
 
-    Each topic object counts its own messages. `Lane` adds and subtracts. It subtracts inline,
+    A message counts once for each topic object. `Lane` adds and subtracts. It subtracts inline
     because that happens at each ack.
 
     Attributes:
-        limit: at this weight fetching pauses, until half of it is acked.
+        limit: the weight at which fetching pauses, until the weight falls to half of it.
         bytes: the present weight.
-        is_full: whether fetching is to pause.
-        on_fall: called when fetching may go on; at an ack, so it must be quick.
+        is_full: whether fetching must pause.
+        on_fall: called when fetching may resume. It is called in an ack, so it must be quick.
     """
 
     limit: float = math.inf

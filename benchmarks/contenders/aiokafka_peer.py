@@ -1,4 +1,4 @@
-"""aiokafka: reading one by one and by `getmany`, and sending."""
+"""aiokafka: reading messages one by one and with `getmany`, and sending."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def consumer_of(job: Job) -> AIOKafkaConsumer:
 
 
 def messages(job: Job) -> Done:
-    """`async for message in consumer`."""
+    """Read with `async for message in consumer`."""
 
     async def read() -> Done:
         async with consumer_of(job) as consumer:
@@ -42,14 +42,14 @@ def messages(job: Job) -> Done:
 
 
 def getmany(job: Job) -> Done:
-    """`getmany`, and each value."""
+    """Call `getmany`, and read each value."""
 
     async def read() -> Done:
         async with consumer_of(job) as consumer:
             seen = total = 0
             began = 0.0
             while seen < job.messages:
-                # The first call takes one message: what a fetch brought is decoded while the clock
+                # The first call takes one message, so that all others are decoded while the clock
                 # runs.
                 most = None if seen else 1
                 found = await consumer.getmany(timeout_ms=1000, max_records=most)
@@ -66,7 +66,7 @@ def getmany(job: Job) -> Done:
 
 
 def send(job: Job) -> Done:
-    """Send all, then flush and look at each outcome."""
+    """Send all messages, then flush and check each outcome."""
 
     async def write() -> Done:
         values = job.values

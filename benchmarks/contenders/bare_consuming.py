@@ -26,13 +26,13 @@ def consumer_of(job: Job, group_id: str | None = None) -> KafkaConsumer:
 
 
 def messages(job: Job) -> Done:
-    """Take whole fetches, which is the client's fastest way, and commit every second."""
+    """Read whole fetches, which is the fastest way of the client, and commit every second."""
     consumer = consumer_of(job)
     interval = job.options.get("commit_interval", COMMIT_INTERVAL)
     seen = total = 0
     began = committed = 0.0
     while seen < job.messages:
-        # The first poll takes one message: what a fetch brought is decoded while the clock runs.
+        # The first poll takes one message, so that all others are decoded while the clock runs.
         most = ALL if seen else 1
         for records in consumer.poll(timeout_ms=1000, max_records=most).values():
             if not seen:
@@ -55,7 +55,7 @@ def messages(job: Job) -> Done:
 
 
 def handled(job: Job) -> Done:
-    """Handle each message for some time: the time to the first one, and the memory."""
+    """Handle each message for some time; measure the time to the first one, and the memory."""
     pause, opened = job.options["handler"], time.perf_counter()
     consumer = consumer_of(job)
     seen = total = 0
@@ -79,7 +79,7 @@ def handled(job: Job) -> Done:
 
 
 def latency(job: Job) -> Done:
-    """Send at a steady rate, and note how old each message is when it is there."""
+    """Send at a steady rate; measure the age of each message when it is received."""
     warm_up, late = job.options["warm_up"], []
     producer = KafkaProducer(bootstrap_servers=job.bootstrap, linger_ms=5, batch_size=65536)
     consumer = consumer_of(job._replace(topic=job.target))
@@ -113,7 +113,7 @@ def latency(job: Job) -> Done:
 
 
 def idle(job: Job) -> Done:
-    """Wait for messages that do not come."""
+    """Poll an empty topic; measure the CPU time."""
     consumer = consumer_of(job)
     while len(consumer.assignment()) < job.partitions:
         consumer.poll(timeout_ms=1000)

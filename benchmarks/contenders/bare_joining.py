@@ -15,7 +15,7 @@ class Member:
     """A consumer in a thread.
 
     Attributes:
-        partitions: those that it has had messages of.
+        partitions: the partitions from which it has received messages.
         latest: the time of its latest message.
     """
 
@@ -39,7 +39,7 @@ class Member:
 
 
 def join(job: Job) -> Done:
-    """The time from the start of the second member until both have had a message."""
+    """Measure the time from the start of the second member until both receive messages."""
     reading, group_id = job._replace(topic=job.target), group()
     first, second = Member(reading, group_id), Member(reading, group_id)
     with traffic(job), in_thread(first.run):

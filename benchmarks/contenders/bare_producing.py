@@ -11,7 +11,7 @@ from kafka import KafkaProducer
 def producer_of(job: Job, transactional_id: str | None = None) -> KafkaProducer:
     transactional = {}
     if transactional_id is not None:
-        # With the client's default of 100 ms each transaction takes 108 ms; an App sets this, too.
+        # With the client's default of 100 ms, a transaction takes 108 ms. An App sets this, too.
         transactional = {"transactional_id": transactional_id, "retry_backoff_ms": 20}
     return KafkaProducer(
         bootstrap_servers=job.bootstrap,
@@ -24,7 +24,7 @@ def producer_of(job: Job, transactional_id: str | None = None) -> KafkaProducer:
 
 
 def send(job: Job) -> Done:
-    """Send all, then flush and look at each outcome."""
+    """Send all messages, then flush and check each outcome."""
     producer, values = producer_of(job), job.values
     producer.partitions_for(job.target)
     began = time.perf_counter()
@@ -41,7 +41,7 @@ def send(job: Job) -> Done:
 
 
 def in_turn(job: Job) -> Done:
-    """Send each message when the one before it is delivered."""
+    """Send each message after the message before it was delivered."""
     producer, values = producer_of(job), job.values
     producer.partitions_for(job.target)
     began = time.perf_counter()

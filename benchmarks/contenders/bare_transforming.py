@@ -1,9 +1,9 @@
-"""kafka-python alone: consume, transform, produce, in transactions.
+"""kafka-python alone: consume, transform and produce in transactions.
 
-The clock runs from the first message in hand, as in `ours_transforming.py`, to the end of the last
-commit. The copies have no keys: this client and our driver choose a partition for each at random.
-From its first commit on, the client no longer lingers: it ends the linger at a commit and never
-begins it again. A `flush` before each commit would keep the linger. That made this loop no faster.
+The clock runs from the first received message, as in `ours_transforming.py`, to the end of the last
+commit. The copies have no keys, so this client and our driver choose a random partition for each.
+After its first commit, the client does not linger: a commit ends the linger, and the client never
+restarts it. A `flush` before each commit keeps the linger, but does not make this loop faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Copier:
         self.began = 0.0
 
     def copy(self, most: int) -> None:
-        """Copy what one poll brings; begins a transaction if none is open."""
+        """Copy the records of one poll. Begin a transaction if none is open."""
         polled = self.consumer.poll(timeout_ms=1000, max_records=most)
         if polled and not self.began:
             self.began = time.perf_counter()
@@ -44,7 +44,7 @@ class Copier:
             self._offsets[tp] = OffsetAndMetadata(records[-1].offset + 1, "", -1)
 
     def commit(self) -> bool:
-        """Commit the open transaction; False: there is none."""
+        """Commit the open transaction. Return False if there is none."""
         if not self._offsets:
             return False
         self.producer.send_offsets_to_transaction(self._offsets, self.consumer.group_metadata())
@@ -58,7 +58,7 @@ class Copier:
 
 
 def transactions(job: Job) -> Done:
-    """Make each transaction as small as asked for."""
+    """Copy in small transactions of a given number of messages."""
     copier = Copier(job)
     number = 0
     while copier.count < job.messages:

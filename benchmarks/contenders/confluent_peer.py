@@ -1,4 +1,4 @@
-"""confluent-kafka (librdkafka): reading, sending, and writing the data that all others read."""
+"""confluent-kafka (librdkafka): reading, sending, and writing the data that all contenders read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from job import BATCH_BYTES, CHECK, COMMIT_INTERVAL, KEYS, LINGER_MS, Done, Job, group, main
 
-POOL = 5000  # different values; in a batch of 1 MB of documents of 870 bytes each is another one
+POOL = 5000  # different values, so that none repeats in a batch of 1 MB with values of 870 bytes
 PORTION = 10_000
-# `consume` comes back with fewer messages than asked for after this time, in seconds.
+# After this time in seconds, `consume` returns even if it has fewer messages than requested.
 TURN = 0.1
-PATIENCE = 60.0  # seconds without a message, while some are missing
+PATIENCE = 60.0  # seconds to wait for missing messages
 
 
 def messages(job: Job) -> Done:
@@ -32,7 +32,7 @@ def messages(job: Job) -> Done:
 
 
 def verify(job: Job) -> Done:
-    """Read what a contender has written, in no group."""
+    """Read the messages that a contender has written, without a group."""
     consumer = Consumer(
         {
             "bootstrap.servers": job.bootstrap,
@@ -64,11 +64,11 @@ def _read(consumer: Consumer, job: Job) -> Done:
     seen = total = 0
     began = 0.0
     while seen < job.messages:
-        # It waits for as many as it is asked for.
+        # `consume` waits for the requested number of messages.
         most = min(1000, job.messages - seen) if seen else 1
         found = consumer.consume(most, timeout=PATIENCE)
         if not found:
-            raise TimeoutError(f"{seen} of {job.messages} messages came")
+            raise TimeoutError(f"received {seen} of {job.messages} messages")
         if not seen:
             began = time.perf_counter()
         for message in found:
@@ -80,7 +80,7 @@ def _read(consumer: Consumer, job: Job) -> Done:
 
 
 def send(job: Job) -> Done:
-    """Send all, then flush and count the outcomes."""
+    """Send all messages, then flush and count the outcomes."""
     values, failed = job.values, []
 
     def report(error: object, _: object) -> None:
@@ -112,7 +112,7 @@ def send(job: Job) -> Done:
 
 
 def fill(job: Job) -> Done:
-    """Write the messages of a shape: the same bytes at each call, evenly over the partitions."""
+    """Write the messages of a shape evenly over the partitions. Each run writes the same bytes."""
     options = job.options
     pool = [
         _document(number, job.size) if options["json"] else _plain(number, job.size)
@@ -139,7 +139,7 @@ def fill(job: Job) -> Done:
     for number in range(job.messages):
         value = pool[number % len(pool)]
         total += value[CHECK]
-        # Long batches are for partitions that are filled one after the other.
+        # Batches become long if the partitions are filled one after the other.
         by_turns = number % job.partitions
         partition = number // each if options["one_by_one"] else by_turns
         while True:
@@ -152,7 +152,7 @@ def fill(job: Job) -> Done:
             producer.poll(0)
     left = producer.flush()
     if failed or left:
-        raise RuntimeError(f"{left} messages are not delivered: {failed[:1]}")
+        raise RuntimeError(f"{left} messages were not delivered: {failed[:1]}")
     return Done(job.messages, total, time.perf_counter() - began)
 
 
@@ -161,7 +161,7 @@ def _plain(number: int, size: int) -> bytes:
 
 
 def _document(number: int, size: int) -> bytes:
-    """An order as JSON, about as compressible as those of a shop."""
+    """Return an order as JSON, about as compressible as the orders of a shop."""
     code = hashlib.shake_128(b"%d" % number).hexdigest(200)
     document = {
         "id": code[:32],

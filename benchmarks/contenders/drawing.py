@@ -1,4 +1,4 @@
-"""Draws the plots that it reads as JSON from its input; see `benchmarks/plots.py`."""
+"""Draws the plots that standard input describes as JSON. See `benchmarks/plots.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OURS, THEIRS, THIRD = "#2a6f97", "#adb5bd", "#e07a5f"
 
 
 def bars(folder: Path, ratios: list[dict[str, Any]]) -> None:
-    """Ratios against their baselines, on a logarithmic scale, with a mark at each goal."""
+    """Draw the ratios to the baselines on a logarithmic scale, with a mark at each goal."""
     figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.3 * len(ratios)))
     places = range(len(ratios), 0, -1)
     for place, each in zip(places, ratios, strict=True):
@@ -33,7 +33,7 @@ def bars(folder: Path, ratios: list[dict[str, Any]]) -> None:
 
 
 def curve(folder: Path, described: dict[str, Any]) -> None:
-    """Lines over a logarithmic axis, from zero on."""
+    """Draw lines over a logarithmic x axis, with a y axis from zero."""
     figure, axes = pyplot.subplots(figsize=(6, 3.5))
     colors = (OURS, THEIRS, THIRD)
     for color, (label, points) in zip(colors, described["series"].items(), strict=False):

@@ -11,7 +11,7 @@ from job import CHECK, Done, Job, group, main
 
 
 def subscriber(job: Job) -> Done:
-    """A subscriber that gets each message's bytes."""
+    """Run a subscriber that receives the bytes of each message."""
     seen = total = 0
     began = seconds = 0.0
 

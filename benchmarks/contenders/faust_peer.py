@@ -1,4 +1,4 @@
-"""faust-streaming: an agent, which acks each event when the next one is asked for."""
+"""faust-streaming: an agent, which acks each event when it requests the next event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from job import CHECK, COMMIT_INTERVAL, Done, Job, group, main, report
 
 
 def agent(job: Job) -> Done:
-    """`async for value in stream`."""
+    """Read with `async for value in stream`."""
 
     async def read() -> Done:
         app = faust.App(
@@ -45,7 +45,7 @@ def agent(job: Job) -> Done:
 
         await app.start()
         await ended.wait()
-        # Its services take up to a minute to stop, and nothing depends on how they end.
+        # Faust's services take up to a minute to stop, and no result depends on their end.
         report(Done(seen, total, seconds))
         os._exit(0)
 

@@ -1,7 +1,7 @@
-"""The job that a contender is given, and the line of JSON that it answers with.
+"""The job that a contender receives, and the line of JSON with which it answers.
 
-A contender is a small program in an environment of its own. It gets its job as one argument, does
-the work, and prints one line. So this file imports the standard library alone.
+A contender is a small program in its own environment. It receives its job as one argument, does the
+work, and prints one line. So this file imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 # The byte of a value that the checksum adds up. The last one of a JSON document never changes.
 CHECK = -2
 
-# All contenders use the same options of their clients: those that are the defaults of an App.
+# All contenders give their clients the same options, which are the defaults of an App.
 COMMIT_INTERVAL = 1.0
 LINGER_MS = 5
 BATCH_BYTES = 65536
@@ -26,15 +26,15 @@ KEYS = tuple(b"key-%d" % number for number in range(1000))
 
 
 class Job(NamedTuple):
-    """What a contender is to do.
+    """The job of a contender.
 
     Attributes:
         work: the name of one of the program's works.
-        topic: to read from.
-        target: to write to. Each run gets a new one.
-        messages: how many.
-        size: of a value, in bytes.
-        options: what this work needs besides.
+        topic: the topic to read.
+        target: the topic to write. Each run has a new one.
+        messages: the number of messages.
+        size: bytes of a value.
+        options: further parameters of the work.
     """
 
     work: str
@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
     @property
     def values(self) -> tuple[bytes, ...]:
-        """The values to send, in turn. Each key has one."""
+        """The values to send in turn, one for each key."""
         return tuple(
             bytes((number + index) % 251 for index in range(self.size))
             for number in range(len(KEYS))
@@ -56,19 +56,19 @@ class Job(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        """The checksum of all that is to be sent."""
+        """The checksum of all values to send."""
         values = self.values
         return sum(values[number % len(values)][CHECK] for number in range(self.messages))
 
 
 class Done(NamedTuple):
-    """What came of it.
+    """The result of a job.
 
     Attributes:
-        count: messages that were read, or delivered.
+        count: the number of messages that were read or delivered.
         checksum: the sum of one byte of each value.
-        seconds: from the first message to the last.
-        measures: other numbers, by their names.
+        seconds: the time from the first message to the last.
+        measures: other numbers, by name.
     """
 
     count: int
@@ -81,27 +81,27 @@ Work = Callable[[Job], Done]
 
 
 def group() -> str:
-    """The name of a new consumer group."""
+    """Return the name of a new consumer group."""
     return f"bench-{uuid.uuid4().hex}"
 
 
 def percentile(numbers: list[float], share: float) -> float:
-    """The number that `share` of all numbers do not exceed."""
+    """Return the number that a `share` of all numbers does not exceed."""
     ordered = sorted(numbers)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def resident() -> float:
-    """The memory of this process now, in megabytes."""
+    """Return the current memory of this process, in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
 def peak() -> float:
-    """The most memory that this process has had, in megabytes."""
+    """Return the peak memory of this process, in megabytes."""
     try:
         status = Path("/proc/self/status").read_text()
-    except OSError:  # not Linux: also counts the process that has started this one
+    except OSError:  # not Linux: this number includes the process that started this one
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
@@ -126,6 +126,6 @@ def report(done: Done) -> None:
 
 
 def main(works: Mapping[str, Work]) -> None:
-    """Do the job in the program's first argument."""
+    """Do the job that is the first argument of the program."""
     job = Job(**json.loads(sys.argv[1]))
     report(works[job.work](job))

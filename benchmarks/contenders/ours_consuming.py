@@ -1,4 +1,4 @@
-"""This library: reading messages and batches, with all that an App does by default."""
+"""This library: reading messages and batches, with the default settings of an App."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import trio
 from job import CHECK, COMMIT_INTERVAL, Done, Job, group, main, percentile, resident
 
-# An app imports its driver when it is made. The bare contender imports its client before its clock
-# runs, and so do we.
+# An app imports its driver when it is created. The bare contender imports its client before its
+# clock starts, so this contender does the same.
 import transport.drivers.kafka  # noqa: F401
 from transport import TP, App, Message
 
@@ -24,7 +24,7 @@ def app_of(job: Job, **settings: Any) -> App:
 
 
 def messages(job: Job) -> Done:
-    """`async for message in topic`."""
+    """Read with `async for message in topic`."""
 
     async def read() -> Done:
         interval = job.options.get("commit_interval", COMMIT_INTERVAL)
@@ -53,7 +53,7 @@ def messages(job: Job) -> Done:
 
 
 def batches(job: Job) -> Done:
-    """`async for batch in topic.batches()`, and each value."""
+    """Read with `async for batch in topic.batches()`, and read each value."""
 
     async def read() -> Done:
         app = app_of(job)
@@ -76,7 +76,7 @@ def batches(job: Job) -> Done:
 
 
 def concurrent(job: Job) -> Done:
-    """100 tasks share `noack()`, with handlers that do nothing."""
+    """Tasks share one topic object with `noack()`, and their handlers do nothing."""
     seen = total = 0
     began = ended = 0.0
 
@@ -107,7 +107,7 @@ def concurrent(job: Job) -> Done:
 
 
 def handled(job: Job) -> Done:
-    """Handle each message for some time: the time to the first one, and the memory."""
+    """Handle each message for some time; measure the time to the first one, and the memory."""
 
     async def read() -> Done:
         opened = time.perf_counter()
@@ -129,7 +129,7 @@ def handled(job: Job) -> Done:
 
 
 def loop_delay(job: Job) -> Done:
-    """Read at full speed beside a task that wakes every 5 ms, and note how late it is."""
+    """Read at full speed beside a task that wakes at an interval; measure how late it wakes."""
     late: list[float] = []
 
     async def tick(interval: float) -> None:
@@ -159,7 +159,7 @@ def loop_delay(job: Job) -> Done:
 
 
 def memory_flat(job: Job) -> Done:
-    """Read very many messages: the memory after the first tenth, and at most from then on."""
+    """Read very many messages; measure the peak memory in the first tenth, and after it."""
     tenth = job.messages // 10
     every, pause = min(tenth, job.options["every"]), job.options["handler"]
     first = most = 0.0
@@ -190,7 +190,7 @@ def memory_flat(job: Job) -> Done:
 
 
 class Assigned(App):
-    """An app that says when it has been assigned some partitions."""
+    """An app that sets an event when it has been assigned a number of partitions."""
 
     def __init__(self, *args: Any, partitions: int, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -208,7 +208,7 @@ def assigned_of(job: Job) -> Assigned:
 
 
 def latency(job: Job) -> Done:
-    """Send at a steady rate, and note how old each message is when its handler gets it."""
+    """Send at a steady rate; measure the age of each message when its handler receives it."""
     warm_up, late = job.options["warm_up"], []
     total = job.messages + warm_up
 
@@ -241,14 +241,14 @@ def latency(job: Job) -> Done:
 
 
 def idle(job: Job) -> Done:
-    """Wait for messages that do not come."""
+    """Wait in an empty topic; measure the CPU time."""
 
     async def wait() -> Done:
         async with assigned_of(job) as app, trio.open_nursery() as nursery:
 
             async def read() -> None:
                 async for _ in app.topic(job.topic):
-                    raise RuntimeError("a message came")
+                    raise RuntimeError("the idle topic has a message")
 
             nursery.start_soon(read)
             await app.has_all.wait()

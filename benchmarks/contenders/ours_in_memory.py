@@ -1,4 +1,4 @@
-"""This library on `memory://`: the whole pipeline, and what a message costs as numbers grow."""
+"""This library on `memory://`: the whole pipeline, and the cost of a message as numbers grow."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def read_batches(topic: Topic, job: Job) -> tuple[int, int, float]:
 
 
 def pipeline(job: Job) -> Done:
-    """Send all messages, then read all of them: one by one, or by the batch."""
+    """Send all messages, then read all of them, one by one or in batches."""
     by_batch = job.options.get("by_batch", False)
     send, read = (send_batches, read_batches) if by_batch else (send_each, read_each)
 

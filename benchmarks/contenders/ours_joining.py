@@ -19,8 +19,8 @@ class Member:
     def __init__(self, job: Job, group_id: str) -> None:
         self._job = job
         self._group_id = group_id
-        self._partitions: set[int] = set()  # that it has had messages of
-        self._latest = 0.0  # when it had its latest message
+        self._partitions: set[int] = set()  # from which it has messages
+        self._latest = 0.0  # the time of its latest message
         self._news = trio.Event()  # set at its next message
 
     async def run(self) -> None:
@@ -32,19 +32,19 @@ class Member:
                 self._news = trio.Event()
 
     async def has_all(self) -> None:
-        """Wait until it has had a message of each partition."""
+        """Wait until the member has received a message from each partition."""
         while len(self._partitions) < self._job.partitions:
             await self._news.wait()
 
     async def after(self, moment: float) -> float:
-        """Wait for a message after this moment; returns when it came."""
+        """Wait for a message after this moment, and return the time of the latest one."""
         while self._latest <= moment:
             await self._news.wait()
         return self._latest
 
 
 def join(job: Job) -> Done:
-    """The time from the start of the second member until both have had a message."""
+    """Measure the time from the start of the second member until both receive messages."""
     group_id = group()
 
     async def run() -> Done:

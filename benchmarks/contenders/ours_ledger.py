@@ -1,4 +1,4 @@
-"""The ledger alone, with no broker and no trio: acks, memory, and growth."""
+"""The ledger alone, without a broker and without trio: acks, memory and growth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stored(NamedTuple):
 
 
 def lane_of(messages: int) -> tuple[Ledger, Lane]:
-    """A ledger of one lane in which so many records wait."""
+    """Return a ledger with one lane, in which this number of records wait."""
     ledger = Ledger(TP("bench", 0), 1, 1, Tally(), position=0, committed=0)
     lane = ledger.open_lane(BufferUsage(limit=messages + 1))
     for first in range(0, messages, FETCH):
@@ -49,7 +49,7 @@ def take_all(lane: Lane) -> list[Message]:
 
 
 def acks(job: Job) -> Done:
-    """Ack messages in their order or at random, with so many in flight before the first ack."""
+    """Ack messages in order or at random, with `in_flight` messages delivered before the acks."""
     in_flight = job.options.get("in_flight", job.messages)
     chance = random.Random(0)
     seconds = 0.0
@@ -64,14 +64,14 @@ def acks(job: Job) -> Done:
             message.ack()
         seconds += time.perf_counter() - began
         if ledger.safe != len(taken):
-            raise AssertionError(f"{ledger.safe} may be committed after {len(taken)} acks")
+            raise AssertionError(f"the safe offset is {ledger.safe} after {len(taken)} acks")
         acked += len(taken)
     each = seconds / acked * 1e9
     return Done(acked, 0, seconds, {"nanoseconds": each})
 
 
 def memory(job: Job) -> Done:
-    """What the ledger holds for each message in flight, besides the message itself."""
+    """Measure the memory of the ledger for each unacked message, without the message itself."""
     _, lane = lane_of(job.messages)
     began = time.perf_counter()
     tracemalloc.start()
@@ -84,7 +84,7 @@ def memory(job: Job) -> Done:
 
 
 def stuck(job: Job) -> Done:
-    """Ack messages, behind one that stays unacked or behind none."""
+    """Ack messages behind one message that stays unacked, or behind none."""
     ledger, lane = lane_of(job.messages + 1)
     taken = take_all(lane)
     is_stuck = job.options["stuck"]
@@ -97,7 +97,7 @@ def stuck(job: Job) -> Done:
     seconds = time.perf_counter() - began
     safe = ledger.safe
     if safe != (0 if is_stuck else job.messages + 1):
-        raise AssertionError(f"{safe} may be committed")
+        raise AssertionError(f"the safe offset is {safe}")
     began = time.perf_counter()
     for _ in range(SAFE_CALLS):
         _ = ledger.due

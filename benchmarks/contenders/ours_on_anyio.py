@@ -1,4 +1,4 @@
-"""This library in an anyio program, on trio and on asyncio: the same code on both."""
+"""This library in an anyio program: the same code on trio and on asyncio."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from transport.anyio import open_app
 
 
 def send(job: Job) -> Done:
-    """`send`, one after the other, and the outcomes at the end."""
+    """Call `send` for one message after the other, and await the outcomes at the end."""
     values = job.values
 
     async def run() -> Done:
         async with open_app(app_of(job)) as app:
             topic = app.topic(job.target)
-            await topic.send_and_wait(value=values[0])  # the topic is known before the clock runs
+            await topic.send_and_wait(value=values[0])  # learn the topic before the clock starts
             began = time.perf_counter()
             deliveries = [
                 await topic.send(key=KEYS[number % 1000], value=values[number % 1000])
@@ -34,7 +34,7 @@ def send(job: Job) -> Done:
 
 
 def consume(job: Job) -> Done:
-    """`async for message in topic`."""
+    """Read with `async for message in topic`."""
 
     async def run() -> Done:
         async with open_app(app_of(job)) as app:

@@ -1,4 +1,4 @@
-"""This library: sending one message at a time, many at once, and waiting for outcomes."""
+"""This library: sending one message at a time and many at once, and awaiting outcomes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CHUNK = 1000  # messages in one call of `send_many`
 
 
 def send(job: Job) -> Done:
-    """`send`, and the outcomes at the end."""
+    """Call `send` for each message, and await the outcomes at the end."""
     values = job.values
 
     async def run() -> Done:
         async with app_of(job) as app:
             topic = app.topic(job.target)
-            await app.producer.ask_partitions(job.target)  # known before the clock runs
+            await app.producer.ask_partitions(job.target)  # before the clock starts
             began = time.perf_counter()
             deliveries = [
                 await topic.send(key=KEYS[number % 1000], value=values[number % 1000])
@@ -34,7 +34,7 @@ def send(job: Job) -> Done:
 
 
 def send_many(job: Job) -> Done:
-    """`send_many` of 1,000 messages, and the outcomes at the end."""
+    """Call `send_many` for 1,000 messages at a time, and await the outcomes at the end."""
     values = job.values
     assert len(KEYS) == len(values) == CHUNK
     pairs = list(zip(KEYS, values, strict=True))
@@ -42,7 +42,7 @@ def send_many(job: Job) -> Done:
     async def run() -> Done:
         async with app_of(job) as app:
             topic = app.topic(job.target)
-            await app.producer.ask_partitions(job.target)  # known before the clock runs
+            await app.producer.ask_partitions(job.target)  # before the clock starts
             count = 0
             began = time.perf_counter()
             sent = [
@@ -59,13 +59,13 @@ def send_many(job: Job) -> Done:
 
 
 def in_turn(job: Job) -> Done:
-    """`send_and_wait`, each when the one before it is delivered."""
+    """Call `send_and_wait` for one message after the other."""
     values = job.values
 
     async def run() -> Done:
         async with app_of(job) as app:
             topic = app.topic(job.target)
-            await app.producer.ask_partitions(job.target)  # known before the clock runs
+            await app.producer.ask_partitions(job.target)  # before the clock starts
             began = time.perf_counter()
             for number in range(job.messages):
                 await topic.send_and_wait(key=KEYS[number % 1000], value=values[number % 1000])
@@ -76,13 +76,13 @@ def in_turn(job: Job) -> Done:
 
 
 def at_once(job: Job) -> Done:
-    """1,000 tasks that each `send_and_wait` in turn."""
+    """Call `send_and_wait` in several tasks, in each for one message after the other."""
     values, tasks = job.values, job.options["tasks"]
 
     async def run() -> Done:
         async with app_of(job) as app:
             topic = app.topic(job.target)
-            await app.producer.ask_partitions(job.target)  # known before the clock runs
+            await app.producer.ask_partitions(job.target)  # before the clock starts
             count = 0
 
             async def work(first: int) -> None:

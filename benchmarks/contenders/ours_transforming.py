@@ -1,4 +1,4 @@
-"""This library: consume, transform, produce, in transactions of the member or of each partition."""
+"""This library: consume, transform and produce in transactions, per member or per partition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ours_consuming import app_of
 
 
 def transactions(job: Job) -> Done:
-    """Make each transaction as small as asked for."""
+    """Copy in small transactions of a given number of messages."""
 
     async def run() -> Done:
         app = app_of(job, transactions=job.options["mode"], commit_interval=3600.0)

@@ -1,4 +1,4 @@
-"""Work in a second thread while a block runs; an error of it comes out of the block."""
+"""A second thread that works while a block runs. The block raises the errors of the work."""
 
 from __future__ import annotations
 

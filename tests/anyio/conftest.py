@@ -1,4 +1,4 @@
-"""These tests run on both backends of anyio, by anyio's own plugin."""
+"""Fixtures for tests that anyio's own plugin runs on both backends of anyio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transport.drivers.memory import MemoryBroker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("anyio") is not None:
-            # The other plugin takes every coroutine function for its own.
+            # The plugin of trio marks every coroutine function as its own.
             item.own_markers = [mark for mark in item.own_markers if mark.name != "trio"]
 
 
@@ -26,10 +26,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def there(request: pytest.FixtureRequest) -> Place:
-    """A broker for apps, on the real clock."""
+    """A broker for the apps of a test that runs on the real clock."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     if request.param == "memory":
-        # One that outlives a guest, as a Kafka does.
+        # The broker outlives a guest, as Kafka does.
         broker: Any = MemoryBroker()
         return Place(broker, name)
     return Place(f"kafka://{request.getfixturevalue('kafka_bootstrap')}", name)

@@ -1,4 +1,4 @@
-"""An anyio program embeds the transport, on either backend, with the same lines."""
+"""Tests of anyio programs that use the transport with the same lines on either backend."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_a_header_may_have_no_value(there: Place) -> None:
         assert list(two.headers) == [("trace", None), ("trace", b"")]
 
 
-async def test_what_is_sent_soon_can_be_awaited(there: Place) -> None:
+async def test_messages_of_send_soon_can_be_awaited(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)
         orders = app.topic(there.name)
@@ -88,7 +88,7 @@ async def test_what_is_sent_soon_can_be_awaited(there: Place) -> None:
             assert [each.offset for each in await many] == [3, 4]
 
 
-async def test_batches_and_noack(there: Place) -> None:
+async def test_batches_and_messages_of_noack_are_acked_by_the_handler(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)
         orders = app.topic(there.name)
@@ -107,7 +107,7 @@ async def test_batches_and_noack(there: Place) -> None:
         assert message.offset == 5
 
 
-async def test_cancelling_a_wait_for_a_message_loses_none(there: Place) -> None:
+async def test_cancelling_a_wait_for_a_message_loses_no_message(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)
         orders = app.topic(there.name)
@@ -115,7 +115,7 @@ async def test_cancelling_a_wait_for_a_message_loses_none(there: Place) -> None:
         for number in range(5):
             with anyio.move_on_after(0.05):
                 await anext(messages)
-                pytest.fail("there is none yet")
+                pytest.fail("there is no message yet")
             await orders.send(value=b"%d" % number)
             (message,) = await take(messages, 1)
             async with message:
@@ -157,7 +157,7 @@ async def test_an_ack_in_another_thread_is_refused(there: Place) -> None:
         assert await anyio.to_thread.run_sync(work)
 
 
-async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_end_is_in_order(
+async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_app_closes_in_order(
     there: Place,
 ) -> None:
     async with open_app(app_of(there)) as app:
@@ -173,10 +173,10 @@ async def test_a_cancelled_handler_leaves_its_message_unacked_and_the_end_is_in_
     assert scope.cancelled_caught
     async with open_app(app_of(there)) as app:
         (message,) = await take(app.topic(there.name).noack(), 1)
-        assert message.offset == 1, "what was acked was committed, and no more"
+        assert message.offset == 1, "only the acked message was committed"
 
 
-async def test_an_error_of_a_handler_comes_out_and_the_app_is_closed(there: Place) -> None:
+async def test_the_block_raises_the_error_of_a_handler_and_the_app_is_closed(there: Place) -> None:
     native = app_of(there)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True, allow_unwrapped=True):
         async with open_app(native):
@@ -184,16 +184,16 @@ async def test_an_error_of_a_handler_comes_out_and_the_app_is_closed(there: Plac
     assert not native.is_open
 
 
-async def test_a_crash_in_the_tree_cancels_the_block_and_comes_out() -> None:
+async def test_a_crash_in_the_tree_cancels_the_block_which_raises_its_error() -> None:
     broker = MemoryBroker(auto_create=False)
     with pytest.RaisesGroup(UnknownTopic, flatten_subgroups=True):
         async with open_app(App("app", broker, connect_timeout=0.1)) as app:
             async for _ in app.topic("nowhere"):
-                pytest.fail("there is nothing")
+                pytest.fail("the topic has no message")
             await anyio.sleep_forever()
 
 
-async def test_what_goes_wrong_at_the_end_comes_out_of_a_cancelled_block_too() -> None:
+async def test_a_cancelled_block_raises_an_error_of_closing_the_app() -> None:
     async def fail(timeout: float) -> None:
         raise ZeroDivisionError
 
@@ -206,7 +206,7 @@ async def test_what_goes_wrong_at_the_end_comes_out_of_a_cancelled_block_too() -
                 await anyio.sleep_forever()
 
 
-async def test_errors_of_calls_come_out_of_them() -> None:
+async def test_each_call_raises_its_own_error() -> None:
     broker = MemoryBroker(auto_create=False)
     async with open_app(App("app", broker)) as app:
         with pytest.raises(UnknownTopic):
@@ -217,20 +217,20 @@ async def test_errors_of_calls_come_out_of_them() -> None:
         await app.topic("nowhere").send(value=b"v")
 
 
-async def test_a_broker_that_is_not_there() -> None:
+async def test_opening_without_a_broker_raises_broker_unavailable() -> None:
     with pytest.RaisesGroup(BrokerUnavailable, flatten_subgroups=True):
         async with open_app(App("app", "kafka://127.0.0.1:9", connect_timeout=0.3)):
-            pytest.fail("it is not there")
+            pytest.fail("there is no broker")
 
 
 async def test_an_opening_can_be_cancelled() -> None:
     with anyio.move_on_after(0.3) as scope:
         async with open_app(App("app", "kafka://127.0.0.1:9", connect_timeout=30.0)):
-            pytest.fail("it is not there")
+            pytest.fail("there is no broker")
     assert scope.cancelled_caught
 
 
-async def test_several_apps_and_several_tasks() -> None:
+async def test_several_apps_in_several_tasks_share_the_partitions_of_a_group() -> None:
     broker = MemoryBroker()
     broker.create_topic("orders", 4)
     seen: list[int] = []
@@ -255,7 +255,7 @@ async def test_several_apps_and_several_tasks() -> None:
     assert sorted(set(seen)) == list(range(400))
 
 
-async def test_nothing_is_left_behind_and_it_can_be_opened_again() -> None:
+async def test_no_thread_is_left_behind_and_an_app_can_be_opened_again() -> None:
     before = set(threading.enumerate())
     broker = MemoryBroker()
     for _ in range(3):
@@ -263,11 +263,11 @@ async def test_nothing_is_left_behind_and_it_can_be_opened_again() -> None:
             await app.topic("orders").send_and_wait(value=b"v")
             assert "Producer" in {child.name for child in app.tree().children}
     for thread in set(threading.enumerate()) - before:
-        # Workers of a backend may wait for more work; no thread is of ours.
+        # Worker threads of a backend may wait for more work. None belongs to the transport.
         assert "kafka" not in thread.name.lower()
 
 
-async def test_stop_ends_the_iterators_and_kill_is_a_crash(there: Place) -> None:
+async def test_stop_ends_the_iterators_and_kill_ends_the_app(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)
         await app.topic(there.name).send_and_wait(value=b"v")
@@ -282,7 +282,9 @@ async def test_stop_ends_the_iterators_and_kill_is_a_crash(there: Place) -> None
 
 
 @pytest.mark.parametrize("mode", ["member", "partition"])
-async def test_transactions(there: Place, mode: str) -> None:
+async def test_messages_are_sent_in_the_transaction_of_their_source(
+    there: Place, mode: str
+) -> None:
     async with open_app(app_of(there, transactions=mode)) as app:
         for name in (there.name, f"{there.name}-out"):
             await app.producer.create_topic(name, 1)
@@ -296,8 +298,8 @@ async def test_transactions(there: Place, mode: str) -> None:
         assert result.value == b"result"
 
 
-async def test_who_has_a_message_in_hand_cannot_commit() -> None:
-    """It would wait for itself, on either side."""
+async def test_commit_and_seek_raise_while_the_task_handles_a_message() -> None:
+    """Such a call would wait for its own task, on either backend."""
     broker = MemoryBroker()
     async with open_app(App("app", broker, transactions="member", commit_interval=1e6)) as app:
         await app.topic("in").send_and_wait(value=b"v", source=None)

@@ -1,4 +1,4 @@
-"""trio as a guest of an asyncio loop: when it begins, when it ends, and what interrupts it."""
+"""Tests of trio as a guest of an asyncio loop: its start, its end, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def turns(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", range(TURNS))
-def test_a_task_that_is_cancelled_as_it_opens_an_app_is_cancelled(count: int) -> None:
+def test_cancelling_a_task_that_opens_an_app_raises_cancelled_error(count: int) -> None:
     async def main() -> None:
         broker = MemoryBroker()
 
@@ -65,14 +65,14 @@ def test_an_app_can_be_opened_while_the_last_one_closes(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", range(TURNS))
-def test_ctrl_c_that_trio_gets_comes_out_of_the_app(count: int) -> None:
-    """Where the loop takes no care of it, as `asyncio.run` does, it is trio that is interrupted."""
+def test_the_app_raises_a_keyboard_interrupt_that_trio_receives(count: int) -> None:
+    """Without a signal handler such as that of `asyncio.run`, Ctrl-C interrupts trio."""
 
     async def program(opened: asyncio.Event) -> None:
         async with open_app(App("app", MemoryBroker())) as app:
             opened.set()
             async for _ in app.topic("orders"):
-                pytest.fail("there is nothing")
+                pytest.fail("the topic has no message")
 
     async def main() -> None:
         opened = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The HTTP service of the examples, run by uvicorn, called, and asked to end."""
+"""Tests of the HTTP service of the examples, which uvicorn runs and a signal ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 30.0
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Its address, and its process."""
+    """The address of the service, and its process."""
     broker = "memory://"
     if request.param == "kafka":
         broker = f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
@@ -53,7 +53,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_writes_on_a_request_reads_in_the_background_and_ends(
+def test_the_service_writes_on_a_request_reads_in_the_background_and_ends(
     service: tuple[str, subprocess.Popen[bytes]], number: signal.Signals
 ) -> None:
     address, process = service
@@ -84,7 +84,7 @@ anyio.run(http_service.main)
 """
 
 
-def test_a_reader_that_crashes_leaves_no_server_that_answers() -> None:
+def test_a_crashed_reader_ends_the_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/greetings"

@@ -1,4 +1,4 @@
-"""`stop_on_signals` where trio is a guest of asyncio, and what is said where it is not."""
+"""Tests of `stop_on_signals` on asyncio, and of an app opened there without `open_app`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def broker_with(records: int) -> MemoryBroker:
 async def handle(
     broker: MemoryBroker, done: list[int], *signals: signal.Signals, **options: Any
 ) -> None:
-    """Get the signals while the second of ten messages is in hand, for 0.3 s and longer."""
+    """Raise the signals while the loop handles the second of ten messages, for 0.3 s or more."""
     async with open_app(App("orders", broker)) as app:
         app.stop_on_signals(**options)
         async for message in app.topic("orders"):
@@ -60,7 +60,7 @@ def test_a_handler_that_takes_too_long_is_cancelled() -> None:
     assert broker.committed("orders") == {ORDERS: 1}
 
 
-def test_a_second_ctrl_c_is_a_keyboard_interrupt() -> None:
+def test_a_second_ctrl_c_raises_keyboard_interrupt() -> None:
     broker, done = broker_with(10), list[int]()
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(handle(broker, done, signal.SIGINT, signal.SIGINT))
@@ -68,7 +68,7 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt() -> None:
     assert broker.committed("orders") == {ORDERS: 1}
 
 
-def test_an_app_that_is_opened_without_open_app_on_asyncio_names_it() -> None:
+def test_opening_an_app_on_asyncio_without_open_app_raises_an_error_that_names_it() -> None:
     async def main() -> None:
         async with App("orders"):
             raise AssertionError

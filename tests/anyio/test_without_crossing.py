@@ -1,4 +1,4 @@
-"""asyncio's tasks send, take and ack by themselves; they wait in the order in which they came."""
+"""Tests of asyncio tasks that send, take and ack messages without a turn of the guest."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def anyio_backend() -> str:
 
 
 def without_a_turn(call: Coroutine[Any, Any, T]) -> T:
-    """Run a call to its end with no turn of the loop, and so with none of the guest."""
+    """Run a call to its end without a turn of the loop, and so without a turn of the guest."""
     try:
         for _ in range(2):
-            assert call.send(None) is None, "it waits"  # else it gives way
+            assert call.send(None) is None, "the call waits"  # None: it gives way
     except StopIteration as end:
         return end.value
     call.close()
-    pytest.fail("it gave way twice")
+    pytest.fail("the call gave way twice")
 
 
 async def all_wait(app: AioApp) -> None:
-    """Until everything waits, on both sides."""
+    """Wait until all tasks of asyncio and of trio are blocked."""
     for _ in range(3):
         await app._guest.call(trio.testing.wait_all_tasks_blocked)
         await anyio.wait_all_tasks_blocked()
@@ -58,7 +58,7 @@ async def all_wait(app: AioApp) -> None:
 async def held_app(
     client: HeldBack, topic: str = "orders", **settings: Any
 ) -> AsyncIterator[tuple[AioApp, AioTopic]]:
-    """An app whose producer ends what the test says; its topic is known."""
+    """Open an app whose client is `client`; the topic's partitions are known."""
     async with open_app(app_with(client, **settings)) as app:
         await app._guest.call(app.native.producer.ask_partitions, topic)
         with anyio.fail_after(PATIENCE):
@@ -70,10 +70,10 @@ def values(client: HeldBack) -> list[bytes | None]:
 
 
 async def outcome_of(call: Coroutine[Any, Any, Any]) -> Any:
-    """What it returns, or the error that it raises."""
+    """Return the result of a call, or the error that it raises."""
     try:
         return await call
-    except Exception as error:  # noqa: BLE001 - the test looks at it
+    except Exception as error:  # noqa: BLE001 - the test checks it
         return error
 
 
@@ -112,7 +112,7 @@ async def test_the_guest_is_woken_once_for_many_messages() -> None:
         client.end(200)
 
 
-async def test_messages_that_are_fetched_are_taken_and_acked_without_a_turn() -> None:
+async def test_fetched_messages_are_taken_and_acked_without_a_turn_of_the_guest() -> None:
     broker = MemoryBroker()
     broker.create_topic("orders", 1)
     async with open_app(App("app", broker)) as app:
@@ -129,10 +129,10 @@ async def test_messages_that_are_fetched_are_taken_and_acked_without_a_turn() ->
         assert set(broker.committed("app").values()) == {10}
 
 
-async def test_a_topic_that_is_not_known_is_asked_for_by_the_guest() -> None:
+async def test_the_guest_asks_for_the_partitions_of_an_unknown_topic() -> None:
     async with open_app(app_with(client := HeldBack())) as app:
         orders = app.topic("orders")
-        with pytest.raises(ValueError, match="'orders' has 4 partitions, none is 7"):
+        with pytest.raises(ValueError, match=r"'orders' has 4 partitions, .* no partition 7"):
             await orders.send(value=b"v", partition=7)
         assert client.asked == 1
         await (app.topic("others")).send_many([(None, b"v")] * 3)
@@ -144,11 +144,11 @@ async def test_a_topic_that_is_not_known_is_asked_for_by_the_guest() -> None:
         client.end(3)
 
 
-async def test_errors_of_a_message_come_at_once_and_nothing_is_accepted() -> None:
+async def test_a_wrong_message_raises_at_once_and_is_not_accepted() -> None:
     async with held_app(HeldBack(), max_request_size=100) as (app, orders):
         with pytest.raises(TypeError):
             without_a_turn(orders.send(value="a str"))
-        with pytest.raises(ValueError, match="none is 9"):
+        with pytest.raises(ValueError, match="no partition 9"):
             without_a_turn(orders.send(value=b"v", partition=9))
         with pytest.raises(MessageTooLarge):
             without_a_turn(orders.send(value=b"v" * 200))
@@ -158,7 +158,7 @@ async def test_errors_of_a_message_come_at_once_and_nothing_is_accepted() -> Non
         assert app.native.producer.in_flight == 0
 
 
-async def test_another_thread_is_told_where_the_app_runs() -> None:
+async def test_a_send_in_another_thread_raises_runtime_error() -> None:
     errors: list[Exception] = []
     async with held_app(HeldBack()) as (app, orders):
 
@@ -200,7 +200,7 @@ async def test_a_task_that_sends_in_a_loop_gives_way_and_can_be_cancelled() -> N
 # Room
 
 
-async def test_messages_are_accepted_in_the_order_in_which_their_senders_came() -> None:
+async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
     async with held_app(client := HeldBack(), send_buffer_messages=5) as (app, orders):
         messages = [b"%d" % number for number in range(20)]
         async with anyio.create_task_group() as tasks:
@@ -216,8 +216,8 @@ async def test_messages_are_accepted_in_the_order_in_which_their_senders_came() 
         assert seen == messages
 
 
-async def test_a_sender_does_not_overtake_those_who_wait_on_either_side() -> None:
-    """A task of trio, then one of asyncio; then one for which there would be room."""
+async def test_a_sender_does_not_overtake_waiting_senders_of_trio_or_asyncio() -> None:
+    """A task of trio waits, then a task of asyncio, then a task whose message would fit."""
     async with held_app(client := HeldBack(), send_buffer_bytes=1000) as (app, orders):
         native = orders.native
         await orders.send(value=b"L" * 600)
@@ -237,7 +237,7 @@ async def test_a_sender_does_not_overtake_those_who_wait_on_either_side() -> Non
 
 
 @pytest.mark.parametrize("when", ["before its turn", "just before its turn", "in its turn"])
-async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> None:
+async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
     async with held_app(client := HeldBack(), send_buffer_bytes=1000) as (app, orders):
         await orders.send(value=b"1" * 600)
         large = asyncio.create_task(orders.send(value=b"2" * 600))
@@ -250,7 +250,7 @@ async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> No
             case "before its turn":
                 large.cancel()
                 await all_wait(app)
-                assert small.done(), "it fits"
+                assert small.done(), "its message fits"
                 client.end()
             case "just before its turn":
                 large.cancel()
@@ -267,7 +267,7 @@ async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> No
         assert app.native.producer.in_flight == 0
 
 
-async def test_messages_of_one_call_wait_together_and_those_accepted_stay_so() -> None:
+async def test_messages_of_one_send_many_wait_together_and_accepted_ones_are_sent() -> None:
     async with held_app(client := HeldBack(), send_buffer_messages=3) as (app, orders):
         many = asyncio.create_task(orders.send_many([(None, b"%d" % n) for n in range(5)]))
         await all_wait(app)
@@ -293,7 +293,7 @@ async def test_messages_of_one_call_wait_together_and_those_accepted_stay_so() -
 
 
 @pytest.mark.parametrize("kill", [False, True])
-async def test_all_who_wait_for_room_are_told_that_the_app_ends(kill: bool) -> None:
+async def test_all_waiting_senders_get_app_closed_at_the_end(kill: bool) -> None:
     ends: list[Any] = []
     async with (
         anyio.create_task_group() as tasks,
@@ -322,7 +322,7 @@ async def test_all_who_wait_for_room_are_told_that_the_app_ends(kill: bool) -> N
         await accepted
 
 
-async def test_a_source_that_is_acked_while_its_sender_waits_sends_nothing() -> None:
+async def test_a_source_acked_while_its_sender_waits_sends_nothing() -> None:
     broker = MemoryBroker()
     settings: dict[str, Any] = {"transactions": "member", "commit_interval": 1e6}
     async with open_app(App("app", broker, send_buffer_messages=1, **settings)) as app:
@@ -335,7 +335,7 @@ async def test_a_source_that_is_acked_while_its_sender_waits_sends_nothing() -> 
         first = without_a_turn(results.send(value=b"1", source=message))
         waiting = results.send(value=b"2", source=message)
         while (future := waiting.send(None)) is None:
-            pass  # it gives way, and then waits for room
+            pass  # None: it gives way. A future: it waits for room.
         message.ack()
         await asyncio.wait([future])
         with pytest.raises(NotInTransaction):
@@ -365,7 +365,7 @@ async def test_any_number_of_tasks_await_a_delivery() -> None:
         assert await delivery == delivery.native.outcome
 
 
-async def test_what_is_sent_soon_is_awaited_and_may_fail_unseen() -> None:
+async def test_a_failure_of_send_soon_counts_as_seen_only_if_awaited() -> None:
     with pytest.RaisesGroup(
         pytest.RaisesExc(DeliveryFailed, match="1 messages"), flatten_subgroups=True
     ):
@@ -382,7 +382,7 @@ async def test_what_is_sent_soon_is_awaited_and_may_fail_unseen() -> None:
             assert unseen.is_done
 
 
-async def test_many_outcomes_are_awaited_at_once() -> None:
+async def test_outcomes_of_many_deliveries_are_returned_once_all_are_known() -> None:
     async with held_app(client := HeldBack()) as (app, orders):
         many = await orders.send_many([(None, b"%d" % number) for number in range(4)])
         await all_wait(app)
@@ -404,7 +404,7 @@ async def test_many_outcomes_are_awaited_at_once() -> None:
 
 
 @pytest.mark.parametrize("seen", ["awaited before", "awaited after", "all at once", "cancelled"])
-async def test_a_failure_that_a_task_of_asyncio_has_seen_is_not_raised_at_the_end(
+async def test_a_failure_that_an_asyncio_task_has_seen_is_not_raised_at_the_end(
     seen: str,
 ) -> None:
     async def program() -> None:
@@ -430,7 +430,7 @@ async def test_a_failure_that_a_task_of_asyncio_has_seen_is_not_raised_at_the_en
         await program()
 
 
-async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
+async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     async with held_app(client := HeldBack()) as (app, orders):
         delivery = await orders.send(value=b"v")
         many = await orders.send_many([(None, b"v")] * 2)
@@ -447,8 +447,8 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
         client.end(3)
 
 
-async def test_who_waits_is_told_that_trio_has_crashed() -> None:
-    """The app's own end has answered by then; this is what answers if nothing else does."""
+async def test_a_waiting_task_gets_app_closed_when_trio_crashes() -> None:
+    """The closing app fails most waits before. The end of the trio run fails all others."""
 
     def crash() -> None:
         raise ZeroDivisionError

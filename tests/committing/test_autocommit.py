@@ -1,4 +1,4 @@
-"""The commits that nobody asks for, at each interval and at the end: `transport/committing/autocommit.py`."""
+"""Automatic commits, at each interval and at the end: `transport/committing/autocommit.py`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ORDERS = TP("orders", 0)
 
 @attrs.define
 class Answers:
-    """What the broker says to an app's next commits: an error, or nothing within so many seconds.
+    """The broker's answers to the next commits of an app: an error, or the seconds until success.
 
-    What is not scripted is made.
+    Commits beyond the script succeed at once.
     """
 
     app: App
@@ -60,7 +60,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> str:
 
 
 @jumping
-async def test_a_commit_without_an_answer_is_warned_of_and_the_next_one_settles_it(
+async def test_unanswered_commit_is_logged_and_settled_by_the_next(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(ORDERS, records=1)
@@ -77,7 +77,7 @@ async def test_a_commit_without_an_answer_is_warned_of_and_the_next_one_settles_
 
 
 @jumping
-async def test_a_commit_that_is_refused_ends_the_app() -> None:
+async def test_refused_commit_ends_the_app() -> None:
     broker = broker_with(ORDERS, records=1)
     with pytest.RaisesGroup(CommitRefused, flatten_subgroups=True):
         async with app_on(broker, commit_interval=1.0) as app:
@@ -89,12 +89,12 @@ async def test_a_commit_that_is_refused_ends_the_app() -> None:
 
 
 @jumping
-async def test_a_transaction_that_is_aborted_at_an_interval_does_not_end_the_app() -> None:
+async def test_transaction_aborted_at_an_interval_does_not_end_the_app() -> None:
     broker = broker_with(ORDERS, records=1)
     settings = {"transactions": "member", "commit_interval": 1.0, "drain_timeout": 5.0}
     async with app_on(broker, **settings) as app:
         messages = app.topic("orders").noack()
-        await take(messages, 1)  # and its handler is slow
+        await take(messages, 1)  # its handler is too slow
         (again,) = await take(messages, 1)
         assert trio.current_time() >= 5.0
         assert again.offset == 0
@@ -111,14 +111,14 @@ async def test_a_transaction_that_is_aborted_at_an_interval_does_not_end_the_app
     ],
 )
 @jumping
-async def test_a_barrier_waits_for_handlers_no_longer_than_half_of_what_a_transaction_may_take(
+async def test_barrier_waits_for_handlers_for_half_the_transaction_timeout_at_most(
     settings: dict[str, Any], bound: float
 ) -> None:
-    """The other half is for what is left to be done. Nor longer than a rebalance would."""
+    """The other half is for the rest of the commit. `drain_timeout` bounds the wait, too."""
     broker = broker_with(ORDERS, records=1)
     settings = {"transactions": "member", "commit_interval": NEVER, **settings}
     async with app_on(broker, **settings) as app, trio.open_nursery() as nursery:
-        nursery.start_soon(anext, app.topic("orders").noack())  # a handler that is never done
+        nursery.start_soon(anext, app.topic("orders").noack())  # a handler that never acks
         await wait_all_tasks_blocked()
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
@@ -129,7 +129,7 @@ async def test_a_barrier_waits_for_handlers_no_longer_than_half_of_what_a_transa
 
 
 @jumping
-async def test_a_last_commit_without_an_answer_within_its_time_is_unknown() -> None:
+async def test_last_commit_without_an_answer_in_time_is_unknown() -> None:
     broker = broker_with(ORDERS, records=1)
     with pytest.RaisesGroup(
         pytest.RaisesExc(CommitUnknown, match="last commit"), flatten_subgroups=True
@@ -142,7 +142,7 @@ async def test_a_last_commit_without_an_answer_within_its_time_is_unknown() -> N
 
 
 @jumping
-async def test_at_the_end_a_commit_has_its_share_of_the_grace_and_no_more() -> None:
+async def test_last_commit_takes_no_more_than_its_share_of_the_grace() -> None:
     broker = broker_with(ORDERS, records=1)
     with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
         async with app_on(broker, commit_interval=NEVER, commit_timeout=30.0, grace=10.0) as app:
@@ -153,10 +153,10 @@ async def test_at_the_end_a_commit_has_its_share_of_the_grace_and_no_more() -> N
 
 
 @jumping
-async def test_a_rebalance_that_was_over_before_the_end_is_not_warned_of(
+async def test_rebalance_that_ended_before_the_shutdown_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A commit was refused for it, and what it was for is lost: at the end nothing is due."""
+    """A commit was refused because of it, and its partition was lost: nothing is due at the end."""
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
@@ -171,7 +171,7 @@ async def test_a_rebalance_that_was_over_before_the_end_is_not_warned_of(
 
 @pytest.mark.parametrize("transactions", ["member", "partition"])
 @jumping
-async def test_at_the_end_no_transaction_waits_for_a_handler(transactions: str) -> None:
+async def test_no_transaction_waits_for_a_handler_at_the_end(transactions: str) -> None:
     broker = broker_with(ORDERS, records=2)
     async with app_on(broker, transactions=transactions, commit_interval=NEVER) as app:
         done, _in_hand = await take(app.topic("orders").noack(), 2)

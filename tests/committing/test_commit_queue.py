@@ -1,4 +1,4 @@
-"""Commits one at a time, each shared by all who want it: `transport/committing/commit_queue.py`."""
+"""Commits, one at a time, each shared by its callers: `transport/committing/commit_queue.py`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ A0, B0 = TP("a", 0), TP("b", 0)
 
 
 async def nothing(attempt: CommitAttempt) -> None:
-    """Make a round at once."""
+    """Make an attempt at once."""
 
 
-def test_a_round_that_has_not_begun_is_joined_and_widened() -> None:
+def test_caller_joins_and_widens_an_attempt_that_has_not_begun() -> None:
     rounds = CommitQueue(nothing)
     attempt = rounds.join(["a"])
     assert rounds.join([B0]) is attempt
     assert attempt.topics == {"a", B0}
 
 
-def test_a_round_of_all_is_of_all_whoever_joins() -> None:
+def test_attempt_for_all_topics_stays_for_all_when_others_join() -> None:
     rounds = CommitQueue(nothing)
     attempt = rounds.join([A0])
     rounds.join(None)
@@ -38,7 +38,7 @@ def test_a_round_of_all_is_of_all_whoever_joins() -> None:
 
 
 @jumping
-async def test_a_round_that_is_made_is_not_under_way_any_more() -> None:
+async def test_ended_attempt_is_not_in_flight() -> None:
     rounds = CommitQueue(nothing)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rounds.run)
@@ -50,14 +50,14 @@ async def test_a_round_that_is_made_is_not_under_way_any_more() -> None:
 
 
 @jumping
-async def test_before_the_first_round_there_is_none_to_wait_for() -> None:
+async def test_wait_for_running_returns_false_before_the_first_attempt() -> None:
     rounds = CommitQueue(nothing)
     assert rounds.running is None
     assert await rounds.wait_for_running() is False
 
 
 @jumping
-async def test_a_round_that_is_about_to_begin_is_waited_for_as_one_under_way() -> None:
+async def test_wait_for_running_waits_for_an_attempt_that_has_not_begun() -> None:
     rounds = CommitQueue(nothing)
     attempt = rounds.join(None)
     async with trio.open_nursery() as nursery:
@@ -68,7 +68,7 @@ async def test_a_round_that_is_about_to_begin_is_waited_for_as_one_under_way() -
 
 
 @jumping
-async def test_each_round_has_its_outcome_when_what_is_around_it_ends() -> None:
+async def test_attempt_has_its_outcome_when_the_block_around_it_ends() -> None:
     seen: list[object] = []
 
     @contextmanager
@@ -95,7 +95,7 @@ async def test_each_round_has_its_outcome_when_what_is_around_it_ends() -> None:
 
 
 @jumping
-async def test_the_end_tells_who_waits_whether_their_round_had_begun() -> None:
+async def test_end_raises_commit_unknown_if_the_attempt_had_begun_else_app_closed() -> None:
     told: list[type[Exception]] = []
 
     async def make(attempt: CommitAttempt) -> None:
@@ -120,7 +120,7 @@ async def test_the_end_tells_who_waits_whether_their_round_had_begun() -> None:
 
 @pytest.mark.parametrize("error", [Fenced, ZeroDivisionError])
 @jumping
-async def test_a_fatal_error_and_one_of_our_own_end_all_rounds(error: type[Exception]) -> None:
+async def test_fatal_and_unexpected_errors_end_the_queue(error: type[Exception]) -> None:
     async def make(attempt: CommitAttempt) -> None:
         raise error
 
@@ -133,7 +133,7 @@ async def test_a_fatal_error_and_one_of_our_own_end_all_rounds(error: type[Excep
 
 
 @jumping
-async def test_after_the_end_no_round_is_joined() -> None:
+async def test_join_raises_app_closed_after_the_end() -> None:
     rounds = CommitQueue(nothing)
     with trio.CancelScope() as scope:
         scope.cancel()

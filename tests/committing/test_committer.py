@@ -1,4 +1,4 @@
-"""Commits, one at a time, each with an outcome: `transport/committing/committer.py` on a scripted client."""
+"""The committer without transactions, on a scripted client: `transport/committing/committer.py`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ A, B = TP("a", 0), TP("b", 0)
 
 @attrs.define
 class ScriptedClient:
-    """Takes `seconds` for each commit, which ends as the script says; None: it is made."""
+    """A client whose commits take `seconds` and end as the script says; None: with success."""
 
     script: list[Exception | None] = attrs.field(factory=list)
     seconds: float = 0.0
@@ -64,7 +64,7 @@ class ScriptedClient:
 
 @attrs.define
 class Rig:
-    """A committer at work, and messages of two partitions to be acked."""
+    """A running committer, and messages of two partitions to ack."""
 
     client: Any
     assignment: Assignment = attrs.field(factory=Assignment)
@@ -80,7 +80,7 @@ class Rig:
             timeout=7.0,
             patience=30.0,
             can_join=lambda: self.can_join,
-            hold=lambda: self.hold(True),
+            suspend=lambda: self.hold(True),
             resume=lambda: self.hold(False),
         )
         self.take_on(A, B)
@@ -119,7 +119,7 @@ async def at_work(client: ScriptedClient) -> AsyncIterator[Rig]:
 
 
 @jumping
-async def test_with_nothing_due_nothing_is_sent() -> None:
+async def test_commit_sends_nothing_if_nothing_is_due() -> None:
     async with at_work(ScriptedClient()) as rig:
         with trio.testing.assert_checkpoints():
             assert not await rig.committer.commit()
@@ -127,7 +127,7 @@ async def test_with_nothing_due_nothing_is_sent() -> None:
 
 
 @jumping
-async def test_what_is_due_is_committed_and_entered_into_the_ledgers() -> None:
+async def test_due_offsets_are_committed_and_entered_into_the_ledgers() -> None:
     async with at_work(ScriptedClient()) as rig:
         rig.ack(A, 3)
         assert await rig.committer.commit()
@@ -137,7 +137,7 @@ async def test_what_is_due_is_committed_and_entered_into_the_ledgers() -> None:
 
 
 @jumping
-async def test_callers_at_one_time_share_a_round() -> None:
+async def test_concurrent_callers_share_one_attempt() -> None:
     async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         rig.ack(B)
@@ -148,7 +148,7 @@ async def test_callers_at_one_time_share_a_round() -> None:
 
 
 @jumping
-async def test_a_round_is_as_wide_as_its_callers_together_and_no_wider() -> None:
+async def test_attempt_commits_only_the_topics_of_its_callers() -> None:
     async with at_work(ScriptedClient()) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         rig.ack(B)
@@ -158,7 +158,7 @@ async def test_a_round_is_as_wide_as_its_callers_together_and_no_wider() -> None
 
 
 @jumping
-async def test_a_caller_joins_the_running_round_if_that_has_all_that_it_wants() -> None:
+async def test_caller_shares_the_attempt_in_flight_if_it_covers_its_offsets() -> None:
     async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         nursery.start_soon(rig.committer.commit)
@@ -170,19 +170,19 @@ async def test_a_caller_joins_the_running_round_if_that_has_all_that_it_wants() 
 
 @pytest.mark.parametrize("offset", [0, 1])
 @jumping
-async def test_a_caller_of_another_partition_gets_the_next_round(offset: int) -> None:
+async def test_caller_with_another_partition_gets_the_next_attempt(offset: int) -> None:
     async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         nursery.start_soon(rig.committer.commit)
         await trio.sleep(0.5)
-        rig.assignment[B].committed = None  # as where nothing was ever committed
+        rig.assignment[B].committed = None  # as if nothing was ever committed
         rig.ack(B, offset)
         assert await rig.committer.commit([B])
         assert rig.client.made == [{A: 1}, {B: offset}]
 
 
 @jumping
-async def test_a_caller_with_more_gets_the_next_round_and_they_follow_one_another() -> None:
+async def test_callers_with_later_acks_share_the_next_attempt() -> None:
     async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         nursery.start_soon(rig.committer.commit)
@@ -196,7 +196,7 @@ async def test_a_caller_with_more_gets_the_next_round_and_they_follow_one_anothe
 
 
 @jumping
-async def test_a_cancelled_caller_leaves_the_commit_going() -> None:
+async def test_cancelling_a_caller_does_not_cancel_the_commit() -> None:
     async with at_work(ScriptedClient(seconds=2)) as rig:
         rig.ack(A)
         with trio.move_on_after(1) as scope:
@@ -209,7 +209,7 @@ async def test_a_cancelled_caller_leaves_the_commit_going() -> None:
 
 
 @jumping
-async def test_a_cancelled_caller_takes_nothing_from_another() -> None:
+async def test_cancelling_a_caller_does_not_affect_other_callers() -> None:
     async with at_work(ScriptedClient(seconds=2)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         moved: list[bool] = []
@@ -225,7 +225,7 @@ async def test_a_cancelled_caller_takes_nothing_from_another() -> None:
 
 
 @jumping
-async def test_acks_during_a_commit_are_for_the_next_one() -> None:
+async def test_acks_during_a_commit_are_committed_by_the_next() -> None:
     async with at_work(ScriptedClient(seconds=2)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         nursery.start_soon(rig.committer.commit)
@@ -238,7 +238,7 @@ async def test_acks_during_a_commit_are_for_the_next_one() -> None:
 
 
 @jumping
-async def test_an_unknown_outcome_is_shown_until_the_next_commit_settles_it() -> None:
+async def test_unknown_outcome_is_shown_until_the_next_commit_settles_it() -> None:
     async with at_work(ScriptedClient([CommitUnknown("no answer")])) as rig:
         rig.ack(A)
         with pytest.raises(CommitUnknown):
@@ -252,7 +252,7 @@ async def test_an_unknown_outcome_is_shown_until_the_next_commit_settles_it() ->
 
 
 @jumping
-async def test_a_commit_that_was_withdrawn_is_not_unknown_and_is_made_by_the_next() -> None:
+async def test_withdrawn_commit_is_not_unknown_and_is_made_by_the_next() -> None:
     async with at_work(ScriptedClient([CommitWithdrawn("not begun")])) as rig:
         rig.ack(A)
         with pytest.raises(CommitWithdrawn):
@@ -264,7 +264,7 @@ async def test_a_commit_that_was_withdrawn_is_not_unknown_and_is_made_by_the_nex
 
 
 @jumping
-async def test_an_unknown_outcome_is_told_to_all_who_share_it() -> None:
+async def test_unknown_outcome_is_raised_to_all_callers_of_the_attempt() -> None:
     client = ScriptedClient([CommitUnknown("no answer")], seconds=1)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
@@ -282,7 +282,7 @@ async def test_an_unknown_outcome_is_told_to_all_who_share_it() -> None:
 
 
 @jumping
-async def test_what_is_not_owned_any_more_is_not_unknown_any_more() -> None:
+async def test_revoked_partition_is_not_unknown_after_the_next_commit() -> None:
     async with at_work(ScriptedClient([CommitUnknown("no answer")])) as rig:
         rig.ack(A)
         with pytest.raises(CommitUnknown):
@@ -294,7 +294,7 @@ async def test_what_is_not_owned_any_more_is_not_unknown_any_more() -> None:
 
 
 @jumping
-async def test_a_rebalance_in_between_is_waited_out() -> None:
+async def test_commit_is_retried_until_the_rebalance_is_over() -> None:
     client = ScriptedClient([RebalanceInProgress(), RebalanceInProgress()])
     async with at_work(client) as rig:
         rig.ack(A)
@@ -304,7 +304,7 @@ async def test_a_rebalance_in_between_is_waited_out() -> None:
 
 
 @jumping
-async def test_between_two_tries_it_waits_for_longer_and_longer() -> None:
+async def test_waits_between_retries_double_up_to_a_limit() -> None:
     client = ScriptedClient([RebalanceInProgress()] * 7)
     async with at_work(client) as rig:
         rig.ack(A)
@@ -314,7 +314,7 @@ async def test_between_two_tries_it_waits_for_longer_and_longer() -> None:
 
 
 @jumping
-async def test_between_two_tries_the_commit_is_known_to_be_refused() -> None:
+async def test_commit_counts_as_refused_between_two_retries() -> None:
     client = ScriptedClient([RebalanceInProgress()], seconds=1)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
         assert not rig.committer.is_refused
@@ -325,11 +325,11 @@ async def test_between_two_tries_the_commit_is_known_to_be_refused() -> None:
         await trio.sleep(0.51)
         assert rig.committer.is_refused
         await trio.sleep(0.5)
-        assert not rig.committer.is_refused  # the next is under way
+        assert not rig.committer.is_refused  # the retry is in flight
 
 
 @jumping
-async def test_a_client_that_keeps_no_timeout_is_left_two_seconds_later() -> None:
+async def test_client_that_ignores_its_timeout_is_abandoned_two_seconds_later() -> None:
     client = ScriptedClient(seconds=1000)
     async with at_work(client) as rig:
         rig.ack(A)
@@ -341,7 +341,7 @@ async def test_a_client_that_keeps_no_timeout_is_left_two_seconds_later() -> Non
 
 
 @jumping
-async def test_a_group_that_does_not_come_to_rest_is_not_waited_for_for_ever() -> None:
+async def test_commit_is_given_up_if_the_rebalance_outlasts_the_patience() -> None:
     client = ScriptedClient([RebalanceInProgress()] * 1000)
     async with at_work(client) as rig:
         rig.ack(A)
@@ -353,7 +353,7 @@ async def test_a_group_that_does_not_come_to_rest_is_not_waited_for_for_ever() -
 
 
 @jumping
-async def test_who_has_nothing_to_commit_waits_for_no_other() -> None:
+async def test_caller_with_nothing_due_does_not_wait_for_other_commits() -> None:
     client = ScriptedClient([CommitRefused("of a")], seconds=3)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
 
@@ -368,11 +368,13 @@ async def test_who_has_nothing_to_commit_waits_for_no_other() -> None:
         assert trio.current_time() == 1
 
 
-# Partitions that are gone
+# Partitions that the broker does not have
 
 
 @jumping
-async def test_a_partition_that_is_gone_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_deleted_partition_does_not_block_other_partitions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     client = ScriptedClient([PartitionGone([A])])
     async with at_work(client) as rig:
         rig.ack(A, 2)
@@ -381,14 +383,14 @@ async def test_a_partition_that_is_gone_holds_up_no_other(caplog: pytest.LogCapt
         assert client.made == [{B: 3}]
         assert rig.settled() == {A: 0, B: 3}
         assert "no partition a-0 any more" in caplog.text
-        # It is asked for no more.
+        # The offset is left out from now on.
         assert not await rig.committer.commit()
         assert rig.committer.unknown == set()
         assert len(client.tried) == 2
 
 
 @jumping
-async def test_what_is_new_of_a_partition_that_was_gone_is_committed(
+async def test_later_offset_of_a_missing_partition_is_committed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     client = ScriptedClient([PartitionGone([A]), PartitionGone([A])])
@@ -403,8 +405,8 @@ async def test_what_is_new_of_a_partition_that_was_gone_is_committed(
 
 
 @jumping
-async def test_a_partition_that_was_gone_for_a_moment_is_committed_30_s_later() -> None:
-    """A broker that was just started may not know its topics yet."""
+async def test_same_offset_of_a_missing_partition_is_committed_after_30_s() -> None:
+    """A broker that has just started may not know its topics yet."""
     client = ScriptedClient([PartitionGone([A])])
     async with at_work(client) as rig:
         rig.ack(A, 2)
@@ -419,7 +421,7 @@ async def test_a_partition_that_was_gone_for_a_moment_is_committed_30_s_later() 
 
 
 @jumping
-async def test_of_partitions_that_go_one_after_the_other_none_is_asked_for_again() -> None:
+async def test_partitions_deleted_one_after_the_other_are_all_left_out() -> None:
     client = ScriptedClient([PartitionGone([A]), PartitionGone([B])])
     async with at_work(client) as rig:
         rig.ack(A)
@@ -429,7 +431,7 @@ async def test_of_partitions_that_go_one_after_the_other_none_is_asked_for_again
 
 
 @jumping
-async def test_a_partition_that_was_owned_anew_and_is_gone_again_is_told_of_again(
+async def test_partition_deleted_again_after_a_new_assignment_is_logged_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with at_work(ScriptedClient([PartitionGone([A]), PartitionGone([A])])) as rig:
@@ -442,11 +444,11 @@ async def test_a_partition_that_was_owned_anew_and_is_gone_again_is_told_of_agai
         assert caplog.text.count("no partition a-0 any more") == 2
 
 
-# Partitions that are about to go
+# Partitions that are about to be released
 
 
 @jumping
-async def test_of_what_is_about_to_go_no_commit_is_asked_for() -> None:
+async def test_partition_about_to_be_released_is_not_committed() -> None:
     async with at_work(ScriptedClient()) as rig:
         rig.ack(A)
         rig.ack(B)
@@ -460,7 +462,7 @@ async def test_of_what_is_about_to_go_no_commit_is_asked_for() -> None:
 
 
 @jumping
-async def test_one_that_is_owned_anew_is_committed_again() -> None:
+async def test_partition_assigned_again_after_its_release_is_committed() -> None:
     async with at_work(ScriptedClient()) as rig:
         await rig.committer.leave([A])
         rig.assignment.let_go([A])
@@ -472,10 +474,10 @@ async def test_one_that_is_owned_anew_is_committed_again() -> None:
 
 @pytest.mark.parametrize(("tp", "seconds"), [(A, 5.0), (B, 0.0)])
 @jumping
-async def test_the_commit_under_way_is_waited_for_that_has_something_of_what_goes(
+async def test_leave_waits_for_the_commit_in_flight_if_it_includes_the_partition(
     tp: TP, seconds: float
 ) -> None:
-    """It could come to the broker after that of the next owner."""
+    """The commit could reach the broker after the first commit of the next owner."""
     async with at_work(ScriptedClient(seconds=5.0)) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
         nursery.start_soon(rig.committer.commit)
@@ -486,7 +488,7 @@ async def test_the_commit_under_way_is_waited_for_that_has_something_of_what_goe
 
 
 @jumping
-async def test_one_that_goes_is_not_tried_again() -> None:
+async def test_commit_of_a_partition_about_to_be_released_is_not_retried() -> None:
     client = ScriptedClient([RebalanceInProgress("now")], seconds=1.0)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
@@ -501,7 +503,7 @@ async def test_one_that_goes_is_not_tried_again() -> None:
 
 
 @jumping
-async def test_at_its_end_each_caller_is_told_what_became_of_its_commit() -> None:
+async def test_end_of_the_committer_raises_an_outcome_to_each_caller() -> None:
     told: dict[str, Exception] = {}
     rig = Rig(ScriptedClient(seconds=1000))
 
@@ -531,7 +533,7 @@ async def test_at_its_end_each_caller_is_told_what_became_of_its_commit() -> Non
 
 
 @jumping
-async def test_an_error_that_is_not_the_brokers_ends_the_committer_and_is_told() -> None:
+async def test_unexpected_error_ends_the_committer_and_leaves_the_commit_unknown() -> None:
     rig = Rig(ScriptedClient([ZeroDivisionError()]))
     rig.ack(A)
 
@@ -549,7 +551,7 @@ async def test_an_error_that_is_not_the_brokers_ends_the_committer_and_is_told()
 
 
 @jumping
-async def test_after_a_rebalance_only_what_is_still_owned_is_committed() -> None:
+async def test_retry_after_a_rebalance_commits_only_owned_partitions() -> None:
     client = ScriptedClient([RebalanceInProgress()], seconds=1)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
@@ -563,7 +565,7 @@ async def test_after_a_rebalance_only_what_is_still_owned_is_committed() -> None
 
 
 @jumping
-async def test_after_a_rebalance_that_took_all_nothing_is_committed() -> None:
+async def test_commit_moves_nothing_if_a_rebalance_revoked_all_partitions() -> None:
     client = ScriptedClient([RebalanceInProgress()], seconds=1)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
         rig.ack(A)
@@ -581,7 +583,7 @@ async def test_after_a_rebalance_that_took_all_nothing_is_committed() -> None:
 
 
 @jumping
-async def test_a_partition_that_was_sought_during_its_commit_is_not_taken_for_committed() -> None:
+async def test_seek_during_a_commit_leaves_the_new_epoch_uncommitted() -> None:
     async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
         rig.ack(A, 5)
         nursery.start_soon(rig.committer.commit)
@@ -594,7 +596,7 @@ async def test_a_partition_that_was_sought_during_its_commit_is_not_taken_for_co
 
 
 @jumping
-async def test_a_member_that_joins_anew_and_keeps_what_it_has_commits_it_then() -> None:
+async def test_member_that_joins_again_and_keeps_its_partitions_commits_them() -> None:
     async with at_work(ScriptedClient([CommitFailed("no member")] * 3)) as rig:
         rig.ack(A)
         assert await rig.committer.commit()
@@ -602,7 +604,7 @@ async def test_a_member_that_joins_anew_and_keeps_what_it_has_commits_it_then() 
 
 
 @jumping
-async def test_of_what_a_member_has_lost_nothing_is_committed() -> None:
+async def test_lost_partitions_are_not_committed() -> None:
     client = ScriptedClient([CommitFailed("no member")], seconds=1)
     async with at_work(client) as rig, trio.open_nursery() as nursery:
 
@@ -617,12 +619,12 @@ async def test_of_what_a_member_has_lost_nothing_is_committed() -> None:
 
 
 @jumping
-async def test_a_commit_refused_for_lack_of_a_membership_holds_delivery_until_the_loss() -> None:
+async def test_commit_refused_for_lack_of_membership_suspends_delivery_until_the_loss() -> None:
     client = ScriptedClient([CommitFailed("no member")] * 1000)
     async with at_work(client) as rig:
         rig.ack(A)
         assert not await rig.committer.commit()
-        assert rig.holds, "the loss has not come yet"
+        assert rig.holds, "the partitions are not lost yet"
         assert not await rig.committer.commit()
         assert rig.holds
         client.script = [CommitFailed("no member")]
@@ -635,7 +637,7 @@ async def test_a_commit_refused_for_lack_of_a_membership_holds_delivery_until_th
 
 @pytest.mark.parametrize(("error", "holds"), [(CommitFailed, True), (RebalanceInProgress, False)])
 @jumping
-async def test_delivery_is_held_from_the_refusal_to_the_commit_that_is_made(
+async def test_delivery_is_suspended_from_the_refusal_to_the_next_successful_commit(
     error: type[TransportError], holds: bool
 ) -> None:
     client = ScriptedClient([error("no")], seconds=1)
@@ -644,7 +646,7 @@ async def test_delivery_is_held_from_the_refusal_to_the_commit_that_is_made(
         nursery.start_soon(rig.committer.commit)
         await trio.sleep(0.5)
         assert not rig.holds
-        await trio.sleep(1)  # it was refused, and the next try is under way
+        await trio.sleep(1)  # it was refused, and the retry is in flight
         assert rig.holds is holds
         await trio.sleep(1)
         assert not rig.holds
@@ -652,7 +654,7 @@ async def test_delivery_is_held_from_the_refusal_to_the_commit_that_is_made(
 
 @pytest.mark.parametrize("can_join", [True, False])
 @jumping
-async def test_a_member_that_is_not_taken_back_is_not_waited_for_for_ever(
+async def test_commit_is_given_up_with_a_warning_if_the_member_cannot_join_again(
     can_join: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(ScriptedClient([CommitFailed("no member")] * 1000)) as rig:
@@ -661,30 +663,30 @@ async def test_a_member_that_is_not_taken_back_is_not_waited_for_for_ever(
         assert not await rig.committer.commit()
         (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         assert "no member" in warning
-        # While a rebalance is served it cannot join: there is nothing to wait for.
+        # While a rebalance is served, the member cannot join: the commit is given up at once.
         assert (29 < trio.current_time() <= 30) if can_join else trio.current_time() == 0
 
 
 @pytest.mark.parametrize("error", [Fenced, AuthorizationFailed, CommitRefused])
 @jumping
-async def test_what_a_second_try_will_not_mend_is_raised(error: type[Exception]) -> None:
+async def test_errors_that_no_retry_fixes_are_raised(error: type[Exception]) -> None:
     async with at_work(ScriptedClient([error("no")])) as rig:
         rig.ack(A)
         with pytest.raises(error):
             await rig.committer.commit()
         assert rig.settled()[A] == 0
-        assert await rig.committer.commit()  # whoever commits decides
+        assert await rig.committer.commit()  # the caller decides whether to retry
 
 
 @jumping
-async def test_without_transactions_nothing_can_be_undone() -> None:
+async def test_abort_and_rewind_returns_false_without_transactions() -> None:
     async with at_work(ScriptedClient()) as rig:
         with trio.testing.assert_checkpoints():
             assert await rig.committer.abort_and_rewind() is False
 
 
 @jumping
-async def test_while_a_rebalance_is_served_a_refused_commit_is_tried_again() -> None:
+async def test_commit_refused_by_a_rebalance_is_retried_while_one_is_served() -> None:
     async with at_work(ScriptedClient([RebalanceInProgress()])) as rig:
         rig.can_join = False
         rig.ack(A)
@@ -692,7 +694,7 @@ async def test_while_a_rebalance_is_served_a_refused_commit_is_tried_again() -> 
 
 
 @jumping
-async def test_there_may_be_no_commit_to_wait_for() -> None:
+async def test_wait_for_running_returns_false_if_no_commit_is_in_flight() -> None:
     async with at_work(ScriptedClient()) as rig:
         with trio.testing.assert_checkpoints():
             assert not await rig.committer.wait_for_running()
@@ -703,7 +705,7 @@ async def test_there_may_be_no_commit_to_wait_for() -> None:
 
 @attrs.define
 class Watched:
-    """A partition with messages to be acked, and a watch with 10 seconds of patience."""
+    """A partition with messages to ack, and a livelock check with a timeout of 10 seconds."""
 
     assignment: Assignment = attrs.field(factory=Assignment)
     watch: LivelockWatch = attrs.field(factory=lambda: LivelockWatch(10.0))
@@ -721,7 +723,7 @@ class Watched:
         return self.watch.look(self.assignment, now)
 
 
-def test_a_commit_that_stands_still_while_acks_go_on_is_a_livelock_and_told_once() -> None:
+def test_offset_that_stands_still_while_acks_go_on_is_reported_once() -> None:
     watched = Watched()
     assert watched.look(0.0) == []
     watched.messages[3].ack()
@@ -731,7 +733,7 @@ def test_a_commit_that_stands_still_while_acks_go_on_is_a_livelock_and_told_once
     assert watched.look(30.0) == []
 
 
-def test_it_is_told_again_once_it_has_moved_and_stands_still_elsewhere() -> None:
+def test_livelock_is_reported_again_after_the_offset_has_moved() -> None:
     watched = Watched()
     watched.look(0.0)
     watched.messages[3].ack()
@@ -743,19 +745,19 @@ def test_it_is_told_again_once_it_has_moved_and_stands_still_elsewhere() -> None
     assert watched.look(30.0) == [(A, 101, 10.0)]
 
 
-def test_a_commit_that_stands_still_because_nothing_is_acked_is_no_livelock() -> None:
+def test_offset_that_stands_still_without_acks_is_no_livelock() -> None:
     watched = Watched()
     assert [watched.look(now) for now in (0.0, 20.0, 40.0)] == [[], [], []]
 
 
-def test_an_offset_that_moves_slowly_is_no_livelock() -> None:
+def test_offset_that_moves_slowly_is_no_livelock() -> None:
     watched = Watched()
     for step, message in enumerate(watched.messages):
         message.ack()
         assert watched.look(step * 9.0) == []
 
 
-def test_a_new_epoch_is_watched_from_its_own_beginning() -> None:
+def test_livelock_check_starts_again_with_each_epoch() -> None:
     watched = Watched()
     watched.look(0.0)
     watched.messages[3].ack()

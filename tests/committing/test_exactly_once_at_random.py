@@ -1,7 +1,7 @@
-"""I9, whatever members do: who reads what is committed sees the results of each record once.
+"""I9 in random histories: a reader of committed messages sees the results of each record once.
 
-Members come, read, write and go as they like; brokers' answers are lost, members are thrown out of
-their group, transactions are refused or time out. A seed tells the whole history.
+Members start, read, write and end at random. Answers of the broker are lost, members are evicted,
+and transactions are refused or time out. A seed determines the whole history.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ TIMEOUT = 20.0  # of a transaction
 
 
 class Failed(Exception):
-    """What a handler raises."""
+    """The error of a handler."""
 
 
 def results_of(tp: TP, offset: int) -> list[bytes]:
-    """What a record is made into: up to three results, over all partitions."""
+    """Return the results of a record: up to three, over all partitions."""
     return [b"%d %d %d" % (tp.partition, offset, n) for n in range(offset % 4)]
 
 
 @attrs.define
 class History:
-    """One history, drawn from a seed as it goes."""
+    """One history, drawn from a seed while it runs."""
 
     draw: random.Random
     mode: str
@@ -74,7 +74,7 @@ class History:
         seen: Counter[bytes] = Counter()
         for tp in RESULTS:
             log = self.broker.log(tp)
-            assert log.stable_end == log.end, "a transaction is open for ever"
+            assert log.stable_end == log.end, "a transaction was never ended"
             seen.update(record.value for record in log.read(0, 1 << 30, committed=True).records)
         assert seen == wanted
 
@@ -152,7 +152,7 @@ class History:
             if self.draw.random() < 0.02:
                 await trio.sleep(8.0)  # past the bound of a barrier
         except TransactionAborted:
-            pass  # it comes again
+            pass  # it is redelivered
 
     async def meddle(self, app: App) -> None:
         consumer = app.consumer
@@ -179,7 +179,7 @@ class History:
                     with contextlib.suppress(RebalanceInProgress):
                         group.leave(member().member_id, trio.current_time())
                 case "time out" if self.draw.random() < 0.3:
-                    # What is open now, of all members, is open for too long.
+                    # All open transactions, of all members, exceed their timeout.
                     self.broker.transactions.expire(trio.current_time() + TIMEOUT)
                 case "break":
                     self.break_next_call(app)
@@ -189,7 +189,7 @@ class History:
             await call()
 
     def break_next_call(self, app: App) -> None:
-        """The next step of a transaction fails, or its answer is lost."""
+        """Let the next step of a transaction fail, or lose its answer."""
         scopes = [scope for scope in app.consumer.transactions.scopes if scope.is_ready]
         if not scopes:
             return
@@ -211,9 +211,9 @@ class History:
         ends = {tp: self.broker.log(tp).end for tp in ORDERS}
         with trio.fail_after(900):
             async with self.app(commit_interval=0.5) as app, trio.open_nursery() as nursery:
-                # Of more at a time it could not be done within the bound of a barrier.
+                # Larger batches could not be handled within the bound of a barrier.
                 nursery.start_soon(self.read, app.topic("orders"), app.topic("results"), 10)
-                # Of a partition that has stayed empty 0 may be committed, or nothing.
+                # For a partition that stayed empty, the committed offset may be 0 or missing.
                 nothing = dict.fromkeys(ORDERS, 0)
                 while nothing | committed(self.broker) != ends:  # noqa: ASYNC110 - it is looked at from outside
                     await trio.sleep(1)
@@ -225,5 +225,7 @@ class History:
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 @pytest.mark.parametrize("mode", ["member", "partition"])
 @pytest.mark.parametrize("seed", SEEDS[: len(SEEDS) // 2])
-def test_whatever_members_do(seed: int, mode: str, assignment: str) -> None:
+def test_each_result_is_seen_once_in_random_histories(
+    seed: int, mode: str, assignment: str
+) -> None:
     run(History(random.Random(seed), mode, assignment).play, seed=seed)

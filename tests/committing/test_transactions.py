@@ -1,4 +1,4 @@
-"""I9 on `memory://`: output and offset are committed as one, or neither is."""
+"""I9 on `memory://`: output and offset are committed together, or neither is."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def clock_of_the_run() -> MockClock:
 
 
 async def elsewhere(call: Callable[[], Awaitable[object]]) -> None:
-    """Make a call in a task that has nothing in hand."""
+    """Make a call in a task that has no message in hand."""
     in_hand.set(None)
     await call()
 
@@ -92,7 +92,7 @@ def filled(broker: MemoryBroker, records: int, partitions: int) -> MemoryBroker:
 
 
 def lose_the_answer_to_a_commit(app: App, transactional_id: str, *, was_made: bool) -> None:
-    """To the next one."""
+    """Let the next commit of a transaction raise CommitUnknown."""
     client = app.producer.writer(transactional_id).client
     make = client.commit
 
@@ -106,7 +106,7 @@ def lose_the_answer_to_a_commit(app: App, transactional_id: str, *, was_made: bo
 
 
 def commits_wait_for(app: App, asked: trio.Event, answer: trio.Event) -> None:
-    """Let the broker take its time for the commits of what is open now."""
+    """Let the commits of the open transactions wait for `answer`; set `asked` when one is sent."""
     for scope in app.consumer.transactions.scopes:
         client = app.producer.writer(scope.transactional_id).client
 
@@ -119,7 +119,7 @@ def commits_wait_for(app: App, asked: trio.Event, answer: trio.Event) -> None:
 
 
 def linger_until_hurried(app: App) -> None:
-    """Let messages of the open transaction wait until the client is asked to hurry."""
+    """Let messages of the open transaction linger until `hurry` or `without_linger` is called."""
     (scope,) = app.consumer.transactions.scopes
     client = app.producer.writer(scope.transactional_id).client
     is_hurried = trio.Event()
@@ -136,7 +136,7 @@ def linger_until_hurried(app: App) -> None:
         yield
 
     client.send, client.without_linger = linger, without_linger
-    client.hurry = lambda: token.run_sync_soon(is_hurried.set)  # threads call it, too
+    client.hurry = lambda: token.run_sync_soon(is_hurried.set)  # also called in threads
 
 
 async def fails_as_closed(call: Callable[[], Awaitable[object]]) -> None:
@@ -147,7 +147,7 @@ async def fails_as_closed(call: Callable[[], Awaitable[object]]) -> None:
 
 @MODES
 @jumping
-async def test_what_a_handler_sends_is_seen_with_the_commit_of_its_message(mode: str) -> None:
+async def test_sent_messages_become_visible_with_the_commit_of_their_source(mode: str) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode) as app:
         out = app.topic("out")
@@ -167,14 +167,14 @@ async def test_what_a_handler_sends_is_seen_with_the_commit_of_its_message(mode:
 
 @MODES
 @jumping
-async def test_a_commit_is_made_every_interval_and_at_the_end(mode: str) -> None:
+async def test_transactions_commit_at_each_interval_and_at_the_end(mode: str) -> None:
     broker = pipeline(records=3)
     async with exactly_once(broker, mode, commit_interval=1.0) as app:
         out = app.topic("out")
         async for message in app.topic("in"):
             await out.send(value=message.value)
             if message.offset == 1:
-                await trio.sleep(10.0)  # the barrier waits for us
+                await trio.sleep(10.0)  # the barrier waits for this handler
             if message.offset == 2:
                 app.stop()
     assert results(broker) == [b"0-0", b"0-1", b"0-2"]
@@ -183,8 +183,8 @@ async def test_a_commit_is_made_every_interval_and_at_the_end(mode: str) -> None
 
 @MODES
 @jumping
-async def test_a_commit_waits_for_no_linger(mode: str) -> None:
-    """Nothing more is sent in the transaction: so no message has to wait for others."""
+async def test_commit_does_not_wait_for_the_linger(mode: str) -> None:
+    """Nothing more is sent in the transaction, so no message needs to wait for others."""
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         out = app.topic("out")
@@ -228,7 +228,7 @@ async def _wait_for_room(app: App, delivery: Delivery) -> None:
 @pytest.mark.parametrize(
     "wait", [_await_it, _await_many, _await_without_a_task, _flush, _wait_for_room]
 )
-async def test_a_task_that_waits_in_a_transaction_waits_for_no_linger(
+async def test_wait_in_a_transaction_does_not_wait_for_the_linger(
     mode: str, wait: Callable[[App, Delivery], Awaitable[None]]
 ) -> None:
     broker = pipeline(records=1)
@@ -248,7 +248,7 @@ async def test_a_task_that_waits_in_a_transaction_waits_for_no_linger(
 @MODES
 @jumping
 @pytest.mark.parametrize("in_thread", [False, True])
-async def test_a_wait_for_a_message_sent_soon_ends_the_linger(mode: str, in_thread: bool) -> None:
+async def test_wait_for_a_message_sent_soon_ends_the_linger(mode: str, in_thread: bool) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         message = await anext(app.topic("in").noack())
@@ -263,7 +263,7 @@ async def test_a_wait_for_a_message_sent_soon_ends_the_linger(mode: str, in_thre
 
 @MODES
 @jumping
-async def test_a_crash_undoes_what_was_not_committed(mode: str) -> None:
+async def test_crash_undoes_uncommitted_work(mode: str) -> None:
     broker = pipeline(records=3)
     settings = {"transaction_timeout": 10.0, "session_timeout": 5.0}
     async with exactly_once(broker, mode, **settings) as app:
@@ -282,14 +282,14 @@ async def test_a_crash_undoes_what_was_not_committed(mode: str) -> None:
             async with message:
                 await out.send(value=message.value)
         await app.consumer.commit()
-        await trio.sleep(A_WHILE)  # what the first one left open has run out by then
+        await trio.sleep(A_WHILE)  # the transaction of the first app has timed out by then
         broker.transactions.expire(trio.current_time())
     assert results(broker) == [b"0-0", b"0-1", b"0-2"]
 
 
 @jumping
-async def test_the_next_owner_of_a_partition_ends_what_the_last_one_left_open() -> None:
-    """With an id for each partition nobody has to wait for the transaction's timeout."""
+async def test_next_owner_of_a_partition_ends_the_open_transaction_of_the_last_owner() -> None:
+    """With an id for each partition, no reader waits for the timeout of the transaction."""
     broker = pipeline(records=1)
     async with exactly_once(broker, "partition", session_timeout=5.0) as app:
         out = app.topic("out")
@@ -308,7 +308,7 @@ async def test_the_next_owner_of_a_partition_ends_what_the_last_one_left_open() 
 
 @MODES
 @jumping
-async def test_the_transactional_ids(mode: str) -> None:
+async def test_transactional_ids_follow_the_mode_and_the_transaction_group(mode: str) -> None:
     broker = pipeline(records=1, partitions=2)
 
     class Grouped(App):
@@ -326,7 +326,7 @@ async def test_the_transactional_ids(mode: str) -> None:
 
 
 @jumping
-async def test_a_static_member_has_the_same_id_in_each_life() -> None:
+async def test_transactional_id_of_a_static_member_names_its_instance_id() -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, group_instance_id="west") as app:
         await take(app.topic("in").noack(), 1)
@@ -335,8 +335,10 @@ async def test_a_static_member_has_the_same_id_in_each_life() -> None:
 
 @MODES
 @jumping
-async def test_the_offset_is_committed_with_the_output_wherever_that_goes(mode: str) -> None:
-    """The transaction is that of the input's partition, not of the output's."""
+async def test_offset_and_output_are_committed_together_whatever_the_output_partition(
+    mode: str,
+) -> None:
+    """The transaction belongs to the partition of the input, not of the output."""
     broker = broker_with(*IN, TP("wide", 4))
     filled(broker, 1, 2)
     async with exactly_once(broker, mode) as app:
@@ -350,7 +352,7 @@ async def test_the_offset_is_committed_with_the_output_wherever_that_goes(mode: 
             await elsewhere(lambda: app.consumer.commit({first.tp}))
             seen = [broker.log(TP("wide", n)).read(0, 1 << 20).records for n in range(4)]
             assert committed(broker) == {first.tp: 1}
-            assert broker.log(TP("wide", 0)).stable_end <= 1  # the second's is open
+            assert broker.log(TP("wide", 0)).stable_end <= 1  # the second transaction is open
             assert all(len(records) == 2 for records in seen)
         second.ack()
         await app.consumer.commit()
@@ -362,7 +364,7 @@ async def test_the_offset_is_committed_with_the_output_wherever_that_goes(mode: 
 
 @MODES
 @jumping
-async def test_what_is_sent_has_all_that_it_was_given(mode: str) -> None:
+async def test_sent_message_keeps_all_its_arguments(mode: str) -> None:
     broker = broker_with(IN[0], TP("wide", 4), records=1)
     async with exactly_once(broker, mode) as app:
         (message,) = await take(app.topic("in").noack(), 1)
@@ -378,7 +380,7 @@ async def test_what_is_sent_has_all_that_it_was_given(mode: str) -> None:
 
 @MODES
 @jumping
-async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
+async def test_barrier_delivers_nothing_until_all_messages_are_acked(mode: str) -> None:
     broker = pipeline(records=4)
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
         messages = app.topic("in").noack()
@@ -388,7 +390,7 @@ async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
         await wait_all_tasks_blocked()
         with trio.move_on_after(1.0):
             await anext(messages)
-            pytest.fail("nothing is delivered at a barrier")
+            pytest.fail("a message was delivered during a barrier")
         assert committed(broker) == {}
         second.ack()
         third, _ = await take(messages, 2)
@@ -398,10 +400,10 @@ async def test_a_barrier_delivers_nothing_until_all_is_acked(mode: str) -> None:
 
 @MODES
 @jumping
-async def test_no_partition_starves_where_each_transaction_has_room_for_one_batch(
+async def test_no_partition_starves_if_each_transaction_has_room_for_one_batch(
     mode: str,
 ) -> None:
-    """The commit is due while one is in hand, and then it is the next one's turn."""
+    """A commit begins while a batch of one partition is in hand; then the other has its turn."""
     turns = []
     async with exactly_once(pipeline(records=4, partitions=2), mode, commit_interval=0.05) as app:
         async for batch in app.topic("in").batches(1):
@@ -414,8 +416,8 @@ async def test_no_partition_starves_where_each_transaction_has_room_for_one_batc
 
 @MODES
 @jumping
-async def test_a_partition_that_is_about_to_go_is_left_at_once(mode: str) -> None:
-    """The generation tells the broker whose a late commit of a transaction is."""
+async def test_leave_returns_at_once_with_transactions(mode: str) -> None:
+    """The broker refuses a late commit of a transaction by its generation."""
     async with exactly_once(pipeline(), mode) as app:
         with assert_checkpoints():
             await app.consumer.committer.leave([IN[0]])
@@ -423,7 +425,7 @@ async def test_a_partition_that_is_about_to_go_is_left_at_once(mode: str) -> Non
 
 @MODES
 @jumping
-async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
+async def test_barrier_aborts_and_redelivers_after_its_bound(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = pipeline(records=2)
@@ -436,7 +438,7 @@ async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
         with pytest.RaisesGroup(pytest.RaisesExc(TransactionAborted, match="1 .* within 5 s")):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(elsewhere, app.consumer.commit)
-        assert not second.ack(), "it belongs to the epoch before"
+        assert not second.ack(), "the message belongs to the epoch before"
         with pytest.raises(TransactionAborted):
             await out.send(value=b"too late", source=second)
         for message in await take(messages, 2):
@@ -449,8 +451,8 @@ async def test_past_its_bound_a_barrier_aborts_and_delivers_again(
 
 
 @jumping
-async def test_who_has_a_message_in_hand_cannot_commit() -> None:
-    """It would wait for itself."""
+async def test_commit_and_seek_raise_in_a_task_with_a_message_in_hand() -> None:
+    """The commit would wait for the task that calls it."""
     broker = pipeline(records=1)
     async with exactly_once(broker) as app:
         async for message in app.topic("in"):
@@ -463,8 +465,8 @@ async def test_who_has_a_message_in_hand_cannot_commit() -> None:
 
 @MODES
 @jumping
-async def test_a_message_of_another_app_is_no_source(mode: str) -> None:
-    """Its offset is committed there, so nothing that is sent here could be committed with it."""
+async def test_message_of_another_app_is_refused_as_source(mode: str) -> None:
+    """The other app commits its offset, so no message sent here could be committed with it."""
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app, exactly_once(broker, mode, id="other") as other:
         async for message in app.topic("in"):
@@ -478,7 +480,7 @@ async def test_a_message_of_another_app_is_no_source(mode: str) -> None:
 
 
 @jumping
-async def test_what_is_sent_belongs_to_the_message_in_hand_also_in_tasks_of_the_handler() -> None:
+async def test_child_tasks_of_a_handler_send_in_the_transaction_of_its_message() -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker) as app:
         out = app.topic("out")
@@ -491,7 +493,7 @@ async def test_what_is_sent_belongs_to_the_message_in_hand_also_in_tasks_of_the_
 
 
 @jumping
-async def test_a_message_that_is_done_and_none_at_all_are_no_source() -> None:
+async def test_send_without_an_unacked_source_is_refused() -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker) as app:
         out = app.topic("out")
@@ -506,8 +508,8 @@ async def test_a_message_that_is_done_and_none_at_all_are_no_source() -> None:
 
 
 @jumping
-async def test_one_topic_object_listens_to_a_topic() -> None:
-    """With two, one could be ahead: its results committed, the offset held back by the other."""
+async def test_second_topic_object_for_a_topic_is_refused_with_transactions() -> None:
+    """One of two could be ahead: its results committed, but the offset held back by the other."""
     broker = pipeline(records=1)
     async with exactly_once(broker) as app:
         await take(app.topic("in").noack(), 1)
@@ -516,7 +518,7 @@ async def test_one_topic_object_listens_to_a_topic() -> None:
 
 
 @jumping
-async def test_a_batch_is_a_source() -> None:
+async def test_batch_in_hand_is_the_source() -> None:
     broker = pipeline(records=3)
     async with exactly_once(broker) as app:
         out = app.topic("out")
@@ -529,7 +531,7 @@ async def test_a_batch_is_a_source() -> None:
 
 @MODES
 @jumping
-async def test_a_message_that_cannot_be_delivered_aborts_all_of_its_transaction(mode: str) -> None:
+async def test_failed_delivery_aborts_the_whole_transaction(mode: str) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode) as app:
         out = app.topic("out")
@@ -553,7 +555,7 @@ async def test_a_message_that_cannot_be_delivered_aborts_all_of_its_transaction(
 
 @MODES
 @jumping
-async def test_a_message_sent_soon_that_is_refused_aborts_all_of_its_transaction(mode: str) -> None:
+async def test_refused_message_sent_soon_aborts_the_whole_transaction(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode, max_request_size=500) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
@@ -570,7 +572,7 @@ async def test_a_message_sent_soon_that_is_refused_aborts_all_of_its_transaction
 
 @MODES
 @jumping
-async def test_a_handler_that_has_seen_a_message_refused_decides(mode: str) -> None:
+async def test_refusal_seen_by_the_handler_does_not_abort_the_transaction(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode, max_request_size=500) as app:
         out = app.topic("out")
@@ -585,7 +587,9 @@ async def test_a_handler_that_has_seen_a_message_refused_decides(mode: str) -> N
 @MODES
 @pytest.mark.parametrize("was_made", [True, False])
 @jumping
-async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool) -> None:
+async def test_unanswered_commit_is_settled_by_the_committed_offsets(
+    mode: str, was_made: bool
+) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode) as app:
         out = app.topic("out")
@@ -607,14 +611,14 @@ async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool
         look = app.consumer.client.committed
 
         async def look_late(tps: Collection[TP]) -> dict[TP, int]:
-            await wait_all_tasks_blocked()  # what comes again is fetched by then
+            await wait_all_tasks_blocked()  # redelivered messages are fetched by then
             return await look(tps)
 
         client.commit = lose_the_answer
         app.consumer.client.committed = look_late
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
-        assert app.consumer.committer.is_refused, "its outcome is known by now"
+        assert app.consumer.committer.is_refused, "the outcome is known by now"
         for message in await take(messages, 1 if was_made else 2):
             async with message:
                 await out.send(value=message.value)
@@ -626,10 +630,10 @@ async def test_a_commit_without_an_answer_is_looked_up(mode: str, was_made: bool
 @pytest.mark.parametrize("was_made", [True, False])
 @MODES
 @jumping
-async def test_a_commit_without_an_answer_is_looked_up_also_after_a_seek_back(
+async def test_unanswered_commit_is_settled_correctly_after_a_seek_backwards(
     mode: str, was_made: bool
 ) -> None:
-    """What was committed before the seek, and is further on, is no sign that it was made."""
+    """A greater offset that was committed before the seek does not prove that it was made."""
     broker = pipeline(records=4)
     async with exactly_once(broker, mode) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
@@ -654,7 +658,7 @@ async def test_a_commit_without_an_answer_is_looked_up_also_after_a_seek_back(
 
 @MODES
 @jumping
-async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(
+async def test_nothing_is_delivered_until_an_unanswered_commit_is_settled(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = pipeline(records=2)
@@ -690,10 +694,10 @@ async def test_nothing_goes_on_before_a_commit_without_an_answer_was_looked_up(
 @pytest.mark.parametrize("error", [TransactionAborted, RebalanceInProgress])
 @MODES
 @jumping
-async def test_a_commit_that_was_refused_was_not_made_whatever_is_committed(
+async def test_refused_commit_counts_as_not_made_without_a_query(
     mode: str, error: type[TransportError]
 ) -> None:
-    """After a seek back it may be just what it would have committed."""
+    """After a seek backwards, the committed offset may equal that of the refused commit."""
     broker = pipeline(records=2)
     async with exactly_once(broker, mode, drain_timeout=5.0) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
@@ -709,7 +713,7 @@ async def test_a_commit_that_was_refused_was_not_made_whatever_is_committed(
             raise error("as the broker says")
 
         async def ask(tps: Collection[TP]) -> dict[TP, int]:
-            pytest.fail("what was refused is not asked about")
+            pytest.fail("the committed offsets were queried after a refusal")
 
         client.send_offsets = refuse
         app.consumer.client.committed = ask
@@ -728,7 +732,7 @@ async def test_a_commit_that_was_refused_was_not_made_whatever_is_committed(
 
 @MODES
 @jumping
-async def test_a_transaction_whose_producer_was_stopped_is_undone_and_the_next_one_has_another(
+async def test_stopped_producer_undoes_its_transaction_and_the_next_has_a_new_producer(
     mode: str,
 ) -> None:
     broker = pipeline(records=1)
@@ -748,8 +752,8 @@ async def test_a_transaction_whose_producer_was_stopped_is_undone_and_the_next_o
 
 
 @jumping
-async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epoch_on() -> None:
-    """It belongs to a scope that was let go, whose producer is about to be ended."""
+async def test_late_commit_of_a_released_scope_leaves_the_new_epoch_unaffected() -> None:
+    """It belongs to a released scope, whose producer is about to end."""
     broker = pipeline(records=1, partitions=2)
     settings = {"drain_timeout": 2.0, "commit_timeout": 1e3, "max_poll_interval": 1e4}
     async with exactly_once(broker, "partition", **settings) as app, trio.open_nursery() as nursery:
@@ -760,7 +764,7 @@ async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epo
         commits_wait_for(app, asked, answer)
         nursery.start_soon(elsewhere, app.consumer.commit)
         await asked.wait()
-        async with app_on(broker) as other:  # takes one of them over, past our bound, and leaves
+        async with app_on(broker) as other:  # gets one of them, after the bound, and leaves
             other.topic("in").listen()
             await trio.sleep(10.0)
             assert len(app.consumer.assignment) == 1
@@ -778,10 +782,10 @@ async def test_a_commit_that_outlasts_its_partition_lets_nothing_of_the_next_epo
 
 
 @jumping
-async def test_a_partition_goes_in_order_also_where_its_transaction_cannot_be_aborted(
+async def test_partition_is_released_even_if_its_transaction_cannot_be_aborted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The broker ends what is left open; that is no reason for the app to end."""
+    """The broker ends the open transaction by its timeout, so the app need not end."""
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, "partition") as app:
         messages = app.topic("in").noack()
@@ -798,12 +802,12 @@ async def test_a_partition_goes_in_order_also_where_its_transaction_cannot_be_ab
             await trio.sleep(A_WHILE)
             assert len(app.consumer.assignment) == len(other.consumer.assignment) == 1
     assert committed(broker) == {IN[0]: 1, IN[1]: 1}
-    assert "has left its transaction to run out" in caplog.text
+    assert "could not abort its transaction" in caplog.text
 
 
 @jumping
-async def test_a_kill_while_a_partition_waits_to_be_let_go_is_no_error() -> None:
-    """It was abandoned past the bound of its hand-over, and waits for a commit under way."""
+async def test_kill_during_the_release_of_an_abandoned_partition_raises_no_error() -> None:
+    """It was abandoned after the bound of the rebalance, and waits for a commit in flight."""
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, "partition", drain_timeout=2.0) as app:
         for message in await take(app.topic("in").noack(), 2):
@@ -824,7 +828,7 @@ async def test_a_kill_while_a_partition_waits_to_be_let_go_is_no_error() -> None
 
 
 @jumping
-async def test_a_transaction_that_cannot_begin_is_begun_later(
+async def test_transaction_that_cannot_begin_is_begun_by_the_next_commit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = pipeline(records=2)
@@ -842,7 +846,7 @@ async def test_a_transaction_that_cannot_begin_is_begun_later(
         client.begin = refuse
         in_hand.set(None)
         assert await app.consumer.commit()
-        assert "before a transaction has begun: the coordinator is loading" in caplog.text
+        assert "the next commit retries: the coordinator is loading" in caplog.text
         assert await nothing_comes(messages)
         await app.consumer.commit()
         (await anext(messages)).ack()
@@ -851,7 +855,7 @@ async def test_a_transaction_that_cannot_begin_is_begun_later(
 
 @MODES
 @jumping
-async def test_who_is_fenced_as_the_next_transaction_begins_ends(mode: str) -> None:
+async def test_fence_at_the_begin_of_the_next_transaction_ends_the_app(mode: str) -> None:
     async def refuse() -> None:
         raise Fenced("another has it")
 
@@ -867,10 +871,10 @@ async def test_who_is_fenced_as_the_next_transaction_begins_ends(mode: str) -> N
 
 @MODES
 @jumping
-async def test_where_the_client_is_closed_before_the_next_transaction_begins_who_commits_is_told(
+async def test_closed_client_at_the_begin_of_the_next_transaction_raises_to_the_caller(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No later round begins it, so nobody is to wait for that."""
+    """No later commit attempt begins it, so nothing may wait for that."""
 
     async def refuse() -> None:
         raise ClientClosed("it was killed")
@@ -885,7 +889,7 @@ async def test_where_the_client_is_closed_before_the_next_transaction_begins_who
 
 
 @jumping
-async def test_a_kill_while_a_partition_goes() -> None:
+async def test_kill_during_a_release_raises_no_error() -> None:
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, "partition") as app:
         await take(app.topic("in").noack(), 2)
@@ -903,7 +907,7 @@ async def test_a_kill_while_a_partition_goes() -> None:
 
 @MODES
 @jumping
-async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:
+async def test_app_fails_after_transaction_attempts_aborts_in_a_row(mode: str) -> None:
     broker = pipeline(records=1)
     refused: list[Mapping[TP, int]] = []
 
@@ -923,7 +927,7 @@ async def test_so_many_aborts_in_a_row_end_the_app(mode: str) -> None:
 
 @MODES
 @jumping
-async def test_a_fenced_member_ends(mode: str) -> None:
+async def test_fenced_member_ends_with_the_error(mode: str) -> None:
     broker = pipeline(records=2)
     with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
         async with exactly_once(broker, mode, commit_interval=1.0) as app:
@@ -937,10 +941,10 @@ async def test_a_fenced_member_ends(mode: str) -> None:
 
 @MODES
 @jumping
-async def test_a_program_that_stands_still_for_longer_than_a_transaction_may_goes_on(
+async def test_process_stalled_beyond_its_transaction_timeout_undoes_and_repeats_the_work(
     mode: str,
 ) -> None:
-    """KAFKA-9910: nobody else has its id, so what has timed out is undone and done again."""
+    """KAFKA-9910: no other process has the id, so the timed-out work is undone and repeated."""
     broker = pipeline(records=10)
     stood_still: list[int] = []
     aborted: list[int] = []
@@ -950,7 +954,9 @@ async def test_a_program_that_stands_still_for_longer_than_a_transaction_may_goe
         async for message in app.topic("in"):
             assert message.value is not None
             try:
-                await out.send_and_wait(value=message.value)  # it has begun at the broker
+                await out.send_and_wait(
+                    value=message.value
+                )  # the transaction has begun at the broker
                 if message.offset == 4 and not stood_still:
                     stood_still.append(4)
                     clock_of_the_run().jump(16.0)
@@ -972,7 +978,7 @@ async def test_a_program_that_stands_still_for_longer_than_a_transaction_may_goe
 
 @MODES
 @jumping
-async def test_an_abort_finds_that_another_process_has_the_id_after_a_timeout(mode: str) -> None:
+async def test_abort_after_a_timeout_raises_fenced_if_another_process_has_the_id(mode: str) -> None:
     broker = pipeline(records=2)
     with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
         async with exactly_once(broker, mode, commit_interval=0.5, transaction_timeout=2.0) as app:
@@ -990,7 +996,7 @@ async def test_an_abort_finds_that_another_process_has_the_id_after_a_timeout(mo
 
 @MODES
 @jumping
-async def test_what_is_not_delivered_within_the_bound_of_the_barrier_is_undone(mode: str) -> None:
+async def test_barrier_aborts_if_a_message_is_not_delivered_within_its_bound(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode, transaction_timeout=10.0) as app:
         messages, out = app.topic("in").noack(), app.topic("out")
@@ -1020,7 +1026,7 @@ async def test_what_is_not_delivered_within_the_bound_of_the_barrier_is_undone(m
 async def test_member_evicted_within_a_transaction_undoes_it_and_joins_again(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A session that has timed out is no rival: nobody else has the transactional id."""
+    """After an expired session no other process has the transactional id."""
     broker = pipeline(records=2)
     evicted: list[str] = []
     async with exactly_once(broker, mode, commit_interval=0.5) as app, trio.open_nursery() as tasks:
@@ -1068,7 +1074,7 @@ async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode
         client.send_offsets = refuse
         async with trio.open_nursery() as nursery:
             nursery.start_soon(commit)
-            assert await nothing_comes(messages, 20.0)  # within the barrier's bound
+            assert await nothing_comes(messages, 20.0)  # within the bound of the barrier
             group = broker.group("group")
             group.leave(next(iter(group.members)), trio.current_time())
         (message,) = await take(messages, 1)
@@ -1079,9 +1085,10 @@ async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode
 @MODES
 @pytest.mark.parametrize("identity", [(-1, "member"), (3, "")])
 @jumping
-async def test_who_is_no_member_commits_nothing(mode: str, identity: tuple[int, str]) -> None:
-    """The broker takes offsets without a member's name, or without a generation, for those of
-    somebody who has no group to be fenced by."""
+async def test_consumer_without_membership_commits_nothing(
+    mode: str, identity: tuple[int, str]
+) -> None:
+    """The broker does not fence offsets without a member id or without a generation."""
     broker = pipeline(records=1)
     async with exactly_once(broker, mode, drain_timeout=5.0) as app:
         messages, out = app.topic("in").noack(), app.topic("out")
@@ -1101,7 +1108,7 @@ async def test_who_is_no_member_commits_nothing(mode: str, identity: tuple[int, 
 
         writer.client.send_offsets = noted
         app.consumer.client.group_metadata = lambda: GroupMetadata("group", *identity)
-        with pytest.raises(TransactionAborted, match="no member"):
+        with pytest.raises(TransactionAborted, match="not a member"):
             await app.consumer.commit()
         assert (sent, committed(broker), results(broker)) == ([], {}, [])
         app.consumer.client.group_metadata = group_metadata
@@ -1115,7 +1122,7 @@ async def test_who_is_no_member_commits_nothing(mode: str, identity: tuple[int, 
 
 @MODES
 @jumping
-async def test_a_rebalance_commits_before_it_hands_over(mode: str) -> None:
+async def test_revocation_commits_before_it_releases_partitions(mode: str) -> None:
     broker = pipeline(records=50, partitions=2)
 
     async def work(app: App) -> None:
@@ -1158,7 +1165,7 @@ async def test_start_new_transaction_false_delivers_nothing_until_the_next_commi
 
 @MODES
 @jumping
-async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> None:
+async def test_transactional_producers_are_in_the_tree_and_end_with_the_app(mode: str) -> None:
     broker = pipeline(records=1, partitions=2)
 
     def names(node: Node) -> list[str]:
@@ -1171,7 +1178,7 @@ async def test_the_writers_are_in_the_tree_and_end_with_the_app(mode: str) -> No
     assert names(app.tree()) == ["App(group)"]
 
 
-def test_an_argument_that_the_transactions_do_not_know_is_an_error() -> None:
+def test_unknown_argument_of_the_transaction_manager_is_refused() -> None:
     app = exactly_once(pipeline())
     with pytest.raises(TypeError, match="comsumer"):
         app.transport.create_transaction_manager(app.consumer, app.producer, comsumer=None)
@@ -1179,7 +1186,7 @@ def test_an_argument_that_the_transactions_do_not_know_is_an_error() -> None:
 
 @MODES
 @jumping
-async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(mode: str) -> None:
+async def test_failed_message_is_redelivered_at_once_with_on_task_error_go_on(mode: str) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode, on_task_error="go_on") as app:
         out = app.topic("out")
@@ -1189,7 +1196,7 @@ async def test_a_handler_that_fails_and_goes_on_gets_its_message_again_at_once(m
             await out.send(value=b"half of it")
             began = trio.current_time()
             await app.consumer.on_task_error(ZeroDivisionError())
-            assert trio.current_time() - began < 1, "the barrier waits for what has failed"
+            assert trio.current_time() - began < 1, "the barrier waits for the failed message"
             assert message.offset == 0, failures
         for message in await take(messages, 2):
             async with message:
@@ -1212,7 +1219,7 @@ def refuse_the_next_commit(app: App, transactional_id: str) -> None:
     client.send_offsets = refuse
 
 
-def test_a_scope_delivers_once_it_has_begun_and_while_it_is_at_no_barrier() -> None:
+def test_scope_delivers_from_its_begin_and_not_at_a_barrier() -> None:
     scope = Scope("id")
     assert not scope.delivers
     scope.is_ready = True
@@ -1223,14 +1230,14 @@ def test_a_scope_delivers_once_it_has_begun_and_while_it_is_at_no_barrier() -> N
 
 @MODES
 @jumping
-async def test_what_is_in_no_transaction_that_has_begun_is_not_delivered(mode: str) -> None:
+async def test_partition_without_an_open_transaction_is_not_delivered(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         (message,) = await take(app.topic("in").noack(), 1)
         transactions = app.consumer.transactions
         (scope,) = transactions.scopes
         assert transactions.delivers(IN[0])
-        assert transactions.delivers(IN[1]) == (mode == "member")  # which reads whatever comes
+        assert transactions.delivers(IN[1]) == (mode == "member")  # its scope has all partitions
         scope.is_ready = False
         assert not transactions.delivers(IN[0])
         scope.is_ready = True
@@ -1238,7 +1245,7 @@ async def test_what_is_in_no_transaction_that_has_begun_is_not_delivered(mode: s
 
 
 @jumping
-async def test_to_let_nothing_go_is_a_checkpoint() -> None:
+async def test_on_partitions_revoked_with_no_partitions_is_a_checkpoint() -> None:
     async with exactly_once(pipeline()) as app:
         with assert_checkpoints():
             await app.consumer.transactions.on_partitions_revoked([])
@@ -1246,7 +1253,7 @@ async def test_to_let_nothing_go_is_a_checkpoint() -> None:
 
 @MODES
 @jumping
-async def test_who_names_a_transaction_needs_no_source(mode: str) -> None:
+async def test_send_with_a_transactional_id_needs_no_source(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         await app.producer.begin_transaction("mine")
@@ -1259,7 +1266,7 @@ async def test_who_names_a_transaction_needs_no_source(mode: str) -> None:
 
 @MODES
 @jumping
-async def test_what_is_sent_soon_outside_of_transactions_is_seen_at_once(mode: str) -> None:
+async def test_message_sent_soon_without_a_transaction_is_visible_at_once(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         fut = FutureMessage(PendingMessage(topic="out", value=b"v"))
@@ -1270,7 +1277,7 @@ async def test_what_is_sent_soon_outside_of_transactions_is_seen_at_once(mode: s
 
 @MODES
 @jumping
-async def test_what_is_sent_soon_is_in_the_transaction_of_its_source_or_refused_at_once(
+async def test_send_soon_uses_the_transaction_of_its_source_or_refuses_at_once(
     mode: str,
 ) -> None:
     async with exactly_once(pipeline(records=1), mode) as app:
@@ -1287,7 +1294,9 @@ async def test_what_is_sent_soon_is_in_the_transaction_of_its_source_or_refused_
 @pytest.mark.parametrize("inside", [True, False])
 @MODES
 @jumping
-async def test_a_flush_waits_for_what_is_sent_inside_and_outside(mode: str, inside: bool) -> None:
+async def test_flush_waits_for_messages_inside_and_outside_of_transactions(
+    mode: str, inside: bool
+) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         transactions = app.consumer.transactions
@@ -1309,7 +1318,7 @@ async def test_a_flush_waits_for_what_is_sent_inside_and_outside(mode: str, insi
 
 
 @jumping
-async def test_what_is_not_ours_cannot_be_committed() -> None:
+async def test_commit_of_an_unassigned_partition_is_refused() -> None:
     async with exactly_once(pipeline(records=1), "partition") as app:
         await take(app.topic("in").noack(), 1)
         with pytest.raises(TransactionAborted, match="not assigned"):
@@ -1318,7 +1327,7 @@ async def test_what_is_not_ours_cannot_be_committed() -> None:
 
 @MODES
 @jumping
-async def test_after_a_commit_the_next_transaction_begins_unless_told_otherwise(mode: str) -> None:
+async def test_next_transaction_begins_after_a_commit_by_default(mode: str) -> None:
     async with exactly_once(pipeline(records=1), mode) as app:
         (message,) = await take(app.topic("in").noack(), 1)
         transactions = app.consumer.transactions
@@ -1329,7 +1338,7 @@ async def test_after_a_commit_the_next_transaction_begins_unless_told_otherwise(
 
 @MODES
 @jumping
-async def test_a_commit_in_between_makes_aborts_count_anew(mode: str) -> None:
+async def test_commit_with_work_resets_the_count_of_aborts(mode: str) -> None:
     broker = pipeline(records=3)
     with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
         async with exactly_once(broker, mode, transaction_attempts=3) as app:
@@ -1351,8 +1360,8 @@ async def test_a_commit_in_between_makes_aborts_count_anew(mode: str) -> None:
 
 @MODES
 @jumping
-async def test_a_commit_in_between_that_does_no_work_ends_no_row_of_aborts(mode: str) -> None:
-    """A message that always aborts its transaction ends the app, however often is committed."""
+async def test_commit_without_work_does_not_reset_the_count_of_aborts(mode: str) -> None:
+    """A message that always aborts its transaction ends the app, despite commits in between."""
     broker = pipeline(records=1)
     with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
         async with exactly_once(broker, mode, transaction_attempts=3) as app:
@@ -1364,7 +1373,7 @@ async def test_a_commit_in_between_that_does_no_work_ends_no_row_of_aborts(mode:
                 refuse_the_next_commit(app, scope.transactional_id)
                 with pytest.raises(error):
                     await app.consumer.commit()
-                await trio.sleep(A_WHILE)  # the message is there again, and nobody has it in hand
+                await trio.sleep(A_WHILE)  # the message is fetched again, and not delivered yet
                 if error is TransactionAborted:
                     await app.consumer.commit()
             await trio.sleep_forever()  # the app ends by itself
@@ -1372,13 +1381,13 @@ async def test_a_commit_in_between_that_does_no_work_ends_no_row_of_aborts(mode:
 
 @MODES
 @jumping
-async def test_what_was_made_of_an_epoch_that_has_ended_is_undone(mode: str) -> None:
+async def test_messages_sent_for_an_ended_epoch_are_undone(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
         (message,) = await take(messages, 1)
         await out.send(value=b"undone", source=message)
-        app.consumer.ownership.begin_epoch(IN[0], 0)  # as where the end of the log is gone
+        app.consumer.ownership.begin_epoch(IN[0], 0)  # as after a reset by the client
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
         assert results(broker) == []
@@ -1386,7 +1395,7 @@ async def test_what_was_made_of_an_epoch_that_has_ended_is_undone(mode: str) -> 
 
 @MODES
 @jumping
-async def test_loss_of_what_was_sent_for_is_warned_of_until_that_is_committed(
+async def test_loss_is_logged_if_the_open_transaction_has_messages_of_the_partition(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = pipeline(records=1)
@@ -1407,7 +1416,7 @@ async def test_loss_of_what_was_sent_for_is_warned_of_until_that_is_committed(
 
 @MODES
 @jumping
-async def test_after_an_abort_nothing_is_delivered_before_the_next_transaction(mode: str) -> None:
+async def test_nothing_is_delivered_between_an_abort_and_the_next_transaction(mode: str) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode) as app:
         messages = app.topic("in").noack()
@@ -1419,14 +1428,14 @@ async def test_after_an_abort_nothing_is_delivered_before_the_next_transaction(m
             await app.consumer.commit(start_new_transaction=False)
         assert not app.consumer.transactions.delivers(IN[0])
         assert await nothing_comes(messages)
-        assert await app.consumer.commit() is False, "it only begins the next one"
+        assert await app.consumer.commit() is False, "this commit only begins the next transaction"
         assert committed(broker) == {}
         assert [message.offset for message in await take(messages, 2)] == [0, 1]
 
 
 @MODES
 @jumping
-async def test_where_nothing_is_to_be_committed_no_handler_is_waited_for(mode: str) -> None:
+async def test_commit_with_nothing_due_does_not_wait_for_handlers(mode: str) -> None:
     broker = pipeline(records=2)
     async with exactly_once(broker, mode) as app:
         messages = app.topic("in").noack()
@@ -1442,7 +1451,7 @@ async def test_where_nothing_is_to_be_committed_no_handler_is_waited_for(mode: s
 
 @MODES
 @jumping
-async def test_a_handler_that_fails_before_it_has_sent_anything_gets_its_message_again(
+async def test_failed_message_is_redelivered_even_if_nothing_was_sent_for_it(
     mode: str,
 ) -> None:
     broker = pipeline(records=2)
@@ -1459,7 +1468,7 @@ async def test_a_handler_that_fails_before_it_has_sent_anything_gets_its_message
 
 @MODES
 @jumping
-async def test_where_no_transaction_has_begun_there_is_nothing_to_undo(
+async def test_seek_to_committed_aborts_nothing_if_no_transaction_has_begun(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = pipeline(records=2)
@@ -1474,7 +1483,7 @@ async def test_where_no_transaction_has_begun_there_is_nothing_to_undo(
 
 @pytest.mark.parametrize("fenced_after", [1.0, 3.0])
 @jumping
-async def test_what_ends_the_app_is_told_whatever_becomes_of_other_partitions(
+async def test_fatal_error_is_raised_whatever_the_outcome_of_other_partitions(
     fenced_after: float,
 ) -> None:
     broker = pipeline(records=1, partitions=2)
@@ -1501,14 +1510,14 @@ async def test_what_ends_the_app_is_told_whatever_becomes_of_other_partitions(
     [
         (-1, "member", RebalanceInProgress),
         (1, "", RebalanceInProgress),
-        (0, "member", CommitFailed),  # by the broker, which knows no such member
+        (0, "member", CommitFailed),  # the broker does not know the member
     ],
 )
 @jumping
-async def test_offsets_of_who_is_no_member_are_refused(
+async def test_transaction_commit_without_membership_is_refused(
     generation: int, member: str, error: type[Exception]
 ) -> None:
-    """The broker would take it for one that needs no fence."""
+    """The broker does not fence a commit without a member."""
     broker = pipeline(records=1)
     async with exactly_once(broker) as app:
         (message,) = await take(app.topic("in").noack(), 1)
@@ -1523,12 +1532,12 @@ async def test_offsets_of_who_is_no_member_are_refused(
         message.ack()
 
 
-# Who asks, who waits, and the end
+# Callers, waits, and the end
 
 
 @MODES
 @jumping
-async def test_there_is_nothing_to_commit_before_the_group_is_joined_and_after_the_end(
+async def test_commit_returns_false_before_the_join_and_after_the_end(
     mode: str,
 ) -> None:
     async with exactly_once(pipeline(records=1), mode) as app:
@@ -1539,8 +1548,8 @@ async def test_there_is_nothing_to_commit_before_the_group_is_joined_and_after_t
 
 @MODES
 @jumping
-async def test_a_message_of_another_app_in_hand_is_no_reason_not_to_commit(mode: str) -> None:
-    """Only what this commit would wait for is."""
+async def test_commit_is_allowed_with_a_message_of_another_app_in_hand(mode: str) -> None:
+    """Only a message for which this commit would wait forbids it."""
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app, exactly_once(broker, mode, id="other") as other:
         (mine,) = await take(app.topic("in").noack(), 1)
@@ -1553,7 +1562,9 @@ async def test_a_message_of_another_app_in_hand_is_no_reason_not_to_commit(mode:
 
 @MODES
 @jumping
-async def test_a_commit_that_is_shared_goes_on_only_if_all_want_it(mode: str) -> None:
+async def test_shared_commit_begins_the_next_transaction_only_if_all_callers_want_it(
+    mode: str,
+) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app:
         (message,) = await take(app.topic("in").noack(), 1)
@@ -1567,7 +1578,7 @@ async def test_a_commit_that_is_shared_goes_on_only_if_all_want_it(mode: str) ->
 
 @MODES
 @jumping
-async def test_a_commit_is_of_the_topics_and_the_partitions_that_it_names(mode: str) -> None:
+async def test_commit_covers_the_topics_and_partitions_that_it_names(mode: str) -> None:
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, mode) as app:
         for message in await take(app.topic("in").noack(), 2):
@@ -1580,7 +1591,7 @@ async def test_a_commit_is_of_the_topics_and_the_partitions_that_it_names(mode: 
 
 @MODES
 @jumping
-async def test_a_commit_that_meets_a_rebalance_is_made_after_it(mode: str) -> None:
+async def test_commit_during_a_rebalance_is_made_after_it(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
         async with await anext(app.topic("in").noack()) as message:
@@ -1601,7 +1612,7 @@ async def test_a_commit_that_meets_a_rebalance_is_made_after_it(mode: str) -> No
 
 @MODES
 @jumping
-async def test_what_a_rebalance_takes_from_a_commit_that_waits_for_it_is_not_committed(
+async def test_commit_that_waits_for_a_rebalance_leaves_out_lost_partitions(
     mode: str,
 ) -> None:
     broker = pipeline(records=1, partitions=2)
@@ -1611,7 +1622,7 @@ async def test_what_a_rebalance_takes_from_a_commit_that_waits_for_it_is_not_com
         last = app.producer.writer([*app.consumer.transactions.scopes][-1].transactional_id).client
         commit = last.commit
 
-        async def commit_late(timeout: float) -> None:  # the first has moved its offset by then
+        async def commit_late(timeout: float) -> None:  # the first has committed by then
             await trio.sleep(1.0)
             await commit(timeout)
 
@@ -1632,7 +1643,7 @@ async def test_what_a_rebalance_takes_from_a_commit_that_waits_for_it_is_not_com
 
 @MODES
 @jumping
-async def test_who_waits_for_a_commit_that_is_under_way_waits_for_its_barrier(mode: str) -> None:
+async def test_wait_for_a_commit_includes_its_barrier(mode: str) -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
         (message,) = await take(app.topic("in").noack(), 1)
@@ -1651,7 +1662,7 @@ async def acks_later(message: Message) -> None:
 
 @MODES
 @jumping
-async def test_nobody_knows_the_outcome_of_a_commit_from_asking_for_it_to_the_answer(
+async def test_commit_outcome_is_unknown_from_the_request_to_the_answer(
     mode: str,
 ) -> None:
     async with exactly_once(pipeline(records=1), mode) as app:
@@ -1665,19 +1676,19 @@ async def test_nobody_knows_the_outcome_of_a_commit_from_asking_for_it_to_the_an
             nursery.start_soon(committer.commit)
             await asked.wait()
             assert not committer.is_refused
-            assert committer.unknown == set(), "nothing is delivered before it is settled"
+            assert committer.unknown == set(), "nothing is delivered before the commit is settled"
             answer.set()
         assert committer.is_refused
 
 
 @MODES
 @jumping
-async def test_to_seek_to_what_is_committed_undoes_what_is_not(mode: str) -> None:
+async def test_seek_to_committed_undoes_uncommitted_work(mode: str) -> None:
     broker = pipeline(records=3)
     async with exactly_once(broker, mode) as app:
         out, messages = app.topic("out"), app.topic("in").noack()
         (message,) = await take(messages, 1)
-        assert await app.consumer.seek_to_committed() == {IN[0]: 0}, "where it began"
+        assert await app.consumer.seek_to_committed() == {IN[0]: 0}, "the start of the epoch"
         assert not message.ack()
         for outcome in (b"kept", b"undone"):
             async with await anext(messages):
@@ -1691,7 +1702,7 @@ async def test_to_seek_to_what_is_committed_undoes_what_is_not(mode: str) -> Non
 
 @MODES
 @jumping
-async def test_who_goes_back_as_the_app_ends_is_told_that_it_does(mode: str) -> None:
+async def test_seek_to_committed_raises_app_closed_if_the_app_ends_meanwhile(mode: str) -> None:
     async def abort_for_ever(timeout: float) -> None:
         await trio.sleep_forever()
 
@@ -1712,13 +1723,13 @@ async def test_who_goes_back_as_the_app_ends_is_told_that_it_does(mode: str) -> 
 @pytest.mark.parametrize("at_a_barrier", [True, False])
 @MODES
 @jumping
-async def test_the_end_undoes_what_is_in_hand_at_once_and_begins_nothing(
+async def test_end_undoes_unacked_work_at_once_and_begins_no_transaction(
     mode: str, at_a_barrier: bool
 ) -> None:
     broker = pipeline(records=1)
 
     async def commit() -> None:
-        with pytest.raises(TransactionAborted, match="not done at the end"):
+        with pytest.raises(TransactionAborted, match="not acked at the end"):
             await app.consumer.commit()
 
     async with trio.open_nursery() as nursery:
@@ -1737,7 +1748,7 @@ async def test_the_end_undoes_what_is_in_hand_at_once_and_begins_nothing(
 
 @MODES
 @jumping
-async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
+async def test_rebalance_that_outlasts_the_end_is_logged_and_no_unknown_commit(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = pipeline(records=1)
@@ -1751,7 +1762,7 @@ async def test_a_rebalance_that_outlasts_the_end_is_no_unknown_commit(
 
 @MODES
 @jumping
-async def test_a_last_commit_without_an_answer_is_an_error(mode: str) -> None:
+async def test_last_commit_without_an_answer_raises_commit_unknown(mode: str) -> None:
     broker = pipeline(records=1)
     with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
         async with exactly_once(broker, mode) as app:
@@ -1761,13 +1772,13 @@ async def test_a_last_commit_without_an_answer_is_an_error(mode: str) -> None:
     assert (results(broker), committed(broker)) == ([], {})
 
 
-# Partitions that go
+# Revoked partitions
 
 
 @MODES
 @jumping
-async def test_a_seek_during_a_revocation_waits_for_no_handler(mode: str) -> None:
-    """It fails at once: the commit before it would wait for what the revocation waits for."""
+async def test_seek_during_a_revocation_fails_at_once(mode: str) -> None:
+    """The commit before the seek would wait for the same handlers as the revocation."""
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, mode, drain_timeout=50.0) as one, app_on(broker) as other:
         held = await take(one.topic("in").noack(), 2)
@@ -1784,7 +1795,7 @@ async def test_a_seek_during_a_revocation_waits_for_no_handler(mode: str) -> Non
 
 @MODES
 @jumping
-async def test_a_partition_goes_though_what_was_sent_for_it_is_undone(
+async def test_partition_is_released_even_if_its_last_transaction_is_undone(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = pipeline(records=1)
@@ -1800,7 +1811,7 @@ async def test_a_partition_goes_though_what_was_sent_for_it_is_undone(
 
 @MODES
 @jumping
-async def test_partitions_that_go_when_the_app_has_ended_go_without_a_commit(
+async def test_partitions_revoked_after_the_end_are_released_without_a_commit(
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[frozenset[TP]] = []
@@ -1823,7 +1834,7 @@ def producers_of(app: App) -> list[str]:
 
 
 @jumping
-async def test_the_producer_of_a_partition_that_is_taken_away_ends_with_no_commit_to_come() -> None:
+async def test_producer_of_an_abandoned_partition_ends_without_a_later_commit() -> None:
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, "partition", drain_timeout=2.0) as one, app_on(broker) as other:
         held = await take(one.topic("in").noack(), 2)
@@ -1836,7 +1847,7 @@ async def test_the_producer_of_a_partition_that_is_taken_away_ends_with_no_commi
 
 
 @jumping
-async def test_a_partition_that_was_lost_comes_back_with_another_transaction() -> None:
+async def test_lost_partition_that_is_assigned_again_has_a_new_transaction() -> None:
     broker = pipeline(records=1)
     async with exactly_once(broker, "partition") as app:
         messages = app.topic("in").noack()

@@ -21,7 +21,7 @@ BILLS = TP("bills", 0)
 
 
 @jumping
-async def test_flow_that_is_stopped_keeps_the_membership() -> None:
+async def test_stopped_flow_keeps_membership() -> None:
     broker = broker_with(ORDERS, records=1)
     app = app_on(broker, max_poll_interval=30.0)
     orders = app.topic("orders")
@@ -35,8 +35,8 @@ async def test_flow_that_is_stopped_keeps_the_membership() -> None:
 
 
 @jumping
-async def test_flow_is_stopped_at_once_and_goes_on_at_once() -> None:
-    """What was fetched meanwhile has not to wait for what is fetched next."""
+async def test_flow_stops_and_resumes_at_once() -> None:
+    """Waiting messages are delivered without a wait for the next fetch."""
     broker = broker_with(ORDERS, records=2)
     async with app_on(broker) as app, trio.open_nursery() as nursery:
         messages = app.topic("orders").noack()
@@ -55,7 +55,7 @@ async def test_flow_is_stopped_at_once_and_goes_on_at_once() -> None:
 
 
 @jumping
-async def test_flow_is_not_stopped_before_it_is_told_to() -> None:
+async def test_wait_for_stopped_flow_waits_for_stop_flow() -> None:
     async with app_on(broker_with(ORDERS)) as app, trio.open_nursery() as nursery:
         consumer, stopped = app.consumer, trio.Event()
 
@@ -74,7 +74,7 @@ async def test_flow_is_not_stopped_before_it_is_told_to() -> None:
 
 
 @jumping
-async def test_flow_is_not_stopped_while_a_poll_may_bring_something() -> None:
+async def test_wait_for_stopped_flow_waits_for_poll_under_way() -> None:
     async with app_on(broker_with(ORDERS)) as app, trio.open_nursery() as nursery:
         consumer, stopped, may_end = app.consumer, trio.Event(), trio.Event()
         poll = consumer.client.poll
@@ -100,7 +100,7 @@ async def test_flow_is_not_stopped_while_a_poll_may_bring_something() -> None:
         consumer.resume_flow()
         may_end.set()
         await wait_all_tasks_blocked()
-        assert not stopped.is_set(), "it goes on, and is polled anew"
+        assert not stopped.is_set(), "flow was resumed, and a new poll is under way"
         consumer.stop_flow()
         await wait_all_tasks_blocked()
         assert stopped.is_set()
@@ -110,7 +110,7 @@ async def test_flow_is_not_stopped_while_a_poll_may_bring_something() -> None:
 
 
 @jumping
-async def test_a_pause_and_its_end_hold_from_the_call_on() -> None:
+async def test_pause_and_resume_take_effect_at_once() -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker) as app:
         messages = app.topic("orders").noack()
@@ -127,7 +127,7 @@ async def test_a_pause_and_its_end_hold_from_the_call_on() -> None:
 
 
 @jumping
-async def test_a_partition_is_fetched_from_as_soon_as_its_buffer_is_half_empty() -> None:
+async def test_partition_resumes_when_its_buffer_is_half_empty() -> None:
     broker = broker_with(ORDERS, records=4)
     async with app_on(broker, buffer_size=4) as app:
         messages = app.topic("orders").noack()
@@ -142,7 +142,7 @@ async def test_a_partition_is_fetched_from_as_soon_as_its_buffer_is_half_empty()
 
 
 @jumping
-async def test_a_pause_does_not_outlive_the_assignment() -> None:
+async def test_pause_ends_with_the_assignment() -> None:
     broker = broker_with(ORDERS)
     app, other = app_on(broker), app_on(broker)
     async with app:
@@ -159,11 +159,11 @@ async def test_a_pause_does_not_outlive_the_assignment() -> None:
         assert (await anext(messages)).offset == 0
 
 
-# Topics that come and go while the app runs
+# Topics that are added and discarded while the app runs
 
 
 @jumping
-async def test_a_second_topic_is_subscribed_to_at_once() -> None:
+async def test_second_topic_is_subscribed_at_once() -> None:
     broker = broker_with(ORDERS, BILLS, records=1)
     app = app_on(broker)
     async with app:
@@ -176,7 +176,7 @@ async def test_a_second_topic_is_subscribed_to_at_once() -> None:
 
 
 @jumping
-async def test_a_topic_that_is_discarded_is_given_back() -> None:
+async def test_discarded_topic_is_released() -> None:
     broker = broker_with(ORDERS, BILLS)
     app = app_on(broker)
     orders, bills = app.topic("orders"), app.topic("bills")
@@ -191,7 +191,7 @@ async def test_a_topic_that_is_discarded_is_given_back() -> None:
 
 
 @jumping
-async def test_a_topic_that_comes_back_gets_what_it_had_not_begun() -> None:
+async def test_topic_added_again_gets_undelivered_messages() -> None:
     broker = broker_with(ORDERS, records=4)
     app = app_on(broker)
     orders = app.topic("orders")
@@ -207,7 +207,7 @@ async def test_a_topic_that_comes_back_gets_what_it_had_not_begun() -> None:
 
 
 @jumping
-async def test_what_was_delivered_before_a_seek_cannot_be_acked_any_more() -> None:
+async def test_ack_of_message_from_before_a_seek_is_stale() -> None:
     broker = broker_with(ORDERS, records=5)
     app = app_on(broker)
     orders = app.topic("orders")
@@ -227,7 +227,7 @@ async def test_what_was_delivered_before_a_seek_cannot_be_acked_any_more() -> No
 
 
 @jumping
-async def test_a_seek_back_moves_the_commit_back() -> None:
+async def test_seek_back_moves_committed_offset_back() -> None:
     broker = broker_with(ORDERS, records=5)
     app = app_on(broker)
     async with app:
@@ -241,8 +241,8 @@ async def test_a_seek_back_moves_the_commit_back() -> None:
 
 
 @jumping
-async def test_a_seek_by_itself_commits_nothing() -> None:
-    """Without transactions: what was acked before it may have been acked by mistake."""
+async def test_seek_without_transactions_commits_nothing() -> None:
+    """Messages that were acked before the seek may have been acked by mistake."""
     broker = broker_with(ORDERS, records=3)
     async with app_on(broker, commit_interval=1e6) as app:
         for message in await take(app.topic("orders").noack(), 3):
@@ -252,7 +252,7 @@ async def test_a_seek_by_itself_commits_nothing() -> None:
 
 
 @jumping
-async def test_a_partition_may_be_named_by_a_plain_pair() -> None:
+async def test_seek_accepts_plain_pair_as_partition() -> None:
     broker = broker_with(ORDERS, records=3)
     async with app_on(broker) as app:
         messages = app.topic("orders").noack()
@@ -263,7 +263,7 @@ async def test_a_partition_may_be_named_by_a_plain_pair() -> None:
 
 
 @jumping
-async def test_there_is_nothing_to_seek_in_before_the_group_is_joined_or_once_it_was_left() -> None:
+async def test_seek_is_refused_before_the_join_and_after_the_leave() -> None:
     async with app_on(broker_with(ORDERS, records=1)) as app:
         await cannot_seek(app)
         await anext(app.topic("orders").noack())
@@ -280,7 +280,7 @@ async def cannot_seek(app: App) -> None:
 
 
 @jumping
-async def test_what_is_sought_while_the_app_ends_is_refused() -> None:
+async def test_seek_is_refused_while_the_app_ends() -> None:
     broker = broker_with(ORDERS, records=1)
     refused = trio.Event()
 
@@ -302,7 +302,7 @@ async def test_what_is_sought_while_the_app_ends_is_refused() -> None:
 
 
 @jumping
-async def test_a_seek_past_the_end_is_put_right_by_the_reset_policy() -> None:
+async def test_seek_past_the_end_is_reset_by_the_policy() -> None:
     broker = broker_with(ORDERS, records=3)
     app = app_on(broker, auto_offset_reset="earliest")
     async with app:
@@ -318,7 +318,7 @@ async def test_a_seek_past_the_end_is_put_right_by_the_reset_policy() -> None:
 
 
 @jumping
-async def test_a_seek_that_is_cancelled_before_it_begins_has_not_happened() -> None:
+async def test_seek_cancelled_before_it_begins_changes_nothing() -> None:
     broker = broker_with(ORDERS, records=5)
     app = app_on(broker)
     async with app:
@@ -336,7 +336,7 @@ async def test_a_seek_that_is_cancelled_before_it_begins_has_not_happened() -> N
 
 @pytest.mark.parametrize("steps", range(8))
 @jumping
-async def test_a_seek_that_is_cancelled_is_made_as_a_whole_or_not_at_all(steps: int) -> None:
+async def test_cancelled_seek_is_made_as_a_whole_or_not_at_all(steps: int) -> None:
     broker = broker_with(ORDERS, records=5)
     app = app_on(broker)
     async with app:
@@ -358,7 +358,7 @@ async def test_a_seek_that_is_cancelled_is_made_as_a_whole_or_not_at_all(steps: 
 
 
 @jumping
-async def test_there_is_nothing_to_commit_before_the_group_is_joined() -> None:
+async def test_commit_before_the_join_returns_false() -> None:
     app = app_on(broker_with(ORDERS))
     async with app:
         with assert_checkpoints():
@@ -366,9 +366,9 @@ async def test_there_is_nothing_to_commit_before_the_group_is_joined() -> None:
 
 
 @jumping
-async def test_the_place_to_start_from_is_committed_too() -> None:
-    """Else a member that began at the end of the log, and went before its first ack, would leave
-    the next one to begin at the new end."""
+async def test_start_offset_of_latest_is_committed() -> None:
+    """Otherwise, after a member that left before its first ack, the next member would start at the
+    new end of the log."""
     broker = broker_with(ORDERS, records=3)
     app, later = [app_on(broker, auto_offset_reset="latest") for _ in range(2)]
     async with app:
@@ -382,7 +382,7 @@ async def test_the_place_to_start_from_is_committed_too() -> None:
 
 @pytest.mark.parametrize("policy", ["fail", "go_on"])
 @jumping
-async def test_a_commit_that_fails_after_a_handler_hides_nothing_of_its_error(
+async def test_failed_commit_does_not_hide_the_error_of_the_handler(
     policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
@@ -397,7 +397,7 @@ async def test_a_commit_that_fails_after_a_handler_hides_nothing_of_its_error(
         with raises:
             await app.consumer.on_task_error(ZeroDivisionError())
         app.consumer.client.commit = commit
-    assert "after a handler has failed: as the broker says" in caplog.text
+    assert "after an error of a handler failed: as the broker says" in caplog.text
     assert ("its message stays unacked" in caplog.text) == (policy == "go_on")
 
 
@@ -416,7 +416,7 @@ async def test_acks_are_committed_every_interval() -> None:
 
 @pytest.mark.parametrize("records", [0, 1])
 @jumping
-async def test_the_lag_reaches_0_past_gaps_at_the_end_of_the_log(records: int) -> None:
+async def test_commit_moves_past_gaps_at_the_end_of_the_log(records: int) -> None:
     broker = broker_with(ORDERS, records=records)
     broker.gap(ORDERS, 3)
     app = app_on(broker)
@@ -432,7 +432,7 @@ async def test_the_lag_reaches_0_past_gaps_at_the_end_of_the_log(records: int) -
 
 
 @jumping
-async def test_a_gap_at_the_end_does_not_pass_what_is_unacked() -> None:
+async def test_commit_does_not_pass_unacked_message_before_a_gap() -> None:
     broker = broker_with(ORDERS, records=2)
     broker.gap(ORDERS, 3)
     app = app_on(broker)
@@ -445,8 +445,8 @@ async def test_a_gap_at_the_end_does_not_pass_what_is_unacked() -> None:
 
 
 @jumping
-async def test_wait_empty_waits_for_what_had_begun_before_it_and_for_no_other() -> None:
-    """Handlers take a new message before they ack the old one, so that one is always begun."""
+async def test_wait_empty_waits_only_for_messages_delivered_before_it() -> None:
+    """Handlers take a new message before they ack the old one, so some are always unacked."""
     tps = [TP("orders", number) for number in range(3)]
     broker = broker_with(*tps, records=40)
     async with app_on(broker, commit_interval=1e6) as app, trio.open_nursery() as nursery:
@@ -472,8 +472,8 @@ async def test_wait_empty_waits_for_what_had_begun_before_it_and_for_no_other() 
 
 
 @jumping
-async def test_wait_empty_does_not_wait_for_a_partition_after_another() -> None:
-    """What begins in one while it waits for another does not count."""
+async def test_wait_empty_waits_for_all_partitions_at_once() -> None:
+    """A message that is delivered from one partition during the wait for another does not count."""
     tps = [TP("orders", number) for number in range(2)]
     broker = broker_with(*tps, records=2)
     async with app_on(broker) as app, trio.open_nursery() as nursery:

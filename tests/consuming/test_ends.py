@@ -1,4 +1,4 @@
-"""The lag in a snapshot is the broker's, whatever the reader does: within `lag_interval`."""
+"""The lag in a snapshot follows the end of the log within `lag_interval`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lag(app: App) -> int:
 
 
 @jumping
-async def test_with_delivery_stopped_from_the_start() -> None:
+async def test_lag_is_known_with_flow_stopped_from_the_start() -> None:
     broker = broker_with(*ORDERS, records=25)
     async with watched(broker) as app:
         app.consumer.stop_flow()
@@ -36,7 +36,7 @@ async def test_with_delivery_stopped_from_the_start() -> None:
 
 
 @jumping
-async def test_from_the_committed_offset_with_delivery_stopped() -> None:
+async def test_lag_counts_from_committed_offset_with_flow_stopped() -> None:
     broker = broker_with(ONE, records=25)
     broker.group("group").take({ONE: 20})
     async with watched(broker) as app:
@@ -47,7 +47,7 @@ async def test_from_the_committed_offset_with_delivery_stopped() -> None:
 
 
 @jumping
-async def test_of_a_partition_that_is_paused() -> None:
+async def test_lag_of_paused_partition_is_known() -> None:
     broker = broker_with(ONE, records=5)
     async with watched(broker) as app:
         messages = app.topic("orders").noack()
@@ -67,7 +67,7 @@ async def test_of_a_partition_that_is_paused() -> None:
 
 
 @jumping
-async def test_of_a_partition_that_is_held_back_by_a_full_buffer() -> None:
+async def test_lag_of_partition_with_full_buffer_is_known() -> None:
     broker = broker_with(ONE, records=5)
     async with watched(broker, buffer_size=2) as app:
         app.topic("orders").noack()
@@ -78,8 +78,8 @@ async def test_of_a_partition_that_is_held_back_by_a_full_buffer() -> None:
 
 
 @jumping
-async def test_what_an_open_transaction_has_written_is_no_lag() -> None:
-    """It cannot be read yet, where only what is committed is read."""
+async def test_records_of_open_transaction_are_no_lag() -> None:
+    """With `isolation="read_committed"` these records cannot be read yet."""
     broker = broker_with(ONE, records=5)
     writer = broker.transactions.register("id", 1000.0)
     log = broker.log(ONE)
@@ -93,8 +93,8 @@ async def test_what_an_open_transaction_has_written_is_no_lag() -> None:
 
 
 @jumping
-async def test_what_an_open_transaction_goes_on_writing_is_no_lag() -> None:
-    """Each fetch brings another highwater, and no record."""
+async def test_new_records_of_open_transaction_are_no_lag() -> None:
+    """Each fetch brings a new high watermark, and no record."""
     broker = broker_with(ONE, records=5)
     writer = broker.transactions.register("id", 1000.0)
     log = broker.log(ONE)
@@ -110,7 +110,7 @@ async def test_what_an_open_transaction_goes_on_writing_is_no_lag() -> None:
 
 
 @jumping
-async def test_of_the_partitions_beside_one_that_is_gone() -> None:
+async def test_lag_of_other_partitions_is_known_without_answer_for_one() -> None:
     broker = broker_with(ONE, TP("payments", 0), records=5)
     async with watched(broker) as app:
         app.consumer.stop_flow()
@@ -131,7 +131,7 @@ async def test_of_the_partitions_beside_one_that_is_gone() -> None:
 
 
 @jumping
-async def test_what_moves_is_not_asked_for() -> None:
+async def test_ends_are_requested_only_for_quiet_logs() -> None:
     broker = broker_with(*ORDERS)
     async with watched(broker) as app:
         asked: list[list[TP]] = []
@@ -152,7 +152,7 @@ async def test_what_moves_is_not_asked_for() -> None:
 
 
 @jumping
-async def test_without_a_monitor_nobody_is_asked() -> None:
+async def test_ends_are_not_requested_without_a_monitor() -> None:
     broker = broker_with(ONE, records=5)
     async with app_on(broker, lag_interval=1.0) as app:
         asked: list[object] = []

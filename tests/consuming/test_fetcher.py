@@ -1,4 +1,4 @@
-"""The polling side: what is not delivered while it seeks, and what it does not fetch."""
+"""The polling task: seeks, the entry of fetches, requests, and its end."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FETCH = 5  # records in one fetch of a partition
 
 
 @jumping
-async def test_nothing_fetched_before_is_delivered_while_a_seek_is_under_way() -> None:
-    """However long the client takes, and whatever has become of the seek by then."""
+async def test_nothing_is_delivered_during_a_seek() -> None:
+    """This holds however long the client takes for the seek."""
     async with app_on(broker_with(ORDERS[0], records=5), commit_interval=1e6) as app:
         messages = app.topic("orders").noack()
         assert [message.offset for message in await take(messages, 2)] == [0, 1]
@@ -43,9 +43,9 @@ async def test_nothing_fetched_before_is_delivered_while_a_seek_is_under_way() -
 
 
 @jumping
-async def test_a_partition_that_was_paused_and_is_given_back_is_paused_again() -> None:
-    """In an eager rebalance the client forgets its pauses. With a full buffer the partition that
-    comes back is fetched from until the buffer is full again, and no further (I8)."""
+async def test_paused_partition_is_paused_again_after_eager_rebalance() -> None:
+    """In an eager rebalance the client forgets its pauses. A partition that is assigned again is
+    fetched from until the buffer is full again, and no further (I8)."""
     broker = broker_with(*ORDERS, records=500)
     settings = {
         "assignment": "eager",
@@ -72,7 +72,7 @@ async def test_a_partition_that_was_paused_and_is_given_back_is_paused_again() -
         assert BUFFER <= await held_of(2) < BUFFER + 2 * FETCH
 
 
-# What is done with what was fetched
+# The entry of fetches
 
 
 def reader(broker: MemoryBroker | None = None, *, records: int = 0) -> App:
@@ -80,7 +80,7 @@ def reader(broker: MemoryBroker | None = None, *, records: int = 0) -> App:
 
 
 @jumping
-async def test_of_what_is_being_let_go_nothing_more_is_delivered() -> None:
+async def test_nothing_is_delivered_from_draining_partition() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with reader(broker) as app:
         messages = app.topic("orders").noack()
@@ -91,8 +91,8 @@ async def test_of_what_is_being_let_go_nothing_more_is_delivered() -> None:
 
 
 @jumping
-async def test_a_client_that_was_reset_to_a_place_before_begins_a_new_epoch_there() -> None:
-    """Also where what it brings then goes on past the place where we were."""
+async def test_reset_to_earlier_offset_begins_new_epoch() -> None:
+    """This holds also if the records after the reset reach past the old position."""
     broker = broker_with(ORDERS[0], records=3)
     async with reader(broker) as app:
         messages = app.topic("orders").noack()
@@ -104,11 +104,11 @@ async def test_a_client_that_was_reset_to_a_place_before_begins_a_new_epoch_ther
         assert not before[0].ack()
 
 
-# What is asked of it
+# Requests
 
 
 def hold(app: App, call: str) -> trio.Event:
-    """From now on such calls to the client wait for the event, as where it takes its time."""
+    """Let later calls of a method of the client wait for the returned event."""
     make, may_go_on = getattr(app.consumer.client, call), trio.Event()
 
     async def make_late(*args: Any, **options: Any) -> Any:
@@ -132,7 +132,7 @@ async def is_closed_to(call: Callable[[], Awaitable[object]]) -> None:
 
 
 @jumping
-async def test_it_tells_how_far_the_client_has_read() -> None:
+async def test_positions_returns_the_client_positions() -> None:
     async with reader(records=3) as app:
         await take(app.topic("orders").noack(), 6)
         assert await app.consumer.polling.positions(ORDERS) == dict.fromkeys(ORDERS, 3)
@@ -140,7 +140,7 @@ async def test_it_tells_how_far_the_client_has_read() -> None:
 
 
 @jumping
-async def test_what_is_asked_before_the_first_poll_is_answered_with_it() -> None:
+async def test_request_before_first_poll_waits_for_it() -> None:
     app, answers = reader(), []
     may_open = hold(app, "open")
 
@@ -157,7 +157,7 @@ async def test_what_is_asked_before_the_first_poll_is_answered_with_it() -> None
 
 
 @jumping
-async def test_it_is_not_late_for_what_was_wanted_of_it_before_it_began() -> None:
+async def test_first_poll_clears_late_at() -> None:
     app = reader()
     may_open, may_subscribe = hold(app, "open"), hold(app, "subscribe")
     async with app:
@@ -172,8 +172,8 @@ async def test_it_is_not_late_for_what_was_wanted_of_it_before_it_began() -> Non
 
 
 @jumping
-async def test_what_the_client_refuses_is_raised_to_who_asked_for_it() -> None:
-    """And where the client stands after a seek that failed nobody knows: it is not ours."""
+async def test_seek_raises_the_error_of_the_client_and_drops_the_partition() -> None:
+    """After a failed seek the position of the client is unknown."""
     async with reader(records=3) as app:
         await take(app.topic("orders").noack(), 6)
 
@@ -187,7 +187,7 @@ async def test_what_the_client_refuses_is_raised_to_who_asked_for_it() -> None:
 
 
 @jumping
-async def test_a_seek_whose_partition_goes_before_the_poll_has_ended_says_so() -> None:
+async def test_seek_raises_if_partition_is_dropped_before_it_begins() -> None:
     async def seek(app: App) -> None:
         with pytest.raises(NotAssigned, match="orders-0"):
             await app.consumer.seek(ORDERS[0], 0)
@@ -204,7 +204,7 @@ async def test_a_seek_whose_partition_goes_before_the_poll_has_ended_says_so() -
 
 
 @jumping
-async def test_what_goes_while_another_is_sought_back_is_not_sought() -> None:
+async def test_partition_dropped_during_a_refetch_is_not_sought() -> None:
     async with reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
         client, ownership = app.consumer.client, app.consumer.ownership
@@ -223,7 +223,7 @@ async def test_what_goes_while_another_is_sought_back_is_not_sought() -> None:
 
 
 @jumping
-async def test_an_error_that_is_none_of_ours_ends_the_app_and_who_asked_is_told() -> None:
+async def test_unknown_error_in_a_request_ends_the_app_and_fails_the_caller() -> None:
     told = []
 
     async def ask(app: App) -> None:
@@ -243,7 +243,7 @@ async def test_an_error_that_is_none_of_ours_ends_the_app_and_who_asked_is_told(
 
 
 @jumping
-async def test_what_is_cancelled_before_the_poll_under_way_has_ended_is_not_done() -> None:
+async def test_request_cancelled_during_a_poll_is_withdrawn() -> None:
     async with reader(records=3) as app:
         messages = app.topic("orders").noack()
         before = await take(messages, 6)
@@ -257,7 +257,7 @@ async def test_what_is_cancelled_before_the_poll_under_way_has_ended_is_not_done
 
 
 @jumping
-async def test_after_a_kill_nobody_waits_for_an_answer() -> None:
+async def test_kill_fails_waiting_and_later_requests() -> None:
     async with trio.open_nursery() as nursery, reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
         may_poll = await hold_the_next_poll(app)
@@ -270,7 +270,7 @@ async def test_after_a_kill_nobody_waits_for_an_answer() -> None:
 
 
 @jumping
-async def test_who_asks_while_it_stops_need_not_wait_for_the_last_poll() -> None:
+async def test_request_during_the_stop_fails_at_once() -> None:
     async with trio.open_nursery() as nursery, reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
         may_poll = await hold_the_next_poll(app)
@@ -282,8 +282,8 @@ async def test_who_asks_while_it_stops_need_not_wait_for_the_last_poll() -> None
 
 
 @jumping
-async def test_the_client_is_asked_how_far_it_is_only_for_what_is_all_done() -> None:
-    """It looks at each partition to find one position."""
+async def test_commit_asks_positions_only_of_idle_partitions() -> None:
+    """The client walks over all partitions to find one position."""
     broker = broker_with(ORDERS[0], records=2)
     broker.gap(ORDERS[0], 3)
     async with reader(broker) as app:
@@ -305,18 +305,18 @@ async def test_the_client_is_asked_how_far_it_is_only_for_what_is_all_done() -> 
 
 
 @jumping
-async def test_to_have_nothing_to_catch_up_with_is_a_checkpoint() -> None:
+async def test_catch_up_without_work_is_a_checkpoint() -> None:
     async with reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
         with assert_checkpoints():
             await app.consumer.polling.catch_up()
 
 
-# Its end
+# The end
 
 
 @jumping
-async def test_who_waits_for_stopped_flow_is_let_go_by_a_kill() -> None:
+async def test_kill_ends_wait_for_stopped_flow() -> None:
     async with trio.open_nursery() as nursery, reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
         nursery.start_soon(app.consumer.wait_for_stopped_flow)
@@ -325,7 +325,7 @@ async def test_who_waits_for_stopped_flow_is_let_go_by_a_kill() -> None:
 
 
 @jumping
-async def test_restarted_by_itself_it_goes_on_where_it_was() -> None:
+async def test_restarted_fetcher_continues_at_its_position() -> None:
     broker = broker_with(ORDERS[0], records=3)
     async with app_on(broker, commit_interval=1e6) as app:
         messages = app.topic("orders").noack()
@@ -336,4 +336,4 @@ async def test_restarted_by_itself_it_goes_on_where_it_was() -> None:
         await app.consumer.seek(ORDERS[0], 1)
         assert [message.offset for message in await take(messages, 3)] == [1, 2, 3]
         await app.consumer.fetcher.restart()
-        assert app.consumer.fetcher.tree().children  # it lives until it is stopped again
+        assert app.consumer.fetcher.tree().children  # its task runs until the next stop

@@ -1,4 +1,4 @@
-"""Taking messages from all topics at once: when it waits, and what it ends with."""
+"""`Consumer.getmany`: how long it waits, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ async def many(app: App, timeout: float = 1.0) -> list[tuple[TP, int]]:
 
 
 @jumping
-async def test_getmany_waits_for_a_first_message_and_for_none_after_it() -> None:
+async def test_getmany_waits_only_for_the_first_message() -> None:
     broker = broker_with(*ORDERS)
     async with app_on(broker) as app, trio.open_nursery() as nursery:
         began = trio.current_time()
-        assert await many(app, 2.0) == []  # nothing is listened to
+        assert await many(app, 2.0) == []  # there is no topic
         app.conductor.add(app.topic("orders"))
         assert await many(app, 3.0) == []
         assert trio.current_time() - began == 5.0
@@ -55,8 +55,8 @@ async def test_getmany_decodes_and_ends_with_the_app() -> None:
 
 @pytest.mark.parametrize("steps", range(12))
 @jumping
-async def test_getmany_sees_what_comes_between_its_look_and_its_wait(steps: int) -> None:
-    """The filling task runs at each moment of the reading task's way into its wait."""
+async def test_getmany_takes_message_that_arrives_before_its_wait(steps: int) -> None:
+    """Messages become available at each step of the reading task on its way to the wait."""
     async with app_on(broker_with(*ORDERS, records=1)) as app:
         app.conductor.add(topic := app.topic("orders"))
         await app.conductor.wait_for_subscriptions()
@@ -79,7 +79,7 @@ async def test_getmany_sees_what_comes_between_its_look_and_its_wait(steps: int)
 
 
 @jumping
-async def test_getmany_hears_of_a_topic_that_is_added_while_it_waits() -> None:
+async def test_getmany_takes_from_topic_added_during_its_wait() -> None:
     broker = broker_with(*ORDERS, BILLS, records=1)
     async with app_on(broker) as app, trio.open_nursery() as nursery:
 
@@ -95,7 +95,7 @@ async def test_getmany_hears_of_a_topic_that_is_added_while_it_waits() -> None:
 
 
 @jumping
-async def test_a_message_without_a_holder_cannot_be_shared_any_more() -> None:
+async def test_incref_of_message_without_holder_is_refused() -> None:
     broker = broker_with(ORDERS[0], records=2)
     async with app_on(broker) as app:
         batch = await anext(app.topic("orders").batches(noack=True))

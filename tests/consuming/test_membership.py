@@ -1,4 +1,4 @@
-"""The log tells of an app that joined, that waits to join, and that lost partitions."""
+"""Log lines of an app that joined, that waits to join, and that lost partitions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @jumping
-async def test_an_app_that_joined_says_with_which_partitions(
+async def test_join_is_logged_with_its_partitions(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with app_on(broker_with(*ORDERS, records=1), "kitchen") as app:
@@ -32,7 +32,7 @@ async def test_an_app_that_joined_says_with_which_partitions(
 
 
 @jumping
-async def test_partitions_that_move_are_told_once_on_both_sides(
+async def test_moved_partitions_are_logged_once_by_each_member(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(*ORDERS, records=1)
@@ -42,19 +42,19 @@ async def test_partitions_that_move_are_told_once_on_both_sides(
         async with app_on(broker) as second:
             second.topic("orders").listen()
             await trio.sleep(10)
-            moved = [line for line in caplog.messages if "hands over" in line]
+            moved = [line for line in caplog.messages if ": releases " in line]
             joined = [line for line in caplog.messages if "joined its group" in line]
     assert len(moved) == 1
     assert len(joined) == 2
 
 
 @jumping
-async def test_an_app_that_loses_partitions_warns(caplog: pytest.LogCaptureFixture) -> None:
+async def test_lost_partitions_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker, "kitchen") as app:
         await take(app.topic("orders").noack(), 2)
         group = broker.group("kitchen")
-        for name in list(group.members):  # as if their sessions had run out
+        for name in list(group.members):  # as if their sessions had expired
             group.leave(name, trio.current_time())
         await trio.sleep(30)
     lost = [record for record in caplog.records if "lost" in record.getMessage()]
@@ -66,7 +66,7 @@ async def test_an_app_that_loses_partitions_warns(caplog: pytest.LogCaptureFixtu
 
 
 @jumping
-async def test_the_successor_of_one_that_was_killed_says_what_it_waits_for(
+async def test_successor_of_killed_member_warns_that_it_waits_to_join(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(*ORDERS, records=1)
@@ -82,7 +82,7 @@ async def test_the_successor_of_one_that_was_killed_says_what_it_waits_for(
 
 
 @jumping
-async def test_an_app_that_waits_for_no_topic_is_not_waiting_to_join(
+async def test_app_without_topics_does_not_warn_about_the_join(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with App("idle"):
@@ -90,7 +90,7 @@ async def test_an_app_that_waits_for_no_topic_is_not_waiting_to_join(
     assert caplog.messages == []
 
 
-def test_a_line_names_no_more_partitions_than_it_can_show() -> None:
+def test_log_line_names_first_partitions_and_counts_the_rest() -> None:
     names = names_of([TP("t", number) for number in range(1000)])
     assert names.startswith("t-0, t-1, ")
     assert names.endswith("t-9 and 990 more")

@@ -1,4 +1,4 @@
-"""How partitions begin anew and go, and who hears of it: `transport/consuming/ownership.py`."""
+"""New epochs and removed partitions: `transport/consuming/ownership.py`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def reader(records: int = 0, **settings: Any) -> App:
     return app_on(broker_with(*ORDERS, records=records), commit_interval=NEVER, **settings)
 
 
-# Partitions begin anew
+# New epochs
 
 
 @jumping
-async def test_what_is_rewound_comes_again_at_once() -> None:
-    """Also where nothing is new for the poll that is under way."""
+async def test_rewound_messages_are_redelivered_at_once() -> None:
+    """This holds also if the poll under way has nothing new to return."""
     async with reader(records=3) as app:
         messages = app.topic("orders").noack()
         await take(messages, 6)
@@ -36,7 +36,7 @@ async def test_what_is_rewound_comes_again_at_once() -> None:
 
 
 @jumping
-async def test_what_is_being_handed_over_still_is_when_it_is_rewound() -> None:
+async def test_rewound_partition_stays_draining() -> None:
     async with reader(records=3) as app:
         await take(app.topic("orders").noack(), 6)
         assignment, rewind = app.consumer.assignment, app.consumer.ownership.rewind
@@ -46,7 +46,7 @@ async def test_what_is_being_handed_over_still_is_when_it_is_rewound() -> None:
 
 
 @jumping
-async def test_the_monitor_hears_what_was_acked_of_an_epoch_that_is_rewound() -> None:
+async def test_monitor_receives_acks_of_rewound_epoch() -> None:
     monitor = Monitor()
     async with reader(records=3, monitor=monitor) as app:
         for message in await take(app.topic("orders").noack(), 6):
@@ -56,12 +56,12 @@ async def test_the_monitor_hears_what_was_acked_of_an_epoch_that_is_rewound() ->
         assert monitor.messages_out == {ONE: 2}
 
 
-# Partitions go
+# Removed partitions
 
 
 @pytest.mark.parametrize("step", ["drop", "abandon"])
 @jumping
-async def test_no_pause_outlives_the_end_of_all_that_is_ours(step: str) -> None:
+async def test_removal_of_all_partitions_ends_their_pauses(step: str) -> None:
     async with reader() as app:
         app.topic("orders").noack()
         await trio.sleep(1)
@@ -73,8 +73,8 @@ async def test_no_pause_outlives_the_end_of_all_that_is_ours(step: str) -> None:
 
 
 @jumping
-async def test_what_is_abandoned_has_no_transaction_any_more() -> None:
-    """If it comes back, it is with another producer."""
+async def test_abandoned_partition_has_no_transaction() -> None:
+    """If the partition is assigned again, it gets another producer."""
     async with reader(transactions="partition") as app:
         app.topic("orders").noack()
         await trio.sleep(1)
@@ -87,22 +87,20 @@ async def test_what_is_abandoned_has_no_transaction_any_more() -> None:
 
 
 @jumping
-async def test_of_what_goes_no_decoded_message_is_kept() -> None:
+async def test_decoded_messages_of_dropped_partition_are_forgotten() -> None:
     async with reader(records=3) as app:
         topics = [app.topic("orders", value_type=str) for _ in range(2)]
         first, _ = [topic.noack() for topic in topics]
         await take(first, 6)
         decoded = topics[0].channel.decoded["orders"]
-        assert len(decoded) == 6  # for the other
+        assert len(decoded) == 6  # for the other topic object
         app.consumer.ownership.drop({ONE})
         assert len(decoded) == 3
 
 
 @pytest.mark.parametrize(("generation", "then"), [(5, 5), (0, 0), (-1, 1)])
 @jumping
-async def test_what_goes_in_order_goes_in_its_generation_where_there_is_one(
-    generation: int, then: int
-) -> None:
+async def test_release_sets_the_generation_if_there_is_one(generation: int, then: int) -> None:
     async with reader() as app:
         app.topic("orders").noack()
         await trio.sleep(1)

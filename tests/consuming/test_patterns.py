@@ -26,7 +26,7 @@ ORDERS, BILLS = TP("shop.orders", 0), TP("shop.bills", 0)
 SHOP = re.compile(r"shop\..*")
 
 
-async def test_topics_that_match_and_those_that_are_created_later(place: Place) -> None:
+async def test_pattern_reads_matching_topics_and_later_ones(place: Place) -> None:
     names = [f"{place.name}.{kind}" for kind in ("orders", "bills", "later")]
     async with App(place.name, place.url, pattern_interval=0.2, heartbeat_interval=0.5) as app:
         for name in names[:2]:
@@ -42,7 +42,7 @@ async def test_topics_that_match_and_those_that_are_created_later(place: Place) 
 
 
 @jumping
-async def test_the_whole_name_has_to_match() -> None:
+async def test_pattern_must_match_the_whole_name() -> None:
     broker = broker_with(ORDERS, TP("a.shop.orders", 0), records=1)
     async with app_on(broker) as app:
         messages = app.topic(SHOP).noack()
@@ -51,7 +51,7 @@ async def test_the_whole_name_has_to_match() -> None:
 
 
 @jumping
-async def test_a_pattern_that_nothing_matches_yet() -> None:
+async def test_pattern_without_match_finds_later_topic() -> None:
     broker = broker_with(TP("another", 0), records=1)
     async with app_on(broker, pattern_interval=1.0) as app, trio.open_nursery() as nursery:
         messages = app.topic(SHOP).noack()
@@ -67,9 +67,9 @@ async def test_a_pattern_that_nothing_matches_yet() -> None:
 
 
 @jumping
-async def test_who_listens_to_no_pattern_asks_for_no_topics() -> None:
+async def test_topics_are_not_requested_without_a_pattern() -> None:
     async def topics() -> Collection[str]:
-        pytest.fail("on a large cluster they are many")
+        pytest.fail("the app asked for all topics, and a large cluster has many")
 
     async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
         app.consumer.client.topics = topics
@@ -89,7 +89,7 @@ async def test_who_listens_to_no_pattern_asks_for_no_topics() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_where_no_broker_tells_the_topics_it_is_asked_again_whatever_the_error(
+async def test_failed_topic_search_is_repeated_after_any_error(
     caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
@@ -108,7 +108,7 @@ async def test_where_no_broker_tells_the_topics_it_is_asked_again_whatever_the_e
 
 @jumping
 @pytest.mark.parametrize("error", [AuthorizationFailed, Fenced])
-async def test_an_error_that_no_later_look_can_mend_ends_the_app(error: type[Exception]) -> None:
+async def test_permanent_error_of_topic_search_ends_the_app(error: type[Exception]) -> None:
     async def refuse() -> Collection[str]:
         await trio.lowlevel.checkpoint()
         raise error("for good")
@@ -120,7 +120,7 @@ async def test_an_error_that_no_later_look_can_mend_ends_the_app(error: type[Exc
 
 
 @jumping
-async def test_beside_a_topic_by_its_name_each_gets_all() -> None:
+async def test_pattern_and_named_topic_each_get_all_messages() -> None:
     broker = broker_with(ORDERS, BILLS, records=1)
     async with app_on(broker) as app:
         by_pattern, by_name = app.topic(SHOP), app.topic("shop.orders")
@@ -139,7 +139,7 @@ async def test_beside_a_topic_by_its_name_each_gets_all() -> None:
 
 
 @jumping
-async def test_nothing_can_be_sent_to_a_pattern() -> None:
+async def test_send_to_a_pattern_is_refused() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         with pytest.raises(ValueError, match="pattern"):
             await app.topic(SHOP).send(value=b"v")
@@ -148,7 +148,7 @@ async def test_nothing_can_be_sent_to_a_pattern() -> None:
 
 
 @jumping
-async def test_a_name_without_a_topic_is_an_error_beside_a_pattern_too() -> None:
+async def test_unknown_topic_beside_a_pattern_is_an_error() -> None:
     with pytest.RaisesGroup(UnknownTopic, flatten_subgroups=True):
         async with app_on(broker_with(ORDERS, auto_create=False)) as app:
             app.conductor.add(app.topic("nowhere"))

@@ -1,4 +1,4 @@
-"""Reading without being a member of a group: everything (`client_only`), or what is named."""
+"""Reading without a membership: all partitions (`client_only`), or named partitions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def alone(place: Place, **settings: object) -> App:
 
 
 async def located(app: App, tp: TP) -> None:
-    """Wait until the position is known of a partition of which nothing is to be read."""
+    """Wait until the client knows its position in a partition without new records."""
     while tp not in await app.consumer.client.positions([tp]):
         app.consumer.client.interrupt()
 
 
-async def test_client_only_gets_everything_beside_others_and_commits_nothing(place: Place) -> None:
+async def test_client_only_reads_all_partitions_and_commits_nothing(place: Place) -> None:
     tps = await place.create(2, b"1", b"2")
     async with alone(place, client_only=True) as one, alone(place, client_only=True) as other:
         for app in (one, other):
@@ -33,7 +33,7 @@ async def test_client_only_gets_everything_beside_others_and_commits_nothing(pla
                     assert message.value == value
             await app.conductor.on_client_only_start()
             assert set(app.consumer.assignment) == set(tps)
-            assert await app.consumer.commit(), "what is done is known in the app all the same"
+            assert await app.consumer.commit(), "the app itself keeps its offsets"
             await app.topic(place.name).send(value=b"3", partition=1)
             assert (await anext(messages)).tp == tps[1]
     assert await place.committed() == {}
@@ -52,7 +52,7 @@ async def test_client_only_starts_by_the_reset_policy(place: Place, start: str) 
         assert (await anext(messages)).value == (b"old" if start == "earliest" else b"new")
 
 
-async def test_named_partitions_start_where_they_are_told_and_commit(place: Place) -> None:
+async def test_named_partitions_start_at_given_offsets_and_commit(place: Place) -> None:
     tps = await place.create(3, b"0", b"1", b"2")
     async with place.app() as app:
         await app.topic(place.name).send_and_wait(value=b"of 1", partition=1)
@@ -71,7 +71,7 @@ async def test_named_partitions_start_where_they_are_told_and_commit(place: Plac
         assert (await anext(app.topic(place.name).noack())).value == b"3"
 
 
-async def test_seek_and_pause_work_alike(place: Place) -> None:
+async def test_client_only_can_seek(place: Place) -> None:
     tps = await place.create(1, b"0", b"1")
     async with alone(place, client_only=True) as app:
         messages = app.topic(place.name).noack()
@@ -81,7 +81,7 @@ async def test_seek_and_pause_work_alike(place: Place) -> None:
 
 
 @jumping
-async def test_a_subscription_changes_while_running() -> None:
+async def test_client_only_follows_changes_of_its_topics() -> None:
     bills = TP("bills", 0)
     broker = broker_with(ORDERS[0], bills, records=1)
     async with app_on(broker, client_only=True) as app:
@@ -97,7 +97,7 @@ async def test_a_subscription_changes_while_running() -> None:
 
 
 @jumping
-async def test_new_partitions_are_found() -> None:
+async def test_client_only_finds_added_partitions() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with app_on(broker, client_only=True) as app:
         messages = app.topic("orders").noack()
@@ -108,7 +108,7 @@ async def test_new_partitions_are_found() -> None:
 
 
 @jumping
-async def test_named_partitions_are_shared_with_nobody() -> None:
+async def test_reader_of_named_partitions_joins_no_group() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker, partitions={ORDERS[0]: None}) as app:
         messages = app.topic("orders").noack()
@@ -121,13 +121,13 @@ async def test_named_partitions_are_shared_with_nobody() -> None:
 
 
 @jumping
-async def test_a_topic_that_there_is_not() -> None:
+async def test_unknown_topic_ends_the_app() -> None:
     with pytest.RaisesGroup(UnknownTopic, flatten_subgroups=True):
         async with app_on(broker_with(*ORDERS, auto_create=False), client_only=True) as app:
             await anext(app.topic("nowhere").noack())
 
 
-async def test_a_named_partition_that_there_is_not_ends_the_app_and_is_named(place: Place) -> None:
+async def test_unknown_partition_ends_the_app_with_its_name(place: Place) -> None:
     tps = await place.create(2, b"1")
     gone = TP(place.name, 99)
     named = pytest.RaisesExc(UnknownTopic, match=rf"{gone}.*'{place.name}' has 2 partitions")
@@ -137,7 +137,7 @@ async def test_a_named_partition_that_there_is_not_ends_the_app_and_is_named(pla
                 pass
 
 
-async def test_a_named_partition_of_a_topic_that_there_is_not_ends_the_app(place: Place) -> None:
+async def test_partition_of_unknown_topic_ends_the_app(place: Place) -> None:
     options = {"client_options": {"allow_auto_create_topics": False}, "connect_timeout": 0.5}
     named = pytest.RaisesExc(UnknownTopic, match=place.name)
     with pytest.RaisesGroup(named, flatten_subgroups=True):
@@ -146,7 +146,7 @@ async def test_a_named_partition_of_a_topic_that_there_is_not_ends_the_app(place
 
 
 @jumping
-async def test_a_topic_of_which_no_partition_is_named_is_refused_at_once() -> None:
+async def test_topic_without_named_partition_is_refused() -> None:
     broker = broker_with(*ORDERS, TP("bills", 0), records=1)
     async with app_on(broker, partitions={ORDERS[0]: None}) as app:
         bills = app.topic("bills")
@@ -159,7 +159,7 @@ async def test_a_topic_of_which_no_partition_is_named_is_refused_at_once() -> No
 
 
 @jumping
-async def test_the_end_and_a_kill() -> None:
+async def test_client_only_app_can_be_killed() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker, client_only=True) as app:
         await take(app.topic("orders").noack(), 2)
@@ -167,7 +167,7 @@ async def test_the_end_and_a_kill() -> None:
         await app.kill()
 
 
-def test_what_cannot_be_together() -> None:
+def test_conflicting_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="client_only"):
         App("app", client_only=True, partitions={ORDERS[0]: 0})
     with pytest.raises(ValueError, match="offset of orders-0 in partitions"):

@@ -1,4 +1,4 @@
-"""Rebalances and their bounds: whoever does not keep to one, nothing is lost."""
+"""Rebalances and their bounds: a hook that outlasts its bound loses no message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOUND, SLOW = 5.0, 20.0
 
 
 class Slow(App):
-    """With hooks that outlast the bound; `shielded`: and do not let themselves be cancelled."""
+    """An app with hooks that outlast the bound; with `shielded`, nothing can cancel them."""
 
     shielded = False
     seeks: int | None = None
@@ -66,7 +66,7 @@ slow = pytest.mark.parametrize("kind", [Slow, SlowAndShielded])
 
 
 def throw_out(broker: MemoryBroker) -> None:
-    """Let the group lose its members, as if their sessions had run out."""
+    """Remove all members from the group, as if their sessions had expired."""
     group = broker.group("group")
     for name in list(group.members):
         group.leave(name, trio.current_time())
@@ -74,7 +74,7 @@ def throw_out(broker: MemoryBroker) -> None:
 
 @slow
 @jumping
-async def test_a_slow_hook_for_what_comes(kind: type[App]) -> None:
+async def test_slow_assigned_hook_loses_no_message(kind: type[App]) -> None:
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
         messages = await take(app.topic("orders").noack(), 5)
@@ -94,7 +94,7 @@ class WithSlowConductor(App):
 
 @pytest.mark.parametrize("transactions", [None, "partition"])
 @jumping
-async def test_a_conductor_that_is_cut_off_keeps_its_channels(transactions: str | None) -> None:
+async def test_cancelled_conductor_hook_keeps_the_channels(transactions: str | None) -> None:
     broker = broker_with(ORDERS, records=5)
     settings = {"drain_timeout": BOUND, "transactions": transactions}
     async with WithSlowConductor("group", broker, **settings) as app:
@@ -107,16 +107,16 @@ async def test_a_conductor_that_is_cut_off_keeps_its_channels(transactions: str 
 
 @slow
 @jumping
-async def test_a_slow_hook_for_what_was_lost(kind: type[App]) -> None:
+async def test_slow_hook_after_a_loss_loses_no_message(kind: type[App]) -> None:
     broker = broker_with(ORDERS, records=10)
     async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
         orders = aiter(app.topic("orders"))
-        handled = [message.offset for message in await take(orders, 4)]  # the last is in hand
+        handled = [message.offset for message in await take(orders, 4)]  # the last one is unacked
         throw_out(broker)
         write(broker, ORDERS, 2)
         while handled[-1] != 11:
             handled.append((await anext(orders)).offset)
-        await anext_for_a_while(orders)  # which acks the last one
+        await anext_for_a_while(orders)  # this acks the last message
         await app.consumer.commit()
     assert set(handled) == set(range(12))
     assert committed(broker) == {ORDERS: 12}
@@ -125,7 +125,7 @@ async def test_a_slow_hook_for_what_was_lost(kind: type[App]) -> None:
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 @slow
 @jumping
-async def test_a_slow_hook_for_what_goes(kind: type[App], assignment: str) -> None:
+async def test_slow_revoked_hook_loses_no_message(kind: type[App], assignment: str) -> None:
     broker = broker_with(*[TP("orders", number) for number in range(4)], records=5)
     settings = {"drain_timeout": BOUND, "assignment": assignment}
     handled: set[tuple[TP, int]] = set()
@@ -154,7 +154,7 @@ async def anext_for_a_while(messages: object) -> None:
 
 @pytest.mark.parametrize("kind", [SeeksOn, SeeksBack])
 @jumping
-async def test_a_seek_holds_though_the_client_has_gone_on_meanwhile(kind: type[Slow]) -> None:
+async def test_seek_in_a_late_hook_is_applied_after_the_bound(kind: type[Slow]) -> None:
     broker = broker_with(ORDERS, records=10)
     broker.group("group").offsets[ORDERS] = 5
     settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
@@ -170,7 +170,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @jumping
-async def test_a_hook_that_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_cancelled_assigned_hook_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -182,7 +182,7 @@ async def test_a_hook_that_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize(("kind", "seconds"), [(Slow, BOUND), (App, 0.0)])
 @jumping
-async def test_a_hook_for_what_was_lost_is_told_of_if_it_is_cut_off(
+async def test_hook_after_a_loss_is_a_warning_only_if_cancelled(
     kind: type[App], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
@@ -191,22 +191,22 @@ async def test_a_hook_for_what_was_lost_is_told_of_if_it_is_cut_off(
         caplog.clear()
         throw_out(broker)
         await trio.sleep(seconds + 1)
-        cut_off = [text for text in warnings(caplog) if "cut off" in text]
+        cut_off = [text for text in warnings(caplog) if "hook was cancelled" in text]
         assert [str(ORDERS) in text for text in cut_off] == ([True] if seconds else [])
 
 
-# What is ours when
+# The assignment during a rebalance
 
 
 @jumping
-async def test_before_the_first_rebalance_none_is_under_way_and_nothing_is_coming() -> None:
+async def test_no_rebalance_is_under_way_before_the_first() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         assert not app.consumer.rebalances.is_under_way
         assert not app.consumer.rebalances.start_at(ORDERS, 0)
 
 
 @jumping
-async def test_what_was_lost_is_not_ours_any_more_when_the_app_hears_of_it() -> None:
+async def test_lost_partitions_are_removed_before_the_hook() -> None:
     heard: list[tuple[frozenset[TP], frozenset[TP]]] = []
 
     class Hearing(App):
@@ -223,8 +223,8 @@ async def test_what_was_lost_is_not_ours_any_more_when_the_app_hears_of_it() -> 
 
 
 @jumping
-async def test_who_waits_for_stopped_flow_does_not_wait_for_handlers() -> None:
-    """Nothing comes of the poll that waits for them before the hand-over is done."""
+async def test_wait_for_stopped_flow_does_not_wait_for_handlers() -> None:
+    """The poll that waits for the rebalance returns nothing before the release."""
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker) as app:
         message = await anext(app.topic("orders").noack())
@@ -238,11 +238,11 @@ async def test_who_waits_for_stopped_flow_does_not_wait_for_handlers() -> None:
 
 
 @jumping
-async def test_past_the_bound_the_producer_of_what_was_taken_away_ends() -> None:
+async def test_producer_of_abandoned_partition_is_stopped() -> None:
     broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
     settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
     async with app_on(broker, transactions="partition", **settings) as app:
-        await take(app.topic("orders").noack(), 2)  # which are never acked
+        await take(app.topic("orders").noack(), 2)  # never acked
 
         def producers() -> int:
             return sum("Producer of group-" in line for line in app.tree().lines())
@@ -256,7 +256,7 @@ async def test_past_the_bound_the_producer_of_what_was_taken_away_ends() -> None
 
 
 @jumping
-async def test_a_producer_that_does_not_end_in_order_ends_no_commit(
+async def test_producer_that_does_not_close_cleanly_fails_no_commit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
@@ -285,7 +285,7 @@ async def test_a_producer_that_does_not_end_in_order_ends_no_commit(
 
 
 @pytest.mark.parametrize("error", [ClientClosed("it was closed"), KeyboardInterrupt()])
-async def test_an_error_within_a_bound_is_raised_as_it_is(error: BaseException) -> None:
+async def test_error_of_a_bounded_step_is_raised_without_a_group(error: BaseException) -> None:
     event = Rebalance(RebalanceKind.REVOKED, frozenset(), 1, BOUND, lambda seek: None)
 
     async def step() -> None:
@@ -297,7 +297,7 @@ async def test_an_error_within_a_bound_is_raised_as_it_is(error: BaseException) 
     assert raised.value is error
 
 
-async def test_a_cancellation_within_a_bound_goes_on_its_way() -> None:
+async def test_cancellation_of_a_bounded_step_is_passed_on() -> None:
     event = Rebalance(RebalanceKind.REVOKED, frozenset(), 1, BOUND, lambda seek: None)
     with trio.move_on_after(0) as scope:
         await _within(event, trio.sleep_forever)
@@ -308,7 +308,7 @@ async def test_a_cancellation_within_a_bound_goes_on_its_way() -> None:
 
 
 @jumping
-async def test_the_end_does_not_wait_for_a_hook() -> None:
+async def test_stop_does_not_wait_for_a_hook() -> None:
     async with app_on(broker_with(ORDERS), kind=Slow) as app:
         app.topic("orders").listen()
         await wait_all_tasks_blocked()
@@ -317,7 +317,7 @@ async def test_the_end_does_not_wait_for_a_hook() -> None:
 
 
 @jumping
-async def test_after_the_end_a_rebalance_waits_for_nobody_and_no_hook_hears_of_it() -> None:
+async def test_rebalance_after_the_end_waits_for_no_handler_and_calls_no_hook() -> None:
     heard: list[frozenset[TP]] = []
 
     class Hearing(App):
@@ -326,7 +326,7 @@ async def test_after_the_end_a_rebalance_waits_for_nobody_and_no_hook_hears_of_i
 
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Hearing) as app, app_on(broker) as other:
-        await anext(app.topic("orders").noack())  # which is never acked
+        await anext(app.topic("orders").noack())  # never acked
         app.consumer.rebalances.end()
         app.conductor.clear()
         with trio.fail_after(10):
@@ -334,12 +334,12 @@ async def test_after_the_end_a_rebalance_waits_for_nobody_and_no_hook_hears_of_i
         assert heard == []
 
 
-# The commit on the way out
+# The last commit of revoked partitions
 
 
 @pytest.mark.parametrize("error", [Fenced, AuthorizationFailed])
 @jumping
-async def test_a_commit_that_shows_that_all_is_over_ends_the_app(error: type[Exception]) -> None:
+async def test_fatal_error_of_the_last_commit_ends_the_app(error: type[Exception]) -> None:
     broker = broker_with(ORDERS, records=3)
     with pytest.RaisesGroup(error, flatten_subgroups=True):
         async with app_on(broker, commit_interval=1e6) as app:
@@ -359,7 +359,7 @@ async def test_a_commit_that_shows_that_all_is_over_ends_the_app(error: type[Exc
 
 @pytest.mark.parametrize("error", [CommitRefused, CommitUnknown])
 @jumping
-async def test_a_commit_that_is_refused_for_what_goes_does_not(
+async def test_refused_last_commit_is_a_warning(
     error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
@@ -380,7 +380,7 @@ async def test_a_commit_that_is_refused_for_what_goes_does_not(
 
 
 @jumping
-async def test_a_kill_may_come_in_the_middle_of_a_rebalance() -> None:
+async def test_app_can_be_killed_during_a_rebalance() -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=SeeksOn, drain_timeout=BOUND) as app:
         app.topic("orders").noack()

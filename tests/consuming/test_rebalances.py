@@ -1,4 +1,4 @@
-"""Several apps of one group, on a broker in memory: who owns what, and what becomes of messages."""
+"""Several apps of one group on a broker in memory: their partitions, messages and commits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 
 @attrs.define
 class Handled:
-    """What was handled, by whom, and from when to when."""
+    """Records of handled messages: app, partition, offset, begin and end."""
 
     spans: list[tuple[str, TP, int, float, float]] = attrs.field(factory=list)
 
@@ -42,19 +42,19 @@ class Handled:
 
 
 def all_of(broker: MemoryBroker) -> Counter[tuple[TP, int]]:
-    """Each record of the broker, once."""
+    """Return each record of the broker, once."""
     return Counter((tp, offset) for tp in ORDERS for offset in range(broker.log(tp).end))
 
 
 async def member(broker: MemoryBroker, who: str, handled: Handled, **settings: object) -> None:
-    """One that works until it is cancelled."""
+    """Run an app that handles messages until it is cancelled."""
     async with (app := app_on(broker, **settings)):
         await handled.work(who, app, 0.1)
 
 
 @both_ways
 @jumping
-async def test_members_share_the_partitions_and_nothing_is_lost_or_doubled(assignment: str) -> None:
+async def test_members_share_partitions_without_loss_or_duplicates(assignment: str) -> None:
     broker = broker_with(*ORDERS, records=20)
     handled = Handled()
     async with trio.open_nursery() as nursery:
@@ -82,7 +82,7 @@ async def test_members_share_the_partitions_and_nothing_is_lost_or_doubled(assig
 
 @both_ways
 @jumping
-async def test_no_partition_is_worked_on_by_two_at_once(assignment: str) -> None:
+async def test_partition_is_handled_by_one_member_at_a_time(assignment: str) -> None:
     broker = broker_with(*ORDERS, records=100)
     handled = Handled()
     async with trio.open_nursery() as nursery:
@@ -102,12 +102,12 @@ async def test_no_partition_is_worked_on_by_two_at_once(assignment: str) -> None
 
 @both_ways
 @jumping
-async def test_a_revocation_waits_for_the_message_in_hand_and_commits_it(assignment: str) -> None:
+async def test_revocation_waits_for_unacked_message_and_commits_it(assignment: str) -> None:
     broker = broker_with(ORDERS[0], records=3)
     one, other = [app_on(broker, assignment=assignment, commit_interval=1e6) for _ in range(2)]
     async with one, other:
         in_hand = await anext(one.topic("orders").noack())
-        one.conductor.clear()  # it gives the partition back
+        one.conductor.clear()  # the partition is revoked
         theirs = other.topic("orders").noack()
         await trio.sleep(5)
         assert ORDERS[0] not in other.consumer.assignment
@@ -117,7 +117,7 @@ async def test_a_revocation_waits_for_the_message_in_hand_and_commits_it(assignm
 
 
 @jumping
-async def test_acks_after_a_rebalance_do_nothing_and_are_counted(
+async def test_late_acks_after_a_rebalance_are_stale(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(*ORDERS, records=2)
@@ -136,12 +136,12 @@ async def test_acks_after_a_rebalance_do_nothing_and_are_counted(
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for tp in taken:
         warning = next(text for text in warnings if str(tp) in text)
-        assert "2 messages" in warning
-        assert "the first is 0" in warning
+        assert "2 unacked messages" in warning
+        assert "from offset 0 on" in warning
 
 
 @jumping
-async def test_a_kept_partition_is_acked_and_committed_across_the_rebalance() -> None:
+async def test_kept_partition_is_acked_and_committed_during_a_rebalance() -> None:
     broker = broker_with(*ORDERS, records=1)
     one, other = [app_on(broker, commit_interval=1.0) for _ in range(2)]
     async with one:
@@ -164,8 +164,8 @@ async def test_a_kept_partition_is_acked_and_committed_across_the_rebalance() ->
 
 
 @jumping
-async def test_no_partition_goes_while_a_commit_of_it_is_under_way() -> None:
-    """It would come to the broker after that of the next owner, and take it back (I2)."""
+async def test_partition_is_not_released_during_a_commit_of_it() -> None:
+    """Otherwise the commit could reach the broker after the next owner's, and undo that (I2)."""
     broker = broker_with(*ORDERS[:2], records=3)
     one, other = [app_on(broker, commit_interval=1e6) for _ in range(2)]
     asked: list[Mapping[TP, int]] = []
@@ -176,7 +176,7 @@ async def test_no_partition_goes_while_a_commit_of_it_is_under_way() -> None:
 
         async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
             asked.append(offsets)
-            if len(asked) == 1:  # the last one before a partition goes; somebody wants one of all
+            if len(asked) == 1:  # the last commit of the revoked partition; another is for all
                 nursery.start_soon(one.consumer.commit)
                 await trio.sleep(1)
                 raise CommitUnknown("no answer")
@@ -198,7 +198,7 @@ async def test_no_partition_goes_while_a_commit_of_it_is_under_way() -> None:
 
 
 @jumping
-async def test_a_seek_during_a_revocation_fails_at_once() -> None:
+async def test_seek_during_a_revocation_fails_at_once() -> None:
     broker = broker_with(*ORDERS, records=2)
     one, other = [app_on(broker, drain_timeout=50.0) for _ in range(2)]
     async with one:
@@ -212,13 +212,13 @@ async def test_a_seek_during_a_revocation_fails_at_once() -> None:
             for tp in ORDERS:
                 with pytest.raises(RebalanceInProgress):
                     await one.consumer.seek(tp, 0)
-            with pytest.raises(NotAssigned):  # nor would it be after the revocation
+            with pytest.raises(NotAssigned):  # it is not assigned after the rebalance either
                 await one.consumer.seek(TP("bills", 0), 0)
             assert trio.current_time() == before
 
 
 @jumping
-async def test_a_seek_that_meets_a_revocation_is_made_or_fails_at_once() -> None:
+async def test_seek_at_the_start_of_a_revocation_is_made_or_fails_at_once() -> None:
     outcomes = set()
     for steps in range(20):
         broker = broker_with(*ORDERS, records=2)
@@ -241,7 +241,7 @@ async def test_a_seek_that_meets_a_revocation_is_made_or_fails_at_once() -> None
 
 
 class SeeksOnAssigned(App):
-    """As a program does that keeps its offsets elsewhere."""
+    """An app that keeps its offsets elsewhere."""
 
     async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
         for tp in assigned:
@@ -250,7 +250,7 @@ class SeeksOnAssigned(App):
 
 
 @jumping
-async def test_a_program_may_seek_when_partitions_have_come() -> None:
+async def test_assigned_hook_may_seek() -> None:
     broker = broker_with(ORDERS[0], records=3)
     app = app_on(broker, kind=SeeksOnAssigned)
     async with app:
@@ -268,7 +268,7 @@ class CommitsOnAssigned(App):
 
 
 @jumping
-async def test_a_program_may_commit_when_partitions_have_come() -> None:
+async def test_assigned_hook_may_commit() -> None:
     broker = broker_with(*ORDERS, records=1)
     one, other = [app_on(broker, kind=CommitsOnAssigned) for _ in range(2)]
     async with one, other:
@@ -295,18 +295,18 @@ class FailsOnRevoked(App):
 
 
 @jumping
-async def test_a_hook_that_raises_when_partitions_come_ends_the_app_with_just_that() -> None:
+async def test_error_of_assigned_hook_ends_the_app() -> None:
     app = app_on(broker_with(*ORDERS, records=1), kind=FailsOnAssigned)
     with pytest.RaisesGroup(HookFailed, flatten_subgroups=True):
         async with app:
             async for _ in app.topic("orders"):
                 pass
             await trio.sleep_forever()
-    assert trio.current_time() < 1  # and does not wait for anything
+    assert trio.current_time() < 1  # the end waits for nothing
 
 
 @jumping
-async def test_a_hook_that_raises_when_partitions_go_ends_the_app_with_just_that() -> None:
+async def test_error_of_revoked_hook_ends_the_app() -> None:
     broker = broker_with(*ORDERS, records=1)
     app = app_on(broker, kind=FailsOnRevoked)
     began = trio.current_time()
@@ -324,7 +324,7 @@ async def test_a_hook_that_raises_when_partitions_go_ends_the_app_with_just_that
 
 
 @jumping
-async def test_of_what_is_lost_nothing_is_committed() -> None:
+async def test_lost_partitions_are_not_committed() -> None:
     broker = broker_with(*ORDERS, records=2)
     app = app_on(broker, commit_interval=1e6)
     async with app:
@@ -334,7 +334,7 @@ async def test_of_what_is_lost_nothing_is_committed() -> None:
             if message.offset == 0:
                 message.ack()
         group = broker.group("group")
-        for name in list(group.members):  # the group throws it out
+        for name in list(group.members):  # the group evicts the member
             group.leave(name, trio.current_time())
         await trio.sleep(A_WHILE)
         assert committed(broker) == {}
@@ -344,7 +344,7 @@ async def test_of_what_is_lost_nothing_is_committed() -> None:
 
 
 @jumping
-async def test_a_commit_that_finds_the_member_thrown_out_lets_all_go() -> None:
+async def test_commit_of_evicted_member_loses_all_partitions() -> None:
     broker = broker_with(*ORDERS, records=1)
     app = app_on(broker, commit_interval=1e6)
     async with app:
@@ -354,15 +354,15 @@ async def test_a_commit_that_finds_the_member_thrown_out_lets_all_go() -> None:
             message.ack()
         group = broker.group("group")
         for name in list(group.members):
-            del group.members[name]  # so far nobody has noticed
+            del group.members[name]  # the client does not know yet
         await app.consumer.commit()
-        assert set(committed(broker).values()) <= {0}  # where they begin anew
+        assert set(committed(broker).values()) <= {0}  # the start offsets
         assert not first[3].ack()
         assert len(await take(messages, 4)) == 4
 
 
 @jumping
-async def test_what_a_killed_member_had_not_committed_is_taken_over() -> None:
+async def test_next_member_gets_uncommitted_messages_of_killed_member() -> None:
     broker = broker_with(*ORDERS, records=10)
     one, other = [app_on(broker, commit_interval=1e6, session_timeout=10.0) for _ in range(2)]
     async with one:
@@ -381,11 +381,11 @@ async def test_what_a_killed_member_had_not_committed_is_taken_over() -> None:
         theirs = other.topic("orders").noack()
         left = await take(theirs, 20)
         assert {message.tp for message in left} <= set(ORDERS)
-        assert trio.current_time() > 9  # the session of the killed one ran out
+        assert trio.current_time() > 9  # the session of the killed member expired
 
 
 @jumping
-async def test_a_kill_may_come_in_the_middle_of_a_commit() -> None:
+async def test_app_can_be_killed_during_a_commit() -> None:
     for steps in range(8):
         broker = broker_with(*ORDERS, records=1)
         async with app_on(broker, str(steps), commit_interval=1.0) as app:
@@ -398,8 +398,8 @@ async def test_a_kill_may_come_in_the_middle_of_a_commit() -> None:
 
 
 @jumping
-async def test_who_is_no_member_by_the_answer_to_a_commit_delivers_nothing_until_the_loss() -> None:
-    """The partitions may have another owner by then, who handles the same messages."""
+async def test_refused_commit_suspends_delivery_until_the_loss() -> None:
+    """The partitions may have another owner by then, which handles the same messages."""
     broker = broker_with(*ORDERS, records=5)
     async with app_on(broker, commit_interval=0.5) as app:
         messages = app.topic("orders").noack()
@@ -417,7 +417,7 @@ async def test_who_is_no_member_by_the_answer_to_a_commit_delivers_nothing_until
             group.leave(next(iter(group.members)), trio.current_time())
             await commit(offsets, timeout)
 
-        app.consumer.client.poll = poll_late  # so that the loss cannot come yet
+        app.consumer.client.poll = poll_late  # the loss is raised by a poll
         app.consumer.client.interrupt()
         await wait_all_tasks_blocked()
         app.consumer.client.commit = thrown_out
@@ -432,7 +432,7 @@ async def test_who_is_no_member_by_the_answer_to_a_commit_delivers_nothing_until
 
 
 @jumping
-async def test_a_refusal_that_proves_wrong_lets_delivery_go_on() -> None:
+async def test_delivery_resumes_when_a_later_commit_is_accepted() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker, commit_interval=0.5) as app:
         messages = app.topic("orders").noack()

@@ -19,16 +19,16 @@ LATEST = {"auto_offset_reset": "latest", "commit_interval": NEVER}
 
 
 def resets(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The warnings of resets."""
+    """Return the warnings about resets."""
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     return [text for text in told if "reading" in text]
 
 
-# "latest" is where a group begins, and nothing else
+# "latest" is only for the start of a group
 
 
 @jumping
-async def test_a_partition_that_is_added_begins_at_its_beginning() -> None:
+async def test_added_partition_is_read_from_its_beginning() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, **LATEST) as app:
         messages = app.topic("orders").noack()
@@ -41,7 +41,7 @@ async def test_a_partition_that_is_added_begins_at_its_beginning() -> None:
 
 
 @jumping
-async def test_so_does_one_that_was_added_while_nobody_was_there() -> None:
+async def test_partition_added_without_members_is_read_from_its_beginning() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, **LATEST) as app:
         app.topic("orders").noack()
@@ -53,7 +53,7 @@ async def test_so_does_one_that_was_added_while_nobody_was_there() -> None:
 
 
 @jumping
-async def test_so_does_a_topic_that_is_created_and_matches_a_pattern() -> None:
+async def test_created_topic_of_a_pattern_is_read_from_its_beginning() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, pattern_interval=1.0, **LATEST) as app:
         messages = app.topic(re.compile("orders.*")).noack()
@@ -64,7 +64,7 @@ async def test_so_does_a_topic_that_is_created_and_matches_a_pattern() -> None:
 
 
 @jumping
-async def test_of_a_second_topic_comes_what_was_written_since_the_group_began() -> None:
+async def test_second_topic_is_read_since_the_group_began() -> None:
     payments = TP("payments", 0)
     broker = broker_with(ONE, payments, records=3)
     async with app_on(broker, **LATEST) as app:
@@ -75,7 +75,7 @@ async def test_of_a_second_topic_comes_what_was_written_since_the_group_began() 
 
 
 @jumping
-async def test_members_that_begin_together_read_nothing_of_before() -> None:
+async def test_members_that_start_together_skip_older_records() -> None:
     broker = broker_with(*ORDERS, records=9)
     async with app_on(broker, **LATEST) as one, app_on(broker, **LATEST) as two:
         ones, twos = one.topic("orders").noack(), two.topic("orders").noack()
@@ -88,7 +88,7 @@ async def test_members_that_begin_together_read_nothing_of_before() -> None:
 
 
 @jumping
-async def test_so_it_is_for_a_reader_without_a_group() -> None:
+async def test_client_only_reads_added_partition_from_its_beginning() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, client_only=True, **LATEST) as app:
         messages = app.topic("orders").noack()
@@ -101,7 +101,7 @@ async def test_so_it_is_for_a_reader_without_a_group() -> None:
 
 
 @jumping
-async def test_so_it_is_for_partitions_that_are_named() -> None:
+async def test_added_named_partition_is_read_from_its_beginning() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, partitions={ONE: None}, **LATEST) as app:
         app.topic("orders").noack()
@@ -115,7 +115,7 @@ async def test_so_it_is_for_partitions_that_are_named() -> None:
         assert sorted((m.tp, m.offset) for m in came) == [(ONE, 3), (ORDERS[1], 0), (ORDERS[1], 1)]
 
 
-async def test_two_members_that_come_to_a_full_topic_read_what_is_new(place: Place) -> None:
+async def test_two_members_of_a_new_group_read_only_new_records(place: Place) -> None:
     old = [b"old"] * 20
     await place.create(1, *old)
     await place.widen(4)
@@ -137,14 +137,14 @@ async def until_shared(one: App, two: App) -> None:
             await trio.sleep(0.05)
 
 
-# What "latest" has given is committed before the first message is delivered
+# The start offset of "latest" is committed before the first delivery
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"transactions": "member"}, {"transactions": "partition"}]
 )
 @jumping
-async def test_a_member_that_crashes_before_its_first_commit_loses_nothing(
+async def test_crash_before_the_first_commit_loses_no_message(
     settings: dict[str, str],
 ) -> None:
     broker = broker_with(ONE, records=3)
@@ -162,7 +162,7 @@ async def test_a_member_that_crashes_before_its_first_commit_loses_nothing(
 
 
 @jumping
-async def test_nothing_is_delivered_before_that_commit() -> None:
+async def test_delivery_waits_for_the_commit_of_the_start_offset() -> None:
     broker = broker_with(ONE, records=3)
     app = app_on(broker, **LATEST)
     commit = app.consumer.client.commit
@@ -183,7 +183,7 @@ async def test_nothing_is_delivered_before_that_commit() -> None:
 
 
 @jumping
-async def test_a_commit_that_is_refused_for_a_while_is_made_again() -> None:
+async def test_refused_commit_of_the_start_offset_is_retried() -> None:
     broker = broker_with(ONE, records=3)
     app = app_on(broker, **LATEST, max_poll_interval=20.0)
     commit, until = app.consumer.client.commit, trio.current_time() + 30
@@ -203,7 +203,7 @@ async def test_a_commit_that_is_refused_for_a_while_is_made_again() -> None:
 
 
 @jumping
-async def test_with_earliest_nothing_waits_for_a_commit() -> None:
+async def test_delivery_with_earliest_does_not_wait_for_a_commit() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, commit_interval=NEVER) as app:
         await take(app.topic("orders").noack(), 3)
@@ -211,7 +211,7 @@ async def test_with_earliest_nothing_waits_for_a_commit() -> None:
 
 
 @jumping
-async def test_what_is_in_hand_at_a_reset_may_still_be_acked() -> None:
+async def test_unacked_messages_can_be_acked_after_a_reset() -> None:
     broker = broker_with(ONE)
     async with app_on(broker, buffer_size=2, **LATEST) as app:
         messages = app.topic("orders").noack()
@@ -223,7 +223,7 @@ async def test_what_is_in_hand_at_a_reset_may_still_be_acked() -> None:
         (first, second) = in_hand
         second.ack()
         await trio.sleep(1)
-        assert committed(broker) == {ONE: 0}  # not past what is in hand
+        assert committed(broker) == {ONE: 0}  # not past the unacked message
         first.ack()
         for message in await take(messages, 2):
             message.ack()
@@ -234,12 +234,12 @@ async def test_what_is_in_hand_at_a_reset_may_still_be_acked() -> None:
         assert (await anext(messages)).offset == 10
 
 
-# Each reset is told
+# Each reset is reported
 
 
 @pytest.mark.parametrize(("policy", "to", "skipped"), [("earliest", 7, 4), ("latest", 10, 7)])
 @jumping
-async def test_a_position_that_retention_has_passed(
+async def test_position_before_the_log_is_reset_with_a_warning(
     policy: str, to: int, skipped: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ONE, records=10)
@@ -259,7 +259,7 @@ async def test_a_position_that_retention_has_passed(
 
 @pytest.mark.parametrize(("policy", "to"), [("earliest", 0), ("latest", 10)])
 @jumping
-async def test_a_position_past_the_end(
+async def test_position_past_the_end_is_reset_with_a_warning(
     policy: str, to: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ONE, records=10)
@@ -275,7 +275,7 @@ async def test_a_position_past_the_end(
 
 
 @jumping
-async def test_a_partition_without_an_offset_in_a_group_that_has_begun(
+async def test_partition_without_offset_in_an_older_group_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(*ORDERS[:2], records=10)
@@ -286,14 +286,14 @@ async def test_a_partition_without_an_offset_in_a_group_that_has_begun(
         await trio.sleep(5)
         assert (monitor.snapshot().resets, monitor.snapshot().skipped) == (1, 0)
     assert resets(caplog) == [
-        "orders-1: the group has begun before and has no committed offset of this partition:"
+        "orders-1: the group is not new but has no committed offset of this partition:"
         " reading starts at offset 0, 0 records are skipped"
     ]
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest"])
 @jumping
-async def test_a_new_group_warns_of_nothing(policy: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_new_group_causes_no_warning(policy: str, caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(*ORDERS, records=10)
     settings = {"auto_offset_reset": policy, "commit_interval": 0.5}
     async with app_on(broker, **settings) as one:
@@ -305,11 +305,11 @@ async def test_a_new_group_warns_of_nothing(policy: str, caplog: pytest.LogCaptu
     assert resets(caplog) == []
 
 
-# An offset that was sought and is not in the log
+# Seeks outside and within the log
 
 
 @jumping
-async def test_with_error_a_seek_past_the_end_is_not_committed_on_the_way_out() -> None:
+async def test_seek_past_the_end_is_not_committed_at_shutdown() -> None:
     broker = broker_with(ONE, records=10)
     broker.group("group").take({ONE: 4})
     with pytest.RaisesGroup(OffsetOutOfRange, flatten_subgroups=True):
@@ -322,7 +322,7 @@ async def test_with_error_a_seek_past_the_end_is_not_committed_on_the_way_out() 
 
 
 @jumping
-async def test_nor_is_it_by_a_commit_that_comes_before_the_next_poll() -> None:
+async def test_seek_past_the_end_is_not_committed_before_the_next_poll() -> None:
     broker = broker_with(ONE, records=10)
     async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
@@ -337,7 +337,7 @@ async def test_nor_is_it_by_a_commit_that_comes_before_the_next_poll() -> None:
 
 @pytest.mark.parametrize("offset", [3, 10])
 @jumping
-async def test_a_seek_within_the_log_is_committed(offset: int) -> None:
+async def test_seek_within_the_log_is_committed(offset: int) -> None:
     broker = broker_with(ONE, records=10)
     async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()

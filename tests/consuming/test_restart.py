@@ -1,4 +1,4 @@
-"""A consumer that is restarted goes on, as another member, from what is committed."""
+"""A restarted consumer joins as a new member and continues at the committed offsets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDERS = [TP("orders", number) for number in range(2)]
 
 
 @jumping
-async def test_flow_that_was_stopped_stays_so() -> None:
+async def test_stopped_flow_stays_stopped_after_a_restart() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker) as app:
         messages = app.topic("orders").noack()
@@ -31,7 +31,7 @@ async def test_flow_that_was_stopped_stays_so() -> None:
 
 
 @jumping
-async def test_a_pause_does_not_outlive_it() -> None:
+async def test_pause_ends_with_a_restart() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with app_on(broker) as app:
         messages = app.topic("orders").noack()
@@ -39,13 +39,13 @@ async def test_a_pause_does_not_outlive_it() -> None:
         message.ack()
         app.consumer.pause_partitions(ORDERS[:1])
         await app.consumer.restart()
-        for _ in range(2):  # the poll that brings the partition may bring the first of them, too
+        for _ in range(2):  # the poll that assigns the partition may also return a record
             broker.log(ORDERS[0]).append(None, b"v", (), 0)
             await take(messages, 1)
 
 
 @jumping
-async def test_the_new_client_is_subscribed_before_anybody_is_told_so() -> None:
+async def test_subscription_is_reported_after_the_new_client_has_subscribed() -> None:
     async with app_on(broker_with(ORDERS[0], records=1)) as app:
         messages = app.topic("orders").noack()
         (await anext(messages)).ack()
@@ -75,7 +75,7 @@ async def test_the_new_client_is_subscribed_before_anybody_is_told_so() -> None:
 
 
 @jumping
-async def test_before_anything_was_read() -> None:
+async def test_consumer_restarts_before_its_first_topic() -> None:
     broker = broker_with(ORDERS[0], records=1)
     async with app_on(broker) as app:
         await app.consumer.restart()
@@ -84,7 +84,7 @@ async def test_before_anything_was_read() -> None:
 
 @pytest.mark.parametrize("mode", ["member", "partition"])
 @jumping
-async def test_with_transactions(mode: str) -> None:
+async def test_restart_with_transactions_writes_each_result_once(mode: str) -> None:
     broker = broker_with(*ORDERS, TP("out", 0))
     for tp in ORDERS:
         broker.log(tp).append(None, b"v", (), 0)

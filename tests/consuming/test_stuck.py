@@ -1,4 +1,4 @@
-"""Which partition is stuck, and where: `transport/consuming/stuck.py`, and each case brought about."""
+"""Stuck partitions: the rules of `transport/consuming/stuck.py`, and each case in an app."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ LATE = 1000.0  # longer than any of these:
 TIMEOUTS = Timeouts(fetch=10.0, response=20.0, highwater=30.0, ack=40.0, commit=50.0)
 
 
-# The rule
+# The rules
 
 
 def sight(**seen: Any) -> Sight:
-    """A partition where all is well: read to its end at 10, and committed."""
+    """Return the state of a partition; by default it is read to its end at 10, and committed."""
     well = {
         "tp": ONE,
         "is_wanted": True,
@@ -65,7 +65,7 @@ def judged(seen: Sight, now: float) -> Stuck | None:
     return fetching(seen, now, TIMEOUTS) or handling(seen, now, TIMEOUTS)
 
 
-def test_a_partition_that_is_read_to_its_end_may_be_quiet_for_ever() -> None:
+def test_quiet_partition_at_its_end_is_not_stuck() -> None:
     assert judged(sight(), LATE) is None
 
 
@@ -83,7 +83,7 @@ def test_a_partition_that_is_read_to_its_end_may_be_quiet_for_ever() -> None:
         ({"waiting": 3, "committed": 5}, StuckCase.NOT_COMMITTED, 50.0, 5),
     ],
 )
-def test_each_case_is_told_after_its_own_time(
+def test_each_case_is_found_after_its_timeout(
     seen: dict[str, Any], case: StuckCase, timeout: float, offset: int | None
 ) -> None:
     assert judged(sight(**seen), timeout - 0.1) is None
@@ -93,7 +93,7 @@ def test_each_case_is_told_after_its_own_time(
     assert (stuck.position, stuck.offset) == (10, offset)
 
 
-def test_a_transaction_that_is_not_over_is_told_from_a_client_that_brings_nothing() -> None:
+def test_reason_distinguishes_open_transaction_from_missing_fetches() -> None:
     readable = judged(sight(answer=Answer(12, 10), highwater=12), LATE)
     not_yet = judged(sight(answer=Answer(10, 10), highwater=12), LATE)
     assert readable is not None
@@ -102,35 +102,35 @@ def test_a_transaction_that_is_not_over_is_told_from_a_client_that_brings_nothin
     assert "transaction" in not_yet.why
 
 
-def test_markers_at_the_end_are_nothing_that_is_missing() -> None:
+def test_markers_at_the_end_are_no_missing_messages() -> None:
     assert judged(sight(position=8, answer=Answer(10, 10)), LATE) is None
 
 
-def test_what_is_not_to_be_fetched_from_brings_nothing_and_is_not_stuck() -> None:
+def test_partition_that_is_not_wanted_is_not_stuck() -> None:
     assert fetching(sight(is_wanted=False, answer=Answer(12, 10)), LATE, TIMEOUTS) is None
 
 
-def test_who_was_not_asked_has_not_failed_to_answer() -> None:
+def test_broker_that_was_not_asked_is_no_finding() -> None:
     assert judged(sight(answer=None, highwater=12), LATE) is None
 
 
-def test_what_waits_behind_a_handler_is_not_what_nobody_takes() -> None:
+def test_messages_that_wait_behind_a_handler_are_no_finding() -> None:
     stuck = handling(sight(waiting=3, begun=7, begun_at=LATE), LATE + 30, TIMEOUTS)
     assert stuck is None
 
 
-def test_the_first_place_on_the_way_is_told() -> None:
+def test_first_stuck_stage_is_the_finding() -> None:
     stuck = judged(sight(late_at=0.0, answer=Answer(None, None), begun=1, due=1), LATE)
     assert stuck is not None
     assert stuck.case is StuckCase.NO_FETCH
 
 
-# What is remembered from one look to the next
+# The state between two checks
 
 
 @attrs.define
 class Looks:
-    """A partition with four messages delivered, and looks at it."""
+    """Checks of a partition with four delivered messages."""
 
     watch: Watch = attrs.field(factory=Watch)
     assignment: Assignment = attrs.field(factory=Assignment)
@@ -153,12 +153,12 @@ class Looks:
         return self.watch.look(self.ledger, now, **{**well, **seen})
 
 
-def test_times_run_from_the_first_look() -> None:
+def test_times_start_at_the_first_check() -> None:
     seen = Looks().look(7.0)
     assert (seen.heard_at, seen.begun_at, seen.behind_at) == (7.0, 7.0, 7.0)
 
 
-def test_records_and_a_new_high_water_are_heard() -> None:
+def test_new_records_and_new_high_watermark_are_progress() -> None:
     looks = Looks()
     looks.look(0.0)
     assert looks.look(5.0).heard_at == 0.0
@@ -167,14 +167,14 @@ def test_records_and_a_new_high_water_are_heard() -> None:
     assert looks.look(15.0, highwater=5).heard_at == 15.0
 
 
-def test_no_time_passes_while_it_is_not_to_be_fetched_from() -> None:
+def test_no_time_passes_while_partition_is_not_wanted() -> None:
     looks = Looks()
     looks.look(0.0)
     assert looks.look(50.0, is_wanted=False).heard_at == 50.0
     assert looks.look(60.0).heard_at == 50.0
 
 
-def test_an_ack_of_the_oldest_begins_anew_and_one_of_another_does_not() -> None:
+def test_only_ack_of_the_oldest_message_restarts_its_time() -> None:
     looks = Looks()
     looks.look(0.0)
     looks.messages[2].ack()
@@ -183,7 +183,7 @@ def test_an_ack_of_the_oldest_begins_anew_and_one_of_another_does_not() -> None:
     assert (looks.look(10.0).begun, looks.look(10.0).begun_at) == (1, 10.0)
 
 
-def test_commits_that_fail_are_behind_though_handlers_go_on() -> None:
+def test_acks_do_not_restart_the_time_of_the_commit() -> None:
     looks = Looks()
     looks.look(0.0)
     for number, message in enumerate(looks.messages):
@@ -193,7 +193,7 @@ def test_commits_that_fail_are_behind_though_handlers_go_on() -> None:
     assert looks.look(20.0).behind_at == 20.0
 
 
-def test_it_is_told_once_and_again_when_it_was_over() -> None:
+def test_finding_is_new_once_and_again_after_its_end() -> None:
     looks = Looks()
     watch, ledger = looks.watch, looks.ledger
     stuck = Stuck(ONE, StuckCase.NOT_ACKED, 0.0, 4, 0, "")
@@ -204,7 +204,7 @@ def test_it_is_told_once_and_again_when_it_was_over() -> None:
     assert watch.is_news(ledger, stuck)
 
 
-def test_a_new_epoch_begins_anew_and_what_is_gone_is_forgotten() -> None:
+def test_new_epoch_restarts_times_and_old_ledger_is_forgotten() -> None:
     looks = Looks()
     looks.look(0.0)
     old = looks.ledger
@@ -214,7 +214,7 @@ def test_a_new_epoch_begins_anew_and_what_is_gone_is_forgotten() -> None:
     assert old not in looks.watch._seen
 
 
-# Each case brought about
+# Each case in an app
 
 
 @asynccontextmanager
@@ -230,12 +230,12 @@ def found(app: App) -> dict[TP, StuckCase]:
 
 
 def withhold(app: App, tp: TP) -> None:
-    """Let the client bring nothing of the partition from now on, without a word to anybody."""
+    """Let the client return no more records of the partition, without an error."""
     app.consumer.client._paused.add(tp)  # type: ignore[attr-defined]
 
 
 @jumping
-async def test_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
+async def test_healthy_app_has_no_finding(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(*ORDERS, records=3)
     async with watched(broker) as app:
         messages = app.topic("orders").noack()
@@ -256,7 +256,7 @@ async def test_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @jumping
-async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
+async def test_hanging_subscribe_is_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(*ORDERS, records=1)
     async with watched(broker, grace=5.0) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -286,7 +286,7 @@ async def test_no_fetch(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @jumping
-async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
+async def test_hanging_poll_is_no_fetch() -> None:
     broker = broker_with(ONE, records=1)
     async with watched(broker, stuck_response_timeout=LATE, stuck_highwater_timeout=LATE) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -309,7 +309,7 @@ async def test_no_fetch_as_a_poll_does_not_come_back() -> None:
 
 
 @jumping
-async def test_an_error_of_the_client_that_nobody_knows_ends_no_app(
+async def test_unknown_error_of_the_client_does_not_end_the_app(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with watched(broker_with(*ORDERS, records=1)) as app:
@@ -326,7 +326,7 @@ async def test_an_error_of_the_client_that_nobody_knows_ends_no_app(
 
 
 @jumping
-async def test_no_response_of_the_broker() -> None:
+async def test_unavailable_broker_is_no_response() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with watched(broker) as app:
         for message in await take(app.topic("orders").noack(), 2):
@@ -346,7 +346,7 @@ async def test_no_response_of_the_broker() -> None:
 
 
 @jumping
-async def test_no_response_within_any_time_is_none() -> None:
+async def test_hanging_query_is_no_response_within_its_bound() -> None:
     broker = broker_with(ONE, records=1)
     async with watched(broker, commit_timeout=3.0) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -359,14 +359,14 @@ async def test_no_response_within_any_time_is_none() -> None:
 
 
 @jumping
-async def test_high_water_ahead_of_the_position() -> None:
+async def test_withheld_messages_are_highwater_ahead() -> None:
     broker = broker_with(*ORDERS, records=1)
     async with watched(broker) as app:
         for message in await take(app.topic("orders").noack(), 2):
             message.ack()
         withhold(app, ONE)
         write(broker, ONE, 3)
-        app.consumer.client._ends[ONE] = 4  # it has heard of them  # type: ignore[attr-defined]
+        app.consumer.client._ends[ONE] = 4  # known to the client  # type: ignore[attr-defined]
         await trio.sleep(100)
         assert not app.consumer.stuck
         await trio.sleep(150)
@@ -376,7 +376,9 @@ async def test_high_water_ahead_of_the_position() -> None:
 
 
 @jumping
-async def test_delivered_and_not_acked(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unacked_message_is_found_and_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broker = broker_with(*ORDERS, records=2)
     async with watched(broker) as app:
         messages = await take(app.topic("orders").noack(), 4)
@@ -396,7 +398,7 @@ async def test_delivered_and_not_acked(caplog: pytest.LogCaptureFixture) -> None
 
 
 @jumping
-async def test_position_ahead_of_the_commit_as_none_is_made() -> None:
+async def test_hanging_commit_is_not_committed() -> None:
     broker = broker_with(ONE, records=2)
     async with watched(broker) as app:
         for message in await take(app.topic("orders").noack(), 2):
@@ -420,18 +422,18 @@ async def test_position_ahead_of_the_commit_as_none_is_made() -> None:
 
 
 @jumping
-async def test_position_ahead_of_the_commit_as_nobody_takes_the_messages() -> None:
+async def test_waiting_messages_without_a_handler_are_not_committed() -> None:
     broker = broker_with(ONE, records=10)
     async with watched(broker, buffer_size=4) as app:
         app.topic("orders").noack()
         await trio.sleep(LATE)
         (stuck,) = app.consumer.stuck
         assert (stuck.tp, stuck.case) == (ONE, StuckCase.NOT_COMMITTED)
-        assert "nobody" in stuck.why
+        assert "no handler" in stuck.why
 
 
 @jumping
-async def test_who_commits_by_hand_is_given_the_time() -> None:
+async def test_long_commit_interval_extends_the_timeout() -> None:
     broker = broker_with(ONE, records=1)
     async with watched(broker, commit_interval=3600.0) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -440,7 +442,7 @@ async def test_who_commits_by_hand_is_given_the_time() -> None:
 
 
 @jumping
-async def test_nothing_is_looked_at_before_and_after_the_life_of_an_app() -> None:
+async def test_checks_before_and_after_the_app_find_nothing() -> None:
     broker = broker_with(ONE, records=1)
     app = app_on(broker)
     await app.consumer.verify_all_partitions_active()
@@ -456,7 +458,7 @@ async def test_nothing_is_looked_at_before_and_after_the_life_of_an_app() -> Non
 
 
 @pytest.mark.kafka
-async def test_no_response_of_a_broker_that_stands_still(kafka_broker: Broker) -> None:
+async def test_frozen_broker_is_no_response(kafka_broker: Broker) -> None:
     place = Place(f"kafka://{kafka_broker.bootstrap}", "orders")
     (tp,) = await place.create(1, b"value")
     settings = {"stuck_response_timeout": 0.5, "stuck_highwater_timeout": 0.5}
@@ -480,7 +482,7 @@ async def test_no_response_of_a_broker_that_stands_still(kafka_broker: Broker) -
 
 
 @jumping
-async def test_before_anything_is_read_nothing_is_stuck() -> None:
+async def test_check_before_the_join_finds_nothing() -> None:
     async with app_on(broker_with(ONE)) as app:
         with assert_checkpoints():
             await app.consumer.verify_all_partitions_active()

@@ -21,17 +21,17 @@ ORDERS, BILLS, PARCELS = TP("orders", 0), TP("bills", 0), TP("parcels", 0)
 
 
 async def done(messages: AsyncIterator[Message]) -> Message:
-    """The next message, acked."""
+    """Take the next message and ack it."""
     message = await anext(messages)
     message.ack()
     return message
 
 
-# A topic that is gone.
+# A topic that is deleted.
 
 
 @jumping
-async def test_a_topic_that_is_gone_does_not_hold_up_the_next_new_one() -> None:
+async def test_deleted_topic_does_not_delay_a_new_topic() -> None:
     broker = broker_with(ORDERS, BILLS, records=1, auto_create=False)
     async with app_on(broker) as app:
         await done(app.topic("orders").noack())
@@ -43,7 +43,7 @@ async def test_a_topic_that_is_gone_does_not_hold_up_the_next_new_one() -> None:
 
 
 @jumping
-async def test_a_topic_that_is_gone_does_not_hold_up_a_restart() -> None:
+async def test_deleted_topic_does_not_delay_a_restart() -> None:
     broker = broker_with(ORDERS, BILLS, records=1, auto_create=False)
     async with app_on(broker) as app:
         orders, bills = app.topic("orders").noack(), app.topic("bills").noack()
@@ -59,7 +59,7 @@ async def test_a_topic_that_is_gone_does_not_hold_up_a_restart() -> None:
 
 
 @jumping
-async def test_a_topic_that_is_gone_does_not_hold_up_what_a_pattern_finds() -> None:
+async def test_deleted_topic_does_not_delay_topics_of_a_pattern() -> None:
     broker = broker_with(ORDERS, records=1, auto_create=False)
     async with app_on(broker, pattern_interval=1.0) as app:
         await done(app.topic("orders").noack())
@@ -74,7 +74,7 @@ async def test_a_topic_that_is_gone_does_not_hold_up_what_a_pattern_finds() -> N
 
 
 @jumping
-async def test_a_topic_that_a_pattern_found_may_be_gone_when_it_is_subscribed_to() -> None:
+async def test_topic_of_a_pattern_may_be_deleted_before_the_subscription() -> None:
     broker = broker_with(ORDERS, BILLS, records=1, auto_create=False)
     async with app_on(broker, pattern_interval=1.0) as app:
         messages = app.topic(re.compile("orders|bills")).noack()
@@ -85,7 +85,7 @@ async def test_a_topic_that_a_pattern_found_may_be_gone_when_it_is_subscribed_to
 
 
 @jumping
-async def test_a_topic_that_is_gone_is_read_once_it_is_there_again() -> None:
+async def test_deleted_topic_is_read_once_it_exists_again() -> None:
     broker = broker_with(ORDERS, BILLS, records=1, auto_create=False)
     async with app_on(broker) as app:
         orders = app.topic("orders").noack()
@@ -99,11 +99,11 @@ async def test_a_topic_that_is_gone_is_read_once_it_is_there_again() -> None:
         assert (message.tp, message.offset, message.value) == (ORDERS, 0, b"new")
 
 
-# A topic that is created again: another one, of which nothing is skipped.
+# A topic that is created again is another topic: none of its records are skipped.
 
 
 def create_again(broker: MemoryBroker, partitions: int = 1, records: int = 0) -> None:
-    """Delete the topic, and create another one of its name, before anybody can look."""
+    """Delete the topic and create another topic of the same name, without a checkpoint."""
     broker.delete_topic("orders")
     broker.create_topic("orders", partitions)
     for number in range(partitions):
@@ -117,7 +117,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("policy", ["earliest", "latest", "error"])
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 @jumping
-async def test_an_idle_reader_reads_the_new_topic_from_its_beginning(
+async def test_idle_reader_reads_the_new_topic_from_its_beginning(
     policy: str, assignment: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS)
@@ -157,13 +157,13 @@ async def test_acks_of_the_old_topic_are_stale_and_commit_nothing_for_the_new_on
 
 
 @jumping
-async def test_a_batch_in_hand_is_void_and_the_next_one_is_of_the_new_topic() -> None:
+async def test_ack_of_batch_of_the_old_topic_commits_nothing() -> None:
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker) as app:
         batches = app.topic("orders").batches()
         assert [message.offset for message in await anext(batches)] == [0, 1, 2, 3, 4]
         create_again(broker, records=3)
-        batch = await anext(batches)  # which acks the one before
+        batch = await anext(batches)  # this acks the batch before
         assert [(message.offset, message.value) for message in batch] == [
             (offset, b"new") for offset in range(3)
         ]
@@ -172,7 +172,7 @@ async def test_a_batch_in_hand_is_void_and_the_next_one_is_of_the_new_topic() ->
 
 
 @jumping
-async def test_a_reader_behind_a_full_buffer_skips_nothing_of_the_new_topic() -> None:
+async def test_reader_with_a_full_buffer_skips_nothing_of_the_new_topic() -> None:
     broker = broker_with(ORDERS, records=20)
     async with app_on(broker, buffer_size=2) as app:
         orders = app.topic("orders").noack()
@@ -182,7 +182,7 @@ async def test_a_reader_behind_a_full_buffer_skips_nothing_of_the_new_topic() ->
         for message in old:
             message.ack()
         offsets = []
-        while len(offsets) < 30:  # what was fetched of the old topic may be delivered before
+        while len(offsets) < 30:  # waiting messages of the old topic may come first
             if (message := await done(orders)).value == b"new":
                 offsets.append(message.offset)
         assert offsets == list(range(30))
@@ -190,7 +190,7 @@ async def test_a_reader_behind_a_full_buffer_skips_nothing_of_the_new_topic() ->
 
 
 @jumping
-async def test_a_paused_partition_stays_paused_and_goes_on_at_the_new_beginning() -> None:
+async def test_paused_partition_stays_paused_and_resumes_at_the_new_beginning() -> None:
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker) as app:
         orders = app.topic("orders").noack()
@@ -205,7 +205,7 @@ async def test_a_paused_partition_stays_paused_and_goes_on_at_the_new_beginning(
 
 
 @jumping
-async def test_while_flow_is_stopped_a_topic_is_created_again() -> None:
+async def test_topic_created_again_while_flow_is_stopped_is_read_from_its_beginning() -> None:
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker) as app:
         orders = app.topic("orders").noack()
@@ -220,7 +220,7 @@ async def test_while_flow_is_stopped_a_topic_is_created_again() -> None:
 
 @pytest.mark.parametrize("settings", [{"client_only": True}, {"partitions": {ORDERS: 3}}])
 @jumping
-async def test_who_reads_without_a_membership_reads_the_new_topic_as_well(
+async def test_reader_without_membership_reads_the_new_topic(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=5)
@@ -235,7 +235,7 @@ async def test_who_reads_without_a_membership_reads_the_new_topic_as_well(
 
 @pytest.mark.parametrize("partitions", [1, 4])
 @jumping
-async def test_the_new_topic_has_another_number_of_partitions(
+async def test_new_topic_may_have_another_number_of_partitions(
     partitions: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     tps = [TP("orders", number) for number in range(2)]
@@ -255,7 +255,7 @@ async def test_the_new_topic_has_another_number_of_partitions(
 
 
 @jumping
-async def test_a_commit_that_was_begun_for_the_old_topic_does_not_reach_the_new_one() -> None:
+async def test_commit_for_the_old_topic_does_not_reach_the_new_one() -> None:
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker, commit_interval=NEVER) as app:
         orders = app.topic("orders").noack()
@@ -284,7 +284,7 @@ async def test_a_commit_that_was_begun_for_the_old_topic_does_not_reach_the_new_
 
 @pytest.mark.parametrize("transactions", ["member", "partition"])
 @jumping
-async def test_a_transaction_that_holds_what_was_made_of_the_old_topic_is_undone(
+async def test_transaction_with_output_of_the_old_topic_is_aborted(
     transactions: str,
 ) -> None:
     broker = broker_with(ORDERS, BILLS, records=2)
@@ -300,7 +300,7 @@ async def test_a_transaction_that_holds_what_was_made_of_the_old_topic_is_undone
                 await out.send(value=b"of " + message.value)
         with suppress(TransactionAborted):
             await app.consumer.commit()
-        if transactions == "member":  # all of the member is undone, the new topic's as well
+        if transactions == "member":  # the abort undoes the new topic's part as well
             for message in await take(orders, 3):
                 async with message:
                     await out.send(value=b"of " + message.value)
@@ -310,7 +310,7 @@ async def test_a_transaction_that_holds_what_was_made_of_the_old_topic_is_undone
 
 
 @jumping
-async def test_a_hook_is_told_that_the_partitions_went_and_came() -> None:
+async def test_hooks_are_called_for_old_and_new_partitions() -> None:
     told: list[tuple[str, frozenset[TP]]] = []
 
     class Hooked(App):
@@ -331,7 +331,7 @@ async def test_a_hook_is_told_that_the_partitions_went_and_came() -> None:
 
 
 @jumping
-async def test_a_transaction_commits_no_offset_of_a_topic_that_is_gone() -> None:
+async def test_transaction_commits_no_offset_of_a_deleted_topic() -> None:
     broker = broker_with(ORDERS, records=2, auto_create=False)
     async with app_on(broker, transactions="member", commit_interval=NEVER) as app:
         orders = app.topic("orders").noack()

@@ -1,4 +1,4 @@
-"""A log that comes back without its end: what is read next is for `auto_offset_reset` to say."""
+"""A log that loses its end: `auto_offset_reset` decides where reading continues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def reader(broker: MemoryBroker, policy: str) -> App:
 
 @pytest.mark.parametrize(("policy", "expected"), [("earliest", [0, 1, 2, 3]), ("latest", [3])])
 @jumping
-async def test_while_it_is_read(policy: str, expected: list[int]) -> None:
+async def test_log_truncated_during_reading_is_read_by_the_policy(
+    policy: str, expected: list[int]
+) -> None:
     broker = broker_with(ORDERS)
     async with reader(broker, policy) as app:
         messages = app.topic("orders").noack()
@@ -41,8 +43,10 @@ async def test_while_it_is_read(policy: str, expected: list[int]) -> None:
 
 @pytest.mark.parametrize(("policy", "expected"), [("earliest", [0, 1, 2, 3]), ("latest", [3])])
 @jumping
-async def test_before_it_is_read(policy: str, expected: list[int]) -> None:
-    """The group has committed more than there is."""
+async def test_log_truncated_before_reading_is_read_by_the_policy(
+    policy: str, expected: list[int]
+) -> None:
+    """The committed offset of the group lies past the end of the log."""
     broker = broker_with(ORDERS, records=3)
     broker.group("group").take({ORDERS: 5})
     async with reader(broker, policy) as app:
@@ -55,12 +59,12 @@ async def test_before_it_is_read(policy: str, expected: list[int]) -> None:
     assert broker.committed("group") == {ORDERS: 4}
 
 
-@pytest.mark.parametrize("when", ["while it is read", "before it is read"])
+@pytest.mark.parametrize("when", ["during reading", "before reading"])
 @jumping
-async def test_an_error_where_nothing_is_to_be_guessed(when: str) -> None:
+async def test_truncated_log_is_an_error_with_policy_error(when: str) -> None:
     broker = broker_with(ORDERS, records=5)
     broker.group("group").take({ORDERS: 5})
-    if when == "before it is read":
+    if when == "before reading":
         broker.cut_off(ORDERS, 3)
     with pytest.RaisesGroup(
         pytest.RaisesExc(OffsetOutOfRange, match=r"orders-0: offset 5; the log is \[0, 3\]"),
@@ -73,7 +77,7 @@ async def test_an_error_where_nothing_is_to_be_guessed(when: str) -> None:
             await trio.sleep_forever()
 
 
-def test_a_service_gets_over_it() -> None:
+def test_service_continues_after_a_truncated_log() -> None:
     events = [Start(), Write(ORDERS, 5), CutOff(ORDERS, 2, after=5.0), Write(ORDERS, 1, after=1.0)]
     report = simulate(good, topics={"orders": 1}, history=History({"orders": 1}, events))
     report.check()

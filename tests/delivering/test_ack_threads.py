@@ -1,4 +1,4 @@
-"""Acks belong to the thread of their app: in another thread the first one is refused, whole."""
+"""Acks in a thread that is not the app's: each is refused and changes nothing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ async def test_an_ack_in_another_thread_is_refused_and_changes_nothing(call: str
         assert not message.acked
         assert (message.refcount, batch[0].refcount) == (1, 1)
         assert app.consumer.assignment.tally.stale == 0
-        assert CALLS[call](app, message, batch) is not False, "in the app's own thread it counts"
+        assert CALLS[call](app, message, batch) is not False, (
+            "in the app's own thread, the call counts"
+        )
 
 
-async def test_a_thread_hands_its_ack_over_to_the_app() -> None:
+async def test_a_thread_acks_through_from_thread_run_sync() -> None:
     broker = broker_with(ORDERS, records=3)
 
     def work(message: Message) -> bool:
@@ -53,7 +55,7 @@ async def test_a_thread_hands_its_ack_over_to_the_app() -> None:
     assert committed(broker) == {ORDERS: 3}
 
 
-async def test_an_async_block_of_a_trio_run_in_another_thread_does_not_ack() -> None:
+async def test_async_with_in_a_trio_run_of_another_thread_does_not_ack() -> None:
 
     async def handle(message: Message) -> None:
         async with message:

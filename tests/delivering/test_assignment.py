@@ -1,4 +1,4 @@
-"""Which partitions are ours: `transport/delivering/assignment.py`."""
+"""Assigned partitions, their ledgers and start offsets: `transport/delivering/assignment.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def assignment() -> Assignment:
 
 
 def deliver(ledger: Ledger, *offsets: int, acked: int) -> Lane:
-    """Fetch these, take all of them and ack the first `acked`."""
+    """Fetch records at these offsets, take all of them, and ack the first `acked`."""
     lane = ledger.open_lane(BufferUsage(100))
     ledger.fetched(fetched(*offsets))
     lane.ready()
@@ -27,17 +27,17 @@ def deliver(ledger: Ledger, *offsets: int, acked: int) -> Lane:
     return lane
 
 
-def test_before_the_first_rebalance_there_is_no_generation(assignment: Assignment) -> None:
+def test_generation_is_minus_1_before_the_first_rebalance(assignment: Assignment) -> None:
     assert assignment.generation == -1
 
 
-def test_partitions_come_in_order_of_topic_and_number(assignment: Assignment) -> None:
+def test_partitions_are_sorted_by_topic_and_number(assignment: Assignment) -> None:
     assignment.assign([B0, A1], 1)
     assignment.assign([A0], 2)
     assert list(assignment) == [A0, A1, B0]
 
 
-def test_what_is_not_assigned_has_no_ledger(assignment: Assignment) -> None:
+def test_unassigned_partition_has_no_ledger(assignment: Assignment) -> None:
     assert A0 not in assignment
     with pytest.raises(KeyError):
         assignment[A0]
@@ -46,7 +46,7 @@ def test_what_is_not_assigned_has_no_ledger(assignment: Assignment) -> None:
     assert assignment.let_go([A0]) == []
 
 
-def test_each_assignment_and_each_seek_is_an_epoch_of_its_own(assignment: Assignment) -> None:
+def test_each_assignment_and_each_seek_begins_a_new_epoch(assignment: Assignment) -> None:
     assignment.assign([A0], 1)
     first = assignment[A0]
     second = assignment.seek(A0, 5)
@@ -64,7 +64,7 @@ def test_a_seek_sets_the_position_and_keeps_the_generation(assignment: Assignmen
     assert assignment[A0] is ledger
 
 
-def test_a_kept_partition_keeps_its_ledger_though_the_generation_rises(
+def test_kept_partition_keeps_its_ledger_in_the_next_generation(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
@@ -75,7 +75,7 @@ def test_a_kept_partition_keeps_its_ledger_though_the_generation_rises(
     assert assignment.generation == 2
 
 
-def test_a_partition_that_is_assigned_twice_begins_anew(assignment: Assignment) -> None:
+def test_second_assign_of_a_partition_opens_a_new_ledger(assignment: Assignment) -> None:
     assignment.assign([A0], 1)
     old = assignment[A0]
     assignment.assign([A0], 2)
@@ -83,7 +83,7 @@ def test_a_partition_that_is_assigned_twice_begins_anew(assignment: Assignment) 
     assert assignment[A0] is not old
 
 
-def test_what_is_let_go_is_not_ours_and_not_due(assignment: Assignment) -> None:
+def test_revoked_partition_is_not_assigned_and_not_due(assignment: Assignment) -> None:
     assignment.assign([A0, A1], 1)
     deliver(assignment[A0], 0, 1, acked=2)
     assert [ledger.tp for ledger in assignment.let_go([A0])] == [A0]
@@ -91,7 +91,7 @@ def test_what_is_let_go_is_not_ours_and_not_due(assignment: Assignment) -> None:
     assert assignment.due() == {}
 
 
-def test_given_back_in_the_next_generation_it_starts_where_it_stood(
+def test_partition_reassigned_in_the_next_generation_starts_at_its_safe_offset(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
@@ -101,7 +101,7 @@ def test_given_back_in_the_next_generation_it_starts_where_it_stood(
     assert assignment[A0].position == 2
 
 
-def test_what_was_fetched_and_not_delivered_comes_again_when_given_back(
+def test_reassigned_partition_starts_at_its_first_undelivered_record(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
@@ -112,7 +112,7 @@ def test_what_was_fetched_and_not_delivered_comes_again_when_given_back(
     assert assignment.assign([A0], 2) == {A0: 4}
 
 
-def test_given_back_later_it_starts_from_what_the_group_committed(
+def test_partition_reassigned_in_a_later_generation_starts_at_the_committed_offset(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
@@ -122,7 +122,7 @@ def test_given_back_later_it_starts_from_what_the_group_committed(
     assert assignment[A0].position is None
 
 
-def test_given_back_after_others_came_and_went_it_starts_from_what_was_committed(
+def test_partition_reassigned_after_another_rebalance_starts_at_the_committed_offset(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
@@ -132,24 +132,24 @@ def test_given_back_after_others_came_and_went_it_starts_from_what_was_committed
     assert assignment.assign([A0], 3) == {}
 
 
-def test_a_lost_partition_starts_from_what_the_group_committed(assignment: Assignment) -> None:
+def test_lost_partition_starts_at_the_committed_offset(assignment: Assignment) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, acked=1)
     assignment.let_go([A0], lost=True)
     assert assignment.assign([A0], 2) == {}
 
 
-def test_what_was_given_up_before_others_came_is_forgotten_though_generations_begin_anew(
+def test_safe_offset_of_a_revoked_partition_is_dropped_at_the_next_rebalance(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, acked=1)
     assignment.let_go([A0])
     assignment.assign([A1], 2)
-    assert assignment.assign([A0], 2) == {}  # of a group that was made anew
+    assert assignment.assign([A0], 2) == {}  # generations restarted: the group was created again
 
 
-def test_given_back_with_nothing_known_it_starts_from_what_the_group_committed(
+def test_reassigned_partition_without_a_position_starts_at_the_committed_offset(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
@@ -164,7 +164,7 @@ def test_generation_0_is_a_generation(assignment: Assignment) -> None:
     assert assignment.assign([A0], 1) == {A0: 1}
 
 
-def test_without_a_generation_nothing_is_known_of_who_came_between(
+def test_without_a_generation_a_reassigned_partition_starts_at_the_committed_offset(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], -1)
@@ -173,7 +173,7 @@ def test_without_a_generation_nothing_is_known_of_who_came_between(
     assert assignment.assign([A0], 0) == {}
 
 
-def test_a_partition_that_comes_back_after_two_rebalances_is_committed_again(
+def test_partition_reassigned_at_each_rebalance_is_committed_each_time(
     assignment: Assignment,
 ) -> None:
     for generation in (1, 2, 3):
@@ -183,7 +183,7 @@ def test_a_partition_that_comes_back_after_two_rebalances_is_committed_again(
         assignment.let_go([A0])
 
 
-def test_due_is_what_a_commit_would_move(assignment: Assignment) -> None:
+def test_due_has_only_offsets_beyond_the_committed_ones(assignment: Assignment) -> None:
     assignment.assign([A0, A1, B0], 1)
     for tp in assignment:
         deliver(assignment[tp], 0, 1, acked=1)
@@ -191,7 +191,7 @@ def test_due_is_what_a_commit_would_move(assignment: Assignment) -> None:
     assert assignment.due() == {assignment[A0]: 1, assignment[B0]: 1}
 
 
-def test_due_may_be_asked_for_names_and_partitions_mixed(assignment: Assignment) -> None:
+def test_due_accepts_topic_names_and_partitions_mixed(assignment: Assignment) -> None:
     assignment.assign([A0, A1, B0], 1)
     for tp in assignment:
         deliver(assignment[tp], 0, acked=1)

@@ -18,7 +18,7 @@ from transport.weights import HEADER_BYTES, RECORD_BYTES, Held, weight_of
 ORDERS, BILLS = TP("orders", 0), TP("bills", 0)
 LARGE = b"." * 10_000
 WEIGHT = RECORD_BYTES + len(LARGE)
-# A fetch of the broker in these tests brings one or two large messages of a partition.
+# In these tests, a fetch returns one or two large messages of a partition.
 FETCH = 2 * WEIGHT
 LIMIT = 8 * WEIGHT
 
@@ -35,7 +35,7 @@ def bounded(broker: MemoryBroker, **settings: object) -> App:
     return app_on(broker, **{**options, **settings})
 
 
-def test_a_weight_is_that_of_what_a_record_is_decoded_to() -> None:
+def test_weight_is_the_size_of_the_decoded_record() -> None:
     plain = FakeRecord(0, key=b"key", value=b"four")
     empty = FakeRecord(0, value=None)
     headers = [("name", b"value"), ("", b""), ("null", None)]
@@ -46,7 +46,7 @@ def test_a_weight_is_that_of_what_a_record_is_decoded_to() -> None:
     assert weight_of([plain, headed]) == weight_of([plain]) + weight_of([headed])
 
 
-def test_what_is_held_is_full_at_its_limit_and_not_before_half_of_it_is_done() -> None:
+def test_memory_is_full_at_its_limit_until_half_of_it_is_freed() -> None:
     falls: list[int] = []
     held = Held(10)
     held.on_fall = lambda: falls.append(held.bytes)
@@ -72,11 +72,11 @@ async def test_a_slow_handler_holds_no_more_than_the_bound_and_one_fetch() -> No
             if len(seen) == 100:
                 app.stop()
     assert LIMIT / 2 <= max(seen) <= LIMIT + FETCH
-    assert min(seen[:80]) >= LIMIT / 2 - FETCH, "fetching resumes at half, not at nothing"
+    assert min(seen[:80]) >= LIMIT / 2 - FETCH, "fetching resumes at half of the bound, not at 0"
 
 
 @jumping
-async def test_the_bound_is_one_over_all_topics() -> None:
+async def test_all_topics_share_one_bound() -> None:
     names = [f"topic{number}" for number in range(8)]
     async with bounded(large(*(TP(name, 0) for name in names))) as app:
         for name in names:
@@ -85,11 +85,11 @@ async def test_the_bound_is_one_over_all_topics() -> None:
         held = [channel.load.held for channel in app.conductor.channels()]
         assert app.conductor.memory.bytes == WEIGHT * sum(held)
         assert sum(held) <= (LIMIT + FETCH) / WEIGHT + len(names) * FETCH / WEIGHT
-        assert min(held) > 0, "each topic object has something to begin with"
+        assert min(held) > 0, "each topic object holds messages to deliver"
 
 
 @jumping
-async def test_a_topic_that_nobody_handles_stalls_no_other() -> None:
+async def test_topic_without_a_handler_does_not_stall_other_topics() -> None:
     async with bounded(large(ORDERS, BILLS)) as app:
         app.topic("bills").listen()
         await trio.sleep(A_WHILE)
@@ -101,7 +101,7 @@ async def test_a_topic_that_nobody_handles_stalls_no_other() -> None:
 
 @jumping
 @pytest.mark.parametrize("acks", [True, False])
-async def test_a_message_that_alone_exceeds_the_bound_is_delivered(acks: bool) -> None:
+async def test_message_larger_than_the_bound_is_delivered(acks: bool) -> None:
     async with bounded(large(ORDERS, count=3), buffer_bytes=1000) as app:
         orders = app.topic("orders")
         messages = orders if acks else orders.noack()
@@ -124,7 +124,7 @@ def share(message: Message) -> None:
 
 @jumping
 @pytest.mark.parametrize("done", [ack, share])
-async def test_nothing_is_held_when_all_is_acked(done: Callable[[Message], None]) -> None:
+async def test_memory_is_0_when_all_messages_are_acked(done: Callable[[Message], None]) -> None:
     broker = large(ORDERS, count=20)
     broker.log(ORDERS).append(b"key", None, [("name", b"value"), ("null", None)], 0)
     async with bounded(broker) as app:
@@ -135,7 +135,7 @@ async def test_nothing_is_held_when_all_is_acked(done: Callable[[Message], None]
 
 
 @jumping
-async def test_a_batch_is_acked_with_all_its_weight() -> None:
+async def test_ack_of_a_batch_frees_all_its_weight() -> None:
     async with bounded(large(ORDERS, count=20)) as app:
         got = 0
         async for batch in app.topic("orders").batches():
@@ -147,7 +147,7 @@ async def test_a_batch_is_acked_with_all_its_weight() -> None:
 
 @jumping
 @pytest.mark.parametrize("ending", ["seek", "discard", "loss"])
-async def test_what_is_dropped_and_what_is_acked_too_late_weighs_nothing(ending: str) -> None:
+async def test_dropped_messages_and_stale_acks_leave_no_weight(ending: str) -> None:
     async with bounded(large(ORDERS)) as app:
         orders = app.topic("orders")
         messages = orders.noack()
@@ -160,7 +160,7 @@ async def test_what_is_dropped_and_what_is_acked_too_late_weighs_nothing(ending:
             await app.consumer.seek(ORDERS, 50)
         elif ending == "discard":
             app.conductor.discard(orders)
-            assert memory.bytes == 3 * WEIGHT, "what is in hand is held still"
+            assert memory.bytes == 3 * WEIGHT, "unacked messages still count"
         else:
             app.consumer.ownership.drop({ORDERS})
         for message in taken:
@@ -168,7 +168,7 @@ async def test_what_is_dropped_and_what_is_acked_too_late_weighs_nothing(ending:
         assert memory.bytes == 0
 
 
-def test_acks_for_a_topic_that_was_let_go_let_the_others_go_on() -> None:
+def test_acks_after_a_lane_is_closed_resume_fetching_for_other_topics() -> None:
     falls: list[int] = []
     held = Held(10 * RECORD_BYTES)
     held.on_fall = lambda: falls.append(held.bytes)
@@ -190,7 +190,7 @@ def test_acks_for_a_topic_that_was_let_go_let_the_others_go_on() -> None:
 
 
 @jumping
-async def test_two_topic_objects_count_what_each_of_them_holds() -> None:
+async def test_message_counts_once_for_each_topic_object() -> None:
     async with bounded(large(ORDERS, count=1)) as app:
         one, two = app.topic("orders").noack(), app.topic("orders").noack()
         taken: list[Message] = []
@@ -208,7 +208,7 @@ async def test_two_topic_objects_count_what_each_of_them_holds() -> None:
 
 
 @jumping
-async def test_the_bound_on_messages_still_holds() -> None:
+async def test_buffer_size_still_applies_with_buffer_bytes() -> None:
     async with bounded(broker_with(ORDERS, records=100), buffer_size=10) as app:
         messages = app.topic("orders").noack()
         await take(messages, 10)

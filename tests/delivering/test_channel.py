@@ -1,4 +1,4 @@
-"""From what was fetched to the handlers: channels, iterators and backpressure."""
+"""Channels, their iterators and backpressure: `transport/delivering/channel.py`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ORDERS = TP("orders", 0)
 
 @attrs.define
 class Bench:
-    """A channel of three partitions that is fed by hand."""
+    """A channel of three partitions into which the test puts fetches."""
 
     limit: int = 1000
     key: Codec | None = None
     value: Codec | None = None
     flow: Flow = attrs.field(factory=Flow)
     ledgers: dict[TP, Ledger] = attrs.field(factory=dict)
-    turns: list[bool] = attrs.field(factory=list)  # to full, and back
+    turns: list[bool] = attrs.field(factory=list)  # the values of `is_full`, at each change
     channel: Channel = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Bench:
         assert self.ledgers[tp].fetched(fetched(*offsets))
 
     def take(self) -> list[Message]:
-        """All that may be delivered now."""
+        """Return all messages that may be delivered now."""
         return list(self._take())
 
     def _take(self) -> Iterator[Message]:
@@ -67,10 +67,10 @@ class Bench:
         return Messages(self.channel, acks=True)
 
 
-# Whose turn it is
+# Turns of the partitions
 
 
-def test_each_partition_has_its_turn() -> None:
+def test_partitions_take_turns() -> None:
     bench = Bench()
     for tp in (A, B, C):
         bench.fetched(tp, *range(200))
@@ -90,7 +90,7 @@ def test_a_busy_partition_does_not_starve_a_quiet_one() -> None:
     assert any(message is not None and message.tp == B for message in delivered)
 
 
-def test_within_a_partition_messages_come_in_offset_order() -> None:
+def test_messages_of_a_partition_are_delivered_in_offset_order() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1, 5)
     bench.fetched(B, 7, 8)
@@ -114,7 +114,7 @@ def test_batches_take_turns_too() -> None:
     assert bench.channel.take_batch(3) is None
 
 
-def test_a_batch_is_of_all_that_was_fetched_of_its_partition_meanwhile() -> None:
+def test_a_batch_spans_several_fetches_of_its_partition() -> None:
     bench = Bench(limit=5)
     for first in range(0, 9, 3):
         bench.fetched(A, first, first + 1, first + 2)
@@ -123,11 +123,11 @@ def test_a_batch_is_of_all_that_was_fetched_of_its_partition_meanwhile() -> None
     assert [message.offset for message in batch] == [0, 1, 2, 3]
     rest = bench.channel.take_batch(4)
     assert rest is not None
-    assert [message.offset for message in rest] == [4]  # all that may be begun
+    assert [message.offset for message in rest] == [4]  # the limit of unacked messages is reached
 
 
-def test_who_was_held_back_when_its_turn_came_is_before_those_who_had_theirs() -> None:
-    """Held back together, and let on together: as it is around each transaction."""
+def test_partition_suspended_at_its_turn_delivers_first_after_it_resumes() -> None:
+    """All partitions are suspended and resumed together, as around each transaction."""
     bench = Bench()
     for tp in (A, B, C):
         bench.fetched(tp, *range(9))
@@ -144,7 +144,7 @@ def test_who_was_held_back_when_its_turn_came_is_before_those_who_had_theirs() -
     assert turns == [A, B, C, A, B, C]
 
 
-def test_who_is_held_back_still_has_no_turn_when_others_are_let_on() -> None:
+def test_suspended_partition_has_no_turn_when_others_resume() -> None:
     bench = Bench()
     for tp in (A, B):
         bench.fetched(tp, 0)
@@ -159,7 +159,7 @@ def test_who_is_held_back_still_has_no_turn_when_others_are_let_on() -> None:
 
 
 @pytest.mark.parametrize("goes", ["shut", "closed"])
-def test_who_goes_while_it_is_held_back_has_no_turn_any_more(goes: str) -> None:
+def test_partition_shut_or_closed_while_suspended_has_no_turn(goes: str) -> None:
     bench = Bench()
     bench.fetched(A, 0)
     bench.ledgers[A].is_suspended = True
@@ -173,7 +173,7 @@ def test_who_goes_while_it_is_held_back_has_no_turn_any_more(goes: str) -> None:
     assert bench.take() == []
 
 
-def test_what_a_partition_had_waiting_at_the_end_of_its_epoch_is_not_delivered() -> None:
+def test_waiting_messages_are_not_delivered_after_their_epoch_ends() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1, 2)
     bench.fetched(B, 0)
@@ -182,7 +182,7 @@ def test_what_a_partition_had_waiting_at_the_end_of_its_epoch_is_not_delivered()
     assert [message.tp for message in bench.take()] == [B]
 
 
-# How much
+# Limits
 
 
 def test_no_more_than_the_limit_is_delivered_and_unacked() -> None:
@@ -195,7 +195,7 @@ def test_no_more_than_the_limit_is_delivered_and_unacked() -> None:
     assert bench.channel.take_batch(9) is None
 
 
-def test_a_batch_is_no_larger_than_the_room_there_is() -> None:
+def test_batch_size_is_bounded_by_the_free_room_of_the_channel() -> None:
     bench = Bench(limit=5)
     bench.fetched(A, *range(10))
     bench.channel.take()
@@ -204,7 +204,7 @@ def test_a_batch_is_no_larger_than_the_room_there_is() -> None:
     assert len(batch) == 4
 
 
-def test_a_channel_is_full_at_its_limit_and_not_before_it_is_half_empty_again() -> None:
+def test_channel_is_full_from_its_limit_until_it_is_half_empty() -> None:
     bench = Bench(limit=6)
     bench.fetched(A, 0, 1, 2)
     assert bench.turns == []
@@ -218,7 +218,7 @@ def test_a_channel_is_full_at_its_limit_and_not_before_it_is_half_empty_again() 
     assert bench.turns == [True, False]
 
 
-def test_partitions_that_go_make_room() -> None:
+def test_end_of_an_epoch_frees_room_in_the_channel() -> None:
     bench = Bench(limit=4)
     bench.fetched(A, 0, 1, 2)
     bench.fetched(B, 0)
@@ -226,7 +226,7 @@ def test_partitions_that_go_make_room() -> None:
     assert bench.turns == [True, False]
 
 
-def test_a_channel_that_listens_no_more_makes_room() -> None:
+def test_closed_lanes_free_room_in_the_channel() -> None:
     bench = Bench(limit=2)
     bench.fetched(A, 0, 1)
     for ledger in bench.ledgers.values():
@@ -235,7 +235,7 @@ def test_a_channel_that_listens_no_more_makes_room() -> None:
     assert bench.take() == []
 
 
-def test_while_flow_is_stopped_nothing_may_be_delivered() -> None:
+def test_nothing_is_delivered_while_flow_is_stopped() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1)
     bench.channel.take()  # in the middle of a turn
@@ -250,7 +250,7 @@ def test_while_flow_is_stopped_nothing_may_be_delivered() -> None:
 
 
 @jumping
-async def test_the_message_before_is_acked_before_anything_else() -> None:
+async def test_anext_acks_the_current_message_before_anything_else() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1)
     messages = bench.acked()
@@ -264,7 +264,7 @@ async def test_the_message_before_is_acked_before_anything_else() -> None:
 
 
 @jumping
-async def test_the_message_before_is_acked_though_flow_is_stopped() -> None:
+async def test_anext_acks_the_current_message_while_flow_is_stopped() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1)
     messages = bench.acked()
@@ -288,7 +288,7 @@ async def test_a_cancelled_wait_loses_no_message() -> None:
 
 @pytest.mark.parametrize("steps", range(5))
 @jumping
-async def test_a_wait_that_is_cancelled_as_a_message_comes_loses_none(steps: int) -> None:
+async def test_a_wait_cancelled_as_a_message_arrives_loses_no_message(steps: int) -> None:
     bench = Bench()
     got: list[int] = []
     async with trio.open_nursery() as nursery:
@@ -327,7 +327,7 @@ async def test_iterators_of_one_channel_share_its_messages() -> None:
 
 
 @jumping
-async def test_an_iterator_lets_others_run() -> None:
+async def test_an_iterator_lets_other_tasks_run() -> None:
     bench = Bench(limit=10**6)
     bench.fetched(A, *range(10000))
     turns: list[str] = []
@@ -362,7 +362,7 @@ async def test_iterators_end_with_their_channel() -> None:
 
 
 @jumping
-async def test_batches_are_acked_when_the_next_one_is_asked_for() -> None:
+async def test_anext_acks_the_current_batch() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1, 2)
     batches = Batches(bench.channel, acks=True, most=2)
@@ -374,7 +374,7 @@ async def test_batches_are_acked_when_the_next_one_is_asked_for() -> None:
 
 
 @jumping
-async def test_without_acks_a_batch_is_the_users_to_ack() -> None:
+async def test_without_acks_the_handler_acks_batches_itself() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1, 2)
     batches = Batches(bench.channel, acks=False, most=2)
@@ -419,7 +419,7 @@ async def test_a_cancellation_does_not_ack() -> None:
 
 
 @jumping
-async def test_work_that_is_done_is_acked_though_a_cancellation_waits() -> None:
+async def test_clean_exit_acks_even_if_the_task_is_cancelled() -> None:
     bench = Bench()
     bench.fetched(A, 0, 1)
     batches = Batches(bench.channel, acks=False, most=2)
@@ -433,7 +433,7 @@ async def test_work_that_is_done_is_acked_though_a_cancellation_waits() -> None:
 
 
 def decoding(**hooks: object) -> Bench:
-    """A channel whose keys are text and whose values are JSON."""
+    """Return a bench whose keys are text and whose values are JSON."""
     bench = Bench(key=codec_for(str), value=JSON)
     for name, hook in hooks.items():
         setattr(bench.channel, name, hook)
@@ -458,7 +458,7 @@ async def test_key_and_value_are_decoded() -> None:
     ("key", "value", "part"), [(b"\xff", b"1", "key"), (b"k", b"{", "value")], ids=["key", "value"]
 )
 @jumping
-async def test_what_does_not_decode_is_raised_and_unacked(
+async def test_decode_error_is_raised_and_its_message_stays_unacked(
     key: bytes, value: bytes, part: str
 ) -> None:
     bench = decoding()
@@ -472,7 +472,7 @@ async def test_what_does_not_decode_is_raised_and_unacked(
 
 
 @jumping
-async def test_a_hook_that_returns_lets_the_message_be_acked_and_passed_over() -> None:
+async def test_message_is_acked_and_skipped_if_its_decode_error_hook_returns() -> None:
     told: list[tuple[str, int, bytes]] = []
 
     async def bad_key(error: DecodeError, message: Message) -> None:
@@ -490,7 +490,7 @@ async def test_a_hook_that_returns_lets_the_message_be_acked_and_passed_over() -
 
 
 @jumping
-async def test_a_batch_comes_without_what_does_not_decode() -> None:
+async def test_a_batch_leaves_out_messages_that_do_not_decode() -> None:
     async def bad(error: DecodeError, message: Message) -> None:
         pass
 
@@ -503,7 +503,7 @@ async def test_a_batch_comes_without_what_does_not_decode() -> None:
 
 
 @jumping
-async def test_a_batch_of_which_nothing_decodes_is_passed_over() -> None:
+async def test_a_batch_in_which_no_message_decodes_is_skipped() -> None:
     async def bad(error: DecodeError, message: Message) -> None:
         pass
 
@@ -542,7 +542,7 @@ async def test_a_full_channel_pauses_and_resumes_at_half() -> None:
 
 
 @jumping
-async def test_a_slow_handler_holds_no_more_than_the_buffer_and_loses_nothing() -> None:
+async def test_a_slow_handler_holds_at_most_the_buffer_and_one_fetch() -> None:
     broker = broker_with(ORDERS, records=500)
     app = app_on(broker, buffer_size=20, max_partition_fetch_bytes=210)
     most = 0
@@ -557,7 +557,7 @@ async def test_a_slow_handler_holds_no_more_than_the_buffer_and_loses_nothing() 
 
 
 @jumping
-async def test_a_full_topic_holds_back_no_other_topic() -> None:
+async def test_a_full_topic_does_not_stop_other_topics() -> None:
     bills = TP("bills", 0)
     broker = broker_with(ORDERS, bills, records=30)
     app = app_on(broker, buffer_size=10)
@@ -576,7 +576,7 @@ async def _first(topic: Topic, count: int) -> AsyncIterator[Message]:
 
 
 @jumping
-async def test_topic_objects_of_one_name_get_all_and_the_commit_waits_for_both() -> None:
+async def test_each_topic_object_of_one_name_gets_all_messages_and_commits_wait_for_both() -> None:
     broker = broker_with(ORDERS, records=4)
     app = app_on(broker, commit_interval=1.0)
     async with app:
@@ -637,7 +637,7 @@ def test_a_batch_has_at_least_one_message() -> None:
 
 
 @jumping
-async def test_a_message_tells_where_it_is_from() -> None:
+async def test_a_message_has_the_fields_of_its_record() -> None:
     broker = broker_with(ORDERS)
     broker.log(ORDERS).append(b"key", b"value", (("h", b"1"),), 1_500)
     app = app_on(broker)

@@ -1,6 +1,7 @@
-"""A message that does not decode costs no other: whatever its hook does, none is in nobody's hands.
+"""A message that does not decode, and the other messages that were taken with it.
 
-What a handler has not got is delivered again, so that nothing holds back the commit for good.
+Whatever the hook does, each message that reached no handler is delivered again. So no lost message
+holds back the commit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BAD = (1, 4)
 
 
 def broker_of_six() -> MemoryBroker:
-    """Six messages, of which two do not decode."""
+    """Return a broker with six messages, of which two do not decode."""
     broker = broker_with(ORDERS)
     for offset in range(6):
         write(broker, ORDERS, 1, b"{" if offset in BAD else b"%d" % offset)
@@ -36,7 +37,7 @@ async def hook_that_waits(error: DecodeError, message: Message) -> None:
 
 
 @jumping
-async def test_the_others_of_a_batch_come_again_after_a_decode_error() -> None:
+async def test_other_messages_of_a_batch_are_delivered_again_after_a_decode_error() -> None:
     broker = broker_of_six()
     async with app_on(broker) as app:
         topic = app.topic("orders", value_type=JSON)
@@ -58,8 +59,8 @@ async def test_the_others_of_a_batch_come_again_after_a_decode_error() -> None:
 
 
 @jumping
-async def test_nothing_is_committed_past_what_comes_again() -> None:
-    """The message that was refused is begun before those that come again."""
+async def test_commit_stops_at_the_message_that_failed_to_decode() -> None:
+    """The failed message is still unacked when the others are delivered again."""
     broker = broker_of_six()
     async with app_on(broker) as app:
         topic = app.topic("orders", value_type=JSON)
@@ -77,11 +78,11 @@ async def test_nothing_is_committed_past_what_comes_again() -> None:
             if message.offset == BAD[0]:
                 message.ack()
         await app.consumer.commit()
-        assert committed(broker) == {ORDERS: 3}, "the next one waits, and a later one is begun"
+        assert committed(broker) == {ORDERS: 3}, "offset 3 waits, and offset 4 is unacked"
 
 
 @jumping
-async def test_batches_pass_over_what_a_hook_has_dealt_with() -> None:
+async def test_batches_leave_out_messages_whose_decode_error_a_hook_handled() -> None:
     broker = broker_of_six()
     seen = []
 
@@ -100,7 +101,7 @@ async def test_batches_pass_over_what_a_hook_has_dealt_with() -> None:
 
 
 @jumping
-async def test_an_error_of_a_hook_leads_to_the_message_and_the_others_come_again() -> None:
+async def test_error_of_a_hook_has_the_message_and_the_others_are_delivered_again() -> None:
     broker = broker_of_six()
 
     async def fail(error: DecodeError, message: Message) -> None:
@@ -141,7 +142,7 @@ async def many(app: App, topic: Topic, had: list[Message]) -> None:
 
 @pytest.mark.parametrize("read", [all_messages, all_batches, many])
 @jumping
-async def test_after_a_hook_that_is_cancelled_nothing_was_taken(
+async def test_a_cancelled_hook_leaves_no_message_taken(
     read: Callable[[App, Topic, list[Message]], Awaitable[None]],
 ) -> None:
     broker = broker_of_six()
@@ -168,8 +169,8 @@ async def skip(error: DecodeError, message: Message) -> None:
 
 
 @jumping
-async def test_an_ack_of_what_was_given_back_is_stale() -> None:
-    """The hook has kept the message that comes again to another reader."""
+async def test_ack_of_a_message_that_was_given_back_is_stale() -> None:
+    """The hook has kept a message that was then delivered to another reader."""
     kept: list[Message] = []
 
     async def keep(error: DecodeError, message: Message) -> None:
@@ -192,7 +193,7 @@ async def test_an_ack_of_what_was_given_back_is_stale() -> None:
 
 
 @jumping
-async def test_another_iterator_gets_what_the_first_gives_back() -> None:
+async def test_messages_given_back_are_delivered_to_another_iterator() -> None:
     async with app_on(broker_of_six()) as app, trio.open_nursery() as nursery:
         topic = app.topic("orders", value_type=JSON)
         topic.on_value_decode_error = hook_that_waits
@@ -213,9 +214,9 @@ async def test_another_iterator_gets_what_the_first_gives_back() -> None:
         scope.cancel()
 
 
-@pytest.mark.parametrize("then", ["discarded", "sought", "given away", "stopped"])
+@pytest.mark.parametrize("then", ["discarded", "sought", "drained", "stopped"])
 @jumping
-async def test_what_is_given_back_by_a_partition_that_goes_is_dropped(then: str) -> None:
+async def test_messages_given_back_to_an_ended_partition_are_dropped(then: str) -> None:
     broker = broker_of_six()
     async with app_on(broker) as app:
         topic = app.topic("orders", value_type=JSON)
@@ -233,7 +234,7 @@ async def test_what_is_given_back_by_a_partition_that_goes_is_dropped(then: str)
                     app.conductor.discard(topic)
                 case "sought":
                     await app.consumer.seek(ORDERS, 2)
-                case "given away":
+                case "drained":
                     app.consumer.assignment[ORDERS].drain()
                 case "stopped":
                     app.stop()
@@ -247,7 +248,7 @@ async def test_what_is_given_back_by_a_partition_that_goes_is_dropped(then: str)
 
 
 @jumping
-async def test_a_drain_ends_once_the_hook_is_cancelled() -> None:
+async def test_wait_empty_returns_after_the_hook_is_cancelled() -> None:
     broker = broker_of_six()
     async with app_on(broker) as app:
         topic = app.topic("orders", value_type=JSON)

@@ -1,4 +1,4 @@
-"""Several channels on one topic: each record is decoded once for each pair of types."""
+"""Decoding for several channels of one topic: once for each pair of key and value types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDERS = [TP("orders", number) for number in range(2)]
 
 
 @jumping
-async def test_after_a_seek_and_a_discard_nothing_old_is_shared() -> None:
+async def test_seek_and_discard_drop_shared_results() -> None:
     broker = broker_with(ORDERS[0])
     write(broker, ORDERS[0], 5, b"1")
     counting = Counting()
@@ -37,8 +37,8 @@ async def test_after_a_seek_and_a_discard_nothing_old_is_shared() -> None:
 
 
 @jumping
-async def test_a_handler_never_sees_what_another_one_changes() -> None:
-    """Each topic object gets a dict of its own; a key that cannot be changed is decoded once."""
+async def test_handlers_do_not_share_mutable_values() -> None:
+    """Each topic object gets its own dict. An immutable key is decoded once for all of them."""
     broker = broker_with(ORDERS[0])
     keys, values = Counting(), Counting()
     async with app_on(broker) as app:
@@ -56,7 +56,7 @@ async def test_a_handler_never_sees_what_another_one_changes() -> None:
                 message.ack()
         assert keys.count == 4
         assert values.count == 3 * 4
-        assert len(topics[0].channel.decoded["orders"]) == 0, "nothing is kept for nobody"
+        assert len(topics[0].channel.decoded["orders"]) == 0, "all channels have taken the results"
 
 
 @pytest.mark.parametrize(
@@ -79,23 +79,23 @@ async def test_a_handler_never_sees_what_another_one_changes() -> None:
         (object(), False),
     ],
 )
-def test_only_what_cannot_be_changed_is_shared(value: object, is_shared: bool) -> None:
+def test_only_immutable_values_are_shared(value: object, is_shared: bool) -> None:
     decoded = Decoded(2, limit=10)
     decoded.keep(ORDERS[0], 7, "key", value)
     assert decoded.take(ORDERS[0], 7) == ("key", value if is_shared else AGAIN)
     assert len(decoded) == 0
 
 
-def test_a_value_that_is_nested_deeply_is_looked_at_all_the_same() -> None:
+def test_deeply_nested_value_is_checked_without_recursion() -> None:
     value: object = ()
     for _ in range(100_000):
         value = (value,)
     assert can_be_shared(value)
-    while value:  # or its end is as deep
+    while value:  # otherwise its deallocation would recurse as deeply
         (value,) = value  # type: ignore[misc]
 
 
-def test_no_more_than_the_limit_is_kept_for_a_channel_that_does_not_come() -> None:
+def test_decoded_results_are_bounded_if_a_channel_does_not_take_them() -> None:
     decoded = Decoded(2, limit=10)
     for offset in range(100):
         decoded.keep(ORDERS[0], offset, None, offset)
@@ -105,7 +105,7 @@ def test_no_more_than_the_limit_is_kept_for_a_channel_that_does_not_come() -> No
 
 
 @jumping
-async def test_headers_that_are_changed_after_the_call_are_sent_as_they_were_given() -> None:
+async def test_headers_changed_after_a_send_do_not_change_the_message() -> None:
     broker = broker_with(ORDERS[0])
     async with app_on(broker) as app:
         topic = app.topic("orders")

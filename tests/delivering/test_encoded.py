@@ -1,4 +1,4 @@
-"""What is fetched stays encoded until a lane has its turn."""
+"""Fetches that stay encoded until a lane needs their records, and batches as single entries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def take(lane: Lane, count: int) -> list[Message]:
     return taken
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(ledger: Ledger, lane: Lane) -> None:
+def test_a_fetch_is_not_decoded_before_a_message_is_taken(ledger: Ledger, lane: Lane) -> None:
     fetched = Encoded([0, 1], [2, 3])
     ledger.fetched(fetched)
     assert (lane.waiting, ledger.safe, ledger.position) == (4, 0, 4)
@@ -61,9 +61,9 @@ def test_the_next_portion_is_decoded_when_all_of_the_one_before_is_taken(
     assert decoded == [(1, 0), (2, 0), (2, 0), (2, 0), (2, 1)]
 
 
-def test_what_is_not_decoded_holds_back_the_commit(ledger: Ledger, lane: Lane) -> None:
+def test_encoded_records_hold_back_the_commit(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([1, 2], [5, 6], first=0, end=9))
-    assert ledger.safe == 0, "the headers tell no more"
+    assert ledger.safe == 0, "the headers give only the first offset"
     for message in take(lane, 2):
         message.ack()
     assert ledger.safe == 5
@@ -92,17 +92,17 @@ def test_a_header_that_claims_a_wrong_number_is_corrected(
     assert lane.load.held == 0
 
 
-def test_of_a_fetch_in_which_nothing_is_for_us_nothing_is_left(ledger: Ledger, lane: Lane) -> None:
-    """All of its records are before the offset that was asked for, or were compacted away."""
+def test_fetch_without_records_leaves_nothing_waiting(ledger: Ledger, lane: Lane) -> None:
+    """All of its records lie before the requested offset, or were compacted."""
     falls: list[int] = []
     lane.load.mark, lane.load.on_fall = math.inf, lambda: falls.append(lane.load.held)
     ledger.fetched(Encoded(first=0, end=3, count=3))
     ledger.fetched(Encoded([3]))
     assert [message.offset for message in take(lane, 9)] == [3]
-    assert falls == [1], "who waits for room is told"
+    assert falls == [1], "on_fall is called because room was freed"
 
 
-def test_each_lane_decodes_for_itself(ledger: Ledger, lane: Lane) -> None:
+def test_each_lane_decodes_a_fetch_separately(ledger: Ledger, lane: Lane) -> None:
     other = ledger.open_lane(BufferUsage(1000))
     fetched = Encoded([0], [1])
     ledger.fetched(fetched)
@@ -110,7 +110,9 @@ def test_each_lane_decodes_for_itself(ledger: Ledger, lane: Lane) -> None:
     assert fetched.decoded == 4
 
 
-def test_what_cannot_be_decoded_is_an_error_after_all_before_it(ledger: Ledger, lane: Lane) -> None:
+def test_unreadable_batch_is_an_error_after_all_records_before_it(
+    ledger: Ledger, lane: Lane
+) -> None:
     ledger.fetched(Encoded([0, 1], DAMAGED, end=9, count=4))
     first = take(lane, 1)
     assert lane.error is None
@@ -121,10 +123,10 @@ def test_what_cannot_be_decoded_is_an_error_after_all_before_it(ledger: Ledger, 
         assert lane.error is DAMAGED
     for message in first + last:
         message.ack()
-    assert ledger.safe == 2, "it is not passed over"
+    assert ledger.safe == 2, "the commit does not pass the unreadable batch"
 
 
-def test_a_batch_ends_before_what_cannot_be_decoded(ledger: Ledger, lane: Lane) -> None:
+def test_a_batch_ends_before_unreadable_records(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0], [1], DAMAGED, end=9, count=4))
     assert lane.ready()
     assert [record.offset for record in lane.take_batch(9).records] == [0, 1]
@@ -132,7 +134,7 @@ def test_a_batch_ends_before_what_cannot_be_decoded(ledger: Ledger, lane: Lane) 
     assert lane.error is DAMAGED
 
 
-def test_what_cannot_be_decoded_is_fetched_again_after_a_drain(ledger: Ledger, lane: Lane) -> None:
+def test_unreadable_records_are_fetched_again_after_a_drain(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0], DAMAGED, end=9, count=4))
     (message,) = take(lane, 9)
     ledger.drain()
@@ -149,16 +151,16 @@ def test_memory_is_that_of_the_encoded_fetches_and_of_the_decoded_messages(
     ledger.fetched(Encoded([0, 1], [2], weight=10))
     assert memory.bytes == 10
     first, second = take(lane, 2)
-    assert memory.bytes == 10 + 3 * 10, "the second portion is decoded, too"
+    assert memory.bytes == 10 + 3 * 10, "the second portion is decoded too"
     (third,) = take(lane, 1)
-    assert memory.bytes == 3 * 10, "and of the fetch nothing is left"
+    assert memory.bytes == 3 * 10, "the encoded fetch is freed"
     for message, left in ((first, 20), (second, 10), (third, 0)):
         message.ack()
         assert memory.bytes == left
 
 
 @pytest.mark.parametrize("most", [None, 9])
-def test_what_is_given_back_lets_nothing_pass_the_commit_that_is_waited_for(
+def test_messages_given_back_do_not_let_later_ones_pass_must_commit(
     ledger: Ledger, lane: Lane, most: int | None
 ) -> None:
     ledger.fetched(Encoded([0, 1]))
@@ -180,7 +182,9 @@ def test_what_is_given_back_lets_nothing_pass_the_commit_that_is_waited_for(
 # A batch is one entry
 
 
-def test_a_batch_is_one_entry_and_makes_its_messages_when_asked(ledger: Ledger, lane: Lane) -> None:
+def test_a_batch_is_one_entry_and_makes_no_messages_until_they_are_used(
+    ledger: Ledger, lane: Lane
+) -> None:
     ledger.fetched(Encoded([0, 1], [2, 3]))
     assert lane.ready()
     batch = lane.take_batch(3)
@@ -194,21 +198,21 @@ def test_a_batch_is_one_entry_and_makes_its_messages_when_asked(ledger: Ledger, 
     assert (ledger.safe, lane.load.begun, lane.load.held) == (3, 0, 1)
 
 
-def test_messages_of_a_batch_are_acked_one_by_one(ledger: Ledger, lane: Lane) -> None:
+def test_messages_of_a_batch_can_be_acked_one_by_one(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2]))
     assert lane.ready()
     batch = lane.take_batch(9)
     assert batch[0].ack()
     assert (ledger.safe, len(batch), batch.is_open) == (1, 3, True)
     assert batch[2].ack()
-    assert ledger.safe == 1, "the one between is not acked"
+    assert ledger.safe == 1, "offset 1 is not acked"
     assert batch.ack()
     assert (ledger.safe, lane.acked, batch.is_open) == (3, 3, False)
     assert not batch.ack()
     assert ledger.tally.doubled == 3
 
 
-def test_a_message_of_a_batch_that_is_shared_outlives_the_ack_of_the_batch(
+def test_shared_message_stays_unacked_after_the_ack_of_its_batch(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.fetched(Encoded([0, 1]))
@@ -221,9 +225,7 @@ def test_a_message_of_a_batch_that_is_shared_outlives_the_ack_of_the_batch(
     assert ledger.safe == 2
 
 
-def test_messages_that_are_made_after_the_batch_was_acked_are_acked(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_messages_made_after_the_ack_of_their_batch_are_acked(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1]))
     assert lane.ready()
     batch = lane.take_batch(9)
@@ -233,7 +235,7 @@ def test_messages_that_are_made_after_the_batch_was_acked_are_acked(
     assert ledger.tally.doubled == 1
 
 
-def test_messages_that_are_made_after_the_epoch_are_stale(ledger: Ledger, lane: Lane) -> None:
+def test_acks_of_messages_made_after_the_epoch_are_stale(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1]))
     assert lane.ready()
     batch = lane.take_batch(9)
@@ -286,22 +288,24 @@ def _make_after_the_epoch(batch: Batch, ledger: Ledger) -> None:
         _make_after_the_epoch,
     ],
 )
-def test_a_batch_that_is_done_leaves_no_work_to_the_garbage_collector(
+def test_a_done_batch_leaves_no_reference_cycle(
     ledger: Ledger, lane: Lane, finish: Callable[[Batch, Ledger], None]
 ) -> None:
-    """Messages that refer to their batch would stay in memory, hundreds of batches of them."""
+    """With a cycle of references, hundreds of done batches would stay in memory."""
     ledger.fetched(Encoded([0, 1, 2]))
     assert lane.ready()
     gc.collect()
     gc.disable()
     try:
         finish(lane.take_batch(9), ledger)
-        assert gc.collect() == 0, "objects that only the collector could free"
+        assert gc.collect() == 0, "there are objects that only the garbage collector can free"
     finally:
         gc.enable()
 
 
-def test_who_waits_for_a_batch_waits_until_all_of_it_is_done(ledger: Ledger, lane: Lane) -> None:
+def test_when_empty_waits_until_all_messages_of_a_batch_are_acked(
+    ledger: Ledger, lane: Lane
+) -> None:
     done: list[bool] = []
     ledger.fetched(Encoded([0, 1]))
     assert lane.ready()
@@ -313,7 +317,7 @@ def test_who_waits_for_a_batch_waits_until_all_of_it_is_done(ledger: Ledger, lan
     assert done
 
 
-def test_of_a_batch_that_is_given_back_in_part_the_rest_is_begun_by_itself(
+def test_batch_given_back_in_part_leaves_an_entry_for_each_other_message(
     ledger: Ledger, lane: Lane
 ) -> None:
     done: list[bool] = []
@@ -334,7 +338,7 @@ def test_of_a_batch_that_is_given_back_in_part_the_rest_is_begun_by_itself(
 
 
 @jumping
-async def test_an_app_ends_with_the_error_once_all_before_it_is_handled() -> None:
+async def test_app_fails_with_unreadable_batch_after_all_messages_before_it() -> None:
     handled: list[int] = []
     unreadable = pytest.RaisesExc(UnreadableBatch, match="offset 2: a bad CRC")
     with pytest.RaisesGroup(unreadable, flatten_subgroups=True):

@@ -1,4 +1,4 @@
-"""What of a consumer's partitions may move: `transport/delivering/flow.py`."""
+"""The switch for delivery, and paused partitions: `transport/delivering/flow.py`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def test_flow_is_active_from_the_start() -> None:
     assert flow.paused == set()
 
 
-def test_the_gate_and_the_plain_value_say_the_same() -> None:
+def test_active_is_true_exactly_while_the_gate_is_open() -> None:
     flow = Flow()
     for turn, active in ((flow.stop, False), (flow.stop, False), (flow.resume, True)):
         turn()
         assert flow.active == flow.gate.is_open == active
 
 
-def test_only_assigned_partitions_are_paused_the_others_are_counted() -> None:
+def test_pauses_of_unassigned_partitions_are_ignored_and_counted() -> None:
     flow = Flow()
     flow.pause([A0, A1], {A0})
     assert flow.paused == {A0}
@@ -41,7 +41,7 @@ def test_a_second_pause_changes_nothing() -> None:
     assert flow.ignored == 0
 
 
-def test_a_pause_does_not_outlive_the_assignment() -> None:
+def test_forget_removes_the_pause_of_a_partition() -> None:
     flow = Flow()
     flow.pause([A0, A1], {A0, A1})
     flow.forget([A0])

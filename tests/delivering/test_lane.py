@@ -1,4 +1,4 @@
-"""One channel's share of a partition: what it counts, what it weighs, and what is given back."""
+"""Lanes: waiting records, counts, weights, and messages that are given back."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_unreadable_batch_is_no_error_while_a_message_before_it_waits(
     assert lane.error is DAMAGED
 
 
-def test_nothing_is_ready_while_the_partition_is_held(ledger: Ledger, lane: Lane) -> None:
+def test_no_message_is_ready_while_delivery_is_suspended(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1]))
     ledger.is_suspended = True
     assert lane.ready() == 0
@@ -83,7 +83,7 @@ def test_nothing_is_ready_while_the_partition_is_held(ledger: Ledger, lane: Lane
 
 
 @pytest.mark.parametrize(("most", "portions"), [(2, 1), (3, 2), (4, 2), (5, 3), (9, 3)])
-def test_a_batch_goes_on_over_portions_and_fetches_up_to_its_size(
+def test_a_batch_spans_portions_and_fetches_up_to_its_size(
     ledger: Ledger, lane: Lane, most: int, portions: int
 ) -> None:
     several = [Encoded([0, 1]), Encoded([2, 3]), Encoded([4])]
@@ -91,10 +91,10 @@ def test_a_batch_goes_on_over_portions_and_fetches_up_to_its_size(
         ledger.fetched(each)
     batch = take_batch(lane, most)
     assert [record.offset for record in batch.records] == list(range(min(most, 5)))
-    assert sum(each.decoded for each in several) == portions, "no more than is needed"
+    assert sum(each.decoded for each in several) == portions, "no portion is decoded early"
 
 
-def test_a_batch_of_a_whole_portion_looks_ahead_in_its_fetch_alone(
+def test_a_batch_of_a_whole_portion_decodes_the_next_one_of_its_fetch_only(
     ledger: Ledger, lane: Lane
 ) -> None:
     first, second = Encoded([0, 1], [2, 3]), Encoded([4])
@@ -106,7 +106,7 @@ def test_a_batch_of_a_whole_portion_looks_ahead_in_its_fetch_alone(
     assert second.decoded == 0
 
 
-def test_a_batch_ends_before_a_commit_that_delivery_waits_for(ledger: Ledger, lane: Lane) -> None:
+def test_a_batch_ends_before_must_commit(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1], [2, 3]))
     ledger.must_commit = 2
     assert lane.ready() == 2
@@ -126,7 +126,7 @@ def test_a_batch_ends_before_a_commit_that_delivery_waits_for(ledger: Ledger, la
     [(5, 2, 1), (5, 3, 1), (5, 1, 0), (2, 9, 0)],
     ids=["to the mark", "below the mark", "not to the mark", "exact headers"],
 )
-def test_records_that_are_claimed_and_not_there_leave_the_buffer_as_acks_do(
+def test_missing_records_that_the_header_claims_free_room_like_acks(
     ledger: Ledger, lane: Lane, claim: int, mark: int, falls: int
 ) -> None:
     fallen: list[int] = []
@@ -138,7 +138,7 @@ def test_records_that_are_claimed_and_not_there_leave_the_buffer_as_acks_do(
 
 
 @pytest.mark.parametrize("claim", [1, 2])
-def test_records_that_are_there_and_not_claimed_are_counted(
+def test_records_beyond_the_claim_of_the_header_are_counted(
     ledger: Ledger, lane: Lane, claim: int
 ) -> None:
     ledger.fetched(Encoded([0, 1, 2], count=claim))
@@ -146,7 +146,7 @@ def test_records_that_are_there_and_not_claimed_are_counted(
     assert (lane.load.held, lane.waiting) == (3, 2)
 
 
-def test_what_is_acked_is_counted(ledger: Ledger, lane: Lane) -> None:
+def test_acked_counts_single_messages_and_batches(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3, 4, 5]))
     alone, batch = take(lane)[0], take_batch(lane, 3)
     assert lane.acked == 0
@@ -165,10 +165,10 @@ def test_what_is_acked_is_counted(ledger: Ledger, lane: Lane) -> None:
 # How much memory the lane counts
 
 
-def test_the_bytes_of_a_fetch_leave_the_memory_as_its_records_are_decoded(
+def test_weight_of_a_fetch_is_replaced_by_that_of_its_decoded_records(
     ledger: Ledger, lane: Lane
 ) -> None:
-    """The records of `FetchedRecords` are in memory already: decoding them adds nothing."""
+    """The records of `FetchedRecords` are already decoded, so reading them adds no weight."""
     several = fetched(*range(PORTION + 2))
     memory = lane.load.memory
     ledger.fetched(several)
@@ -192,11 +192,11 @@ def test_the_weight_of_an_encoded_fetch_is_counted_until_all_of_it_is_decoded(
     take(lane)
     assert memory.bytes == 100 + 200
     take(lane)
-    assert memory.bytes == 200, "nothing is left to decode"
+    assert memory.bytes == 200, "the encoded fetch is freed"
 
 
 @pytest.mark.parametrize("is_opened", [False, True])
-def test_an_acked_batch_weighs_nothing(ledger: Ledger, lane: Lane, is_opened: bool) -> None:
+def test_an_acked_batch_leaves_no_weight(ledger: Ledger, lane: Lane, is_opened: bool) -> None:
     ledger.fetched(Encoded([0, 1, 2], weight=7))
     batch = take_batch(lane)
     if is_opened:
@@ -208,7 +208,7 @@ def test_an_acked_batch_weighs_nothing(ledger: Ledger, lane: Lane, is_opened: bo
     assert [message.acked for message in batch] == [True] * 3
 
 
-def test_what_is_given_back_weighs_what_it_weighed(ledger: Ledger, lane: Lane) -> None:
+def test_give_back_does_not_change_the_weight(ledger: Ledger, lane: Lane) -> None:
     memory = lane.load.memory
     ledger.fetched(Encoded([0], weight=100))
     ledger.fetched(Encoded([1, 2], weight=10))
@@ -222,7 +222,7 @@ def test_what_is_given_back_weighs_what_it_weighed(ledger: Ledger, lane: Lane) -
     assert memory.bytes == 0
 
 
-def test_weights_that_do_not_divide_leave_the_memory_as_well(ledger: Ledger, lane: Lane) -> None:
+def test_memory_is_0_after_shares_of_weight_are_rounded(ledger: Ledger, lane: Lane) -> None:
     memory = lane.load.memory
     for offset, weight in enumerate((100, 10, 3)):
         ledger.fetched(Encoded([offset], weight=weight))
@@ -233,7 +233,7 @@ def test_weights_that_do_not_divide_leave_the_memory_as_well(ledger: Ledger, lan
 
 
 def full(lane: Lane, limit: int) -> list[int]:
-    """Let the memory be full at so many bytes; return a list of what it falls to."""
+    """Set the memory's limit so that it is full; return a list that gets its size at each fall."""
     fallen: list[int] = []
     memory = lane.load.memory
     memory.limit, memory.on_fall = limit, lambda: fallen.append(memory.bytes)
@@ -242,9 +242,7 @@ def full(lane: Lane, limit: int) -> list[int]:
     return fallen
 
 
-def test_acks_end_the_pause_of_a_full_memory_at_half_of_its_limit(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_acks_resume_fetching_at_half_of_the_memory_limit(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3], weight=10))
     messages = take(lane, 4)
     fallen = full(lane, 40)
@@ -256,7 +254,9 @@ def test_acks_end_the_pause_of_a_full_memory_at_half_of_its_limit(
 
 
 @pytest.mark.parametrize("end", ["an ack of a batch", "a drain", "the end of the epoch"])
-def test_all_that_frees_memory_ends_the_pause(ledger: Ledger, lane: Lane, end: str) -> None:
+def test_batch_ack_drain_and_end_of_epoch_resume_fetching(
+    ledger: Ledger, lane: Lane, end: str
+) -> None:
     ledger.fetched(Encoded([0, 1], [2, 3], weight=10))
     batch = take_batch(lane, 2)
     fallen = full(lane, 40)
@@ -271,7 +271,7 @@ def test_all_that_frees_memory_ends_the_pause(ledger: Ledger, lane: Lane, end: s
     assert fallen == [20]
 
 
-def test_the_end_of_a_fetch_that_is_decoded_ends_the_pause(ledger: Ledger, lane: Lane) -> None:
+def test_decoding_the_end_of_a_fetch_resumes_fetching(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0], weight=100))
     assert lane.ready()
     fallen = full(lane, 200)
@@ -279,7 +279,7 @@ def test_the_end_of_a_fetch_that_is_decoded_ends_the_pause(ledger: Ledger, lane:
     assert fallen == [100]
 
 
-def test_an_empty_channel_is_fetched_for_although_others_fill_the_memory(
+def test_empty_channel_is_fetched_for_while_others_fill_the_memory(
     ledger: Ledger, lane: Lane
 ) -> None:
     lane.load.memory.add(1000)  # of another channel
@@ -293,10 +293,10 @@ def test_an_empty_channel_is_fetched_for_although_others_fill_the_memory(
     assert lane.load.memory.is_full
 
 
-# Messages that are given back wait again
+# Messages that are given back
 
 
-def test_a_message_that_is_given_back_holds_back_the_commit_and_is_taken_first(
+def test_message_given_back_holds_back_the_commit_and_is_taken_first(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3]))
@@ -305,7 +305,7 @@ def test_a_message_that_is_given_back_holds_back_the_commit_and_is_taken_first(
     assert (ledger.safe, lane.acked, lane.waiting) == (0, 0, 3)
     (new,) = take(lane)
     assert (new.offset, lane.oldest_begun) == (0, 0)
-    assert not old.ack(), "nobody has that one"
+    assert not old.ack(), "an ack of the old object is stale"
     assert ledger.tally.stale == 1
     assert new.ack()
     assert ledger.safe == 1
@@ -313,7 +313,7 @@ def test_a_message_that_is_given_back_holds_back_the_commit_and_is_taken_first(
     assert (ledger.safe, lane.acked) == (2, 2)
 
 
-def test_who_has_all_given_back_goes_on_in_order(ledger: Ledger, lane: Lane) -> None:
+def test_messages_given_back_are_taken_again_in_offset_order(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3]))
     taken = take(lane, 3)
     ledger.give_back(lane, [taken[0]])
@@ -322,13 +322,13 @@ def test_who_has_all_given_back_goes_on_in_order(ledger: Ledger, lane: Lane) -> 
     assert lane.oldest_begun == 0
 
 
-def test_once_out_of_order_the_least_offset_is_looked_for(ledger: Ledger, lane: Lane) -> None:
+def test_safe_offset_is_the_least_after_begun_is_out_of_order(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3]))
     taken = take(lane, 2)
     ledger.give_back(lane, [taken[0]])
     assert taken[1].ack()
     (again,) = take(lane)
-    ledger.give_back(lane, [again])  # now nothing is begun
+    ledger.give_back(lane, [again])  # now no message is unacked
     assert ledger.safe == 0
     last = take(lane, 3)
     ledger.give_back(lane, [last[0]])
@@ -337,9 +337,7 @@ def test_once_out_of_order_the_least_offset_is_looked_for(ledger: Ledger, lane: 
     assert lane.oldest_begun == 0
 
 
-def test_of_a_batch_that_is_given_back_in_part_each_message_is_counted_once(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_batch_given_back_in_part_counts_each_message_once(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3]))
     batch = take_batch(lane, 4)
     done: list[bool] = []
@@ -351,7 +349,7 @@ def test_of_a_batch_that_is_given_back_in_part_each_message_is_counted_once(
     batch[1].ack()
     assert not done
     batch[2].ack()
-    assert done, "all that was begun then is done or waits again"
+    assert done, "all messages that were unacked then are done or wait again"
     assert (lane.load.begun, lane.acked, ledger.safe) == (0, 3, 3)
 
 
@@ -390,7 +388,7 @@ def test_a_second_ack_of_an_opened_batch_is_counted(ledger: Ledger, lane: Lane) 
 # Messages that are given back during a drain, or to a closed channel
 
 
-def test_what_is_given_back_during_a_drain_is_dropped_and_fetched_again(
+def test_messages_given_back_during_a_drain_are_dropped_and_fetched_again(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.fetched(Encoded([0, 1, 2, 3]))
@@ -402,7 +400,7 @@ def test_what_is_given_back_during_a_drain_is_dropped_and_fetched_again(
     assert (lane.load.held, ledger.safe) == (0, 1)
 
 
-def test_what_is_given_back_to_the_last_channel_that_closed_is_fetched_again(
+def test_messages_given_back_to_the_last_closed_channel_are_fetched_again(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.fetched(Encoded([0, 1]))
@@ -416,7 +414,7 @@ def test_what_is_given_back_to_the_last_channel_that_closed_is_fetched_again(
     assert ledger.refetching == 1
 
 
-def test_what_is_given_back_to_a_closed_channel_is_left_to_the_others(
+def test_messages_given_back_to_a_closed_channel_stay_with_the_others(
     ledger: Ledger, lane: Lane
 ) -> None:
     other = ledger.open_lane(BufferUsage(1000, memory=Held()))

@@ -1,4 +1,7 @@
-"""The rules of `transport/delivering/ledger.py`, one by one; `test_ledger_model.py` mixes them."""
+"""The rules of `transport/delivering/ledger.py`, one by one.
+
+`test_ledger_model.py` tests them in combination.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +58,10 @@ def lane(ledger: Ledger) -> Lane:
     return open_lane(ledger)
 
 
-# What other transports got wrong
+# Cases in which other transports failed
 
 
-def test_offset_0_is_an_offset(ledger: Ledger, lane: Lane) -> None:
+def test_offset_0_is_committed_like_any_other(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     assert ledger.safe == 0
     message = take(lane)
@@ -101,41 +104,39 @@ def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> N
     assert ledger.tally == Tally(doubled=1, stale=0)
 
 
-def test_a_message_that_was_dropped_by_its_handler_is_still_unacked(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_a_message_without_references_is_still_unacked(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
-    take(lane)  # nobody holds it
+    take(lane)  # no reference to it is kept
     assert [message.offset for message in ledger.unacked] == [0]
 
 
 # The offset to commit
 
 
-def test_nothing_is_known_before_the_first_fetch(ledger: Ledger, lane: Lane) -> None:
+def test_safe_and_due_are_none_before_the_first_fetch(ledger: Ledger, lane: Lane) -> None:
     assert ledger.safe is None
     assert ledger.due is None
 
 
-def test_an_epoch_that_begins_at_a_position_is_safe_there() -> None:
+def test_start_position_of_an_epoch_is_safe() -> None:
     ledger = new_ledger(position=7)
     assert ledger.safe == ledger.due == 7
 
 
-def test_what_is_fetched_and_not_delivered_holds_the_offset_back(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_waiting_messages_hold_the_offset_back(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(3, 4))
     assert ledger.safe == 3
 
 
-def test_what_is_begun_holds_the_offset_back(ledger: Ledger, lane: Lane) -> None:
+def test_unacked_messages_hold_the_offset_back(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(3, 4))
     take_all(lane)
     assert ledger.safe == 3
 
 
-def test_acks_in_any_order_move_the_offset_to_the_oldest_begun(ledger: Ledger, lane: Lane) -> None:
+def test_acks_in_any_order_move_the_offset_to_the_oldest_unacked_message(
+    ledger: Ledger, lane: Lane
+) -> None:
     ledger.fetched(fetched(0, 1, 2, 3))
     messages = take_all(lane)
     seen = []
@@ -154,13 +155,13 @@ def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None
 
 
 def sought_to(position: int) -> Ledger:
-    """A ledger whose position is not known to be in the log."""
+    """Return a ledger whose position is not known to lie in the log."""
     ledger = new_ledger(position=position)
     ledger.is_proven = False
     return ledger
 
 
-def test_a_sought_position_is_not_due_before_the_log_is_known_to_reach_it() -> None:
+def test_sought_position_is_due_once_the_log_is_known_to_reach_it() -> None:
     ledger = sought_to(7)
     assert ledger.due is None
     ledger.prove(6)
@@ -169,27 +170,27 @@ def test_a_sought_position_is_not_due_before_the_log_is_known_to_reach_it() -> N
     assert ledger.due == 7
 
 
-def test_a_fetch_shows_that_the_log_reaches_the_sought_position() -> None:
+def test_a_fetch_proves_the_sought_position() -> None:
     ledger = sought_to(7)
     open_lane(ledger)
     ledger.fetched(fetched(7))
     assert ledger.due == 7
 
 
-def test_what_the_client_brings_before_it_is_sought_shows_nothing_of_the_position() -> None:
+def test_a_fetch_before_the_client_seeks_back_does_not_prove_the_position() -> None:
     ledger = sought_to(7)
     ledger.must_refetch = True
     ledger.fetched(fetched(3))
     assert ledger.due is None
 
 
-def test_a_position_that_moves_on_is_in_the_log() -> None:
+def test_a_position_that_advances_is_proven() -> None:
     ledger = sought_to(7)
     ledger.advance(8)
     assert ledger.due == 8
 
 
-def test_delivery_goes_on_once_the_offset_that_it_waits_for_is_committed() -> None:
+def test_delivery_goes_on_once_must_commit_is_committed() -> None:
     ledger = new_ledger(position=5)
     ledger.must_commit = 5
     assert not ledger.may_go_on()
@@ -201,7 +202,7 @@ def test_delivery_goes_on_once_the_offset_that_it_waits_for_is_committed() -> No
     assert not ledger.may_go_on()
 
 
-def test_where_only_what_is_committed_is_known_nothing_is_due() -> None:
+def test_nothing_is_due_without_a_position() -> None:
     assert new_ledger(committed=7).due is None
 
 
@@ -227,7 +228,7 @@ def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
     assert ledger.position == 2
 
 
-def test_begun_messages_hold_the_offset_back_whatever_the_position(
+def test_unacked_messages_hold_the_offset_back_if_the_position_advances(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.fetched(fetched(0))
@@ -236,16 +237,14 @@ def test_begun_messages_hold_the_offset_back_whatever_the_position(
     assert ledger.safe == 0
 
 
-def test_what_the_client_brings_again_does_not_belong_into_the_epoch(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_a_fetch_before_the_position_is_behind(ledger: Ledger, lane: Lane) -> None:
     assert not ledger.is_behind(0)
     ledger.fetched(fetched(0, 1, 2))
     assert ledger.is_behind(2)
     assert not ledger.is_behind(3)
 
 
-def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, lane: Lane) -> None:
+def test_fetches_are_discarded_until_the_client_seeks_back(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(5, 6, 7))
     ledger.must_refetch = True
     assert not ledger.is_behind(0)
@@ -256,7 +255,7 @@ def test_a_client_that_is_to_be_sought_back_may_bring_anything(ledger: Ledger, l
 # Taking
 
 
-def test_a_message_names_its_epoch_and_its_generation() -> None:
+def test_a_message_has_its_epoch_and_its_generation() -> None:
     ledger = Ledger(ORDERS, 5, 3, Tally())
     lane = open_lane(ledger)
     ledger.fetched(fetched(0))
@@ -274,7 +273,7 @@ def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane:
     assert not lane.ready()
 
 
-def test_what_is_ready_is_what_is_left_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
+def test_ready_counts_the_rest_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
     assert lane.ready() == 0
     ledger.fetched(fetched(0, 1, 2))
     ledger.fetched(fetched(3))
@@ -287,7 +286,7 @@ def test_what_is_ready_is_what_is_left_of_one_fetch(ledger: Ledger, lane: Lane) 
     assert lane.ready() == 0
 
 
-def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> None:
+def test_suspended_messages_are_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1))
     ledger.is_suspended = True
     assert lane.ready() == 0
@@ -296,7 +295,7 @@ def test_what_is_held_is_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> N
     assert lane.ready() == 2
 
 
-def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane: Lane) -> None:
+def test_a_batch_spans_several_fetches_up_to_its_size(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1, 2))
     ledger.fetched(fetched(3))
     ledger.fetched(fetched(5, 6, 7))
@@ -309,7 +308,7 @@ def test_a_batch_is_as_large_as_asked_over_several_fetches(ledger: Ledger, lane:
 
 
 @pytest.mark.parametrize("taken", [take, lambda lane: take_batch(lane, 1)], ids=["take", "batch"])
-def test_a_message_that_is_acked_is_in_memory_no_more(
+def test_acked_messages_are_freed(
     ledger: Ledger, lane: Lane, taken: Callable[[Lane], Message | Batch]
 ) -> None:
     found = records(0, 1, 2)
@@ -321,14 +320,14 @@ def test_a_message_that_is_acked_is_in_memory_no_more(
         assert [ref() is None for ref in seen] == [number <= done for number in range(3)]
 
 
-def test_of_a_fetch_for_two_lanes_each_holds_what_it_has_not_taken(ledger: Ledger) -> None:
+def test_each_of_two_lanes_delivers_all_of_a_fetch(ledger: Ledger) -> None:
     first, second = open_lane(ledger), open_lane(ledger)
     ledger.fetched(fetched(0, 1))
     assert [message.offset for message in take_all(first)] == [0, 1]
     assert [message.offset for message in take_all(second)] == [0, 1]
 
 
-def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: Lane) -> None:
+def test_buffer_usage_counts_held_and_unacked_messages(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1, 2))
     first = take(lane)
     assert (lane.load.held, lane.load.begun) == (3, 1)
@@ -338,13 +337,13 @@ def test_the_load_counts_what_is_held_and_what_is_begun(ledger: Ledger, lane: La
     assert (lane.load.held, lane.load.begun) == (0, 0)
 
 
-def test_who_waits_for_the_load_to_fall_is_told_at_each_ack(ledger: Ledger) -> None:
+def test_on_fall_is_called_at_acks_at_or_below_the_mark(ledger: Ledger) -> None:
     held: list[int] = []
     load = BufferUsage(9, on_fall=lambda: held.append(load.held))
     lane = ledger.open_lane(load)
     ledger.fetched(fetched(0, 1, 2, 3, 4))
     take(lane).ack()
-    assert held == []  # nobody waits
+    assert held == []  # the mark is -1
     load.mark = math.inf
     take(lane).ack()
     take_batch(lane, 2).ack()
@@ -372,7 +371,7 @@ def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> N
     assert lane.load.held == 0
 
 
-def test_a_batch_acks_what_of_it_is_not_acked_already(ledger: Ledger, lane: Lane) -> None:
+def test_ack_of_a_batch_acks_the_messages_that_are_left(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1, 2))
     batch = take_batch(lane, 5)
     batch[1].ack()
@@ -404,7 +403,7 @@ def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, 
     assert ledger.safe == 2
 
 
-def test_nobody_holds_what_is_acked(ledger: Ledger, lane: Lane) -> None:
+def test_acked_messages_have_no_holder(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1))
     first, second = take(lane), take_batch(lane, 1)
     assert (first.refcount, second[0].refcount) == (1, 1)
@@ -434,7 +433,7 @@ def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lan
     assert ledger.tally == Tally(doubled=0, stale=1)
 
 
-def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
+def test_ack_of_a_batch_from_an_ended_epoch_changes_nothing(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1))
     batch = take_batch(lane, 5)
     ledger.shut()
@@ -442,7 +441,7 @@ def test_a_batch_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, la
     assert ledger.tally == Tally(doubled=0, stale=2)
 
 
-async def test_what_is_in_hand_is_named_as_the_source_only_where_that_is_asked_for() -> None:
+async def test_async_with_sets_the_source_only_with_names_source() -> None:
     ledger = new_ledger()
     plain, naming = (
         ledger.open_lane(BufferUsage(9)),
@@ -472,14 +471,14 @@ def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
     assert ledger.safe == 2
 
 
-def test_a_channel_gets_what_is_fetched_from_its_opening_on(ledger: Ledger, lane: Lane) -> None:
+def test_a_new_lane_gets_only_later_fetches(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1))
     late = open_lane(ledger)
     ledger.fetched(fetched(2))
     assert [message.offset for message in take_all(late)] == [2]
 
 
-def test_a_closed_channel_holds_the_offset_back_until_what_it_has_begun_is_acked(
+def test_closed_lane_holds_the_offset_back_until_its_unacked_messages_are_acked(
     ledger: Ledger, lane: Lane
 ) -> None:
     open_lane(ledger)
@@ -493,7 +492,7 @@ def test_a_closed_channel_holds_the_offset_back_until_what_it_has_begun_is_acked
     assert ledger.safe == 2
 
 
-def test_a_closed_channel_gets_nothing_more(ledger: Ledger, lane: Lane) -> None:
+def test_a_closed_lane_gets_no_later_fetch(ledger: Ledger, lane: Lane) -> None:
     other = open_lane(ledger)
     ledger.fetched(fetched(0))
     message = take(lane)
@@ -507,12 +506,14 @@ def test_a_closed_channel_gets_nothing_more(ledger: Ledger, lane: Lane) -> None:
     assert ledger.safe == 2
 
 
-def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
+def test_waiting_messages_of_the_last_closed_lane_are_fetched_again(
+    ledger: Ledger, lane: Lane
+) -> None:
     ledger.fetched(fetched(0, 1, 2))
     take(lane).ack()
     ledger.close_lane(lane)
     assert ledger.safe == 1
-    assert ledger.refetching is None  # for whom?
+    assert ledger.refetching is None  # there is no lane
     again = open_lane(ledger)
     assert ledger.refetching == 1
     ledger.sought_back()
@@ -520,10 +521,10 @@ def test_what_nobody_listens_to_any_more_is_fetched_again(ledger: Ledger, lane: 
     assert [message.offset for message in take_all(again)] == [1, 2]
 
 
-def test_what_came_while_nobody_listened_is_fetched_again(ledger: Ledger, lane: Lane) -> None:
+def test_records_fetched_without_lanes_are_fetched_again(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     message = take(lane)
-    ledger.close_lane(lane)  # with a message begun
+    ledger.close_lane(lane)  # it has an unacked message
     assert ledger.fetched(fetched(1, 2)) == 0
     again = open_lane(ledger)
     assert ledger.refetching == 1
@@ -534,14 +535,14 @@ def test_what_came_while_nobody_listened_is_fetched_again(ledger: Ledger, lane: 
     assert [message.offset for message in take_all(again)] == [1, 2]
 
 
-def test_without_a_channel_nothing_is_passed_over(ledger: Ledger) -> None:
+def test_without_lanes_the_safe_offset_does_not_move(ledger: Ledger) -> None:
     assert ledger.fetched(fetched(5, 6)) == 0
     assert ledger.safe == 5
     ledger.advance(9)
     assert ledger.safe == 5
 
 
-def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messages_begun(
+def test_last_closed_lane_is_fetched_again_while_another_has_unacked_messages(
     ledger: Ledger, lane: Lane
 ) -> None:
     other = open_lane(ledger)
@@ -549,7 +550,7 @@ def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messag
     take(lane).ack()
     begun = take(lane)
     ledger.close_lane(lane)
-    ledger.close_lane(other)  # it has had nothing
+    ledger.close_lane(other)  # it has delivered nothing
     begun.ack()
     assert ledger.safe == 0
     open_lane(ledger)
@@ -559,7 +560,7 @@ def test_what_the_last_two_channels_leave_is_fetched_again_though_one_has_messag
 # The end of an epoch
 
 
-def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
+def test_a_drain_drops_the_waiting_messages(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1, 2))
     message = take(lane)
     assert not ledger.is_draining
@@ -569,11 +570,11 @@ def test_a_drain_drops_what_is_not_begun(ledger: Ledger, lane: Lane) -> None:
     assert not lane.ready()
     assert ledger.safe == 0
     message.ack()
-    assert ledger.safe == 1  # what was dropped is to be fetched again
+    assert ledger.safe == 1  # the dropped messages will be fetched again
     assert lane.load.held == 0
 
 
-def test_a_drain_drops_all_fetches_that_wait(ledger: Ledger, lane: Lane) -> None:
+def test_a_drain_drops_all_waiting_fetches(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     ledger.fetched(fetched(1))
     ledger.fetched(fetched(2))
@@ -583,7 +584,9 @@ def test_a_drain_drops_all_fetches_that_wait(ledger: Ledger, lane: Lane) -> None
     assert ledger.safe == 1
 
 
-def test_a_drain_goes_back_to_the_first_that_any_channel_has_not_had(ledger: Ledger) -> None:
+def test_a_drain_goes_back_to_the_first_message_that_a_lane_has_not_delivered(
+    ledger: Ledger,
+) -> None:
     fast, slow = open_lane(ledger), open_lane(ledger)
     ledger.fetched(fetched(0, 1, 2))
     for message in take_all(fast):
@@ -593,7 +596,7 @@ def test_a_drain_goes_back_to_the_first_that_any_channel_has_not_had(ledger: Led
     assert ledger.safe == 1
 
 
-def test_a_drain_goes_back_to_the_slowest_of_several_that_have_not_had_all(
+def test_a_drain_goes_back_to_the_slowest_of_several_lanes(
     ledger: Ledger,
 ) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
@@ -604,7 +607,7 @@ def test_a_drain_goes_back_to_the_slowest_of_several_that_have_not_had_all(
     assert ledger.safe == 1
 
 
-def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
+def test_a_drain_ends_when_no_lane_has_unacked_messages(
     ledger: Ledger,
 ) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
@@ -619,7 +622,7 @@ def test_a_drain_ends_when_all_channels_are_done_with_what_they_have_begun(
     assert ends == ["empty"]
 
 
-def test_later_acks_of_one_channel_do_not_stand_in_for_those_of_another(ledger: Ledger) -> None:
+def test_later_acks_of_one_lane_do_not_count_for_another(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
     ledger.fetched(fetched(0, 1))
     mine, theirs = take(one), take(other)
@@ -632,7 +635,7 @@ def test_later_acks_of_one_channel_do_not_stand_in_for_those_of_another(ledger: 
     assert ends == ["empty"]
 
 
-def test_a_drain_waits_for_a_closed_channel_too(ledger: Ledger, lane: Lane) -> None:
+def test_a_drain_waits_for_a_closed_lane_too(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)
@@ -644,14 +647,14 @@ def test_a_drain_waits_for_a_closed_channel_too(ledger: Ledger, lane: Lane) -> N
     assert ends == ["empty"]
 
 
-def test_with_nothing_begun_there_is_nothing_to_wait_for(ledger: Ledger, lane: Lane) -> None:
+def test_when_empty_calls_at_once_without_unacked_messages(ledger: Ledger, lane: Lane) -> None:
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
     new_ledger().when_empty(lambda: ends.append("no channel"))
     assert ends == ["empty", "no channel"]
 
 
-def test_the_end_of_an_epoch_ends_a_wait_for_its_messages(ledger: Ledger, lane: Lane) -> None:
+def test_when_empty_calls_at_the_end_of_the_epoch(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     take(lane)
     ends: list[str] = []
@@ -667,7 +670,7 @@ def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
     assert ledger.due is None
 
 
-def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
+def test_a_shut_ledger_leaves_no_count_in_any_channel(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
     ledger.fetched(fetched(0, 1))
     messages = [take(lane) for lane in lanes]
@@ -678,7 +681,7 @@ def test_a_shut_ledger_weighs_nothing_on_any_channel(ledger: Ledger) -> None:
     assert ledger.tally.stale == 3
 
 
-def test_who_waits_no_more_is_not_told(ledger: Ledger, lane: Lane) -> None:
+def test_a_cancelled_when_empty_makes_no_call(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0))
     message = take(lane)
     ends: list[str] = []
@@ -690,7 +693,7 @@ def test_who_waits_no_more_is_not_told(ledger: Ledger, lane: Lane) -> None:
     assert ends == ["still waiting"]
 
 
-def test_all_who_wait_are_told_once(ledger: Ledger, lane: Lane) -> None:
+def test_each_when_empty_makes_one_call(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1))
     first, second = take_all(lane)
     ends: list[str] = []
@@ -712,10 +715,10 @@ def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> Non
     assert ends == ["empty"]
 
 
-# Where the work stands
+# Start, counts and oldest messages
 
 
-def test_an_epoch_starts_where_it_was_told_to(ledger: Ledger) -> None:
+def test_start_of_an_epoch_is_the_given_position(ledger: Ledger) -> None:
     ledger = new_ledger(position=5)
     open_lane(ledger)
     ledger.fetched(fetched(7))
@@ -724,7 +727,7 @@ def test_an_epoch_starts_where_it_was_told_to(ledger: Ledger) -> None:
     assert ledger.start == 5
 
 
-def test_an_epoch_that_was_not_told_starts_at_the_first_that_comes(
+def test_start_of_an_epoch_without_a_position_is_the_first_fetched_offset(
     ledger: Ledger, lane: Lane
 ) -> None:
     assert ledger.start is None
@@ -733,21 +736,19 @@ def test_an_epoch_that_was_not_told_starts_at_the_first_that_comes(
     assert ledger.start == 7
 
 
-def test_an_epoch_in_which_nothing_comes_starts_at_its_position(ledger: Ledger) -> None:
+def test_start_of_an_epoch_without_records_is_its_first_position(ledger: Ledger) -> None:
     ledger.advance(4)
     ledger.advance(6)
     assert (ledger.start, ledger.position) == (4, 6)
 
 
-def test_what_came_while_nobody_listened_is_where_the_epoch_starts(ledger: Ledger) -> None:
+def test_start_of_an_epoch_without_lanes_is_the_first_fetched_offset(ledger: Ledger) -> None:
     ledger.fetched(fetched(7, 8))
     ledger.fetched(fetched(9))
     assert (ledger.start, ledger.position) == (7, 7)
 
 
-def test_the_work_that_is_not_committed_begins_at_the_start_or_at_the_last_commit(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_uncommitted_is_the_committed_offset_or_else_the_start(ledger: Ledger, lane: Lane) -> None:
     assert ledger.uncommitted is None
     ledger.fetched(fetched(7, 8))
     assert ledger.uncommitted == 7
@@ -755,7 +756,7 @@ def test_the_work_that_is_not_committed_begins_at_the_start_or_at_the_last_commi
     assert ledger.uncommitted == 0
 
 
-def test_the_oldest_begun_is_that_of_the_slowest_channel(ledger: Ledger) -> None:
+def test_oldest_begun_is_the_least_over_the_lanes(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
     ledger.fetched(fetched(0, 1))
     assert ledger.oldest_begun is None
@@ -767,14 +768,14 @@ def test_the_oldest_begun_is_that_of_the_slowest_channel(ledger: Ledger) -> None
     assert ledger.oldest_begun == 1
 
 
-def test_what_waits_is_counted_over_the_channels(ledger: Ledger) -> None:
+def test_waiting_is_the_sum_over_the_lanes(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
     ledger.fetched(fetched(0, 1, 2))
     take(one)
     assert (ledger.waiting, one.waiting, other.waiting) == (5, 2, 3)
 
 
-def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: Ledger) -> None:
+def test_acked_is_the_sum_over_open_and_closed_lanes(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
     ledger.fetched(fetched(0, 1))
     assert ledger.acked == ledger.newly_acked() == 0
@@ -782,8 +783,8 @@ def test_acks_are_counted_over_the_channels_also_those_that_are_closed(ledger: L
         take(lane).ack()
     assert (ledger.acked, ledger.newly_acked()) == (3, 3)
     left = take(lanes[0])
-    ledger.close_lane(lanes[0])  # with one begun
-    ledger.close_lane(lanes[1])  # with none
+    ledger.close_lane(lanes[0])  # it has an unacked message
+    ledger.close_lane(lanes[1])  # it has none
     assert (ledger.acked, ledger.newly_acked()) == (3, 0)
     left.ack()
     assert (ledger.acked, ledger.newly_acked()) == (4, 1)
@@ -799,7 +800,9 @@ def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
     assert lane.acked == 2
 
 
-def test_what_the_end_of_an_epoch_gives_up_was_not_acked(ledger: Ledger, lane: Lane) -> None:
+def test_messages_given_up_at_the_end_of_an_epoch_do_not_count_as_acked(
+    ledger: Ledger, lane: Lane
+) -> None:
     ledger.fetched(fetched(0, 1, 2))
     first, *_ = take_all(lane)
     first.ack()

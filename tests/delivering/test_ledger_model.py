@@ -1,7 +1,7 @@
-"""The ledger in any order of events, against a model that remembers every record.
+"""The ledger in random orders of events, compared with a model that remembers every record.
 
-The model does what the ledger avoids: it keeps, for each channel, a set of what it waits for, what
-it has begun and what it has done, and looks through all of them. It shares no code with the ledger.
+For each channel, the model keeps the offsets that wait, are unacked and are done, and searches all
+of them, which the ledger avoids. The model shares no code with the ledger.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ index = st.integers(min_value=0, max_value=10**6)
 
 @attrs.define
 class Channel:
-    """What one channel has had in one epoch, offset by offset."""
+    """The offsets that one channel has received in one epoch.
+
+    Attributes:
+        due: all offsets that it must deliver, in order.
+        given: those that it has delivered, in order.
+        begun: those that are unacked.
+    """
 
     lane: Lane
     listens: bool = True
-    due: list[int] = attrs.field(factory=list)  # what it is to be given, in order, no more, no less
+    due: list[int] = attrs.field(factory=list)
     given: list[int] = attrs.field(factory=list)
     begun: set[int] = attrs.field(factory=set)
 
@@ -43,9 +49,11 @@ class Channel:
 
 @attrs.define
 class Given:
-    """A message in a handler's hands, what it was given for, and what has become of it.
+    """A delivered message, and its state in the model.
 
-    A batch makes its messages when one of them is asked for.
+    Attributes:
+        make: returns the message. A batch makes its messages when one of them is used.
+        is_back: whether it was given back because it reached no handler.
     """
 
     offset: int
@@ -54,7 +62,7 @@ class Given:
     epoch: int
     holders: int = 1
     was_acked: bool = False
-    is_back: bool = False  # no handler has got it after all
+    is_back: bool = False
 
     @property
     def message(self) -> Message:
@@ -62,7 +70,7 @@ class Given:
 
 
 def weight_in(lane: Lane) -> int:
-    """What a lane holds, added up from its parts: what waits, and what is begun."""
+    """Return the weight of a lane: the sum over its waiting records and its unacked messages."""
     weight = lane._share * (len(lane._records) - lane._next)
     weight += sum(fetched.weight for fetched in lane._queue)
     if lane._reading is not None:
@@ -96,9 +104,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def begin_epoch(self, position: int, *, known: bool) -> None:
         self.client_position = position
-        self.entered: int | None = position if known else None  # all before it was for somebody
+        self.entered: int | None = position if known else None  # where entered fetches end
         self.committed: int | None = None
-        self.missed: int | None = None  # the first that came, and nobody has had or will have
+        self.missed: int | None = None  # the first offset that must be fetched again
         self.draining = False
         self.epoch = self.ledger.epoch
         self.channels: list[Channel] = []
@@ -132,7 +140,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert wanted is None
 
     def is_same_place(self, offset: int | None, expected: int | None) -> bool:
-        """Whether reading on at either offset brings the same records, and none is skipped."""
+        """Return whether a fetch from either offset returns the same records."""
         if offset is None or expected is None:
             return offset is expected
         return offset <= expected and not any(offset <= at < expected for at in self.log)
@@ -155,10 +163,9 @@ class LedgerMachine(RuleBasedStateMachine):
         claim: int = 0,
         weight: int = 5,
     ) -> None:
-        """Some records, in portions.
+        """Fetch some records, in portions.
 
-        The header of a fetch tells the offsets around the records, and a number of records, but
-        neither exactly.
+        The offsets and the number of records in the header of a fetch may be inexact.
         """
         self.seek_back_if_asked()
         rest = [offset for offset in self.log if offset >= self.client_position]
@@ -186,7 +193,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.draining)
     @rule()
     def reach_the_end(self) -> None:
-        """The client has read to the end and knows that only markers are left."""
+        """Advance the position to the end of the log if only markers are left."""
         self.seek_back_if_asked()
         if all(offset < self.client_position for offset in self.log):
             self.client_position = max(self.end, self.client_position)
@@ -214,7 +221,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.ledger.close_lane(channel.lane)
         if not self.open_channels and channel.waits_for and not self.draining:
-            # Nobody else has it, and it must come again.
+            # No other channel has these records, so they must be fetched again.
             self.miss(channel.waits_for[0])
         self.stop_giving(channel)
 
@@ -254,7 +261,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.batches.append((batch, given))
 
     def hand_over(self, channel: Channel, offset: int, make: Callable[[], Message]) -> Given:
-        assert offset == channel.waits_for[0]  # I6: in order, none twice, none left out
+        assert offset == channel.waits_for[0]  # I6: in order, without duplicates or gaps
         channel.given.append(offset)
         channel.begun.add(offset)
         given = Given(offset, make, channel, self.epoch)
@@ -272,7 +279,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.hands)
     @rule(which=index)
     def ack(self, which: int) -> None:
-        """Of any message that was ever given: late, twice or from an epoch long ago."""
+        """Ack any message that was ever delivered: also late, twice or from an old epoch."""
         given = self.hands[which % len(self.hands)]
         assert given.message.ack() == self.expect_ack(given)
 
@@ -302,7 +309,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.hands)
     @rule(which=st.lists(index, min_size=1, max_size=4))
     def give_back(self, which: list[int]) -> None:
-        """Some messages of a channel, which no handler has got after all."""
+        """Give back some messages of a channel, as if they had reached no handler."""
         chosen = {number % len(self.hands) for number in which}
         channel = self.hands[min(chosen)].channel
         hands = [self.hands[number] for number in sorted(chosen)]
@@ -327,7 +334,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.stop_giving_back(channel, back)
 
     def stop_giving_back(self, channel: Channel, back: list[int]) -> None:
-        """What comes back to a channel that gets nothing any more."""
+        """Drop messages given back to a channel that delivers no more, and note what is missed."""
         channel.due = channel.given[:]
         if channel in self.open_channels.values() or not self.open_channels:
             self.miss(min(back))
@@ -397,7 +404,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.draining)
     @rule()
     def finish_everything(self) -> None:
-        """I4: when all that was fetched is acked, the next commit reaches the end of the log."""
+        """I4: when everything fetched is acked, the next commit reaches the end of the log."""
         self.listen(0)
         self.fetch(10**6)
         for who in list(self.open_channels):
@@ -413,7 +420,7 @@ class LedgerMachine(RuleBasedStateMachine):
     # After each step
 
     @invariant()
-    def what_is_safe_is_what_nobody_has_yet_to_do(self) -> None:
+    def safe_offset_is_the_first_offset_that_is_not_done(self) -> None:
         assert self.is_same_place(self.ledger.safe, self.expected_safe())
 
     @invariant()
@@ -425,33 +432,33 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert self.committed is None or self.committed <= offset
 
     @rule()
-    def look_at_the_unacked(self) -> None:
-        """No invariant: it makes the messages of all batches."""
+    def match_unacked_messages(self) -> None:
+        """Compare `Ledger.unacked`. It is no invariant because it makes the messages of batches."""
         expected = sorted(offset for channel in self.channels for offset in channel.begun)
         assert sorted(message.offset for message in self.ledger.unacked) == expected
 
     @invariant()
-    def idle_means_that_nothing_waits_and_nothing_is_begun(self) -> None:
+    def ledger_is_idle_without_waiting_and_unacked_messages(self) -> None:
         idle = not any(channel.begun or channel.waits_for for channel in self.channels)
         assert self.ledger.is_idle == idle
 
     @invariant()
-    def the_load_is_what_is_in_hand(self) -> None:
+    def buffer_usage_counts_waiting_and_unacked_messages(self) -> None:
         assert sum(load.begun for load in self.loads) == sum(len(c.begun) for c in self.channels)
         held = sum(load.held for load in self.loads)
         waiting = sum(channel.lane.waiting for channel in self.channels)
         assert held == sum(len(c.begun) for c in self.channels) + waiting
         if not any(channel.waits_for for channel in self.channels):
-            assert waiting == 0, "nothing is counted that is not there"
+            assert waiting == 0, "no record waits, so none may be counted"
 
     @invariant()
-    def what_is_not_held_weighs_nothing(self) -> None:
+    def memory_is_0_when_no_message_is_held(self) -> None:
         assert self.memory.bytes >= 0
         if not any(channel.begun or channel.waits_for for channel in self.channels):
             assert self.memory.bytes == 0
 
     @invariant()
-    def the_weight_in_memory_is_that_of_what_the_lanes_hold(self) -> None:
+    def memory_is_the_sum_of_the_weights_of_the_lanes(self) -> None:
         lanes = [channel.lane for channel in self.channels]
         assert self.memory.bytes == sum(map(weight_in, lanes))
 
@@ -461,7 +468,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (tally.doubled, tally.stale) == (self.doubled, self.stale)
 
     @invariant()
-    def a_drain_ends_when_nothing_is_begun(self) -> None:
+    def when_empty_calls_at_once_only_without_unacked_messages(self) -> None:
         ends: list[bool] = []
         self.ledger.when_empty(lambda: ends.append(True))
         assert bool(ends) == (not any(channel.begun for channel in self.channels))

@@ -1,4 +1,4 @@
-"""Topic objects of one name that multiply are warned of, once: each of them gets every message."""
+"""The warning about many topic objects of one name, because each of them gets every message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @jumping
-async def test_workers_that_make_a_topic_object_each_are_warned_of_once(
+async def test_one_topic_object_for_each_worker_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(ORDERS, records=3)
@@ -42,7 +42,7 @@ async def test_workers_that_make_a_topic_object_each_are_warned_of_once(
 
 
 @jumping
-async def test_each_name_is_warned_of_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_topic_name_has_its_own_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with app_on(broker_with(ORDERS, BILLS)) as app:
         for _ in range(5):
             for name in ("orders", "bills"):
@@ -54,7 +54,7 @@ async def test_each_name_is_warned_of_by_itself(caplog: pytest.LogCaptureFixture
 
 
 @jumping
-async def test_codecs_that_each_worker_makes_anew_are_warned_of_too(
+async def test_topic_objects_with_new_codecs_are_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with app_on(broker_with(ORDERS)) as app:
@@ -66,7 +66,7 @@ async def test_codecs_that_each_worker_makes_anew_are_warned_of_too(
 
 
 @jumping
-async def test_what_is_left_by_a_break_and_never_read_again_is_counted(
+async def test_iterators_that_are_left_unread_count(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with app_on(broker_with(ORDERS)) as app:
@@ -79,10 +79,10 @@ async def test_what_is_left_by_a_break_and_never_read_again_is_counted(
 
 
 @jumping
-async def test_a_few_objects_with_a_purpose_each_are_no_reason_to_warn(
+async def test_a_few_topic_objects_with_separate_uses_cause_no_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Two of the same types; some of different types; those that only send; those discarded."""
+    """Two of the same types, some of other types, some that only send, and discarded ones."""
     async with app_on(broker_with(ORDERS)) as app:
         for kind in (None, str, JSON):
             for _ in range(2):

@@ -1,4 +1,4 @@
-"""What users read from messages and batches, and what becomes of them when they are shared."""
+"""The attributes of messages and batches, and messages with several holders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def take(ledger: Ledger, lane: Lane, record: FakeRecord) -> Message:
 
 
 def take_batch(ledger: Ledger, lane: Lane, count: int) -> Batch:
-    """A batch of the offsets from 0 on, with keys and values that name them."""
+    """Return a batch of `count` messages, whose keys and values contain the offset."""
     records = [FakeRecord(i, key=b"key %d" % i, value=b"value %d" % i) for i in range(count)]
     ledger.fetched(FetchedRecords(records))
     assert lane.ready()
@@ -49,7 +49,7 @@ def test_a_record_without_a_time_has_no_timestamp(
 
 
 @pytest.mark.parametrize(("type_", "expected"), [(None, 0), (0, 0), (1, 1)])
-def test_the_timestamp_type_of_a_record_without_one_is_that_of_the_producer(
+def test_timestamp_type_defaults_to_the_clock_of_the_producer(
     ledger: Ledger, lane: Lane, type_: int | None, expected: int
 ) -> None:
     record = attrs.evolve(FakeRecord(0), timestamp_type=type_)
@@ -57,7 +57,7 @@ def test_the_timestamp_type_of_a_record_without_one_is_that_of_the_producer(
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 0.5])
-def test_a_message_is_shared_with_a_whole_number_of_holders(
+def test_incref_and_decref_refuse_all_but_positive_whole_numbers(
     ledger: Ledger, lane: Lane, n: int
 ) -> None:
     message = take(ledger, lane, FakeRecord(0))
@@ -68,7 +68,7 @@ def test_a_message_is_shared_with_a_whole_number_of_holders(
     assert message.refcount == 1
 
 
-def test_several_holders_let_go_in_one_call(ledger: Ledger, lane: Lane) -> None:
+def test_decref_can_remove_several_holders(ledger: Ledger, lane: Lane) -> None:
     message = take(ledger, lane, FakeRecord(0))
     message.incref(2)
     assert not message.decref(2)
@@ -89,16 +89,16 @@ def test_a_batch_has_the_keys_values_and_records_of_its_messages(
     assert [record.offset for record in batch.records] == [0, 1]
 
 
-def test_a_batch_from_which_a_message_is_left_out_has_the_others(
-    ledger: Ledger, lane: Lane
-) -> None:
+def test_a_batch_without_a_left_out_message_has_the_others(ledger: Ledger, lane: Lane) -> None:
     batch = take_batch(ledger, lane, 3)
     batch.messages = batch[:2]
     assert len(batch) == 2
     assert batch.values() == [b"value 0", b"value 1"]
 
 
-def test_the_messages_of_a_batch_weigh_what_the_batch_weighs(ledger: Ledger, lane: Lane) -> None:
+def test_weights_of_messages_add_up_to_the_weight_of_their_batch(
+    ledger: Ledger, lane: Lane
+) -> None:
     batch = take_batch(ledger, lane, 3)
     batch.weight = 11
     assert [message.weight for message in batch] == [5, 3, 3]

@@ -1,4 +1,4 @@
-"""Whose turn it is: `transport/scheduler.py`."""
+"""The order of turns: `transport/scheduler.py`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def turns(scheduler: RoundRobin[str], count: int) -> str:
     return "".join(str(scheduler.turn()) for _ in range(count))
 
 
-def test_each_has_its_turn_in_the_order_in_which_they_came() -> None:
+def test_items_take_turns_in_the_order_in_which_they_were_added() -> None:
     scheduler: RoundRobin[str] = RoundRobin()
     for item in "bac":
         scheduler.add(item)
     assert turns(scheduler, 7) == "bacbacb"
 
 
-def test_a_turn_is_of_64_messages_or_as_it_is_asked_for() -> None:
+def test_quantum_is_64_or_as_given() -> None:
     assert RoundRobin().quantum == 64
     assert RoundRobin(1).quantum == 1
 
 
-def test_one_that_takes_part_already_keeps_its_place() -> None:
+def test_item_that_is_added_again_keeps_its_place() -> None:
     scheduler: RoundRobin[str] = RoundRobin()
     scheduler.add("a")
     scheduler.add("b")
@@ -33,7 +33,7 @@ def test_one_that_takes_part_already_keeps_its_place() -> None:
     assert turns(scheduler, 2) == "ba"
 
 
-def test_one_that_comes_waits_for_those_who_are_there() -> None:
+def test_new_item_has_its_turn_after_the_present_ones() -> None:
     scheduler: RoundRobin[str] = RoundRobin()
     scheduler.add("a")
     scheduler.add("b")
@@ -42,7 +42,7 @@ def test_one_that_comes_waits_for_those_who_are_there() -> None:
     assert turns(scheduler, 3) == "bac"
 
 
-def test_one_that_is_gone_has_no_turn() -> None:
+def test_discarded_item_has_no_turn() -> None:
     scheduler: RoundRobin[str] = RoundRobin()
     for item in "abc":
         scheduler.add(item)
@@ -51,7 +51,7 @@ def test_one_that_is_gone_has_no_turn() -> None:
     assert turns(scheduler, 4) == "acac"
 
 
-def test_without_any_there_is_no_turn() -> None:
+def test_turn_returns_none_without_items() -> None:
     scheduler: RoundRobin[str] = RoundRobin()
     assert scheduler.turn() is None
     scheduler.add("a")
@@ -60,7 +60,7 @@ def test_without_any_there_is_no_turn() -> None:
 
 
 @given(st.sets(st.integers(), min_size=1, max_size=20), st.integers(1, 5))
-def test_nobody_has_a_second_turn_before_all_had_their_first(items: set[int], rounds: int) -> None:
+def test_no_item_has_a_second_turn_before_all_had_their_first(items: set[int], rounds: int) -> None:
     scheduler: RoundRobin[int] = RoundRobin()
     for item in items:
         scheduler.add(item)

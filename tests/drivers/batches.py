@@ -1,4 +1,4 @@
-"""Batches as producers and brokers write them, and as nobody should."""
+"""Batches for tests: valid batches, as producers and brokers write them, and invalid ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch(offset: int, *values: bytes | None, codec: int = 0, magic: int = 2) ->
     data = bytes(builder.buffer())
     if magic < 2 and codec == 0:
         return data
-    # Of a compressed batch in an old format the broker makes it the offset of the last message.
+    # In an old format, the offset of a compressed batch is that of its last message.
     return struct.pack(">q", offset if magic == 2 else offset + len(values) - 1) + data[8:]
 
 
@@ -41,7 +41,7 @@ def raw_batch(
     first_timestamp: int = 1,
     max_timestamp: int = 1,
 ) -> bytes:
-    """A batch of whatever is in `records`, with a CRC that is right."""
+    """Return a batch that contains the bytes in `records`, with a valid CRC."""
     delta = max(count - 1, 0) if last_delta is None else last_delta
     times = first_timestamp, max_timestamp
     rest = struct.pack(">hiqqqhii", codec | attributes, delta, *times, producer, -1, -1, count)
@@ -82,7 +82,7 @@ def flipped(data: bytes) -> bytes:
 
 
 def zeros(codec: int, size: int, head: bytes = b"", tail: bytes = b"") -> bytes:
-    """So many zeros with something around them, packed, and never in memory as a whole."""
+    """Return `size` compressed zeros between `head` and `tail`. They are never all in memory."""
     pieces = [head, *[bytes(1 << 20)] * (size >> 20), tail]
     out = io.BytesIO()
     if codec == 1:
@@ -108,7 +108,7 @@ def zeros(codec: int, size: int, head: bytes = b"", tail: bytes = b"") -> bytes:
 
 
 def bomb(codec: int, size: int) -> bytes:
-    """A batch that is good but for its size: one message of so many zeros."""
+    """Return a batch that is valid except for its size: one message of `size` zeros."""
     head = bytearray(b"\0\0\0")  # attributes, the deltas of timestamp and offset
     encode_varint(-1, head.append)
     encode_varint(size, head.append)
@@ -119,7 +119,7 @@ def bomb(codec: int, size: int) -> bytes:
 
 
 def record_with_headers(count: int, *, offset_delta: int = 0) -> bytes:
-    """A record with so many headers that have neither a name nor a value."""
+    """Return a record with `count` headers that have an empty name and an empty value."""
     body = bytearray(b"\0\0")
     for number in (offset_delta, -1, -1, count):
         encode_varint(number, body.append)

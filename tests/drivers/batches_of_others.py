@@ -1,7 +1,7 @@
-"""Batches as librdkafka 2.16 writes them, and as an Apache Kafka 4.3 sends them to a reader.
+"""Batches that librdkafka 2.16 wrote and Apache Kafka 4.3 sent to a reader.
 
-They were taken from the wire once, so that the tests need neither. Each has four messages; see
-`MESSAGES` in `test_record_codec.py`. The name says the codec, and whether the producer was
+They are copies from the wire, so the tests need neither program. Each batch has four messages (see
+`MESSAGES` in `test_record_codec.py`). The name has the codec and whether the producer was
 idempotent.
 """
 

@@ -1,4 +1,4 @@
-"""The drivers that the contract suite holds against `transport/drivers/base.py`."""
+"""Fixtures for the tests of the contract in `transport/drivers/base.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transport.drivers.memory import MemoryDriver
 
 @pytest.fixture(params=BOTH)
 def rig(request: pytest.FixtureRequest) -> Rig:
-    """A driver under test, with helpers to make its clients."""
+    """Return a rig for each driver under test."""
     if request.param == "memory":
         return Rig(MemoryDriver("contract"))
     return Rig(driver_for([f"kafka://{request.getfixturevalue('kafka_bootstrap')}"]))
@@ -20,5 +20,5 @@ def rig(request: pytest.FixtureRequest) -> Rig:
 
 @pytest.fixture
 def kafka_rig(kafka_bootstrap: str) -> Rig:
-    """The Kafka driver alone, for tests that look inside its client."""
+    """Return a rig for the Kafka driver only, for tests that use its client's internals."""
     return Rig(driver_for([f"kafka://{kafka_bootstrap}"]))

@@ -1,4 +1,4 @@
-"""A look inside the Kafka driver's client, for tests that break something there."""
+"""Access to the internals of the Kafka driver's client, for tests that break them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def on_the_loop(client: Any, fn: Callable[[], object]) -> None:
 
 
 def move_all_brokers(client: Any) -> None:
-    """From now on nobody answers at the addresses that the brokers have told. On the loop."""
+    """Replace the advertised addresses by addresses without an answer. Call it on the loop."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     cluster = client.cluster

@@ -1,4 +1,4 @@
-"""What the contract tests hold a driver with: clients, unique names, rebalances that are served."""
+"""Helpers for the contract tests: clients, unique names, and tasks that serve rebalances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from transport.errors import ClientClosed
 from transport.types import TP, Headers, Record, RecordMetadata
 
 SETTINGS = ClientSettings(
-    # The shortest that a Kafka with its own defaults allows; the bound of a drain is then 5 s.
+    # The shortest that a broker with default settings allows. A drain may then take 5 s.
     session_timeout=6.0,
     heartbeat_interval=1.0,
     max_poll_interval=10.0,
@@ -48,13 +48,13 @@ Answer = Callable[[Rebalance], Awaitable[Mapping[TP, int] | None]]
 
 @attrs.define(eq=False)
 class Member:
-    """A consumer, its rebalances served by a task, what it got kept.
+    """A consumer with a task that serves its rebalances, and a record of its results.
 
     Attributes:
-        answer: awaited before each release; gives the positions to release with.
+        answer: awaited before each release; returns the start offsets for the release.
         told: every rebalance, in order.
-        records: what it polled, in order, without what was taken again.
-        resets: what the polls have told of them.
+        records: the polled records, in order, without those that `take` has returned.
+        resets: all resets that the polls have made.
     """
 
     client: ConsumerClient
@@ -71,27 +71,27 @@ class Member:
         batch = {tp: read(several) for tp, several in (await self.client.poll()).items()}
         self.resets += self.client.resets()
         for tp, records in batch.items():
-            assert records, "a poll names only partitions that it has records of"
-            assert tp in self.assigned, "nothing comes of a partition that is not assigned"
+            assert records, "a poll returned a partition without records"
+            assert tp in self.assigned, "a poll returned records of an unassigned partition"
             self.records += [(tp, record) for record in records]
             self.positions[tp] = records[-1].offset + 1
         return batch
 
     async def take(self, count: int) -> list[tuple[TP, Record]]:
-        """Poll until there are `count` records; they are handed out once."""
+        """Poll until there are `count` records; return each record only once."""
         while len(self.records) < count:
             await self.poll()
         taken, self.records = self.records, []
         return taken
 
     async def located(self, tps: Collection[TP]) -> dict[TP, int]:
-        """Poll until all these positions are known; there must be no records meanwhile."""
+        """Poll until all these positions are known, and return them."""
         while len(positions := await self.client.positions(tps)) < len(tps):
             await self.poll_for(0.1)
         return positions
 
     async def nothing_comes(self, seconds: float = 0.5) -> None:
-        """Poll for that long; nothing may come."""
+        """Poll for this time, and check that no records arrive."""
         before = len(self.records)
         await self.poll_for(seconds)
         assert self.records[before:] == []
@@ -114,7 +114,7 @@ class Member:
                 await self.poll()
 
     def events(self, kind: RebalanceKind) -> list[frozenset[TP]]:
-        """What was told of this kind, without the empty ones."""
+        """Return the partitions of all rebalances of this kind, without empty ones."""
         return [e.partitions for e in self.told if e.kind is kind and e.partitions]
 
     async def serve(self) -> None:
@@ -132,7 +132,7 @@ class Member:
             if rebalance.kind is not RebalanceKind.ASSIGNED:
                 self._note(rebalance)
             rebalance.release(seek)
-            self.client.interrupt()  # so that those who poll see what has changed
+            self.client.interrupt()  # polls that wait for a change of `assigned` return
 
     def _note(self, rebalance: Rebalance) -> None:
         self.journal.append((self, rebalance.kind, rebalance.partitions))
@@ -144,7 +144,7 @@ class Member:
 
 @attrs.define(eq=False)
 class Sender:
-    """A producer whose reports are kept."""
+    """A producer and a record of its outcomes."""
 
     client: ProducerClient
     outcomes: dict[Outgoing, Outcome] = attrs.field(factory=dict)
@@ -152,7 +152,7 @@ class Sender:
 
     def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         for outgoing, outcome in reports:
-            assert outgoing not in self.outcomes, "each message is reported once"
+            assert outgoing not in self.outcomes, "a message was reported twice"
             self.outcomes[outgoing] = outcome
         self.changed.set()
         self.changed = trio.Event()
@@ -163,14 +163,14 @@ class Sender:
         return [self.outcomes[outgoing] for outgoing in batch]
 
     async def send(self, batch: Sequence[Outgoing]) -> list[Outcome]:
-        """Hand over; the outcomes."""
+        """Send the messages and return their outcomes."""
         for topic in {outgoing.topic for outgoing in batch}:
             await self.client.partition_count(topic, PATIENCE)
         await self.client.send(batch)
         return await self.reported(batch)
 
     async def fill(self, topic: str, count: int, partitions: int = 4, size: int = 0) -> list[TP]:
-        """`count` records, to the partitions by turns, numbered by their values."""
+        """Write `count` records to the partitions in turn, with their numbers as values."""
         batch = [
             outgoing(topic, partition=n % partitions, value=b"%d" % n + b"." * size)
             for n in range(count)
@@ -194,7 +194,7 @@ def outgoing(
 
 @attrs.define(eq=False)
 class Rig:
-    """A driver, and everything that is made with it."""
+    """A driver under test, and helpers to make clients and topics with it."""
 
     driver: Driver
     journal: list[tuple[Member, RebalanceKind, frozenset[TP]]] = attrs.field(factory=list)
@@ -202,11 +202,11 @@ class Rig:
     _numbers: itertools.count[int] = attrs.field(factory=itertools.count)
 
     def name(self) -> str:
-        """A name that no other test uses."""
+        """Return a name that no other test uses."""
         return f"contract-{self._prefix}-{next(self._numbers)}"
 
     async def topic(self, partitions: int = 4, config: Mapping[str, str] | None = None) -> str:
-        """A new topic."""
+        """Create a topic, and return its name."""
         name = self.name()
         async with self.sender() as sender:
             await sender.client.create_topic(name, partitions, 1, config or {}, 10.0)
@@ -222,7 +222,7 @@ class Rig:
             )
 
     async def create_again(self, topic: str, partitions: int = 4) -> None:
-        """Delete the topic, and create another one of its name before anybody else does."""
+        """Delete the topic, and create a new topic of the same name."""
         await self.delete(topic)
         if isinstance(self.driver, MemoryDriver):
             assert self.driver._attach().create_topic(topic, partitions)
@@ -230,7 +230,7 @@ class Rig:
             await trio.to_thread.run_sync(self._administer, partial(_create, topic, partitions))
 
     async def widen(self, topic: str, partitions: int) -> None:
-        """Let the topic have so many partitions."""
+        """Increase the number of partitions of the topic to `partitions`."""
         if isinstance(self.driver, MemoryDriver):
             broker = self.driver._attach()
             broker.add_partitions(topic, partitions - len(broker.partitions(topic)))
@@ -266,7 +266,7 @@ class Rig:
     async def member(
         self, topics: Collection[str], answer: Answer | None = None, **settings: object
     ) -> AsyncIterator[Member]:
-        """A consumer of these topics, in a group of its own unless `group_id` is given."""
+        """Open a consumer of these topics, in a group of its own unless `group_id` is set."""
         settings.setdefault("group_id", self.name())
         client = self.driver.consumer(attrs.evolve(SETTINGS, **settings))
         await client.open()
@@ -284,8 +284,10 @@ class Rig:
 
 
 def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
-    """The broker takes a name again a moment after its topic was deleted. Members that ask for the
-    topic have it created meanwhile, with the broker's 4 partitions: that is another topic as well.
+    """Create a topic whose name the broker may still be deleting.
+
+    Requests of members may create the topic meanwhile, with the broker's default of 4 partitions.
+    That is also a new topic.
     """
     while True:
         try:
@@ -298,7 +300,7 @@ def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
                 admin.delete_topics([topic])
                 continue
             return
-        # The broker may still know the topic that is deleted, and would write to that one.
+        # Until the broker knows the new topic, it may write to the deleted one.
         created = answer["topics"][0]["topic_id"]
         while admin.describe_topics([topic])[0]["topic_id"] != created:
             time.sleep(0.05)
@@ -306,7 +308,7 @@ def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
 
 
 async def until(condition: Callable[[], object], *members: Member) -> None:
-    """Let these members poll until the condition holds, which their polls have to bring about."""
+    """Let these members poll until the condition, which changes by their polls, is true."""
 
     async def poll(member: Member) -> None:
         while not condition():
@@ -320,7 +322,7 @@ async def until(condition: Callable[[], object], *members: Member) -> None:
 
 
 def shared(tps: Collection[TP], *members: Member) -> Callable[[], bool]:
-    """A condition: these partitions have one owner each, and nobody has two more than another."""
+    """Return a condition: each partition has one owner, and the members are balanced."""
 
     def condition() -> bool:
         loads = [len(member.assigned) for member in members]

@@ -1,4 +1,4 @@
-"""Every option of kafka-python is refused with the reason, or has an effect that is seen here."""
+"""Every option of kafka-python is refused with a reason, or has an effect that a test checks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPTIONS = {
 }
 
 
-def test_the_tables_have_every_option_of_the_client_once() -> None:
+def test_tables_have_every_client_option_once() -> None:
     assert {*PASSED, *REFUSED} == OPTIONS
     assert not PASSED.keys() & REFUSED.keys()
 
@@ -45,7 +45,7 @@ def test_the_tables_have_every_option_of_the_client_once() -> None:
 
 @pytest.mark.parametrize("broker", ["memory://", "kafka://127.0.0.1:1"])
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_option_is_refused_with_the_reason(name: str, broker: str) -> None:
+def test_refused_option_is_error_with_reason(name: str, broker: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{name} in client_options: {REFUSED[name]}")):
         App("group", broker, client_options={name: 1})
     if name not in SETTINGS:
@@ -54,7 +54,7 @@ def test_an_option_is_refused_with_the_reason(name: str, broker: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_setting_that_is_named_in_its_place_is_there(name: str) -> None:
+def test_reason_of_refusal_names_existing_setting(name: str) -> None:
     (named,) = re.findall(r"^here it is (?:the )?(\w+)", REFUSED[name]) or [None]
     assert named is None or named in SETTINGS | {"broker", "first", "proxy_url"}
     if named in SETTINGS - {"monitor"} and name.endswith("_ms"):
@@ -69,9 +69,7 @@ def test_a_setting_that_is_named_in_its_place_is_there(name: str) -> None:
         ("session_timeout", "did you mean session_timeout_ms?"),
     ],
 )
-def test_an_option_that_there_is_not_is_named_and_its_value_not_shown(
-    option: str, told: str
-) -> None:
+def test_error_of_unknown_option_names_it_and_hides_its_value(option: str, told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)) as caught:
         App("group", client_options={option: "a-secret"})
     assert option in str(caught.value)
@@ -97,13 +95,13 @@ def test_an_option_that_there_is_not_is_named_and_its_value_not_shown(
         ("ssl_cafile", 5),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_at_once(option: str, value: object) -> None:
+def test_invalid_option_value_is_refused_at_once(option: str, value: object) -> None:
     with pytest.raises((TypeError, ValueError), match=f"{option} in client_options must be"):
         App("group", client_options={option: value})
 
 
 @pytest.mark.parametrize("option", ["sasl_plain_password", "ssl_password", "proxy_url"])
-def test_a_secret_that_does_not_fit_is_not_shown(option: str) -> None:
+def test_invalid_secret_is_not_shown(option: str) -> None:
     with pytest.raises(TypeError, match=option) as caught:
         App("group", client_options={option: b"a-secret"})
     assert "a-secret" not in str(caught.value)
@@ -148,9 +146,7 @@ def test_a_secret_that_does_not_fit_is_not_shown(option: str) -> None:
         ("memory://", {"transactions": "member", "acks": 1}, 'transactions need acks="all"'),
     ],
 )
-def test_what_has_no_effect_together_is_refused(
-    url: str, settings: dict[str, Any], told: str
-) -> None:
+def test_contradicting_settings_are_refused(url: str, settings: dict[str, Any], told: str) -> None:
     import ssl
 
     if "ssl_context" in settings:
@@ -159,7 +155,7 @@ def test_what_has_no_effect_together_is_refused(
         App("group", url, **settings)
 
 
-# Passed: each value is another one than the client's own.
+# Passed: each value differs from the client's default.
 
 PASSED_VALUES: dict[str, Any] = {
     "allow_auto_create_topics": False,
@@ -195,7 +191,7 @@ PASSED_VALUES: dict[str, Any] = {
     "ssl_password": "secret",
 }
 
-# The part of the client that has an option, and the module that reads it there.
+# The part of the client that has an option, and the module that reads it.
 _MANAGER = "_client._manager"
 PLACES: dict[str, tuple[str, str]] = {
     **{name: (_MANAGER, "kafka.net.transport") for name in PASSED if name.startswith("ssl_")},
@@ -234,7 +230,7 @@ def _backoff(client: Any, failures: int) -> float:
     return manager._calculate_exp_timeout("reconnect_backoff_ms", failures)  # type: ignore[no-any-return]
 
 
-def test_each_option_that_is_passed_is_looked_for() -> None:
+def test_expected_values_cover_every_passed_option() -> None:
     assert PASSED_VALUES.keys() == PASSED.keys() == {*PLACES, *EFFECTS}
     for name, value in PASSED_VALUES.items():
         for kind in (KafkaConsumer, KafkaProducer):
@@ -243,10 +239,10 @@ def test_each_option_that_is_passed_is_looked_for() -> None:
 
 @contextmanager
 def client_with(kind: Any, options: dict[str, Any]) -> Iterator[Any]:
-    """A client that was built as the driver does it, and has not connected to anything."""
+    """Return a client that was built as in the driver, and has no connection."""
     servers = ["127.0.0.1:1"]
     attempt = Attempt(servers, lambda client: None, Waiting("app", servers))
-    # With the version given it asks no broker.
+    # With `api_version` the client sends no request to a broker.
     made = kind(**{**attempt.options(kind), **options, "api_version": (4, 0)})
     made._client = getattr(made, "_client", None) or made._sender._client
     try:
@@ -261,7 +257,7 @@ def client_with(kind: Any, options: dict[str, Any]) -> Iterator[Any]:
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("name", PASSED)
 @pytest.mark.parametrize("kind", [KafkaConsumer, KafkaProducer])
-def test_an_option_that_is_passed_reaches_the_part_of_the_client_that_reads_it(
+def test_passed_option_reaches_part_of_client_that_reads_it(
     name: str, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transport.drivers.kafka.connecting._check_files", lambda options: None)
@@ -286,8 +282,8 @@ def test_an_option_that_is_passed_reaches_the_part_of_the_client_that_reads_it(
         assert re.search(rf"config(\[|\.get\()['\"]{name}['\"]", source)
 
 
-def test_why_two_options_are_handed_on() -> None:
-    """Else the client's metadata would never hear of them: both have an effect there alone."""
+def test_client_drops_options_that_workaround_passes_on() -> None:
+    """Both options have an effect only in the client's metadata, which does not get them."""
     manager = importlib.import_module("kafka.net.manager")
     (built,) = re.findall(r"ClusterMetadata\((.*?)\n        \)", inspect.getsource(manager), re.S)
     cluster = importlib.import_module("kafka.cluster")
@@ -296,11 +292,11 @@ def test_why_two_options_are_handed_on() -> None:
         assert f"self.config['{name}']" in inspect.getsource(cluster)
 
 
-# What must not be created
+# Topics that must not be created
 
 
-async def test_no_request_creates_a_topic_where_none_is_to_be_created(rig: Rig) -> None:
-    """Readers, writers and look-ups alike; by default each of them would."""
+async def test_no_request_creates_topic_if_auto_creation_is_off(rig: Rig) -> None:
+    """Readers, writers and queries create no topic. By default each of them does."""
     never: dict[str, Any] = {
         "client_options": {"allow_auto_create_topics": False},
         "connect_timeout": 0.5,
@@ -320,9 +316,9 @@ async def test_no_request_creates_a_topic_where_none_is_to_be_created(rig: Rig) 
         assert isinstance(outcome, Exception)
         assert topic not in await member.client.topics()
     async with rig.member([topic]) as member:
-        assert topic in await member.client.topics(), "by default a reader's request creates it"
+        assert topic in await member.client.topics(), "a reader's request did not create the topic"
 
 
-def test_the_docs_name_every_option_that_is_passed() -> None:
+def test_docs_name_every_passed_option() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     assert [name for name in PASSED if f"`{name}`" not in page] == []

@@ -43,7 +43,7 @@ async def finish(client: ConsumerClient | ProducerClient, end: str) -> None:
     await (client.close(PATIENCE) if end == "close" else client.kill())
 
 
-async def test_clients_that_were_not_opened_take_no_calls(rig: Rig) -> None:
+async def test_calls_before_open_raise_client_closed(rig: Rig) -> None:
     consumer = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
     for ask in CONSUMER_CALLS.values():
         with pytest.raises(ClientClosed):
@@ -61,11 +61,11 @@ async def test_clients_that_were_not_opened_take_no_calls(rig: Rig) -> None:
 
 
 @ENDS
-async def test_a_consumer_that_is_closed_while_it_opens_is_closed(rig: Rig, end: str) -> None:
+async def test_consumer_closed_during_open_is_closed(rig: Rig, end: str) -> None:
     client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
 
     async def open() -> None:
-        with contextlib.suppress(ClientClosed):  # or it was quicker
+        with contextlib.suppress(ClientClosed):  # raised if the end comes first
             await client.open()
 
     async with trio.open_nursery() as nursery:
@@ -76,7 +76,7 @@ async def test_a_consumer_that_is_closed_while_it_opens_is_closed(rig: Rig, end:
 
 
 @ENDS
-async def test_a_consumer_that_ended_takes_no_calls(rig: Rig, end: str) -> None:
+async def test_calls_of_ended_consumer_raise_client_closed(rig: Rig, end: str) -> None:
     topic = await rig.topic()
     async with rig.member([topic]) as member:
         await member.located([TP(topic, 0)])
@@ -89,7 +89,7 @@ async def test_a_consumer_that_ended_takes_no_calls(rig: Rig, end: str) -> None:
 
 
 @ENDS
-async def test_a_producer_that_ended_takes_no_calls(rig: Rig, end: str) -> None:
+async def test_calls_of_ended_producer_raise_client_closed(rig: Rig, end: str) -> None:
     async with rig.sender() as sender:
         await finish(sender.client, end)
         for call in PRODUCER_CALLS.values():
@@ -99,7 +99,7 @@ async def test_a_producer_that_ended_takes_no_calls(rig: Rig, end: str) -> None:
 
 
 @ENDS
-async def test_who_waits_for_a_rebalance_is_told_of_the_end(rig: Rig, end: str) -> None:
+async def test_next_rebalance_raises_client_closed_at_end(rig: Rig, end: str) -> None:
     client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
     await client.open()
 
@@ -115,7 +115,7 @@ async def test_who_waits_for_a_rebalance_is_told_of_the_end(rig: Rig, end: str) 
 
 
 @ENDS
-async def test_a_rebalance_that_nobody_released_expires_with_the_end(rig: Rig, end: str) -> None:
+async def test_unreleased_rebalance_expires_at_end(rig: Rig, end: str) -> None:
     async def never(rebalance: Rebalance) -> None:
         await trio.sleep_forever()
 
@@ -132,7 +132,7 @@ async def test_a_rebalance_that_nobody_released_expires_with_the_end(rig: Rig, e
         rebalance.release()
 
 
-async def test_a_kill_ends_the_poll_under_way(rig: Rig) -> None:
+async def test_kill_ends_poll_under_way(rig: Rig) -> None:
     topic = await rig.topic()
 
     async def poll() -> None:
@@ -148,11 +148,11 @@ async def test_a_kill_ends_the_poll_under_way(rig: Rig) -> None:
                 await member.client.kill()
 
 
-async def test_clients_that_were_never_used_close(rig: Rig) -> None:
+async def test_unused_clients_close(rig: Rig) -> None:
     async with rig.sender(), rig.member([]):
         pass
 
 
-async def test_a_consumer_is_a_member_of_a_group(rig: Rig) -> None:
+async def test_consumer_without_group_id_is_refused(rig: Rig) -> None:
     with pytest.raises(ValueError, match="group_id"):
         rig.driver.consumer(attrs.evolve(SETTINGS, group_id=None))

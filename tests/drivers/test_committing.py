@@ -1,4 +1,4 @@
-"""The contract: commits, and when the group takes them."""
+"""The contract: commits, and when the group accepts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transport.errors import CommitFailed, RebalanceInProgress
 from transport.types import TP
 
 
-async def test_what_was_committed_is_the_groups(rig: Rig) -> None:
+async def test_group_keeps_committed_offsets(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = [TP(topic, number) for number in range(4)]
     async with rig.member([topic], group_id=group) as member:
@@ -29,7 +29,7 @@ async def test_what_was_committed_is_the_groups(rig: Rig) -> None:
         assert await stranger.client.committed(tps) == {}
 
 
-async def test_a_commit_may_be_made_beside_a_poll(rig: Rig) -> None:
+async def test_commit_runs_beside_poll(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with rig.member([topic]) as member:
@@ -43,7 +43,7 @@ async def test_a_commit_may_be_made_beside_a_poll(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-async def test_what_is_revoked_can_be_committed(rig: Rig, assignment: str) -> None:
+async def test_offsets_of_revoked_partitions_can_be_committed(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(), rig.name()
 
     async def commit(rebalance: Rebalance) -> None:
@@ -65,7 +65,7 @@ async def test_what_is_revoked_can_be_committed(rig: Rig, assignment: str) -> No
             assert sorted((tp, record.offset) for tp, record in taken) == [(tp, 10) for tp in tps]
 
 
-async def test_no_commit_while_waiting_for_the_others_to_join(rig: Rig) -> None:
+async def test_commit_is_refused_while_member_waits_for_other_joins(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = [TP(topic, number) for number in range(4)]
     async with (
@@ -91,7 +91,7 @@ async def test_no_commit_while_waiting_for_the_others_to_join(rig: Rig) -> None:
 
 
 async def commit_once_settled(member: Member, offsets: dict[TP, int]) -> None:
-    """Commit; another round of the rebalance, in which nothing changes hands, may come first."""
+    """Commit. Retry during a second rebalance, in which no partition moves."""
     while True:
         try:
             return await member.client.commit(offsets, PATIENCE)
@@ -105,7 +105,7 @@ async def commit_on(member: Member, tp: TP) -> None:
         await trio.sleep(0.05)
 
 
-async def test_who_does_not_poll_is_thrown_out(rig: Rig) -> None:
+async def test_member_that_does_not_poll_is_evicted(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = [TP(topic, number) for number in range(4)]
     async with rig.member([topic], group_id=group) as member:
@@ -121,7 +121,7 @@ async def test_who_does_not_poll_is_thrown_out(rig: Rig) -> None:
         await member.client.commit({tps[0]: 1}, PATIENCE)
 
 
-async def test_who_does_not_join_is_thrown_out(rig: Rig) -> None:
+async def test_member_that_does_not_join_is_evicted(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = [TP(topic, number) for number in range(4)]
     async with (

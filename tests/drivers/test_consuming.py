@@ -1,4 +1,4 @@
-"""The contract: what polls return, and from where."""
+"""The contract: the records that polls return, and where partitions start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def by_partition(taken: Iterable[tuple[TP, Record]]) -> dict[TP, list[int]]:
     return offsets
 
 
-async def test_records_come_in_offset_order(rig: Rig) -> None:
+async def test_records_arrive_in_offset_order(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender() as sender, rig.member([topic]) as member:
         tps = await sender.fill(topic, 100)
@@ -30,7 +30,7 @@ async def test_records_come_in_offset_order(rig: Rig) -> None:
     assert all(record.value == b"%d" % (record.offset * 4 + tp[1]) for tp, record in taken)
 
 
-async def test_a_record_carries_what_was_sent(rig: Rig) -> None:
+async def test_record_has_content_of_sent_message(rig: Rig) -> None:
     topic = await rig.topic(1)
     headers = [("h", b"1"), ("h", b"2")]
     batch = [
@@ -47,7 +47,7 @@ async def test_a_record_carries_what_was_sent(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
-async def test_a_header_may_have_no_value_and_a_message_nothing_else(
+async def test_header_without_value_and_message_with_only_headers_arrive(
     rig: Rig, compression: str | None
 ) -> None:
     topic = await rig.topic()
@@ -72,7 +72,7 @@ async def test_a_header_may_have_no_value_and_a_message_nothing_else(
     }
 
 
-async def test_a_poll_waits_for_records(rig: Rig) -> None:
+async def test_poll_waits_for_records(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender() as sender, rig.member([topic]) as member:
 
@@ -83,18 +83,18 @@ async def test_a_poll_waits_for_records(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(later)
             while not (batch := await member.poll()):
-                pass  # interrupted by the rebalance that it begins with
+                pass  # the first rebalance interrupts a poll
         assert [len(records) for records in batch.values()] == [1]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.5])
-async def test_an_interrupt_ends_a_poll_with_nothing(rig: Rig, delay: float) -> None:
+async def test_interrupted_poll_returns_nothing(rig: Rig, delay: float) -> None:
     topic = await rig.topic()
     async with rig.member([topic]) as member:
         await member.located([TP(topic, number) for number in range(4)])
         async with trio.open_nursery() as nursery:
             if not delay:
-                member.client.interrupt()  # also ends the next poll, if there is none now
+                member.client.interrupt()  # ends the next poll, because none is under way
             else:
 
                 async def later() -> None:
@@ -107,7 +107,7 @@ async def test_an_interrupt_ends_a_poll_with_nothing(rig: Rig, delay: float) -> 
             assert trio.current_time() - before < delay + 0.5
 
 
-async def test_a_cancelled_poll_loses_no_records(rig: Rig) -> None:
+async def test_cancelled_poll_loses_no_records(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender() as sender, rig.member([topic]) as member:
         taken = []
@@ -126,14 +126,14 @@ async def test_a_cancelled_poll_loses_no_records(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("committed", [0, 7, 25])
-async def test_it_starts_from_the_committed_offset(rig: Rig, committed: int) -> None:
+async def test_partition_starts_from_committed_offset(rig: Rig, committed: int) -> None:
     topic, group = await rig.topic(), rig.name()
     async with rig.sender() as sender:
         tps = await sender.fill(topic, 100)
         async with rig.member([topic], group_id=group) as first:
             await first.take(100)
             await first.client.commit({tps[1]: committed}, 3.0)
-        # "latest" shows that offset 0 is a committed offset as well
+        # "latest" proves that a committed offset 0 is used as well.
         async with rig.member([topic], group_id=group, auto_offset_reset="latest") as second:
             positions = await second.located(tps)
             taken = second.records or await second.take(25 - committed)
@@ -141,7 +141,7 @@ async def test_it_starts_from_the_committed_offset(rig: Rig, committed: int) -> 
     assert positions[tps[0]] == 25
 
 
-async def test_without_a_committed_offset_the_policy_says_where(rig: Rig) -> None:
+async def test_partition_without_committed_offset_starts_by_policy(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender() as sender:
         tps = await sender.fill(topic, 8)
@@ -157,7 +157,7 @@ async def test_without_a_committed_offset_the_policy_says_where(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest", "error"])
-async def test_outside_the_log_the_policy_says_where(rig: Rig, policy: str) -> None:
+async def test_position_outside_log_is_reset_by_policy(rig: Rig, policy: str) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
 
@@ -182,7 +182,7 @@ async def test_outside_the_log_the_policy_says_where(rig: Rig, policy: str) -> N
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest"])
-async def test_a_new_group_begins_where_the_policy_says_and_tells_it(rig: Rig, policy: str) -> None:
+async def test_new_group_begins_by_policy_and_reports_reset(rig: Rig, policy: str) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with rig.sender() as sender:
@@ -193,12 +193,12 @@ async def test_a_new_group_begins_where_the_policy_says_and_tells_it(rig: Rig, p
             expected = Reset(tp, None, 3 if latest else 0, is_new=True, must_commit=latest)
             assert member.resets == [expected]
             await member.nothing_comes(0.2)
-            assert member.resets == [expected]  # once
+            assert member.resets == [expected]  # not reported again
 
 
 @pytest.mark.parametrize("is_there", [True, False])
 async def test_a_partition_that_is_added_begins_at_its_beginning(rig: Rig, is_there: bool) -> None:
-    """With "latest", also where the member comes later than the partition."""
+    """With "latest", also for a member that joins after the partition was added."""
     topic, group = await rig.topic(1), rig.name()
     settings = {"group_id": group, "auto_offset_reset": "latest", "metadata_max_age": 0.5}
     first, added = TP(topic, 0), TP(topic, 1)
@@ -218,16 +218,16 @@ async def test_a_partition_that_is_added_begins_at_its_beginning(rig: Rig, is_th
             assert told == [Reset(added, None, 0, is_new=False, must_commit=True)]
 
 
-async def test_what_was_written_since_the_group_began_comes_where_there_is_no_commit(
+async def test_uncommitted_partition_starts_at_begin_of_group(
     rig: Rig,
 ) -> None:
-    """A member has crashed before it has committed all of its starts; "latest"."""
+    """With "latest", after a member crashed before it committed all its starts."""
     topic, group = await rig.topic(2), rig.name()
     settings = {"group_id": group, "auto_offset_reset": "latest"}
     first, second = TP(topic, 0), TP(topic, 1)
     async with rig.sender() as sender:
         await sender.fill(topic, 6, partitions=2)
-        await trio.sleep(0.01)  # the clock of the timestamps has moved on
+        await trio.sleep(0.01)  # the next timestamps are later
         async with rig.member([topic], **settings) as member:
             await member.located([first, second])
             await member.client.commit({first: 3}, 3.0)
@@ -238,7 +238,7 @@ async def test_what_was_written_since_the_group_began_comes_where_there_is_no_co
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest"])
-async def test_a_position_outside_the_log_is_told(rig: Rig, policy: str) -> None:
+async def test_position_outside_log_is_reported_as_reset(rig: Rig, policy: str) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
 
@@ -260,7 +260,7 @@ async def test_a_position_outside_the_log_is_told(rig: Rig, policy: str) -> None
         assert expected.skipped == 0
 
 
-async def test_nothing_comes_of_a_paused_partition(rig: Rig) -> None:
+async def test_paused_partition_returns_no_records(rig: Rig) -> None:
     topic = await rig.topic()
     elsewhere = TP(topic, 99)
     async with rig.sender() as sender, rig.member([topic]) as member:
@@ -277,8 +277,8 @@ async def test_nothing_comes_of_a_paused_partition(rig: Rig) -> None:
         assert by_partition(await member.take(100)) == {tps[2]: list(range(1, 101))}
 
 
-async def test_pausing_amid_a_log_loses_nothing(rig: Rig) -> None:
-    """Batches of which a part was returned are the client's weak point: 6000 are to be 6000."""
+async def test_pause_inside_log_loses_no_records(rig: Rig) -> None:
+    """The client could lose records of a batch that was returned in part: all 6000 must arrive."""
     topic = await rig.topic(2)
     async with (
         rig.sender(max_batch_size=1000) as sender,
@@ -299,7 +299,7 @@ async def test_pausing_amid_a_log_loses_nothing(rig: Rig) -> None:
     assert by_partition(member.records) == {tp: list(range(3000)) for tp in tps}
 
 
-async def test_a_seek_goes_back_and_forth(rig: Rig) -> None:
+async def test_seek_moves_back_and_forward(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with (
@@ -315,7 +315,7 @@ async def test_a_seek_goes_back_and_forth(rig: Rig) -> None:
             assert taken[tp] == list(range(offset, offset + len(taken[tp])))
 
 
-async def test_a_seek_takes_effect_on_a_paused_partition(rig: Rig) -> None:
+async def test_seek_takes_effect_on_paused_partition(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with rig.sender() as sender, rig.member([topic]) as member:
@@ -328,11 +328,11 @@ async def test_a_seek_takes_effect_on_a_paused_partition(rig: Rig) -> None:
         assert by_partition(await member.take(2)) == {tp: [8, 9]}
 
 
-async def test_only_what_is_assigned_can_be_sought(rig: Rig) -> None:
+async def test_seek_of_unassigned_partition_is_refused(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with rig.member([topic]) as member:
         with pytest.raises(NotAssigned):
-            await member.client.seek(TP(topic, 0), 0)  # not yet
+            await member.client.seek(TP(topic, 0), 0)  # not assigned yet
         await member.located([TP(topic, 0)])
         await member.client.seek(TP(topic, 0), 0)
         with pytest.raises(NotAssigned):
@@ -341,7 +341,7 @@ async def test_only_what_is_assigned_can_be_sought(rig: Rig) -> None:
             await member.client.seek(TP(topic, 0), -1)
 
 
-async def test_positions_are_those_of_assigned_partitions(rig: Rig) -> None:
+async def test_positions_has_only_assigned_partitions(rig: Rig) -> None:
     topic = await rig.topic(2)
     first, second = TP(topic, 0), TP(topic, 1)
     async with rig.sender() as sender, rig.member([topic]) as member:
@@ -352,7 +352,7 @@ async def test_positions_are_those_of_assigned_partitions(rig: Rig) -> None:
         assert await member.client.positions([TP(topic, 7), first]) == {first: 5}
 
 
-async def test_highwater_is_the_end_as_of_the_last_fetch(rig: Rig) -> None:
+async def test_highwater_is_end_of_log_at_last_fetch(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with (
@@ -366,7 +366,7 @@ async def test_highwater_is_the_end_as_of_the_last_fetch(rig: Rig) -> None:
         assert member.client.highwater(TP(topic, 1)) is None
 
 
-async def test_the_logs_offsets(rig: Rig) -> None:
+async def test_beginning_and_end_offsets_of_logs(rig: Rig) -> None:
     topic = await rig.topic(2)
     async with rig.sender() as sender, rig.member([]) as member:
         await sender.fill(topic, 5, partitions=1)
@@ -376,7 +376,7 @@ async def test_the_logs_offsets(rig: Rig) -> None:
         assert await member.client.end_offsets(tps) == {TP(topic, 0): 5, TP(topic, 1): 0}
 
 
-async def test_all_topics_are_told_without_being_remembered(rig: Rig) -> None:
+async def test_topics_returns_every_topic_without_internal_topics(rig: Rig) -> None:
     topic, other = await rig.topic(1), await rig.topic(1)
     async with rig.member([topic]) as member:
         assert {topic, other} <= await member.client.topics(5.0)
@@ -400,7 +400,7 @@ async def test_fetches_are_bounded_in_bytes(rig: Rig) -> None:
     assert 0 < largest <= 12
 
 
-async def test_the_ends_of_logs_come_beside_those_that_are_not_known(rig: Rig) -> None:
+async def test_current_ends_leaves_out_unknown_partitions(rig: Rig) -> None:
     topic = await rig.topic(2)
     async with rig.sender() as sender, rig.member([topic]) as member:
         tps = await sender.fill(topic, 6, partitions=2)
@@ -410,7 +410,7 @@ async def test_the_ends_of_logs_come_beside_those_that_are_not_known(rig: Rig) -
         assert await member.client.current_ends([], 3.0) == {}
 
 
-async def test_the_end_is_the_last_stable_offset_where_what_is_committed_is_read(
+async def test_current_end_is_last_stable_offset_with_read_committed(
     rig: Rig,
 ) -> None:
     topic = await rig.topic(1)

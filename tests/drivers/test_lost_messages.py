@@ -1,4 +1,4 @@
-"""What becomes of a transaction's other messages, once one is lost; the client is at work here."""
+"""Outcomes of a transaction's messages after one is lost. The tests use the client's sender."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def sender() -> Any:
     return sender
 
 
-def test_each_refused_record_has_its_reason_and_its_neighbors_are_undone(sender: Any) -> None:
+def test_rejected_record_has_its_reason_and_neighbors_are_aborted(sender: Any) -> None:
     names = [Named(batch_index=1, batch_index_error_message="no key", version=8)]
     top = kafka.errors.InvalidRecordError("one of them")
     error_of = sender._record_exceptions_fn(top, names, None)
@@ -51,7 +51,7 @@ def test_each_refused_record_has_its_reason_and_its_neighbors_are_undone(sender:
     assert "no key" in str(outcomes[1])
 
 
-def test_a_broker_that_names_no_record_concerns_each(sender: Any) -> None:
+def test_error_without_record_names_applies_to_each_record(sender: Any) -> None:
     error_of = sender._record_exceptions_fn(kafka.errors.MessageSizeTooLargeError(), [], None)
     assert type(of_a_delivery_in_a_transaction(error_of(0))) is MessageTooLarge
 
@@ -63,11 +63,11 @@ def test_a_broker_that_names_no_record_concerns_each(sender: Any) -> None:
         (kafka.errors.KafkaTimeoutError("Expiring"), TransactionAborted),
         (kafka.errors.InvalidProducerEpochError(None), TransactionAborted),
         (kafka.errors.TransactionAbortedError(), TransactionAborted),
-        # The missing right may concern this message.
+        # The missing right may also apply to this message.
         (kafka.errors.TopicAuthorizationFailedError({"t"}), AuthorizationFailed),
     ],
 )
-def test_what_was_not_sent_yet_is_undone_for_what_happened_to_another(
+def test_unsent_message_is_aborted_after_error_of_another_batch(
     sender: Any, error: Exception, expected: type[Exception]
 ) -> None:
     future, *_ = sender._accumulator.append(TP, None, b"k", b"v", [])
@@ -86,8 +86,6 @@ def test_what_was_not_sent_yet_is_undone_for_what_happened_to_another(
         (kafka.errors.TransactionalIdAuthorizationFailedError(), AuthorizationFailed),
     ],
 )
-def test_no_outcome_of_a_message_says_that_another_process_has_the_id(
-    error: Exception, expected: type[Exception]
-) -> None:
-    """Only the abort finds that out."""
+def test_outcome_of_message_is_never_fenced(error: Exception, expected: type[Exception]) -> None:
+    """Only the abort detects that another process has the id."""
     assert type(of_a_delivery_in_a_transaction(error)) is expected

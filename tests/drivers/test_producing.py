@@ -1,4 +1,4 @@
-"""The contract: what is handed over is written once, and reported once."""
+"""The contract: an accepted message is written once, and has one outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transport.errors import ClientClosed, DeliveryFailed, MessageTooLarge, Tran
 from transport.types import RecordMetadata
 
 YEAR_2100_MS = 4_102_444_800_000
-# What a topic with this configuration refuses.
+# A configuration of a topic, and the fields of a message that the topic rejects.
 REFUSED = {
     "no key": ({"cleanup.policy": "compact"}, {"key": None}),
     "ahead": ({"message.timestamp.after.max.ms": "1000"}, {"timestamp_ms": YEAR_2100_MS}),
@@ -20,7 +20,7 @@ REFUSED = {
 }
 
 
-async def test_each_message_is_reported_with_its_place(rig: Rig) -> None:
+async def test_outcome_has_place_of_message(rig: Rig) -> None:
     topic = await rig.topic()
     batch = [outgoing(topic, partition=n % 4, timestamp_ms=1_700_000_000_500) for n in range(100)]
     async with rig.sender() as sender:
@@ -28,8 +28,8 @@ async def test_each_message_is_reported_with_its_place(rig: Rig) -> None:
     assert outcomes == [RecordMetadata(topic, n % 4, n // 4, 1_700_000_000.5) for n in range(100)]
 
 
-async def test_what_is_handed_over_at_once_keeps_the_order(rig: Rig) -> None:
-    """`send_now` takes a whole batch or nothing of it, and then `send` takes it."""
+async def test_send_now_and_send_keep_order(rig: Rig) -> None:
+    """`send_now` accepts a whole batch or no message of it. Then `send` accepts the batch."""
     topic = await rig.topic()
     batches = [[outgoing(topic, partition=0) for _ in range(n)] for n in (1, 3, 2000, 1, 5)]
     async with rig.sender() as sender:
@@ -43,7 +43,7 @@ async def test_what_is_handed_over_at_once_keeps_the_order(rig: Rig) -> None:
         sender.client.send_now(batches[0])
 
 
-async def test_keys_stay_on_their_partition(rig: Rig) -> None:
+async def test_key_stays_on_its_partition(rig: Rig) -> None:
     topic = await rig.topic()
     keys = [b"key-%d" % (n % 20) for n in range(200)]
     async with rig.sender() as sender:
@@ -53,7 +53,7 @@ async def test_keys_stay_on_their_partition(rig: Rig) -> None:
         assert len({partition for _, partition in places}) == 4
 
 
-async def test_without_a_key_the_client_spreads_them(rig: Rig) -> None:
+async def test_messages_without_key_are_spread(rig: Rig) -> None:
     topic = await rig.topic()
     used = set()
     async with rig.sender() as sender:
@@ -64,7 +64,7 @@ async def test_without_a_key_the_client_spreads_them(rig: Rig) -> None:
     assert len(used) > 1
 
 
-async def test_one_that_is_refused_stops_no_other(rig: Rig) -> None:
+async def test_rejected_message_stops_no_other_message(rig: Rig) -> None:
     topic = await rig.topic()
     batch = [
         outgoing(topic, partition=0),
@@ -80,7 +80,7 @@ async def test_one_that_is_refused_stops_no_other(rig: Rig) -> None:
 
 
 async def numbered(rig: Rig, reason: str, bad: set[int], count: int) -> list[Outgoing]:
-    """Messages for one partition of a new topic, which refuses the bad ones for this reason."""
+    """Return messages for a new topic, which rejects the messages in `bad` for this reason."""
     config, refused = REFUSED[reason]
     topic = await rig.topic(1, config)
     return [
@@ -93,7 +93,7 @@ async def numbered(rig: Rig, reason: str, bad: set[int], count: int) -> list[Out
 
 @pytest.mark.parametrize("acks", ["all", 1])
 @pytest.mark.parametrize("reason", REFUSED)
-async def test_a_refused_record_costs_no_neighbor_and_no_order(
+async def test_rejected_record_costs_no_neighbor_and_keeps_order(
     rig: Rig, reason: str, acks: str | int
 ) -> None:
     bad = {0, 3, 4, 17, 29}
@@ -120,7 +120,7 @@ async def test_a_refused_record_costs_no_neighbor_and_no_order(
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-async def test_where_all_records_are_refused_each_has_its_error(rig: Rig, reason: str) -> None:
+async def test_each_rejected_record_of_batch_has_its_error(rig: Rig, reason: str) -> None:
     batch = await numbered(rig, reason, set(range(5)), 5)
     async with rig.sender(linger=0.05) as sender:
         for outcome in await sender.send(batch):
@@ -130,7 +130,7 @@ async def test_where_all_records_are_refused_each_has_its_error(rig: Rig, reason
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-async def test_closing_sends_the_neighbors_of_a_refused_record(rig: Rig, reason: str) -> None:
+async def test_close_sends_neighbors_of_rejected_record(rig: Rig, reason: str) -> None:
     batch = await numbered(rig, reason, {1}, 4)
     async with rig.sender(linger=60.0) as sender:
         await sender.client.partition_count(batch[0].topic, PATIENCE)
@@ -142,7 +142,7 @@ async def test_closing_sends_the_neighbors_of_a_refused_record(rig: Rig, reason:
     assert isinstance(outcomes[1], DeliveryFailed)
 
 
-async def test_a_refused_record_costs_no_other_topic(rig: Rig) -> None:
+async def test_rejected_record_costs_no_message_of_other_topic(rig: Rig) -> None:
     batch = await numbered(rig, "no key", {2}, 5)
     other = await rig.topic(1)
     batch += [outgoing(other, partition=0) for _ in range(5)]
@@ -151,7 +151,7 @@ async def test_a_refused_record_costs_no_other_topic(rig: Rig) -> None:
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [2]
 
 
-async def test_a_cancelled_send_is_handed_over_all_the_same(rig: Rig) -> None:
+async def test_cancelled_send_is_accepted(rig: Rig) -> None:
     topic = await rig.topic()
     batch = [outgoing(topic, partition=0) for _ in range(10)]
     async with rig.sender() as sender:
@@ -164,7 +164,7 @@ async def test_a_cancelled_send_is_handed_over_all_the_same(rig: Rig) -> None:
     assert [outcome.offset for outcome in outcomes] == list(range(10))
 
 
-async def test_without_linger_a_batch_is_sent_at_once(rig: Rig) -> None:
+async def test_batch_is_sent_at_once_without_linger(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender(linger=60.0) as sender:
         await sender.client.partition_count(topic, PATIENCE)
@@ -175,14 +175,14 @@ async def test_without_linger_a_batch_is_sent_at_once(rig: Rig) -> None:
             await sender.send([outgoing(topic, partition=0)])
 
 
-async def test_without_acks_nobody_knows_the_offset(rig: Rig) -> None:
+async def test_offset_is_unknown_without_acks(rig: Rig) -> None:
     topic = await rig.topic()
     async with rig.sender(acks=0) as sender:
         (written,) = await sender.send([outgoing(topic, partition=1)])
     assert (written.partition, written.offset) == (1, -1)
 
 
-async def test_closing_sends_what_is_left(rig: Rig) -> None:
+async def test_close_sends_waiting_messages(rig: Rig) -> None:
     topic = await rig.topic()
     batch = [outgoing(topic, partition=0) for _ in range(1000)]
     async with rig.sender(linger=0.5) as sender:
@@ -191,7 +191,7 @@ async def test_closing_sends_what_is_left(rig: Rig) -> None:
     assert [sender.outcomes[each].offset for each in batch] == list(range(1000))
 
 
-async def test_killing_leaves_no_message_unreported(rig: Rig) -> None:
+async def test_kill_gives_every_message_an_outcome(rig: Rig) -> None:
     topic = await rig.topic()
     batch = [outgoing(topic, partition=0) for _ in range(1000)]
     async with rig.sender(linger=0.5) as sender:
@@ -203,7 +203,7 @@ async def test_killing_leaves_no_message_unreported(rig: Rig) -> None:
     assert all(isinstance(each, RecordMetadata | TransportError) for each in outcomes)
 
 
-async def test_a_topic_is_created_once(rig: Rig) -> None:
+async def test_topic_is_created_once(rig: Rig) -> None:
     topic = rig.name()
     async with rig.sender() as sender:
         await sender.client.create_topic(topic, 3, 1, {}, 10.0)
@@ -214,7 +214,7 @@ async def test_a_topic_is_created_once(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-async def test_batches_may_be_small(rig: Rig, count: int) -> None:
+async def test_send_accepts_empty_and_single_batches(rig: Rig, count: int) -> None:
     topic = await rig.topic()
     async with rig.sender() as sender:
         assert len(await sender.send([outgoing(topic)] * count)) == count

@@ -1,4 +1,4 @@
-"""The contract: who owns what, what is told of it, and what waits for consent."""
+"""The contract: the owners of partitions, rebalances, and what waits for their release."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def all_of(topic: str, partitions: int = 4) -> list[TP]:
 
 
 def hold_at_once(rig: Rig, tps: Collection[TP]) -> None:
-    """Read the journal: no partition may have two owners at any moment."""
+    """Check in the journal that no partition had two owners at the same time."""
     owners: dict[TP, Member] = {}
     for member, kind, partitions in rig.journal:
         for tp in partitions & set(tps):
             if kind is ASSIGNED:
                 assert owners.get(tp, member) is member, f"{tp} has two owners"
                 owners[tp] = member
-            elif owners.get(tp) is member:  # REVOKED may come twice
+            elif owners.get(tp) is member:  # a partition may be in two REVOKED rebalances
                 del owners[tp]
 
 
 @BOTH
-async def test_members_share_and_nothing_is_lost(rig: Rig, assignment: str) -> None:
+async def test_members_share_partitions_and_lose_no_records(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(6), rig.name()
     tps = all_of(topic, 6)
     seen: set[tuple[TP, int]] = set()
@@ -81,7 +81,9 @@ async def test_members_share_and_nothing_is_lost(rig: Rig, assignment: str) -> N
 
 
 @BOTH
-async def test_revoked_here_before_assigned_there(rig: Rig, assignment: str) -> None:
+async def test_partition_is_revoked_before_it_is_assigned_elsewhere(
+    rig: Rig, assignment: str
+) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
 
@@ -99,7 +101,7 @@ async def test_revoked_here_before_assigned_there(rig: Rig, assignment: str) -> 
     hold_at_once(rig, tps)
 
 
-async def test_cooperative_tells_only_of_what_moves(rig: Rig) -> None:
+async def test_cooperative_rebalance_names_only_moved_partitions(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -117,7 +119,7 @@ async def test_cooperative_tells_only_of_what_moves(rig: Rig) -> None:
         assert second.client.group_metadata().generation_id == generation + 2
 
 
-async def test_eager_tells_of_all(rig: Rig) -> None:
+async def test_eager_rebalance_names_all_partitions(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -132,7 +134,7 @@ async def test_eager_tells_of_all(rig: Rig) -> None:
         assert first.client.group_metadata().generation_id == generation + 1
 
 
-async def test_kept_partitions_go_on_where_they_were(rig: Rig) -> None:
+async def test_kept_partitions_keep_their_positions(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     async with (
         rig.sender() as sender,
@@ -151,7 +153,7 @@ async def test_kept_partitions_go_on_where_they_were(rig: Rig) -> None:
 
 
 @BOTH
-async def test_a_release_says_where_to_start(rig: Rig, assignment: str) -> None:
+async def test_release_sets_start_offsets(rig: Rig, assignment: str) -> None:
     topic = await rig.topic()
 
     async def seek(rebalance: Rebalance) -> dict[TP, int]:
@@ -170,7 +172,7 @@ async def test_a_release_says_where_to_start(rig: Rig, assignment: str) -> None:
     ]
 
 
-async def test_partitions_that_a_release_pauses_bring_nothing_before_they_are_resumed(
+async def test_partitions_paused_by_release_return_no_records_until_resumed(
     rig: Rig,
 ) -> None:
     topic = await rig.topic(2)
@@ -189,8 +191,8 @@ async def test_partitions_that_a_release_pauses_bring_nothing_before_they_are_re
     assert [(tp, record.offset) for tp, record in resumed] == [(first, n) for n in range(5, 10)]
 
 
-async def test_given_back_it_starts_from_the_commit_and_unpaused(rig: Rig) -> None:
-    """An eager client of Kafka's own keeps its position and its pause flag: that must not show."""
+async def test_reassigned_partition_starts_unpaused_from_committed_offset(rig: Rig) -> None:
+    """kafka-python's eager consumer keeps the old position and pause flag; the driver must not."""
     topic, group = await rig.topic(1), rig.name()
     tp = TP(topic, 0)
     async with (
@@ -201,12 +203,12 @@ async def test_given_back_it_starts_from_the_commit_and_unpaused(rig: Rig) -> No
         await member.take(10)
         await member.client.commit({tp: 4}, PATIENCE)
         await member.client.pause([tp])
-        await member.client.subscribe([topic, await rig.topic(1)])  # a new generation
+        await member.client.subscribe([topic, await rig.topic(1)])  # starts a new generation
         taken = await member.take(6)
     assert [record.offset for _, record in taken] == [4, 5, 6, 7, 8, 9]
 
 
-async def test_the_poll_stands_still_until_the_release(rig: Rig) -> None:
+async def test_poll_waits_for_release(rig: Rig) -> None:
     topic = await rig.topic(1)
     held = trio.Event()
     polled: list[float] = []
@@ -237,7 +239,7 @@ async def until_told(member: Member, count: int) -> None:
 
 
 @BOTH
-async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> None:
+async def test_client_continues_after_bound_of_rebalance(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     stuck: list[Rebalance] = []
@@ -246,7 +248,7 @@ async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> N
         if rebalance.kind is REVOKED and rebalance.partitions and not stuck:
             stuck.append(rebalance)
             before = trio.current_time()
-            assert 4.5 < rebalance.bound <= 5.0  # less the time since the last poll
+            assert 4.5 < rebalance.bound <= 5.0  # reduced by the time since the last poll
             await rebalance.expired.wait()
             assert 4.0 < trio.current_time() - before < 6.0
 
@@ -261,7 +263,7 @@ async def test_past_its_bound_the_client_goes_on(rig: Rig, assignment: str) -> N
         assert not any(rebalance.expired.is_set() for rebalance in second.told)
 
 
-async def test_what_is_fetched_waits_for_the_release_of_what_led_to_it(rig: Rig) -> None:
+async def test_fetched_records_wait_for_release_even_after_expiry(rig: Rig) -> None:
     topic = await rig.topic(1)
     held = trio.Event()
 
@@ -276,7 +278,7 @@ async def test_what_is_fetched_waits_for_the_release_of_what_led_to_it(rig: Rig)
         await sender.fill(topic, 10, partitions=1)
         nursery.start_soon(member.poll)
         await until_told(member, 1)
-        member.assigned.clear()  # as far as this member knows, until the release
+        member.assigned.clear()  # a poll that returns records before the release fails the test
         await member.told[0].expired.wait()
         await trio.sleep(1.0)
         assert member.records == []
@@ -285,7 +287,7 @@ async def test_what_is_fetched_waits_for_the_release_of_what_led_to_it(rig: Rig)
     assert [record.offset for _, record in member.records] == list(range(10))
 
 
-async def test_only_the_first_release_counts(rig: Rig) -> None:
+async def test_only_first_release_has_effect(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
 
@@ -302,7 +304,7 @@ async def test_only_the_first_release_counts(rig: Rig) -> None:
         assert not member.told[-1].expired.is_set()
 
 
-async def test_a_cancelled_poll_leaves_the_rebalance_to_the_next(rig: Rig) -> None:
+async def test_cancelled_poll_leaves_rebalance_to_next_poll(rig: Rig) -> None:
     topic = await rig.topic(1)
 
     async def slowly(rebalance: Rebalance) -> None:
@@ -318,7 +320,9 @@ async def test_a_cancelled_poll_leaves_the_rebalance_to_the_next(rig: Rig) -> No
 
 
 @BOTH
-async def test_of_one_that_was_killed_the_session_has_to_pass(rig: Rig, assignment: str) -> None:
+async def test_partitions_of_killed_member_move_after_session_timeout(
+    rig: Rig, assignment: str
+) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -333,7 +337,7 @@ async def test_of_one_that_was_killed_the_session_has_to_pass(rig: Rig, assignme
 
 
 @BOTH
-async def test_one_that_was_closed_goes_at_once(rig: Rig, assignment: str) -> None:
+async def test_partitions_of_closed_member_move_at_once(rig: Rig, assignment: str) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with (
@@ -346,11 +350,11 @@ async def test_one_that_was_closed_goes_at_once(rig: Rig, assignment: str) -> No
         await second.client.close(PATIENCE)
         await until(lambda: first.assigned == set(tps), first)
         assert trio.current_time() - before < 3.0
-        assert len(second.told) == told, "closing raises no rebalance"
+        assert len(second.told) == told, "closing raised a rebalance"
 
 
 @BOTH
-async def test_a_subscription_is_replaced(rig: Rig, assignment: str) -> None:
+async def test_subscription_is_replaced(rig: Rig, assignment: str) -> None:
     one, two = await rig.topic(), await rig.topic(2)
     async with (
         rig.sender() as sender,
@@ -372,7 +376,7 @@ async def test_a_subscription_is_replaced(rig: Rig, assignment: str) -> None:
         assert {tp.topic for tp, _ in await member.take(4)} == {one}
 
 
-async def test_group_metadata_names_the_member(rig: Rig) -> None:
+async def test_group_metadata_names_member(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     async with rig.member([topic], group_id=group) as member:
         before = member.client.group_metadata()
@@ -385,7 +389,7 @@ async def test_group_metadata_names_the_member(rig: Rig) -> None:
         assert member.told[-1].generation == after.generation_id
 
 
-async def test_a_static_member_comes_back_to_its_share(rig: Rig) -> None:
+async def test_static_member_gets_its_share_back(rig: Rig) -> None:
     topic, group = await rig.topic(), rig.name()
     tps = all_of(topic)
     async with rig.member([topic], group_id=group) as other:

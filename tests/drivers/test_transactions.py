@@ -1,4 +1,4 @@
-"""The contract: what is written in a transaction is seen as a whole, or not at all."""
+"""The contract: all messages of a transaction become visible together, or none does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def write(sender: Sender, topic: str, *values: bytes) -> None:
 
 
 async def seen(rig: Rig, topic: str, count: int, **settings: object) -> list[bytes | None]:
-    """The values that a reader gets; `count` of them are waited for."""
+    """Return the values that a reader gets, after it has waited for `count` values."""
     async with rig.member([topic], **settings) as reader:
         records = await reader.take(count)
         await reader.nothing_comes(0.2)
@@ -47,7 +47,7 @@ async def fence_of(member: Member) -> GroupMetadata:
     return member.client.group_metadata()
 
 
-async def test_a_commit_shows_all_of_it_and_an_abort_nothing(rig: Rig) -> None:
+async def test_committed_transaction_is_visible_and_aborted_one_is_not(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with writer(rig, rig.name()) as sender:
         await sender.client.begin()
@@ -60,7 +60,7 @@ async def test_a_commit_shows_all_of_it_and_an_abort_nothing(rig: Rig) -> None:
     assert await seen(rig, topic, 4, isolation="read_uncommitted") == [b"1", b"2", b"3", b"4"]
 
 
-async def test_what_is_open_is_not_seen_nor_what_is_behind_it(rig: Rig) -> None:
+async def test_open_transaction_and_later_messages_are_not_visible(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with writer(rig, rig.name()) as sender, rig.sender() as plain:
         await sender.client.begin()
@@ -75,7 +75,7 @@ async def test_what_is_open_is_not_seen_nor_what_is_behind_it(rig: Rig) -> None:
     assert values == [b"open", b"behind"]
 
 
-async def test_the_position_gets_past_the_markers(rig: Rig) -> None:
+async def test_position_passes_transaction_markers(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with writer(rig, rig.name()) as sender:
@@ -92,7 +92,7 @@ async def test_the_position_gets_past_the_markers(rig: Rig) -> None:
             assert await reader.client.end_offsets([tp]) == {tp: 4}
 
 
-async def test_offsets_are_the_groups_with_the_commit(rig: Rig) -> None:
+async def test_offsets_are_committed_with_transaction(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
     async with (
@@ -110,8 +110,8 @@ async def test_offsets_are_the_groups_with_the_commit(rig: Rig) -> None:
             assert await member.client.committed([tp]) == expected
 
 
-async def test_offsets_of_an_open_transaction_are_waited_for(rig: Rig) -> None:
-    """Else the next owner would start before what is about to be committed."""
+async def test_start_waits_for_offsets_of_open_transaction(rig: Rig) -> None:
+    """Otherwise the next owner would start before the offset that is about to be committed."""
     topic = await rig.topic(1)
     tp, group = TP(topic, 0), rig.name()
     async with writer(rig, rig.name()) as sender:
@@ -129,7 +129,7 @@ async def test_offsets_of_an_open_transaction_are_waited_for(rig: Rig) -> None:
     assert record.value == b"3"
 
 
-async def test_who_takes_an_id_over_aborts_and_fences(rig: Rig) -> None:
+async def test_new_owner_of_id_aborts_transaction_and_fences_old_owner(rig: Rig) -> None:
     topic, transactional_id = await rig.topic(1), rig.name()
     async with writer(rig, transactional_id) as old:
         await old.client.begin()
@@ -143,7 +143,7 @@ async def test_who_takes_an_id_over_aborts_and_fences(rig: Rig) -> None:
     assert await seen(rig, topic, 1) == [b"of the new one"]
 
 
-async def test_a_fenced_one_that_writes_on_takes_nothing_back(rig: Rig) -> None:
+async def test_fenced_producer_cannot_take_id_back(rig: Rig) -> None:
     topic, transactional_id = await rig.topic(1), rig.name()
     async with writer(rig, transactional_id) as old:
         await old.client.begin()
@@ -161,7 +161,7 @@ async def test_a_fenced_one_that_writes_on_takes_nothing_back(rig: Rig) -> None:
     assert await seen(rig, topic, 1) == [b"of the new one"]
 
 
-async def test_who_is_no_member_any_more_commits_no_offsets(rig: Rig) -> None:
+async def test_evicted_member_commits_no_offsets_in_transaction(rig: Rig) -> None:
     topic, group = await rig.topic(1), rig.name()
     tp = TP(topic, 0)
     async with writer(rig, rig.name()) as sender, rig.sender() as plain:
@@ -176,14 +176,14 @@ async def test_who_is_no_member_any_more_commits_no_offsets(rig: Rig) -> None:
                 await sender.client.send_offsets({tp: 1}, stale, PATIENCE)
             await sender.client.abort(PATIENCE)
             assert await heir.client.committed([tp]) == {}
-            await sender.client.begin()  # it is of use again
+            await sender.client.begin()  # the producer works again
             await sender.client.send_offsets({tp: 1}, heir.client.group_metadata(), PATIENCE)
             await sender.client.commit(PATIENCE)
             assert await heir.client.committed([tp]) == {tp: 1}
 
 
-async def test_no_identity_before_a_rebalance_was_looked_at(rig: Rig) -> None:
-    """What it fences may be lost by a rebalance that is on its way."""
+async def test_group_metadata_is_refused_before_rebalance_is_received(rig: Rig) -> None:
+    """Otherwise offsets of partitions that this member has lost could be committed."""
     topic = await rig.topic(1)
     client = rig.driver.consumer(attrs.evolve(SETTINGS, group_id=rig.name()))
     await client.open()
@@ -206,7 +206,7 @@ async def test_no_identity_before_a_rebalance_was_looked_at(rig: Rig) -> None:
     await client.close(PATIENCE)
 
 
-async def test_an_abort_ends_a_transaction_that_lost_a_message(rig: Rig) -> None:
+async def test_abort_ends_transaction_that_lost_message(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with writer(rig, rig.name(), max_request_size=50_000) as sender:
         await sender.client.begin()
@@ -220,7 +220,7 @@ async def test_an_abort_ends_a_transaction_that_lost_a_message(rig: Rig) -> None
     assert await seen(rig, topic, 1) == [b"found"]
 
 
-async def test_nothing_is_sent_outside_of_a_transaction(rig: Rig) -> None:
+async def test_message_outside_transaction_is_refused(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with writer(rig, rig.name()) as sender:
         (outcome,) = await sender.send([outgoing(topic, partition=0)])
@@ -229,8 +229,8 @@ async def test_nothing_is_sent_outside_of_a_transaction(rig: Rig) -> None:
             await sender.client.commit(PATIENCE)
 
 
-async def test_one_that_is_open_for_too_long_is_aborted(rig: Rig) -> None:
-    """A crash leaves it to the broker, which looks every few seconds."""
+async def test_transaction_open_for_too_long_is_aborted(rig: Rig) -> None:
+    """After a crash only the broker aborts it. The broker checks every few seconds."""
     topic = await rig.topic(1)
     async with writer(rig, rig.name(), transaction_timeout=1.0) as sender, rig.sender() as plain:
         await sender.client.begin()
@@ -242,7 +242,7 @@ async def test_one_that_is_open_for_too_long_is_aborted(rig: Rig) -> None:
 
 
 async def timed_out(rig: Rig, sender: Sender, topic: str) -> None:
-    """Let a transaction be open until the broker, which looks every few seconds, aborts it."""
+    """Keep a transaction open until the broker, which checks every few seconds, aborts it."""
     async with rig.sender() as plain:
         await sender.client.begin()
         await write(sender, topic, b"timed out")
@@ -252,10 +252,8 @@ async def timed_out(rig: Rig, sender: Sender, topic: str) -> None:
 
 
 @pytest.mark.parametrize("step", ["send", "send offsets", "commit", "abort"])
-async def test_a_transaction_that_times_out_is_aborted_and_the_next_one_goes_on(
-    rig: Rig, step: str
-) -> None:
-    """The broker's timeout is no rival (KAFKA-9910)."""
+async def test_timed_out_transaction_is_aborted_and_next_one_commits(rig: Rig, step: str) -> None:
+    """The broker's timeout must not count as another owner of the id (KAFKA-9910)."""
     topic = await rig.topic(1)
     async with writer(rig, rig.name(), transaction_timeout=3.0) as sender:
         await timed_out(rig, sender, topic)
@@ -277,7 +275,7 @@ async def test_a_transaction_that_times_out_is_aborted_and_the_next_one_goes_on(
     assert await seen(rig, topic, 2) == [b"behind it", b"again"]
 
 
-async def test_who_takes_an_id_over_after_a_timeout_is_a_rival(rig: Rig) -> None:
+async def test_new_owner_of_id_fences_old_owner_after_timeout(rig: Rig) -> None:
     topic, transactional_id = await rig.topic(1), rig.name()
     async with writer(rig, transactional_id, transaction_timeout=3.0) as old:
         await timed_out(rig, old, topic)
@@ -300,7 +298,7 @@ async def begin_and_commit(sender: Sender, topic: str) -> None:
     await sender.client.commit(PATIENCE)
 
 
-async def test_who_takes_an_id_over_between_two_transactions_is_a_rival(rig: Rig) -> None:
+async def test_new_owner_of_id_fences_old_owner_between_transactions(rig: Rig) -> None:
     topic, transactional_id = await rig.topic(1), rig.name()
     async with writer(rig, transactional_id) as old:
         await old.client.begin()
@@ -315,8 +313,8 @@ async def test_who_takes_an_id_over_between_two_transactions_is_a_rival(rig: Rig
     assert await seen(rig, topic, 2) == [b"of the old one", b"of the new one"]
 
 
-async def test_a_refused_record_undoes_its_transaction(rig: Rig) -> None:
-    """Without it the transaction would not be whole, so its neighbors are undone as well."""
+async def test_rejected_record_aborts_its_transaction(rig: Rig) -> None:
+    """The transaction is incomplete without the record, so its neighbors are aborted as well."""
     topic = await rig.topic(1, {"cleanup.policy": "compact"})
     keys = [b"1", None, b"3"]
     async with writer(rig, rig.name(), transaction_linger=0.05) as sender:
@@ -336,8 +334,8 @@ async def test_a_refused_record_undoes_its_transaction(rig: Rig) -> None:
     assert await seen(rig, topic, 1) == [b"again"]
 
 
-async def test_in_a_hurry_no_message_of_the_transaction_lingers(rig: Rig) -> None:
-    """Be it accepted before the hurry or after it. The next transaction is in no hurry."""
+async def test_hurry_ends_linger_of_open_transaction(rig: Rig) -> None:
+    """This applies to messages accepted before and after `hurry`, until the transaction ends."""
     topic = await rig.topic(1)
     settings = {"transaction_linger": 60.0, "transaction_timeout": 30.0}
     async with writer(rig, rig.name(), **settings) as sender:
@@ -348,9 +346,9 @@ async def test_in_a_hurry_no_message_of_the_transaction_lingers(rig: Rig) -> Non
                 await trio.sleep(0.2)
                 with trio.fail_after(PATIENCE):
                     sender.client.hurry()
-                    sender.client.hurry()  # once is enough
+                    sender.client.hurry()  # repeated calls change nothing
                     await write(sender, topic, b"%d after" % number)
             await (sender.client.abort if number == 1 else sender.client.commit)(PATIENCE)
-        sender.client.hurry()  # there is no transaction
+        sender.client.hurry()  # does nothing without a transaction
     shown = [b"%d %s" % (number, when) for number in (0, 2) for when in (b"before", b"after")]
     assert await seen(rig, topic, 4) == shown

@@ -1,4 +1,4 @@
-"""URLs to drivers: pure, no broker."""
+"""Drivers for URLs. No test needs a broker."""
 
 import re
 
@@ -18,16 +18,16 @@ def kafka(*urls: str) -> KafkaDriver:
     return driver
 
 
-def test_kafka_hosts() -> None:
+def test_kafka_urls_name_hosts() -> None:
     assert kafka("kafka://a:1,b:2").servers == ("a:1", "b:2")
     assert kafka("kafka://a:1", "kafka://b").servers == ("a:1", "b:9092")
     assert kafka("kafka://[::1]:9093/").servers == ("[::1]:9093",)
 
 
-def test_memory() -> None:
+def test_memory_urls_name_one_broker() -> None:
     assert isinstance(driver_for(["memory://"]), MemoryDriver)
     assert isinstance(driver_for(["memory://name"]), MemoryDriver)
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="name the same broker"):
         driver_for(["memory://a", "memory://b"])
 
 
@@ -40,7 +40,7 @@ def test_memory() -> None:
         ("kafka+sasl+ssl://me:pw@h:1", "SASL_SSL"),
     ],
 )
-def test_security(url: str, protocol: str) -> None:
+def test_scheme_sets_security_protocol(url: str, protocol: str) -> None:
     driver = kafka(url)
     consumer = driver.consumer(ClientSettings(group_id="g"))
     assert consumer._options["security_protocol"] == protocol
@@ -48,7 +48,7 @@ def test_security(url: str, protocol: str) -> None:
     assert ("sasl" in url) == ("sasl_plain_password" in consumer._options)
 
 
-def test_a_login_is_decoded_and_not_shown() -> None:
+def test_login_is_decoded_and_not_shown() -> None:
     driver = kafka("kafka+sasl://me%40there:p%3Aq%2Fs@ecret@h:1")
     options = driver.consumer(ClientSettings(group_id="g"))._options
     assert options["sasl_plain_username"] == "me@there"
@@ -63,7 +63,7 @@ def test_a_login_is_decoded_and_not_shown() -> None:
         ([], "no URL"),
         (["h:1"], "no scheme, such as kafka:// before the host: 'h:1'"),
         (["redis://h:1"], "unknown scheme: 'redis://h:1'"),
-        (["kafka://h:1", "memory://"], "one scheme at a time"),
+        (["kafka://h:1", "memory://"], "all URLs must have the same scheme"),
         (["kafka://"], "no host: 'kafka://'"),
         (["kafka://:9092"], "no host"),
         (["kafka://a:1,"], "no host"),
@@ -77,17 +77,17 @@ def test_a_login_is_decoded_and_not_shown() -> None:
         (["kafka+sasl://a:1"], "a login is"),
         (["kafka+sasl://me@a:1"], "a login is"),
         (["kafka+sasl://:secret@a:1"], "a login is"),
-        (["kafka+sasl://me:secret@a:1", "kafka+sasl://me:other@b:1"], "one login"),
+        (["kafka+sasl://me:secret@a:1", "kafka+sasl://me:other@b:1"], "the same login"),
         (["kafka+sasl://me:sec@ret@a:http"], "bad port: 'kafka+sasl://me:***@a:http'"),
         (["kafak+sasl://me:secret@a:1"], "unknown scheme: 'kafak+sasl://me:***@a:1'"),
         (["me:secret@a:1"], "no scheme, such as kafka:// before the host: 'me:***@a:1'"),
         (
             ["kafka+sasl://me:secret@a:1,me:secret@b:2"],
-            "one login for all hosts, before the first of them",
+            "give one login for all hosts, before the first host",
         ),
     ],
 )
-def test_what_is_wrong_is_said_without_the_password(urls: list[str], reason: str) -> None:
+def test_error_of_invalid_url_names_problem_without_password(urls: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)) as caught:
         driver_for(urls)
     text = str(caught.value)
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said_without_the_password(urls: list[str], reason: str
     assert "sec" not in text.replace("security", "")
 
 
-def test_client_options_go_where_they_belong() -> None:
+def test_client_options_reach_their_clients() -> None:
     settings = ClientSettings(
         group_id="g",
         client_options={
@@ -111,7 +111,9 @@ def test_client_options_go_where_they_belong() -> None:
     producer = producer_options(["h:1"], security, settings)
     admin = admin_options(["h:1"], security, settings)
     for options in (consumer, producer, admin):
-        assert options["reconnect_backoff_max_ms"] == 7000, "it wins over what we would choose"
+        assert options["reconnect_backoff_max_ms"] == 7000, (
+            "the driver's own value won over the option"
+        )
         assert options["sasl_mechanism"] == "SCRAM-SHA-256"
     assert [options.get("fetch_min_bytes") for options in (consumer, producer, admin)] == [
         7,
@@ -122,12 +124,12 @@ def test_client_options_go_where_they_belong() -> None:
     assert producer["enable_idempotence"] is False
 
 
-def test_a_consumer_needs_a_group() -> None:
+def test_consumer_needs_group() -> None:
     with pytest.raises(ValueError, match="group_id"):
         kafka("kafka://h:1").consumer(ClientSettings())
 
 
-def test_a_url_is_good_for_another_app_and_shown_without_its_password() -> None:
+def test_url_of_app_works_for_another_app_and_hides_password() -> None:
     url = "kafka+sasl://me:s@cret@h:1"
     first = App("a", url)
     second = App("b", first.transport.url)

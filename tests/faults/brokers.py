@@ -1,6 +1,6 @@
-"""Three brokers: copies of everything on each, two of which must have what is acknowledged.
+"""Three brokers with a replica of each partition; an acknowledged message is on two of them.
 
-Clients come in through Toxiproxy; brokers among themselves, and our own tools, go straight.
+Clients connect through Toxiproxy. The brokers and our own tools connect directly.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.kafka.cluster import Broker, Guard, free_ports, java_command
 from tests.kafka.toolchain import fetch_jars, find_java
 
 NODES = (1, 2, 3)
-# Seconds that a broker may be silent before the others go on without it.
+# Seconds without a heartbeat after which a broker counts as dead.
 BROKER_SESSION = 6.0
 INTERNAL_PARTITIONS = 8
 HEAP = "-Xmx400m"
-# How long the cluster may take to be whole again, in seconds.
+# Seconds that the cluster may take until all replicas are in sync again.
 HEAL_TIMEOUT = 120.0
 LOOK_INTERVAL = 0.2
 
@@ -100,13 +100,13 @@ class Node(Broker):
 
 
 class ThreeBrokers:
-    """The cluster, with Toxiproxy before it; gone when the block ends.
+    """The cluster, with Toxiproxy in front of it, until the block ends.
 
     Attributes:
         nodes: the brokers by their ids.
         bootstrap: for clients, through the proxies.
-        direct: the same past the proxies.
-        network: what is between the clients and the brokers.
+        direct: the same brokers without the proxies.
+        network: the proxies between the clients and the brokers.
     """
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class ThreeBrokers:
 
     @contextlib.contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
-        """kafka-python's admin client, past the proxies."""
+        """Yield kafka-python's admin client, without the proxies."""
         admin = KafkaAdminClient(bootstrap_servers=self.direct.split(","))
         try:
             yield admin
@@ -175,7 +175,7 @@ class ThreeBrokers:
             admin.delete_topics([name])
 
     def leader_of(self, topic: str, partition: int) -> Node:
-        """The broker that a partition is written to at."""
+        """Return the leader of a partition."""
         with self.admin() as admin:
             (described,) = admin.describe_topics([topic])
             (leader,) = [
@@ -186,15 +186,15 @@ class ThreeBrokers:
         return self.nodes[leader]
 
     def coordinator_of(self, group: str) -> Node:
-        """The broker that keeps a group."""
+        """Return the coordinator of a group."""
         return self.leader_of("__consumer_offsets", _partition_of(group))
 
     def coordinator_of_transaction(self, transactional_id: str) -> Node:
-        """The broker that keeps the transactions of an id."""
+        """Return the coordinator of a transactional id."""
         return self.leader_of("__transaction_state", _partition_of(transactional_id))
 
     def transactional_ids(self, prefix: str) -> list[str]:
-        """Those that are known to the brokers and begin so."""
+        """Return the ids with this prefix that the brokers know."""
         with self.admin() as admin:
             found = admin.list_transactions()
         listed = [each for several in found.values() for each in several]
@@ -202,7 +202,7 @@ class ThreeBrokers:
         return sorted(each for each in ids if each.startswith(prefix))
 
     def heal(self) -> None:
-        """Mend the network, start what is down, and wait until each has a copy of everything."""
+        """Repair the network, start stopped brokers, and wait until all replicas are in sync."""
         self.network.mend()
         for node in self.nodes.values():
             if node.is_running:
@@ -214,11 +214,11 @@ class ThreeBrokers:
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
-        """Wait until every partition has a leader, and all its copies are in step."""
+        """Wait until every partition has a leader, and all its replicas are in sync."""
         deadline = time.monotonic() + HEAL_TIMEOUT
         while missing := self._out_of_step():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not whole within {HEAL_TIMEOUT} s: {missing[:5]}")
+                raise RuntimeError(f"out of sync after {HEAL_TIMEOUT} s: {missing[:5]}")
             time.sleep(LOOK_INTERVAL)
 
     def _out_of_step(self) -> list[str]:
@@ -236,7 +236,7 @@ class ThreeBrokers:
 
 
 def _partition_of(name: str) -> int:
-    """Which partition of Kafka's own topics a group or an id is kept in: by Java's hash."""
+    """Return the partition of Kafka's own topics for a group or an id, by Java's hash."""
     value = 0
     for letter in name:
         value = (31 * value + ord(letter)) & 0xFFFFFFFF

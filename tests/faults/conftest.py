@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests, and the table that they end with."""
+"""Fixtures of the fault tests, and the table of their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORTS = pytest.StashKey[list[Report]]()
 
 @pytest.fixture(scope="session")
 def ended_in_order() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that it leaves no program behind."""
+    """Let SIGTERM end the run as Ctrl-C does, so that no program is left."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -26,14 +26,14 @@ def ended_in_order() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def three_brokers(kafka_java: None, ended_in_order: None) -> Iterator[ThreeBrokers]:
-    """The cluster of all tests; one that breaks it leaves the mending to `brokers`."""
+    """The cluster of all tests. A test need not repair it: `brokers` does."""
     with ThreeBrokers() as brokers:
         yield brokers
 
 
 @pytest.fixture
 def brokers(three_brokers: ThreeBrokers) -> ThreeBrokers:
-    """The cluster, whole."""
+    """The cluster, repaired."""
     three_brokers.heal()
     return three_brokers
 
@@ -42,7 +42,7 @@ def brokers(three_brokers: ThreeBrokers) -> ThreeBrokers:
 def load(
     brokers: ThreeBrokers, tmp_path: Path, pytestconfig: pytest.Config
 ) -> Iterator[Callable[..., Load]]:
-    """``load(...)`` makes a load and waits until it has got going."""
+    """``load(...)`` starts a load, and waits until each of its partitions makes progress."""
     reports = pytestconfig.stash.setdefault(REPORTS, [])
     with ExitStack() as stack:
 

@@ -1,7 +1,7 @@
-"""What is broken, and how it is mended: each fault once, for its test and for the soak.
+"""The faults: each one breaks and repairs something, for its test and for the soak.
 
-Each waits until all that was acknowledged meanwhile was made good. What must happen beside that
-says the test of the same name, in `test_brokers`, `test_network` and `test_programs`.
+Each waits until all messages that were acknowledged meanwhile are handled and copied. Its test has
+further checks, in `test_brokers`, `test_network` or `test_programs`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def programs_frozen_for_long(brokers: ThreeBrokers, load: Load) -> None:
 
 
 def _frozen(load: Load, name: str, seconds: float) -> None:
-    """One of each group."""
+    """Freeze one program of each group."""
     frozen = load.members[0], load.copiers[0]
     with load.fault(name):
         for program in frozen:

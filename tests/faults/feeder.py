@@ -1,12 +1,12 @@
-"""A producer, as a program: it counts, and writes down what was acknowledged to it.
+"""A producer, as a program: it sends numbers, and writes their outcomes into a diary.
 
 The value of each message is its number. The diary has, in the form of `tests.kafka.member`::
 
-    sent NUMBER                               before anything else
+    sent NUMBER                               before the send
     acked NUMBER PARTITION OFFSET TIME
     failed NUMBER ERROR TIME                  the error's class
 
-SIGTERM lets it end: what was accepted is waited for::
+After SIGTERM it waits for the outcomes of all accepted messages, and ends::
 
     python -m tests.faults.feeder --bootstrap HOST:PORT --topic T --log FILE
 """
@@ -24,7 +24,7 @@ import trio
 from tests.kafka.member import Diary, setting, tell_what_is_alive
 from transport import App, Delivery, DeliveryFailed, TransportError
 
-# So many may be without an outcome: a long cut does not end in a flood.
+# The most messages without an outcome, so that a long cut does not end in a flood.
 IN_FLIGHT = 2000
 
 Outcomes = trio.MemoryReceiveChannel[tuple[int, Delivery]]
@@ -68,7 +68,7 @@ async def write_outcomes(outcomes: Outcomes, diary: Diary) -> None:
 
 
 def write_failure(diary: Diary, number: int, error: Exception) -> None:
-    logging.warning("%d was not sent: %r", number, error)
+    logging.warning("message %d failed: %r", number, error)
     diary.write([f"failed {number} {type(error).__name__} {time.monotonic():.6f}"])
 
 
@@ -102,8 +102,8 @@ def arguments() -> argparse.Namespace:
     for name in ("bootstrap", "topic", "log"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rate", type=float, default=math.inf, help="messages a second")
-    parser.add_argument("--large-every", type=int, default=0, help="each such message is large")
-    parser.add_argument("--large", type=int, default=0, help="by so many bytes")
+    parser.add_argument("--large-every", type=int, default=0, help="every Nth message is large")
+    parser.add_argument("--large", type=int, default=0, help="bytes added to a large one")
     parser.add_argument("--setting", type=setting, action="append", default=[], help="NAME=JSON")
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""What runs while something breaks, and what must be true of it afterwards.
+"""The programs that run during a fault, and the checks after it.
 
 A producer feeds a topic. One group handles its messages at least once (`tests.kafka.member`);
 another copies them, exactly once, into a second topic (`tests.kafka.copier`). All of them are
-processes, know the brokers through the proxies alone, and write down what happens to them.
+processes that connect through the proxies only, and write diaries.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from tests.kafka.members import ROOT, Diary, Place
 
 PARTITIONS = 6
 RATE = 60.0  # messages a second
-# Seconds that a member may be silent before its group goes on without it: long on a busy machine,
-# and short where a test lets it run out.
+# Session timeouts in seconds: long for a busy machine, short where a test lets a session expire.
 SESSION, SHORT_SESSION = 30.0, 8.0
 GRACE = 20.0
-# What a process takes beyond that to end once its app is closed.
+# Seconds beyond the grace that a process takes to end once its app is closed.
 EXIT = 10.0
-# Bounds, in seconds. They find what hangs; how quick it is says the table.
+# Bounds in seconds, to find hangs. The table shows the real times.
 OUTAGE = 90.0
 CATCH_UP = 90.0
 SETTLE = 90.0
-# What a process may hold more in the end than when it had got going.
+# The most that a process may hold at the end above what it held after its start.
 MORE_BYTES = 64 << 20
 MORE_THREADS = 2
 MORE_FILES = 12  # connections to brokers that it did not need before
@@ -51,11 +50,11 @@ SETTINGS: dict[str, object] = {
     "commit_timeout": 10.0,
     "heartbeat_interval": 1.0,
     "max_poll_interval": 60.0,
-    # Longer than it takes to find out that a broker is dead: what times out is fenced.
+    # Longer than the detection of a dead broker, so that no transaction times out meanwhile.
     "transaction_timeout": 60.0,
     "metadata_max_age": 5.0,
     "grace": GRACE,
-    # A request that a broken connection has swallowed is made again after so long.
+    # A request that is lost on a broken connection is repeated after this time.
     "request_timeout": 10.0,
     "client_options": {"metadata_max_age_ms": 5000},
 }
@@ -70,11 +69,12 @@ class Acked(NamedTuple):
 
 
 class Report(NamedTuple):
-    """How long a fault was felt, in seconds, and what the processes grew by, in MB.
+    """The effect of a fault: times in seconds, and the growth of the processes in MB.
 
     Attributes:
-        outage: the longest time in which nothing of some partition was handled.
-        caught_up: from the mend until all that had been acknowledged by then was handled.
+        outage: the longest time in which no message of some partition was handled.
+        caught_up: from the repair until all messages acknowledged before it were handled and
+            copied.
     """
 
     fault: str
@@ -98,17 +98,17 @@ def table(reports: list[Report]) -> str:
 
 
 class ProgramDiary(Diary):
-    """What one of the programs has written so far, the producer as well."""
+    """The diary of one of the programs so far, which may be the producer."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.sent = 0
         self.acknowledged: list[Acked] = []
         self.failed: dict[int, str] = {}
-        self.places: set[Place] = set()  # that it was done with
+        self.places: set[Place] = set()  # of the messages that it has finished
 
     def acknowledged_after(self, since: float) -> set[Place]:
-        """Where the messages are that were acknowledged after that."""
+        """Return the places of the messages that were acknowledged after that time."""
         later = itertools.takewhile(lambda each: each.at > since, reversed(self.acknowledged))
         return {each.place for each in later}
 
@@ -156,7 +156,7 @@ class Program:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether it has ended for that reason."""
+        """Whether the program has ended because it was fenced."""
         return self.process.poll() not in (None, 0) and "errors.Fenced" in self.errors
 
     def freeze(self) -> None:
@@ -170,12 +170,12 @@ class Program:
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds: float, code: int = 0) -> None:
-        """See it end in time, with this exit code."""
+        """Check that the program ends in time, with this exit code."""
         try:
             got = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(
-                f"{self.name} is there {seconds} s later:\n{self.errors[-8000:]}"
+                f"{self.name} runs {seconds} s later:\n{self.errors[-8000:]}"
             ) from None
         assert got == code, f"{self.name} ended with {got}, not {code}:\n{self.errors[-8000:]}"
         self.diary.read()
@@ -187,15 +187,15 @@ class Program:
 
 @attrs.define
 class Load:
-    """The programs of one test; killed when the block ends.
+    """The programs of one test. The block of `running` starts and kills them.
 
     Attributes:
-        session: seconds that a member may be silent.
-        may_be_fenced: a copier may end with Fenced, and is started anew, as whoever runs such a
-            program would.
+        session: the session timeout of each member, in seconds.
+        may_be_fenced: whether a copier may end with Fenced; another one is then started, as a
+            supervisor would.
         may_fail: the errors that a message may fail with; by default none.
-        topic, copies: what is fed, and what the copiers write into.
-        group, copying: the two groups.
+        topic, copies: the topic that is fed, and the one that the copiers write to.
+        group, copying: the group of the members, and that of the copiers.
     """
 
     brokers: ThreeBrokers
@@ -233,14 +233,14 @@ class Load:
 
     @property
     def programs(self) -> list[Program]:
-        """Those that run, or should."""
+        """The programs that must run now."""
         return [*([] if self._is_fed else [self.feeder]), *self.members, *self.copiers]
 
-    # Life
+    # Start and end
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Load]:
-        """All of it runs, and every partition is handled by both groups."""
+        """Start all programs, and wait until both groups handle every partition."""
         self.brokers.create_topic(self.topic, self.partitions, **self.topic_configs)
         self.brokers.create_topic(self.copies, 3)
         started: list[Program] = []
@@ -274,7 +274,7 @@ class Load:
         return program
 
     def let_go(self, program: Program) -> None:
-        """It has ended, or was killed: it is none of ours any more, what it has done counts."""
+        """Remove a program that has ended or was killed. Its diary still counts."""
         (self.members if program in self.members else self.copiers).remove(program)
         self.ended.append(program)
 
@@ -300,14 +300,14 @@ class Load:
 
     @contextlib.contextmanager
     def fault(self, name: str) -> Iterator[None]:
-        """Something breaks in the block and is mended in it; then all is made good.
+        """Run a block that breaks and repairs something, then wait until all is handled and copied.
 
-        What is handled again, and when, is reported.
+        A report says how long handling and copying were interrupted.
         """
         broken = time.monotonic()
         yield
         mended = time.monotonic()
-        self._until(lambda: not self._missing(mended), "all that was acked is handled", CATCH_UP)
+        self._until(lambda: not self._missing(mended), "all acked messages are handled", CATCH_UP)
         caught_up = time.monotonic() - mended
         self.goes_on()
         self._report(name, broken, caught_up)
@@ -325,7 +325,7 @@ class Load:
         self.report(Report(name, outage, outage_of_copies, caught_up, grown / (1 << 20)))
 
     def goes_on(self, timeout: float = OUTAGE) -> None:
-        """Wait until something new of each partition is acknowledged, handled and copied."""
+        """Wait until new messages of each partition are acknowledged, handled and copied."""
         since = time.monotonic()
 
         def all_move() -> bool:
@@ -335,10 +335,10 @@ class Load:
                 for group in (self.members, self.copiers)
             )
 
-        self._until(all_move, "each partition gets on", timeout)
+        self._until(all_move, "each partition makes progress", timeout)
 
     def generations(self) -> set[int]:
-        """Those in which the last message of each partition was handled."""
+        """Return the generations in which the last message of each partition was handled."""
         last: dict[int, tuple[float, int]] = {}
         for diary in self._diaries(self.members):
             for done in diary.done:
@@ -351,7 +351,7 @@ class Load:
         return sorted(place for place, times in done.items() if times > 1)
 
     def run_for(self, seconds: float) -> None:
-        """Let time pass; none may end meanwhile."""
+        """Let time pass. No program may end meanwhile."""
         self._until(_after(seconds), "time passes", seconds + 60.0)
 
     def _until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
@@ -371,29 +371,29 @@ class Load:
                 program.check_alive()
 
     def until(self, condition: Callable[[Load], bool], what: str, timeout: float = OUTAGE) -> None:
-        """Wait for something that the diaries tell; none may end meanwhile."""
+        """Wait for a condition on the diaries. No program may end meanwhile."""
         self._until(lambda: condition(self), what, timeout)
 
     def _missing(self, until: float) -> bool:
-        """Whether something that was acknowledged by then is not yet handled, or not copied."""
+        """Return whether a message acknowledged by then is not yet handled, or not copied."""
         return self._undone(
             each.place for each in self.feeder.diary.read().acknowledged if each.at <= until
         )
 
     def _undone(self, places: Iterable[Place]) -> bool:
-        """Whether one of these is not yet handled, or not copied."""
+        """Return whether a message of these places is not yet handled, or not copied."""
         wanted = set(places)
         return any(
             len(self._done(group, wanted)) < len(wanted) for group in (self.members, self.copiers)
         )
 
     def _diaries(self, group: Collection[Program]) -> list[ProgramDiary]:
-        """Of a group's programs, and of those that have ended, which are of either."""
+        """Return the diaries of a group's programs, also of those that have ended."""
         ended = [each for each in self.ended if (group is self.members) == _is_member(each)]
         return [program.diary.read() for program in (*group, *ended)]
 
     def _done(self, group: Collection[Program], wanted: set[Place]) -> set[Place]:
-        """Which of these places a group was done with."""
+        """Return the places among these whose messages a group has finished."""
         return {place for diary in self._diaries(group) for place in wanted & diary.places}
 
     def _state(self) -> str:
@@ -409,14 +409,14 @@ class Load:
     # At the end
 
     def check(self) -> None:
-        """Stop feeding, and see that everything was made good; then that all end in order."""
+        """Stop the producer; check that all is handled and copied, and that all programs end."""
         self.feeder.ask_to_end()
         self.feeder.wait(GRACE + EXIT + float(str(self._delivery_timeout)))
         self._is_fed = True
         self._hold_no_more()
         written = self._read(self.topic)
         self._check_feeder(written)
-        self._until(lambda: not self._undone(written), "all that was written is handled", SETTLE)
+        self._until(lambda: not self._undone(written), "all written messages are handled", SETTLE)
         self._look_after_them()
         for program in (*self.members, *self.copiers):
             program.ask_to_end()
@@ -437,7 +437,7 @@ class Load:
         return self.feeder_settings.get("delivery_timeout", 120.0)
 
     def _hold_no_more(self) -> None:
-        """No task, thread, file or memory was left behind by what went wrong."""
+        """Check that the faults have left no tasks, threads, files or memory."""
         for program in (*self.members, *self.copiers):
             if program.name not in self._base:
                 continue
@@ -461,7 +461,7 @@ class Load:
         return alive.rss, alive.tasks, alive.threads, alive.files
 
     def _read(self, topic: str) -> dict[Place, bytes]:
-        """What another client reads of a topic, of what is committed, up to its end."""
+        """Return the committed records of a topic up to its end, read with another client."""
         reader = KafkaConsumer(
             bootstrap_servers=self.brokers.direct.split(","),
             isolation_level="read_committed",
@@ -484,7 +484,7 @@ class Load:
             reader.close()
 
     def _ends(self, topic: str, numbers: Iterable[int]) -> dict[TopicPartition, int]:
-        """Of the logs, with what is in transactions that are open."""
+        """Return the ends of the logs, including open transactions."""
         outsider = KafkaConsumer(bootstrap_servers=self.brokers.direct.split(","))
         try:
             return outsider.end_offsets([TopicPartition(topic, number) for number in numbers])
@@ -502,7 +502,7 @@ class Load:
         wrong = [
             each for each in diary.acknowledged if written.get(each.place) != b"%d" % each.number
         ]
-        assert not wrong, f"acknowledged and not there: {wrong[:5]}"
+        assert not wrong, f"acknowledged and not in the log: {wrong[:5]}"
         twice = [value for value, times in Counter(written.values()).items() if times > 1]
         assert not twice, f"written twice: {twice[:5]}"
         for partition in range(self.partitions):
@@ -513,11 +513,13 @@ class Load:
             assert numbers == sorted(numbers), f"out of order in {partition}: {numbers}"
         failed = {number: why for number, why in diary.failed.items() if why not in self.may_fail}
         assert not failed, f"failed: {failed}\n{self.feeder.errors[-3000:]}"
-        assert len(diary.acknowledged) + len(diary.failed) == diary.sent, "without an outcome"
+        assert len(diary.acknowledged) + len(diary.failed) == diary.sent, (
+            "messages without an outcome"
+        )
 
 
 def number_of(value: bytes) -> int:
-    """The feeder's, without the bytes that make it large."""
+    """Return the number of a message, without the bytes that make it large."""
     return int(value.rstrip(b"\0"))
 
 
@@ -531,7 +533,7 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def _longest_silence(diaries: Iterable[Diary], since: float, partitions: int) -> float:
-    """The longest time from then on in which nothing of some partition was done."""
+    """Return the longest time after `since` in which no message of some partition was finished."""
     moments: dict[int, list[float]] = {number: [since] for number in range(partitions)}
     for diary in diaries:
         for done in diary.done:

@@ -1,4 +1,4 @@
-"""Programs of ours stand still, shorter and longer than their sessions."""
+"""Programs are frozen, for less and for longer than their session timeouts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ pytestmark = pytest.mark.faults
 Start = Callable[..., Load]
 
 
-def test_programs_are_frozen_for_a_moment(brokers: ThreeBrokers, load: Start) -> None:
-    """Nobody is thrown out, so no partition moves, and nothing is handled twice."""
+def test_programs_that_are_frozen_for_a_moment_keep_their_partitions(
+    brokers: ThreeBrokers, load: Start
+) -> None:
+    """No member is evicted, so no partition moves, and no message is handled twice."""
     running = load()
     before = running.generations()
     faults.programs_frozen_for_a_moment(brokers, running)
@@ -25,11 +27,11 @@ def test_programs_are_frozen_for_a_moment(brokers: ThreeBrokers, load: Start) ->
     running.check()
 
 
-def test_programs_are_frozen_for_longer_than_their_sessions(
+def test_programs_that_are_frozen_for_longer_than_their_sessions_join_again(
     brokers: ThreeBrokers, load: Start
 ) -> None:
-    """The others of their groups take over. Back again, each program joins its group anew. A copier
-    ends only if another one has taken its transactional id over, and is started anew then."""
+    """The other members take over. After the freeze each program joins its group again. A copier
+    ends only if another one has taken over its transactional id; a new one is then started."""
     running = load(session=SHORT_SESSION, may_be_fenced=True)
     victim = running.copiers[0]
     faults.programs_frozen_for_long(brokers, running)

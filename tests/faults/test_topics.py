@@ -1,4 +1,4 @@
-"""Topics change under load, and brokers refuse what is sent."""
+"""Topics change under load, and brokers refuse messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.faults
 Start = Callable[..., Load]
 DELIVERY_TIMEOUT = 8.0  # seconds
 LARGE_EVERY = 25
-# Sending waits for a topic that is not there for 10 s: this much others may not wait.
+# Seconds. A send to a missing topic waits for 10 s; no other send may wait as long as this.
 STALL = 8.0
 
 
-def test_partitions_are_added(brokers: ThreeBrokers, load: Start) -> None:
-    """The producer finds them by itself, both groups share them out, and what was written into
-    them before that is handled as well."""
+def test_added_partitions_are_written_and_handled(brokers: ThreeBrokers, load: Start) -> None:
+    """The producer finds them, and both groups assign them. Messages that were written into them
+    before that are handled, too."""
     running = load()
     with running.fault("partitions added"), brokers.admin() as admin:
         running.partitions += 3
@@ -35,11 +35,11 @@ def test_partitions_are_added(brokers: ThreeBrokers, load: Start) -> None:
 
 
 @pytest.mark.parametrize("transactions", [None, "member"])
-async def test_a_topic_is_deleted(
+async def test_a_deleted_topic_does_not_disturb_another_one(
     brokers: ThreeBrokers, transactions: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its partitions go, and a warning names them; who sends to it gets an error for each message.
-    The other topic of the same app is read and committed on, and sending to it is not held up."""
+    """Its partitions are lost, a warning names the topic, and each send to it fails. The app reads
+    its other topic on, and sends to that topic are not delayed."""
     names = {name: f"{name}-{uuid.uuid4().hex[:8]}" for name in ("gone", "stays", "copies")}
     for topic in names.values():
         await trio.to_thread.run_sync(brokers.create_topic, topic, 2)
@@ -97,8 +97,8 @@ async def test_a_topic_is_deleted(
     assert slowest < STALL
 
 
-def test_a_message_is_too_large(brokers: ThreeBrokers, load: Start) -> None:
-    """The broker refuses it: an error for that message, and for no other."""
+def test_a_message_that_is_too_large_fails_alone(brokers: ThreeBrokers, load: Start) -> None:
+    """The broker refuses it. Only that message fails."""
     running = load(
         topic_configs={"max_message_bytes": "20000"},
         feeder_options=["--large-every", str(LARGE_EVERY), "--large", "50000"],
@@ -111,10 +111,12 @@ def test_a_message_is_too_large(brokers: ThreeBrokers, load: Start) -> None:
     assert sorted(diary.failed) == list(range(0, diary.sent, LARGE_EVERY))
 
 
-def test_there_are_not_enough_replicas(brokers: ThreeBrokers, load: Start) -> None:
-    """The broker refuses what it could not copy to all three. The producer tries again, for as
-    long as the delivery timeout, and then each message fails with it; once the third broker is
-    there, sending goes on. Who reads is not troubled."""
+def test_messages_fail_without_enough_replicas_and_sending_recovers(
+    brokers: ThreeBrokers, load: Start
+) -> None:
+    """The broker refuses messages that it cannot replicate to all three. The producer retries until
+    the delivery timeout, and then each message fails. Sending recovers with the third broker.
+    Readers are not affected."""
     running = load(
         topic_configs={"min_insync_replicas": "3"},
         feeder_settings={"delivery_timeout": DELIVERY_TIMEOUT},

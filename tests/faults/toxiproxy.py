@@ -1,6 +1,6 @@
 """Toxiproxy: TCP proxies that can be cut, slowed and made to reset, over an HTTP API.
 
-Between each client and each broker stands one of them; the brokers talk to each other without.
+Clients reach each broker through one of them. The brokers connect to each other directly.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ START_TIMEOUT = 30.0  # seconds
 
 
 class Toxiproxy:
-    """The process, on a port of its own; gone when the block ends.
+    """The process, until the block ends.
 
     Args:
-        port: of its API.
-        routes: for each proxy the port it listens on and the one it leads to; its name is the key.
+        port: the port of its API.
+        routes: by the name of each proxy, the port that it listens on and the one it forwards to.
     """
 
     def __init__(self, port: int, routes: Mapping[str, tuple[int, int]]) -> None:
@@ -43,7 +43,7 @@ class Toxiproxy:
             self._log = folder / "log"
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    # The pipe is its leash: if we are killed without a goodbye, it goes as well.
+                    # If this process is killed, the pipe closes, and Toxiproxy ends as well.
                     [
                         *("sh", "-c", '"$0" "$@" & server=$!; cat; kill -9 $server', str(program)),
                         *("-host", "127.0.0.1", "-port", str(self._port)),
@@ -77,7 +77,7 @@ class Toxiproxy:
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
-        """All connections are closed, and new ones refused, while the block runs."""
+        """Close all connections, and refuse new ones while the block runs."""
         for name in self.names:
             self._call("POST", f"/proxies/{name}", enabled=False)
         try:
@@ -87,12 +87,12 @@ class Toxiproxy:
 
     @contextlib.contextmanager
     def poisoned(self, kind: str, *streams: str, **attributes: int) -> Iterator[None]:
-        """All connections have a toxic while the block runs, new ones as well.
+        """Put a toxic on all connections, old and new, while the block runs.
 
         Args:
-            kind: of toxic: "latency", "reset_peer", "slow_close", "timeout", ...
-            streams: "upstream" is what a client says, "downstream" what it hears; both by default.
-            attributes: of the toxic; durations in milliseconds.
+            kind: the kind of toxic: "latency", "reset_peer", "slow_close", "timeout", ...
+            streams: "upstream" for requests, "downstream" for answers; both by default.
+            attributes: those of the toxic; durations in milliseconds.
         """
         try:
             for name in self.names:
@@ -110,11 +110,11 @@ class Toxiproxy:
             self.mend()
 
     def silent(self) -> contextlib.AbstractContextManager[None]:
-        """No byte gets through while the block runs; connections stay, and new ones are taken."""
+        """Let no byte through while the block runs. Connections stay open, also new ones."""
         return self.poisoned("timeout", timeout=0)
 
     def mend(self) -> None:
-        """All is open again, and nothing is poisoned."""
+        """Open all proxies, and remove all toxics."""
         self._call("POST", "/reset")
 
     def _wait_until_up(self) -> None:

@@ -1,4 +1,4 @@
-"""A codec that a test can count on."""
+"""A codec that counts its calls."""
 
 from __future__ import annotations
 

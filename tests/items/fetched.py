@@ -1,4 +1,4 @@
-"""Waiting until messages are fetched, and so may be delivered in any order."""
+"""A sensor to wait for fetched messages; a scheduler can then deliver them in any order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transport import TP, Sensor
 
 
 class Fetched(Sensor):
-    """Tells when so many messages were fetched."""
+    """Sets the event `all` when `count` messages have been fetched."""
 
     def __init__(self, count: int) -> None:
         self.left = count

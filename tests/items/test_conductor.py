@@ -1,4 +1,4 @@
-"""The conductor, item by item: the set of topics, and the way of a message to each channel."""
+"""The conductor, item by item: the set of topic objects, and how a message reaches each channel."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from transport import (
 )
 from transport.delivering.ledger import Ledger
 
-# Seconds; nothing else wakes an idle poll in that time.
+# Seconds. Nothing else ends an idle poll within this time.
 PROMPTLY = 10.0
 
 
 def told_of_subscriptions(app: App) -> list[Collection[str]]:
-    """What the client is asked to subscribe to from now on."""
+    """Return a list that gets the topics of each later subscription of the client."""
     asked: list[Collection[str]] = []
     subscribe = app.consumer.client.subscribe
 
@@ -44,7 +44,7 @@ def told_of_subscriptions(app: App) -> list[Collection[str]]:
 
 
 async def names(app: App, place: Place, count: int) -> list[str]:
-    """New topics with a record each."""
+    """Create topics with one record each, and return their names."""
     found = [f"{place.name}.{letter}" for letter in "abcd"[:count]]
     for name in found:
         await app.producer.create_topic(name, 1)
@@ -53,7 +53,7 @@ async def names(app: App, place: Place, count: int) -> list[str]:
 
 
 async def came(topic: Topic) -> str:
-    """Where the next message came from."""
+    """Ack the next message, and return its topic."""
     async with await anext(topic.noack()) as message:
         return message.topic
 
@@ -70,7 +70,7 @@ async def test_add_discard_clear(place: Place) -> None:
         conductor.add(a)
         assert (len(conductor), set(conductor)) == (3, {a, b, c})
         assert a in conductor
-        assert app.topic(a.name) not in conductor, "each topic object is one of its own"
+        assert app.topic(a.name) not in conductor, "two topic objects of one name are equal"
         assert {conductor: "can be a key"}[conductor]
         await conductor.wait_for_subscriptions()
         for topic in (a, b, c):
@@ -84,7 +84,7 @@ async def test_add_discard_clear(place: Place) -> None:
             assert await came(d) == d.name
         conductor.clear()
         assert not conductor
-        await app.consumer.polling.positions([])  # the polling side has come round
+        await app.consumer.polling.positions([])  # the polling task has cleared the subscription
         conductor.add(a)
         await conductor.wait_for_subscriptions()
     assert asked == [[a.name, b.name, c.name], [a.name, d.name], [], [a.name]]
@@ -128,7 +128,7 @@ async def test_wait_for_subscriptions_maybe_wait_for_subscriptions(place: Place)
             orders, bills = await names(app, place, 2)
             with trio.move_on_after(place.a_while) as cut:
                 await conductor.wait_for_subscriptions()
-            assert cut.cancelled_caught, "there is nothing yet, and the wait can be cancelled"
+            assert cut.cancelled_caught, "the wait ended without a subscription"
             await conductor.maybe_wait_for_subscriptions()  # nothing to wait for
             nursery.start_soon(wait)
             await wait_all_tasks_blocked()
@@ -146,7 +146,7 @@ async def test_wait_for_subscriptions_maybe_wait_for_subscriptions(place: Place)
 
 
 async def test_on_message(place: Place) -> None:
-    """Each channel gets it, decoded once for each pair of types; the last ack counts."""
+    """Each channel gets the message, decoded once for each pair of types; the last ack counts."""
     counting = Counting()
     codec = counting.codec()
     tp = TP(place.name, 0)
@@ -158,17 +158,17 @@ async def test_on_message(place: Place) -> None:
         for topic, value in zip(topics, wanted, strict=True):
             messages = await take(topic.noack(), 20)
             assert [message.value for message in messages] == [value] * 20
-            await app.conductor.commit({tp})  # of where it begins
+            await app.conductor.commit({tp})  # commits the start offset, once
             for message in messages:
                 assert message.ack()
             assert await app.conductor.commit({tp}) == (topic is topics[-1])
         assert counting.count == 20
-        assert len(topics[0].channel.decoded[place.name]) == 0, "nothing is kept for nobody"
+        assert len(topics[0].channel.decoded[place.name]) == 0, "decoded values are kept for no one"
     assert await place.committed() == {tp: 20}
 
 
-async def test_on_message_enters_one_record_as_on_records_enters_a_batch(place: Place) -> None:
-    """A consumer's callback may take its batches apart."""
+async def test_on_message_enters_a_single_record(place: Place) -> None:
+    """A callback of the consumer may enter the records of a fetch one by one."""
     tp = TP(place.name, 0)
     async with place.opened(1, *[b"%d" % number for number in range(20)]) as app:
         told: list[int] = []
@@ -192,7 +192,7 @@ async def test_on_message_enters_one_record_as_on_records_enters_a_batch(place: 
 
 
 async def test_on_key_decode_error_on_value_decode_error(place: Place) -> None:
-    """It goes to its own channel, the others get their message; by default it is raised."""
+    """An error reaches only the hook of its own topic object; without a hook it is raised."""
     told: list[tuple[str, object]] = []
 
     def telling(part: str) -> object:
@@ -237,7 +237,7 @@ async def test_commit(place: Place) -> None:
 
 
 class Telling(Conductor):
-    """Its hooks, and what they saw."""
+    """A conductor that records the calls of its hooks."""
 
     def __init__(self, app: App) -> None:
         super().__init__(app)
@@ -264,7 +264,7 @@ class TellingApp(App):
 
 
 async def test_on_partitions_assigned(place: Place) -> None:
-    """A subclass is told before anything of them is fetched, and may say where to start."""
+    """The hook of a subclass runs before the first fetch, and may seek to another start."""
     tps = place.tps(2)
     async with place.opened(2, b"0", kind=TellingApp) as app:
         for _ in range(3):
@@ -278,7 +278,7 @@ async def test_on_partitions_assigned(place: Place) -> None:
 
 
 async def test_on_client_only_start(place: Place) -> None:
-    """Client-only: told once it is subscribed; without a group, so nothing is committed."""
+    """With `client_only` the hook runs after the subscription, and nothing is committed."""
     async with place.opened(1, b"0", kind=TellingApp, client_only=True) as app:
         (await anext(app.topic(place.name).noack())).ack()
         await app.consumer.commit()

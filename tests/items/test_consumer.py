@@ -1,4 +1,4 @@
-"""The consumer, item by item: flow, acks, commits, seeks, ownership, its road in and out."""
+"""The consumer, item by item: flow, messages, commits, seeks, ownership, start and end."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def offsets(messages: list[Message]) -> list[int]:
 
 
 def app_with(consumer: type[Consumer]) -> type[App]:
-    """An app whose consumer is of this class."""
+    """Return a class of apps whose consumer is of this class."""
     transport = type("Mine", (Transport,), {"Consumer": consumer})
     return type("MyApp", (App,), {"Transport": transport})
 
 
-# What it is made of
+# Parts
 
 
 async def test_transport_app(place: Place) -> None:
@@ -60,7 +60,7 @@ async def test_transactions_in_transaction(place: Place) -> None:
 
 
 async def test_scheduler(place: Place) -> None:
-    """A user's own decides whose turn it is."""
+    """A user's scheduler decides the order of partitions."""
     turns: list[TP] = []
 
     class OneByOne(RoundRobin[Any]):
@@ -77,11 +77,11 @@ async def test_scheduler(place: Place) -> None:
         await send(app, place.tps(2), 5)
         messages = await take(app.topic(place.name).noack(), 10)
         told = iter(turns)
-        assert all(message.tp in told for message in messages), "each message was a turn of it"
+        assert all(message.tp in told for message in messages), "a message came without a turn"
 
 
 async def test_randomly_assigned_topics(place: Place) -> None:
-    """Names that need not be assigned; whatever they are, nothing else is asked for."""
+    """The set is only kept: its names change nothing about what is assigned."""
     async with place.opened(1, b"0") as app:
         assert app.consumer.randomly_assigned_topics == set()
         app.consumer.randomly_assigned_topics.add("another")
@@ -101,13 +101,13 @@ async def test_flow_active_can_resume_flow_suspend_flow_not_waiting_next_records
         assert consumer.flow_active
         assert consumer.can_resume_flow.is_set()
         assert not consumer.suspend_flow.is_set()
-        assert not consumer.not_waiting_next_records.is_set(), "a poll is under way"
+        assert not consumer.not_waiting_next_records.is_set(), "it is set during a poll"
         stopped, ended = consumer.suspend_flow, consumer.not_waiting_next_records
         consumer.stop_flow()
         assert not consumer.flow_active
         assert not consumer.can_resume_flow.is_set()
         assert stopped.is_set()
-        assert not ended.is_set(), "it still is"
+        assert not ended.is_set(), "it is set before the poll has returned"
         await ended.wait()
         resumed = consumer.can_resume_flow
         consumer.resume_flow()
@@ -124,7 +124,7 @@ async def test_stop_flow_resume_flow_wait_for_stopped_flow(place: Place) -> None
         await anext(messages)
         with trio.move_on_after(place.a_while) as cut:
             await consumer.wait_for_stopped_flow()
-        assert cut.cancelled_caught, "it is not stopped"
+        assert cut.cancelled_caught, "the wait ended before the flow was stopped"
         consumer.stop_flow()
         await consumer.wait_for_stopped_flow()
         await send(app, place.tps(1), 2)
@@ -142,7 +142,7 @@ async def test_stop_flow_resume_flow_wait_for_stopped_flow(place: Place) -> None
 
 
 async def test_pause_partitions_resume_partitions(place: Place) -> None:
-    """What is not assigned is passed over and counted."""
+    """Partitions that are not assigned are ignored and counted."""
     paused, other = place.tps(2)
     elsewhere = TP("elsewhere", 0)
     async with place.opened(2) as app:
@@ -150,7 +150,7 @@ async def test_pause_partitions_resume_partitions(place: Place) -> None:
         messages = app.topic(place.name).noack()
         await anext(messages)
         app.consumer.pause_partitions([paused, elsewhere])
-        await app.consumer.polling.positions([])  # the polling side has come round
+        await app.consumer.polling.positions([])  # the polling task has paused it
         await send(app, place.tps(2), 2)
         assert {message.tp for message in await take(messages, 2)} == {other}
         assert await nothing_comes(messages, place.a_while)
@@ -160,7 +160,7 @@ async def test_pause_partitions_resume_partitions(place: Place) -> None:
 
 
 async def test_pause_partitions_ends_with_the_assignment(place: Place) -> None:
-    """A pause outlives nothing that a rebalance takes away."""
+    """A rebalance that revokes a partition ends its pause."""
     async with place.opened(1, b"0", kind=Member) as app:
         orders = app.topic(place.name)
         async with await anext(orders.noack()):
@@ -168,16 +168,14 @@ async def test_pause_partitions_ends_with_the_assignment(place: Place) -> None:
         app.consumer.pause_partitions(await app.owns(1))
         app.conductor.discard(orders)
         await app.owns(0)
-        for offset in (
-            1,
-            2,
-        ):  # the poll that brings the partition may bring the first, paused or not
+        # The poll that assigns the partition may return the first one even if it is paused.
+        for offset in (1, 2):
             await app.producer.send_and_wait(place.name, None, b"v", 0)
             assert (await anext(orders.noack())).offset == offset
 
 
 async def test_on_buffer_full_on_buffer_drop(place: Place) -> None:
-    """A full channel pauses its partition, and it goes on at half; the poll goes on meanwhile."""
+    """A full channel pauses its partition, and resumes it when half empty; polling goes on."""
     told: list[tuple[str, TP]] = []
 
     class Telling(Consumer):
@@ -197,7 +195,7 @@ async def test_on_buffer_full_on_buffer_drop(place: Place) -> None:
         await app.consumer.polling.positions([])
         await send(app, [tp], 2)
         assert not app.consumer.pauses.is_wanted(tp)
-        await app.consumer.polling.positions([])  # the poll goes on
+        await app.consumer.polling.positions([])  # polling goes on
         messages[0].ack()
         assert told == [("full", tp)]
         messages[1].ack()
@@ -209,7 +207,7 @@ async def test_on_buffer_full_on_buffer_drop(place: Place) -> None:
 
 
 async def test_getmany(place: Place) -> None:
-    """Pairs of TP and message, of all topics, fair over partitions; what is stale is dropped."""
+    """It yields (TP, message) of all topics, fairly over partitions, and drops stale messages."""
     tps = [*place.tps(2), TP(f"{place.name}.b", 0)]
     fetched = Fetched(450)
     async with place.opened(2, monitor=fetched) as app:
@@ -224,7 +222,7 @@ async def test_getmany(place: Place) -> None:
             assert app.consumer.ack(message)
             if turns[-1:] != [tp]:
                 turns.append(tp)
-        assert set(turns[:4]) == set(turns[4:8]) == set(tps), "they take turns"
+        assert set(turns[:4]) == set(turns[4:8]) == set(tps), "a partition had no turn"
         assert [pair async for pair in app.consumer.getmany(0.01)] == []
         await app.consumer.seek(tps[0], 148)
         stale = await anext(app.consumer.getmany(5.0))
@@ -235,7 +233,7 @@ async def test_getmany(place: Place) -> None:
 
 
 async def test_track_message_ack_unacked(place: Place) -> None:
-    """A message is tracked from the delivery on; acked twice, or unknown: False, and counted."""
+    """A delivered message is tracked. Acking an acked or foreign one is False, and is counted."""
     async with place.opened(1, *THREE) as app, App("other", place.url) as other:
         consumer, strangers = app.consumer, other.consumer
         first, second = await take(app.topic(place.name).noack(), 2)
@@ -251,7 +249,7 @@ async def test_track_message_ack_unacked(place: Place) -> None:
         assert consumer.unacked == {first}
         with pytest.raises(ValueError, match="hands"):
             consumer.track_message(second)
-        del first  # its handler has dropped it; it is still unacked
+        del first  # the handler drops its reference; the message is still unacked
         assert [message.offset for message in consumer.unacked] == [0]
         assert not await consumer.commit() or await place.committed() == {place.tps(1)[0]: 0}
         (held,) = consumer.unacked
@@ -263,7 +261,7 @@ async def test_track_message_ack_unacked(place: Place) -> None:
 
 
 async def test_commit_force_commit(place: Place) -> None:
-    """Whether an offset moved; names and partitions mixed; overlapping calls share one commit."""
+    """They take names and partitions, return whether an offset moved, and share one commit."""
     tps = place.tps(3)
     other = TP(f"{place.name}.b", 0)
     async with place.opened(3) as app:
@@ -292,7 +290,7 @@ async def test_commit_force_commit(place: Place) -> None:
 
 
 async def test_maybe_wait_for_commit_to_finish(place: Place) -> None:
-    """It returns whether there was one to wait for."""
+    """It returns whether a commit was under way."""
     async with place.opened(1, b"0") as app, trio.open_nursery() as nursery:
         (await anext(app.topic(place.name).noack())).ack()
         assert not await app.consumer.maybe_wait_for_commit_to_finish()
@@ -312,7 +310,7 @@ async def test_commit_interval(place: Place) -> None:
 
 
 async def test_commit_livelock_soft_timeout(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """A warning that names partition, offset and age, once acks go on but the offset stays."""
+    """A warning names partition, offset and time when acks go on and the offset does not move."""
     timeouts = {"commit_livelock_soft_timeout": 0.3, "commit_interval": 0.1}
     async with place.opened(1, *[b"v"] * 50, **timeouts) as app:
         assert app.consumer.commit_livelock_soft_timeout == 0.3
@@ -330,7 +328,7 @@ async def test_commit_livelock_soft_timeout(place: Place, caplog: pytest.LogCapt
 
 
 async def test_wait_empty(place: Place) -> None:
-    """Until all that began is acked, and then committed."""
+    """It waits until all delivered messages are acked, and commits them."""
     async with place.opened(1, *THREE) as app, trio.open_nursery() as nursery:
         messages = await take(app.topic(place.name).noack(), 2)
         waited = trio.Event()
@@ -352,7 +350,7 @@ async def test_wait_empty(place: Place) -> None:
 
 
 async def test_commit_and_end_transactions(place: Place) -> None:
-    """What is safe is committed; nothing is delivered until the next commit begins anew."""
+    """It commits the safe offsets. Nothing is delivered until the next commit."""
     (tp,) = place.tps(1)
     async with place.opened(1, *THREE, transactions="member") as app:
         messages, out = app.topic(place.name).noack(), app.topic(f"{place.name}.out")
@@ -377,7 +375,7 @@ async def test_seek(place: Place) -> None:
         messages = app.topic(place.name).noack()
         before = await take(messages, 3)
         await app.consumer.seek(tp, 1)
-        assert not before[2].ack(), "it is from before the seek"
+        assert not before[2].ack(), "a message from before the seek was acked"
         assert offsets(await take(messages, 2)) == [1, 2]
         await app.consumer.seek(tp, 0)
         assert (await anext(messages)).offset == 0
@@ -404,7 +402,7 @@ async def test_perform_seek_seek_to_committed(place: Place, name: str) -> None:
 
 
 async def test_on_partitions_revoked_on_partitions_assigned(place: Place) -> None:
-    """What goes is drained, committed and then let go; what comes has a new generation."""
+    """Revoked partitions are drained, committed, released. Assigned ones have a new generation."""
     told: list[tuple[str, set[TP], Any]] = []
     going = trio.Event()
 
@@ -441,7 +439,7 @@ async def test_on_partitions_revoked_on_partitions_assigned(place: Place) -> Non
         async def finish() -> None:
             await going.wait()
             await wait_all_tasks_blocked()
-            assert not heard("revoked"), "it waits for us"
+            assert not heard("revoked"), "it was released with unacked messages"
             for message in held:
                 message.ack()
 
@@ -457,7 +455,7 @@ async def test_on_partitions_revoked_on_partitions_assigned(place: Place) -> Non
 
 
 async def test_on_partitions_lost(place: Place) -> None:
-    """They are gone already, without a commit; the app is told, and old acks do nothing."""
+    """They are abandoned without a commit. The app's hook is called, and old acks do nothing."""
     (tp,) = place.tps(1)
     told: list[set[TP]] = []
 
@@ -470,7 +468,7 @@ async def test_on_partitions_lost(place: Place) -> None:
     async with place.opened(1, *THREE, kind=Losing) as app:
         messages = app.topic(place.name).noack()
         first = await anext(messages)
-        app.consumer.ownership.drop({tp})  # as the client tells it: with the handover's own step
+        app.consumer.ownership.drop({tp})  # as the rebalance handler does before the hook
         await app.consumer.on_partitions_lost(frozenset({tp}))
         assert told == [{tp}]
         assert not first.ack()
@@ -479,13 +477,13 @@ async def test_on_partitions_lost(place: Place) -> None:
     assert await place.committed() == {}
 
 
-# Partitions that are stuck
+# Stuck partitions
 
 
 async def test_verify_all_partitions_active_verify_event_path_verify_recovery_event_path(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They name the partition that is stuck, and where; the times are settings."""
+    """They report the stuck partition, the case and the offset. The timeouts are settings."""
     stuck, well = place.tps(2)
     async with place.opened(2, stuck_ack_timeout=0.05) as app:
         consumer = app.consumer
@@ -503,15 +501,15 @@ async def test_verify_all_partitions_active_verify_event_path_verify_recovery_ev
         assert consumer.verify_event_path(now, stuck) == found
         assert consumer.verify_event_path(now, well) is None
         assert consumer.verify_event_path(now, TP("elsewhere", 0)) is None
-        assert consumer.verify_recovery_event_path(now, stuck) is None, "it is fetched from"
+        assert consumer.verify_recovery_event_path(now, stuck) is None, "it was reported as stuck"
     assert caplog.text.count(f"{stuck} is stuck: delivered and not acked") == 1
 
 
-# Life
+# Start and end
 
 
 async def test_on_init_dependencies_on_start_on_restart_on_stop(place: Place) -> None:
-    """In the tree, in order; a restart goes on from what is committed, as another member."""
+    """The hooks run in order. After a restart a new member continues at the committed offset."""
     told: list[str] = []
 
     class Telling(Consumer):
@@ -540,7 +538,7 @@ async def test_on_init_dependencies_on_start_on_restart_on_stop(place: Place) ->
         assert not second.ack()
         await send(app, [tp], 1)
         for offset in (1, 2, 3):
-            async with await anext(messages) as message:  # the iterator goes on
+            async with await anext(messages) as message:  # the iterator continues
                 assert message.offset == offset
     assert told[4:] == ["stop"]
     assert await place.committed() == {tp: 4}
@@ -548,7 +546,7 @@ async def test_on_init_dependencies_on_start_on_restart_on_stop(place: Place) ->
 
 @pytest.mark.parametrize("policy", ["fail", "go_on"])
 async def test_on_task_error(place: Place, policy: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The failed message is not acked, what is safe is committed, and the policy decides."""
+    """The failed message stays unacked, safe offsets are committed, the policy raises or logs."""
     (tp,) = place.tps(1)
     async with place.opened(1, *THREE, on_task_error=policy) as app:
         messages = app.topic(place.name).noack()
@@ -566,7 +564,7 @@ async def test_on_task_error(place: Place, policy: str, caplog: pytest.LogCaptur
 
 
 async def test_close(place: Place) -> None:
-    """Delivery ends, what is safe is committed, the group is left; the app goes on."""
+    """Delivery ends, safe offsets are committed, the member leaves the group; the app goes on."""
     async with place.opened(1, *THREE) as app:
         async for message in app.topic(place.name):
             if message.offset == 2:
@@ -575,13 +573,13 @@ async def test_close(place: Place) -> None:
         assert await place.committed() == {place.tps(1)[0]: 3}
         async with place.app() as other:
             await other.topic(place.name).send(value=b"3")
-            with trio.fail_after(5.0):  # it need not wait for the session of the other
+            with trio.fail_after(5.0):  # it does not wait for a session timeout
                 assert (await anext(other.topic(place.name).noack())).offset == 3
         await app.topic(place.name).send_and_wait(value=b"still here")
 
 
 class Closing(Exception):
-    """What a client says that is closing."""
+    """Raised by a client that is closing."""
 
 
 class Tolerant(Consumer):
@@ -600,7 +598,7 @@ class Tolerant(Consumer):
 async def test_consumer_stopped_errors(
     place: Place, kind: type[Consumer], error: type[Exception], as_it_closes: bool, is_quiet: bool
 ) -> None:
-    """They end the fetcher quietly as the client is closing; none else does, nor do they before."""
+    """They end the fetcher quietly while the client closes. Other or earlier errors end the app."""
     comes_out = contextlib.nullcontext() if is_quiet else pytest.RaisesGroup(error, **FLAT)
     with comes_out:
         async with place.opened(1, b"0", kind=app_with(kind)) as app:

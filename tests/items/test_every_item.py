@@ -1,7 +1,7 @@
-"""Each item of `faust.transport.base` has a test by its name that runs on both brokers.
+"""Each item of `faust.transport.base` has a test that is named after it and runs on both brokers.
 
-A part's tests stand in the file named after it, and each begins with the names of the items that it
-proves, so that a test can be found from an item and none is without one.
+The tests of a part are in the file that is named after the part. The name of a test begins with the
+names of the items that it proves. So each item leads to its test.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ import pytest
 import transport
 from tests.test_faust_names import NAMES, ROWS
 
-# Items that the seed does not name among its classes.
+# Items that `NAMES` does not have.
 BESIDE = {
     "Conductor": "on_key_decode_error on_value_decode_error",
     "Consumer": "on_start on_partitions_lost",
     "SupportTypes": """TP Message acked refcount incref decref ack RecordMetadata PendingMessage
         FutureMessage SchedulingStrategy ProducerBuffer Sensor""",
 }
-# Those whose test stands with others of its kind.
+# Items whose test is in another file.
 ELSEWHERE = {
     "App.client_only": (
         "tests/consuming/test_reading_alone.py",
-        "test_client_only_gets_everything_beside_others_and_commits_nothing",
+        "test_client_only_reads_all_partitions_and_commits_nothing",
     ),
     "App.partitions": (
         "tests/consuming/test_reading_alone.py",
-        "test_named_partitions_start_where_they_are_told_and_commit",
+        "test_named_partitions_start_at_given_offsets_and_commit",
     ),
     "App.topic of a pattern": (
         "tests/consuming/test_patterns.py",
-        "test_topics_that_match_and_those_that_are_created_later",
+        "test_pattern_reads_matching_topics_and_later_ones",
     ),
     "Transport.url that is wrong": (
         "tests/drivers/test_urls.py",
-        "test_what_is_wrong_is_said_without_the_password",
+        "test_error_of_invalid_url_names_problem_without_password",
     ),
-    # In memory there is no connection.
+    # The memory broker has no connections.
     "Producer.ssl_context": (
         "tests/kafka/test_security.py",
-        "test_a_broker_that_is_not_trusted",
+        "test_an_untrusted_broker_is_unavailable_after_connect_timeout",
     ),
-    "Service.diag": ("tests/test_shutdown.py", "test_the_tree_can_be_looked_at_while_it_runs"),
+    "Service.diag": ("tests/test_shutdown.py", "test_the_tree_shows_the_tasks_of_a_running_app"),
 }
 GONE = {row["theirs"] for row in ROWS if row["how"] == "gone"}
 PARTS = [name for name in {**NAMES, **BESIDE} if name != "Service"]
@@ -60,7 +60,7 @@ def items(part: str) -> set[str]:
 
 
 def snake(name: str) -> str:
-    """A name as it stands in the name of a file or a test."""
+    """Return the form of a name in the names of files and tests."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
@@ -70,7 +70,7 @@ def found_in(part: str) -> dict[str, Callable[..., object]]:
 
 
 def proved_by(test: str, names: Collection[str]) -> set[str]:
-    """The items that the name of a test begins with."""
+    """Return the items with whose names the name of a test begins."""
     by_words = {snake(name): name for name in names}
     longest_first = "|".join(sorted(by_words, key=len, reverse=True))
     begins = re.match(rf"test((?:_(?:{longest_first})(?![a-z0-9]))*)", test)
@@ -86,18 +86,18 @@ def test_each_item_has_a_test_by_its_name(part: str) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_of_them_runs_on_both_brokers(part: str) -> None:
+def test_each_test_runs_on_both_brokers(part: str) -> None:
     for name, test in found_in(part).items():
         assert "place" in inspect.signature(test).parameters, name
 
 
 @pytest.mark.parametrize(("file", "test"), ELSEWHERE.values(), ids=ELSEWHERE)
-def test_those_elsewhere_are_there(file: str, test: str) -> None:
+def test_the_tests_in_other_files_exist(file: str, test: str) -> None:
     text = (TESTS.parent / file).read_text()
     assert re.search(rf"^(async )?def {test}\(", text, re.MULTILINE)
 
 
-# As the seed writes them, without the loop.
+# The calls as Faust declares them, without the argument `loop`.
 CALLS = """
     Transport(url, app)
     Transport.create_consumer(callback)
@@ -185,7 +185,9 @@ CALLS = """
     ("is_async", "cls", "method", "arguments"),
     re.findall(r"(async )?(\w+)\.?(\w*)\((.*?)\)", CALLS, re.DOTALL),
 )
-def test_arguments_and_their_order(is_async: str, cls: str, method: str, arguments: str) -> None:
+def test_a_call_takes_the_arguments_of_faust_in_their_order(
+    is_async: str, cls: str, method: str, arguments: str
+) -> None:
     ours = getattr(getattr(transport, cls), method or "__init__")
     assert inspect.iscoroutinefunction(ours) == bool(is_async)
     before, _, by_keyword = arguments.partition("*")

@@ -1,4 +1,4 @@
-"""The fetcher, item by item: the polling side of the client."""
+"""The fetcher, item by item: the part that polls the client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ async def test_app(place: Place) -> None:
 
 
 async def test_on_stop(place: Place) -> None:
-    """It stops fetching, and comes back only once no poll is under way."""
+    """It stops fetching, and returns only when no poll is under way."""
     async with place.opened(1, b"0") as app:
         polls, began = 0, trio.Event()
         poll = app.consumer.client.poll
@@ -27,7 +27,7 @@ async def test_on_stop(place: Place) -> None:
                 return await poll()
             finally:
                 with trio.CancelScope(shield=True):
-                    await trio.sleep(0.1)  # it takes its time to come back
+                    await trio.sleep(0.1)  # the poll returns late
                 polls -= 1
 
         app.consumer.client.poll = counted
@@ -41,4 +41,4 @@ async def test_on_stop(place: Place) -> None:
         await app.producer.send_and_wait(place.name, None, b"1", 0)
         with trio.move_on_after(place.a_while):
             await began.wait()
-        assert not began.is_set(), "nothing is fetched any more"
+        assert not began.is_set(), "a poll began after the stop"

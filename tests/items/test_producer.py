@@ -1,4 +1,4 @@
-"""The producer, item by item, as a reader of the topic sees what it has written."""
+"""The producer, item by item, checked by reading the topic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from transport import (
 
 
 async def values(app: App, topic: str, count: int) -> list[object]:
-    """Those of the topic's first messages, in order, by a topic object of its own."""
+    """Return the values of the topic's first messages, read with a new topic object."""
     return [message.value for message in await take(app.topic(topic).noack(), count)]
 
 
@@ -39,7 +39,7 @@ async def test_transport_app(place: Place) -> None:
 
 
 async def test_on_start(place: Place) -> None:
-    """It is connected when the app is open, and takes messages from then on."""
+    """It connects when the app opens, and accepts messages from then on."""
     app = place.app()
     with pytest.raises(AppClosed):
         await app.producer.send(place.name, None, b"too early")
@@ -49,7 +49,7 @@ async def test_on_start(place: Place) -> None:
 
 
 async def test_send(place: Place) -> None:
-    """Returns once there is room for it, with a delivery that any task may await."""
+    """It waits for room, and returns a delivery that any task may await."""
     async with place.opened(2, send_buffer_messages=1) as app, trio.open_nursery() as nursery:
         written: list[RecordMetadata] = []
         send = app.producer.send
@@ -61,7 +61,7 @@ async def test_send(place: Place) -> None:
         for _ in range(3):
             nursery.start_soon(wait)
         second = await send(place.name, None, b"of a size")
-        assert first.outcome is not None, "the room was for one message"
+        assert first.outcome is not None, "two messages were accepted, with room for one"
         assert (await first, (await second).topic) == (first.outcome, place.name)
         (message,) = [
             message
@@ -83,7 +83,7 @@ def soon(topic: str, value: bytes) -> FutureMessage:
 
 
 async def test_send_soon_buffer(place: Place) -> None:
-    """From sync code; the buffer is bounded, and each future gets its outcome."""
+    """Sync code may call it. The buffer is bounded, and each future gets its outcome."""
     async with place.opened(1, send_buffer_messages=2) as app:
         futures = [soon(place.name, b"%d" % number) for number in range(3)]
         for fut in futures[:2]:
@@ -108,7 +108,7 @@ async def test_send_and_wait(place: Place) -> None:
 
 
 async def test_flush(place: Place) -> None:
-    """All that was accepted before it, and what was to be sent soon, has its outcome."""
+    """After it, all accepted messages and those of `send_soon` have their outcomes."""
     async with place.opened(1, linger=0.05) as app:
         deliveries = [await app.producer.send(place.name, None, b"v", 0) for _ in range(20)]
         futures = [soon(place.name, b"v") for _ in range(20)]
@@ -122,7 +122,7 @@ async def test_flush(place: Place) -> None:
 
 
 async def test_create_topic(place: Place) -> None:
-    """With all its options, durations in seconds or as timedelta; one that exists is fine."""
+    """It takes all options, durations in seconds or as timedelta, and an existing topic."""
     told: list[tuple[Any, ...]] = []
     async with place.opened(1) as app:
         client, topic = app.producer.client, f"{place.name}.new"
@@ -133,7 +133,7 @@ async def test_create_topic(place: Place) -> None:
             nonlocal under_way
             told.append((*args, wait))
             under_way += 1
-            assert under_way == 1, "one call at a time for a topic"
+            assert under_way == 1, "two calls for one topic overlap"
             await create(*args, wait=wait)
             under_way -= 1
 
@@ -157,22 +157,24 @@ async def test_create_topic(place: Place) -> None:
             "retention.ms": "3600000",
             "cleanup.policy": "compact,delete",
         }
-        assert told == [(topic, 3, 1, config, 20.0, True)], "who asks for the same shares it"
+        assert told == [(topic, 3, 1, config, 20.0, True)], "identical calls made two requests"
         assert (await app.producer.send_and_wait(topic, b"k", b"v", 2)).offset == 0
-        await app.producer.create_topic(topic, 5, 1, ensure_created=False)  # stays as it is
+        await app.producer.create_topic(
+            topic, 5, 1, ensure_created=False
+        )  # the topic stays as it is
         assert told[1:] == [(topic, 5, 1, {}, 30.0, False)]
         with pytest.raises(ValueError, match="3 partitions"):
             await app.producer.send(topic, b"k", b"v", 3)
-        with pytest.raises(ValueError, match="compacts or deletes"):
+        with pytest.raises(ValueError, match="compact or delete"):
             await app.producer.create_topic(f"{topic}.er", 1, compacting=False, deleting=False)
 
 
-# What the Java client says: org.apache.kafka.common.utils.UtilsTest.testMurmur2, without the sign.
+# Hashes of the Java client, from org.apache.kafka.common.utils.UtilsTest.testMurmur2.
 JAVA = {b"21": -973932308, b"foobar": -790332482, b"abc": 479470107}
 
 
 async def test_key_partition(place: Place) -> None:
-    """The same key on the same partition, the one that Java's client takes."""
+    """A key always goes to the partition that the Java client chooses."""
     async with place.opened(7) as app:
         with pytest.raises(LookupError):
             app.producer.key_partition(f"{place.name}.unknown", b"abc")
@@ -183,7 +185,7 @@ async def test_key_partition(place: Place) -> None:
 
 
 async def test_partitioner(place: Place) -> None:
-    """A user's own goes first."""
+    """A user's partitioner replaces the default one."""
 
     def by_length(key: bytes, count: int) -> int:
         return len(key) % count
@@ -209,7 +211,7 @@ async def test_supports_headers(
     headers: Sequence[tuple[str, bytes]] | Mapping[str, bytes] | None,
     wanted: list[tuple[str, bytes]],
 ) -> None:
-    """As a list of pairs, in which a name may come twice, or as a mapping."""
+    """Headers are a list of pairs, in which a name may occur twice, or a mapping."""
     async with place.opened(1) as app:
         assert app.producer.supports_headers() is True
         await app.producer.send(place.name, None, b"v", headers=headers)
@@ -242,7 +244,7 @@ async def test_client_id_linger_ms_max_batch_size_acks_max_request_size_compress
 
 
 async def test_threaded_producer(place: Place) -> None:
-    """Other threads send by it, and block until the delivery."""
+    """Other threads send with it, and block until the outcome."""
     wait_for_threads()
     async with place.opened(1) as app:
         threaded = app.producer.threaded_producer
@@ -272,7 +274,7 @@ async def outside(call: Callable[[], Awaitable[object]]) -> None:
 async def test_begin_transaction_commit_transaction_abort_transaction_maybe_begin_transaction(
     place: Place,
 ) -> None:
-    """What is committed is read; what is aborted is not, and its deliveries fail or are undone."""
+    """Committed messages are read, aborted ones are not. Outside of a transaction a send fails."""
     async with place.opened(1) as app:
         producer = app.producer
         tid = f"{place.name}-mine"
@@ -293,7 +295,7 @@ async def test_begin_transaction_commit_transaction_abort_transaction_maybe_begi
 
 
 async def test_begin_transaction_fences(place: Place) -> None:
-    """Whoever had the id before has a clear error, and can commit nothing any more."""
+    """A producer whose id another one has taken over cannot commit, and raises Fenced."""
     tid = f"{place.name}-mine"
     async with place.opened(1) as app, place.app() as other:
         await app.producer.begin_transaction(tid)
@@ -307,7 +309,7 @@ async def test_begin_transaction_fences(place: Place) -> None:
 
 
 async def test_stop_transaction(place: Place) -> None:
-    """What is open is aborted, and the producer of the id ends."""
+    """It aborts the open transaction, and ends the producer of the id."""
     async with place.opened(1) as app:
         tid = f"{place.name}-mine"
         await app.producer.begin_transaction(tid)
@@ -321,14 +323,14 @@ async def test_stop_transaction(place: Place) -> None:
 
 
 def writers(app: App) -> list[Any]:
-    """The nodes of the producers with an id."""
+    """Return the nodes of the producers with a transactional id."""
     (producer,) = [node for node in app.tree().children if node.name == "Producer"]
     return [node for node in producer.children if node.name.startswith("Producer of ")]
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_commit_transactions(place: Place, goes_on: bool) -> None:
-    """Several, each with its offsets; then the next one of each begins, or none."""
+    """It commits several transactions with their offsets, and begins the next ones or none."""
     tps = place.tps(2)
     tids = [f"{place.name}-{number}" for number in range(2)]
     async with place.opened(2) as app:

@@ -1,4 +1,4 @@
-"""The types that go between: what a handler holds, and what a sender has of its message."""
+"""The types that users hold: messages, futures, metadata; and interfaces that users implement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from transport import (
 
 
 async def test_tp(place: Place) -> None:
-    """A pair of topic and partition, as good as any tuple of the two."""
+    """A pair of topic and partition, equal to a tuple of the two and replaceable by one."""
     async with place.opened(2, b"0") as app:
         message = await anext(app.topic(place.name).noack())
         assert message.tp == TP(topic=place.name, partition=0) == (place.name, 0)
@@ -51,7 +51,7 @@ async def test_message(place: Place) -> None:
 
 
 async def test_acked_refcount_incref_decref_ack(place: Place) -> None:
-    """Acked once the last of its holders has let go."""
+    """A message is acked when its last holder has released it."""
     async with place.opened(1, b"0") as app:
         message = await anext(app.topic(place.name).noack())
         assert (message.refcount, message.acked) == (1, False)
@@ -80,7 +80,7 @@ async def test_record_metadata(place: Place) -> None:
 
 
 async def test_pending_message_future_message(place: Place) -> None:
-    """What is to be sent, and what becomes of it: awaited by any task, before and after."""
+    """Any task may await the future of a pending message, before and after its outcome."""
     pending = PendingMessage(
         topic=place.name, key=b"k", value=b"v", partition=0, timestamp=1.5, headers={"a": b"1"}
     )
@@ -98,7 +98,7 @@ async def test_pending_message_future_message(place: Place) -> None:
         assert fut.is_done
         message = await anext(app.topic(place.name).noack())
         assert (message.key, message.value, list(message.headers)) == (b"k", b"v", [("a", b"1")])
-        with pytest.raises(ValueError, match="given before"):
+        with pytest.raises(ValueError, match="given to a producer before"):
             app.producer.send_soon(fut)
         bad = FutureMessage(PendingMessage(topic="no topic's name", value=b"v"))
         app.producer.send_soon(bad)
@@ -123,8 +123,7 @@ async def test_producer_buffer(place: Place) -> None:
 
 
 class Lowest:
-    """A scheduling strategy of a user: the partition with the lowest number, as long as it has
-    anything."""
+    """A scheduling strategy of a user: the lowest partition with messages is always next."""
 
     quantum = 1
 
@@ -152,7 +151,7 @@ async def test_scheduling_strategy(place: Place) -> None:
 
 
 class Diary(Sensor):
-    """The names of the points that were called, with what they were told of."""
+    """A sensor that records each event by its name, with its arguments."""
 
     def __init__(self) -> None:
         self.told: dict[str, list[Any]] = {}
@@ -196,7 +195,7 @@ class Diary(Sensor):
 
 
 async def test_sensor(place: Place) -> None:
-    """Told of messages in and out, sends, commits, assignments and rebalances, as they happen."""
+    """It receives messages in and out, sends, commits, assignments and rebalances."""
     (tp,) = place.tps(1)
     diary = Diary()
     async with place.opened(1, b"0", b"1", monitor=diary) as app:

@@ -1,4 +1,4 @@
-"""The transaction manager, item by item: what is sent and the offset go together, or not at all."""
+"""The transaction manager, item by item: messages and offsets are committed together or not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transport import (
 
 @asynccontextmanager
 async def by_partition(place: Place, *, kind: type[App] = App) -> AsyncIterator[App]:
-    """An app with a transaction for each of two input partitions; the output has two as well."""
+    """Open an app with one transaction for each of two input partitions; two output partitions."""
     async with place.opened(2, kind=kind, transactions="partition") as app:
         await app.producer.create_topic(out(place), 2)
         yield app
@@ -40,7 +40,7 @@ def out(place: Place) -> str:
 
 
 async def of_each(app: App, place: Place) -> list[Message]:
-    """A message of each input partition, in none of our hands: another task has taken them."""
+    """Return a message of each input partition. Another task takes them: this one has no source."""
     taken: list[Message] = []
 
     async def take_them() -> None:
@@ -54,7 +54,7 @@ async def of_each(app: App, place: Place) -> list[Message]:
 
 @asynccontextmanager
 async def reading(place: Place) -> AsyncIterator[Callable[[int], Any]]:
-    """`await read(count)`: what a reader of what is committed sees next of the output."""
+    """Yield `read(count)`, which returns the next committed messages of the output."""
     async with App(place.name, place.url, client_only=True) as reader:
         messages = reader.topic(out(place)).noack()
 
@@ -93,20 +93,22 @@ async def test_transactional_id_format(place: Place) -> None:
 
 
 def writing_as(app: App) -> set[str]:
-    """The transactional ids of its producers."""
+    """Return the transactional ids of the app's producers."""
     (producer,) = [node for node in app.tree().children if node.name == "Producer"]
     names = [node.name for node in producer.children]
     return {name.removeprefix("Producer of ") for name in names if "Producer of" in name}
 
 
 async def test_send_send_soon_send_and_wait(place: Place) -> None:
-    """Each is in the transaction of its source's partition, wherever the output goes: nothing of it
-    is read before that one is committed, and then its offset is, too."""
+    """Each message is in the transaction of its source's partition, whatever its own partition.
+
+    It is read once that transaction is committed, together with the source's offset.
+    """
     tps = place.tps(2)
     async with by_partition(place) as app, reading(place) as read:
         transactions = app.consumer.transactions
         first, second = await of_each(app, place)
-        for source, target in ((first, 1), (second, 0)):  # not where they came from
+        for source, target in ((first, 1), (second, 0)):  # not the source's partition
             value = b"%d" % source.partition
             await transactions.send(out(place), None, value, target, source=source)
             pending = PendingMessage(topic=out(place), value=value, partition=target)
@@ -131,7 +133,7 @@ async def test_send_send_soon_send_and_wait(place: Place) -> None:
 
 
 async def test_flush(place: Place) -> None:
-    """It waits for what is sent in the transactions, too."""
+    """It also waits for messages that are sent in the transactions."""
     async with by_partition(place) as app:
         sources = await of_each(app, place)
         transactions = app.consumer.transactions
@@ -147,7 +149,7 @@ async def test_flush(place: Place) -> None:
 
 
 async def test_key_partition_create_topic_supports_headers(place: Place) -> None:
-    """As the producer's."""
+    """They do the same as those of the producer."""
     async with by_partition(place) as app:
         transactions = app.consumer.transactions
         await transactions.create_topic(f"{place.name}.new", 5, 1, retention=3600.0)
@@ -159,7 +161,7 @@ async def test_key_partition_create_topic_supports_headers(place: Place) -> None
 
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_commit(place: Place, goes_on: bool) -> None:
-    """The offsets go into the transactions; then the next ones begin, or none."""
+    """It commits the offsets in the transactions, and begins the next ones or none."""
     tps = place.tps(2)
     async with by_partition(place) as app, reading(place) as read:
         transactions = app.consumer.transactions
@@ -181,7 +183,7 @@ async def test_commit(place: Place, goes_on: bool) -> None:
 
 
 class Telling(TransactionManager):
-    """Writes down what it is told."""
+    """A transaction manager that records the calls of its hooks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -192,11 +194,11 @@ class Telling(TransactionManager):
     ) -> None:
         assert set(newly_assigned) <= set(assigned)
         await super().on_rebalance(assigned, revoked, newly_assigned)
-        self.note("came", newly_assigned)
+        self.note("assigned", newly_assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
         await super().on_partitions_revoked(revoked)
-        self.note("went", revoked)
+        self.note("revoked", revoked)
 
     def note(self, kind: str, tps: Collection[TP]) -> None:
         if tps:
@@ -212,7 +214,7 @@ class TellingMember(Member):
 
 
 async def test_on_partitions_revoked_on_rebalance(place: Place) -> None:
-    """What was done for a partition that goes is committed; its new owner takes its id over."""
+    """Work for a revoked partition is committed. The new owner takes over its transactional id."""
     async with by_partition(place, kind=TellingMember) as one, reading(place) as read:
         for source in await of_each(one, place):
             async with source:
@@ -222,29 +224,29 @@ async def test_on_partitions_revoked_on_rebalance(place: Place) -> None:
         async with member(place, commit_interval=NEVER, transactions="partition") as two:
             two.topic(place.name).noack()
             (moved,) = await two.owns(1)
-            assert ("went", {moved}) in one.consumer.transactions.told
+            assert ("revoked", {moved}) in one.consumer.transactions.told
             assert await two.consumer.client.committed([moved]) == {moved: 1}
             id_of_moved = f"{place.name}-{place.name}-{moved.partition}"
             assert (writing_as(one), writing_as(two)) == (ids - {id_of_moved}, {id_of_moved})
         await one.owns(2)
-        assert one.consumer.transactions.told[-1] == ("came", {moved})
+        assert one.consumer.transactions.told[-1] == ("assigned", {moved})
         await one.consumer.commit()
         assert await read(2) == [(0, b"v")] * 2
 
 
 async def test_on_rebalance_fences_the_old_owner(place: Place) -> None:
-    """Taking the id over ends what the old owner has open, and the old owner."""
+    """A new owner that takes over the id aborts the old owner's transaction and ends its app."""
     with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
         async with by_partition(place) as app, place.app() as other:
             first, second = await of_each(app, place)
             transactions = app.consumer.transactions
             await transactions.send_and_wait(out(place), None, b"fenced", 0, source=first)
-            # As a member does to which the partition was given while this one was silent.
+            # As a member does that got the partition after this one was evicted.
             await other.producer.begin_transaction(transactions.transactional_id(first.tp))
             first.ack()
             second.ack()
             with pytest.raises(Fenced):
                 await app.consumer.commit()
-            await trio.sleep_forever()  # the app ends by itself
+            await trio.sleep_forever()  # `Fenced` ends the app
     committed = await place.committed()
     assert place.tps(2)[0] not in committed

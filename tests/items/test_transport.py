@@ -1,4 +1,4 @@
-"""The transport, item by item: which parts an app is made of."""
+"""The transport, item by item: it decides the classes of an app's parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ told: list[str] = []
 
 
 class Mine(Transport):
-    """Each part says that it is used, where its work is done."""
+    """A transport whose parts record that they are used."""
 
     class Consumer(Consumer):
         def ack(self, message: Message) -> bool:
@@ -67,7 +67,7 @@ async def test_consumer_producer_transaction_manager_conductor_fetcher(place: Pl
 
 
 async def test_url_app(place: Place) -> None:
-    """Several URLs of one cluster are one broker, though one of its hosts is down."""
+    """Several URLs name one cluster. One of its hosts may be down."""
     down = place.url if place.url.startswith("memory://") else "kafka://127.0.0.1:1"
     urls = [down, place.url]
     async with App(place.name, broker=urls) as app:
@@ -95,14 +95,14 @@ class QuickApp(App):
 async def test_create_consumer_create_producer_create_transaction_manager_create_conductor(
     place: Place,
 ) -> None:
-    """They build from the nested classes; keyword arguments go to the part."""
+    """They make instances of the nested classes, and pass keyword arguments on."""
     async with place.opened(1, b"0", kind=QuickApp) as app:
         consumer, producer, transport = app.consumer, app.producer, app.transport
         assert type(consumer) is Mine.Consumer
         assert consumer.commit_livelock_soft_timeout == 9.0
         commits = Commits(app)
         (await anext(app.topic(place.name).noack())).ack()
-        await commits.reach(TP(place.name, 0), 1)  # by the interval that it was given
+        await commits.reach(TP(place.name, 0), 1)  # after the interval of `Quick`
         writer = transport.create_producer(transactional_id="mine")
         assert type(writer) is Mine.Producer
         assert writer.transaction is not None

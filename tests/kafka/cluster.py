@@ -1,7 +1,7 @@
-"""A real Apache Kafka for tests and benchmarks: one broker of our own, and Kafka's own tools.
+"""A real Apache Kafka for tests and benchmarks: one broker, and Kafka's command-line tools.
 
-Kafka's tools are clients by other hands: what they say about a group or a log is what our own
-claims are checked against. No pytest in here, so that benchmarks and people can use it too::
+The tools are independent clients: tests compare their view of a group or a log with ours. The
+module does not need pytest, so benchmarks and people can use it, too::
 
     python -m tests.kafka.cluster       # prints 127.0.0.1:PORT, runs until Ctrl-C
 """
@@ -40,7 +40,7 @@ STOP_TIMEOUT = 15.0
 TOOL_TIMEOUT = 60.0
 HEAP = "-Xmx512m"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
-# Its ports open earlier, while the broker is still fenced and refuses to make topics.
+# The ports open earlier, while the broker is still fenced and refuses to create topics.
 STARTED = b"Kafka Server started"
 
 PROPERTIES = """\
@@ -57,11 +57,11 @@ auto.create.topics.enable=true
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
-# Quick: fewer internal partitions to make, members that join and are missed without waiting.
+# Fast: fewer internal partitions, and no wait before the first rebalance of a group.
 offsets.topic.num.partitions=8
 transaction.state.log.num.partitions=8
 group.initial.rebalance.delay.ms=0
-# Small: the tests need the cores more than the broker does.
+# Small: the tests need the cores more than the broker.
 num.network.threads=2
 num.io.threads=2
 background.threads=2
@@ -70,7 +70,7 @@ log.cleaner.dedupe.buffer.size=16777216
 
 
 class BrokerFailed(RuntimeError):
-    """The broker did not start, or ended by itself; the message shows the end of its log."""
+    """The broker did not start, or ended by itself; the message has the end of its log."""
 
 
 class ToolFailed(RuntimeError):
@@ -78,7 +78,7 @@ class ToolFailed(RuntimeError):
 
 
 class GroupOffset(NamedTuple):
-    """A group's place in one partition; None where Kafka's tool shows "-" (no commit yet)."""
+    """A group's offsets in one partition; None where Kafka's tool shows "-" (no commit yet)."""
 
     committed: int | None
     end: int | None
@@ -86,15 +86,15 @@ class GroupOffset(NamedTuple):
 
 
 class Broker:
-    """One broker in its own process, on its own ports and data folder; gone when the block ends.
+    """One broker in its own process, with its own ports and data folder, until the block ends.
 
     A sync context manager: entering takes about 3 s (the first time also fetches Kafka's jars) and
-    raises ToolchainMissing or BrokerFailed. In a trio test that must not block, run its calls in a
-    thread. Should this process be killed, a guard ends the broker and removes its data.
+    raises ToolchainMissing or BrokerFailed. Its calls block: a trio test that must not block runs
+    them in a thread. If this process is killed, a guard ends the broker and removes its data.
 
     Args:
-        listeners: names of more listeners, each on a port of its own.
-        properties: more lines of its configuration; they say what the listeners speak.
+        listeners: names of further listeners, each on its own port.
+        properties: further lines of the configuration, with the protocols of these listeners.
     """
 
     bootstrap: str
@@ -140,19 +140,19 @@ class Broker:
 
     @property
     def data(self) -> Path:
-        """The folder with a folder for each partition, TOPIC-NUMBER."""
+        """The folder that has a folder TOPIC-NUMBER for each partition."""
         return self._home / "data"
 
     def start(self) -> None:
-        """Start a stopped or killed broker on the same ports and data; returns when it is ready.
+        """Start a stopped or killed broker on the same ports and data, and wait until it is ready.
 
-        2.5 s, but 12 s after a kill: the controller first waits for the dead one's session to end.
+        This takes 2.5 s, but 12 s after a kill: first the session of the killed broker must expire.
         """
         self.launch()
         self.wait_until_started()
 
     def launch(self) -> None:
-        """The first half of `start`: the process runs, and is not ready yet."""
+        """Start the process, and do not wait until it is ready: the first half of `start`."""
         if self._process is not None:
             raise RuntimeError("the broker is running")
         with self._log.open("ab") as log:
@@ -162,23 +162,25 @@ class Broker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C is for us, and we end it in order
+                start_new_session=True,  # Ctrl-C must not reach it: `stop` ends it in order
             )
         self._guard.watch(self._process.pid)
 
     def wait_until_started(self) -> None:
-        """The second half of `start`."""
+        """Wait until the broker is ready: the second half of `start`."""
         assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT
         while not self._started(self._log_begin):
             if self._process.poll() is not None:
-                raise BrokerFailed(f"the broker ended as it started:\n{self.log_tail()}")
+                raise BrokerFailed(f"the broker ended while it started:\n{self.log_tail()}")
             if time.monotonic() > deadline:
-                raise BrokerFailed(f"not started within {START_TIMEOUT} s:\n{self.log_tail()}")
+                raise BrokerFailed(
+                    f"the broker did not start within {START_TIMEOUT} s:\n{self.log_tail()}"
+                )
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the process in order, by force if that takes too long; data and ports are kept."""
+        """Stop the process in order, or kill it after STOP_TIMEOUT; keep data and ports."""
         if self._process is None:
             return
         try:
@@ -191,7 +193,7 @@ class Broker:
             self.kill()
 
     def kill(self) -> None:
-        """End the process at once, as a crash would (SIGKILL); data and ports are kept."""
+        """Kill the process, as a crash would (SIGKILL); keep data and ports."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -199,30 +201,30 @@ class Broker:
             self._process = None
 
     def restart(self) -> None:
-        """Stop in order if it runs, then start again on the same ports and data."""
+        """Stop the broker in order if it runs, and start it again on the same ports and data."""
         self.stop()
         self.start()
 
     def freeze(self) -> None:
-        """Stop the process in its tracks (SIGSTOP): connections stay up, nothing answers."""
+        """Freeze the process (SIGSTOP): connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
         assert self._process is not None
-        # Each of its threads stands still then; before that one could answer.
+        # Wait until all its threads are stopped: until then one of them could answer.
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
-        """Let a frozen broker go on (SIGCONT)."""
+        """Continue a frozen broker (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def wait(self) -> None:
-        """Wait until the broker ends by itself, which it should not: always raises BrokerFailed."""
+        """Wait until the broker ends by itself, and raise BrokerFailed. It should not end."""
         if self._process is None:
             raise RuntimeError("the broker is not running")
         code = self._process.wait()
         raise BrokerFailed(f"the broker ended by itself with {code}:\n{self.log_tail()}")
 
     def log_tail(self, characters: int = 4000) -> str:
-        """The end of the broker's log, for an error message."""
+        """Return the end of the broker's log, for an error message."""
         return self._log.read_text(errors="replace")[-characters:]
 
     def _format(self, storage_tool: list[str], config: Path) -> None:
@@ -249,10 +251,10 @@ class Broker:
 
 
 class Guard:
-    """A small process that outlives us: when our end of its pipe closes it kills and tidies up.
+    """A small process that kills the broker and removes its folder when this process ends.
 
-    So neither a broker nor its data stays behind when a test run is killed without a goodbye. The
-    pid it is told last is the one it ends; it is told none before that process is waited for.
+    It notices the end because its pipe closes. So a test run that is killed leaves neither a broker
+    nor its data. It kills the pid of the last `watch`; `watch(None)` follows the broker's end.
     """
 
     SCRIPT = 'while read -r line; do pid=$line; done; [ -z "$pid" ] || kill -9 "$pid"; rm -rf "$1"'
@@ -281,7 +283,7 @@ class Guard:
 
 
 def tool_command(main_class: str, *args: str, bootstrap: str) -> list[str]:
-    """The command line of one of Kafka's tools, for those that run on (a VerifiableConsumer)."""
+    """Return the command line of one of Kafka's tools, for those that keep running."""
     return [
         *java_command(find_java(), fetch_jars(), "-XX:TieredStopAtLevel=1", "-Xmx256m", main_class),
         *("--bootstrap-server", bootstrap, *args),
@@ -295,10 +297,10 @@ def tool(
     stdin: str = "",
     timeout: float = TOOL_TIMEOUT,
 ) -> str:
-    """Run one of Kafka's tools to its end and return what it printed on stdout.
+    """Run one of Kafka's tools until it ends, and return its stdout.
 
     ``main_class`` as in ``org.apache.kafka.tools.TopicCommand``; ``timeout`` in seconds. Raises
-    ToolFailed with all of its output on an exit code other than 0 and when it takes too long.
+    ToolFailed, with all of its output, for an exit code other than 0 and after the timeout.
     """
     command = tool_command(main_class, *args, bootstrap=bootstrap)
     name = main_class.rpartition(".")[2]
@@ -318,22 +320,22 @@ Offsets = dict[tuple[str, int], GroupOffset]
 
 
 def describe_group(bootstrap: str, group: str) -> Offsets:
-    """What ConsumerGroupCommand says of a group: {(topic, partition): (committed, end, lag)}.
+    """Return what ConsumerGroupCommand shows: {(topic, partition): (committed, end, lag)}.
 
-    Holds each partition that was committed or is assigned. Raises ToolFailed for a group that does
+    It has each partition that has a commit or is assigned. Raises ToolFailed for a group that does
     not exist. Takes about a second, as each run of a tool does.
     """
     return describe_groups(bootstrap, group)[group]
 
 
 def describe_groups(bootstrap: str, *groups: str) -> dict[str, Offsets]:
-    """The same of several groups, by one run of the tool."""
+    """Return the same for several groups, with one run of the tool."""
     text = tool(
         "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
         *("--describe", *(word for group in groups for word in ("--group", group))),
         bootstrap=bootstrap,
     )
-    if text.lstrip().startswith("Error:"):  # with exit code 0 all the same
+    if text.lstrip().startswith("Error:"):  # although the exit code is 0
         raise ToolFailed(text.strip())
     offsets: dict[str, Offsets] = {group: {} for group in groups}
     for row in map(str.split, text.splitlines()):
@@ -345,7 +347,7 @@ def describe_groups(bootstrap: str, *groups: str) -> dict[str, Offsets]:
 
 
 def end_offsets(bootstrap: str, topic: str) -> dict[tuple[str, int], int]:
-    """What GetOffsetShell says of a topic: {(topic, partition): end offset}."""
+    """Return what GetOffsetShell shows for a topic: {(topic, partition): end offset}."""
     text = tool(
         "org.apache.kafka.tools.GetOffsetShell",
         *("--topic", topic),
@@ -363,9 +365,9 @@ def java_command(java: str, jars: Path, *args: str) -> list[str]:
 
 
 def free_ports(number: int) -> list[int]:
-    """So many ports below the range the system gives to outgoing connections.
+    """Return free ports below the range that the system gives to outgoing connections.
 
-    Within it, a client that calls a broker that is down can be given the broker's own port.
+    Within that range, a client that connects to a stopped broker can get the broker's own port.
     """
     free: list[int] = []
     for port in random.sample(range(15000, 32000), 200):
@@ -378,7 +380,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def main() -> None:
-    # Said outright: a shell starts its background jobs with SIGINT ignored.
+    # Set explicitly: a shell starts its background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), Broker() as broker:

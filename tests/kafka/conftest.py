@@ -1,4 +1,4 @@
-"""Fixtures of the acceptance tests: members of a group as processes of their own."""
+"""Fixtures of the acceptance tests: members of a group, each in its own process."""
 
 from collections.abc import Iterator
 from pathlib import Path

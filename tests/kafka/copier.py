@@ -1,14 +1,14 @@
-"""A member that reads, transforms and writes, exactly once: as a program, to be killed.
+"""A program that copies a topic exactly once, for tests that kill it.
 
-For each message of one topic it writes "PARTITION OFFSET" into another; SIGTERM stops it. A batch
-that is written, and not acked yet, is a line on stdout::
+For each message of the source it writes "PARTITION OFFSET" into the target; SIGTERM stops it. It
+prints a line for each batch that is written and not acked yet::
 
     python -m tests.kafka.copier --bootstrap HOST:PORT --group G --source T --target T --mode member
 
-With `--zombie` it writes one batch, and waits to be stopped and continued. Then it "commits" the
-batch as if nothing had happened, before it looks at what its group has become; or it "hears" of
-that first. After that it copies as the others do. With `--log FILE` it keeps a diary of what it was
-done with, as `tests.kafka.member` does.
+With `--zombie` it writes one batch, and waits until it was stopped and continued. With "commits" it
+then commits the batch before it receives the loss of its partitions; with "hears" it receives that
+first. After that it copies as usual. With `--log FILE` it writes a diary, as `tests.kafka.member`
+does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.kafka.member import Diary, setting, tell_what_is_alive
 from transport import TP, App, Batch, Topic, TransactionAborted
 from transport.drivers.base import Rebalance
 
-# Seconds that a zombie's commit may take; who is no member any more may be told to try again.
+# Seconds that a zombie's commit may take: the commit of an evicted member may be retried.
 COMMIT_PATIENCE = 3.0
 NEVER = 1e6
 
@@ -48,7 +48,7 @@ async def copy(source: Topic, target: Topic, pause: float, diary: Diary) -> None
         try:
             await write(batch, target)
         except TransactionAborted:
-            continue  # it is delivered again
+            continue  # the batch is redelivered
         await trio.sleep(pause)
         ended = time.monotonic()
         diary.write(
@@ -61,7 +61,7 @@ async def copy(source: Topic, target: Topic, pause: float, diary: Diary) -> None
 
 
 class Copier(App):
-    """An app that notes when it has lost partitions."""
+    """An app that sets an event when partitions are revoked or lost."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -73,7 +73,7 @@ class Copier(App):
 
 
 class Hearing:
-    """Holds back from an app what becomes of its group, once it has got its partitions."""
+    """Withholds rebalances from an app, after its first partitions and until `again` is set."""
 
     def __init__(self, app: App) -> None:
         self.again = trio.Event()
@@ -161,7 +161,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=0.05, help="seconds that a batch takes")
     parser.add_argument("--session", type=float, default=6.0, help="the session's timeout")
     parser.add_argument("--transaction-timeout", type=float, default=8.0, help="seconds")
-    parser.add_argument("--zombie", choices=["commits", "hears"], help="what it does first")
+    parser.add_argument("--zombie", choices=["commits", "hears"], help="what the zombie does first")
     parser.add_argument("--log", default=os.devnull)
     parser.add_argument("--setting", type=setting, action="append", default=[], help="NAME=JSON")
     return parser.parse_args()

@@ -1,18 +1,18 @@
-"""A member of a consumer group, as a program: what a user's consumer looks like, with a diary.
+"""A program that is a member of a group, as a user would write it, with a diary.
 
-Every message that a handler has in its hands leaves lines in an append-only file, written before
-the next thing happens, so that they outlive a SIGKILL. Fields are parted by blanks, times are of
-the machine's monotonic clock, which all processes share::
+Each step of a message is a line in an append-only file. The line is written before the next step,
+so it survives a SIGKILL. Fields are separated by blanks. Times are those of the machine's monotonic
+clock, which all processes share::
 
     begun PARTITION OFFSET TIME
     done PARTITION OFFSET GENERATION EPOCH BEGUN ENDED PID
     acked PARTITION OFFSET TIME               after ack() has returned True
     seen TIME GENERATION UNACKED BEGUN HELD RSS     every 50 ms; RSS in bytes
-    alive TIME RSS TASKS THREADS FILES        every second: all that could be left behind
+    alive TIME RSS TASKS THREADS FILES        every second: resources that could leak
 
-SIGTERM stops the app and, past a grace, cancels it; Ctrl-C is left to trio, as most programs do. A
-record whose value begins with "wait SECONDS " is worked on for so long; one of "block SECONDS FILE"
-holds up the whole program of the first that gets it::
+SIGTERM stops the app and cancels it after a grace. Ctrl-C is left to trio, as in most programs. A
+record that begins with "wait SECONDS " is handled for that time. A record "block SECONDS FILE"
+blocks the whole program of the first member that gets it::
 
     python -m tests.kafka.member --bootstrap HOST:PORT --group G --topic T --log FILE
 """
@@ -35,7 +35,7 @@ import trio
 
 from transport import App, Message, Topic
 
-# What a user's program ends with after a Ctrl-C.
+# The exit code of a user's program after Ctrl-C.
 INTERRUPTED = 130
 _WATCH_INTERVAL = 0.05
 _ALIVE_INTERVAL = 1.0
@@ -43,7 +43,7 @@ _ALIVE_INTERVAL = 1.0
 
 @attrs.frozen
 class Diary:
-    """The file; each call is one write to it."""
+    """The diary's file; each call of `write` is one write to it."""
 
     fd: int
 
@@ -56,7 +56,7 @@ class Diary:
 
 
 def rss() -> int:
-    """Memory of this process that is in RAM, in bytes."""
+    """Return the resident memory of this process, in bytes."""
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith("VmRSS:"):
@@ -135,7 +135,10 @@ async def obey(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """To the end, and at once: a signal that nobody takes ends the program on the spot."""
+    """Stop the app on SIGTERM, and cancel `work` after the grace.
+
+    It runs from the start to the end of the program: without a receiver SIGTERM would kill it.
+    """
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
@@ -171,7 +174,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.kafka.member")
     for name in ("bootstrap", "group", "topic", "log"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--tasks", type=int, default=4, help="handlers side by side")
+    parser.add_argument("--tasks", type=int, default=4, help="concurrent handlers")
     parser.add_argument("--batch", type=int, default=1, help="most messages of a piece of work")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds a piece of work takes")
     parser.add_argument(
@@ -187,5 +190,5 @@ if __name__ == "__main__":
     try:
         trio.run(main, arguments())
     except* KeyboardInterrupt:
-        code = INTERRUPTED  # to exit in here would raise a group
+        code = INTERRUPTED  # `sys.exit` in this block would raise a group
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Members as processes, and what can be told from their diaries: for the acceptance tests."""
+"""Members in processes, and checks of their diaries, for the acceptance tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.kafka.cluster import ToolFailed, describe_group, tool, tool_command
 
 ROOT = Path(__file__).parents[2]
 PERFORMANCE = "org.apache.kafka.tools.ProducerPerformance"
-# How often a test looks for progress, and how long it waits for it at most, in seconds.
+# Seconds between two checks for progress, and seconds after which a test gives up.
 LOOK_INTERVAL = 0.02
 PATIENCE = 60.0
 
@@ -26,7 +26,7 @@ Place = tuple[int, int]  # partition, offset
 
 
 class Done(NamedTuple):
-    """A message that a handler was done with, before it was acked."""
+    """A message that a handler has finished and not acked yet."""
 
     partition: int
     offset: int
@@ -42,7 +42,7 @@ class Done(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """How a member was at a moment; generation -1: it owned nothing."""
+    """The state of a member at a moment; generation -1: it owned no partition."""
 
     at: float
     generation: int
@@ -53,7 +53,7 @@ class Seen(NamedTuple):
 
 
 class Alive(NamedTuple):
-    """What a program held at a moment; `rss` in bytes."""
+    """The resources of a program at a moment; `rss` in bytes."""
 
     at: float
     rss: int
@@ -63,7 +63,7 @@ class Alive(NamedTuple):
 
 
 class Diary:
-    """What a member has written so far; `read` takes in what is new."""
+    """The diary of a member so far; `read` adds the new lines."""
 
     def __init__(self, path: Path) -> None:
         self.begun: list[tuple[Place, float]] = []
@@ -101,7 +101,7 @@ class Diary:
             case ["alive", at, *numbers]:
                 self.alive.append(Alive(float(at), *map(int, numbers)))
             case _:
-                raise AssertionError(f"no line of a diary: {words}")
+                raise AssertionError(f"unknown line in a diary: {words}")
 
 
 class Member:
@@ -123,13 +123,13 @@ class Member:
 
     @property
     def errors(self) -> str:
-        """What it has written to stderr: warnings, and how it failed."""
+        """The stderr of the program: warnings, and the error that ended it."""
         return self._errors.read_text(errors="replace")
 
     def until(
         self, condition: Callable[[Diary], bool], what: str, *, timeout: float = PATIENCE
     ) -> None:
-        """Wait until its diary shows something; it must not end before."""
+        """Wait until the diary fulfills a condition. The program must not end before."""
         deadline = time.monotonic() + timeout
         while not condition(self.diary.read()):
             code = self.process.poll()
@@ -141,13 +141,13 @@ class Member:
             time.sleep(LOOK_INTERVAL)
 
     def end(self, number: signal.Signals, *, code: int, within: float) -> float:
-        """Send a signal, and see it end with this exit code in time; returns the seconds."""
+        """Send a signal, check that the program ends in time with this code; return the seconds."""
         began = time.monotonic()
         self.process.send_signal(number)
         try:
             got = self.process.wait(within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} is there {within} s later:\n{self.errors}") from None
+            raise AssertionError(f"{self.name} runs {within} s later:\n{self.errors}") from None
         took = time.monotonic() - began
         assert got == code, f"{self.name} ended with {got}, not {code}:\n{self.errors}"
         self.diary.read()
@@ -160,7 +160,7 @@ class Member:
 
 
 class Crew:
-    """The members of one test; those that are left are killed when it ends."""
+    """The members of one test; `close` kills those that still run."""
 
     def __init__(self, folder: Path, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -178,7 +178,7 @@ class Crew:
         stop_grace: float = 5.0,
         **settings: object,
     ) -> Member:
-        """Start one more member; returns at once."""
+        """Start one more member, and return at once."""
         options = {
             **{"bootstrap": self.bootstrap, "group": group, "topic": topic},
             **{"tasks": tasks, "batch": batch, "pause": pause, "stop-grace": stop_grace},
@@ -212,13 +212,13 @@ class Crew:
 
 
 def missing_of(done: Iterable[Done], ends: dict[int, int]) -> set[Place]:
-    """The places up to these ends that nobody was done with."""
+    """Return the places before these ends that no handler has finished."""
     wanted = {(partition, offset) for partition, end in ends.items() for offset in range(end)}
     return wanted.difference(entry.place for entry in done)
 
 
 def delivered_after_ack(diaries: Iterable[Diary]) -> list[Place]:
-    """Places that a handler was given after somebody had acked them."""
+    """Return the places that were delivered again after they had been acked."""
     diaries = list(diaries)
     acked: dict[Place, float] = {}
     for diary in diaries:
@@ -233,13 +233,13 @@ def delivered_after_ack(diaries: Iterable[Diary]) -> list[Place]:
 
 
 def overlaps(done: Iterable[Done]) -> list[tuple[Done, Done]]:
-    """Pairs of one partition and two processes that were worked on at once."""
+    """Return pairs of messages of one partition on which two processes worked at once."""
     found = []
     by_partition: dict[int, list[Done]] = {}
     for entry in done:
         by_partition.setdefault(entry.partition, []).append(entry)
     for entries in by_partition.values():
-        # For each process, the one that ends last among those that have begun so far.
+        # For each process, the message that ends last of those that have begun so far.
         last: dict[int, Done] = {}
         for entry in sorted(entries, key=lambda entry: entry.begun):
             found += [
@@ -253,7 +253,7 @@ def overlaps(done: Iterable[Done]) -> list[tuple[Done, Done]]:
 
 
 def produce(bootstrap: str, topic: str, count: int, *, size: int = 100) -> None:
-    """Fill a topic as fast as Kafka's own producer can."""
+    """Write records into a topic, as fast as Kafka's own producer can."""
     tool(PERFORMANCE, *_load(topic, count, size, -1), bootstrap=bootstrap)
 
 
@@ -269,7 +269,7 @@ def send(bootstrap: str, topic: str, values: Mapping[int, Sequence[bytes]]) -> N
 
 @contextlib.contextmanager
 def producing(bootstrap: str, topic: str, *, rate: int, size: int = 100) -> Iterator[None]:
-    """Records come into the topic, so many a second, while the block runs."""
+    """Write `rate` records a second into the topic while the block runs."""
     command = tool_command(PERFORMANCE, *_load(topic, 10**9, size, rate), bootstrap=bootstrap)
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -287,7 +287,7 @@ def _load(topic: str, count: int, size: int, rate: int) -> list[str]:
 
 
 def lags(bootstrap: str, group: str) -> dict[int, int | None]:
-    """What ConsumerGroupCommand shows for the partitions of a group that reads one topic."""
+    """Return the lags that ConsumerGroupCommand shows for a group that reads one topic."""
     return {place[1]: offset.lag for place, offset in describe_group(bootstrap, group).items()}
 
 
@@ -296,7 +296,7 @@ def until_no_lag(bootstrap: str, group: str, partitions: int, *, timeout: float 
     deadline = time.monotonic() + timeout
     wanted: dict[int, int | None] = dict.fromkeys(range(partitions), 0)
     while (shown := _lags_or_none(bootstrap, group)) != wanted:
-        assert time.monotonic() < deadline, f"lag within {timeout} s: {shown}"
+        assert time.monotonic() < deadline, f"the lag is not 0 after {timeout} s: {shown}"
 
 
 def _lags_or_none(bootstrap: str, group: str) -> dict[int, int | None] | str:

@@ -1,6 +1,6 @@
-"""A broker that trusts nobody: TLS, certificates of clients, logins, and rights for each user.
+"""A secured broker: TLS, certificates of clients, logins, and rights for each user.
 
-Its certificates are made for it, good and bad ones; each bad one has a listener of its own.
+Its certificates, good and bad, are made for each run. Each bad one has its own listener.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kafka.admin import (
 
 from tests.kafka.cluster import Broker
 
-# What a listener speaks, and whose certificate it shows.
+# The protocol and the certificate of each listener.
 LISTENERS = {
     "TLS": ("SSL", "good"),
     "MUTUAL": ("SSL", "good"),
@@ -68,7 +68,7 @@ SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
 
 def write_certificates(folder: Path) -> None:
-    """What the broker shows (good, expired, elsewhere, stranger), and a client's own.
+    """Write the broker's certificates (good, expired, elsewhere, stranger), and those of clients.
 
     `locked` is `member` with a key that has a password.
     """
@@ -94,7 +94,7 @@ def write_certificates(folder: Path) -> None:
 
 
 def _pkcs8(key: bytes, password: bytes | None = None) -> bytes:
-    """A private key in the one form that Kafka reads."""
+    """Return a private key in the only form that Kafka reads."""
     lock = serialization.BestAvailableEncryption(password) if password else None
     return serialization.load_pem_private_key(key, None).private_bytes(
         serialization.Encoding.PEM,
@@ -144,19 +144,19 @@ class SecuredBroker:
         return f"{scheme}://{login}{'@' if login else ''}{self.broker.addresses[listener]}"
 
     def trust(self, certificate: str | None = None) -> ssl.SSLContext:
-        """Trusts the broker's authority, and shows a certificate, if one is named."""
+        """Return a context that trusts the broker's CA, and has the named client certificate."""
         context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
         if certificate is not None:
             context.load_cert_chain(str(self.folder / f"{certificate}.pem"))
         return context
 
-    # What an administrator does; each blocks.
+    # Calls of an administrator. Each blocks.
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
         self.admin.create_topics({name: {"num_partitions": partitions}}, wait_for_metadata=True)
 
     def set_password(self, user: str, password: str) -> None:
-        """For SCRAM-SHA-512."""
+        """Set the password of a user for SCRAM-SHA-512."""
         self.admin.alter_user_scram_credentials(
             [UserScramCredentialUpsertion(user, ScramMechanism.SCRAM_SHA_512, password)]
         )
@@ -168,7 +168,7 @@ class SecuredBroker:
         )
 
     def forbid(self, user: str, kind: ResourceType, name: str) -> None:
-        """Take all rights away that were given."""
+        """Remove all rights of a user to a resource."""
         pattern = ResourcePatternFilter(kind, name, ACLResourcePatternType.LITERAL)
         any_right = ACLOperation.ANY, ACLPermissionType.ANY
         self.admin.delete_acls([ACLFilter(f"User:{user}", "*", *any_right, pattern)])

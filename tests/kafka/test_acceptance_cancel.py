@@ -1,4 +1,4 @@
-"""Commits and seeks that are cancelled at the worst moments, against a real broker's offsets."""
+"""Commits and seeks that are cancelled at many moments, checked against the broker's offsets."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from transport.errors import CommitUnknown
 pytestmark = pytest.mark.kafka
 
 PARTITIONS = 4
-# Cancelled after so many milliseconds; a commit takes some 3, a seek up to 50 and more.
+# Milliseconds after which a call is cancelled. A commit takes about 3, a seek up to 50 and more.
 COMMIT_TIMES = range(12)
 SEEK_TIMES = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
-# By then each of them has ended, however many steps other tasks have made meanwhile.
+# Steps after which each call has ended, with all steps of other tasks.
 MOST_STEPS = 200
 BOUND = 60.0
 
 
 @attrs.define(eq=False)
 class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope once the tasks of the run have made so many steps; 0: at once."""
+    """Cancels a scope once the tasks of the run have made `left` steps."""
 
     scope: trio.CancelScope
     left: int
@@ -44,13 +44,13 @@ class CancelAtStep(trio.abc.Instrument):
 
 @attrs.frozen
 class Moment:
-    """When to cancel."""
+    """A moment to cancel at: some milliseconds after the start of a call, or one of its steps."""
 
     milliseconds: int | None = None
     step: int | None = None
 
     async def cancel(self, call: Callable[[], Awaitable[object]]) -> bool:
-        """Make the call and cancel it at this moment; whether it ended before."""
+        """Make the call, cancel it at this moment, and return whether it ended before."""
         ended = False
         with trio.CancelScope() as scope:
             if self.milliseconds is not None:
@@ -73,10 +73,10 @@ class Moment:
 
 @attrs.define
 class Moments:
-    """Every moment: some times, and then each step of any task, until a call ends before it."""
+    """All moments: the given times, then each step of any task, until a call ends before it."""
 
     times: tuple[int, ...]
-    ended: bool = False  # how the call went, to be told after each
+    ended: bool = False  # whether the last call ended before its moment, see `note`
     cancelled: int = 0
 
     def __iter__(self) -> Iterator[Moment]:
@@ -86,7 +86,7 @@ class Moments:
             yield Moment(step=step)
             if self.ended:
                 return
-        raise AssertionError(f"has not ended within {MOST_STEPS} steps")
+        raise AssertionError(f"the call has not ended within {MOST_STEPS} steps")
 
     def note(self, ended: bool) -> None:
         self.ended = ended
@@ -95,7 +95,7 @@ class Moments:
 
 @attrs.define
 class Reader:
-    """Takes single messages, the partitions in turn."""
+    """Takes single messages, from the partitions in turn."""
 
     app: App
     topic: str
@@ -116,7 +116,7 @@ class Reader:
             left.discard(message.tp)
 
     async def has_heard_of(self, ends: dict[TP, int]) -> None:
-        """Wait until the client knows of these ends; what it has fetched tells nobody."""
+        """Wait until the client knows these ends. No event reports them."""
         highwater = self.app.consumer.client.highwater
         while any((highwater(tp) or 0) < end for tp, end in ends.items()):  # noqa: ASYNC110
             await trio.sleep(0.01)
@@ -131,7 +131,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(bootstrap: str, topic: str, **settings: Any) -> AsyncIterator[Reader]:
-    """An app that reads the topic and commits only when told to."""
+    """Open an app that reads the topic and commits only on request."""
     broker = f"kafka://{bootstrap}"
     with trio.fail_after(BOUND):
         async with App(topic, broker=broker, commit_interval=3600.0, **settings) as app:
@@ -176,15 +176,14 @@ async def test_a_commit_is_applied_whole_or_not_at_all(
             assert committed in ((after,) if ended else (before, after)), moment
             assert reader.ledger_has() == committed, moment
             applied += not ended and committed == after
-        assert moments.cancelled > applied > 0, "it was always cancelled at the same place"
+        assert moments.cancelled > applied > 0, "either all or none of the cancelled calls applied"
         assert await kafkas_view(kafka_bootstrap, topic) == committed
 
 
-async def test_a_commit_is_cancelled_as_it_looks_for_the_end_of_the_log(
+async def test_a_commit_that_is_cancelled_while_it_asks_for_positions_is_applied_whole_or_not(
     kafka_java: None, kafka_bootstrap: str, kafka_topic: Callable[..., str]
 ) -> None:
-    """All is acked, and aborted data is between that and the end: the polling side is asked
-    first."""
+    """Aborted records follow the acked ones, so the commit first asks the polling task."""
     topic = kafka_topic(PARTITIONS)
     producer = await trio.to_thread.run_sync(transactional, kafka_bootstrap, topic)
     moments = Moments((0, 10, 30, 60))
@@ -223,7 +222,7 @@ def transactional(bootstrap: str, name: str) -> KafkaProducer:
 
 
 def write_a_transaction(producer: KafkaProducer, topic: str) -> None:
-    """A record and a marker for each partition."""
+    """Commit a transaction: a record and a marker in each partition."""
     producer.begin_transaction()
     for partition in range(PARTITIONS):
         producer.send(topic, b"x", partition=partition)
@@ -231,7 +230,7 @@ def write_a_transaction(producer: KafkaProducer, topic: str) -> None:
 
 
 def abort_a_transaction(producer: KafkaProducer, topic: str) -> None:
-    """A record that is aborted and a marker for each partition."""
+    """Abort a transaction: a record and a marker in each partition."""
     producer.begin_transaction()
     for partition in range(PARTITIONS):
         producer.send(topic, b"x", partition=partition)
@@ -252,7 +251,7 @@ async def test_a_seek_is_made_whole_or_not_at_all(
     ):
         consumer = reader.app.consumer
         sought = TP(topic, 0)
-        upcoming = dict.fromkeys(reader.tps, 0)  # what is to be delivered next of each partition
+        upcoming = dict.fromkeys(reader.tps, 0)  # the next offset to be delivered
         applied = 0
 
         async def take_of_the_sought(expected: set[int]) -> Message:
@@ -268,7 +267,7 @@ async def test_a_seek_is_made_whole_or_not_at_all(
         for round_, moment in enumerate(moments):
             held = await take_of_the_sought({upcoming[sought]})
             old = upcoming[sought]
-            # Back and forth, within what is buffered and beyond it.
+            # Back and forth, within the buffered messages and beyond them.
             target = (old + (7, 311, 1777)[round_ % 3]) % (count - 100)
             if committing:
                 nursery.start_soon(consumer.commit)
@@ -287,11 +286,13 @@ async def test_a_seek_is_made_whole_or_not_at_all(
             committed = await reader.broker_has()
             assert committed[sought] == upcoming[sought], moment
             assert reader.ledger_has() == committed, moment
-        assert moments.cancelled > applied > 0, "it was always cancelled at the same place"
+        assert moments.cancelled > applied > 0, "either all or none of the cancelled calls applied"
         assert await kafkas_view(kafka_bootstrap, topic) == committed
 
 
-async def test_a_commit_under_a_frozen_broker(kafka_broker: Broker) -> None:
+async def test_a_commit_to_a_frozen_broker_is_unknown_until_the_next_one(
+    kafka_broker: Broker,
+) -> None:
     topic, timeout = "frozen", 2.0
     await trio.to_thread.run_sync(filled, kafka_broker.bootstrap, topic, 100)
     async with reading(kafka_broker.bootstrap, topic, commit_timeout=timeout) as reader:
@@ -310,8 +311,8 @@ async def test_a_commit_under_a_frozen_broker(kafka_broker: Broker) -> None:
                 await consumer.commit()
             assert trio.current_time() - began < timeout + 1.0
             assert consumer.committer.unknown == set(reader.tps)
-            assert reader.ledger_has() == before, "nobody has said that it was applied"
-            # What comes while nothing answers is delivered, acked and committed later.
+            assert reader.ledger_has() == before, "an unknown commit counts as made"
+            # Waiting messages are delivered and acked meanwhile, and committed later.
             await reader.ack_one_of_each()
         finally:
             kafka_broker.thaw()

@@ -1,4 +1,4 @@
-"""Two processes of one group; one of them ends, in each of the ways in which a process can."""
+"""Two processes of one group, of which one is killed, stopped or interrupted."""
 
 import signal
 from collections.abc import Callable
@@ -22,20 +22,20 @@ pytestmark = pytest.mark.kafka
 
 RECORDS = 200_000
 PARTITIONS = 4
-# Enough to be in the middle of things, for one member, and far from the end for two.
+# Messages that each member has acked when one of them ends: both are then far from the end.
 MIDWAY = 20_000
 GRACE = 5.0
-# What a process takes to end once its app is closed.
+# Seconds that a process takes to end once its app is closed.
 EXIT = 2.0
-# A member does some 20,000 messages a second, so the middle lasts for seconds.
+# A member handles about 20,000 messages a second, so the load lasts for seconds.
 LOAD: dict[str, Any] = {
     **{"tasks": 4, "batch": 100, "pause": 0.02, "stop_grace": GRACE, "grace": GRACE},
-    # The takeover from one that is gone waits for its session to end.
+    # The takeover from a killed member waits for its session timeout.
     **{"session_timeout": 6.0, "heartbeat_interval": 1.0},
 }
-# The same with one handler, which acks in order. Ctrl-C cancels handlers at work; with several, one
-# can leave an unacked message behind which others have acked, and those are delivered again: the
-# committed offset never passes what is unacked.
+# The same with one handler, which acks in order. Ctrl-C cancels handlers. With several of them, one
+# can leave a message unacked while others have acked later ones. Those would be redelivered,
+# because the committed offset never passes an unacked message.
 IN_ORDER: dict[str, Any] = {**LOAD, "tasks": 1, "pause": 0.005}
 
 
@@ -56,7 +56,9 @@ def filled(crew: Crew, topic: str) -> dict[int, int]:
     return ends
 
 
-def test_a_member_is_killed(crew: Crew, kafka_topic: Callable[..., str]) -> None:
+def test_no_message_is_lost_when_a_member_is_killed(
+    crew: Crew, kafka_topic: Callable[..., str]
+) -> None:
     topic = kafka_topic(PARTITIONS)
     ends = filled(crew, topic)
     victim, survivor = both_midway(crew, topic, LOAD)
@@ -65,7 +67,7 @@ def test_a_member_is_killed(crew: Crew, kafka_topic: Callable[..., str]) -> None
     assert len({entry.place for entry in crew.done()}) < RECORDS, "killed at the end, not midway"
 
     crew.until_all_done(ends)
-    until_no_lag(crew.bootstrap, topic, PARTITIONS)  # by the commits of every second
+    until_no_lag(crew.bootstrap, topic, PARTITIONS)  # by automatic commits
     survivor.end(signal.SIGTERM, code=0, within=GRACE + EXIT)
     assert lags(crew.bootstrap, topic) == dict.fromkeys(range(PARTITIONS), 0)
 
@@ -73,7 +75,7 @@ def test_a_member_is_killed(crew: Crew, kafka_topic: Callable[..., str]) -> None
 @pytest.mark.parametrize(
     ("number", "load"), [(signal.SIGTERM, LOAD), (signal.SIGINT, IN_ORDER)], ids=["term", "int"]
 )
-def test_a_member_is_asked_to_end(
+def test_no_acked_message_is_redelivered_when_a_member_is_stopped(
     crew: Crew, kafka_topic: Callable[..., str], number: signal.Signals, load: dict[str, Any]
 ) -> None:
     topic = kafka_topic(PARTITIONS)
@@ -82,7 +84,7 @@ def test_a_member_is_asked_to_end(
 
     code = INTERRUPTED if number is signal.SIGINT else 0
     leaver.end(number, code=code, within=GRACE + EXIT)
-    assert len({entry.place for entry in crew.done()}) < RECORDS, "asked at the end, not midway"
+    assert len({entry.place for entry in crew.done()}) < RECORDS, "stopped at the end, not midway"
 
     crew.until_all_done(ends)
     survivor.end(number, code=code, within=GRACE + EXIT)

@@ -1,4 +1,4 @@
-"""I9 on a real Kafka: a reader of what is committed sees each result once, whatever crashed."""
+"""I9 on a real Kafka: a `read_committed` reader sees each result once, whatever crashed."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ class Copier:
 
     @property
     def errors(self) -> str:
-        """What it has written to stderr itself: warnings, and how it failed."""
+        """The stderr of the program: warnings, and the error that ended it."""
         return self._errors.read_text(errors="replace")
 
     @property
     def written(self) -> int:
-        """How many batches it has written."""
+        """The number of batches that the copier has written."""
         return self._output.read_bytes().count(b"written\n")
 
     @property
     def has_lost(self) -> bool:
-        """Whether it has heard that it was evicted from its group."""
+        """Whether the copier has received the loss of its partitions."""
         return b"lost\n" in self._output.read_bytes()
 
     def check_alive(self) -> None:
-        assert self.process.poll() is None, f"it ended by itself:\n{self.errors[-5000:]}"
+        assert self.process.poll() is None, f"a copier ended by itself:\n{self.errors[-5000:]}"
 
     def stop(self) -> None:
-        """Ask it to end, which it does in order."""
+        """Send SIGTERM, and check that the copier ends in order."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(15) == 0, self.errors[-5000:]
 
@@ -72,7 +72,7 @@ class Copier:
 
 
 class Copiers:
-    """The processes of one test; those that are left are killed when it ends."""
+    """The copiers of one test; `close` kills those that still run."""
 
     def __init__(self, folder: Path) -> None:
         self.running: list[Copier] = []
@@ -90,7 +90,7 @@ class Copiers:
         self.running.remove(copier)
 
     def until_one_writes(self) -> Copier:
-        """Wait until one of them has written the next batch, which is not acked yet; that one."""
+        """Wait until a copier has written its next batch, not acked yet, and return that copier."""
         before = {copier: copier.written for copier in self.running}
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -98,7 +98,7 @@ class Copiers:
                 if copier.written > count:
                     return copier
             self.check_alive()
-            assert time.monotonic() < deadline, "nothing is written"
+            assert time.monotonic() < deadline, "no copier has written a batch"
             time.sleep(LOOK_INTERVAL)
 
     def check_alive(self) -> None:
@@ -123,7 +123,7 @@ def options(bootstrap: str, source: str, target: str, mode: str, *more: str) -> 
 
 
 def read(bootstrap: str, topic: str, partitions: int, isolation: str) -> Counter[str]:
-    """What a reader gets up to the end, once nothing is open any more."""
+    """Return the values that a reader gets up to the end, once no transaction is open."""
     reader = KafkaConsumer(
         bootstrap_servers=bootstrap.split(","),
         isolation_level=isolation,
@@ -156,25 +156,25 @@ def once_each(ends: dict[int, int]) -> Counter[str]:
 
 
 def is_in_rebalance(admin: KafkaAdminClient, group: str) -> bool:
-    """Whether the group is between two generations at this moment."""
+    """Return whether the group is between two generations at this moment."""
     return bool(admin.describe_groups([group])[group]["group_state"] in BETWEEN_GENERATIONS)
 
 
 def until_in_rebalance(admin: KafkaAdminClient, group: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not is_in_rebalance(admin, group):
-        assert time.monotonic() < deadline, "the group is at rest, though a member was killed"
+        assert time.monotonic() < deadline, "no rebalance, although a member was killed"
 
 
 @MODES
-def test_each_result_is_seen_once_whoever_is_killed(
+def test_each_result_is_seen_once_whichever_member_is_killed(
     kafka_bootstrap: str,
     kafka_admin: KafkaAdminClient,
     kafka_topic: Callable[..., str],
     copiers: Copiers,
     mode: str,
 ) -> None:
-    """Half of them within a transaction, the others within a rebalance."""
+    """Half of the kills come within a transaction, the others within a rebalance."""
     source, target = kafka_topic(PARTITIONS), kafka_topic(3)
     produce(kafka_bootstrap, source, INPUTS, size=20)
     ends = {place[1]: end for place, end in end_offsets(kafka_bootstrap, source).items()}
@@ -189,13 +189,15 @@ def test_each_result_is_seen_once_whoever_is_killed(
             until_in_rebalance(kafka_admin, source)
             copiers.check_alive()
             copiers.kill(chance.choice(copiers.running))
-            in_a_rebalance += is_in_rebalance(kafka_admin, source)  # as it was just before
+            in_a_rebalance += is_in_rebalance(kafka_admin, source)  # if it still goes on
         else:
             time.sleep(chance.uniform(0.0, 2.0))
             copiers.kill(copiers.until_one_writes())
             in_a_transaction += 1
         copiers.start(*command)
-    assert any(lag != 0 for lag in lags(kafka_bootstrap, source).values()), "done too early"
+    assert any(lag != 0 for lag in lags(kafka_bootstrap, source).values()), (
+        "all was copied before the last kill"
+    )
     until_no_lag(kafka_bootstrap, source, PARTITIONS, timeout=180.0)
     copiers.check_alive()
     for copier in copiers.running:
@@ -217,10 +219,11 @@ def test_a_zombie_writes_nothing_and_joins_again(
     mode: str,
     first: str,
 ) -> None:
-    """Stopped with all of a transaction written, and continued after others have done its work: it
-    commits at once, or hears first that it is out. Its transaction's timeout is not what undoes it.
+    """The zombie is frozen after it has written a transaction, and continued after another member
+    has done its work. It commits at once, or first receives its eviction. Its transaction's timeout
+    is too long to abort the transaction.
 
-    Only one whose transactional id its heir has taken over may end, with `Fenced`.
+    It may end, with `Fenced`, only if its heir has taken over its transactional id.
     """
     source, target = kafka_topic(2), kafka_topic(1)
     produce(kafka_bootstrap, source, 1000, size=20)
@@ -235,7 +238,7 @@ def test_a_zombie_writes_nothing_and_joins_again(
         zombie.process.send_signal(signal.SIGCONT)
     deadline = time.monotonic() + 30
     while not zombie.has_lost and zombie.process.poll() is None:
-        assert time.monotonic() < deadline, "the zombie does not hear that it is out"
+        assert time.monotonic() < deadline, "the zombie has not received its eviction"
         time.sleep(LOOK_INTERVAL)
     produce(kafka_bootstrap, source, 1000, size=20)
     until_no_lag(kafka_bootstrap, source, 2, timeout=PATIENCE)

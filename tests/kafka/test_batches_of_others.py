@@ -1,4 +1,4 @@
-"""Batches that Kafka's own producer writes, read by each implementation of the record codec."""
+"""Batches of Kafka's own producer, read by each implementation of the record codec."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from transport import App
 
 pytestmark = pytest.mark.kafka
 
-BOUND = 60.0  # of a machine that is busy with other things
+BOUND = 60.0  # seconds, on a busy machine
 COUNT = 300
 
 
 def line(number: int) -> str:
-    """A message as the console producer takes it: headers, key and value."""
+    """Return a message as a line for the console producer: headers, key and value."""
     key = "NULL" if number % 3 == 0 else f"k{number}"
     value = "NULL" if number % 5 == 4 else f"v{number} " * (number % 20)
     return f"n:{number},u:\u00e9,n:again\t{key}\t{value}"
@@ -32,7 +32,7 @@ def message(number: int) -> tuple[bytes | None, bytes | None, list[tuple[str, by
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
-async def test_what_kafkas_own_producer_writes_is_read_alike(
+async def test_both_codecs_read_what_kafkas_own_producer_writes(
     kafka_java: None, kafka_bootstrap: str, compression: str
 ) -> None:
     name = f"java-{compression}-{uuid.uuid4().hex[:12]}"

@@ -1,4 +1,4 @@
-"""The harness itself: a broker that starts, answers Kafka's own tools, freezes and goes."""
+"""The test harness itself: a broker that starts, answers Kafka's own tools, freezes and ends."""
 
 import signal
 import socket
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def produce(bootstrap: str, topic: str, count: int) -> None:
-    """Write numbers, from 0 on. The producer retries: a new topic may have no leader at first."""
+    """Write numbers from 0 on. The producer retries: a new topic may have no leader at first."""
     numbers = "".join(f"{number}\n" for number in range(count))
     retries = ("--message-send-max-retries", "100")
     tool(PRODUCER, "--topic", topic, *retries, bootstrap=bootstrap, stdin=numbers)
@@ -93,7 +93,7 @@ def test_a_killed_broker_restarts_with_its_data(kafka_broker: Broker) -> None:
 
 @pytest.fixture
 def command(kafka_java: None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``python -m tests.kafka.cluster`` and the address that it printed."""
+    """Run ``python -m tests.kafka.cluster``; yield the process, and the address that it printed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.kafka.cluster"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Data that no decent program writes, on a real broker: what its readers see of it."""
+"""Damaged and extreme data on a real broker: the errors and messages that readers get."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from transport import TP, App, MessageTooLarge, UnreadableBatch
 
 pytestmark = pytest.mark.kafka
 
-BOUND = 30.0  # of a machine that is busy with other things
+BOUND = 30.0  # seconds, on a busy machine
 MAGIC_AT = 16  # in a batch
 DAMAGED = {"crc": "crc", "format": "unknown format 3"}
 
 
 def produce_raw(bootstrap: str, topic: str, batch: bytes) -> None:
-    """Write a batch as it is to partition 0; the broker looks into it as little as it does."""
+    """Write a batch unchanged to partition 0. The broker checks it only as it checks any other."""
     host, _, port = bootstrap.partition(":")
     partition = ProduceRequest.TopicProduceData.PartitionProduceData(index=0, records=batch)
     data = ProduceRequest.TopicProduceData(name=topic, partition_data=[partition])
@@ -53,7 +53,7 @@ def an_app(broker: Broker, name: str, **settings: Any) -> App:
 
 
 async def write(broker: Broker, name: str, *values: bytes) -> None:
-    """Each in a batch of its own."""
+    """Create the topic, and write each value in its own batch."""
     async with an_app(broker, name) as app:
         await app.producer.create_topic(name, 1)
         for value in values:
@@ -61,7 +61,7 @@ async def write(broker: Broker, name: str, *values: bytes) -> None:
 
 
 def damage(log: Path, number: int, kind: str) -> None:
-    """Let a disk go bad below a batch: the broker sends its log as it is."""
+    """Damage a batch in the broker's log, as a bad disk would. The broker does not check it."""
     data = log.read_bytes()
     batches = []
     while data:
@@ -105,10 +105,10 @@ async def test_a_damaged_batch_is_an_error_each_time_and_nothing_is_skipped(
 
 
 @pytest.mark.parametrize(("codec", "size"), [("gzip", 256 << 20), ("zstd", 1 << 30)])
-async def test_a_bomb_ends_the_reading_and_takes_little_memory(
+async def test_a_decompression_bomb_is_an_error_and_takes_little_memory(
     broker: Broker, codec: str, size: int
 ) -> None:
-    """One huge value in some KB: a broker takes it, as it does not unpack it whole."""
+    """A batch of some KB has one huge value. The broker accepts it without decompressing it all."""
     await write(broker, f"bomb-{codec}", b"good")
     packed = await trio.to_thread.run_sync(bomb, CODECS[codec], size)
     assert len(packed) < 1 << 20
@@ -126,7 +126,7 @@ async def test_a_bomb_ends_the_reading_and_takes_little_memory(
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < size // 2
 
 
-async def test_headers_that_are_very_large_or_very_many(broker: Broker) -> None:
+async def test_very_large_and_very_many_headers_are_delivered(broker: Broker) -> None:
     headers = [("large", b"." * (1 << 20))], [(f"n{n}", b"%d" % n) for n in range(10_000)]
     limits = {"max_request_size": 8 << 20, "max_partition_fetch_bytes": 64 << 10}
     with trio.fail_after(BOUND):
@@ -149,7 +149,7 @@ async def test_a_message_too_large_by_its_headers_fails_alone(broker: Broker) ->
             assert (await app.topic("small").send_and_wait(value=b"v")).offset == 0
 
 
-async def test_a_header_whose_name_is_not_utf8(broker: Broker) -> None:
+async def test_a_header_name_that_is_not_utf8_has_replacement_characters(broker: Broker) -> None:
     await write(broker, "names")
     records = raw_record(header=b"a\xffb") + raw_record(offset_delta=1, header=b"name")
     batch = raw_batch(0, 2, records)

@@ -1,4 +1,4 @@
-"""What fails while sending is an error for exactly the messages it hit, and for no others."""
+"""An error of a send reaches exactly the messages that it concerns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.kafka
 
 
 def values_of(bootstrap: str, topic: str) -> dict[int, bytes]:
-    """The values of partition 0, by their offsets."""
+    """Return the values of partition 0, by their offsets."""
     return {record.offset: record.value for record in records_of(bootstrap, topic, 1)[0]}
 
 
@@ -47,7 +47,7 @@ async def outcome_of(delivery: Delivery) -> Outcome:
 
 
 def may_only_see(bootstrap: str, topic: str) -> None:
-    """Let the user `guest` know of a topic, and not write to it."""
+    """Allow the user `guest` to describe a topic, and not to write to it."""
     admin = KafkaAdminClient(
         bootstrap_servers=bootstrap,
         security_protocol="SASL_PLAINTEXT",
@@ -68,10 +68,10 @@ def may_only_see(bootstrap: str, topic: str) -> None:
         admin.close()
 
 
-async def test_good_and_bad_messages_in_one_batch(
+async def test_bad_messages_in_a_batch_fail_and_good_ones_are_written(
     kafka_java: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too large for its topic, without the right to write, for a topic that there is not."""
+    """The bad ones are too large, lack the right to write, or are for a topic that is missing."""
     properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SASL_PLAINTEXT")
     properties = properties.replace("create.topics.enable=true", "create.topics.enable=false")
     everyone = "allow.everyone.if.no.acl.found=true\n"
@@ -116,7 +116,7 @@ async def test_good_and_bad_messages_in_one_batch(
                 assert (await app.producer.send_and_wait(topic, None, b"later")).offset == 10
 
 
-async def test_a_frozen_broker_fails_what_was_in_flight_and_a_flush_ends(
+async def test_messages_to_a_frozen_broker_time_out_and_a_flush_ends(
     kafka_broker: Broker,
 ) -> None:
     bootstrap = kafka_broker.bootstrap
@@ -139,12 +139,12 @@ async def test_a_frozen_broker_fails_what_was_in_flight_and_a_flush_ends(
             await outcome_of(delivery)
     found = values_of(bootstrap, "t")
     assert [found[each.offset] for each in after] == [b"after"] * 3
-    # What has timed out may have been written: in no case is it written twice.
+    # A message that timed out may have been written, but never twice.
     assert len(found) == len(set(found.values())) + 2
 
 
-async def test_a_broker_that_is_gone_while_sending(kafka_broker: Broker) -> None:
-    """Each message has its one outcome, and what is delivered is where its outcome says."""
+async def test_each_message_has_one_outcome_when_the_broker_is_killed(kafka_broker: Broker) -> None:
+    """Each message has one outcome, and each written message is at the offset of its outcome."""
     bootstrap = kafka_broker.bootstrap
     sent: dict[bytes, Delivery] = {}
     async with an_app(bootstrap, delivery_timeout=5.0, connect_timeout=20.0) as app:
@@ -166,7 +166,7 @@ async def test_a_broker_that_is_gone_while_sending(kafka_broker: Broker) -> None
             await trio.to_thread.run_sync(kafka_broker.kill)
             in_flight = len(sent)
             with trio.fail_after(15.0):
-                await app.producer.flush()  # while others go on
+                await app.producer.flush()  # while other messages are sent
             await trio.to_thread.run_sync(kafka_broker.start)
             last = len(sent)
             with trio.fail_after(30.0):
@@ -182,10 +182,10 @@ async def test_a_broker_that_is_gone_while_sending(kafka_broker: Broker) -> None
     assert {value: found.get(each.offset) for value, each in written.items()} == {
         value: value for value in written
     }
-    # Those that were answered before it went, and those after, are delivered.
+    # Messages from well before the kill and from after the restart are written.
     assert in_flight < last < len(sent)
     assert isinstance(outcomes[b"0"], RecordMetadata)
-    # What has timed out may have been written: nothing is written twice.
+    # A message that timed out may have been written, but never twice.
     assert len(found) == len(set(found.values())) >= len(written)
 
 
@@ -203,7 +203,7 @@ async def test_creating_a_topic_ends_in_time_under_a_frozen_broker(kafka_broker:
         kafka_broker.thaw()
         await app.producer.create_topic("after", 1, timeout=10.0)
         kafka_broker.freeze()
-        with trio.move_on_after(0.5):  # it is under way at the end, and no thread is left in it
+        with trio.move_on_after(0.5):  # under way at the end; no thread waits for it
             await app.producer.create_topic("end", 1)
         start = trio.current_time()
     assert trio.current_time() - start < 3.0

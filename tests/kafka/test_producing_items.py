@@ -1,4 +1,4 @@
-"""What a producer writes, as Kafka's own tools see it."""
+"""The output of a producer, checked with Kafka's own tools."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def an_app(bootstrap: str, **settings: object) -> App:
 
 
 def records_of(bootstrap: str, topic: str, partitions: int) -> dict[int, list[object]]:
-    """The records of each partition, by a bare client."""
+    """Return the records of each partition, read with a bare client."""
     reader = KafkaConsumer(bootstrap_servers=bootstrap.split(","), enable_auto_commit=False)
     try:
         tps = [TopicPartition(topic, number) for number in range(partitions)]
@@ -46,7 +46,7 @@ def records_of(bootstrap: str, topic: str, partitions: int) -> dict[int, list[ob
 
 
 def size_on_disk(bootstrap: str, topic: str) -> int:
-    """The bytes of a topic's logs, as kafka-log-dirs tells."""
+    """Return the bytes of a topic's logs, as kafka-log-dirs shows them."""
     told = tool(
         "org.apache.kafka.tools.LogDirsCommand",
         *("--describe", "--topic-list", topic),
@@ -78,7 +78,7 @@ async def test_key_partition_is_where_kafkas_own_producer_puts_the_key(
 
 
 @pytest.mark.parametrize("kind", ["gzip", "snappy", "lz4", "zstd"])
-async def test_compression_makes_it_smaller_and_comes_out_the_same(
+async def test_compressed_values_take_less_space_and_are_read_unchanged(
     kafka_bootstrap: str, kafka_topic: Callable[..., str], kind: str
 ) -> None:
     topic = kafka_topic(1)
@@ -93,7 +93,7 @@ async def test_compression_makes_it_smaller_and_comes_out_the_same(
 
 
 def codecs(log: bytes) -> set[int]:
-    """How the batches of a log's file are compressed: the low bits of their attributes."""
+    """Return the compression codes of the batches in a log: the low bits of their attributes."""
     found, position = set(), 0
     while position < len(log):
         (length,) = struct.unpack_from(">i", log, position + 8)
@@ -103,7 +103,7 @@ def codecs(log: bytes) -> set[int]:
     return found
 
 
-async def test_each_kind_of_compression_is_what_the_log_holds(kafka_broker: Broker) -> None:
+async def test_the_log_has_the_chosen_compression(kafka_broker: Broker) -> None:
     kinds = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
     for kind, code in kinds.items():
         topic = f"by-{kind}"
@@ -115,12 +115,12 @@ async def test_each_kind_of_compression_is_what_the_log_holds(kafka_broker: Brok
 
 
 def fields_of(line: str) -> dict[str, str]:
-    """The fields of one line of Kafka's topic tool, some of which may have no value."""
+    """Return the fields of one line of Kafka's topic tool. Some may have no value."""
     fields = (field.partition(":") for field in line.split("\t") if ":" in field)
     return {name.strip(): value.strip() for name, _, value in fields}
 
 
-def test_a_topic_without_settings_of_its_own_is_described() -> None:
+def test_a_field_without_a_value_is_parsed() -> None:
     line = "Topic: items\tTopicId: x1\tPartitionCount: 5\tReplicationFactor: 1\tConfigs: "
     assert fields_of(line) == {
         "Topic": "items",
@@ -132,7 +132,7 @@ def test_a_topic_without_settings_of_its_own_is_described() -> None:
 
 
 def described(bootstrap: str, topic: str) -> tuple[int, int, dict[str, str]]:
-    """A topic's partitions, its replicas and its own configuration, as Kafka's tools tell."""
+    """Return the number of partitions and of replicas, and the configuration, of a topic."""
     told = tool(TOPICS, "--describe", "--topic", topic, bootstrap=bootstrap)
     (line,) = [line for line in told.splitlines() if "PartitionCount" in line]
     fields = fields_of(line)
@@ -145,7 +145,7 @@ def described(bootstrap: str, topic: str) -> tuple[int, int, dict[str, str]]:
 async def test_create_topic_with_all_its_options(kafka_bootstrap: str) -> None:
     async with an_app(kafka_bootstrap) as app:
         name = f"items-{uuid.uuid4().hex[:12]}"
-        for _ in range(2):  # one that exists is fine
+        for _ in range(2):  # the second time the topic exists
             await app.producer.create_topic(
                 name,
                 3,
@@ -180,7 +180,7 @@ async def test_create_topic_with_all_its_options(kafka_bootstrap: str) -> None:
         ({}, None),
     ],
 )
-async def test_create_topic_that_compacts_or_deletes(
+async def test_create_topic_sets_the_cleanup_policy(
     kafka_bootstrap: str, options: dict[str, bool], policy: str | None
 ) -> None:
     async with an_app(kafka_bootstrap) as app:
@@ -190,7 +190,7 @@ async def test_create_topic_that_compacts_or_deletes(
 
 
 async def test_create_topic_without_waiting_for_it(kafka_bootstrap: str) -> None:
-    """The broker has accepted it; that it can be written to is left to who writes first."""
+    """The broker has accepted the topic. The first send waits until the topic is ready."""
     async with an_app(kafka_bootstrap) as app:
         name = f"items-{uuid.uuid4().hex[:12]}"
         await app.producer.create_topic(name, 5, ensure_created=False)
@@ -198,10 +198,10 @@ async def test_create_topic_without_waiting_for_it(kafka_bootstrap: str) -> None
         assert described(kafka_bootstrap, name)[:2] == (5, 1)
 
 
-async def test_more_replicas_than_there_are_brokers(
+async def test_more_replicas_than_brokers_is_an_error(
     kafka_bootstrap: str, kafka_admin: KafkaAdminClient
 ) -> None:
-    """2 on one broker. The error is the call's own, and it leaves no topic."""
+    """For example 2 on one broker: the call raises, and leaves no topic."""
     brokers = len(kafka_admin.describe_cluster()["brokers"])
     async with an_app(kafka_bootstrap) as app:
         name = f"items-{uuid.uuid4().hex[:12]}"
@@ -211,10 +211,10 @@ async def test_more_replicas_than_there_are_brokers(
         assert described(kafka_bootstrap, name)[:2] == (2, brokers)
 
 
-async def test_an_oversized_message_is_an_error_for_itself_alone(
+async def test_an_oversized_message_fails_alone(
     kafka_bootstrap: str, kafka_topic: Callable[..., str]
 ) -> None:
-    """Larger than the topic allows, which only the broker knows."""
+    """The message is larger than the topic allows, which only the broker knows."""
     topic = kafka_topic(1, max_message_bytes="2000")
     async with an_app(kafka_bootstrap) as app:
         deliveries = [
@@ -230,7 +230,7 @@ async def test_an_oversized_message_is_an_error_for_itself_alone(
     assert len(records_of(kafka_bootstrap, topic, 1)[0]) == 32
 
 
-async def test_timestamps_and_headers(
+async def test_timestamps_and_headers_are_written(
     kafka_bootstrap: str, kafka_topic: Callable[..., str]
 ) -> None:
     ours, theirs = kafka_topic(1), kafka_topic(1, message_timestamp_type="LogAppendTime")
@@ -243,6 +243,6 @@ async def test_timestamps_and_headers(
         )
         message = await anext(app.topic(theirs).noack())
         assert message.timestamp_type == 1
-        assert message.timestamp == stamped.timestamp > 1.5  # the broker's
+        assert message.timestamp == stamped.timestamp > 1.5  # the time of the broker
     (record,) = records_of(kafka_bootstrap, ours, 1)[0]
     assert (record.timestamp, record.timestamp_type, list(record.headers)) == (1500, 0, headers)

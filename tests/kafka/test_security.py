@@ -1,4 +1,4 @@
-"""A broker that trusts nobody: who is wrong is told why, and soon, and no password is shown."""
+"""A secured broker: each refused client gets a clear error in time, and no password is shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kafka
 TOPIC, GROUP, ID = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
 ALL, READ, DESCRIBE = ACLOperation.ALL, ACLOperation.READ, ACLOperation.DESCRIBE
 SCRAM = {"sasl_mechanism": "SCRAM-SHA-512"}
-# The machine may be busy: what ends by itself ends in a moment, what does not ends never.
+# Seconds within which an error must come, on a busy machine. A hanging call would never end.
 MOMENT = 15.0
 PASSWORDS = ("guest-pw", "anna-pw", "wrong-pw", "ssl-pw")
 
@@ -49,7 +49,7 @@ def an_app(
     return App(group, url, ssl_context=secured.trust(), heartbeat_interval=0.5, **settings)
 
 
-# Who is let in.
+# Accepted clients
 
 GOOD = {
     "ANONYMOUS": ("TLS", "", None, {}),
@@ -60,7 +60,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("user", GOOD)
-async def test_who_may_writes_and_reads(secured: SecuredBroker, user: str) -> None:
+async def test_an_accepted_client_writes_and_reads(secured: SecuredBroker, user: str) -> None:
     listener, login, certificate, options = GOOD[user]
     context = secured.trust(certificate)
     url = secured.url(listener, login)
@@ -84,13 +84,13 @@ async def test_certificates_may_be_named_as_files(secured: SecuredBroker) -> Non
         assert isinstance(await app.topic("open").send_and_wait(value=b"v"), RecordMetadata)
 
 
-# Who is not.
+# Refused clients
 
 Opening = Callable[[], Awaitable[object]]
 
 
 def openings(url: str, settings: dict[str, Any]) -> dict[str, Opening]:
-    """Each kind of client, to be opened."""
+    """Return the call that opens each kind of client."""
     driver = driver_for([url])
     transactional = ClientSettings(**settings, transactional_id="t")
     return {
@@ -124,8 +124,10 @@ NOT_TRUSTED = {
 
 
 @pytest.mark.parametrize("listener", NOT_TRUSTED)
-async def test_a_broker_that_is_not_trusted(secured: SecuredBroker, listener: str) -> None:
-    """Tried on, as another broker of the cluster may be trusted, until connect_timeout."""
+async def test_an_untrusted_broker_is_unavailable_after_connect_timeout(
+    secured: SecuredBroker, listener: str
+) -> None:
+    """The client retries until `connect_timeout`, because another broker may be trusted."""
     url, match = secured.url(listener), NOT_TRUSTED[listener]
     address = secured.broker.addresses[listener]
     settings = {"ssl_context": secured.trust(), "connect_timeout": 1.0}
@@ -136,7 +138,7 @@ async def test_a_broker_that_is_not_trusted(secured: SecuredBroker, listener: st
         await App("g", url, **settings).__aenter__()
 
 
-async def test_a_host_name_is_not_looked_at_only_where_one_says_so(secured: SecuredBroker) -> None:
+async def test_the_host_name_is_not_checked_if_the_context_says_so(secured: SecuredBroker) -> None:
     context = secured.trust()
     context.check_hostname = False
     async with App("of-ANONYMOUS", secured.url("ELSEWHERE"), ssl_context=context):
@@ -144,7 +146,7 @@ async def test_a_host_name_is_not_looked_at_only_where_one_says_so(secured: Secu
 
 
 def refusals(secured: SecuredBroker) -> dict[str, tuple[str, dict[str, Any], str]]:
-    """What the broker refuses us for: the URL, settings, and what the error says."""
+    """Return the URL, the settings and the text of the error for each kind of refusal."""
     login = partial(secured.url, "LOGIN")
     trust = {"ssl_context": secured.trust()}
     sha256 = {**trust, "client_options": {"sasl_mechanism": "SCRAM-SHA-256"}}
@@ -171,7 +173,9 @@ WRONG += ["no certificate", "a stranger's certificate"]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_who_is_refused_is_told_at_once(secured: SecuredBroker, wrong: str) -> None:
+async def test_a_refused_login_or_certificate_is_an_error_at_once(
+    secured: SecuredBroker, wrong: str
+) -> None:
     url, settings, match = refusals(secured)[wrong]
     settings = {**settings, "connect_timeout": 10 * MOMENT}
     await no_client_opens(url, settings, AuthorizationFailed, match, MOMENT)
@@ -181,21 +185,21 @@ async def test_who_is_refused_is_told_at_once(secured: SecuredBroker, wrong: str
 
 
 WRONG_WAYS = {
-    "in the clear to TLS": (lambda s: f"kafka://{s.broker.addresses['TLS']}", "TLS, perhaps"),
+    "in the clear to TLS": (lambda s: f"kafka://{s.broker.addresses['TLS']}", "may expect TLS"),
     "TLS to one in the clear": (lambda s: f"kafka+ssl://{s.broker.bootstrap}", "SSL"),
-    "without a login": (lambda s: f"kafka://{s.broker.bootstrap}", "wants a login"),
+    "without a login": (lambda s: f"kafka://{s.broker.bootstrap}", "requires a login"),
 }
 
 
 @pytest.mark.parametrize("way", WRONG_WAYS)
-async def test_the_wrong_scheme_is_hinted_at(secured: SecuredBroker, way: str) -> None:
+async def test_an_error_hints_at_a_wrong_scheme(secured: SecuredBroker, way: str) -> None:
     url_of, match = WRONG_WAYS[way]
     settings = {"connect_timeout": 1.0}
     await no_client_opens(url_of(secured), settings, BrokerUnavailable, match, 1.0 + MOMENT)
 
 
 @pytest.mark.parametrize("option", ["ssl_cafile", "ssl_certfile", "ssl_crlfile"])
-async def test_a_file_of_certificates_that_cannot_be_read(
+async def test_an_error_names_a_certificate_file_that_cannot_be_read(
     secured: SecuredBroker, option: str
 ) -> None:
     settings = {"client_options": {option: "/no/such.pem"}, "connect_timeout": 10 * MOMENT}
@@ -203,7 +207,9 @@ async def test_a_file_of_certificates_that_cannot_be_read(
     await no_client_opens(secured.url("TLS"), settings, ValueError, match, MOMENT)
 
 
-async def test_a_key_whose_password_is_wrong(secured: SecuredBroker) -> None:
+async def test_an_error_names_the_file_of_a_key_with_a_wrong_password(
+    secured: SecuredBroker,
+) -> None:
     for password in ("wrong-pw", None):
         options = {
             "ssl_certfile": str(secured.folder / "locked.pem"),
@@ -213,7 +219,7 @@ async def test_a_key_whose_password_is_wrong(secured: SecuredBroker) -> None:
         await no_client_opens(secured.url("MUTUAL"), settings, ValueError, "locked.pem", MOMENT)
 
 
-# Rights.
+# Rights
 
 
 @pytest.fixture
@@ -227,7 +233,7 @@ def rights(secured: SecuredBroker) -> Iterator[Rights]:
 
 
 class Rights:
-    """What the user `guest` may do with a topic and a group of one name; nothing at first."""
+    """The rights of the user `guest` to a topic and a group of one name; none at first."""
 
     def __init__(self, secured: SecuredBroker, name: str) -> None:
         self.secured = secured
@@ -259,7 +265,7 @@ class Rights:
 
 @contextlib.asynccontextmanager
 async def refused(match: str) -> AsyncIterator[None]:
-    """What happens in here ends with AuthorizationFailed, all of it, within a moment."""
+    """Check that the block raises AuthorizationFailed, and no other error, in time."""
     raised = pytest.raises((AuthorizationFailed, ExceptionGroup))
     with trio.fail_after(2 * MOMENT), raised as caught:
         yield
@@ -276,7 +282,7 @@ def flattened(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-async def test_no_right_to_see_a_topic(rights: Rights) -> None:
+async def test_reading_and_sending_need_the_right_to_see_the_topic(rights: Rights) -> None:
     rights.give(GROUP, READ)
     async with refused(f"may not see {rights.name}"), rights.app() as app:
         await anext(app.topic(rights.name).noack())
@@ -284,20 +290,20 @@ async def test_no_right_to_see_a_topic(rights: Rights) -> None:
         await app.producer.send(rights.name, None, b"v")
 
 
-async def test_no_right_to_read_a_topic_that_one_sees(rights: Rights) -> None:
+async def test_reading_needs_the_right_to_read_the_topic(rights: Rights) -> None:
     rights.give(GROUP, READ)
     rights.give(TOPIC, DESCRIBE)
     async with refused(rights.name), rights.app() as app:
         await anext(app.topic(rights.name).noack())
 
 
-async def test_no_right_to_a_group(rights: Rights) -> None:
+async def test_reading_needs_the_right_to_the_group(rights: Rights) -> None:
     rights.give(TOPIC, ALL)
     async with refused(f"Group.*{rights.name}"), rights.app() as app:
         await anext(app.topic(rights.name).noack())
 
 
-async def test_no_right_to_write_to_a_topic(rights: Rights) -> None:
+async def test_sending_needs_the_right_to_write_to_the_topic(rights: Rights) -> None:
     rights.give(TOPIC, DESCRIBE)
     async with rights.app() as app:
         async with refused(rights.name):
@@ -305,8 +311,8 @@ async def test_no_right_to_write_to_a_topic(rights: Rights) -> None:
         assert isinstance(await app.topic("open").send_and_wait(value=b"v"), RecordMetadata)
 
 
-async def test_no_right_to_write_at_all(secured: SecuredBroker) -> None:
-    """A producer has an id of the broker, which is for those alone who may write somewhere."""
+async def test_a_producer_needs_the_right_to_write_to_some_topic(secured: SecuredBroker) -> None:
+    """The broker gives a producer id only to users that may write to some topic."""
     secured.set_password("reader", "anna-pw")
     secured.allow("reader", TOPIC, "open", READ)
     url, context = secured.url("LOGIN", "reader:anna-pw"), secured.trust()
@@ -316,21 +322,21 @@ async def test_no_right_to_write_at_all(secured: SecuredBroker) -> None:
                 await (await app.producer.send("open", None, b"v"))
 
 
-async def test_no_right_to_create_a_topic(rights: Rights) -> None:
+async def test_creating_a_topic_needs_the_right_to_create(rights: Rights) -> None:
     async with rights.app() as app, refused("create|Cluster|Topic"):
         await app.producer.create_topic(f"{rights.name}-new", 1)
 
 
-async def test_no_right_to_a_transactional_id(rights: Rights) -> None:
+async def test_a_transaction_needs_the_right_to_its_id(rights: Rights) -> None:
     rights.give(TOPIC, ALL)
     rights.give(GROUP, READ)
     no_id = refused("may not use the transactional id '")
     async with no_id, rights.app(transactions="member") as app:
         async for _ in app.topic(rights.name):
-            raise AssertionError("it was delivered")
+            raise AssertionError("a message was delivered")
 
 
-# Rights that are taken away.
+# Rights that are taken away
 
 
 @pytest.mark.parametrize("kind", [TOPIC, GROUP])
@@ -379,11 +385,11 @@ async def test_a_right_that_is_taken_away_within_a_transaction_ends_the_app(
             await app.topic(rights.output).send(value=message.value)
 
 
-# What is shown.
+# Secrets
 
 
 class Everything(logging.Handler):
-    """Keeps all that anybody logs."""
+    """Keeps the lines of all loggers."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -441,7 +447,7 @@ async def test_no_password_is_shown(
     except* AuthorizationFailed as group:
         shown += "".join(traceback.format_exception(group)) + repr(group)
     said = "\n".join(logged)
-    assert "SaslAuthenticateRequest" in said  # we have heard what there was to hear
+    assert "SaslAuthenticateRequest" in said  # the login was logged
     for secret in (password, base64.b64encode(password.encode()).decode()):
         assert secret not in said
         assert secret not in shown

@@ -1,4 +1,4 @@
-"""What is said when Java or Maven is not there, and what a failed fetch leaves behind."""
+"""The errors for missing tools, and the state after a failed fetch."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.kafka import toolchain
 
 @pytest.fixture(autouse=True)
 def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is all of PATH, beside an empty cache."""
+    """Return an empty folder that is the whole PATH. The cache is empty, too."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -25,20 +25,20 @@ def put(command: Path, script: str) -> Path:
     return command
 
 
-def test_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_java_and_maven_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert toolchain.main() == 1
     said = capsys.readouterr().err
     assert "java was not found" in said
     assert "mvn was not found" in said
 
 
-def test_java_too_old(bin_folder: Path) -> None:
+def test_an_old_java_is_refused(bin_folder: Path) -> None:
     put(bin_folder / "java", """echo 'openjdk version "11.0.2"' >&2""")
     with pytest.raises(toolchain.ToolchainMissing, match="is Java 11: install Java 17"):
         toolchain.find_java()
 
 
-def test_java_home_goes_first(
+def test_java_home_comes_before_path(
     bin_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(bin_folder / "java", """echo 'openjdk version "11.0.2"' >&2""")
@@ -47,7 +47,7 @@ def test_java_home_goes_first(
     assert toolchain.find_java() == str(java)
 
 
-def test_go_is_asked_for_where_faults_are(
+def test_go_is_needed_only_for_the_fault_tests(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bin_folder: Path
 ) -> None:
     monkeypatch.setattr(toolchain, "GO_PLACES", ("go",))
@@ -62,7 +62,7 @@ def test_go_is_asked_for_where_faults_are(
     assert toolchain.find_go() == str(bin_folder / "go")
 
 
-def test_a_build_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, bin_folder: Path) -> None:
+def test_a_failed_build_shows_its_output(monkeypatch: pytest.MonkeyPatch, bin_folder: Path) -> None:
     monkeypatch.setattr(toolchain, "GO_PLACES", ("go",))
     put(bin_folder / "go", '[ "$1" = env ] && echo go1.26 || { echo no module; exit 1; }')
     with pytest.raises(RuntimeError, match="no module"):
@@ -70,14 +70,14 @@ def test_a_build_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, bin_folder
     assert not toolchain.cached_toxiproxy().exists()
 
 
-def test_a_failed_fetch_leaves_nothing_that_counts(bin_folder: Path) -> None:
+def test_a_failed_fetch_leaves_no_folder(bin_folder: Path) -> None:
     put(bin_folder / "mvn", "echo no route to the repository; exit 1")
     with pytest.raises(RuntimeError, match="no route to the repository"):
         toolchain.fetch_jars()
     assert list(toolchain.CACHE.iterdir()) == []
 
 
-def test_of_two_fetches_at_once_the_first_stays(bin_folder: Path) -> None:
+def test_the_first_of_two_concurrent_fetches_stays(bin_folder: Path) -> None:
     theirs = toolchain.cached_jars()
     put(
         bin_folder / "mvn",

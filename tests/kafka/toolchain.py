@@ -1,8 +1,8 @@
-"""What a real broker needs on this machine: Java 17 and, once, Maven to fetch Kafka's jars.
+"""The tools that a real broker needs: Java 17 and, once, Maven to fetch Kafka's jars.
 
-``python -m tests.kafka.toolchain`` says what is missing and ends with 1, or ends with 0; the
-Makefile asks it before it starts the Kafka lane. With ``--faults`` it also asks for what breaks
-the network for us: Toxiproxy, which Go builds once.
+``python -m tests.kafka.toolchain`` names missing tools and exits with 1, or exits with 0. The
+Makefile runs it before the Kafka lane. With ``--faults`` it also checks for Go, which builds
+Toxiproxy once; the fault tests break the network with it.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ JAVA_AT_LEAST = 17
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server"
 TOXIPROXY_VERSION = "v2.12.0"
 GO_PLACES = ("go", "/usr/local/go/bin/go")
-GO_AT_LEAST = (1, 21)  # a Go of that age fetches by itself the newer one that Toxiproxy asks for
-FETCH_TIMEOUT = 600.0  # seconds; 44 MB, a few seconds on a usual line
+GO_AT_LEAST = (1, 21)  # it downloads the newer Go that Toxiproxy needs by itself
+FETCH_TIMEOUT = 600.0  # seconds; 44 MB take a few seconds on a usual connection
 
 
 class ToolchainMissing(RuntimeError):
-    """Java, Maven or Go is not there, or is too old; the message says which and how to get it."""
+    """Java, Maven or Go is missing or too old; the message says which, and how to install it."""
 
 
 def find_java() -> str:
-    """The path of a Java that is new enough: that of JAVA_HOME, else that of PATH."""
+    """Return the path of a Java that is new enough, from JAVA_HOME or else from PATH."""
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else "java"
     advice = f"install Java {JAVA_AT_LEAST}+ (Debian: apt-get install default-jre-headless)"
@@ -43,14 +43,14 @@ def find_java() -> str:
     )
     version = re.search(r'version "(\d+)', answer.stderr)
     if version is None:
-        raise ToolchainMissing(f"{path} does not tell its version: {advice}")
+        raise ToolchainMissing(f"{path} does not show its version: {advice}")
     if int(version[1]) < JAVA_AT_LEAST:
         raise ToolchainMissing(f"{path} is Java {version[1]}: {advice}")
     return path
 
 
 def find_maven() -> str:
-    """The path of Maven's command."""
+    """Return the path of Maven's command."""
     path = shutil.which("mvn")
     if path is None:
         raise ToolchainMissing("mvn was not found: install Maven (Debian: apt-get install maven)")
@@ -58,15 +58,15 @@ def find_maven() -> str:
 
 
 def cached_jars() -> Path:
-    """The folder of the jars that pom.xml names, which may not have been fetched yet."""
+    """Return the folder of the jars that pom.xml names. It may not exist yet."""
     return CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
 
 
 def fetch_jars() -> Path:
-    """The folder with Kafka's jars, fetched with Maven if this pom.xml's are not there.
+    """Return the folder with Kafka's jars, and fetch them with Maven if it does not exist.
 
-    The folder appears by a rename and so is whole or not there at all: an interrupted fetch leaves
-    nothing that counts, and of two at once the first one's stays.
+    The folder appears by a rename, so it is whole or does not exist, even after an interrupted
+    fetch. Of two concurrent fetches, the folder of the first one stays.
     """
     jars = cached_jars()
     if jars.is_dir():
@@ -97,7 +97,7 @@ def fetch_jars() -> Path:
 
 
 def find_go() -> str:
-    """The path of a Go that is new enough: that of PATH, else where its own installer puts it."""
+    """Return the path of a Go that is new enough, from PATH or else from its installer's folder."""
     needed = ".".join(map(str, GO_AT_LEAST))
     advice = f"install Go {needed}+ (https://go.dev/dl; Debian 13: apt-get install golang-go)"
     path = next(filter(None, map(shutil.which, GO_PLACES)), None)
@@ -112,25 +112,25 @@ def find_go() -> str:
     )
     version = re.match(r"go(\d+)\.(\d+)", answer.stdout)
     if version is None:
-        raise ToolchainMissing(f"{path} does not tell its version: {advice}")
+        raise ToolchainMissing(f"{path} does not show its version: {advice}")
     if (int(version[1]), int(version[2])) < GO_AT_LEAST:
         raise ToolchainMissing(f"{path} is {answer.stdout.strip()}: {advice}")
     return path
 
 
 def cached_toxiproxy() -> Path:
-    """The path of Toxiproxy's program, which may not have been built yet."""
+    """Return the path of Toxiproxy's program. It may not exist yet."""
     return CACHE.parent / f"toxiproxy-{TOXIPROXY_VERSION}" / "server"
 
 
 def fetch_toxiproxy() -> Path:
-    """Toxiproxy's program, built with Go if it is not there."""
+    """Return the path of Toxiproxy's program, and build it with Go if it does not exist."""
     program = cached_toxiproxy()
     if program.is_file():
         return program
     go = find_go()
     program.parent.mkdir(parents=True, exist_ok=True)
-    # Go puts a program in its place when it is whole.
+    # Go moves a program to its path only when it is whole.
     answer = subprocess.run(
         [go, "install", f"{TOXIPROXY}@{TOXIPROXY_VERSION}"],
         env={**os.environ, "GOBIN": str(program.parent)},

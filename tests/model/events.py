@@ -1,4 +1,4 @@
-"""What can happen on the stage; values, to be drawn, shrunk and printed by Hypothesis."""
+"""The events on the stage: values that Hypothesis draws, shrinks and prints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Start:
 
 @attrs.frozen
 class OfMember:
-    """Something that a member does; nothing, where there is none."""
+    """An event of one member. It does nothing if no member runs."""
 
     member: int
     then: float = _then
@@ -74,7 +74,7 @@ class Take(OfMember):
 
 @attrs.frozen
 class Ack(OfMember):
-    """A message in hand, wherever it stands; those that were acked stay in hand."""
+    """An ack of any message that a handler has received, also of one that it has acked before."""
 
     place: int = 0
 
@@ -91,7 +91,7 @@ class AckAll(OfMember):
 
 @attrs.frozen
 class Commit(OfMember):
-    """Wait for a commit, for so many seconds: what becomes of it does not depend on that."""
+    """A commit. The caller waits for `patience` seconds; the commit goes on after that."""
 
     patience: float = 10.0
 
@@ -133,7 +133,7 @@ class Pause(OfMember):
 
 @attrs.frozen
 class Write:
-    """Records; a gap before them; or such as are aborted."""
+    """Records, offsets without records ("gap"), or records of an aborted transaction."""
 
     partition: int = 0
     count: int = 1
@@ -155,7 +155,7 @@ class AddPartitions:
 
 @attrs.frozen
 class Break:
-    """A call goes wrong, of whoever makes it next."""
+    """A fault of the next such call of any member."""
 
     call: str
     fault: Fault

@@ -1,8 +1,8 @@
-"""What must hold between a member, its client and its handlers: a model that keeps every offset.
+"""Invariants between a member, its client and its handlers: a model that keeps every offset.
 
-It is told what passes between them and raises at the first thing that must not be. It knows of
-ledgers, lanes and epochs nothing, and shares no code with them: a *tenure* is what an outsider sees
-of an epoch, from an assignment or a seek on to the next one, or to the end of the ownership.
+The tests report each event to the model, which raises at the first violation. The model knows
+nothing of ledgers, lanes and epochs, and shares no code with them. A *tenure* is an epoch as seen
+from outside: it lasts from an assignment or a seek to the next one, or to the end of the ownership.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from transport.testing import InvariantViolated
 
 @attrs.define(eq=False)
 class Tenure:
-    """One partition in the hands of one member.
+    """The time in which one member reads one partition without a new assignment or seek.
 
     Attributes:
-        fetched: what the client has given, but for what it was sought back before.
-        delivered: what handlers got, in order. acked: what they were done with, by what ack says.
-        committed: the last offset that was committed in it.
-        has_ended: the member has let go of it, or has sought elsewhere.
+        fetched: the offsets that the client has returned, below the latest seek of the client.
+        delivered: the offsets that handlers have received, in order.
+        acked: the offsets whose acks counted.
+        committed: the last offset that was committed in this tenure.
+        has_ended: whether the member has released or lost the partition, or has sought elsewhere.
     """
 
     tp: TP
@@ -39,27 +40,27 @@ class Tenure:
 
 
 class Reference:
-    """One member.
+    """The model of one member.
 
     Args:
-        buffer_size: most messages that may be in hand.
-        on_seek: told of each seek that was asked for, when it is made.
+        buffer_size: the largest number of unacked messages.
+        on_seek: called when the client makes a seek that the app has requested.
     """
 
     def __init__(self, buffer_size: int, on_seek: Callable[[TP, int], None]) -> None:
         self.tenures: dict[TP, Tenure] = {}
         self._buffer_size = buffer_size
         self._on_seek = on_seek
-        self._seeks: set[tuple[TP, int]] = set()  # that were asked for and have no end yet
+        self._seeks: set[tuple[TP, int]] = set()  # requested, not made or refused yet
 
-    # What passes between the member and its client
+    # Between the member and its client
 
     def on_assigned(self, tps: Iterable[TP]) -> None:
         for tp in tps:
             self._begin(tp)
 
     def on_let_go(self, tps: Iterable[TP]) -> None:
-        """The member has agreed that these go, or is told that they are lost (I5)."""
+        """End the tenures of partitions that the member has released or lost (I5)."""
         for tp in tps:
             if (tenure := self.tenures.pop(tp, None)) is not None:
                 tenure.has_ended = True
@@ -67,7 +68,7 @@ class Reference:
     def on_fetched(self, batches: Mapping[TP, Iterable[int]]) -> None:
         held = sum(len(tenure.fetched - tenure.acked) for tenure in self.tenures.values())
         if batches and held >= self._buffer_size:
-            raise InvariantViolated(f"I8: {held} are fetched and not acked, and more is fetched")
+            raise InvariantViolated(f"I8: {held} are fetched and not acked, but more were fetched")
         for tp, offsets in batches.items():
             tenure = self._tenure(tp, "fetched from")
             for offset in offsets:
@@ -76,7 +77,7 @@ class Reference:
                 tenure.fetched.add(offset)
 
     def on_sought(self, tp: TP, offset: int) -> None:
-        """The client was sought: what comes next is what has this offset, or is behind it."""
+        """Check a seek of the client, after which it returns records from this offset on."""
         if (tp, offset) in self._seeks:
             self._seeks.discard((tp, offset))
             self._begin(tp)
@@ -85,35 +86,37 @@ class Reference:
         tenure = self._tenure(tp, "sought")
         if tenure.delivered and offset <= tenure.delivered[-1]:
             raise InvariantViolated(
-                f"I6: {tp} goes back to {offset}, and nobody has asked for that"
+                f"I6: {tp} goes back to {offset}, but the app has requested no seek to it"
             )
         if skipped := {o for o in tenure.fetched - set(tenure.delivered) if o < offset}:
-            raise InvariantViolated(f"I3: {tp} goes on to {offset}, past {sorted(skipped)}")
+            raise InvariantViolated(f"I3: {tp} goes on at {offset} and skips {sorted(skipped)}")
         tenure.fetched = {each for each in tenure.fetched if each < offset}
 
     def on_committed(self, offsets: Mapping[TP, int], tenures: Mapping[TP, Tenure]) -> None:
-        """The broker has taken these from the member.
+        """Check offsets that the broker has accepted from the member.
 
         Args:
-            tenures: as they were when the commit was made: a seek may have come meanwhile.
+            tenures: the tenures at the start of the commit. A seek may have begun others meanwhile.
         """
         for tp, offset in offsets.items():
             tenure = tenures.get(tp, self._tenure(tp, "committed"))
             if left := {each for each in tenure.fetched if each < offset} - tenure.acked:
                 raise InvariantViolated(
-                    f"I1: {tp} is committed up to {offset}, and {sorted(left)} is not acked"
+                    f"I1: {tp} is committed up to {offset}, but {sorted(left)} are not acked"
                 )
             if offset < tenure.committed:
-                raise InvariantViolated(f"I2: {tp} goes back from {tenure.committed} to {offset}")
+                raise InvariantViolated(
+                    f"I2: the commit of {tp} goes back from {tenure.committed} to {offset}"
+                )
             tenure.committed = offset
 
-    # What passes between the member and its handlers
+    # Between the member and its handlers
 
     def on_delivered(self, tp: TP, offset: int) -> Tenure:
-        """A handler gets a message; the tenure is what its ack will be told with."""
+        """Check the delivery of a message, and return its tenure for `on_acked`."""
         tenure = self._tenure(tp, "delivered")
         if offset not in tenure.fetched:
-            raise InvariantViolated(f"{tp} offset {offset} was delivered and never fetched")
+            raise InvariantViolated(f"{tp} offset {offset} was delivered but never fetched")
         if tenure.delivered and offset <= tenure.delivered[-1]:
             raise InvariantViolated(f"I6: {tp} offset {offset} comes after {tenure.delivered[-1]}")
         if before := {o for o in tenure.fetched if o < offset} - set(tenure.delivered):
@@ -125,7 +128,7 @@ class Reference:
         return tenure
 
     def on_acked(self, tenure: Tenure, offset: int, counted: bool) -> None:
-        """A handler has acked a message of a tenure, and was told whether that counts."""
+        """Check an ack of a message of a tenure. `counted` is the value that the ack returned."""
         is_due = not tenure.has_ended and offset not in tenure.acked
         if counted and not is_due:
             raise InvariantViolated(f"I5: an ack of {tenure.tp} offset {offset} counted")
@@ -138,7 +141,7 @@ class Reference:
         self._seeks.add((tp, offset))
 
     def on_seek_refused(self, tp: TP, offset: int) -> None:
-        """It was not made. One whose caller has left may be made all the same."""
+        """Remove a seek that was refused. A seek whose caller was cancelled may still be made."""
         self._seeks.discard((tp, offset))
 
     def _begin(self, tp: TP) -> Tenure:
@@ -149,5 +152,5 @@ class Reference:
 
     def _tenure(self, tp: TP, what: str) -> Tenure:
         if tp not in self.tenures:
-            raise InvariantViolated(f"I5: {tp} was {what}, and is not the member's")
+            raise InvariantViolated(f"I5: {tp} was {what}, but the member does not own it")
         return self.tenures[tp]

@@ -1,4 +1,4 @@
-"""A driver that tells the model what passes between a member and its client."""
+"""A driver that reports to the model all calls between a member and its client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transport.testing import InvariantViolated
 
 
 class Spy:
-    """Implements `Driver`, by another one."""
+    """A `Driver` that wraps another driver, and reports to the model."""
 
     def __init__(self, driver: Driver, reference: Reference, on_violation: Any) -> None:
         self._driver = driver

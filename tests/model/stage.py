@@ -1,7 +1,7 @@
-"""Members whose handlers do what events say: they take, ack, commit and seek when they are told to.
+"""Members whose handlers follow events: they take, ack, commit and seek when an event says so.
 
-Whatever passes between a member, its client, its handlers and the broker is looked at by two
-models: `Reference`, for what one member does, and `Books`, for what the group's offsets say.
+Two models check each run. `Reference` checks all calls between one member, its client and its
+handlers. `Books` checks the committed offsets of the group.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from transport.drivers.memory import MemoryDriver
 from transport.testing import Books, Fault, FaultyDriver, InvariantViolated, MemoryBroker, Timeline
 
 TOPIC = "orders"
-# So long a handler takes for a message that is there, in seconds.
+# How long a handler waits for a message, in seconds.
 A_MOMENT = 0.01
 
 
 class Event(Protocol):
-    """Something that happens on the stage, and the seconds that pass then."""
+    """An event on the stage, and the seconds that pass after it."""
 
     @property
     def then(self) -> float: ...
@@ -34,14 +34,14 @@ class Event(Protocol):
 
 @attrs.define(eq=False)
 class Held:
-    """A message in hand: acked or not, of a tenure that goes on or has ended."""
+    """A message that a handler has received, and its tenure, which may have ended."""
 
     message: Message
     tenure: Tenure
 
 
 class Puppet:
-    """A member that runs."""
+    """A running member, whose handlers follow the events."""
 
     def __init__(self, stage: Stage, name: str) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class Puppet:
         self._stage = stage
 
     async def restart(self) -> None:
-        """Be another member; the iterators go on."""
+        """Restart the consumer as another member. The iterators go on."""
         await self.app.consumer.restart()
 
     async def live(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -77,28 +77,28 @@ class Puppet:
                     task_status.started()
                     await self.to_end.wait()
         except* CommitUnknown as group:
-            self._stage.told(self.name, f"ends with {group.exceptions!r}")  # as it has to be told
+            self._stage.told(self.name, f"ends with {group.exceptions!r}")  # a stop must report it
         except* TransportError as group:
             if not self.has_crashed:
                 raise
             self._stage.told(self.name, f"crashed: {group.exceptions!r}")
 
     async def take(self, count: int) -> None:
-        """A handler takes messages, as long as there are any."""
+        """Receive messages as a handler, until `count` of them or until none is left."""
         messages = self.topic.noack()
         with trio.move_on_after(A_MOMENT):
             for _ in range(count):
                 self.hold(await anext(messages))
 
     def hold(self, message: Message) -> None:
-        """A handler has a message in hand."""
+        """Check and keep a message that a handler has received."""
         self._stage.told(self.name, f"takes {message.tp} offset {message.offset}")
         with self._stage.watched():
             tenure = self.reference.on_delivered(message.tp, message.offset)
             self.hands.append(Held(message, tenure))
 
     def ack(self, number: int) -> None:
-        """A handler is done with a message; it may have been so before, or be late."""
+        """Ack a message as its handler. The ack may be repeated, or late."""
         if not self.hands:
             return
         held = self.hands[number % len(self.hands)]
@@ -126,7 +126,7 @@ class Puppet:
 
 @attrs.frozen
 class Settings:
-    """Of all members; the fields are those of an `App`."""
+    """The settings of all members, with the names of the settings of an `App`."""
 
     assignment: str = "cooperative"
     buffer_size: int = 8
@@ -134,7 +134,7 @@ class Settings:
 
 
 class Stage:
-    """The broker, the members, and the eyes on them."""
+    """The broker, the members, and the models that check them."""
 
     def __init__(self, settings: Settings, *, partitions: int = 2) -> None:
         self.settings = settings
@@ -149,7 +149,7 @@ class Stage:
         self._committed = trio.Event()
 
     async def play(self, events: Sequence[Event]) -> None:
-        """Play the events, then let one member do all that is left (I3, I4)."""
+        """Play the events, then let one member do the remaining work (I3, I4)."""
         async with trio.open_nursery() as self.nursery:
             for event in events:
                 self.told("", str(event))
@@ -174,7 +174,7 @@ class Stage:
         return puppet
 
     def end(self, puppet: Puppet) -> None:
-        """In order: its block comes to its end."""
+        """End a member in order: the block of its app ends."""
         self.puppets.remove(puppet)
         puppet.to_end.set()
 
@@ -196,7 +196,7 @@ class Stage:
         return partitions[number % len(partitions)]
 
     def write(self, tp: TP, count: int, kind: str) -> None:
-        """Records, or a gap, or such as are aborted."""
+        """Write records, leave a gap, or write records of an aborted transaction."""
         log = self.broker.log(tp)
         if kind == "gap":
             log.skip(count)
@@ -213,17 +213,17 @@ class Stage:
         self._broken.setdefault(call, []).append(fault)
 
     def of(self, call: str) -> Fault | None:
-        """What becomes of a call: the faults of all drivers."""
+        """Return the fault of a call. This object is the `Faults` of all drivers."""
         faults = self._broken.get(call)
         return faults.pop(0) if faults else None
 
-    # Eyes
+    # Checks
 
     def told(self, who: str, what: str) -> None:
         self.timeline.add(who, what)
 
     def accuse(self, violation: InvariantViolated) -> None:
-        """Something is wrong; it is raised where the events are played."""
+        """Keep a violation. `play` raises the first one."""
         self.told("", str(violation))
         self._violation = self._violation or violation
 
@@ -263,7 +263,7 @@ class Stage:
 
 @attrs.frozen
 class _Watched:
-    """Within this block an InvariantViolated is told, and goes no further."""
+    """A block that reports an InvariantViolated, and does not raise it."""
 
     accuse: Callable[[InvariantViolated], None]
 

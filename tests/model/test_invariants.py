@@ -1,4 +1,4 @@
-"""I1 to I8 in every history that Hypothesis finds: members, handlers and faults as it likes."""
+"""I1 to I8 in histories that Hypothesis draws, with any members, handlers and faults."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_invariants(settings: Settings, events: Sequence[Event], seed: int) -> N
     play(settings, events, seed)
 
 
-def test_the_end_in_a_rebalance_fetches_nothing_once_more() -> None:
-    """I8, as it was found: what is let go makes room, and that is no reason to resume it."""
+def test_stop_during_a_rebalance_fetches_nothing_again() -> None:
+    """I8: released partitions make room in the buffer, but must not be resumed."""
     events: list[Event] = [
         Start(then=1.0),
         Write(partition=0, count=9, then=0.5),
@@ -48,8 +48,8 @@ def test_the_end_in_a_rebalance_fetches_nothing_once_more() -> None:
     play(Settings(assignment="eager", buffer_size=1, commit_interval=0.3), events, seed=62)
 
 
-def test_seek_that_outlasts_the_end_of_its_consumer_moves_nothing() -> None:
-    """The client is still seeking when the consumer lets its partitions go."""
+def test_seek_during_the_end_of_its_consumer_moves_nothing() -> None:
+    """The client still seeks when the consumer releases its partitions."""
     events: list[Event] = [
         Start(then=0.5),
         Write(partition=1),
@@ -60,10 +60,10 @@ def test_seek_that_outlasts_the_end_of_its_consumer_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 3.0])
-def test_commit_that_is_under_way_during_a_seek_may_come_before_that_of_the_new_epoch(
+def test_commit_in_flight_during_a_seek_may_precede_the_commit_of_the_new_epoch(
     pause: float,
 ) -> None:
-    """Offset 0 of partition 1 does not exist. The commit of 1 and the seek to 0 meet."""
+    """Offset 0 of partition 1 does not exist. The commit of 1 and the seek to 0 overlap."""
     events: list[Event] = [
         Write(partition=0),
         Write(partition=1, kind="gap"),
@@ -77,10 +77,10 @@ def test_commit_that_is_under_way_during_a_seek_may_come_before_that_of_the_new_
 @pytest.mark.parametrize(
     ("seed", "pauses"), [(0, (0.5, 3.0, 0.0, 3.0)), (0, (3.0, 0.5, 3.0, 0.05)), (1, (0, 0, 0, 0))]
 )
-def test_partition_that_arrives_while_the_channel_is_full_is_not_fetched_from(
+def test_partition_assigned_while_the_channel_is_full_is_not_fetched_from(
     seed: int, pauses: tuple[float, ...]
 ) -> None:
-    """I8: the poll that brings the partition must not fetch from it as well."""
+    """I8: the poll that assigns the partition must not fetch from it as well."""
     events: list[Event] = [
         Start(then=pauses[0]),
         Write(partition=0, then=pauses[1]),

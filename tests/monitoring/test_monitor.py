@@ -1,4 +1,4 @@
-"""What a sensor is told, and what the monitor makes of it."""
+"""The calls of a sensor, and the counts and snapshots of the monitor."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ POINTS = [name for name in vars(Sensor) if name.startswith("on_")]
 
 
 class Diary(Sensor):
-    """Writes down every call, and hands out numbers for those that begin something."""
+    """A sensor that records every call, and returns the number of the call as its state."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def told(self, *names: str) -> list[tuple[Any, ...]]:
-        """What the calls of these points were given, in order."""
+        """Return the arguments of the calls with these names, in order."""
         return [given for name, given in self.calls if name in names]
 
 
@@ -57,11 +57,11 @@ for _name in POINTS:
     setattr(Diary, _name, _noting(_name))
 
 
-# The points
+# The events
 
 
 @jumping
-async def test_on_open() -> None:
+async def test_on_open_is_the_first_call() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE), monitor=diary) as app:
         assert diary.calls == [("on_open", (app,))]
@@ -69,7 +69,7 @@ async def test_on_open() -> None:
 
 
 @jumping
-async def test_on_messages_in_by_the_batch() -> None:
+async def test_on_messages_in_is_called_once_per_fetch() -> None:
     diary = Diary()
     broker = broker_with(*ORDERS, records=100)
     async with app_on(broker, monitor=diary) as app:
@@ -81,7 +81,7 @@ async def test_on_messages_in_by_the_batch() -> None:
 
 
 @jumping
-async def test_on_messages_out_at_commits() -> None:
+async def test_on_messages_out_counts_acks_at_each_commit() -> None:
     diary = Diary()
     async with app_on(broker_with(*ORDERS, records=3), monitor=diary, commit_interval=NEVER) as app:
         messages = await take(app.topic("orders").noack(), 6)
@@ -96,14 +96,14 @@ async def test_on_messages_out_at_commits() -> None:
 
 
 @jumping
-async def test_on_messages_out_when_a_partition_goes_or_is_sought() -> None:
+async def test_on_messages_out_counts_acks_at_a_seek_and_at_a_loss() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE, records=5), monitor=diary, commit_interval=NEVER) as app:
         orders = app.topic("orders")
         for message in (await take(orders.noack(), 5))[:3]:
             message.ack()
         await app.consumer.seek(ONE, 0)
-        assert diary.told("on_messages_out") == [(ONE, 3)]  # not those that were given up
+        assert diary.told("on_messages_out") == [(ONE, 3)]  # without the unacked messages
         for message in (await take(orders.noack(), 5))[1:3]:
             message.ack()
         app.consumer.ownership.drop({ONE})
@@ -111,7 +111,7 @@ async def test_on_messages_out_when_a_partition_goes_or_is_sought() -> None:
 
 
 @jumping
-async def test_on_messages_out_once_for_each_topic_object() -> None:
+async def test_on_messages_out_counts_acks_of_each_topic_object() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE, records=5), monitor=diary, commit_interval=NEVER) as app:
         topics = [app.topic("orders") for _ in range(2)]
@@ -125,7 +125,7 @@ async def test_on_messages_out_once_for_each_topic_object() -> None:
 
 
 @jumping
-async def test_on_topic_buffer_full() -> None:
+async def test_on_topic_buffer_full_names_the_partition() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE, records=9), monitor=diary, buffer_size=4) as app:
         await anext(app.topic("orders").noack())
@@ -133,7 +133,7 @@ async def test_on_topic_buffer_full() -> None:
 
 
 @jumping
-async def test_on_commit_initiated_and_completed() -> None:
+async def test_commit_events_share_a_state_and_need_a_due_offset() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE, records=1), monitor=diary, commit_interval=NEVER) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -143,12 +143,12 @@ async def test_on_commit_initiated_and_completed() -> None:
         assert begun == (app.consumer,)
         state = diary.calls.index(("on_commit_initiated", begun)) + 1
         assert ended == (app.consumer, state, True)
-        await app.consumer.commit()  # there is nothing to commit
+        await app.consumer.commit()  # nothing is due
         assert len(diary.told("on_commit_initiated")) == 1
 
 
 @jumping
-async def test_on_commit_error() -> None:
+async def test_on_commit_error_receives_the_error() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE, records=1), monitor=diary, commit_interval=NEVER) as app:
         (await anext(app.topic("orders").noack())).ack()
@@ -167,7 +167,7 @@ async def test_on_commit_error() -> None:
 
 
 @jumping
-async def test_on_sends_initiated_and_completed() -> None:
+async def test_send_events_count_messages_and_receive_their_metadata() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE), monitor=diary) as app:
         for _ in range(5):
@@ -182,7 +182,7 @@ async def test_on_sends_initiated_and_completed() -> None:
 
 
 @jumping
-async def test_on_sends_error() -> None:
+async def test_on_sends_error_receives_the_errors() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE), monitor=diary) as app:
         client: ProducerClient = app.producer.client
@@ -200,7 +200,7 @@ async def test_on_sends_error() -> None:
 
 
 @jumping
-async def test_on_assignment_start_and_completed_and_on_rebalance_start_return_and_end() -> None:
+async def test_assignment_and_rebalance_events_come_in_order_with_their_states() -> None:
     diary = Diary()
     broker = broker_with(*ORDERS)
     async with app_on(broker, monitor=diary) as one:
@@ -233,7 +233,7 @@ async def test_on_assignment_start_and_completed_and_on_rebalance_start_return_a
 
 
 @jumping
-async def test_on_assignment_error() -> None:
+async def test_on_assignment_error_receives_the_error_of_the_hook() -> None:
     class Fails(App):
         async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
             raise ZeroDivisionError
@@ -255,7 +255,7 @@ async def test_on_assignment_error() -> None:
     sorted(set(POINTS) - {"on_commit_error", "on_sends_error", "on_assignment_error"}),
 )
 @jumping
-async def test_its_error_ends_the_app_and_splits_nothing(point: str) -> None:
+async def test_error_of_a_sensor_ends_the_app_and_loses_no_message(point: str) -> None:
     sensor = Diary()
 
     def fail(*_: object) -> None:
@@ -275,9 +275,9 @@ async def test_its_error_ends_the_app_and_splits_nothing(point: str) -> None:
                 (await anext(messages)).ack()
             await app.consumer.commit()
             await trio.sleep(10)
-    assert sensor.calls[-1] == ("failed", ())  # nothing is told after it
+    assert sensor.calls[-1] == ("failed", ())  # no method is called after the error
     assert broker.group("group").members == {}
-    # What was acked is committed on the way out, and the rest comes again.
+    # The last commit covers the acked messages, and the others are redelivered.
     safe, end = broker.group("group").offsets.get(ONE, 0), broker.log(ONE).end
     async with app_on(broker, commit_interval=NEVER) as app:
         left = await take(app.topic("orders").noack(), end - safe)
@@ -285,7 +285,7 @@ async def test_its_error_ends_the_app_and_splits_nothing(point: str) -> None:
 
 
 @jumping
-async def test_its_error_at_the_very_end_comes_out_as_well() -> None:
+async def test_error_of_a_sensor_at_shutdown_is_raised() -> None:
     class Fails(Sensor):
         def on_messages_out(self, tp: TP, count: int) -> None:
             raise ZeroDivisionError
@@ -297,16 +297,16 @@ async def test_its_error_at_the_very_end_comes_out_as_well() -> None:
     assert broker.group("group").offsets == {ONE: 1}
 
 
-def test_only_a_sensor_is_taken() -> None:
+def test_monitor_that_is_no_sensor_is_refused() -> None:
     with pytest.raises(TypeError, match="monitor"):
         App("group", monitor=object())
 
 
-# What it costs
+# Cost
 
 
 def calls_of(sensor: Sensor | None, records: int) -> int:
-    """How many Python functions are called while so many messages are taken and acked."""
+    """Return how many Python functions are called while the messages are taken and acked."""
     calls = 0
 
     def count(frame: object, event: str, _: object) -> None:
@@ -329,12 +329,12 @@ def calls_of(sensor: Sensor | None, records: int) -> int:
     return calls
 
 
-def test_a_message_costs_the_same_with_a_monitor_as_without_one() -> None:
+def test_monitor_adds_no_call_per_message() -> None:
     assert calls_of(Monitor(), 500) == calls_of(None, 500)
 
 
-def test_without_a_monitor_nothing_of_it_is_called() -> None:
-    """In a whole life: messages are sent, fetched, acked and committed, partitions come and go."""
+def test_no_monitor_code_runs_without_a_monitor() -> None:
+    """The app sends, fetches, acks, commits and seeks, and its partitions are rebalanced."""
     called: set[str] = set()
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -369,7 +369,7 @@ def test_without_a_monitor_nothing_of_it_is_called() -> None:
 
 
 @jumping
-async def test_a_snapshot_of_what_is_assigned() -> None:
+async def test_snapshot_shows_the_state_of_assigned_partitions() -> None:
     monitor = Monitor()
     with pytest.raises(RuntimeError):
         monitor.snapshot()
@@ -393,7 +393,7 @@ async def test_a_snapshot_of_what_is_assigned() -> None:
 
 
 @jumping
-async def test_how_long_commits_and_rebalances_take() -> None:
+async def test_snapshot_times_commits_assignments_and_rebalances() -> None:
     class Slow(App):
         async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
             await trio.sleep(3)
@@ -423,7 +423,7 @@ async def test_how_long_commits_and_rebalances_take() -> None:
 
 
 @jumping
-async def test_what_is_in_flight_and_what_failed() -> None:
+async def test_snapshot_counts_messages_in_flight_and_failed() -> None:
     monitor = Monitor()
     async with app_on(broker_with(ONE), monitor=monitor) as app:
         kept: list[Any] = []
@@ -446,7 +446,7 @@ async def test_what_is_in_flight_and_what_failed() -> None:
 
 
 @jumping
-async def test_what_is_stuck_is_shown() -> None:
+async def test_snapshot_shows_stuck_partitions() -> None:
     monitor = Monitor()
     async with app_on(broker_with(ONE, records=1), monitor=monitor) as app:
         message = await anext(app.topic("orders").noack())
@@ -457,7 +457,7 @@ async def test_what_is_stuck_is_shown() -> None:
 
 
 @jumping
-async def test_a_monitor_is_for_one_app() -> None:
+async def test_monitor_is_refused_by_a_second_app() -> None:
     monitor = Monitor()
     async with app_on(broker_with(ONE), monitor=monitor):
         pass
@@ -466,8 +466,8 @@ async def test_a_monitor_is_for_one_app() -> None:
             pass
 
 
-async def test_all_that_is_sent_is_received_and_committed(place: Place) -> None:
-    """A whole run: the counts add up."""
+async def test_counts_add_up_over_a_whole_run(place: Place) -> None:
+    """The counts equal the number of messages that were sent, received and committed."""
     count = 2000
     tps = await place.create(4)
     monitor = Monitor()
@@ -500,7 +500,7 @@ async def test_all_that_is_sent_is_received_and_committed(place: Place) -> None:
 
 @pytest.mark.parametrize("transactions", ["member", "partition"])
 @jumping
-async def test_what_is_sent_and_committed_in_transactions_counts_as_well(transactions: str) -> None:
+async def test_counts_include_messages_in_transactions(transactions: str) -> None:
     monitor = Monitor()
     broker = broker_with(*ORDERS, records=5)
     settings = {"monitor": monitor, "transactions": transactions, "commit_interval": NEVER}

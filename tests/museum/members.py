@@ -1,4 +1,4 @@
-"""Members of a group whose comings and goings a test can wait for, on either broker."""
+"""Members of a group, and their work and commits, for which a test can wait. For both brokers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transport.drivers.memory import MemoryBroker
 
 
 class Member(App):
-    """Knows what it owns, by the hooks alone; `guard` is entered by the hook for what goes."""
+    """An app that tracks its partitions by the hooks. The hook for revocations enters `guard`."""
 
     guard: Callable[[], Any] | None = None
 
@@ -34,7 +34,7 @@ class Member(App):
                 pass
 
     async def owns(self, count: int) -> set[TP]:
-        """Wait until it owns so many partitions."""
+        """Wait until the member owns `count` partitions, and return them."""
         while len(self.owned) != count:
             await self._turned.wait()
         return set(self.owned)
@@ -46,12 +46,12 @@ class Member(App):
 
 
 def member(place: Place, **settings: Any) -> Member:
-    """A member of the place's group, quick to hear of another."""
+    """Return a member of the group of the place, which learns of rebalances quickly."""
     return place.app(Member, **settings)
 
 
 async def send(app: App, tps: Iterable[TP], count: int) -> None:
-    """So many records into each of the partitions."""
+    """Send `count` records to each of the partitions."""
     for tp in sorted(tps):
         for _ in range(count):
             await app.producer.send(tp.topic, None, b"value", tp.partition)
@@ -60,7 +60,7 @@ async def send(app: App, tps: Iterable[TP], count: int) -> None:
 
 @attrs.define
 class Work:
-    """What handlers have done, until all of it is there.
+    """The messages that handlers have done, and an event for the time when all are done.
 
     Attributes:
         expected: partition and offset of every record.
@@ -73,7 +73,7 @@ class Work:
     async def handle(
         self, app: App, topic: Topic, seconds: float = 0.0, commits: bool = False
     ) -> None:
-        """Work through the topic, which handlers share; `commits`: after each message."""
+        """Handle messages of the topic, `seconds` for each; `commits`: commit after each ack."""
         async for message in topic.noack():
             await trio.sleep(seconds)
             message.ack()
@@ -93,10 +93,10 @@ def every(tps: Iterable[TP], offsets: Iterable[int]) -> set[tuple[TP, int]]:
 
 
 class Commits:
-    """Every commit that a consumer tries from now on.
+    """A recorder of the commits of a consumer from now on.
 
     Attributes:
-        tried: as they went to the client, in order.
+        tried: the offsets that were passed to the client, in order.
     """
 
     def __init__(self, app: App) -> None:
@@ -115,13 +115,13 @@ class Commits:
         app.consumer.client.commit = noted  # type: ignore[method-assign]
 
     async def reach(self, tp: TP, offset: int) -> None:
-        """Wait until that much of the partition is committed."""
+        """Wait until `offset` of the partition is committed."""
         while self._made.get(tp, -1) < offset:
             await self._turned.wait()
 
 
 async def leave_a_gap(place: Place, tp: TP) -> None:
-    """Offsets that hold nothing: a marker and aborted data on Kafka, just a gap in memory."""
+    """Write offsets without a message: aborted records and a marker on Kafka, a gap in memory."""
     driver = place.app().driver
     if place.url.startswith("memory://"):
         broker: MemoryBroker = driver._attach()  # type: ignore[attr-defined]
@@ -141,6 +141,6 @@ def _abort_a_transaction(servers: list[str], tp: TP) -> None:
         for _ in range(3):
             producer.send(tp.topic, b"aborted", partition=tp.partition)
         producer.flush()
-        producer.abort_transaction()  # which leaves a marker behind the three
+        producer.abort_transaction()  # adds a marker after the three records
     finally:
         producer.close()

@@ -1,6 +1,7 @@
-"""Where Faust failed its users: each test is a report, by its number.
+"""Reports of users of Faust, each as a test.
 
-The name says what was seen there, the test that it does not come about here.
+A test name gives the number of the report and the rule that holds here. The docstring says what
+happened in Faust.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 
 
 def throw_out(broker: MemoryBroker) -> None:
-    """Let the group lose its members, as if their sessions had run out."""
+    """Evict all members from the group, as if their sessions had expired."""
     group = broker.group("group")
     for name in list(group.members):
         group.leave(name, trio.current_time())
@@ -34,9 +35,9 @@ def throw_out(broker: MemoryBroker) -> None:
 # robinhood/faust 401
 
 
-async def test_robinhood_faust_401_a_gap_in_the_offsets_stops_commits(place: Place) -> None:
-    """A compacted topic, or one of a transactional producer, has offsets without a message; Faust
-    waited for them to be acked, and the lag grew for ever."""
+async def test_robinhood_faust_401_commits_pass_gaps_in_the_offsets(place: Place) -> None:
+    """A compacted topic, or one with transactions, has offsets without a message. Faust waited for
+    their acks, and the lag grew without end."""
     (tp,) = await place.create(1)
     async with member(place, commit_interval=NEVER) as app:
         await leave_a_gap(place, tp)
@@ -54,7 +55,7 @@ async def test_robinhood_faust_401_a_gap_in_the_offsets_stops_commits(place: Pla
         last.ack()
         end = (await app.consumer.client.end_offsets([tp]))[tp]
         assert end == 6 + 4 * 4
-        # The client passes the last gap in a fetch of its own; until then there is a new commit.
+        # The client passes the last gap in a fetch of its own, so commits are repeated until then.
         commits = Commits(app)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tick, 0.05, app.consumer.commit)
@@ -67,9 +68,9 @@ async def test_robinhood_faust_401_a_gap_in_the_offsets_stops_commits(place: Pla
 
 
 @jumping
-async def test_robinhood_faust_559_a_duplicate_ack_blocks_commits_for_ever() -> None:
-    """A member was thrown out by a missed heartbeat and read on from an earlier offset: what it
-    acked then stood twice in the list of acks, and the offset to commit stayed there."""
+async def test_robinhood_faust_559_stale_acks_do_not_block_commits() -> None:
+    """A member was evicted after a missed heartbeat, and read again from an earlier offset. Its
+    acks were then twice in the list of acks, and the offset to commit stood still."""
     broker = broker_with(ORDERS, records=10)
     async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
@@ -96,9 +97,9 @@ async def test_robinhood_faust_559_a_duplicate_ack_blocks_commits_for_ever() -> 
 
 
 @jumping
-async def test_robinhood_faust_625_a_duplicate_ack_blocks_commits_for_ever() -> None:
-    """A message that a filter left out was acked twice; from then on nothing was committed, though
-    all was handled, until a restart handled all of it again."""
+async def test_robinhood_faust_625_second_ack_does_not_block_commits() -> None:
+    """A message that a filter left out was acked twice. From then on nothing was committed, though
+    all messages were handled. A restart handled all of them again."""
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
@@ -115,11 +116,11 @@ async def test_robinhood_faust_625_a_duplicate_ack_blocks_commits_for_ever() -> 
 
 
 @both_ways
-async def test_robinhood_faust_681_faust_streaming_318_a_partition_that_comes_back_after_two_rebalances_is_never_committed_again(  # noqa: E501
+async def test_robinhood_faust_681_faust_streaming_318_partition_that_returns_is_committed_again(
     place: Place, assignment: str
 ) -> None:
-    """A partition went to another member and came back; what the first one knew of it from
-    before stood in the way, and nothing of it was committed any more."""
+    """A partition was assigned to another member, and then to the first one again. The first
+    member kept its old state of the partition, so it committed nothing more of it."""
     tps = set(await place.create(2))
     settings = {"commit_interval": NEVER, "assignment": assignment}
     async with (one := member(place, **settings)):
@@ -149,9 +150,9 @@ async def test_robinhood_faust_681_faust_streaming_318_a_partition_that_comes_ba
 
 
 @jumping
-async def test_faust_streaming_312_a_gap_in_acks_is_committed_over_and_a_message_is_lost() -> None:
-    """One message out of five was held by a slow handler while the others were acked; after a few
-    rounds of commits the offset passed it, and after a crash it never came again."""
+async def test_faust_streaming_312_commits_never_pass_an_unacked_message() -> None:
+    """A slow handler had one message out of five, and the others were acked. After a few commits
+    the offset passed the unacked message. After a crash the message was not redelivered."""
     broker = broker_with(ORDERS, records=20)
     async with app_on(broker, commit_interval=NEVER) as app:
         messages = await take(app.topic("orders").noack(), 20)
@@ -167,11 +168,11 @@ async def test_faust_streaming_312_a_gap_in_acks_is_committed_over_and_a_message
             assert committed(broker) == {ORDERS: offset}
 
 
-async def test_faust_streaming_606_a_gap_a_wrong_offset_committed_a_message_lost(
+async def test_faust_streaming_606_commit_stops_at_a_single_unacked_message(
     place: Place,
 ) -> None:
-    """The message just at the committed offset was still being handled; the one gap that this
-    left was taken for a compacted one, and the commit went over it."""
+    """The message at the committed offset was still being handled. Faust treated this single gap
+    as a compacted offset, and committed past it."""
     (tp,) = await place.create(1, *[b"value"] * 10)
     async with member(place, commit_interval=NEVER) as app:
         messages = await take(app.topic(place.name).noack(), 10)
@@ -191,11 +192,11 @@ async def test_faust_streaming_606_a_gap_a_wrong_offset_committed_a_message_lost
 
 @pytest.mark.parametrize("order", ["stop seek resume", "stop resume seek", "seek"])
 @jumping
-async def test_faust_streaming_596_a_race_at_recovery_leaves_a_gap_that_is_never_filled(
+async def test_faust_streaming_596_seek_during_flow_changes_loses_no_message(
     order: str,
 ) -> None:
-    """When recovery was over the buffers were cleared and the consumer sought back; a message that
-    was taken in between was neither delivered nor fetched again, and commits stood still at it."""
+    """After recovery Faust cleared the buffers and sought backwards. A message that was taken in
+    between was neither delivered nor fetched again, and the commits stopped at it."""
     broker = broker_with(ORDERS, records=5)
     async with app_on(broker, commit_interval=NEVER) as app:
         consumer = app.consumer
@@ -203,7 +204,7 @@ async def test_faust_streaming_596_a_race_at_recovery_leaves_a_gap_that_is_never
         for message in await take(messages, 2):
             message.ack()
         await consumer.commit()
-        assert (await anext(messages)).offset == 2  # taken, not acked; 3 and 4 are in the buffer
+        assert (await anext(messages)).offset == 2  # unacked; 3 and 4 are waiting
         async with trio.open_nursery() as nursery:
             for step in order.split():
                 write(broker, ORDERS)
@@ -228,12 +229,12 @@ async def test_faust_streaming_596_a_race_at_recovery_leaves_a_gap_that_is_never
 
 
 @both_ways
-async def test_robinhood_faust_378_the_consumer_stalls_after_a_rebalance(
+async def test_robinhood_faust_378_consumer_continues_after_a_rebalance(
     place: Place, assignment: str
 ) -> None:
-    """After a rebalance a worker went on being a member, and read nothing any more. The worst
-    moment for it here: the buffer is full, and the partitions are paused at the client, which in
-    an eager rebalance would keep the pause of what it gives back."""
+    """After a rebalance a worker was still a member, but read nothing more. The worst moment for
+    that is here: the buffer is full, and the partitions are paused at the client. In an eager
+    rebalance the client would keep these pauses for revoked partitions."""
     tps = await place.create(2)
     settings = {"buffer_size": 4, "assignment": assignment}
     work = Work(every(tps, range(30)))
@@ -258,8 +259,8 @@ async def test_robinhood_faust_378_the_consumer_stalls_after_a_rebalance(
 
 
 @jumping
-async def test_faust_its_source_offset_0_is_taken_for_none() -> None:
-    """`if offset:` stood where `is not None` was meant: a commit or a seek of 0 was none."""
+async def test_faust_source_offset_0_is_committed_and_sought() -> None:
+    """Faust checked `if offset:` instead of `is not None`, so it ignored a commit or seek of 0."""
     broker = broker_with(ORDERS, records=3)
     async with app_on(broker, commit_interval=NEVER) as app:
         _, *others = await take(app.topic("orders").noack(), 3)
@@ -283,9 +284,9 @@ async def test_faust_its_source_offset_0_is_taken_for_none() -> None:
 
 
 @jumping
-async def test_faust_its_source_a_dropped_message_vanishes_from_unacked() -> None:
-    """`unacked` was a set of weak references: a message that nobody held any more was waited for
-    by no one, and yet it was not acked."""
+async def test_faust_source_unreferenced_message_stays_unacked() -> None:
+    """`unacked` was a set of weak references. A message without a reference to it left the set
+    without an ack, and nothing waited for it."""
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
@@ -302,9 +303,9 @@ async def test_faust_its_source_a_dropped_message_vanishes_from_unacked() -> Non
 
 
 @jumping
-async def test_faust_its_source_sleeps_of_45_s_1_s_and_0_1_s_in_place_of_waiting() -> None:
-    """A new topic was subscribed to within 45 s, a stopped flow was looked for each second and an
-    acked message each tenth. On this clock nothing passes while somebody can go on."""
+async def test_faust_source_waits_end_at_once_and_do_not_poll() -> None:
+    """Faust checked for a new topic every 45 s, for a stopped flow every second, and for acks every
+    0.1 s. The clock of this test advances only if all tasks sleep."""
     broker = broker_with(ORDERS, TP("parcels", 0), records=1)
     async with app_on(broker, commit_interval=NEVER) as app:
         orders = app.topic("orders").noack()
@@ -325,9 +326,9 @@ async def test_faust_its_source_sleeps_of_45_s_1_s_and_0_1_s_in_place_of_waiting
 
 
 @jumping
-async def test_faust_its_source_a_process_wide_lock_around_acks() -> None:
-    """Every ack of every app in the process took one lock. Here an ack waits for nothing: neither
-    for a commit that hangs, nor for another app, nor for another thread's."""
+async def test_faust_source_ack_waits_for_no_commit_app_or_thread() -> None:
+    """Every ack of every app in the process took one lock. Here an ack waits for nothing: not for a
+    hanging commit, not for another app, and not for another thread."""
     brokers = [broker_with(ORDERS, records=3) for _ in range(2)]
     hung = trio.Event()
 

@@ -1,4 +1,8 @@
-"""Where others failed their users on the same ground: each test is a report, by its number."""
+"""Reports of users of other libraries, each as a test.
+
+A test name gives the number of the report and the rule that holds here. The docstring says what
+happened in the other library.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +48,11 @@ both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
 
 
 @both_ways
-async def test_faust_streaming_502_what_was_acked_before_a_rebalance_is_handled_again(
+async def test_faust_streaming_502_acked_messages_are_committed_at_a_revocation(
     place: Place, assignment: str
 ) -> None:
-    """Three messages were processed and acked; then a second replica came, and had them again:
-    partitions went without a commit on the way out."""
+    """Three messages were handled and acked. Then a second replica joined and handled them again,
+    because the partitions were revoked without a last commit."""
     tps = await place.create(2)
     settings = {"commit_interval": NEVER, "assignment": assignment}
     async with (one := member(place, **settings)):
@@ -66,11 +70,11 @@ async def test_faust_streaming_502_what_was_acked_before_a_rebalance_is_handled_
 # librdkafka 2933, faststream 1414
 
 
-async def test_librdkafka_2933_faststream_1414_a_commit_during_a_rebalance_stalls_the_consumer(
+async def test_librdkafka_2933_faststream_1414_commits_during_rebalances_do_not_stop_reading(
     place: Place,
 ) -> None:
-    """A commit overlapped with a rebalance and failed: the fetching, which was to go on after
-    it, never did. Here handlers commit after every message while members come and go."""
+    """A commit overlapped with a rebalance and failed. Fetching, which should have resumed after
+    the commit, never did. Here handlers commit after every message during rebalances."""
     tps = await place.create(4)
     work = Work(every(tps, range(60)))
     async with (one := member(place)), trio.open_nursery() as nursery:
@@ -93,11 +97,11 @@ async def test_librdkafka_2933_faststream_1414_a_commit_during_a_rebalance_stall
 
 @pytest.mark.parametrize("error", [RebalanceInProgress, CommitFailed])
 @jumping
-async def test_librdkafka_2933_faststream_1414_a_commit_that_fails_in_a_rebalance_stalls_nothing(
+async def test_librdkafka_2933_faststream_1414_failed_commits_in_a_rebalance_stop_nothing(
     error: type[Exception],
 ) -> None:
-    """The same with a broker that refuses every commit from before the rebalance until long after
-    it: messages go on coming, to both members, and all is committed once that is over."""
+    """The same with a broker that refuses every commit, from before the rebalance until long after
+    it. Both members still receive messages, and later commit all of them."""
     broker = broker_with(*ORDERS, records=5)
     async with app_on(broker) as one:
         ones = one.topic("orders").noack()
@@ -111,7 +115,7 @@ async def test_librdkafka_2933_faststream_1414_a_commit_that_fails_in_a_rebalanc
         one.consumer.client.commit = refuse
         async with app_on(broker) as two:
             twos = two.topic("orders").noack()
-            again = await anext(twos)  # its commit failed, so it comes again, and is no loss
+            again = await anext(twos)  # redelivered, because its commit failed
             assert again.offset == 0
             again.ack()
             for message in await take(twos, 4):
@@ -119,7 +123,7 @@ async def test_librdkafka_2933_faststream_1414_a_commit_that_fails_in_a_rebalanc
             for tp in ORDERS:
                 write(broker, tp)
             if error is CommitFailed:
-                # It seems to be no member any more: what it still delivered would come twice.
+                # The consumer must assume its eviction: all that it delivers would come twice.
                 assert await nothing_comes(ones, 100)
                 one.consumer.client.commit = commit
             mine = await anext(ones)
@@ -136,18 +140,18 @@ async def test_librdkafka_2933_faststream_1414_a_commit_that_fails_in_a_rebalanc
 # reactor-kafka 240
 
 
-async def test_reactor_kafka_240_acks_from_before_a_rebalance_are_committed_after_it(
+async def test_reactor_kafka_240_acks_after_a_revocation_commit_nothing(
     place: Place,
 ) -> None:
-    """Messages were still in the pipeline when their partition went; their acks were committed
-    afterwards, over the head of the new owner, who had got further."""
+    """Messages were still in the pipeline when their partition was revoked. Their acks were then
+    committed, and moved the committed offset of the new owner back."""
     tps = await place.create(2)
     settings = {"commit_interval": NEVER, "drain_timeout": 1.0}
     async with (one := member(place, **settings)), (two := member(place, **settings)):
         await send(one, tps, 5)
         in_the_pipeline = await take(one.topic(place.name).noack(), 10)
         twos = two.topic(place.name).noack()
-        (moved,) = await two.owns(1)  # past the bound
+        (moved,) = await two.owns(1)  # after the bound
         for message in await take(twos, 5):
             assert message.tp == moved
             message.ack()
@@ -162,12 +166,12 @@ async def test_reactor_kafka_240_acks_from_before_a_rebalance_are_committed_afte
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_alpakka_kafka_750_sentry_95753_a_commit_task_goes_on_with_revoked_partitions(
+async def test_alpakka_kafka_750_sentry_95753_later_commits_leave_out_revoked_partitions(
     place: Place, is_late: bool
 ) -> None:
-    """The task that commits lived on after the revocation, with the offsets of what was gone:
-    every commit failed from then on, that of the partitions that were kept as well. The worst
-    case: a message of what went is acked when the time for handing over has passed."""
+    """The committing task kept the offsets of revoked partitions. From then on every commit failed,
+    also for the partitions that the member still had. The worst case: a message of a revoked
+    partition is acked after the bound of the rebalance."""
     tps = set(await place.create(2))
     settings = {"commit_interval": 0.05, "drain_timeout": 1.0}
     async with (one := member(place, **settings)):
@@ -205,11 +209,11 @@ async def test_alpakka_kafka_750_sentry_95753_a_commit_task_goes_on_with_revoked
 # aiokafka 335
 
 
-async def test_aiokafka_335_a_lock_over_getmany_that_the_rebalance_callback_wants_deadlocks(
+async def test_aiokafka_335_handler_and_rebalance_hook_may_share_a_lock(
     place: Place,
 ) -> None:
-    """A handler held its lock while it waited for messages, and the callback for what goes wanted
-    that lock: no messages came until the rebalance was over, so both waited for ever."""
+    """A handler held its lock while it waited for messages, and the revocation callback waited for
+    that lock. No messages came until the rebalance was over, so both waited without end."""
     tps = await place.create(2)
     lock = trio.Lock()
     work = Work(every(tps, range(1, 3)))
@@ -240,9 +244,9 @@ async def test_aiokafka_335_a_lock_over_getmany_that_the_rebalance_callback_want
 
 
 @jumping
-async def test_confluent_kafka_python_1801_a_commit_hangs_and_takes_the_consumer_with_it() -> None:
-    """A synchronous commit hung now and then, and the consumer with it until it lost its
-    partitions. Here a commit that gets no answer ends all the same, and holds up nothing else."""
+async def test_confluent_kafka_python_1801_hanging_commit_does_not_stop_the_consumer() -> None:
+    """A synchronous commit sometimes hung, and the consumer with it until it lost its partitions.
+    Here a commit without an answer ends after its timeout, and blocks nothing else."""
     broker = broker_with(ORDERS[0], records=3)
     with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
         async with app_on(broker, grace=20.0, commit_timeout=10.0) as app:
@@ -264,8 +268,8 @@ async def test_confluent_kafka_python_1801_a_commit_hangs_and_takes_the_consumer
 
 
 @jumping
-async def test_confluent_kafka_python_1801_a_poll_hangs_and_takes_the_commits_with_it() -> None:
-    """The same with the other side of the client: what it is asked has a bound, too."""
+async def test_confluent_kafka_python_1801_hanging_poll_does_not_stop_commits() -> None:
+    """The same with a poll: requests to the polling task have a bound, too."""
     broker = broker_with(ORDERS[0], records=3)
     async with app_on(broker, grace=20.0, commit_timeout=5.0, commit_interval=NEVER) as app:
         for message in await take(app.topic("orders").noack(), 3):
@@ -278,10 +282,10 @@ async def test_confluent_kafka_python_1801_a_poll_hangs_and_takes_the_commits_wi
             return await poll()
 
         app.consumer.client.poll = hang
-        app.consumer.resume_partitions(ORDERS)  # which ends the poll under way
+        app.consumer.resume_partitions(ORDERS)  # ends the poll in flight
         await trio.sleep(1.0)
         broker.gap(ORDERS[0])
-        app.consumer.client.highwater = lambda tp: 4  # so that a commit asks how far the client is
+        app.consumer.client.highwater = lambda tp: 4  # lets a commit ask for the client's position
         with trio.fail_after(10.0):
             assert await app.consumer.commit()
         assert committed(broker) == {ORDERS[0]: 3}
@@ -293,8 +297,8 @@ async def test_confluent_kafka_python_1801_a_poll_hangs_and_takes_the_commits_wi
 async def test_confluent_kafka_python_1801_every_commit_has_a_bound_and_an_outcome(
     kafka_broker: Broker,
 ) -> None:
-    """The same with a broker that does not answer: the commit ends with its timeout, and the next
-    one, when the broker is back, settles what became of it."""
+    """The same with a broker that does not answer. The commit ends after its timeout, and the next
+    commit settles its outcome when the broker is back."""
     place = Place(f"kafka://{kafka_broker.bootstrap}", "orders")
     (tp,) = await place.create(1, b"value", b"value")
     async with member(place, commit_interval=NEVER, commit_timeout=1.0) as app:
@@ -319,11 +323,12 @@ async def test_confluent_kafka_python_1801_every_commit_has_a_bound_and_an_outco
 # kafka-python 3131
 
 
-async def test_kafka_python_3131_the_client_stops_returning_one_partitions_records(
+async def test_kafka_python_3131_partition_without_records_is_reported_as_stuck(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A healthy member, with its other partitions going on, got nothing of one of them until the
-    next rebalance, and nothing said so. The broker is asked, and the partition is named."""
+    """A healthy member got no records of one partition until the next rebalance, while its other
+    partitions continued. No error or log line showed it. Here a check asks the broker, and a
+    warning names the partition."""
     tps = await place.create(2)
     settings = {"stuck_response_timeout": 1.0, "stuck_highwater_timeout": 1.0}
     async with member(place, **settings) as app:
@@ -348,7 +353,7 @@ async def test_kafka_python_3131_the_client_stops_returning_one_partitions_recor
 
 
 def forget_to_fetch(app: App, tp: TP) -> None:
-    """Let the client ask for nothing of the partition any more, and keep it to itself."""
+    """Let the client stop fetching from the partition, without any sign of that."""
     client = app.consumer.client
     if isinstance(client, MemoryConsumer):
         client._paused.add(tp)
@@ -356,7 +361,7 @@ def forget_to_fetch(app: App, tp: TP) -> None:
         client._assignment()[tp].paused = True  # type: ignore[attr-defined]
 
 
-def test_kafka_python_3131_a_client_that_has_the_fix_is_required() -> None:
+def test_kafka_python_3131_client_release_with_the_fix_is_required() -> None:
     """3.0.7 and 3.0.8 stopped returning the records of one partition until the next rebalance."""
     (required,) = [r for r in requires("kafka-nursery") or () if r.startswith("kafka-python")]
     specifiers = required.partition("]")[2].split(";")[0].split(",")
@@ -373,11 +378,11 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("mode", ["member", "partition"])
-async def test_kafka_9910_a_transaction_that_times_out_is_taken_for_another_producer(
+async def test_kafka_9910_work_of_a_timed_out_transaction_is_repeated(
     place: Place, mode: str
 ) -> None:
-    """The broker aborted a transaction after its timeout, and refused the producer as if another
-    one had taken its id: the program had to end. Here the app does again what was undone."""
+    """The broker aborted a transaction after its timeout, and then refused the producer as if
+    another one had taken its id. The program had to end. Here the app repeats the undone work."""
     values = [b"%d" % number for number in range(5)]
     await place.create(1, *values)
     out = f"{place.name}-out"
@@ -390,7 +395,7 @@ async def test_kafka_9910_a_transaction_that_times_out_is_taken_for_another_prod
                 await app.topic(out).send_and_wait(value=message.value)
                 if message.offset == 2 and not stood_still:
                     stood_still.append(2)
-                    stand_still(14.0)  # the broker looks every 10 s for what is past its time
+                    stand_still(14.0)  # the broker checks for expired transactions every 10 s
                 await app.topic(out).send(value=message.value + b"+")
             except TransactionAborted:
                 continue
@@ -407,7 +412,7 @@ async def test_kafka_9910_a_transaction_that_times_out_is_taken_for_another_prod
 
 
 def stand_still(seconds: float) -> None:
-    """Block all of the program, as a call does that waits for something."""
+    """Block the whole program, as a blocking call does."""
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, trio.testing.MockClock):
         clock.jump(seconds)
@@ -419,7 +424,7 @@ def stand_still(seconds: float) -> None:
 
 
 class Committed(Sensor):
-    """Tells of the first commit."""
+    """A sensor that sets `event` at the first commit."""
 
     def __init__(self) -> None:
         self.event = trio.Event()
@@ -428,11 +433,11 @@ class Committed(Sensor):
         self.event.set()
 
 
-async def test_kafka_12478_what_is_written_into_a_partition_before_it_is_found_is_skipped(
+async def test_kafka_12478_added_partition_is_read_from_its_beginning_with_latest(
     place: Place,
 ) -> None:
-    """With "latest", the first records of a partition that was added were lost: the consumer
-    found it when they were there, and began behind them."""
+    """With "latest", the first records of an added partition were lost. The consumer found the
+    partition after they were written, and began behind them."""
     has_begun = Committed()
     settings = {"auto_offset_reset": "latest", "metadata_max_age": 2.0, "monitor": has_begun}
     (old,) = await place.create(1)
@@ -453,11 +458,11 @@ async def test_kafka_12478_what_is_written_into_a_partition_before_it_is_found_i
 # kafka-go 1319
 
 
-async def test_kafka_go_1319_what_comes_before_the_first_commit_is_lost_in_a_crash(
+async def test_kafka_go_1319_crash_before_the_first_commit_loses_nothing_with_latest(
     place: Place,
 ) -> None:
-    """A reader of "latest" began at the end, and lost its connection before its first commit. It
-    asked for the end again: all messages that had come meanwhile were lost."""
+    """A reader with "latest" began at the end, and lost its connection before its first commit. It
+    then began at the new end, and all messages in between were lost."""
     settings = {"auto_offset_reset": "latest", "session_timeout": 6.0}
     (tp,) = await place.create(1)
     has_begun = Committed()
@@ -475,8 +480,8 @@ async def test_kafka_go_1319_what_comes_before_the_first_commit_is_lost_in_a_cra
 # kafka-python 2004
 
 
-async def test_kafka_python_2004_a_header_without_a_value_fails_its_reader(place: Place) -> None:
-    """The client took the length of None, and the reader never got past the message."""
+async def test_kafka_python_2004_header_without_a_value_is_read(place: Place) -> None:
+    """The client raised an error for `len(None)`, and the reader never got past the message."""
     await place.create(1)
     async with place.app() as app:
         topic = app.topic(place.name)
@@ -490,9 +495,11 @@ async def test_kafka_python_2004_a_header_without_a_value_fails_its_reader(place
 # kafka-python 2083
 
 
-async def test_kafka_python_2083_a_reader_creates_the_topic_that_it_waits_for(place: Place) -> None:
-    """The option against that is `allow_auto_create_topics`; the client's metadata never heard of
-    it."""
+async def test_kafka_python_2083_reader_creates_no_topic_if_the_option_forbids_it(
+    place: Place,
+) -> None:
+    """The option `allow_auto_create_topics` should prevent that, but the metadata requests of the
+    client ignored it."""
     options = {"client_options": {"allow_auto_create_topics": False}, "connect_timeout": 0.5}
     absent = pytest.RaisesExc(UnknownTopic, match=place.name)
     with pytest.RaisesGroup(absent, flatten_subgroups=True):
@@ -511,10 +518,10 @@ async def test_kafka_python_2083_a_reader_creates_the_topic_that_it_waits_for(pl
 
 
 @pytest.mark.parametrize("factor", [1e3, 1e6, 1e9])
-async def test_confluent_kafka_python_384_a_timestamp_in_another_unit_is_taken(
+async def test_confluent_kafka_python_384_timestamp_in_another_unit_is_refused(
     place: Place, factor: float
 ) -> None:
-    """The documentation named the wrong unit, and brokers kept times of the far future."""
+    """The documentation named the wrong unit, so brokers stored timestamps in the far future."""
     now = 1_764_000_000
     await place.create(1)
     async with place.app() as app:
@@ -531,11 +538,11 @@ async def test_confluent_kafka_python_384_a_timestamp_in_another_unit_is_taken(
 # KAFKA-13488, wolff 89
 
 
-async def test_kafka_13488_a_producer_goes_on_as_if_the_old_topic_were_there(
+async def test_kafka_13488_producer_uses_the_partitions_of_a_recreated_topic(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A topic was deleted and created again with fewer partitions: the producer kept its old
-    partitions, and all keys of those that were gone failed until it was restarted."""
+    """A topic was deleted and created again with fewer partitions. The producer kept the old number
+    of partitions. All keys of the missing partitions failed until the producer was restarted."""
     await place.create(8)
     keys = [b"%d" % number for number in range(20)]
     async with place.app(delivery_timeout=5.0, metadata_max_age=0.5) as app:
@@ -558,9 +565,9 @@ async def test_kafka_13488_a_producer_goes_on_as_if_the_old_topic_were_there(
 # kafka-python 265
 
 
-async def test_kafka_python_265_a_producer_ignores_partitions_that_are_added(place: Place) -> None:
-    """A producer with keys was left running while partitions were added: its partitioner never saw
-    them, and they stayed empty."""
+async def test_kafka_python_265_producer_uses_added_partitions(place: Place) -> None:
+    """Partitions were added while a producer with keys was running. Its partitioner never used
+    them, so they stayed empty."""
     await place.create(1)
     async with place.app(metadata_max_age=0.5) as app:
         topic = app.topic(place.name)
@@ -578,11 +585,11 @@ async def test_kafka_python_265_a_producer_ignores_partitions_that_are_added(pla
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest"])
-async def test_librdkafka_3255_the_first_messages_of_a_topic_created_again_are_missed(
+async def test_librdkafka_3255_recreated_topic_is_read_from_its_first_message(
     place: Place, policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A consumer was subscribed while its topic was deleted and created again. The consumer
-    continued at its old position, and missed the messages before that position in the new topic."""
+    """The topic of a subscribed consumer was deleted and created again. The consumer continued at
+    its old position, and missed the messages before that position in the new topic."""
     await place.create(1)
     settings = {"auto_offset_reset": policy, "metadata_max_age": 0.5}
     async with place.app(**settings) as app, place.app(metadata_max_age=0.5) as writer:
@@ -615,12 +622,12 @@ async def test_librdkafka_3255_the_first_messages_of_a_topic_created_again_are_m
 
 @pytest.mark.kafka
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-async def test_kafka_python_1683_no_client_finds_brokers_that_have_moved(
+async def test_kafka_python_1683_clients_find_brokers_that_have_moved(
     kafka_bootstrap: str,
 ) -> None:
-    """All brokers came back under new addresses, as in a cluster of containers. The clients went on
-    connecting to the old ones for as long as they lived, and told nobody. Here the given address is
-    asked again, and both reading and sending go on."""
+    """All brokers came back under new addresses, as in a cluster of containers. The clients kept
+    connecting to the old addresses without end, and reported no error. Here the client asks the
+    given address again, and both reading and sending continue."""
     place = Place(f"kafka://{kafka_bootstrap}", f"moved-{uuid.uuid4().hex[:8]}")
     tps = await place.create(1)
     async with member(place) as app:
@@ -638,11 +645,12 @@ async def test_kafka_python_1683_no_client_finds_brokers_that_have_moved(
 # data-prepper 3247, aiokafka 744
 
 
-async def test_data_prepper_3247_a_message_that_does_not_decode_stops_the_commits(
+async def test_data_prepper_3247_undecodable_message_does_not_stop_commits(
     place: Place,
 ) -> None:
-    """After a record that was no JSON, later records were handled, and no offset was committed any
-    more; or the error came again and again. Here whoever iterates acks it, and all others come."""
+    """After a record that was not JSON, later records were handled, but no offset was committed any
+    more; or the error was raised again and again. Here the reader acks the message, and receives
+    all others."""
     async with place.opened(1, b"0", b"no JSON", b"2", b"3") as app:
         topic = app.topic(place.name, value_type=JSON)
         handled: list[int] = []
@@ -666,9 +674,11 @@ async def test_data_prepper_3247_a_message_that_does_not_decode_stops_the_commit
 
 
 @jumping
-async def test_confluent_kafka_python_759_a_backlog_of_large_messages_fills_the_memory() -> None:
-    """20,000 messages of 175 KB waited. The client buffered them by the number, far more than a
-    container had memory for, though one message at a time was polled."""
+async def test_confluent_kafka_python_759_backlog_of_large_messages_stays_within_buffer_bytes() -> (
+    None
+):
+    """20,000 messages of 175 KB were waiting. The client bounded its buffer by their number, and
+    used more memory than the container had, though one message at a time was polled."""
     size, count = 175_000, 1000
     tps = [TP("orders", number) for number in range(4)]
     broker = broker_with(*tps)
@@ -683,5 +693,5 @@ async def test_confluent_kafka_python_759_a_backlog_of_large_messages_fills_the_
             if handled == count:
                 app.stop()
     settings = app.settings
-    assert count * size > 2 * settings.buffer_bytes, "all of it does not fit"
+    assert count * size > 2 * settings.buffer_bytes, "the backlog must not fit into the buffer"
     assert most <= settings.buffer_bytes + settings.client.fetch_max_bytes

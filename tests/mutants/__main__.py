@@ -1,4 +1,4 @@
-"""Changes the rules in one place after the other, and counts which changes the tests notice."""
+"""Makes mutants of the rules, with one change each, and counts those that the tests detect."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="of `transport`; else all")
-    parser.add_argument("--where", default="", help="only functions whose name has this in it")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="a file of `transport` (default: all)"
+    )
+    parser.add_argument("--where", default="", help="only functions whose name contains this")
     options = parser.parse_args()
     if strange := set(options.files) - set(PLAN):
         parser.error(f"not in tests/mutants/plan.py: {', '.join(sorted(strange))}")
@@ -51,7 +53,7 @@ def _options() -> argparse.Namespace:
 
 
 def _explained(file: str) -> set[str]:
-    """The mutants that the page has an item for: "- MUTANT", and why in the lines below."""
+    """Return the mutants that have an item on the page: "- MUTANT", with the reason below."""
     lines = PAGE.read_text().splitlines()
     return {line.removeprefix("- ") for line in lines if line.startswith(f"- `{file}` ")}
 

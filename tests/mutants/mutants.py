@@ -1,4 +1,4 @@
-"""The mutants of a file: each change of its rules, once."""
+"""The mutants of a file: one for each change of its rules."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Mutant:
     """A file with one change.
 
     Attributes:
-        where: the function, or the class, that is changed; "" for the module.
-        function: the same and its first line, "NAME:LINE"; None: the change is in no function's
-            body, and needs the module to be imported anew.
-        old, new: the lines of the change, in one.
+        where: the function or class with the change. "": the module.
+        function: its name and first line, as "NAME:LINE". None: the change is outside of function
+            bodies, so the module must be imported again.
+        old, new: the changed lines, joined into one line.
     """
 
     file: str
@@ -42,7 +42,7 @@ class Mutant:
 
 
 def mutants_of(file: str, source: str | None = None) -> Iterator[Mutant]:
-    """All mutants that differ in more than what is no rule; see `_Rules`."""
+    """Yield all mutants whose rules differ from the file's; see `_Rules`."""
     source = (TRANSPORT / file).read_text() if source is None else source
     lines = source.splitlines(keepends=True)
     for names, node in _pieces(ast.parse(source)):
@@ -68,8 +68,11 @@ def mutants_of(file: str, source: str | None = None) -> Iterator[Mutant]:
 
 
 def _outer_names(piece: str) -> tuple[str, ...]:
-    """What the function has of what is around it: `super()` needs the class, for example. Code
-    that has other names than the one in its place needs the module to be imported anew."""
+    """Return the names that a function uses from its enclosing scopes. `super()` uses the class.
+
+    If these names change, the code of the function cannot be replaced: the module must be imported
+    again.
+    """
     table = symtable.symtable(piece, "", "exec")
     while not isinstance(table, symtable.Function):
         table = table.get_children()[0]
@@ -79,7 +82,7 @@ def _outer_names(piece: str) -> tuple[str, ...]:
 def _pieces(
     tree: ast.Module | ast.ClassDef, names: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], ast.stmt]]:
-    """The functions, and the other statements of modules and classes, with the names around."""
+    """Yield functions, and other statements of modules and classes, with their qualified names."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             yield from _pieces(node, (*names, node.name))
@@ -88,13 +91,13 @@ def _pieces(
 
 
 def _span(node: ast.stmt) -> tuple[int, int]:
-    """Index of its first line, with decorators, and of the one behind it."""
+    """Return the index of the first line, with decorators, and of the line after the last."""
     decorators = node.decorator_list if isinstance(node, Function) else []
     return min([node.lineno, *(one.lineno for one in decorators)]) - 1, node.end_lineno or 0
 
 
 def mutate(source: str, operator: Operator) -> Iterator[str]:
-    """The source with one change of the operator, for each place that it finds."""
+    """Yield the source with one change of the operator, for each place that it finds."""
     at = 0
     while True:
         visitor = MutationVisitor(at, operator)
@@ -106,7 +109,7 @@ def mutate(source: str, operator: Operator) -> Iterator[str]:
 
 
 def rules_of(source: str) -> str | None:
-    """What the code says, without what is no rule; None: it is no Python."""
+    """Return the rules of the code as text. None: the code is not valid Python."""
     try:
         tree = ast.parse(source)
         compile(tree, "", "exec")
@@ -116,9 +119,11 @@ def rules_of(source: str) -> str | None:
 
 
 class _Rules(ast.NodeTransformer):
-    """Takes away what no test has to notice: what mypy looks after, docstrings, the texts of the
-    log and of errors, and `__repr__`. So it does with the protection from Ctrl-C, which
-    `tests/test_ctrl_c.py` tests line by line."""
+    """Removes all code that no test has to detect a change of.
+
+    That is: the parts that mypy checks, docstrings, the texts of logs and errors, and `__repr__`.
+    Protection from Ctrl-C is removed, too: `tests/test_ctrl_c.py` tests it line by line.
+    """
 
     def _visit_body(self, node: Function | ast.ClassDef | ast.Module) -> None:
         self.generic_visit(node)
@@ -151,7 +156,7 @@ class _Rules(ast.NodeTransformer):
     def visit_arguments(self, node: ast.arguments) -> ast.AST:
         self.generic_visit(node)
         every = [*node.posonlyargs, *node.args, *node.kwonlyargs]
-        node.posonlyargs, node.args, node.kwonlyargs = [], every, []  # "*" and "/" are mypy's
+        node.posonlyargs, node.args, node.kwonlyargs = [], every, []  # mypy checks "*" and "/"
         node.defaults += [default for default in node.kw_defaults if default is not None]
         node.kw_defaults = []
         return node
@@ -186,7 +191,7 @@ class _Rules(ast.NodeTransformer):
 
 
 def _difference(before: list[str], after: list[str]) -> tuple[int, str, str]:
-    """The number of the first line that is changed, and the old lines and the new."""
+    """Return the number of the first changed line, the old lines and the new lines."""
     changes = [
         change
         for change in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()

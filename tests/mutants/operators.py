@@ -1,4 +1,4 @@
-"""What is changed: a choice of cosmic-ray's operators, and some that it has not."""
+"""The operators that make mutants: a selection of cosmic-ray's, and five of our own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cosmic_ray.plugins import get_operator
 
 Place = tuple[tuple[int, int], tuple[int, int]]
 
-# Of the operators that replace one sign by another: its neighbour; AddNot makes it the contrary.
+# Each sign is replaced only by a similar one. AddNot already negates conditions.
 _SIGNS = {
     "Comparison": {
         "Eq": ("NotEq",),
@@ -49,7 +49,7 @@ _OTHERS = (
 
 
 class DropStatement(Operator):  # type: ignore[misc]
-    """Leave a statement of a function out."""
+    """Remove a statement of a function."""
 
     _KEPT = ("assert_stmt", "global_stmt", "import_from", "import_name", "nonlocal_stmt", "string")
 
@@ -73,7 +73,7 @@ class DropStatement(Operator):  # type: ignore[misc]
 
 
 class DropCondition(Operator):  # type: ignore[misc]
-    """Leave out one of the conditions that `and` or `or` joins."""
+    """Remove one of the conditions that `and` or `or` joins."""
 
     def mutation_positions(self, node: Any) -> Iterator[Place]:
         if node.type in ("and_test", "or_test"):
@@ -95,7 +95,7 @@ class DropCondition(Operator):  # type: ignore[misc]
 
 
 class NegateFilter(Operator):  # type: ignore[misc]
-    """Let a comprehension take what it leaves out, and leave out what it takes."""
+    """Negate the filter of a comprehension."""
 
     def mutation_positions(self, node: Any) -> Iterator[Place]:
         if node.type in ("comp_if", "old_comp_if"):
@@ -111,7 +111,7 @@ class NegateFilter(Operator):  # type: ignore[misc]
 
 
 class SwapIn(Operator):  # type: ignore[misc]
-    """`in` for `not in`, and the other way round."""
+    """Replace `in` by `not in`, and `not in` by `in`."""
 
     _TO: ClassVar = {"in": " not in", "not in": " in"}
 
@@ -138,7 +138,7 @@ class SwapIn(Operator):  # type: ignore[misc]
 
 
 class CatchLess(Operator):  # type: ignore[misc]
-    """Let an error pass that is caught."""
+    """Remove an error from an `except` clause."""
 
     @staticmethod
     def _caught(node: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which files are mutated, and which tests have to notice it."""
+"""The files that are mutated, and the tests that must detect their mutants."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ READERS = (
     "monitoring/test_monitor.py",
 )
 
-# A file of `transport`, and files or folders of `tests`. A mutant is shown to the tests that call
-# what was changed, the quickest first, so a long list costs time for survivors alone.
+# The keys are files of `transport`, the values files or folders of `tests`. A mutant runs only the
+# tests that call the changed function, the fastest first. So a long list costs time only for
+# mutants that survive.
 PLAN: dict[str, tuple[str, ...]] = {
     "delivering/ledger.py": (*CORE, "consuming/test_resets.py"),
     "message.py": (

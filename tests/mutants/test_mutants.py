@@ -1,4 +1,4 @@
-"""What `make mutants` changes, and what it leaves alone."""
+"""The changes that `make mutants` makes, and the code that it does not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def mutants_in(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("operator", OWN, ids=lambda operator: operator.__name__)
-def test_an_operator_does_as_its_examples_say(operator: type[Operator]) -> None:
+def test_operator_changes_its_examples_as_stated(operator: type[Operator]) -> None:
     for example in operator.examples():
         changed = list(mutate(example.pre_mutation_code, operator()))
         assert changed[example.occurrence] == example.post_mutation_code
@@ -37,7 +37,7 @@ def test_the_rule_of_a_property_is_changed() -> None:
     ]
 
 
-def test_what_is_no_rule_is_left_alone() -> None:
+def test_code_that_is_no_rule_is_not_changed() -> None:
     assert (
         mutants_in('''
         """Rules: 1."""
@@ -64,15 +64,15 @@ def test_what_is_no_rule_is_left_alone() -> None:
     )
 
 
-def test_that_a_warning_is_given_is_a_rule_and_its_text_is_none() -> None:
+def test_warning_is_a_rule_but_its_text_is_not() -> None:
     assert mutants_in("""
         def f():
             logger.warning("%d", 2 + 3)
         """) == ['`a.py` `f`: `logger.warning("%d", 2 + 3)` → `pass`']
 
 
-def test_a_change_of_what_a_function_has_of_its_class_needs_the_module_anew() -> None:
-    """Its code cannot be put in the place of the other's."""
+def test_change_of_a_name_from_the_class_needs_a_new_import() -> None:
+    """The changed code cannot replace the code of the original function."""
     source = "class A(B):\n    def f(self):\n        super().f()\n        self.g()\n"
     places = {mutant.old: mutant.function for mutant in mutants_of("a.py", source)}
     assert places == {"super().f()": None, "self.g()": "A.f:2"}

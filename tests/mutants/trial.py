@@ -1,8 +1,8 @@
-"""Tests run on mutants, each in a process of its own.
+"""Runs of the tests on mutants, each in its own process.
 
-One process collects the tests and makes a fork of itself for each mutant, in which the code of the
-changed function is replaced. A change outside of functions needs a process that has not yet
-imported the file. Where the tests pass, the mutant has survived.
+One process collects the tests, and forks itself for each mutant. The fork replaces the code of the
+changed function. A change outside of functions needs a process that has not yet imported the file.
+If the tests pass, the mutant has survived.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from _pytest.main import pytest_runtestloop as run_tests
 from tests.mutants.mutants import TRANSPORT, Mutant
 
 _fork = multiprocessing.get_context("fork")
-# A mutant may run for ever, or wait for ever. A test gets so many seconds, of the processor and of
-# the clock, and so many times what it takes without a mutant: it may get little of the processor.
+# A mutant may run or wait forever. So each test has a limit of CPU time and a limit of clock time:
+# these seconds, plus a multiple of its time without a mutant. Clock time is longer, because other
+# processes may use the CPU.
 _SECONDS, _TIMES = (2, 15), (5, 30)
 _OWN_PROCESS = 600  # seconds for all tests
-_NO_MUTANT = 70  # an exit code that pytest has not
+_NO_MUTANT = 70  # an exit code that pytest does not use
 
 
 class Outcome(enum.Enum):
@@ -51,7 +52,10 @@ class Outcome(enum.Enum):
 
 
 def try_all(mutants: Sequence[Mutant], tests: Sequence[str]) -> Iterator[tuple[Mutant, Outcome]]:
-    """Run `tests` (paths) on each mutant of one file. Raises if they fail without any change."""
+    """Run `tests` (paths) on each mutant of one file.
+
+    Raises RuntimeError if the tests fail without a mutant.
+    """
     inside = [mutant for mutant in mutants if mutant.function is not None]
     outside = [mutant for mutant in mutants if mutant.function is None]
     if inside:
@@ -71,7 +75,7 @@ def _try_functions(
             yield mutant, told.recv()
     session.join()
     if session.exitcode != 0:
-        raise RuntimeError(f"cut off, or failed without any change: {' '.join(tests)}")
+        raise RuntimeError(f"the tests failed without a mutant, or were ended: {' '.join(tests)}")
 
 
 def _start(target: Callable[..., None], *args: object) -> Any:
@@ -83,14 +87,14 @@ def _start(target: Callable[..., None], *args: object) -> Any:
 def _outcome(process: Any) -> Outcome:
     process.join()
     if process.exitcode == _NO_MUTANT:
-        raise RuntimeError("a mutant could not be made")
+        raise RuntimeError("the code of a mutant could not replace the code of its function")
     if process.exitcode in (-signal.SIGXCPU, -signal.SIGALRM):
         return Outcome.TIMED_OUT
     return Outcome.SURVIVED if process.exitcode == 0 else Outcome.FAILED
 
 
 def _session(tests: Sequence[str], plugin: object) -> None:
-    """Run pytest in this process, which ends with its exit code."""
+    """Run pytest in this process, then exit with its exit code."""
     paths = [str(Path("tests", test)) for test in tests]
     quiet = ["-x", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
     with open(os.devnull, "w") as nowhere:
@@ -101,8 +105,8 @@ def _session(tests: Sequence[str], plugin: object) -> None:
 
 class _Plugin:
     def pytest_collection(self) -> None:
-        # That it fails is enough; nobody wants to see the shortest example.
-        import hypothesis  # not before pytest, which reads it in its own way
+        # A failure is enough, so Hypothesis does not shrink the example.
+        import hypothesis  # after pytest, whose import hook must load it
 
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
         hypothesis.settings.register_profile("mutants", phases=phases)
@@ -110,7 +114,7 @@ class _Plugin:
 
 
 class _Fresh(_Plugin):
-    """All tests, on a file that is imported with a change."""
+    """All tests on a file that is imported with a change."""
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
@@ -118,7 +122,7 @@ class _Fresh(_Plugin):
 
     def pytest_load_initial_conftests(self) -> None:
         signal.alarm(_OWN_PROCESS)
-        assert self._name not in sys.modules, "imported too early"
+        assert self._name not in sys.modules, "the file was imported before the change"
         sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
@@ -139,10 +143,10 @@ class _Loader(SourceFileLoader):
 
 @attrs.define
 class _Test:
-    """What a test does without any change.
+    """A run of one test without a mutant.
 
     Attributes:
-        functions: those of the mutated file that it calls, as `Mutant.function` names them.
+        functions: the called functions of the mutated file, in the form of `Mutant.function`.
     """
 
     seconds: float
@@ -150,7 +154,7 @@ class _Test:
 
 
 class _Trials(_Plugin):
-    """A fork for each mutant, in which those tests run that call what is changed."""
+    """A fork for each mutant, which runs the tests that call the changed function."""
 
     def __init__(self, mutants: Sequence[Mutant], tell: Connection) -> None:
         self._mutants = mutants
@@ -179,7 +183,7 @@ class _Trials(_Plugin):
         return True
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if self._seen:  # this is a mutant
+        if self._seen:  # in the fork of a mutant
             seconds = self._seen[nodeid].seconds
             work, clock = (
                 math.ceil(least + times * seconds)
@@ -222,11 +226,11 @@ def _run(session: pytest.Session, items: Sequence[pytest.Item], mutant: Mutant) 
 
 
 def module_name(file: str) -> str:
-    return f"transport.{file.removesuffix('.py')}"
+    return f"transport.{file.removesuffix('.py').replace('/', '.')}"
 
 
 def transplant(mutant: Mutant) -> None:
-    """Give the function of the running program the code of the changed one."""
+    """Replace the code of a function of the running program by the changed code."""
     assert mutant.function is not None
     module = importlib.import_module(module_name(mutant.file))
     changed = types.ModuleType(module.__name__)

@@ -1,4 +1,4 @@
-"""Tests that are async functions, on a clock that jumps ahead, where nothing can hang."""
+"""Runs of async test functions on a clock that jumps. A hang there is an error."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from transport.testing import schedule
 def run(
     main: Callable[[], Awaitable[None]], instruments: Sequence[trio.abc.Instrument] = ()
 ) -> None:
-    """Run it with tasks in whatever order trio likes: a test is not to depend on that."""
+    """Run a function in trio's random order of tasks: no test may depend on the order."""
     schedule.run(main, seed=None, instruments=instruments)
 
 
 def jumping(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is an async function, as one that pytest runs on such a clock."""
+    """Return an async test as a plain test function, which runs it on such a clock."""
 
     @functools.wraps(test)
     def runs(**fixtures: object) -> None:
         run(functools.partial(test, **fixtures))
 
-    del runs.__wrapped__  # else pytest-trio takes it for the async function
+    del runs.__wrapped__  # otherwise pytest-trio runs the async function itself
     runs.__signature__ = inspect.signature(test)
     return runs

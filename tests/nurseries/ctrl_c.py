@@ -1,4 +1,4 @@
-"""A KeyboardInterrupt at a place of our choice."""
+"""A KeyboardInterrupt at a chosen line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class AtLine:
-    """Presses Ctrl-C before a line of the files under attack, counted as they are run.
+    """A trace function that sends SIGINT before a line of the given files.
 
-    To be set with `sys.settrace`.
+    The lines are counted as they run. Set it with `sys.settrace`.
     """
 
     def __init__(self, number: int, files: Collection[str]) -> None:
@@ -26,7 +26,7 @@ class AtLine:
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         if frame.f_code.co_filename not in self._files:
             return None
-        if frame.f_code.co_name == "exposed":  # the threshold of a hook, as good as within it
+        if frame.f_code.co_name == "exposed":  # only calls a hook: the same as inside the hook
             return None
         return self._line
 

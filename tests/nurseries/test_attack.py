@@ -1,7 +1,7 @@
-"""Every step of a tree's life is attacked once: cancelled, stopped, crashed or interrupted.
+"""Attacks on each step of a tree: a cancel, a stop, a crash or a Ctrl-C.
 
-Whatever is hit and when, the tree must end: no hang, no task left, `on_stop` called for each
-`on_start`, parents after their children have ended.
+After each attack the tree must end: no task hangs or is left, `on_stop` is called for each
+`on_start`, and parents end after their children.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.nurseries.ctrl_c import AtLine
 
 
 class Attack(Exception):
-    """What the attacker raises."""
+    """The error of a crash."""
 
 
 class Part(Service):
-    """A service that has children, tasks and something to do in each hook."""
+    """A service with children, tasks and work in each hook."""
 
     def __init__(self, name: str, *children: Part) -> None:
         super().__init__(name, grace=10)
@@ -77,7 +77,7 @@ class Part(Service):
 
 
 class Scenario:
-    """Two levels, started, restarted and stopped."""
+    """A tree of two levels, which starts, restarts and stops."""
 
     def __init__(self) -> None:
         self.low = [Part("low a"), Part("low b")]
@@ -112,7 +112,7 @@ class Scenario:
             await self.top.restart()
             await trio.sleep(1)
         except ServiceError:
-            pass  # attacked: it ended, or ends, instead
+            pass  # the attack has ended the service
 
     def attack(self, how: str) -> None:
         self.attacked_at = trio.current_time()
@@ -135,7 +135,7 @@ class Scenario:
 
 
 class AtStep(trio.abc.Instrument):
-    """Calls something after a given number of steps of any task."""
+    """An instrument that calls a function after a given number of steps of any task."""
 
     def __init__(self, number: int, fn: Callable[[], None]) -> None:
         self._left = number
@@ -172,7 +172,7 @@ def errors_of(scenario: Scenario, served: str, instruments: Sequence[Any] = ()) 
 
 @pytest.fixture(params=range(2))
 def seeded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Make the next run take its steps in the order of the last: trio shuffles ready tasks."""
+    """Return a function that gives each run the same order, because trio shuffles ready tasks."""
 
     def seed() -> None:
         monkeypatch.setattr(trio._core._run, "_r", random.Random(request.param))
@@ -195,7 +195,9 @@ ATTACKS = ["cancel", *(f"{w} {n}" for w in ("stop", "crash") for n in ("low a", 
 
 @pytest.mark.parametrize("served", ["by_running", "by_serve"])
 @pytest.mark.parametrize("how", ATTACKS)
-def test_an_attack_at_every_step(how: str, served: str, seeded: Callable[[], None]) -> None:
+def test_tree_ends_after_an_attack_at_every_step(
+    how: str, served: str, seeded: Callable[[], None]
+) -> None:
     for number in itertools.count():
         seeded()
         scenario = Scenario()
@@ -215,8 +217,10 @@ def test_an_attack_at_every_step(how: str, served: str, seeded: Callable[[], Non
 
 @pytest.mark.parametrize("served", ["by_running", "by_serve"])
 @pytest.mark.parametrize("first", range(2))
-def test_ctrl_c_at_the_lines(served: str, first: int, seeded: Callable[[], None]) -> None:
-    for number in itertools.count(first, 11):  # each line is run often enough to be hit
+def test_tree_ends_after_ctrl_c_at_each_line(
+    served: str, first: int, seeded: Callable[[], None]
+) -> None:
+    for number in itertools.count(first, 11):  # each line runs often enough to be hit
         seeded()
         scenario = Scenario()
         at_line = AtLine(number, {nurseries.service.__file__})

@@ -7,20 +7,20 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 from nurseries import Gate
 
 
-async def test_one_of_the_two_events_is_set_at_any_time() -> None:
+async def test_exactly_one_event_is_set_at_any_time() -> None:
     gate = Gate()
     for turn in (gate.open, gate.close, gate.close, gate.open, gate.open, gate.close):
         turn()
         assert gate.is_open == gate.opened.is_set() != gate.shut.is_set()
 
 
-async def test_it_begins_as_asked() -> None:
+async def test_argument_decides_the_first_state() -> None:
     assert Gate().is_open
     assert Gate(is_open=True).is_open
     assert not Gate(is_open=False).is_open
 
 
-async def test_turning_it_the_way_it_stands_keeps_the_events() -> None:
+async def test_repeated_open_or_close_keeps_the_events() -> None:
     gate = Gate()
     opened, shut = gate.opened, gate.shut
     gate.open()
@@ -31,20 +31,20 @@ async def test_turning_it_the_way_it_stands_keeps_the_events() -> None:
     assert (gate.opened, gate.shut) == (opened, shut)
 
 
-async def test_each_turn_arms_the_other_side_anew() -> None:
+async def test_each_change_creates_an_event_for_the_other_state() -> None:
     gate = Gate(is_open=False)
     opened, shut = gate.opened, gate.shut
     gate.open()
     assert opened.is_set()
     assert gate.opened is opened
     assert gate.shut is not shut
-    assert shut.is_set(), "an Event stays set for those who hold it"
+    assert shut.is_set(), "an Event stays set for the tasks that hold it"
     gate.close()
     assert gate.opened is not opened
     assert not gate.opened.is_set()
 
 
-async def test_tasks_wait_for_either_side_and_all_are_woken() -> None:
+async def test_change_wakes_all_tasks_that_wait_for_the_new_state() -> None:
     gate = Gate(is_open=False)
     woken: list[str] = []
 
@@ -70,7 +70,7 @@ async def test_passing_an_open_gate_is_a_checkpoint() -> None:
         await Gate().passed()
 
 
-async def test_passing_an_open_gate_can_be_cancelled_and_changes_nothing() -> None:
+async def test_cancelled_passing_changes_nothing() -> None:
     for gate in (Gate(), Gate(is_open=False)):
         was_open = gate.is_open
         with trio.CancelScope() as scope:
@@ -80,7 +80,7 @@ async def test_passing_an_open_gate_can_be_cancelled_and_changes_nothing() -> No
         assert gate.is_open == was_open
 
 
-async def test_cancelling_a_task_in_front_of_the_gate_leaves_the_others() -> None:
+async def test_cancelling_a_waiting_task_does_not_affect_the_others() -> None:
     gate = Gate(is_open=False)
     passed: list[int] = []
 
@@ -145,7 +145,7 @@ async def test_a_gate_that_shuts_during_the_checkpoint_holds_the_task() -> None:
 
 
 @pytest.mark.parametrize("turn", ["open", "close"])
-async def test_turning_is_not_a_checkpoint(turn: str) -> None:
+async def test_open_and_close_are_not_checkpoints(turn: str) -> None:
     gate = Gate(is_open=turn == "close")
     with trio.testing.assert_no_checkpoints():
         getattr(gate, turn)()

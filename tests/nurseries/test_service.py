@@ -21,7 +21,7 @@ def _flat(error: BaseException) -> list[BaseException]:
 
 
 class Noted(Service):
-    """A service that notes what happens to it, and whose hooks come from the test."""
+    """A service that notes the calls of its hooks. The test passes the bodies of the hooks."""
 
     def __init__(
         self,
@@ -62,11 +62,11 @@ class Noted(Service):
 
 
 async def sit(service: Noted, name: str = "task") -> None:
-    """A task that notes when it is let go."""
+    """Sleep, and note when this task is cancelled."""
     try:
         await trio.sleep_forever()
     finally:
-        service.note(f"lets {name} go")
+        service.note(f"{name} cancelled")
 
 
 async def forever(*_: object) -> None:
@@ -117,7 +117,7 @@ def assert_ended(*services: Service) -> None:
 
 
 @jumping
-async def test_it_is_ready_when_on_start_returns() -> None:
+async def test_service_is_ready_when_on_start_returns() -> None:
     service = Noted(start=sleeping(5))
     assert service.state is State.IDLE
     async with trio.open_nursery() as nursery:
@@ -130,7 +130,7 @@ async def test_it_is_ready_when_on_start_returns() -> None:
 
 
 @jumping
-async def test_the_name_is_that_of_the_class_unless_given() -> None:
+async def test_default_name_is_the_class_name() -> None:
     class Shop(Service):
         pass
 
@@ -155,7 +155,7 @@ async def test_children_start_in_order_each_ready_before_the_next() -> None:
 
 
 @jumping
-async def test_an_error_in_on_start_comes_out_of_the_start_after_on_stop() -> None:
+async def test_error_in_on_start_is_raised_by_the_start_after_on_stop() -> None:
     error = ValueError("cannot")
     service = Noted(start=raising(error))
     async with trio.open_nursery() as nursery:
@@ -167,7 +167,7 @@ async def test_an_error_in_on_start_comes_out_of_the_start_after_on_stop() -> No
 
 
 @jumping
-async def test_an_error_in_on_start_finds_what_was_started_still_there() -> None:
+async def test_on_stop_after_an_error_in_on_start_finds_the_children_running() -> None:
     notes: list[str] = []
     child = Noted("child", notes)
 
@@ -182,12 +182,12 @@ async def test_an_error_in_on_start_finds_what_was_started_still_there() -> None
     assert notes[3:] == [
         "top start: ValueError",
         *("top stop", "child stop", "child stop done", "top stop done"),
-        "top lets task go",
+        "top task cancelled",
     ]
 
 
 @jumping
-async def test_errors_of_the_start_and_of_the_stop_after_it_both_come_out() -> None:
+async def test_errors_of_the_start_and_of_the_stop_after_it_are_both_raised() -> None:
     first, second = ValueError("start"), KeyError("stop")
     with pytest.RaisesGroup(ValueError, KeyError) as raised:
         await Noted(start=raising(first), stop=raising(second)).serve()
@@ -195,7 +195,7 @@ async def test_errors_of_the_start_and_of_the_stop_after_it_both_come_out() -> N
 
 
 @jumping
-async def test_add_raises_what_the_start_of_the_child_raised() -> None:
+async def test_add_service_raises_the_error_of_the_start_of_the_child() -> None:
     caught: list[BaseException] = []
     child = Noted("child", start=raising(ValueError("cannot")))
 
@@ -206,12 +206,12 @@ async def test_add_raises_what_the_start_of_the_child_raised() -> None:
         assert service.tree().children == ()
 
     async with running(Noted(start=start)) as service:
-        assert service.state is State.RUNNING, "it took the error"
+        assert service.state is State.RUNNING, "on_start has handled the error"
     assert len(caught) == 1
 
 
 @jumping
-async def test_start_returns_what_the_task_reports() -> None:
+async def test_start_returns_the_value_that_the_task_reports() -> None:
     async def task(
         answer: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -230,7 +230,7 @@ async def test_start_returns_what_the_task_reports() -> None:
 
 
 @jumping
-async def test_start_of_a_task_that_never_reports_is_an_error_of_its_caller() -> None:
+async def test_start_of_a_task_that_never_reports_raises_to_its_caller() -> None:
     async def task(*, task_status: trio.TaskStatus[None]) -> None:
         pass
 
@@ -241,7 +241,7 @@ async def test_start_of_a_task_that_never_reports_is_an_error_of_its_caller() ->
 
 
 @jumping
-async def test_serving_twice_is_refused_and_the_first_goes_on() -> None:
+async def test_second_serve_is_refused_and_the_first_goes_on() -> None:
     async with running(Noted()) as service:
         with pytest.raises(ServiceError, match="service is running already"):
             await service.serve()
@@ -268,7 +268,7 @@ async def test_an_ended_service_may_be_served_again() -> None:
 
 
 @jumping
-async def test_who_waits_for_the_end_before_it_has_begun_is_woken() -> None:
+async def test_ended_event_from_before_the_start_is_set_at_the_end() -> None:
     service = Noted()
     ended = service.ended
     async with running(service):
@@ -278,7 +278,7 @@ async def test_who_waits_for_the_end_before_it_has_begun_is_woken() -> None:
 
 @pytest.mark.parametrize("call", ["add_service", "start", "spawn"])
 @jumping
-async def test_no_children_but_while_it_lives(call: str) -> None:
+async def test_children_are_refused_before_the_start_and_after_the_end(call: str) -> None:
     async def have(service: Noted) -> None:
         if call == "add_service":
             await service.add_service(Noted("child"))
@@ -288,11 +288,11 @@ async def test_no_children_but_while_it_lives(call: str) -> None:
             service.spawn("task", forever)
 
     service = Noted()
-    with pytest.raises(ServiceError, match="service is idle: it can have no children now"):
+    with pytest.raises(ServiceError, match="service is idle: it accepts children only from"):
         await have(service)
     async with running(service):
         pass
-    with pytest.raises(ServiceError, match="service is ended: it can have no children now"):
+    with pytest.raises(ServiceError, match="service is ended: it accepts children only from"):
         await have(service)
 
 
@@ -300,7 +300,7 @@ async def test_no_children_but_while_it_lives(call: str) -> None:
 
 
 @jumping
-async def test_children_stop_last_one_first_and_tasks_are_let_go_at_the_end() -> None:
+async def test_children_stop_in_reverse_order_and_tasks_are_cancelled_last() -> None:
     notes: list[str] = []
     children = [Noted(name, notes, stop=sleeping(1)) for name in "abc"]
 
@@ -315,7 +315,7 @@ async def test_children_stop_last_one_first_and_tasks_are_let_go_at_the_end() ->
         "top stop",
         *("c stop", "c stop done", "b stop", "b stop done", "a stop", "a stop done"),
         "top stop done",
-        "top lets task go",
+        "top task cancelled",
     ]
     assert_ended(top, *children)
 
@@ -334,7 +334,7 @@ async def test_stop_waits_for_the_end() -> None:
 
 
 @jumping
-async def test_stop_of_one_that_has_not_begun_returns_at_once_and_leaves_nothing_behind() -> None:
+async def test_stop_of_an_idle_service_returns_at_once_and_changes_nothing() -> None:
     service = Noted()
     with assert_checkpoints():
         await service.stop()
@@ -356,7 +356,7 @@ async def test_cancelled_stop_goes_on() -> None:
 
 
 @jumping
-async def test_errors_of_the_stop_come_out_of_serve_and_not_of_stop() -> None:
+async def test_errors_of_the_stop_are_raised_by_serve_and_not_by_stop() -> None:
     error = ValueError("in on_stop")
     service = Noted(stop=raising(error))
     caught: list[BaseException] = []
@@ -385,22 +385,22 @@ async def test_stop_soon_is_not_a_checkpoint() -> None:
 
 
 @jumping
-async def test_stop_from_within_a_child_task() -> None:
+async def test_child_task_may_stop_its_service() -> None:
     async def task(service: Noted) -> None:
         try:
             await service.stop()
         finally:
-            service.note("lets task go")
+            service.note("task cancelled")
 
     service = Noted()
     async with trio.open_nursery() as nursery:
         await nursery.start(service.serve)
         service.spawn("task", task, service)
-    assert service.notes[2:] == ["service stop", "service stop done", "service lets task go"]
+    assert service.notes[2:] == ["service stop", "service stop done", "service task cancelled"]
 
 
 @jumping
-async def test_stop_during_the_start_cancels_it() -> None:
+async def test_stop_during_the_start_cancels_the_start() -> None:
     service = Noted(start=forever)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_after, service, 3)
@@ -417,7 +417,7 @@ async def _stop_after(service: Service, seconds: float) -> None:
 
 
 @jumping
-async def test_a_child_that_is_stopped_during_its_start_is_no_error_of_the_parent() -> None:
+async def test_stop_of_a_child_during_its_start_is_no_error_of_the_parent() -> None:
     child = Noted("child", start=forever)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_after, child, 1)
@@ -427,7 +427,7 @@ async def test_a_child_that_is_stopped_during_its_start_is_no_error_of_the_paren
 
 
 @jumping
-async def test_stop_from_within_the_hooks() -> None:
+async def test_stop_in_on_start_cancels_it_and_stop_in_on_stop_times_out() -> None:
     async def stop(service: Noted) -> None:
         await service.stop()
 
@@ -435,7 +435,7 @@ async def test_stop_from_within_the_hooks() -> None:
     await service.serve()
     assert service.notes[1] == "service start: Cancelled"
 
-    service = Noted(stop=stop, grace=5)  # waits for itself
+    service = Noted(stop=stop, grace=5)  # on_stop waits for its own end
     with pytest.RaisesGroup(pytest.RaisesGroup(StopTimeout)):
         async with running(service):
             pass
@@ -443,7 +443,7 @@ async def test_stop_from_within_the_hooks() -> None:
 
 
 @jumping
-async def test_tasks_that_never_took_a_step_are_let_go() -> None:
+async def test_tasks_that_have_not_taken_a_step_are_cancelled() -> None:
     async def start(service: Noted) -> None:
         service.spawn("task", forever)
         raise ValueError
@@ -457,16 +457,16 @@ async def test_tasks_that_never_took_a_step_are_let_go() -> None:
     service = Noted(stop=stop)
     async with running(service):
         pass
-    assert service.notes[-1] == "service lets task go"
+    assert service.notes[-1] == "service task cancelled"
 
 
 @jumping
-async def test_a_task_that_is_let_go_cannot_start_others() -> None:
+async def test_cancelled_task_cannot_start_others() -> None:
     async def task(service: Noted) -> None:
         try:
             await trio.sleep_forever()
         finally:
-            with pytest.raises(ServiceError, match="no children now"):
+            with pytest.raises(ServiceError, match="accepts children only from"):
                 service.spawn("another", forever)
             service.note("was refused")
 
@@ -477,18 +477,18 @@ async def test_a_task_that_is_let_go_cannot_start_others() -> None:
 
 
 @jumping
-async def test_a_child_that_is_left_running_has_the_rest_of_the_grace_for_its_stop() -> None:
+async def test_child_that_on_stop_leaves_running_has_the_rest_of_the_grace() -> None:
     notes: list[str] = []
     children = [Noted(name, notes, stop=sleeping(4)) for name in "ab"]
     top = Noted("top", notes, start=adding(*children), stop=sleeping(1), grace=6)
     async with running(top):
         pass
-    assert trio.current_time() == 5, "both at once"
+    assert trio.current_time() == 5, "both stop at the same time"
     assert {"a stop done", "b stop done"} <= set(notes)
 
 
 @jumping
-async def test_an_error_in_on_stop_does_not_keep_children_from_an_orderly_stop() -> None:
+async def test_children_stop_in_order_after_an_error_in_on_stop() -> None:
     error = ValueError("on_stop")
     child = Noted("child", stop=sleeping(1))
     with pytest.RaisesGroup(pytest.RaisesGroup(ValueError)):
@@ -501,7 +501,7 @@ async def test_an_error_in_on_stop_does_not_keep_children_from_an_orderly_stop()
 
 
 @jumping
-async def test_grace_exceeded_is_a_stop_timeout_that_names_what_is_still_there() -> None:
+async def test_exceeded_grace_is_a_stop_timeout_that_names_the_running_children() -> None:
     child = Noted("child", stop=forever)
 
     async def start(service: Noted) -> None:
@@ -514,23 +514,23 @@ async def test_grace_exceeded_is_a_stop_timeout_that_names_what_is_still_there()
             pass
     assert trio.current_time() == 2
     assert {str(error) for error in _flat(raised.value)} == {
-        "top did not stop within 2 s; still there: child, task",
-        "child did not stop within 2 s; still there: its on_stop",
+        "top did not stop within 2 s; still running: child, task",
+        "child did not stop within 2 s; still running: its on_stop",
     }
     assert_ended(service, child)
 
 
 @jumping
-async def test_a_stop_timeout_names_the_hook_when_nothing_else_is_there() -> None:
+async def test_stop_timeout_names_the_hook_if_no_child_runs() -> None:
     with pytest.RaisesGroup(pytest.RaisesGroup(StopTimeout)) as raised:
         async with running(Noted(stop=forever, grace=0.5)):
             pass
     (error,) = _flat(raised.value)
-    assert str(error) == "service did not stop within 0.5 s; still there: its on_stop"
+    assert str(error) == "service did not stop within 0.5 s; still running: its on_stop"
 
 
 @jumping
-async def test_the_grace_of_the_parent_bounds_that_of_all_below() -> None:
+async def test_grace_of_the_parent_bounds_all_services_below() -> None:
     low = Noted("low", stop=forever, grace=1000)
     middle = Noted("middle", start=adding(low), grace=100)
     top = Noted("top", start=adding(middle), grace=3)
@@ -539,15 +539,15 @@ async def test_the_grace_of_the_parent_bounds_that_of_all_below() -> None:
             pass
     assert trio.current_time() == 3
     assert {str(error) for error in _flat(raised.value)} == {
-        "top did not stop within 3 s; still there: middle",
-        "middle did not stop within 3 s; still there: low",
-        "low did not stop within 3 s; still there: its on_stop",
+        "top did not stop within 3 s; still running: middle",
+        "middle did not stop within 3 s; still running: low",
+        "low did not stop within 3 s; still running: its on_stop",
     }
     assert_ended(low, middle, top)
 
 
 @jumping
-async def test_a_child_with_less_grace_keeps_to_it() -> None:
+async def test_child_with_less_grace_stops_within_its_own() -> None:
     child = Noted("child", stop=forever, grace=1)
     top = Noted("top", start=adding(child), grace=10)
     with pytest.raises(BaseExceptionGroup) as raised:
@@ -559,7 +559,7 @@ async def test_a_child_with_less_grace_keeps_to_it() -> None:
 
 
 @jumping
-async def test_grace_is_over_when_a_start_is_slow_to_give_up() -> None:
+async def test_grace_bounds_a_cancelled_start_that_is_slow_to_end() -> None:
     child = Noted("child", start=forever, stop=sleeping(50), grace=100)
     top = Noted("top", start=adding(child), grace=3)
     with pytest.raises(BaseExceptionGroup), trio.move_on_after(1):
@@ -571,8 +571,8 @@ async def test_grace_is_over_when_a_start_is_slow_to_give_up() -> None:
 
 @pytest.mark.parametrize("phase", ["stop", "restart", "start"])
 @jumping
-async def test_a_child_that_restarts_when_the_grace_ends_gets_no_new_one(phase: str) -> None:
-    """The restart would be in the phase for 10 s; the parent's on_stop is over after 1 s."""
+async def test_child_that_restarts_when_the_grace_ends_has_no_new_grace(phase: str) -> None:
+    """The phase of the restart takes 10 s. The parent's on_stop ends after 1 s."""
 
     async def slow(service: Noted) -> None:
         if service.notes[0] != "child start":
@@ -595,7 +595,7 @@ async def test_a_child_that_restarts_when_the_grace_ends_gets_no_new_one(phase: 
         try:
             await top.serve()
         except* StopTimeout as group:
-            assert phase != "restart"  # then there was nothing to stop
+            assert phase != "restart"  # in this phase there is nothing to stop
             (error,) = _flat(group)
             assert str(error).startswith("child did not stop within")
 
@@ -611,7 +611,7 @@ async def test_a_child_that_restarts_when_the_grace_ends_gets_no_new_one(phase: 
 
 
 @jumping
-async def test_no_grace_at_all_still_calls_on_stop() -> None:
+async def test_on_stop_is_called_with_zero_and_with_infinite_grace() -> None:
     service = Noted(grace=0, stop=forever)
     with pytest.RaisesGroup(pytest.RaisesGroup(StopTimeout)):
         async with running(service):
@@ -627,7 +627,7 @@ async def test_no_grace_at_all_still_calls_on_stop() -> None:
 
 
 @jumping
-async def test_a_crash_cancels_the_siblings_after_on_stop_and_comes_out_itself() -> None:
+async def test_crash_cancels_the_siblings_after_on_stop_and_is_raised() -> None:
     notes: list[str] = []
     error = ValueError("crash")
 
@@ -648,13 +648,13 @@ async def test_a_crash_cancels_the_siblings_after_on_stop_and_comes_out_itself()
     assert raised.value.exceptions[0] is error
     assert trio.current_time() == 6
     assert notes[4:] == [
-        *("top stop", "child stop", "child stop done", "top stop done", "top lets sibling go"),
+        *("top stop", "child stop", "child stop done", "top stop done", "top sibling cancelled"),
     ]
     assert_ended(service)
 
 
 @jumping
-async def test_a_crash_of_a_child_service_comes_out_through_the_parent() -> None:
+async def test_crash_of_a_child_service_is_raised_by_the_parent() -> None:
     error = ValueError("crash")
     child = Noted("child", start=spawning("bad", crash, error, 1))
     other = Noted("other")
@@ -669,7 +669,7 @@ async def test_a_crash_of_a_child_service_comes_out_through_the_parent() -> None
 
 
 @jumping
-async def test_a_child_that_crashes_during_the_start_of_the_parent_ends_it() -> None:
+async def test_crash_of_a_child_during_the_start_of_the_parent_ends_the_parent() -> None:
     error = ValueError("crash")
     child = Noted("child", start=spawning("bad", crash, error, 1))
     slow = Noted("slow", start=forever)
@@ -685,7 +685,7 @@ async def test_a_child_that_crashes_during_the_start_of_the_parent_ends_it() -> 
 
 
 @jumping
-async def test_crashes_of_several_come_out_together() -> None:
+async def test_several_crashes_are_raised_together() -> None:
     errors = {ValueError("a"), KeyError("b"), OSError("c")}
 
     async def start(service: Noted) -> None:
@@ -705,7 +705,7 @@ async def test_crashes_of_several_come_out_together() -> None:
 
 
 @jumping
-async def test_a_task_that_ends_by_itself_ends_nothing_else() -> None:
+async def test_end_of_a_task_ends_nothing_else() -> None:
     async with running(Noted()) as service:
         service.spawn("short", trio.sleep, 1)
         await trio.sleep(0.5)
@@ -719,7 +719,7 @@ async def test_a_task_that_ends_by_itself_ends_nothing_else() -> None:
 
 
 @jumping
-async def test_cancelling_from_outside_takes_the_same_road() -> None:
+async def test_cancelling_from_outside_stops_in_order() -> None:
     notes: list[str] = []
     child = Noted("child", notes, stop=sleeping(1))
 
@@ -738,13 +738,13 @@ async def test_cancelling_from_outside_takes_the_same_road() -> None:
     assert scope.cancelled_caught
     assert trio.current_time() == 13
     assert notes[4:] == [
-        *("top stop", "child stop", "child stop done", "top stop done", "top lets task go"),
+        *("top stop", "child stop", "child stop done", "top stop done", "top task cancelled"),
     ]
     assert_ended(service, child)
 
 
 @jumping
-async def test_a_second_cancel_changes_nothing() -> None:
+async def test_second_cancel_changes_nothing() -> None:
     service = Noted(stop=sleeping(5))
     with trio.CancelScope() as outer, trio.CancelScope() as inner:
         async with trio.open_nursery() as nursery:
@@ -780,7 +780,7 @@ async def test_cancelling_during_the_start_reaches_the_lowest_start() -> None:
 
 
 @jumping
-async def test_a_child_that_takes_no_notice_of_a_cancelled_start_ends_all_the_same() -> None:
+async def test_child_whose_start_ignores_the_cancel_still_ends() -> None:
     async def deaf(_: Noted) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(5)
@@ -794,13 +794,13 @@ async def test_a_child_that_takes_no_notice_of_a_cancelled_start_ends_all_the_sa
 
 
 @jumping
-async def test_a_start_that_outlives_the_service_is_an_error_of_its_caller() -> None:
+async def test_start_that_outlives_the_service_raises_to_its_caller() -> None:
     service, child = Noted(), Noted("child", start=forever)
 
     async def outsider() -> None:
-        with pytest.raises(ServiceError, match="child was let go before it had started"):
+        with pytest.raises(ServiceError, match="child was cancelled before it had started"):
             await service.add_service(child)
-        service.note("outsider told")
+        service.note("outsider has the error")
 
     async with trio.open_nursery() as nursery, running(service):
         nursery.start_soon(outsider)
@@ -811,9 +811,9 @@ async def test_a_start_that_outlives_the_service_is_an_error_of_its_caller() -> 
 
         service.spawn("insider", service.start, "slow", task)
         await trio.testing.wait_all_tasks_blocked()
-        # on_stop cancels the start of the child; the insider's ends when it is let go
+        # This on_stop does not stop the child, so both starts run until the children are cancelled.
         service._hooks["stop"] = sleeping(1)
-    assert service.notes[-1] == "service outsider told"
+    assert service.notes[-1] == "service outsider has the error"
     assert_ended(service, child)
 
 
@@ -821,12 +821,12 @@ async def test_a_start_that_outlives_the_service_is_an_error_of_its_caller() -> 
 
 
 @jumping
-async def test_restart_calls_the_hooks_in_order_and_returns_when_it_runs_again() -> None:
+async def test_restart_calls_the_hooks_in_order_and_returns_when_the_service_runs() -> None:
     child = Noted("child")
 
     async def between(service: Noted) -> None:
         assert service.tree() == Node("service", State.STARTING)
-        with pytest.raises(ServiceError, match="no children now"):
+        with pytest.raises(ServiceError, match="accepts children only from"):
             service.spawn("task", forever)
         await trio.sleep(2)
 
@@ -852,7 +852,7 @@ async def test_restart_calls_the_hooks_in_order_and_returns_when_it_runs_again()
 
 
 @jumping
-async def test_several_may_ask_for_the_same_restart() -> None:
+async def test_concurrent_callers_share_one_restart() -> None:
     service = Noted(stop=sleeping(1))
     async with running(service), trio.open_nursery() as nursery:
         nursery.start_soon(service.restart)
@@ -863,7 +863,7 @@ async def test_several_may_ask_for_the_same_restart() -> None:
 
 
 @jumping
-async def test_restart_from_within_a_child_task() -> None:
+async def test_child_task_may_restart_its_service() -> None:
     service = Noted()
     async with running(service):
         service.spawn("task", service.restart)
@@ -873,7 +873,7 @@ async def test_restart_from_within_a_child_task() -> None:
 
 
 @jumping
-async def test_a_cancelled_restart_goes_on() -> None:
+async def test_cancelled_restart_goes_on() -> None:
     service = Noted(stop=sleeping(2))
     async with running(service):
         with trio.move_on_after(1) as scope:
@@ -886,7 +886,7 @@ async def test_a_cancelled_restart_goes_on() -> None:
 
 @pytest.mark.parametrize("phase", ["stop", "restart", "start"])
 @jumping
-async def test_a_stop_during_a_restart_wins(phase: str) -> None:
+async def test_stop_during_a_restart_takes_precedence(phase: str) -> None:
     async def slow_if_again(service: Noted) -> None:
         if service.notes[0] != "service start":
             await trio.sleep(10)
@@ -912,7 +912,7 @@ async def test_a_stop_during_a_restart_wins(phase: str) -> None:
 
 
 @jumping
-async def test_a_restart_after_a_stop_is_refused() -> None:
+async def test_restart_after_a_stop_is_refused() -> None:
     service = Noted(stop=sleeping(1))
     async with trio.open_nursery() as nursery:
         await nursery.start(service.serve)
@@ -929,7 +929,7 @@ async def test_a_restart_after_a_stop_is_refused() -> None:
 
 @pytest.mark.parametrize("hook", ["stop", "restart", "start"])
 @jumping
-async def test_a_restart_that_fails_is_told_and_comes_out_of_serve(hook: str) -> None:
+async def test_failed_restart_is_raised_to_its_caller_and_by_serve(hook: str) -> None:
     async def fail_if_again(service: Noted) -> None:
         if service.notes[0] != "service start":
             raise ValueError(hook)
@@ -950,11 +950,11 @@ async def test_a_restart_that_fails_is_told_and_comes_out_of_serve(hook: str) ->
     service._hooks = dict.fromkeys(service._hooks)
     async with running(service):
         pass
-    assert service.notes[-1] == "service stop done", "no restart is left over"
+    assert service.notes[-1] == "service stop done", "no restart is pending"
 
 
 @jumping
-async def test_cancelling_during_a_restart_ends_it() -> None:
+async def test_cancelling_during_a_restart_ends_the_service() -> None:
     for hook in ("stop", "restart"):
         service = Noted(**{hook: sleeping(1)})
 
@@ -992,7 +992,7 @@ async def test_the_block_is_cancelled_when_the_service_crashes() -> None:
 
 
 @jumping
-async def test_the_block_is_cancelled_before_anything_is_stopped_for_a_crash_below() -> None:
+async def test_the_block_is_cancelled_before_any_stop_after_a_crash_below() -> None:
     error = ValueError("crash")
     child = Noted("child", start=spawning("bad", crash, error, 1), stop=sleeping(3))
     service = Noted(start=adding(child), stop=sleeping(3))
@@ -1020,7 +1020,7 @@ async def test_a_restart_does_not_cancel_the_block() -> None:
 
 
 @jumping
-async def test_the_block_ends_with_an_exception() -> None:
+async def test_error_of_the_block_is_raised_with_the_error_of_on_stop() -> None:
     error, other = ValueError("block"), KeyError("on_stop")
     service = Noted(stop=raising(other, after=1))
     with pytest.raises(ExceptionGroup) as raised:
@@ -1031,7 +1031,7 @@ async def test_the_block_ends_with_an_exception() -> None:
 
 
 @jumping
-async def test_the_block_is_cancelled_and_the_service_is_stopped_in_order_after_it() -> None:
+async def test_service_stops_in_order_after_its_block_was_cancelled() -> None:
     service = Noted(stop=sleeping(1))
     with trio.move_on_after(1) as scope:
         async with running(service):
@@ -1048,7 +1048,7 @@ async def test_the_block_is_cancelled_and_the_service_is_stopped_in_order_after_
 
 
 @jumping
-async def test_the_start_of_running_fails_or_is_cancelled() -> None:
+async def test_block_does_not_run_after_a_failed_or_cancelled_start() -> None:
     service = Noted(start=raising(ValueError("cannot")))
     with pytest.RaisesGroup(pytest.RaisesGroup(ValueError)):
         async with running(service):
@@ -1062,7 +1062,7 @@ async def test_the_start_of_running_fails_or_is_cancelled() -> None:
 
 
 @jumping
-async def test_the_block_goes_on_after_a_stop_and_ends_a_stuck_restart() -> None:
+async def test_block_goes_on_after_a_stop_and_its_end_ends_a_stuck_restart() -> None:
     async with running(Noted()) as service:
         await service.stop()
         await trio.sleep(1)
@@ -1134,12 +1134,14 @@ async def test_the_tree_shows_names_states_and_where_each_waits() -> None:
         await trio.sleep(0.5)
         hook = ("Noted.on_stop", "Noted._noted", f"{here}stop", f"{here}flush")
         assert top.tree() == Node("top", State.STOPPING, hook, below)
-    assert seen["from within"].children[1] == Node("reader", State.RUNNING), "it runs just now"
+    assert seen["from within"].children[1] == Node("reader", State.RUNNING), (
+        "the task runs at this moment"
+    )
     assert_ended(top, child)
 
 
 @jumping
-async def test_nothing_is_left_in_the_tree_of_tasks_that_have_ended() -> None:
+async def test_ended_tasks_are_not_in_the_tree() -> None:
     async def brief(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
 
@@ -1154,7 +1156,7 @@ async def test_nothing_is_left_in_the_tree_of_tasks_that_have_ended() -> None:
         assert service._children == []
 
 
-def test_the_tree_can_be_looked_at_before_and_after_a_run() -> None:
+def test_the_tree_can_be_read_before_and_after_a_run() -> None:
     service = Noted()
     assert service.tree() == Node("service", State.IDLE)
 
@@ -1229,7 +1231,7 @@ def test_ctrl_c_interrupts_the_users_code_and_stops_in_order(where: str, served:
 
 
 @jumping
-async def test_a_stop_is_told_how_much_of_its_grace_is_left() -> None:
+async def test_time_left_is_the_rest_of_the_grace() -> None:
     left: list[float] = []
 
     class Slow(Service):

@@ -8,7 +8,7 @@ from tests.nurseries.clock import jumping
 
 
 class Beats:
-    """Notes when it is called, from the start, and takes as long as it is told, beat by beat."""
+    """A beat that notes the times of its calls since the start, and takes the given durations."""
 
     def __init__(self, *durations: float) -> None:
         self.start = trio.current_time()
@@ -17,7 +17,7 @@ class Beats:
         self._durations = list(durations)
 
     async def __call__(self) -> None:
-        assert self.under_way == 0, "twice at once"
+        assert self.under_way == 0, "two beats overlap"
         self.under_way += 1
         self.at.append(trio.current_time() - self.start)
         await trio.sleep(self._durations.pop(0) if self._durations else 0)
@@ -25,7 +25,7 @@ class Beats:
 
 
 @jumping
-async def test_the_first_beat_comes_after_one_interval_and_then_at_its_multiples() -> None:
+async def test_beats_are_due_at_multiples_of_the_interval() -> None:
     beats = Beats()
     with trio.move_on_after(2.25):
         await tick(0.5, beats)
@@ -33,7 +33,7 @@ async def test_the_first_beat_comes_after_one_interval_and_then_at_its_multiples
 
 
 @jumping
-async def test_the_time_a_beat_takes_does_not_move_the_next() -> None:
+async def test_duration_of_a_beat_does_not_delay_the_next() -> None:
     beats = Beats(*[0.25] * 100)
     with trio.move_on_after(100.5):
         await tick(1, beats)
@@ -41,7 +41,7 @@ async def test_the_time_a_beat_takes_does_not_move_the_next() -> None:
 
 
 @jumping
-async def test_rounding_does_not_add_up() -> None:
+async def test_rounding_errors_do_not_accumulate() -> None:
     beats = Beats()
     with trio.move_on_after(1000.05):
         await tick(0.1, beats)
@@ -49,7 +49,7 @@ async def test_rounding_does_not_add_up() -> None:
 
 
 @jumping
-async def test_a_long_beat_makes_the_missed_ones_fall_out() -> None:
+async def test_missed_beats_are_skipped_after_a_long_beat() -> None:
     beats = Beats(2.5)  # from 1 to 3.5: 2 and 3 are missed
     with trio.move_on_after(6.5):
         await tick(1, beats)
@@ -57,7 +57,7 @@ async def test_a_long_beat_makes_the_missed_ones_fall_out() -> None:
 
 
 @jumping
-async def test_a_beat_as_long_as_the_interval_misses_none() -> None:
+async def test_beat_as_long_as_the_interval_skips_none() -> None:
     beats = Beats(1, 1, 2)  # the last from 3 to 5: 4 is missed, 5 is not
     with trio.move_on_after(6.5):
         await tick(1, beats)
@@ -65,7 +65,7 @@ async def test_a_beat_as_long_as_the_interval_misses_none() -> None:
 
 
 @jumping
-async def test_an_error_of_the_beat_ends_it_and_is_raised() -> None:
+async def test_error_of_a_beat_ends_the_ticker_and_is_raised() -> None:
     error = ValueError("out of step")
     beaten = 0
 
@@ -82,7 +82,7 @@ async def test_an_error_of_the_beat_ends_it_and_is_raised() -> None:
 
 
 @jumping
-async def test_cancelling_reaches_a_beat_that_is_under_way() -> None:
+async def test_cancelling_reaches_a_running_beat() -> None:
     beats = Beats(10)
     with trio.move_on_after(2) as scope:
         await tick(1, beats)
@@ -91,7 +91,7 @@ async def test_cancelling_reaches_a_beat_that_is_under_way() -> None:
 
 
 @jumping
-async def test_a_beat_without_a_checkpoint_does_not_keep_it_from_being_cancelled() -> None:
+async def test_ticker_can_be_cancelled_between_beats_without_checkpoints() -> None:
     async def beat() -> None:
         pass
 
@@ -102,6 +102,6 @@ async def test_a_beat_without_a_checkpoint_does_not_keep_it_from_being_cancelled
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan")])
 @jumping
-async def test_the_interval_must_be_more_than_nothing(interval: float) -> None:
+async def test_interval_must_be_above_zero(interval: float) -> None:
     with pytest.raises(ValueError, match="interval must be"):
         await tick(interval, Beats())

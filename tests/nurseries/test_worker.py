@@ -1,4 +1,4 @@
-"""Threads here wait for events of the test, never for time."""
+"""Tests of `Worker`. Its threads wait for events of the test, never for time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trio.testing import assert_checkpoints, assert_no_checkpoints, wait_all_tas
 from nurseries import Call, CallWithdrawn, Worker, WorkerClosed, WorkerStuck
 
 FOREVER = float("inf")
-MOMENT = 0.02  # a thread that is held does not come back, however short the time
+MOMENT = 0.02  # seconds; a held thread does not return in any time
 
 
 class Held:
-    """A blocking call that says when it is under way and ends when it is released."""
+    """A blocking call that sets an event when it begins, and ends when it is released."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -42,14 +42,14 @@ def held() -> Iterator[Held]:
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
-    """A worker of which no thread is left after the test."""
+    """Return a worker, and check after the test that its thread has ended."""
     worker = Worker("of the test")
     yield worker
     assert not worker.alive
 
 
 async def gone(worker: Worker) -> None:
-    """Wait until a thread that was let out of its call has ended."""
+    """Wait until the thread has ended after its call was released."""
     with trio.fail_after(60):
         while worker.alive:  # noqa: ASYNC110 - after the run nobody is left to set an Event
             await trio.sleep(0.001)
@@ -59,7 +59,7 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-async def test_calls_are_made_one_after_the_other_in_order_in_one_thread(worker: Worker) -> None:
+async def test_calls_run_in_order_in_one_thread(worker: Worker) -> None:
     made: list[tuple[int, int]] = []
     async with worker:
         calls = [
@@ -78,7 +78,7 @@ async def test_the_thread_has_the_name_of_the_worker(worker: Worker) -> None:
         assert await worker.call("name", lambda: threading.current_thread().name) == "of the test"
 
 
-async def test_arguments_go_in_and_a_value_comes_out(worker: Worker) -> None:
+async def test_call_takes_arguments_and_returns_the_value(worker: Worker) -> None:
     async with worker:
         assert await worker.call("sum", lambda a, b: a + b, 1, 2) == 3
         call = worker.submit("divmod", divmod, 7, 2)
@@ -88,7 +88,7 @@ async def test_arguments_go_in_and_a_value_comes_out(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
-async def test_an_error_is_raised_where_it_is_waited_for_and_the_thread_goes_on(
+async def test_error_of_a_call_is_raised_to_its_waiter_and_the_thread_goes_on(
     worker: Worker, error: BaseException
 ) -> None:
     async with worker:
@@ -98,7 +98,7 @@ async def test_an_error_is_raised_where_it_is_waited_for_and_the_thread_goes_on(
         assert await worker.call("next", lambda: "fine") == "fine"
 
 
-async def test_any_number_of_tasks_may_wait(worker: Worker, held: Held) -> None:
+async def test_any_number_of_tasks_may_wait_for_one_call(worker: Worker, held: Held) -> None:
     got: list[str] = []
 
     async def wait(call: Call[str]) -> None:
@@ -113,10 +113,10 @@ async def test_any_number_of_tasks_may_wait(worker: Worker, held: Held) -> None:
         held.released.set()
     assert got == ["held"] * 3
     with assert_checkpoints():
-        assert await call.wait() == "held", "it may be waited for again, later"
+        assert await call.wait() == "held", "a later wait returns the value again"
 
 
-async def test_an_error_goes_to_each_who_waits(worker: Worker) -> None:
+async def test_error_of_a_call_is_raised_to_each_waiter(worker: Worker) -> None:
     error = ValueError("no")
     async with worker:
         call = worker.submit("fail", fail, error)
@@ -126,9 +126,7 @@ async def test_an_error_goes_to_each_who_waits(worker: Worker) -> None:
             assert raised.value is error
 
 
-async def test_a_cancelled_wait_leaves_the_call_going_and_its_outcome_stays(
-    worker: Worker, held: Held
-) -> None:
+async def test_call_keeps_its_outcome_after_a_cancelled_wait(worker: Worker, held: Held) -> None:
     async with worker:
         call = worker.submit("held", held)
         await held.under_way()
@@ -142,7 +140,7 @@ async def test_a_cancelled_wait_leaves_the_call_going_and_its_outcome_stays(
         assert call.outcome == Value("held")
 
 
-async def test_call_cancelled_before_it_was_handed_over_makes_nothing_happen(
+async def test_call_cancelled_before_its_submission_is_never_made(
     worker: Worker,
 ) -> None:
     made: list[str] = []
@@ -172,9 +170,7 @@ async def test_call_cancelled_later_runs_to_its_end(worker: Worker, held: Held) 
     assert made == ["to its end"]
 
 
-async def test_a_call_that_waits_can_be_withdrawn_and_is_never_made(
-    worker: Worker, held: Held
-) -> None:
+async def test_withdrawn_call_is_never_made(worker: Worker, held: Held) -> None:
     made: list[str] = []
     async with worker:
         worker.submit("held", held)
@@ -183,7 +179,7 @@ async def test_a_call_that_waits_can_be_withdrawn_and_is_never_made(
         worker.submit("behind it", made.append, "behind it")
         with assert_no_checkpoints():
             assert worker.withdraw(waits)
-            assert not worker.withdraw(waits), "once is enough"
+            assert not worker.withdraw(waits), "a second withdrawal does nothing"
         assert worker.waiting == 1
         with pytest.raises(CallWithdrawn, match="waits"):
             await waits.wait()
@@ -198,7 +194,7 @@ async def test_a_call_that_has_begun_cannot_be_withdrawn(worker: Worker, held: H
         assert not worker.withdraw(begun)
         held.released.set()
         assert await begun.wait() == "held"
-        assert not worker.withdraw(begun), "it has ended"
+        assert not worker.withdraw(begun), "the call has ended"
 
 
 async def test_call_is_a_checkpoint_and_submit_and_start_are_not(worker: Worker) -> None:
@@ -210,7 +206,9 @@ async def test_call_is_a_checkpoint_and_submit_and_start_are_not(worker: Worker)
     await worker.stop(FOREVER)
 
 
-async def test_it_shows_what_runs_and_how_many_wait(worker: Worker, held: Held) -> None:
+async def test_worker_shows_the_running_call_and_the_number_of_queued_calls(
+    worker: Worker, held: Held
+) -> None:
     assert (worker.current, worker.waiting) == (None, 0)
     async with worker:
         assert (worker.current, worker.waiting) == (None, 0)
@@ -223,12 +221,12 @@ async def test_it_shows_what_runs_and_how_many_wait(worker: Worker, held: Held) 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.stop, FOREVER)
             await wait_all_tasks_blocked()
-            assert (worker.current, worker.waiting) == ("first", 2), "the stop is no call"
+            assert (worker.current, worker.waiting) == ("first", 2), "the stop is not a call"
             held.released.set()
     assert (worker.current, worker.waiting) == (None, 0)
 
 
-async def test_stop_makes_the_calls_that_were_handed_over_and_joins(worker: Worker) -> None:
+async def test_stop_makes_all_submitted_calls_and_joins_the_thread(worker: Worker) -> None:
     made: list[int] = []
     assert not worker.alive
     worker.start()
@@ -254,7 +252,7 @@ async def test_cancelling_does_not_shorten_the_stop(worker: Worker, held: Held) 
     assert call.outcome == Value("held")
 
 
-async def test_stop_may_be_asked_for_twice_and_at_once(worker: Worker) -> None:
+async def test_stop_may_be_called_again_and_concurrently(worker: Worker) -> None:
     worker.start()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.stop, FOREVER)
@@ -262,13 +260,13 @@ async def test_stop_may_be_asked_for_twice_and_at_once(worker: Worker) -> None:
     await worker.stop(FOREVER)
 
 
-async def test_an_idle_worker_stops_without_time(worker: Worker) -> None:
+async def test_idle_worker_stops_with_a_timeout_of_zero(worker: Worker) -> None:
     worker.start()
     await worker.stop(0)
     assert not worker.alive
 
 
-async def test_no_calls_before_the_start_and_after_the_stop(worker: Worker) -> None:
+async def test_calls_before_the_start_and_after_the_stop_are_refused(worker: Worker) -> None:
     with pytest.raises(WorkerClosed, match="'of the test' takes no calls"):
         worker.submit("early", lambda: None)
     async with worker:
@@ -279,7 +277,7 @@ async def test_no_calls_before_the_start_and_after_the_stop(worker: Worker) -> N
         await worker.call("late", lambda: None)
 
 
-async def test_no_calls_once_the_stop_has_begun(worker: Worker, held: Held) -> None:
+async def test_calls_during_the_stop_are_refused(worker: Worker, held: Held) -> None:
     worker.start()
     worker.submit("held", held)
     async with trio.open_nursery() as nursery:
@@ -290,7 +288,7 @@ async def test_no_calls_once_the_stop_has_begun(worker: Worker, held: Held) -> N
         held.released.set()
 
 
-async def test_it_starts_once(worker: Worker) -> None:
+async def test_second_start_is_refused(worker: Worker) -> None:
     async with worker:
         with pytest.raises(WorkerClosed, match="started before"):
             worker.start()
@@ -305,7 +303,7 @@ async def test_a_stop_before_the_start_changes_nothing(worker: Worker) -> None:
         assert await worker.call("one", lambda: 1) == 1
 
 
-async def test_a_thread_that_cannot_be_had_leaves_it_as_it_was(
+async def test_worker_can_start_after_its_thread_failed_to_start(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -319,9 +317,7 @@ async def test_a_thread_that_cannot_be_had_leaves_it_as_it_was(
         pass
 
 
-async def test_a_stuck_thread_is_abandoned_and_named_and_its_calls_fail(
-    worker: Worker, held: Held
-) -> None:
+async def test_stuck_thread_is_abandoned_and_its_calls_fail(worker: Worker, held: Held) -> None:
     made: list[str] = []
     worker.start()
     stuck = worker.submit("fetch", held)
@@ -338,7 +334,7 @@ async def test_a_stuck_thread_is_abandoned_and_named_and_its_calls_fail(
     with pytest.raises(WorkerStuck, match="stuck in 'fetch'"):
         await worker.stop(0)
 
-    held.released.set()  # the thread comes back after all
+    held.released.set()  # the thread returns from the call
     await gone(worker)
     assert made == [], "calls that were reported as failed are never made"
     with pytest.raises(WorkerStuck):
@@ -346,14 +342,14 @@ async def test_a_stuck_thread_is_abandoned_and_named_and_its_calls_fail(
     await worker.stop(FOREVER)
 
 
-async def test_a_stuck_thread_fails_those_who_wait_already(worker: Worker, held: Held) -> None:
+async def test_stuck_thread_fails_the_tasks_that_already_wait(worker: Worker, held: Held) -> None:
     failed: list[str] = []
 
     async def wait() -> None:
         with contextlib.suppress(WorkerStuck):
             await worker.call("held", held)
             return
-        failed.append("told")
+        failed.append("the waiting task")
 
     worker.start()
     async with trio.open_nursery() as nursery:
@@ -361,12 +357,12 @@ async def test_a_stuck_thread_fails_those_who_wait_already(worker: Worker, held:
         await held.under_way()
         with pytest.raises(WorkerStuck):
             await worker.stop(MOMENT)
-    assert failed == ["told"]
+    assert failed == ["the waiting task"]
     held.released.set()
     await gone(worker)
 
 
-def test_a_thread_that_outlives_the_run_ends_when_its_call_does(
+def test_thread_that_outlives_the_run_ends_with_its_call(
     worker: Worker, held: Held, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def main() -> None:
@@ -380,10 +376,10 @@ def test_a_thread_that_outlives_the_run_ends_when_its_call_does(
     assert worker.alive
     held.released.set()
     trio.run(gone, worker)
-    assert capfd.readouterr() == ("", ""), "and complains to nobody"
+    assert capfd.readouterr() == ("", ""), "the thread prints nothing"
 
 
-async def test_the_end_of_the_block_joins_also_after_an_error_and_when_cancelled(
+async def test_end_of_the_block_joins_the_thread_after_an_error_and_a_cancel(
     held: Held,
 ) -> None:
     with pytest.raises(ValueError, match="in the block"):

@@ -1,4 +1,4 @@
-"""The rule of Kafka's Java client, `transport/partitioner.py`, against its own vectors."""
+"""Tests of `transport/partitioner.py` against the test vectors of Kafka's Java client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from transport.partitioner import java_partitioner, murmur2
 
-# From org.apache.kafka.common.utils.UtilsTest.testMurmur2; Java's int has a sign.
+# From org.apache.kafka.common.utils.UtilsTest.testMurmur2. An int of Java has a sign.
 JAVA = {
     b"21": -973932308,
     b"foobar": -790332482,
@@ -35,19 +35,19 @@ def test_an_empty_key_has_a_partition() -> None:
 
 
 @given(st.binary(max_size=50), st.integers(1, 1000))
-def test_each_key_has_one_partition_that_there_is(key: bytes, partitions: int) -> None:
+def test_each_key_has_one_valid_partition(key: bytes, partitions: int) -> None:
     partition = java_partitioner(key, partitions)
     assert 0 <= partition < partitions
     assert java_partitioner(key, partitions) == partition
 
 
 @given(st.binary(max_size=50))
-def test_bytes_beyond_the_ascii_range_are_without_a_sign(key: bytes) -> None:
+def test_bytes_above_127_are_hashed_as_unsigned(key: bytes) -> None:
     assert murmur2(key) == murmur2_by_the_book(key)
 
 
 def murmur2_by_the_book(data: bytes) -> int:
-    """Written from Java's: with its switch for the last bytes, each shifted to its place."""
+    """Compute murmur2 as the Java code does, with its switch for the last bytes."""
     m, mask = 0x5BD1E995, 0xFFFFFFFF
     h = (0x9747B28C ^ len(data)) & mask
     for word in range(len(data) // 4):

@@ -1,4 +1,4 @@
-"""Sending: what is accepted, delivered, bounded and reported."""
+"""Tests of the producer: acceptance, deliveries, flush, bounds, closing and topics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ORDERS = TP("orders", 0)
 
 @attrs.define(slots=False)
 class HeldBack:
-    """A producer's client that reports only what it is told to."""
+    """A producer's client that reports an outcome only when a test calls `end`."""
 
     report: Reports = lambda reports: None
     taken: list[Outgoing] = attrs.field(factory=list)
@@ -91,7 +91,7 @@ class HeldBack:
         self.lingers = True
 
     def end(self, count: int = 1, error: Exception | None = None) -> None:
-        """The broker's answer to the first `count` that were taken."""
+        """Report the outcome of the first `count` messages that the client has."""
         ended, self.taken = self.taken[:count], self.taken[count:]
         outcomes: list[tuple[Outgoing, Outcome]] = [
             (outgoing, error or RecordMetadata(outgoing.topic, outgoing.partition or 0, 7, 1.0))
@@ -113,7 +113,7 @@ def app_with(client: HeldBack, **settings: Any) -> App:
     return type("App", (App,), {"Transport": Held})("app", **settings)
 
 
-# Where it goes
+# Arguments and partitions
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def app_with(client: HeldBack, **settings: Any) -> App:
     ],
 )
 @jumping
-async def test_headers_of_other_types_are_refused_for_their_message_alone(headers: Any) -> None:
+async def test_headers_of_a_wrong_type_fail_only_their_message(headers: Any) -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         orders = app.topic("orders")
@@ -142,9 +142,11 @@ async def test_headers_of_other_types_are_refused_for_their_message_alone(header
 
 @pytest.mark.parametrize("chosen", [4, -1])
 @jumping
-async def test_a_partitioner_that_chooses_what_there_is_not(chosen: int) -> None:
+async def test_a_partitioner_that_chooses_a_missing_partition_raises_value_error(
+    chosen: int,
+) -> None:
     broker = broker_with(TP("orders", 3))
-    error = f"the partitioner chose {chosen} for a key: 'orders' has 4 partitions"
+    error = f"the partitioner chose partition {chosen} for a key, but 'orders' has 4 partitions"
     async with app_on(broker, partitioner=lambda key, count: chosen if key == b"bad" else 2) as app:
         orders = app.topic("orders")
         first = await orders.send(key=b"good", value=b"v")
@@ -160,14 +162,14 @@ async def test_a_partitioner_that_chooses_what_there_is_not(chosen: int) -> None
 
 
 @jumping
-async def test_a_partitioner_that_gives_no_number() -> None:
+async def test_a_partitioner_that_returns_no_int_raises_type_error() -> None:
     async with app_on(broker_with(ORDERS), partitioner=lambda key, count: "0") as app:
         with pytest.raises(TypeError):
             await app.topic("orders").send(key=b"k", value=b"v")
 
 
 @jumping
-async def test_a_partitioner_is_a_users_code_that_ctrl_c_may_interrupt() -> None:
+async def test_ctrl_c_may_interrupt_a_partitioner() -> None:
     protected: list[bool] = []
 
     def partitioner(key: bytes, count: int) -> int:
@@ -176,12 +178,14 @@ async def test_a_partitioner_is_a_users_code_that_ctrl_c_may_interrupt() -> None
 
     async with app_on(broker_with(ORDERS), partitioner=partitioner) as app:
         await app.topic("orders").send_soon(key=b"k", value=b"v")
-        await app.topic("orders").send_soon(key=b"k", value=b"v")  # it is known by now
+        await app.topic("orders").send_soon(
+            key=b"k", value=b"v"
+        )  # the topic's partitions are known now
     assert protected == [False, False]
 
 
 @jumping
-async def test_a_partition_that_is_named_goes_before_the_key() -> None:
+async def test_a_given_partition_takes_precedence_over_the_key() -> None:
     broker = broker_with(TP("orders", 3))
     async with app_on(broker) as app:
         for partition in range(4):
@@ -192,14 +196,14 @@ async def test_a_partition_that_is_named_goes_before_the_key() -> None:
 
 
 @jumping
-async def test_a_partition_that_there_is_not() -> None:
+async def test_sending_to_a_missing_partition_raises_value_error() -> None:
     async with app_on(broker_with(TP("orders", 3))) as app:
-        with pytest.raises(ValueError, match=r"'orders' has 4 partitions, none is 4"):
+        with pytest.raises(ValueError, match=r"'orders' has 4 partitions, .* no partition 4"):
             await app.topic("orders").send(value=b"v", partition=4)
 
 
 @jumping
-async def test_how_many_partitions_there_are_is_asked_again_in_time() -> None:
+async def test_the_number_of_partitions_is_asked_for_again_when_it_is_old() -> None:
     client = HeldBack()
     async with app_with(client, metadata_max_age=60.0) as app:
         orders = app.topic("orders")
@@ -217,7 +221,7 @@ async def test_how_many_partitions_there_are_is_asked_again_in_time() -> None:
 
 
 @jumping
-async def test_messages_of_a_partition_arrive_in_the_order_in_which_they_were_sent() -> None:
+async def test_messages_of_a_partition_are_written_in_the_order_of_their_sends() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         orders = app.topic("orders", value_type=JSON)
@@ -246,7 +250,7 @@ async def test_create_topic_makes_its_options_the_topics_configuration() -> None
         )
         await create("compacting", 1, compacting=True, retention=1.5, ensure_created=False)
         await create("deleting", 1, deleting=True, compacting=False)
-        with pytest.raises(ValueError, match="compacts or deletes"):
+        with pytest.raises(ValueError, match="compact or delete"):
             await create("neither", 1, deleting=False)
     assert broker.config("plain") == {}
     assert broker.config("options") == {
@@ -261,7 +265,7 @@ async def test_create_topic_makes_its_options_the_topics_configuration() -> None
 
 
 @jumping
-async def test_a_topic_is_created_one_call_at_a_time() -> None:
+async def test_creations_of_one_topic_run_one_at_a_time() -> None:
     client = HeldBack()
     under_way: list[str] = []
     most: dict[str, int] = {}
@@ -278,13 +282,13 @@ async def test_a_topic_is_created_one_call_at_a_time() -> None:
         for topic in ("a", "b", "a", "b", "a"):
             nursery.start_soon(app.producer.create_topic, topic, 1)
         await wait_all_tasks_blocked()
-        with trio.move_on_after(0.5):  # who gives up holds nobody up
+        with trio.move_on_after(0.5):  # a cancelled call delays no other
             await app.producer.create_topic("a", 1)
     assert most == {"a": 1, "b": 1, "all": 2}
 
 
 @jumping
-async def test_calls_that_create_the_same_topic_share_one_request() -> None:
+async def test_identical_create_topic_calls_share_one_request() -> None:
     client = HeldBack()
     asked: list[int] = []
 
@@ -313,12 +317,12 @@ async def test_calls_that_create_the_same_topic_share_one_request() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(create, "a", 1)
             await wait_all_tasks_blocked()
-            nursery.start_soon(create, "a", 2)  # that is something else
+            nursery.start_soon(create, "a", 2)  # another request
         assert asked == [1, 7, 1, 2]
 
 
 @jumping
-async def test_who_gives_up_creating_a_topic_leaves_it_to_those_who_wait() -> None:
+async def test_after_a_cancelled_create_topic_waiting_calls_make_a_new_request() -> None:
     client = HeldBack()
     asked: list[float] = []
 
@@ -333,7 +337,7 @@ async def test_who_gives_up_creating_a_topic_leaves_it_to_those_who_wait() -> No
                 nursery.start_soon(_after_a_moment, app.producer.create_topic, "a", 1)
             await app.producer.create_topic("a", 1)
         assert scope.cancelled_caught
-    assert len(asked) == 2  # of who gave up, and of the two who wait
+    assert len(asked) == 2  # one of the cancelled call, one shared by the two others
     assert asked[1] - asked[0] == pytest.approx(0.5)
 
 
@@ -344,7 +348,7 @@ async def _after_a_moment(call: Callable[..., Awaitable[object]], *args: object)
 
 @pytest.mark.parametrize("partitions", [0, -1])
 @jumping
-async def test_a_topic_has_a_partition(partitions: int) -> None:
+async def test_create_topic_refuses_less_than_one_partition(partitions: int) -> None:
     async with app_with(HeldBack()) as app:
         with pytest.raises(ValueError, match="partitions of 'new' must be"):
             await app.producer.create_topic("new", partitions)
@@ -354,7 +358,7 @@ async def test_a_topic_has_a_partition(partitions: int) -> None:
 
 
 @jumping
-async def test_a_delivery_is_awaited_by_any_number_of_tasks_before_and_after() -> None:
+async def test_any_number_of_tasks_await_a_delivery_before_and_after_its_outcome() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         delivery = await app.topic("orders").send(key=b"k", value=b"v")
@@ -375,7 +379,7 @@ async def test_a_delivery_is_awaited_by_any_number_of_tasks_before_and_after() -
 
 
 @jumping
-async def test_a_cancelled_wait_ends_nothing_but_the_wait() -> None:
+async def test_cancelling_a_wait_for_a_delivery_ends_only_the_wait() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         delivery = await app.topic("orders").send(value=b"v")
@@ -388,7 +392,7 @@ async def test_a_cancelled_wait_ends_nothing_but_the_wait() -> None:
 
 @pytest.mark.parametrize("cancelled", range(3))
 @jumping
-async def test_any_of_the_tasks_that_await_a_delivery_may_be_cancelled(cancelled: int) -> None:
+async def test_cancelling_one_waiting_task_leaves_the_others_waiting(cancelled: int) -> None:
     client = HeldBack()
     got: list[int] = []
     async with app_with(client) as app:
@@ -414,7 +418,7 @@ async def test_any_of_the_tasks_that_await_a_delivery_may_be_cancelled(cancelled
 
 @pytest.mark.parametrize("first", ["cancel", "outcome"])
 @jumping
-async def test_an_outcome_and_a_cancel_may_come_in_one_turn(first: str) -> None:
+async def test_of_an_outcome_and_a_cancellation_in_one_turn_the_first_counts(first: str) -> None:
     client = HeldBack()
     async with app_with(client) as app:
         scope = trio.CancelScope()
@@ -436,7 +440,7 @@ async def test_an_outcome_and_a_cancel_may_come_in_one_turn(first: str) -> None:
 
 
 @jumping
-async def test_a_failed_delivery_is_raised_to_all_who_await_it() -> None:
+async def test_each_await_of_a_failed_delivery_raises_its_error() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         delivery = await app.topic("orders").send(value=b"v")
@@ -448,7 +452,7 @@ async def test_a_failed_delivery_is_raised_to_all_who_await_it() -> None:
 
 
 @jumping
-async def test_a_failure_that_nobody_has_seen_comes_out_at_the_end() -> None:
+async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
     client = HeldBack()
     with pytest.RaisesGroup(
         pytest.RaisesExc(DeliveryFailed, match=r"1 messages .* 'orders'"), flatten_subgroups=True
@@ -465,7 +469,7 @@ async def test_a_failure_that_nobody_has_seen_comes_out_at_the_end() -> None:
 
 
 @jumping
-async def test_of_a_failure_that_was_seen_nothing_is_kept() -> None:
+async def test_a_seen_failure_is_not_kept() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         orders = app.topic("orders")
@@ -479,7 +483,7 @@ async def test_of_a_failure_that_was_seen_nothing_is_kept() -> None:
 
 
 @jumping
-async def test_a_failure_is_not_seen_by_who_has_stopped_waiting_for_it() -> None:
+async def test_a_failure_after_a_cancelled_wait_counts_as_unseen() -> None:
     client = HeldBack()
     with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
         async with app_with(client) as app:
@@ -501,7 +505,7 @@ def _flat(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 @jumping
-async def test_a_flush_waits_for_what_was_accepted_before_it_and_no_more() -> None:
+async def test_flush_waits_only_for_messages_accepted_before_it() -> None:
     client = HeldBack()
     async with app_with(client) as app, trio.open_nursery() as nursery:
         orders = app.topic("orders")
@@ -527,7 +531,7 @@ async def test_a_flush_waits_for_what_was_accepted_before_it_and_no_more() -> No
 
 
 @jumping
-async def test_a_flush_that_waits_for_the_buffer_waits_for_nothing_that_came_later() -> None:
+async def test_flush_that_waits_for_queued_messages_does_not_wait_for_later_sends() -> None:
     client = HeldBack()
     answered = trio.Event()
 
@@ -563,7 +567,7 @@ async def test_a_flush_that_waits_for_the_buffer_waits_for_nothing_that_came_lat
 
 
 @jumping
-async def test_a_flush_waits_for_what_fails_too_and_raises_nothing() -> None:
+async def test_flush_waits_for_failing_messages_and_does_not_raise() -> None:
     client = HeldBack()
     async with app_with(client) as app, trio.open_nursery() as nursery:
         delivery = await app.topic("orders").send(value=b"v")
@@ -588,13 +592,13 @@ async def test_no_batch_lingers_during_a_flush() -> None:
 
 
 @jumping
-async def test_with_nothing_accepted_a_flush_is_done() -> None:
+async def test_flush_with_no_messages_in_flight_returns() -> None:
     async with app_with(HeldBack()) as app:
         await app.producer.flush()
 
 
 @jumping
-async def test_the_end_delivers_what_was_accepted() -> None:
+async def test_closing_the_app_delivers_accepted_messages() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         for _ in range(100):
@@ -603,7 +607,7 @@ async def test_the_end_delivers_what_was_accepted() -> None:
 
 
 @jumping
-async def test_what_is_not_delivered_by_the_end_has_failed() -> None:
+async def test_messages_not_delivered_within_the_grace_fail() -> None:
     with pytest.RaisesGroup(
         pytest.RaisesExc(DeliveryFailed, match="1 messages"), flatten_subgroups=True
     ):
@@ -667,7 +671,7 @@ async def test_no_batch_lingers_while_a_sender_waits_for_room(end: str) -> None:
 
 
 @jumping
-async def test_a_send_that_was_cancelled_has_accepted_nothing() -> None:
+async def test_send_cancelled_while_it_waits_for_room_accepts_nothing() -> None:
     client = HeldBack()
     async with app_with(client, send_buffer_messages=1) as app:
         orders = app.topic("orders")
@@ -684,7 +688,7 @@ async def test_a_send_that_was_cancelled_has_accepted_nothing() -> None:
 
 
 @jumping
-async def test_a_send_in_a_cancelled_scope_has_accepted_nothing() -> None:
+async def test_send_in_a_cancelled_scope_accepts_nothing() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         (await app.topic("orders").send(value=b"v")).was_seen = True
@@ -701,7 +705,7 @@ async def test_a_send_in_a_cancelled_scope_has_accepted_nothing() -> None:
 @jumping
 async def test_a_message_that_never_fits_is_refused_at_once(bound: dict[str, int]) -> None:
     async with app_with(HeldBack(), **bound) as app:
-        with pytest.raises(MessageTooLarge, match=r"orders.*500 fit"):
+        with pytest.raises(MessageTooLarge, match=r"orders.*allow 500"):
             await app.topic("orders").send(value=bytes(500))
 
 
@@ -716,24 +720,24 @@ async def test_a_message_may_be_empty() -> None:
 
 
 @jumping
-async def test_a_value_without_a_type_is_bytes() -> None:
+async def test_a_topic_without_a_value_type_refuses_a_str() -> None:
     async with app_with(HeldBack()) as app:
         with pytest.raises(TypeError, match="str"):
             await app.topic("orders").send(value="text")
 
 
 @jumping
-async def test_a_topic_that_there_is_not() -> None:
+async def test_sending_to_a_missing_topic_raises_unknown_topic() -> None:
     async with app_on(broker_with(auto_create=False)) as app:
         with pytest.raises(UnknownTopic, match="orders"):
             await app.topic("orders").send(value=b"v")
 
 
-# The end
+# Closing and killing the app, and changes of a topic
 
 
 @jumping
-async def test_before_and_after_nothing_can_be_sent() -> None:
+async def test_send_raises_app_closed_before_opening_and_after_closing() -> None:
     app = app_on(broker_with(ORDERS))
     with pytest.raises(AppClosed):
         await app.topic("orders").send(value=b"v")
@@ -745,7 +749,7 @@ async def test_before_and_after_nothing_can_be_sent() -> None:
 
 @pytest.mark.parametrize("crashes", [True, False])
 @jumping
-async def test_who_waits_for_room_at_the_end_is_told(crashes: bool) -> None:
+async def test_a_sender_that_waits_for_room_gets_app_closed_at_the_end(crashes: bool) -> None:
     client = HeldBack()
     told: list[bool] = []
 
@@ -775,11 +779,11 @@ async def _answer_later(client: HeldBack) -> None:
 
 
 @jumping
-async def test_a_kill_fails_what_was_accepted_and_ends_the_app_without_an_error() -> None:
+async def test_kill_fails_accepted_messages_and_closes_the_app_without_an_error() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         deliveries = [await app.topic("orders").send(value=b"v") for _ in range(3)]
-        await app.kill()  # before the sender has had its turn
+        await app.kill()  # before the sender task runs
         with trio.fail_after(1):
             for delivery in deliveries:
                 with pytest.raises(DeliveryFailed):
@@ -787,7 +791,7 @@ async def test_a_kill_fails_what_was_accepted_and_ends_the_app_without_an_error(
 
 
 @jumping
-async def test_a_topic_created_again_with_fewer_partitions_is_sent_to_and_warned_of_once(
+async def test_sending_to_a_topic_recreated_with_fewer_partitions_continues_and_warns_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = MemoryBroker(default_partitions=8)

@@ -1,4 +1,4 @@
-"""Several messages in one call: what is accepted, what becomes of each, and what is refused."""
+"""Tests of `send_many`: acceptance, outcomes, room, errors and transactions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def numbers(count: int, first: int = 0) -> list[bytes]:
     return [b"%d" % number for number in range(first, first + count)]
 
 
-# What is sent
+# Acceptance
 
 
 @jumping
@@ -61,7 +61,7 @@ async def test_pairs_and_mappings_are_sent_in_order() -> None:
 
 
 @jumping
-async def test_any_iterable_will_do_and_it_is_read_once() -> None:
+async def test_send_many_reads_any_iterable_once() -> None:
     def messages() -> Iterator[tuple[None, bytes]]:
         yield from pairs(100)
 
@@ -84,7 +84,7 @@ async def test_keys_and_values_are_encoded_and_keys_choose_the_partitions() -> N
 
 
 @jumping
-async def test_nothing_to_send_is_fine() -> None:
+async def test_send_many_of_no_messages_returns_an_empty_sequence() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         with assert_checkpoints():
             many = await app.topic("orders").send_many([])
@@ -93,7 +93,7 @@ async def test_nothing_to_send_is_fine() -> None:
 
 
 @jumping
-async def test_it_is_a_checkpoint_and_so_is_awaiting_it() -> None:
+async def test_send_many_and_awaiting_its_deliveries_are_checkpoints() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         await app.topic("orders").send_and_wait(value=b"v")
         with assert_checkpoints():
@@ -106,7 +106,7 @@ async def test_it_is_a_checkpoint_and_so_is_awaiting_it() -> None:
 
 
 @jumping
-async def test_what_is_sent_before_and_after_keeps_its_order() -> None:
+async def test_send_many_keeps_the_order_with_sends_before_and_after() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         orders = app.topic("orders")
@@ -118,7 +118,7 @@ async def test_what_is_sent_before_and_after_keeps_its_order() -> None:
 
 
 @jumping
-async def test_a_flush_waits_for_all_of_them() -> None:
+async def test_flush_waits_for_all_messages_of_send_many() -> None:
     client = HeldBack()
     async with app_with(client) as app, trio.open_nursery() as nursery:
         many = await app.topic("orders").send_many(pairs(3))
@@ -133,11 +133,11 @@ async def test_a_flush_waits_for_all_of_them() -> None:
         assert len(await many) == 3
 
 
-# What becomes of each
+# Outcomes
 
 
 @jumping
-async def test_each_has_its_own_outcome() -> None:
+async def test_each_message_of_send_many_has_its_own_outcome() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         many = await app.topic("orders").send_many(pairs(4))
@@ -157,7 +157,7 @@ async def test_each_has_its_own_outcome() -> None:
 
 
 @jumping
-async def test_it_raises_once_all_of_them_have_an_outcome() -> None:
+async def test_awaiting_many_deliveries_raises_once_all_have_outcomes() -> None:
     client = HeldBack()
     raised: list[Exception] = []
 
@@ -180,7 +180,7 @@ async def test_it_raises_once_all_of_them_have_an_outcome() -> None:
 
 
 @jumping
-async def test_what_failed_and_was_not_looked_at_is_raised_at_the_end() -> None:
+async def test_unseen_failures_are_raised_when_the_app_closes() -> None:
     client = HeldBack()
     with pytest.RaisesGroup(TWO_FAILED, flatten_subgroups=True):
         async with app_with(client) as app:
@@ -192,8 +192,8 @@ async def test_what_failed_and_was_not_looked_at_is_raised_at_the_end() -> None:
 
 @pytest.mark.parametrize("by", ["await", "outcomes"])
 @jumping
-async def test_what_somebody_awaits_is_not_raised_at_the_end(by: str) -> None:
-    """Not even if the end of the app itself fails it."""
+async def test_failures_that_a_task_awaits_are_not_raised_when_the_app_closes(by: str) -> None:
+    """That includes messages that the closing app itself fails."""
     client = HeldBack()
     seen: list[object] = []
 
@@ -213,7 +213,7 @@ async def test_what_somebody_awaits_is_not_raised_at_the_end(by: str) -> None:
 
 
 @jumping
-async def test_cancelling_who_awaits_it_ends_the_waiting_alone() -> None:
+async def test_cancelling_a_wait_for_many_deliveries_ends_only_the_wait() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         many = await app.topic("orders").send_many(pairs(2))
@@ -231,7 +231,7 @@ async def test_cancelling_who_awaits_it_ends_the_waiting_alone() -> None:
     "bound", [{"send_buffer_messages": 3}, {"send_buffer_bytes": 3 * 80}], ids=["messages", "bytes"]
 )
 @jumping
-async def test_what_has_no_room_waits_and_the_bound_holds(bound: dict[str, int]) -> None:
+async def test_messages_without_room_wait_and_the_bound_holds(bound: dict[str, int]) -> None:
     client = HeldBack()
     async with app_with(client, **bound) as app, trio.open_nursery() as nursery:
         done: list[ManyDeliveries] = []
@@ -254,7 +254,7 @@ async def test_what_has_no_room_waits_and_the_bound_holds(bound: dict[str, int])
 
 
 @jumping
-async def test_those_that_wait_are_accepted_before_later_senders() -> None:
+async def test_waiting_messages_are_accepted_before_those_of_later_senders() -> None:
     client = HeldBack()
     async with (
         app_with(client, send_buffer_messages=2) as app,
@@ -280,7 +280,7 @@ async def test_those_that_wait_are_accepted_before_later_senders() -> None:
 
 
 @jumping
-async def test_more_than_the_buffer_holds_is_sent_by_and_by() -> None:
+async def test_send_many_sends_more_messages_than_the_buffer_holds() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker, send_buffer_messages=7) as app:
         many = await app.topic("orders").send_many(pairs(100))
@@ -289,7 +289,7 @@ async def test_more_than_the_buffer_holds_is_sent_by_and_by() -> None:
 
 
 @jumping
-async def test_cancelled_while_it_waits_for_room_the_first_ones_are_sent() -> None:
+async def test_send_many_cancelled_while_it_waits_sends_the_accepted_messages() -> None:
     client = HeldBack()
     async with app_with(client, send_buffer_messages=2) as app:
         orders = app.topic("orders")
@@ -299,7 +299,7 @@ async def test_cancelled_while_it_waits_for_room_the_first_ones_are_sent() -> No
         assert [each.value for each in client.taken] == numbers(2)
         assert app.producer.in_flight == 2
         client.end(2)
-        # It has left the line: the next one need not wait.
+        # The cancelled sender has left the line, so the next sender does not wait.
         await orders.send(value=b"next")
         await wait_all_tasks_blocked()
         assert [each.value for each in client.taken] == [b"next"]
@@ -307,7 +307,7 @@ async def test_cancelled_while_it_waits_for_room_the_first_ones_are_sent() -> No
 
 
 @jumping
-async def test_cancelled_before_anything_is_accepted_nothing_is_sent() -> None:
+async def test_send_many_in_a_cancelled_scope_sends_nothing() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         with trio.CancelScope() as scope:
@@ -318,7 +318,7 @@ async def test_cancelled_before_anything_is_accepted_nothing_is_sent() -> None:
 
 
 @jumping
-async def test_where_the_app_ends_those_that_wait_for_room_are_refused() -> None:
+async def test_send_many_that_waits_for_room_raises_app_closed_at_the_end() -> None:
     client = HeldBack()
     refused: list[Exception] = []
 
@@ -337,7 +337,7 @@ async def test_where_the_app_ends_those_that_wait_for_room_are_refused() -> None
     assert len(refused) == 1
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -346,12 +346,12 @@ async def test_where_the_app_ends_those_that_wait_for_room_are_refused() -> None
         ((None, "text"), TypeError, "the value of a message for 'orders' must be bytes"),
         (("text", None), TypeError, "the key of a message for 'orders' must be bytes"),
         ({"value": 5}, TypeError, "the value of a message"),
-        ({"value": b"", "topic": "t"}, TypeError, "no 'topic': it has key, value, partition"),
-        ({"value": b"", "partition": 1}, ValueError, "'orders' has 1 partitions, none is 1"),
+        ({"value": b"", "topic": "t"}, TypeError, "no argument 'topic': use one of key, value"),
+        ({"value": b"", "partition": 1}, ValueError, "there is no partition 1"),
         ({"value": b"", "partition": "1"}, TypeError, "the partition of a message for 'orders'"),
         ({"value": b"", "timestamp": -1}, ValueError, "the timestamp of a message for 'orders'"),
         ({"value": b"", "headers": {"h": "1"}}, TypeError, "the headers of a message"),
-        ((None, b"x" * (2 << 20)), MessageTooLarge, "fit"),
+        ((None, b"x" * (2 << 20)), MessageTooLarge, "allow"),
         ((b"k", b"v", 0), TypeError, "must be a pair of key and value, or a mapping"),
         (b"value", TypeError, "must be a pair of key and value, or a mapping"),
         ([b"k", b"v"], TypeError, "must be a pair of key and value, or a mapping"),
@@ -376,14 +376,14 @@ async def test_a_bad_message_is_named_by_its_number_and_nothing_is_sent(
 
 @pytest.mark.parametrize("bad", [b"bytes", "text", {"value": b"v"}, 5, None])
 @jumping
-async def test_what_is_no_series_of_messages_is_refused(bad: Any) -> None:
+async def test_send_many_refuses_an_argument_that_is_no_series_of_messages(bad: Any) -> None:
     async with app_on(broker_with(ORDERS)) as app:
         with pytest.raises(TypeError, match="messages must be pairs of key and value"):
             await app.topic("orders").send_many(bad)
 
 
 @jumping
-async def test_a_value_that_its_codec_refuses_is_named_by_its_number() -> None:
+async def test_an_error_of_a_codec_has_the_number_of_its_message() -> None:
     async with app_on(broker_with(ORDERS)) as app:
         orders = app.topic("orders", value_type=JSON)
         with pytest.raises(TypeError, match=r"message 1 of send_many: .* cannot be encoded"):
@@ -391,7 +391,7 @@ async def test_a_value_that_its_codec_refuses_is_named_by_its_number() -> None:
 
 
 @jumping
-async def test_an_error_of_a_partitioner_stays_its_own() -> None:
+async def test_an_error_of_a_partitioner_keeps_its_class_and_gets_a_note() -> None:
     class Mine(ValueError): ...
 
     def choose(key: bytes, count: int) -> int:
@@ -404,7 +404,7 @@ async def test_an_error_of_a_partitioner_stays_its_own() -> None:
 
 
 @jumping
-async def test_a_topic_that_does_not_exist() -> None:
+async def test_send_many_to_a_missing_topic_raises_unknown_topic() -> None:
     async with app_on(
         broker_with(ORDERS), client_options={"allow_auto_create_topics": False}
     ) as app:
@@ -413,7 +413,7 @@ async def test_a_topic_that_does_not_exist() -> None:
 
 
 @jumping
-async def test_an_app_that_is_not_open_sends_nothing() -> None:
+async def test_send_many_raises_app_closed_if_the_app_is_not_open() -> None:
     app = app_on(broker_with(ORDERS))
     with pytest.raises(AppClosed):
         await app.topic("orders").send_many(pairs(2))
@@ -424,7 +424,7 @@ async def test_an_app_that_is_not_open_sends_nothing() -> None:
 
 @pytest.mark.parametrize("mode", ["member", "partition"])
 @jumping
-async def test_they_are_in_the_transaction_of_their_source(mode: str) -> None:
+async def test_send_many_sends_in_the_transaction_of_its_source(mode: str) -> None:
     broker = broker_with(IN, OUT)
     write(broker, IN, 2)
     async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
@@ -441,7 +441,7 @@ async def test_they_are_in_the_transaction_of_their_source(mode: str) -> None:
 
 
 @jumping
-async def test_what_the_task_has_in_hand_is_their_source_by_default() -> None:
+async def test_the_default_source_is_the_message_that_the_task_handles() -> None:
     broker = broker_with(IN, OUT)
     write(broker, IN, 1)
     async with app_on(broker, transactions="member", commit_interval=1e6) as app:
@@ -461,7 +461,7 @@ async def test_what_the_task_has_in_hand_is_their_source_by_default() -> None:
 
 
 @jumping
-async def test_for_a_message_that_is_acked_nothing_is_sent() -> None:
+async def test_send_many_for_an_acked_source_raises_not_in_transaction() -> None:
     broker = broker_with(IN, OUT)
     write(broker, IN, 1)
     async with app_on(broker, transactions="member", commit_interval=1e6) as app:
@@ -472,7 +472,7 @@ async def test_for_a_message_that_is_acked_nothing_is_sent() -> None:
 
 
 @jumping
-async def test_a_transaction_that_is_aborted_fails_each_that_has_no_outcome() -> None:
+async def test_an_abort_fails_each_message_without_an_outcome() -> None:
     client = HeldBack()
     async with app_with(client) as app:
         many = await app.topic("orders").send_many(pairs(2))

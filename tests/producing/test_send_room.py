@@ -1,4 +1,4 @@
-"""Room to send is given in the order of asking: no message starves, and none is lost on its way."""
+"""Tests of the line of senders that wait for room: no message starves, and none is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def values(client: HeldBack) -> list[bytes | None]:
 async def send_all(
     app: App, nursery: trio.Nursery, messages: list[bytes]
 ) -> list[Delivery | Exception]:
-    """Start a sender for each of these, one after the other; what becomes of them is noted."""
+    """Start a sender for each message, one after the other; return the list of their results."""
     topic, noted = app.topic("orders"), []
 
     async def send(value: bytes) -> None:
@@ -41,7 +41,7 @@ async def send_all(
 
 
 @jumping
-async def test_messages_are_accepted_in_the_order_in_which_their_senders_came() -> None:
+async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
     client = HeldBack()
     app = app_of(client, send_buffer_messages=5)
     async with app, trio.open_nursery() as nursery:
@@ -57,7 +57,7 @@ async def test_messages_are_accepted_in_the_order_in_which_their_senders_came() 
 
 @jumping
 async def test_a_large_message_does_not_starve_behind_small_ones() -> None:
-    """Small ones come for as long as it takes, and each report frees room for one of them."""
+    """Small messages are sent all the time, and each report makes room for one of them."""
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         topic = app.topic("orders")
@@ -78,7 +78,7 @@ async def test_a_large_message_does_not_starve_behind_small_ones() -> None:
 
         nursery.start_soon(send_large)
         await wait_all_tasks_blocked()
-        # Those who were there before it have their turn, and then it has its own.
+        # The earlier senders have their turn first, then the large message.
         for _ in range(20 + most):
             client.end()
             await wait_all_tasks_blocked()
@@ -89,7 +89,7 @@ async def test_a_large_message_does_not_starve_behind_small_ones() -> None:
 
 
 @jumping
-async def test_who_comes_later_does_not_overtake_who_waits_however_small_it_is() -> None:
+async def test_a_small_message_does_not_overtake_a_waiting_large_one() -> None:
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         await send_all(app, nursery, [LARGE, LARGE, SMALL])
@@ -101,7 +101,7 @@ async def test_who_comes_later_does_not_overtake_who_waits_however_small_it_is()
 
 
 @jumping
-async def test_one_report_wakes_those_alone_who_have_room_then() -> None:
+async def test_a_report_wakes_only_the_senders_whose_messages_fit() -> None:
     client = HeldBack()
     async with (app := app_of(client, send_buffer_messages=1)), trio.open_nursery() as nursery:
         noted = await send_all(app, nursery, [SMALL] * 500)
@@ -117,8 +117,8 @@ async def test_one_report_wakes_those_alone_who_have_room_then() -> None:
 
 @pytest.mark.parametrize("when", ["before its turn", "just before its turn", "in its turn"])
 @jumping
-async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> None:
-    """The large one leaves the line: what waits behind it fits."""
+async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
+    """The large message leaves the line, so the messages behind it fit."""
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         topic = app.topic("orders")
@@ -145,7 +145,7 @@ async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> No
                 scope.cancel()
         await wait_all_tasks_blocked()
         was_accepted = when == "in its turn"
-        assert len(accepted) == was_accepted, "or nobody would know of it"
+        assert len(accepted) == was_accepted, "an accepted message has a delivery for its sender"
         assert values(client) == [LARGE] * was_accepted + [SMALL, SMALL]
         client.end(10)
         assert app.producer.in_flight == 0
@@ -156,7 +156,7 @@ async def test_a_sender_that_is_cancelled_takes_no_room_with_it(when: str) -> No
 
 
 @jumping
-async def test_each_cancelled_sender_of_many_leaves_the_line() -> None:
+async def test_each_of_many_cancelled_senders_leaves_the_line() -> None:
     client = HeldBack()
     async with (app := app_of(client, send_buffer_messages=1)), trio.open_nursery() as nursery:
         await app.topic("orders").send(value=SMALL)
@@ -172,7 +172,7 @@ async def test_each_cancelled_sender_of_many_leaves_the_line() -> None:
 
 @pytest.mark.parametrize("kill", [False, True])
 @jumping
-async def test_all_who_wait_for_room_are_told_that_the_app_ends(kill: bool) -> None:
+async def test_all_waiting_senders_get_app_closed_at_the_end(kill: bool) -> None:
     client = HeldBack()
     async with trio.open_nursery() as nursery, (app := app_of(client, send_buffer_messages=1)):
         noted = await send_all(app, nursery, [SMALL] * 50)

@@ -1,4 +1,4 @@
-"""Sending from code that cannot wait, and from other threads."""
+"""Tests of sending from code that cannot wait, and from other threads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def values(broker: MemoryBroker, tp: TP = ORDERS) -> list[bytes | None]:
 
 
 def all_of(broker: MemoryBroker, tp: TP) -> list[tuple[object, ...]]:
-    """What was written with each record."""
+    """Return key, value, timestamp and headers of each record."""
     return [
         (record.key, record.value, record.timestamp, list(record.headers))
         for record in broker.log(tp).read(0, 1 << 20).records
@@ -46,7 +46,7 @@ def soon(topic: str = "orders", value: bytes = b"v") -> FutureMessage:
 
 
 async def in_thread(call: Callable[[], object]) -> None:
-    """Run in a thread that knows nothing of trio, and wait for its end."""
+    """Make a call in a thread that trio has not started, and wait for its end."""
     errors: list[Exception] = []
     token, ended = trio.lowlevel.current_trio_token(), trio.Event()
 
@@ -66,7 +66,7 @@ async def in_thread(call: Callable[[], object]) -> None:
 
 
 @jumping
-async def test_send_soon_sends_in_order_and_tells_where() -> None:
+async def test_send_soon_sends_in_order_and_returns_the_metadata() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         futures = [soon(value=b"%d" % number) for number in range(100)]
@@ -80,7 +80,7 @@ async def test_send_soon_sends_in_order_and_tells_where() -> None:
 
 
 @jumping
-async def test_the_topics_send_soon_encodes_and_sends() -> None:
+async def test_topic_send_soon_encodes_and_sends() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         fut = app.topic("orders", value_type=str).send_soon(
@@ -90,7 +90,7 @@ async def test_the_topics_send_soon_encodes_and_sends() -> None:
 
 
 @jumping
-async def test_send_soon_sends_all_that_the_message_has() -> None:
+async def test_send_soon_sends_all_fields_of_the_message() -> None:
     broker = broker_with(TP("orders", 2))
     async with app_on(broker) as app:
         message = PendingMessage(
@@ -101,7 +101,7 @@ async def test_send_soon_sends_all_that_the_message_has() -> None:
     assert all_of(broker, TP("orders", 1)) == [(b"k", b"v", 1500, [("h", b"1")])]
 
 
-async def test_send_soon_from_other_threads() -> None:
+async def test_send_soon_may_be_called_from_other_threads() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         written: list[RecordMetadata] = []
@@ -144,11 +144,11 @@ async def test_the_buffer_is_bounded() -> None:
         with pytest.raises(BufferFull):
             app.producer.send_soon(futures[3])
         assert len(app.producer.buffer) == 3
-        await wait_all_tasks_blocked()  # all are accepted, and wait for their delivery
+        await wait_all_tasks_blocked()  # all are accepted, and in flight
         assert len(app.producer.buffer) == 0
         for fut in futures[3:]:
             app.producer.send_soon(fut)
-        await wait_all_tasks_blocked()  # there is no room for them, so they stay
+        await wait_all_tasks_blocked()  # there is no room for them, so they stay queued
         assert len(app.producer.buffer) == 3
         client.end(3)
         await wait_all_tasks_blocked()
@@ -157,7 +157,7 @@ async def test_the_buffer_is_bounded() -> None:
 
 
 @jumping
-async def test_a_topic_that_does_not_answer_delays_no_other() -> None:
+async def test_a_topic_without_metadata_delays_no_other_topic() -> None:
     client = HeldBack()
     answered = trio.Event()
 
@@ -193,7 +193,7 @@ async def test_each_message_has_its_own_error() -> None:
 
 
 @jumping
-async def test_a_failure_that_nobody_looked_at_comes_out_at_the_end() -> None:
+async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
     broker = broker_with(ORDERS, auto_create=False)
     with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
         async with app_on(broker) as app:
@@ -201,8 +201,8 @@ async def test_a_failure_that_nobody_looked_at_comes_out_at_the_end() -> None:
 
 
 @jumping
-async def test_a_failure_that_a_task_waits_for_is_seen() -> None:
-    """Also where it comes at the very end, and the task has no turn before the app is gone."""
+async def test_a_failure_that_a_task_awaits_counts_as_seen() -> None:
+    """Even if the app fails the message at its end, before the task runs again."""
     client = HeldBack()
     seen: list[Exception] = []
 
@@ -218,7 +218,7 @@ async def test_a_failure_that_a_task_waits_for_is_seen() -> None:
     assert len(seen) == 1
 
 
-async def test_a_failure_that_a_thread_was_told_is_seen() -> None:
+async def test_a_failure_that_a_thread_received_counts_as_seen() -> None:
     broker = broker_with(ORDERS, auto_create=False)
     async with app_on(broker) as app:
 
@@ -231,7 +231,7 @@ async def test_a_failure_that_a_thread_was_told_is_seen() -> None:
 
 
 @jumping
-async def test_a_failure_that_nobody_waits_for_any_more_is_not_seen() -> None:
+async def test_a_failure_after_a_cancelled_wait_counts_as_unseen() -> None:
     client = HeldBack()
     with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
         async with app_with(client) as app:
@@ -242,20 +242,20 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_not_seen() -> None:
 
 
 @jumping
-async def test_a_future_is_for_one_message() -> None:
+async def test_a_future_message_can_be_sent_only_once() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         app.producer.send_soon(fut := soon())
-        with pytest.raises(ValueError, match="given before"):
+        with pytest.raises(ValueError, match="given to a producer before"):
             app.producer.send_soon(fut)
         assert (await fut).offset == 0
-        with pytest.raises(ValueError, match="given before"):
+        with pytest.raises(ValueError, match="given to a producer before"):
             app.producer.send_soon(fut)
     assert values(broker) == [b"v"]
 
 
 @jumping
-async def test_a_future_that_was_not_taken_can_be_given_again() -> None:
+async def test_a_future_message_that_a_full_queue_refused_can_be_sent_later() -> None:
     client = HeldBack()
     async with app_with(client, send_buffer_messages=1) as app:
         app.producer.send_soon(soon())
@@ -270,11 +270,11 @@ async def test_a_future_that_was_not_taken_can_be_given_again() -> None:
 
 
 @jumping
-async def test_trios_own_thread_does_not_block_for_an_outcome() -> None:
+async def test_result_raises_in_trios_thread_before_the_outcome_is_known() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         app.producer.send_soon(fut := soon())
-        with pytest.raises(RuntimeError, match="awaited"):
+        with pytest.raises(RuntimeError, match="await the FutureMessage"):
             fut.result(0.1)
         assert await fut == fut.result()
 
@@ -283,14 +283,16 @@ async def test_trios_own_thread_does_not_block_for_an_outcome() -> None:
     "wrong",
     [{"topic": 5}, {"key": "k"}, {"value": "v"}, {"partition": "0"}, {"timestamp": "now"}],
 )
-def test_a_pending_message_of_other_types_is_refused_at_once(wrong: dict[str, Any]) -> None:
+def test_a_pending_message_with_a_field_of_a_wrong_type_raises_type_error(
+    wrong: dict[str, Any],
+) -> None:
     with pytest.raises(TypeError):
         PendingMessage(**{"topic": "orders", **wrong})
 
 
 @jumping
-async def test_a_topic_that_there_is_not_fails_all_that_wait_for_it_at_once() -> None:
-    """Each of them is asked for: one look, however many there are, and one more for latecomers."""
+async def test_one_failed_query_fails_all_messages_that_wait_for_the_topic() -> None:
+    """One query serves all messages queued by then, and one more serves all later messages."""
     client = HeldBack()
     protected: list[bool] = []
 
@@ -319,7 +321,7 @@ async def test_a_topic_that_there_is_not_fails_all_that_wait_for_it_at_once() ->
 
 
 @jumping
-async def test_the_end_sends_what_is_in_the_buffer() -> None:
+async def test_closing_the_app_sends_queued_messages() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         for number in range(100):
@@ -328,7 +330,7 @@ async def test_the_end_sends_what_is_in_the_buffer() -> None:
 
 
 @jumping
-async def test_what_cannot_be_sent_by_the_end_has_failed() -> None:
+async def test_queued_messages_that_cannot_be_sent_at_the_end_fail() -> None:
     client = HeldBack()
 
     async def partition_count(topic: str, timeout: float) -> int:
@@ -347,7 +349,7 @@ async def test_what_cannot_be_sent_by_the_end_has_failed() -> None:
 
 
 @jumping
-async def test_a_flush_waits_for_what_is_to_be_sent_soon() -> None:
+async def test_flush_waits_for_queued_messages() -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker) as app:
         app.producer.send_soon(soon())
@@ -356,7 +358,7 @@ async def test_a_flush_waits_for_what_is_to_be_sent_soon() -> None:
 
 
 @jumping
-async def test_before_and_after_nothing_can_be_sent_soon() -> None:
+async def test_send_soon_raises_app_closed_before_opening_and_after_closing() -> None:
     app = app_on(broker_with(ORDERS))
     with pytest.raises(AppClosed):
         app.producer.send_soon(soon())
@@ -368,8 +370,8 @@ async def test_before_and_after_nothing_can_be_sent_soon() -> None:
 
 @pytest.mark.parametrize("mode", ["member", "partition"])
 @jumping
-async def test_what_is_sent_soon_is_in_the_transaction_of_its_source(mode: str) -> None:
-    """Also where the source is acked before it was sent: the commit waits for it."""
+async def test_send_soon_sends_in_the_transaction_of_its_source(mode: str) -> None:
+    """The commit waits for the message, so the source may be acked before it is sent."""
     broker = broker_with(ORDERS, TP("out", 0), records=0)
     broker.log(ORDERS).append(None, b"v", (), 0)
     async with app_on(broker, transactions=mode, commit_interval=1e6) as app:

@@ -1,4 +1,4 @@
-"""Services as users write them: a good one, some naive ones, and one that works exactly once."""
+"""Services as users write them: two good ones, two naive ones, and one that is exactly-once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def good_by_the_batch(broker: Driver, done: Done) -> None:
 
 
 async def naive(broker: Driver, done: Done) -> None:
-    """Gives the work to another task: the loop acks when it asks for more, done or not."""
+    """Starts a task for the work, so the loop acks an order before its work is done."""
 
     async def bill(order: Message) -> None:
         await trio.sleep(0.3)
@@ -43,7 +43,7 @@ async def naive(broker: Driver, done: Done) -> None:
 
 
 async def naive_by_a_buffer(broker: Driver, done: Done) -> None:
-    """Acks what it keeps for later."""
+    """Acks orders that it keeps for later."""
     async with App("billing", broker=broker, **QUICK) as app:
         kept: list[Message] = []
         async for order in app.topic("orders").noack():
@@ -64,7 +64,7 @@ def exactly_once(mode: str) -> Any:
                 try:
                     await bills.send(value=b"%d-%d" % (order.partition, order.offset))
                 except TransactionAborted:
-                    continue  # it comes again
+                    continue  # the order is delivered again
                 await trio.sleep(0.1)
                 done(order)
                 order.ack()

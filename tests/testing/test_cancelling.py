@@ -1,4 +1,4 @@
-"""`cancel_everywhere` cancels at each moment, and tells of what is left behind."""
+"""`cancel_everywhere` cancels after each step, and reports what outlives the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transport.testing import Hang, LeftBehind, Target, cancel_everywhere, run
 
 
 class Steps:
-    """Makes three steps, and notes how far each of its lives came."""
+    """A scenario of three steps, which counts the steps of each of its runs."""
 
     lives: list[int]
 
@@ -32,18 +32,18 @@ class Steps:
         pass
 
 
-def test_each_moment_is_cancelled_once() -> None:
+def test_each_step_is_cancelled_once() -> None:
     lives: list[int] = []
     assert cancel_everywhere(lambda: Steps(lives)) == 4
     assert lives == [3, 0, 0, 1, 2]
 
 
-def test_every_so_maniest_moment() -> None:
+def test_every_nth_step_is_cancelled() -> None:
     lives: list[int] = []
     assert cancel_everywhere(lambda: Steps(lives), every=2) == 2
 
 
-def test_what_is_wrong_after_one_of_them_says_when() -> None:
+def test_failed_check_has_a_note_of_its_step_and_seed() -> None:
     class Half(Steps):
         def check(self) -> None:
             assert self.lives[-1] != 2, "two of three"
@@ -54,7 +54,7 @@ def test_what_is_wrong_after_one_of_them_says_when() -> None:
     assert raised.value.__notes__[-1].endswith("(seed 5)")
 
 
-def test_what_comes_out_of_a_scenario_is_expected_or_not() -> None:
+def test_only_expected_errors_of_a_cancelled_scenario_pass() -> None:
     class Raises(Steps):
         async def play(self, target: Target) -> None:
             await super().play(target)
@@ -66,7 +66,7 @@ def test_what_comes_out_of_a_scenario_is_expected_or_not() -> None:
         cancel_everywhere(lambda: Raises([]), expected=ValueError)
 
 
-def test_a_thread_that_is_left_is_found() -> None:
+def test_thread_that_outlives_the_run_is_reported() -> None:
     release = threading.Event()
 
     class Leaks(Steps):
@@ -83,7 +83,7 @@ def test_a_thread_that_is_left_is_found() -> None:
         release.set()
 
 
-def test_a_file_that_is_left_is_found() -> None:
+def test_file_that_outlives_the_run_is_reported() -> None:
     opened: list[int] = []
 
     class Leaks(Steps):
@@ -99,7 +99,7 @@ def test_a_file_that_is_left_is_found() -> None:
             os.close(file)
 
 
-def test_a_hang_is_broken_up_though_it_is_shielded() -> None:
+def test_shielded_hang_is_ended_and_reported() -> None:
     async def waits() -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep_forever()
@@ -110,11 +110,13 @@ def test_a_hang_is_broken_up_though_it_is_shielded() -> None:
 
     with pytest.raises(Hang, match=r"waits: .*waits") as raised:
         run(main)
-    assert len(str(raised.value).splitlines()) == 3  # and main, which waits for it
+    assert (
+        len(str(raised.value).splitlines()) == 3
+    )  # a heading, `waits`, and `main`, which waits for it
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_seed_is_always_the_same_order(seed: int) -> None:
+def test_same_seed_gives_the_same_order_of_tasks(seed: int) -> None:
     async def order() -> list[int]:
         seen: list[int] = []
 

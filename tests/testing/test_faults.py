@@ -1,4 +1,4 @@
-"""Each fault does to a call what its name says, and a dead driver does nothing any more."""
+"""Each fault changes a call as its name says, and a crashed driver makes no calls."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def commit_one(app: App) -> None:
 
 
 @jumping
-async def test_a_slow_call_comes_late_at_the_broker() -> None:
+async def test_slow_call_reaches_the_broker_late() -> None:
     broker = broker_with(ORDERS, records=1)
     app, _ = app_with(broker, only("commit", slow(2.0)))
     async with app:
@@ -55,7 +55,7 @@ async def test_a_slow_call_comes_late_at_the_broker() -> None:
 
 
 @jumping
-async def test_who_leaves_a_slow_call_has_made_it_all_the_same() -> None:
+async def test_slow_call_is_made_although_its_caller_is_cancelled() -> None:
     broker = broker_with(ORDERS)
     driver = FaultyDriver(MemoryDriver(broker=broker), only("producer.send", slow(2.0)))
     async with App("group", driver) as app:
@@ -77,8 +77,8 @@ async def test_a_refused_call_is_not_made() -> None:
 
 @pytest.mark.parametrize("made", [True, False])
 @jumping
-async def test_an_answer_is_lost_whether_the_commit_was_made_or_not(made: bool) -> None:
-    """I7: it is unknown, is shown as such, and the next commit settles it."""
+async def test_commit_without_an_answer_is_unknown_until_the_next_commit(made: bool) -> None:
+    """I7: the commit is shown as unknown, and the next commit settles it."""
     broker = broker_with(ORDERS, records=2)
     app, _ = app_with(broker, only("commit", unanswered(1.0, made=made)))
     async with app:
@@ -96,7 +96,7 @@ async def test_an_answer_is_lost_whether_the_commit_was_made_or_not(made: bool) 
 
 
 @jumping
-async def test_a_script_names_the_call_by_its_number() -> None:
+async def test_script_selects_calls_by_name_and_number() -> None:
     script = Script({("commit", 1): slow(5.0)})
     assert [script.of("commit"), script.of("poll"), script.of("commit"), script.of("commit")] == [
         None,
@@ -106,7 +106,7 @@ async def test_a_script_names_the_call_by_its_number() -> None:
     ]
 
 
-def test_chance_is_the_same_for_a_seed() -> None:
+def test_same_seed_gives_the_same_random_faults() -> None:
     def drawn(seed: int) -> list[Fault | None]:
         chance = Chance(random.Random(seed), rate=0.5)
         return [chance.of("commit") for _ in range(20)]
@@ -117,7 +117,7 @@ def test_chance_is_the_same_for_a_seed() -> None:
 
 
 @jumping
-async def test_after_a_crash_nothing_reaches_the_broker() -> None:
+async def test_no_call_reaches_the_broker_after_a_crash() -> None:
     broker = broker_with(ORDERS, records=1)
     app, driver = app_with(broker, None)
     with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012 - its exit raises, too
@@ -128,10 +128,10 @@ async def test_after_a_crash_nothing_reaches_the_broker() -> None:
             await trio.sleep_forever()
     assert raised.value.split(ClientClosed)[1] is None
     assert broker.committed("group") == {}
-    assert len(broker.group("group").members) == 1  # it has not left
+    assert len(broker.group("group").members) == 1  # it has not left the group
 
 
-def test_the_calls_are_those_of_the_protocols() -> None:
+def test_names_of_calls_are_methods_of_the_protocols() -> None:
     assert {"poll", "commit", "seek", "pause", "committed"} <= CALLS_OF_A_CONSUMER
     assert {"send", "begin", "commit", "abort", "send_offsets"} <= CALLS_OF_A_PRODUCER
     assert not CALLS_OF_A_CONSUMER - set(vars(ConsumerClient))
@@ -139,8 +139,8 @@ def test_the_calls_are_those_of_the_protocols() -> None:
 
 
 @jumping
-async def test_a_program_by_the_side_is_not_touched() -> None:
-    """Faults are of one driver: another one on the same broker has none."""
+async def test_faults_do_not_affect_another_driver_on_the_same_broker() -> None:
+    """Faults belong to one driver: another driver on the same broker has none."""
     broker = broker_with(ORDERS)
     app, _ = app_with(broker, Chance(random.Random(0), rate=1.0))
     async with App("other", broker, commit_interval=NEVER) as other:
@@ -152,7 +152,7 @@ async def test_a_program_by_the_side_is_not_touched() -> None:
 
 
 @jumping
-async def test_partitions_and_reports_come_in_any_order() -> None:
+async def test_order_shuffles_partitions_and_reports() -> None:
     tps = [TP("orders", number) for number in range(6)]
     broker = broker_with(*tps, records=1)
     driver = FaultyDriver(MemoryDriver(broker=broker), order=random.Random(1))

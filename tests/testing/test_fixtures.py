@@ -1,4 +1,4 @@
-"""The fixtures, in a project of somebody's that asks for them."""
+"""The fixtures in a project of a user that enables them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_a_broker(memory_broker):
 
 
 @pytest.mark.parametrize(("arguments", "seed"), [([], 0), (["--simulation-seed", "7"], 7)])
-def test_they_are_there(pytester: pytest.Pytester, arguments: list[str], seed: int) -> None:
+def test_fixtures_work_in_another_project(
+    pytester: pytest.Pytester, arguments: list[str], seed: int
+) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS.replace("SEED", str(seed)))
     pytester.runpytest_subprocess("-q", *arguments).assert_outcomes(passed=2)

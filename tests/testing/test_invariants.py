@@ -1,4 +1,4 @@
-"""The books of a group: when committed offsets may go back (I2)."""
+"""`Books`: when the committed offsets of a group may go back (I2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ORDERS = TP("orders", 0)
 
 
 def books_after(*events: tuple[str, int]) -> Books:
-    """Books that were told of these events, in this order."""
+    """Return books after these events, in this order."""
     books = Books()
     for kind, offset in events:
         if kind == "seek":
@@ -21,24 +21,24 @@ def books_after(*events: tuple[str, int]) -> Books:
     return books
 
 
-def test_no_commit_goes_back_without_a_seek() -> None:
+def test_commit_that_goes_back_without_a_seek_is_a_violation() -> None:
     books = books_after(("commit", 5))
     with pytest.raises(InvariantViolated, match="I2: orders-0 was committed at 5, and now at 4"):
         books.on_committed({ORDERS: 4})
 
 
-def test_the_commit_after_a_seek_may_go_back_and_no_later_one() -> None:
+def test_only_the_commit_after_a_seek_may_go_back() -> None:
     books = books_after(("commit", 5), ("seek", 1), ("commit", 1), ("commit", 3))
     with pytest.raises(InvariantViolated):
         books.on_committed({ORDERS: 2})
 
 
-def test_one_commit_may_be_on_its_way_during_a_seek() -> None:
+def test_one_commit_may_be_in_flight_during_a_seek() -> None:
     books = books_after(("commit", 5), ("seek", 1), ("commit", 6), ("commit", 1))
     assert books.committed == {ORDERS: 1}
 
 
-def test_no_more_than_one_commit_is_on_its_way_during_a_seek() -> None:
+def test_second_commit_in_flight_during_a_seek_is_a_violation() -> None:
     books = books_after(("commit", 5), ("seek", 1), ("commit", 6), ("commit", 7))
     with pytest.raises(InvariantViolated):
         books.on_committed({ORDERS: 1})

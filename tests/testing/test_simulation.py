@@ -1,4 +1,4 @@
-"""Simulations: a good service gets through, a naive one does not, and a seed is always the same."""
+"""Simulations: a good service passes, a naive one fails, and a seed repeats the whole run."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_good_service_loses_nothing(service: Any, history: History, seed: int)
     }
 
 
-# 59, 1183: a commit came to the broker after the hand-over, and took back what the next owner had
-# committed.
+# With 59 and 1183, a commit reaches the broker after the rebalance. It must not replace the offset
+# that the next owner has committed.
 @pytest.mark.parametrize("seed", sorted({*SEEDS, 59, 1183}))
-def test_a_seed_alone_makes_a_history(seed: int) -> None:
+def test_good_service_passes_histories_drawn_from_seeds(seed: int) -> None:
     simulate(good, topics=TOPICS, seed=seed).check()
 
 
-# What a crash has left open holds back what others write, until it has run out.
+# Readers of committed records wait for a transaction that a crash has left open, until its timeout.
 LEFT_OPEN = History(dict(TOPICS), (Write(TP("orders", 0), 1), Start(), Crash(0, after=0.1)))
 
 
@@ -79,7 +79,7 @@ def test_exactly_once_is_seen_once(mode: str, history: History, seed: int) -> No
 
 
 @pytest.mark.parametrize("service", [naive, naive_by_a_buffer])
-def test_a_naive_service_is_found_out(service: Any) -> None:
+def test_naive_service_violates_an_invariant(service: Any) -> None:
     found = find(
         histories(TOPICS, most=10),
         lambda history: simulate(service, topics=TOPICS, history=history).violation is not None,
@@ -93,7 +93,7 @@ def test_a_naive_service_is_found_out(service: Any) -> None:
         report.check()
 
 
-def test_a_failure_tells_its_seed_and_what_happened() -> None:
+def test_failure_shows_its_seed_and_its_timeline() -> None:
     history = History(TOPICS, [Start(), Write(ORDERS), Crash(0, after=2.0)])
     report = simulate(naive_by_a_buffer, topics=TOPICS, history=history, seed=12)
     with pytest.raises(InvariantViolated) as raised:
@@ -107,8 +107,8 @@ def test_a_failure_tells_its_seed_and_what_happened() -> None:
     ]
 
 
-def test_what_is_done_twice_is_counted() -> None:
-    """A crash after the work and before its commit."""
+def test_work_that_is_done_twice_is_counted() -> None:
+    """The member crashes after the work and before its commit."""
     history = History(TOPICS, [Start(), Write(ORDERS, 2), Crash(0, after=0.45)])
     report = simulate(good, topics=TOPICS, history=history)
     report.check()
@@ -116,7 +116,7 @@ def test_what_is_done_twice_is_counted() -> None:
     assert report.doubled == {(ORDERS, 0): 2}
 
 
-def test_what_nobody_does_is_lost() -> None:
+def test_record_that_is_never_done_is_lost() -> None:
     async def idle(broker: Any, done: Any) -> None:
         async with App("billing", broker=broker) as app:
             async for order in app.topic("orders").noack():
@@ -130,7 +130,7 @@ def test_what_nobody_does_is_lost() -> None:
         report.check()
 
 
-def test_a_service_that_fails_by_itself_is_reported() -> None:
+def test_error_of_a_service_is_reported() -> None:
     async def failing(broker: Any, done: Any) -> None:
         async with App("billing", broker=broker) as app:
             async for _ in app.topic("orders").noack():
@@ -142,7 +142,7 @@ def test_a_service_that_fails_by_itself_is_reported() -> None:
         report.check()
 
 
-def test_the_same_seed_is_the_same_run() -> None:
+def test_same_seed_gives_the_same_run() -> None:
     first, again = (simulate(good, topics=TOPICS, seed=3) for _ in range(2))
     assert str(first.timeline) == str(again.timeline)
     assert str(first.timeline) != str(simulate(good, topics=TOPICS, seed=4).timeline)

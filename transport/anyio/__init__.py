@@ -8,9 +8,8 @@
         async for message in orders:
             ...
 
-On trio that is the app itself. On asyncio the same tree runs as a trio *guest* of the asyncio loop,
-in the same thread: one guest for each loop, which lives from the first app that is opened to the
-last that is closed.
+On trio, `app` is the app itself. On asyncio, the same tree runs as a trio *guest* of the asyncio
+loop, in the same thread. Each loop has one guest, which runs while at least one app is open.
 
 Start reading at `opening.py`. Nothing else in `transport` imports this package.
 """

@@ -17,7 +17,7 @@ from transport.types import RecordMetadata
 
 
 class AioDelivery:
-    """A delivery that asyncio's tasks can await; see `Delivery`."""
+    """A delivery, for asyncio's tasks; see `Delivery`."""
 
     __slots__ = ("_guest", "native")
 
@@ -64,7 +64,7 @@ class AioFutureMessage:
         return self.native.result()
 
     def result(self, timeout: float | None = None) -> RecordMetadata:
-        """Block for the outcome in another thread; see `FutureMessage.result`."""
+        """Block until the outcome is known, in another thread; see `FutureMessage.result`."""
         return self.native.result(timeout)
 
     def __await__(self) -> Generator[Any, Any, RecordMetadata]:
@@ -75,7 +75,7 @@ class AioFutureMessage:
 
 
 class AioManyDeliveries(Sequence[AioDelivery]):
-    """The messages of one `send_many`, for asyncio's tasks; see `ManyDeliveries`."""
+    """The deliveries of one `send_many`, for asyncio's tasks; see `ManyDeliveries`."""
 
     def __init__(self, deliveries: ManyDeliveries, guest: Guest) -> None:
         self.native = deliveries
@@ -116,7 +116,10 @@ class AioManyDeliveries(Sequence[AioDelivery]):
 
 
 def _call_at_ends(deliveries: Sequence[Delivery | FutureMessage], answer: Answer[None]) -> Leave:
-    """Answer once all deliveries have outcomes. There is at least one, and none has one yet."""
+    """Answer once all deliveries have outcomes.
+
+    There is at least one delivery, and none of them has an outcome yet.
+    """
     left = len(deliveries)
 
     def on_end() -> None:

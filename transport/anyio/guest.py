@@ -1,12 +1,12 @@
 """A trio run inside an asyncio loop, in the same thread.
 
-Both loops share one thread, and trio lets the host call what does not wait (`trio.Event.set`,
-`reschedule`, `Nursery.start_soon`). Such calls wake the guest once for all that was done before its
-turn. A task of asyncio crosses over in two ways:
+Both loops share one thread, and trio lets the host make calls that do not wait (`trio.Event.set`,
+`reschedule`, `Nursery.start_soon`). One wake-up of the guest serves all calls that were made before
+its turn. A task of asyncio uses the guest in two ways:
 
 - `Guest.wait`: to wait for room, for an outcome or for a message. The guest calls a function in its
   turn, and needs no task for it.
-- `Guest.call`: for what needs trio's own waiting, such as a commit. A task of the guest does it. A
+- `Guest.call`: for calls that wait in trio, such as a commit. A task of the guest makes the call. A
   caller that is cancelled cancels that task and waits for its end.
 """
 
@@ -37,25 +37,27 @@ GIVE_WAY = 0.001
 
 @attrs.define(eq=False)
 class Call(Generic[T]):
-    """Something that an asyncio task has the guest do."""
+    """A call that a task of the guest makes for an asyncio task."""
 
     future: asyncio.Future[outcome.Outcome[T]]
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def make(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> None:
-        """In the guest."""
-        ended: outcome.Outcome[T] = outcome.Error(trio.BrokenResourceError("it was cancelled"))
+        """Make the call and record its outcome. Runs in the guest."""
+        ended: outcome.Outcome[T] = outcome.Error(
+            trio.BrokenResourceError("the call was cancelled in the trio run of the app")
+        )
         try:
             with self.scope:
                 try:
                     ended = outcome.Value(await fn(*args))
-                except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                except Exception as error:  # noqa: BLE001 - the asyncio task raises it
                     ended = outcome.Error(error)
         finally:
             self.future.set_result(ended)
 
     async def wait(self, cancel: Callable[[], None]) -> T:
-        """In the asyncio task. Cancelled: the call is cancelled, and has ended."""
+        """Wait for the outcome, in the asyncio task. Cancelled: the call is cancelled and over."""
         try:
             await asyncio.shield(self.future)
         except asyncio.CancelledError:
@@ -65,7 +67,7 @@ class Call(Generic[T]):
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.shield(self.future)
             raise
-        match self.future.result():  # not unwrap(): several may wait for it
+        match self.future.result():  # not unwrap(), which works once: several tasks may wait
             case outcome.Value() as ended:
                 value: T = ended.value
                 return value
@@ -74,7 +76,7 @@ class Call(Generic[T]):
         raise AssertionError("ended without an outcome")
 
     async def wait_out(self, cancel: Callable[[], None]) -> None:
-        """The same; but what it has raised goes before the cancelling of who waits for it."""
+        """Wait as `wait` does, but if the call has failed, raise its error, also when cancelled."""
         try:
             await self.wait(cancel)
         except asyncio.CancelledError:
@@ -86,7 +88,7 @@ class Call(Generic[T]):
 
 @attrs.frozen(eq=False)
 class Answer(Generic[T]):
-    """A callable that passes an answer to the asyncio task that waits, in the loop's thread."""
+    """A callable that passes an answer to a waiting asyncio task. For the loop's thread only."""
 
     _future: asyncio.Future[outcome.Outcome[T]]
 
@@ -101,11 +103,12 @@ class Answer(Generic[T]):
 
 
 class Guest:
-    """trio in the thread of an asyncio loop; counted by those who use it.
+    """A trio run in the thread of an asyncio loop.
 
     Attributes:
-        is_ending: nothing can be asked for any more. A loop has one guest: the next begins once
-            this one is gone.
+        users: the number of open apps that use the guest.
+        is_ending: the guest accepts no further calls. A loop has one guest: the next one begins
+            once this one has ended.
         gave_way: when a task of asyncio last gave way to others, by the monotonic clock.
     """
 
@@ -115,7 +118,7 @@ class Guest:
         self._loop = loop
         self.gave_way = -1.0
         self._thread = get_ident()
-        self._calls: set[Call[Any]] = set()  # that have not ended
+        self._calls: set[Call[Any]] = set()  # without an outcome
         self._waits: set[asyncio.Future[outcome.Outcome[Any]]] = set()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
@@ -133,10 +136,13 @@ class Guest:
         await asyncio.shield(self._ready)
 
     def start(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> Call[T]:
-        """Have a task of the guest make a call, in our context; from the thread of the loop."""
+        """Start a task of the guest that makes a call, with the caller's context variables.
+
+        For the loop's thread only. Raises AppClosed.
+        """
         self.check()
         if self._nursery is None:
-            raise AppClosed("the app is not open any more")
+            raise AppClosed("the app is closed: nothing more can be called on it")
         call: Call[T] = Call(self._loop.create_future())
         self._calls.add(call)
         call.future.add_done_callback(lambda _: self._calls.discard(call))
@@ -144,15 +150,16 @@ class Guest:
         return call
 
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Have a call made and wait for it."""
+        """Make a call in a task of the guest, and wait for its outcome."""
         call = self.start(fn, *args)
         return await call.wait(lambda: self.soon(call.scope.cancel))
 
     async def wait(self, begin: Callable[[Answer[T]], Leave]) -> T:
         """Wait for an answer without a task of the guest.
 
-        `begin` gets the function to call with the answer, at once or in a turn of the guest. It
-        returns the function that ends the waiting, before or after that. Cancelled: it has ended.
+        `begin` receives the function to call with the answer, at once or in a turn of the guest.
+        `begin` returns the function that ends the waiting. That function is always called, also
+        after the answer and when the caller is cancelled.
         """
         self.check()
         future: asyncio.Future[outcome.Outcome[T]] = self._loop.create_future()
@@ -173,11 +180,11 @@ class Guest:
                 " asyncio.run_coroutine_threadsafe, or send_soon of the native topic"
             )
         if self.is_ending:
-            raise AppClosed("the app is not open any more")
+            raise AppClosed("the app is closed: nothing more can be called on it")
 
     async def give_way(self) -> None:
-        """Let other tasks, and the guest, have a turn."""
-        self.gave_way = time.monotonic()  # one of many tasks is enough, and others need not
+        """Let other tasks and the guest run."""
+        self.gave_way = time.monotonic()  # set first: one task that gives way is enough
         await asyncio.sleep(0)
         self.gave_way = time.monotonic()
 
@@ -187,16 +194,16 @@ class Guest:
             self._token.run_sync_soon(fn)
 
     async def end(self) -> None:
-        """End the guest, and wait for that, whatever is cancelled."""
+        """End the guest, and wait for its end, also when cancelled."""
         self.is_ending = True
         if self._nursery is not None:
             self.soon(self._nursery.cancel_scope.cancel)
-        # Shielded: an error on its way out must not turn into a cancellation here.
+        # Shielded, so that an error that ends the block does not turn into a cancellation.
         with anyio.CancelScope(shield=True):
             await Call(self._ended).wait_out(lambda: None)
 
     async def gone(self) -> None:
-        """Wait for its end."""
+        """Wait until the guest has ended."""
         await asyncio.shield(self._ended)
 
     # In the guest
@@ -205,18 +212,18 @@ class Guest:
         async with trio.open_nursery() as self._nursery:
             self._token = trio.lowlevel.current_trio_token()
             self._ready.set_result(None)
-            if not self.is_ending:  # else whoever wanted it was cancelled meanwhile
+            if not self.is_ending:  # else its only user was cancelled meanwhile
                 await trio.sleep_forever()
 
     def _on_end(self, ended: outcome.Outcome[None]) -> None:
-        """The run is over, also where something has ended it that was not asked for."""
+        """Fail all calls and waits: the trio run has ended, by `end` or by a crash."""
         self.is_ending = True
         for call in list(self._calls):
             if not call.future.done():
-                call.future.set_result(outcome.Error(AppClosed("trio has ended")))
+                call.future.set_result(outcome.Error(AppClosed("the trio run of the app ended")))
         for future in self._waits:
             if not future.done():
-                future.set_result(outcome.Error(AppClosed("trio has ended")))
+                future.set_result(outcome.Error(AppClosed("the trio run of the app ended")))
         self._ended.set_result(ended)
 
 
@@ -225,7 +232,7 @@ _current: RunVar[Guest | None] = RunVar("the trio guest of an asyncio loop")
 
 @contextlib.asynccontextmanager
 async def guest_of_loop() -> AsyncIterator[Guest]:
-    """The guest of the running loop; the last one to leave ends it."""
+    """Yield the guest of the running loop. Its last user ends it on leaving the block."""
     while (guest := _current.get(None)) is not None and guest.is_ending:
         await guest.gone()
         if _current.get(None) is guest:

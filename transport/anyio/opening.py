@@ -1,4 +1,7 @@
-"""Opening an app in an anyio program."""
+"""`open_app`, which opens an app in an anyio program.
+
+Look here for what cancels the block on asyncio, and which errors the block raises.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ AnyApp: TypeAlias = Any  # an App on trio, an AioApp on asyncio: two classes wit
 
 @contextlib.asynccontextmanager
 async def open_app(app: App) -> AsyncIterator[AnyApp]:
-    """Open an app in an anyio program; what `async with app:` is to a trio program.
+    """Open an app in an anyio program, as `async with app:` does in a trio program.
 
-    A checkpoint on both sides. An error in the tree cancels the block and comes out of it in an
-    exception group. However the block ends, also by cancelling, the app is closed in order,
-    within its `grace`.
+    A checkpoint on entry and on exit. An error in the tree cancels the block, and the block raises
+    it in an exception group. However the block ends, also by cancelling, the app closes in order,
+    within `grace` seconds.
 
-    Returns the app itself on trio, and on asyncio an `AioApp`, which offers the same calls to the
-    tasks of asyncio.
+    On trio, the block gets the app itself. On asyncio, it gets an `AioApp`, which offers the same
+    calls to the tasks of asyncio.
     """
     instance("app", app, App, "an App")
     if trio.lowlevel.in_trio_task():
@@ -43,8 +46,8 @@ async def open_app(app: App) -> AsyncIterator[AnyApp]:
                 try:
                     await closing.wait()
                 except trio.Cancelled:
-                    # A crash, whose error cancels our block in the end, or the time after a signal
-                    # is up: then nothing but this does.
+                    # The app has crashed, or the time after a signal is up. The error of a crash
+                    # cancels the block in the end. In the other case only this call cancels it.
                     loop.call_soon(tasks.cancel_scope.cancel)
                     raise
 
@@ -54,10 +57,10 @@ async def open_app(app: App) -> AsyncIterator[AnyApp]:
             try:
                 await life.wait_out(lambda: guest.soon(closing.set))
             except trio.BrokenResourceError:
-                if not life.scope.cancel_called:  # else it is we who have cancelled the opening
+                if not life.scope.cancel_called:  # else the code below cancelled the opening
                     raise
 
-        tasks.start_soon(watch)  # what goes wrong cancels us, and comes out of the group
+        tasks.start_soon(watch)  # an error of the app cancels the block, and the group raises it
         try:
             await opened.wait()
             yield AioApp(app, guest)

@@ -1,4 +1,4 @@
-"""Reading messages and batches in the tasks of an asyncio loop."""
+"""The iterator over messages or batches, for the tasks of an asyncio loop."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ M = TypeVar("M", Message, Batch)
 
 
 class AioReader(Generic[M]):
-    """An async iterator for asyncio's tasks over messages or batches.
+    """An async iterator over messages or batches, for asyncio's tasks.
 
-    It takes them right out of the app's buffers and crosses over only to wait for news, so whatever
-    is cancelled, no message is lost on the way.
+    It takes messages directly from the channel of the topic object, and uses the guest only to wait
+    for more. So cancelling loses no message.
     """
 
     _current: M | None = None
@@ -64,7 +64,7 @@ class AioReader(Generic[M]):
         return functools.partial(self._channel.call_off, call)
 
     async def _decode(self, taken: Message | Batch) -> bool:
-        """Decode in place; False: nothing is left. The hooks are the user's, of this side."""
+        """Decode in place; False: nothing is left. Hooks for errors run in the asyncio task."""
         if isinstance(taken, Message):
             return await self._channel.decode(taken)
         return await self._channel.decode_batch(taken)

@@ -1,6 +1,6 @@
 """The calls of an app and its parts, for the tasks of an asyncio loop.
 
-An asyncio task sends, takes and acks messages by itself, without a turn of the guest.
+An asyncio task sends, takes and acks messages in its own turn, without a turn of the guest.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ M = TypeVar("M", Message, Batch)
 
 
 class AioApp:
-    """An app for the tasks of an asyncio loop; made by `open_app`.
+    """An app for the tasks of an asyncio loop, made by `open_app`.
 
     Attributes:
-        native: the app. What of it does not wait may be called.
-        consumer, producer: their calls that wait, for asyncio's tasks.
+        native: the app. Asyncio's tasks may make only the calls that do not wait.
+        consumer, producer: the calls of its consumer and producer, for asyncio's tasks.
     """
 
     def __init__(self, app: App, guest: Guest) -> None:
@@ -73,7 +73,7 @@ class AioApp:
 
 
 class AioConsumer:
-    """A consumer's calls that wait; see `Consumer` for each."""
+    """The calls of a consumer, for asyncio's tasks; see `Consumer` for each."""
 
     def __init__(self, consumer: Consumer, guest: Guest) -> None:
         self.native = consumer
@@ -128,7 +128,7 @@ class AioConsumer:
 
 
 class AioProducer:
-    """A producer's calls that wait; see `Producer` for each. Topics send."""
+    """The calls of a producer, for asyncio's tasks; see `Producer` for each. Topics send."""
 
     def __init__(self, producer: Producer, guest: Guest) -> None:
         self.native = producer
@@ -151,28 +151,28 @@ class AioProducer:
 
 
 class AioTopic:
-    """A topic for asyncio's tasks; see `Topic` for what each call means."""
+    """A topic object for asyncio's tasks; see `Topic` for each call."""
 
     def __init__(self, topic: Topic, guest: Guest) -> None:
         self.native = topic
         self._guest = guest
 
     def __aiter__(self) -> AioReader[Message]:
-        """The messages; each is acked when the next one is asked for."""
+        """Return an iterator over the messages, which acks each when the loop asks for the next."""
         return self._read(self.native.channel.take, acks=True)
 
     def noack(self) -> AioReader[Message]:
-        """The messages, to be acked by the user."""
+        """Return an iterator over messages that your handler acks."""
         return self._read(self.native.channel.take, acks=False)
 
     def batches(self, max_size: int | None = None, *, noack: bool = False) -> AioReader[Batch]:
-        """Batches of one partition's messages."""
+        """Return an iterator over batches, each of one partition's messages."""
         most = self.native.batch_size(max_size)
         return self._read(lambda: self.native.channel.take_batch(most), acks=not noack)
 
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:
-        """See `Topic`; awaited by the asyncio task that iterates."""
+        """See `Topic.on_key_decode_error`. The asyncio task that iterates awaits the hook."""
         return self.native.on_key_decode_error
 
     @on_key_decode_error.setter
@@ -181,7 +181,7 @@ class AioTopic:
 
     @property
     def on_value_decode_error(self) -> DecodeErrorHook:
-        """The same for a value."""
+        """The same as `on_key_decode_error`, for values."""
         return self.native.on_value_decode_error
 
     @on_value_decode_error.setter
@@ -198,9 +198,10 @@ class AioTopic:
         headers: HeadersArg = None,
         source: Source | InHand | None = IN_HAND,
     ) -> AioDelivery:
-        """See `Topic.send`. Cancelled: nothing was accepted, or all of it.
+        """See `Topic.send`. Cancelled while it waits for room: the message may be accepted.
 
-        If there is room and the topic is known, it gives way to other tasks every millisecond only.
+        If the message fits and the topic's partitions are known, the call gives way to other tasks
+        only once a millisecond.
         """
         writer, check, message = self.native.addressed(
             key, value, partition, timestamp, headers, source
@@ -240,7 +241,7 @@ class AioTopic:
         messages: Sequence[Delivery],
         accept_now: Callable[[int], object],
     ) -> None:
-        """Wait for the partitions of the topic and for room, until messages are accepted."""
+        """Wait for the topic's partitions and for room, until all messages are accepted."""
         topic = messages[0].topic
         if writer.known_partitions(topic) is None:
             count = await self._guest.call(writer.ask_partitions, topic)
@@ -249,7 +250,7 @@ class AioTopic:
 
         def begin(answer: Answer[None]) -> Leave:
             def check_awaited() -> None:
-                if not answer.is_awaited:  # cancelled, and about to leave the line
+                if not answer.is_awaited:  # the caller is cancelled, and about to leave the line
                     raise asyncio.CancelledError
                 check()
 

@@ -1,7 +1,7 @@
-"""The way from acks to a committed offset, with and without transactions.
+"""From acks to a committed offset, with and without transactions.
 
-Start reading at `committer.py`. `commit_queue.py` makes commits one at a time, `autocommit.py`
-decides when, and `barrier.py` and `transactions.py` commit offsets together with the messages that
-handlers have sent.
+Start reading at `committer.py`. `commit_queue.py` makes commits one at a time. `autocommit.py`
+decides when to commit. `barrier.py` and `transactions.py` commit offsets together with the messages
+that handlers have sent.
 Imports: `delivering`, `producing`, the drivers' contract, and values.
 """

@@ -1,8 +1,10 @@
-"""The commits that nobody asks for: one at each interval, and one at the end.
+"""Automatic commits: one at each interval, and one at the end. And a check for livelocks.
 
-What becomes of them is for the log, for nobody waits for it; and each is a look at what acks have
-come to since the last. How a commit is made is the committer's to say, of which there are two: for
-offsets alone, and with all that was sent as a whole.
+Nothing awaits the commits at the interval. If one gets no answer, that is only logged. Without
+transactions, a refused one ends the app.
+
+The committer makes the commits. There are two: `Committer` commits offsets alone, and
+`BarrierCommitter` commits them in a transaction, together with the messages that were sent in it.
 """
 
 from __future__ import annotations
@@ -24,50 +26,51 @@ logger = logging.getLogger("transport.consumer")
 
 
 class AnyCommitter(Protocol):
-    """Makes the commits of one consumer, one at a time: `Committer` or `BarrierCommitter`."""
+    """A committer of one consumer, `Committer` or `BarrierCommitter`. One commit at a time."""
 
     @property
     def is_refused(self) -> bool:
-        """Whether no commit is under way whose outcome nobody knows."""
+        """Whether no commit is in flight, and none has an unknown outcome."""
 
     @property
     def unknown(self) -> set[TP]:
-        """Partitions whose last commit got no answer, until it is settled."""
+        """Partitions whose last commit got no answer, until the commit is settled."""
 
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
     ) -> bool:
-        """Commit what is safe of `topics` (None: of all); whether an offset moved.
+        """Commit the safe offsets of `topics` (None: of all); return whether an offset moved.
 
-        `goes_on`: with transactions, whether the next one is begun.
+        `goes_on`: with transactions, whether the next one begins.
         """
 
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
-        """Undo what is not committed, and deliver it again; False: that cannot be done."""
+        """Undo all uncommitted work and redeliver its messages. False: that is not possible."""
 
     async def leave(self, tps: Collection[TP]) -> None:
-        """Commit nothing of these partitions any more, which are about to go."""
+        """Stop committing these partitions, which are about to be released."""
 
     async def wait_for_running(self) -> bool:
-        """Wait for the end of the commit that is under way; whether there was one."""
+        """Wait for the commit in flight, or the next one; return whether there was one."""
 
     async def run(self) -> None:
         """Make the commits, until cancelled."""
 
     def end(self) -> None:
-        """Wait for no handler any more. Not a checkpoint."""
+        """Stop waiting for handlers. Not a checkpoint."""
 
 
 class AutoCommitter:
-    """Sees to it that a consumer commits.
+    """The automatic commits of one consumer.
 
     Args:
         commit: commits the safe offsets of all partitions.
-        commit_last: the same, and begins no transaction after it.
-        ending_quietly: a block that ends without an error where the consumer was closed meanwhile.
+        commit_last: does the same, and begins no transaction after it.
+        ending_quietly: returns a block that ends without an error if the consumer was closed
+            meanwhile.
         timeout: seconds for the last commit.
         livelock_timeout: seconds for which an offset may stand still while acks go on.
-        raises_refusals: whether the app ends when a commit is refused.
+        raises_refusals: whether a refused commit ends the app.
     """
 
     def __init__(
@@ -91,9 +94,9 @@ class AutoCommitter:
 
     @trio.lowlevel.enable_ki_protection
     async def beat(self) -> None:
-        """The interval has passed: commit, and look for a livelock.
+        """Commit, and check for livelocks. Called once in each interval.
 
-        Raises, without transactions, what a commit is refused for.
+        A checkpoint. Without transactions, raises the error of a refused commit.
         """
         try:
             with self._ending_quietly():
@@ -103,11 +106,11 @@ class AutoCommitter:
         except TransportError:
             if self._raises_refusals:
                 raise
-            # An abort has its warning, and its messages come again; the committer raises the rest.
+            # The committer has warned of an abort. It raises all other errors itself.
         for tp, offset, age in self._watch.look(self._assignment, trio.current_time()):
             logger.warning(
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
-                " were acked: the message there is not",
+                " were acked. The message at that offset is not acked: check its handler",
                 tp,
                 offset,
                 age,
@@ -115,17 +118,17 @@ class AutoCommitter:
 
     @trio.lowlevel.enable_ki_protection
     async def last(self, committer: AnyCommitter, most: float) -> None:
-        """Commit what is safe at the end, within `most` seconds and the commit timeout.
+        """Make the last commit, within `most` seconds and within the commit timeout.
 
-        Raises CommitUnknown: it got no answer within them.
+        A checkpoint. Raises CommitUnknown: no answer within that time.
         """
         timeout = min(most, self._timeout)
         committer.end()
-        # Whatever has ended the committer is told by itself.
+        # AppClosed: the committer has ended, and raises the reason itself.
         with (
             trio.move_on_after(timeout) as bound,
             contextlib.suppress(AppClosed),
-            self._ending_quietly(),  # where it is killed meanwhile
+            self._ending_quietly(),  # the consumer may be killed meanwhile
         ):
             await self._commit_last()
         if bound.cancelled_caught and committer.is_refused:
@@ -141,19 +144,19 @@ class AutoCommitter:
 
 @attrs.define
 class LivelockWatch:
-    """Finds partitions whose acks go on while the offset to commit stands still.
+    """A check for partitions whose offset to commit stands still while acks go on.
 
-    One message that is never acked holds back all that come after it; nothing else shows that.
+    One message that is never acked holds back the commit of all later messages.
 
     Args:
-        timeout: seconds that an offset may stand still.
+        timeout: seconds for which an offset may stand still.
     """
 
     timeout: float
     _seen: dict[Ledger, tuple[int, int | None, float, bool]] = attrs.field(factory=dict)
 
     def look(self, assignment: Assignment, now: float) -> list[tuple[TP, int, float]]:
-        """Partition, offset and age in seconds of each new case; each is told once."""
+        """Return partition, offset and age in seconds of each new case, each case once."""
         cases = []
         seen = {}
         for tp, ledger in assignment.items():

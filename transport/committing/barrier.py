@@ -1,13 +1,13 @@
-"""Commits in transactions: each ends at a barrier.
+"""The committer with transactions: each of its commits is a barrier.
 
-A transaction may be committed when all its messages are done, for it holds what was sent for each
-of them: so delivery is held, what is begun is waited for, and then output and offsets are committed
-as one. Where that fails, or takes too long, all is undone: the transaction is aborted, and its
-messages are delivered again, in a new epoch from where the last commit ended. No ack and no send of
-the old epoch reaches the new transaction.
+A transaction holds the messages that were sent for each of its sources. So it can be committed only
+when all its sources are done. The committer suspends delivery, drains the partitions, and then
+commits the sent messages and the offsets together. If that fails, or takes too long, the committer
+aborts the transaction. Its sources are redelivered in a new epoch, from the last committed offset.
+No ack and no send of the old epoch reaches the new transaction.
 
-Every step of a transaction, from its begin to the end of its producer, is made in a round, so none
-meets another half-way.
+Every step of a transaction, from its begin to the end of its producer, is made in a commit attempt.
+So two steps never overlap.
 """
 
 from __future__ import annotations
@@ -42,21 +42,22 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# Nothing mends these: they end the app.
+# No retry helps against these errors: they end the app.
 _FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
-# The longest wait between two tries of a step.
+# The longest wait before a retry of a step, in seconds.
 _LONGEST_WAIT = 1.0
 
 
 class BarrierCommitter:
-    """Makes the commits of a consumer whose messages are handled in transactions.
+    """The committer of a consumer whose messages are handled in transactions.
 
     Args:
         rewind: begins a new epoch of a partition at an offset, and returns its ledger.
         resume: resumes delivery of partitions.
-        bound: seconds that a barrier waits for handlers and for the messages that they have sent.
-        attempts: the most transactions of a scope that may be aborted in a row.
-        around: entered around each commit.
+        bound: seconds for which a barrier waits for handlers, and for the delivery of the messages
+            that they have sent.
+        attempts: the app fails when so many transactions of a scope in a row were aborted.
+        around: returns a block that is entered around each commit attempt.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class BarrierCommitter:
         self._bound = bound
         self._attempts = attempts
         self._is_last = False
-        # Whose commit is under way, or has an unknown outcome; and to where it moves what.
+        # The scopes with a commit in flight or of unknown outcome, and the offsets of that commit.
         self._unanswered: dict[Scope, dict[Ledger, int]] = {}
         self._drains: set[trio.CancelScope] = set()
         self._begins: set[trio.CancelScope] = set()
@@ -87,28 +88,32 @@ class BarrierCommitter:
 
     @property
     def is_refused(self) -> bool:
-        """Whether no commit is under way whose outcome nobody knows."""
+        """Whether no commit is in flight, and none has an unknown outcome."""
         return not self._unanswered
 
     @property
     def unknown(self) -> set[TP]:
-        """None: what got no answer is settled before anything else is delivered."""
+        """Always empty: a commit without an answer is settled before the next delivery."""
         return set()
 
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
     ) -> bool:
-        """Commit what is done of `topics`, with all that was sent for it; whether an offset moved.
+        """Commit the transactions of `topics`, and return whether an offset moved.
 
-        A checkpoint. Cancelled: the commit goes on.
+        Each scope that has a partition of `topics` is committed as a whole. A checkpoint.
+        Cancelled: the commit goes on.
 
         Args:
-            goes_on: begin the next transaction; else nothing is delivered until the next commit.
+            topics: names and partitions, mixed; None: all.
+            goes_on: begin the next transaction. Otherwise nothing is delivered until the next
+                commit.
 
         Raises:
-            NotInTransaction: the task has a message in hand, which the commit would wait for.
-            TransactionAborted: all since the last commit was undone, and is delivered again.
+            NotInTransaction: the task has a message in hand, for which the commit would wait.
+            TransactionAborted: all work since the last commit is undone and redelivered.
             Fenced, AuthorizationFailed, TransactionFailed: these end the app as well.
+            AppClosed, ClientClosed, CommitUnknown: the app ended before or during the commit.
         """
         held = in_hand.get()
         if held is not None and held.is_open and ledger_of(held) in self._mine():
@@ -118,36 +123,41 @@ class BarrierCommitter:
         return await attempt.wait()
 
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
-        """Undo what is not committed, and let its messages be delivered again: True.
+        """Abort the transactions of `topics`, redeliver their messages, and return True.
 
-        A checkpoint. Cancelled: it is done all the same. Raises what is fatal, as `commit` does;
-        AppClosed.
+        A checkpoint. Cancelled: the abort goes on. Raises AppClosed, ClientClosed, and the errors
+        of `commit` that end the app.
         """
         attempt = self._queue.join(topics)
         attempt.is_abort = True
         try:
             await attempt.wait()
         except TransactionAborted:
-            pass  # as it was asked for
+            pass  # the abort that was requested
         except CommitUnknown as error:
-            raise AppClosed("the app is closing: it is undone without us") from error
+            raise AppClosed(
+                "the app is closing: its producer or the broker will abort the transaction"
+            ) from error
         return True
 
     async def leave(self, tps: Collection[TP]) -> None:
-        """A checkpoint: what a transaction commits late is refused, by the generation it is of."""
+        """Do nothing: the broker refuses a late commit by its generation. A checkpoint."""
         await trio.lowlevel.checkpoint()
 
     async def wait_for_running(self) -> bool:
-        """Wait for the end of the round that is under way; whether there was one."""
+        """Wait for the commit attempt in flight, or the next one; return whether there was one.
+
+        A checkpoint. Cancelling changes nothing.
+        """
         return await self._queue.wait_for_running()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Make the rounds, until cancelled. Raises what nothing mends (`_FATAL`)."""
+        """Make the commit attempts, until cancelled. Raises the errors that end the app."""
         await self._queue.run()
 
     def end(self) -> None:
-        """Wait for no handler any more, and begin nothing new. Not a checkpoint."""
+        """Stop waiting for handlers, and begin no transaction. Not a checkpoint."""
         self._is_last = True
         for waiting in self._drains | self._begins:
             waiting.cancel()
@@ -176,13 +186,13 @@ class BarrierCommitter:
         if not scope.is_ready:
             if not self._is_last:
                 await self._begin(scope)
-            return  # nothing was delivered until now
+            return  # nothing was delivered yet
         if not attempt.is_abort and not scope.written and not self._due(scope):
             return
         with self._suspended(scope):
             try:
                 if attempt.is_abort:
-                    raise TransactionAborted("it was asked for")
+                    raise TransactionAborted("an abort was requested")
                 deadline = trio.current_time() + self._bound
                 await self._drain(self._ledgers(scope), deadline)
                 await self._commit_drained(scope, attempt, deadline)
@@ -194,7 +204,7 @@ class BarrierCommitter:
             if attempt.goes_on and not self._is_last:
                 await self._begin(scope)
         if failure is not None:
-            raise TransactionAborted(f"aborted after {failure!r}") from failure
+            raise TransactionAborted(f"the transaction was aborted after {failure!r}") from failure
 
     @trio.lowlevel.enable_ki_protection
     async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
@@ -207,7 +217,9 @@ class BarrierCommitter:
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
-            raise TransactionAborted(f"{len(left)} messages were not done {by_then}: {left[0]!r}")
+            raise TransactionAborted(
+                f"{len(left)} messages were not acked {by_then}, such as {left[0]!r}"
+            )
 
     async def _commit_drained(self, scope: Scope, attempt: CommitAttempt, deadline: float) -> None:
         due = self._due(scope)
@@ -224,7 +236,7 @@ class BarrierCommitter:
                 if backoff.is_spent:
                     raise
                 await backoff.wait()
-                due = self._due(scope)  # some may be lost meanwhile
+                due = self._due(scope)  # partitions may be lost during the wait
             except CommitFailed:
                 del self._unanswered[scope]
                 await self._hear_of_loss(due)
@@ -241,9 +253,9 @@ class BarrierCommitter:
 
     @trio.lowlevel.enable_ki_protection
     async def _hear_of_loss(self, due: Collection[Ledger]) -> None:
-        """Hold delivery until the loss of the partitions, because the group has evicted the member.
+        """Wait until the evicted member loses the partitions, for `bound` seconds at most.
 
-        Another member handles the messages of these partitions.
+        Delivery stays suspended, because another member handles the messages of these partitions.
         """
         if not any(ledger.is_shut for ledger in due):
             with trio.move_on_after(0.0 if self._is_last else self._bound) as waiting:
@@ -254,26 +266,34 @@ class BarrierCommitter:
                     self._drains.discard(waiting)
 
     async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
-        """Undo the transaction, and let its messages be delivered again."""
-        logger.warning("a transaction was aborted, its messages are delivered again: %s", why)
+        """Abort the transaction, and redeliver its messages."""
+        logger.warning(
+            "a transaction was aborted, and its messages will be redelivered (id %r): %s",
+            scope.transactional_id,
+            why,
+        )
         asked = self._unanswered.get(scope, {})
-        unknown = {}  # the epochs that follow those
+        unknown = {}  # the new epochs of the partitions in that commit, and its offsets
         for ledger in self._ledgers(scope):
             if (offset := ledger.uncommitted) is not None:
                 begun = self._rewind(ledger.tp, offset)
                 if ledger in asked:
                     unknown[begun] = asked[ledger]
-        aborted = TransactionAborted(f"aborted after {why!r}")
+        aborted = TransactionAborted(f"the transaction was aborted after {why!r}")
         await _insist(lambda: self._transactions.abort_scope(scope, aborted))
         await _insist(lambda: self._look_back(unknown))
         self._unanswered.pop(scope, None)
         if scope.aborts >= self._attempts:
-            raise TransactionFailed(f"{scope.aborts} in a row were aborted: {why}") from why
+            raise TransactionFailed(
+                f"{scope.aborts} transactions of {scope.transactional_id!r} in a row were aborted;"
+                f" the last one: {why}"
+            ) from why
 
     async def _look_back(self, unknown: Mapping[Ledger, int]) -> None:
-        """A commit without an answer is made by now, as a whole, or is not: the offsets tell.
+        """Find out whether a commit without an answer was made; if so, continue after it.
 
-        They may have been further on before it, where a partition was sought back.
+        By now it was made as a whole, or not at all. It was made if the committed offsets equal its
+        offsets. Greater ones prove nothing: after a seek backwards they may be older.
         """
         ours = {ledger: offset for ledger, offset in unknown.items() if not ledger.is_shut}
         if not ours:
@@ -287,7 +307,7 @@ class BarrierCommitter:
 
     @trio.lowlevel.enable_ki_protection
     async def _begin(self, scope: Scope) -> None:
-        """Begin the next transaction; where that cannot be done now a later round does."""
+        """Begin the next transaction; if that fails now, a later commit attempt begins it."""
         with trio.CancelScope() as begin:
             self._begins.add(begin)
             try:
@@ -295,14 +315,19 @@ class BarrierCommitter:
             except (*_FATAL, ClientClosed):
                 raise
             except TransportError as exc:
-                logger.warning("nothing is delivered before a transaction has begun: %s", exc)
+                logger.warning(
+                    "the next transaction of %r could not begin. Delivery waits for it, and the"
+                    " next commit retries: %s",
+                    scope.transactional_id,
+                    exc,
+                )
             finally:
                 self._begins.discard(begin)
         self._resume(scope)
 
     @contextmanager
     def _suspended(self, scope: Scope) -> Iterator[None]:
-        """Deliver nothing of the scope meanwhile, nor of what comes to it."""
+        """Suspend delivery of the scope, also of partitions that are assigned in the block."""
         scope.is_suspended = True
         for ledger in self._ledgers(scope):
             ledger.suspend()
@@ -322,7 +347,7 @@ class BarrierCommitter:
         }
 
     def _ledgers(self, scope: Scope) -> list[Ledger]:
-        scope_of = self._transactions.scope_of  # not that of one that was let go meanwhile
+        scope_of = self._transactions.scope_of  # none for a partition that is being released
         return [ledger for ledger in self._mine() if scope_of(ledger.tp) is scope]
 
     def _mine(self) -> list[Ledger]:
@@ -335,7 +360,7 @@ class BarrierCommitter:
 
 
 async def _insist(call: Callable[[], Awaitable[None]]) -> None:
-    """Make a call, again and again until it is answered: nothing goes on before."""
+    """Retry a call until it is answered, because no other step may come before that."""
     backoff = Backoff(_LONGEST_WAIT)
     while True:
         try:
@@ -348,7 +373,7 @@ async def _insist(call: Callable[[], Awaitable[None]]) -> None:
 
 
 async def begun_are_done(ledgers: Collection[Ledger]) -> None:
-    """Wait until the messages in these ledgers that are begun at the call are done.
+    """Wait until all messages of these ledgers that are unacked at the call are done.
 
     A checkpoint. Cancelling changes nothing.
     """

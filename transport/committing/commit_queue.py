@@ -1,8 +1,8 @@
-"""Commits, one at a time, each shared by all who want it.
+"""The commit queue: one commit at a time, each shared by all its callers.
 
-A commit is a *round*. Who wants one joins the round that has not begun yet; queue follow one
-another in one task, so two commits never race each other to the broker. Only the waiting for a
-round can be cancelled; its outcome is known whoever is left to see it.
+A commit is a `CommitAttempt`. A caller joins the attempt that has not begun yet. One task makes the
+attempts one after the other, so two commits never race each other to the broker. Cancelling a
+caller does not cancel the attempt; its outcome is always recorded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from transport.types import TP
 
 @attrs.define(eq=False)
 class CommitAttempt:
-    """One commit, for all who wait for it.
+    """One commit, shared by its callers.
 
     Attributes:
         topics: names and partitions; None: all.
-        moved: whether an offset moved.
         goes_on: whether the next transaction is to begin after it.
-        is_abort: it is to undo, not to commit.
+        is_abort: whether it is to abort the transaction instead of committing it.
+        moved: whether an offset moved.
+        error: why it failed. None: it has not ended, or it succeeded.
     """
 
     topics: set[str | TP] | None
@@ -36,7 +37,10 @@ class CommitAttempt:
     ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def wait(self) -> bool:
-        """Wait for its end; whether an offset moved. A checkpoint; cancelling ends the waiting."""
+        """Wait until the attempt has ended, and return whether an offset moved.
+
+        A checkpoint; cancelling ends only the wait. Raises the error of the attempt.
+        """
         await self.ended.wait()
         if self.error is not None:
             raise self.error
@@ -50,16 +54,17 @@ Around = Callable[[CommitAttempt], contextlib.AbstractContextManager[object]]
 
 
 class CommitQueue:
-    """The queue of one consumer.
+    """The commit queue of one consumer.
 
     Args:
-        make: makes one; what it raises is the round's error.
-        around: entered around each; the round has its outcome at the end.
-        fatal: errors that `run` raises as well, and ends with. So it does with those that are no
-            TransportError.
+        make: makes one attempt. An error that it raises is the error of the attempt.
+        around: returns a block that is entered around each attempt. The attempt has its outcome
+            when the block ends.
+        fatal: errors that also end `run`, which raises them. Every error that is not a
+            TransportError does so as well.
 
     Attributes:
-        running: the round under way.
+        running: the attempt in flight.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class CommitQueue:
 
     @trio.lowlevel.enable_ki_protection
     def join(self, topics: Collection[str | TP] | None) -> CommitAttempt:
-        """The next round, widened by these topics. Raises AppClosed after the end of `run`."""
+        """Add these topics to the next attempt and return it. Raises AppClosed after `run`."""
         if self._has_ended:
             raise AppClosed("the app is closing: nothing can be committed")
         if self._next is None:
@@ -90,7 +95,7 @@ class CommitQueue:
         return self._next
 
     async def wait_for_running(self) -> bool:
-        """Wait for the end of the round that is under way; whether there was one."""
+        """Wait for the attempt in flight, or the next one; return whether there was one."""
         running = self.running or self._next
         if running is None:
             await trio.lowlevel.checkpoint()
@@ -100,7 +105,7 @@ class CommitQueue:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Make the queue, until cancelled."""
+        """Make the attempts, one after the other, until cancelled."""
         try:
             while True:
                 await self._wanted.wait()
@@ -122,7 +127,7 @@ class CommitQueue:
             attempt.error = exc
             if isinstance(exc, self._fatal):
                 raise
-        except BaseException:  # cancelled as well: whoever waits for the round is told
+        except BaseException:  # also Cancelled: the callers still need an outcome
             attempt.error = CommitUnknown("the app ended before the answer to a commit")
             raise
         finally:

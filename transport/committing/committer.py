@@ -1,7 +1,7 @@
-"""Commits: the latest safe offsets, each with an outcome, which is entered into the ledgers.
+"""The committer without transactions: it commits the safe offsets of partitions.
 
-Who wants one joins the next round (see `CommitQueue`), or the running one if that already carries all
-that the caller could want.
+It enters the outcome of each commit into the ledgers. A caller shares the commit in flight if that
+covers its offsets. Otherwise the caller joins the next commit attempt (see `CommitQueue`).
 """
 
 from __future__ import annotations
@@ -30,28 +30,30 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# The longest wait between two tries of a commit that met a rebalance.
+# The longest wait before a retry of a commit that a rebalance prevented, in seconds.
 _LONGEST_WAIT = 0.5
-# Seconds after which a partition that the broker did not have is asked for again.
+# Seconds for which an offset of a partition that the broker does not have is not committed.
 _HOMELESS = 30.0
-# The timeout is for the client to keep; it has so many seconds more to tell of it.
+# Extra seconds beyond the client's own timeout, so that its more specific error wins.
 _MARGIN = 2.0
 
 
 class Committer:
-    """Makes the commits of one consumer.
+    """The committer of one consumer that does not use transactions.
 
     Args:
         timeout: seconds to wait for the broker's answer.
         patience: seconds for which a commit is retried while the group is in a rebalance.
-        can_join: whether the member can join its group meanwhile; not while a rebalance is served.
-        suspend: stops delivery. Called when a commit was refused because the consumer is no member:
-            the loss of all partitions follows, and another member handles their messages.
-        resume: resumes delivery. Called when a later commit shows that the consumer is a member.
-        around: entered around each commit.
+        can_join: returns whether the member can join its group now. It cannot while a rebalance is
+            served.
+        suspend: suspends delivery. Called when a commit is refused because the consumer is not a
+            member of its group. If it was evicted, another member gets its messages.
+        resume: resumes delivery. Called when a later commit succeeds, or when nothing of the
+            refused commit is due any more.
+        around: returns a block that is entered around each commit attempt.
 
     Attributes:
-        is_refused: the last try was refused and changed nothing, and no other is in flight.
+        is_refused: the last request was refused and changed nothing, and none is in flight.
     """
 
     def __init__(
@@ -75,36 +77,37 @@ class Committer:
         self._resume = resume
         self._is_holding = False
         self._queue = CommitQueue(self._make, around=around)
-        self._carried: dict[Ledger, int] = {}  # what the running round commits
+        self._carried: dict[Ledger, int] = {}  # the offsets of the commit in flight
         self._unknown: set[Ledger] = set()
-        # Of partitions that the broker does not have: what it could not commit, and until when that
-        # is asked for no more.
+        # For partitions that the broker does not have: the offset that could not be committed, and
+        # until when that offset is left out.
         self._deleted: dict[Ledger, tuple[int, float]] = {}
-        self._left: set[Ledger] = set()  # of partitions that are about to go
+        self._left: set[Ledger] = set()  # of partitions that are about to be released
         self.is_refused = False
 
     @property
     def unknown(self) -> set[TP]:
-        """Partitions whose last commit got no answer, until the next one settles it."""
+        """Partitions whose last commit got no answer, until the next commit settles it."""
         return {ledger.tp for ledger in self._unknown if not ledger.is_shut}
 
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
     ) -> bool:
-        """Commit the safe offsets of `topics` (names or partitions; None: all).
+        """Commit the safe offsets of `topics`, and return whether an offset moved.
 
-        Return whether an offset moved. False also if the group was in a rebalance, or the consumer
-        was not its member, for longer than `patience` (a warning says so). A checkpoint.
-        Cancelling the caller does not cancel the commit; its outcome is entered into the ledgers.
+        False also if the group was in a rebalance, or the consumer was not its member, for longer
+        than `patience` (a warning says so). A checkpoint. Cancelling the caller does not cancel the
+        commit; its outcome is entered into the ledgers.
 
         Args:
+            topics: names and partitions, mixed; None: all.
             goes_on: has no effect here: without transactions a commit does not stop delivery.
 
         Raises:
-            CommitUnknown: no answer within the timeout; the next commit settles it.
-            CommitWithdrawn: the client did not begin it within the timeout: it is not made.
-            CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
-            AppClosed: `run` ended before the commit was begun.
+            CommitUnknown: no answer within the timeout. The next commit settles it.
+            CommitWithdrawn: the client did not begin the commit within the timeout, and never will.
+            CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as their classes say.
+            AppClosed: `run` ended before the commit began.
         """
         attempt = self._join(topics)
         if attempt is None:
@@ -113,19 +116,19 @@ class Committer:
         return await attempt.wait()
 
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
-        """Nothing can be undone without transactions: False. A checkpoint."""
+        """Return False, because nothing can be undone without transactions. A checkpoint."""
         await trio.lowlevel.checkpoint()
         return False
 
     def end(self) -> None:
-        """No commit waits for a handler, so none has to be hurried."""
+        """Do nothing, because no commit waits for a handler. Not a checkpoint."""
 
     async def leave(self, tps: Collection[TP]) -> None:
-        """Ask for no commit of these partitions any more, which are about to go, and wait for the
-        one under way, if it has something of theirs.
+        """Stop committing these partitions; wait for the commit in flight if it includes any.
 
-        Or it could reach the broker after the first commit of the next owner, and take that back.
-        A checkpoint. Cancelled: no other is asked for all the same.
+        They are about to be released. Otherwise a commit could reach the broker after the first
+        commit of the next owner, and undo it. A checkpoint. Cancelled: the partitions are left out
+        of later commits all the same.
         """
         await trio.lowlevel.checkpoint()
         leaving = {self._assignment[tp] for tp in tps if tp in self._assignment}
@@ -134,13 +137,19 @@ class Committer:
             await self._queue.wait_for_running()
 
     async def wait_for_running(self) -> bool:
-        """Wait for the end of the round that is under way; whether there was one."""
+        """Wait for the commit attempt in flight, or the next one; return whether there was one.
+
+        A checkpoint. Cancelling changes nothing.
+        """
         return await self._queue.wait_for_running()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Make the rounds, until cancelled. What goes wrong in one is raised by `commit`, to
-        whoever waits for it; errors that are no TransportError are raised here as well."""
+        """Make the commit attempts, until cancelled.
+
+        `commit` raises the error of an attempt to its callers. An error that is not a
+        TransportError is raised here as well.
+        """
         await self._queue.run()
 
     @trio.lowlevel.enable_ki_protection
@@ -156,10 +165,10 @@ class Committer:
         return self._queue.join(topics)
 
     async def _make(self, attempt: CommitAttempt) -> None:
-        """Make a round; where it has no outcome, the ledgers are known for it."""
+        """Make a commit attempt; if it gets no answer, note its partitions as unknown."""
         try:
             await self._try(attempt)
-        except BaseException as exc:  # a commit that is cancelled has no known outcome, either
+        except BaseException as exc:  # the outcome of a cancelled commit is unknown, too
             is_open = isinstance(exc, CommitUnknown) and not isinstance(exc, CommitWithdrawn)
             if is_open or not isinstance(exc, TransportError):
                 self._lose_track()
@@ -168,11 +177,11 @@ class Committer:
             self._carried = {}
 
     async def _try(self, attempt: CommitAttempt) -> None:
-        """Commit, again after a rebalance that came between, for what is still owned.
+        """Commit the due offsets; after a rebalance, retry with the partitions still owned.
 
-        What a member owns is for the rebalances alone to say. A commit can be refused for lack of
-        a membership also where the member joins anew and keeps what it has; if it does not, its
-        partitions are lost by then, and nothing of theirs is due.
+        Only rebalances decide what a member owns. A commit can also be refused for lack of
+        membership while the member joins again and keeps its partitions. If the member does not
+        keep them, they are lost by the time of the retry, and nothing of them is due.
         """
         backoff = Backoff(_LONGEST_WAIT, self._patience)
         while due := self._due(attempt.topics):
@@ -188,7 +197,11 @@ class Committer:
                     self._is_holding = True
                     self._suspend()
                 if backoff.is_spent or (is_out and not self._can_join()):
-                    logger.warning("a commit was given up, what it held may come again: %s", exc)
+                    logger.warning(
+                        "the commit of %s was given up, and its messages may be redelivered: %s",
+                        listed(sorted(offsets)),
+                        exc,
+                    )
                     return
                 await backoff.wait()
             except PartitionGone as exc:
@@ -199,12 +212,12 @@ class Committer:
                     ledger.committed = offset
                 attempt.moved = True
                 break
-        if self._is_holding:  # a commit was made, or what was refused is lost
+        if self._is_holding:  # the commit succeeded, or its partitions are lost
             self._is_holding = False
             self._resume()
 
     def _due(self, topics: Collection[str | TP] | None) -> dict[Ledger, int]:
-        """What there is to commit, of partitions that the broker has as far as we know."""
+        """Return the offsets to commit, without partitions that are to be left out."""
         return {
             ledger: offset
             for ledger, offset in self._assignment.due(topics).items()
@@ -218,11 +231,11 @@ class Committer:
         return at == offset and trio.current_time() < until
 
     def _go_on_without(self, error: PartitionGone, due: Mapping[Ledger, int]) -> None:
-        """A topic was deleted: what was to be committed for it is not asked for in a while.
+        """Leave out the offsets of partitions that the broker does not have, for `_HOMELESS` s.
 
-        Its partitions go in a rebalance, once the group has heard of it. If it is there again
-        before, what is new there is committed, and in the end what is old as well: a broker that
-        was just started may not know its topics yet.
+        If their topic was deleted, a rebalance takes the partitions away soon. But a broker that
+        has just started may not know its topics yet. So a later offset is committed at once, and
+        the same offset after this time.
         """
         gone = error.partitions
         until = trio.current_time() + _HOMELESS
@@ -231,24 +244,26 @@ class Committer:
         of_gone = {ledger: (at, until) for ledger, at in due.items() if ledger.tp in gone}
         self._deleted = homeless | of_gone
         if isinstance(error, TopicReplaced):
-            return  # the handover warns of it
+            return  # the rebalance handler warns of it
         if new := sorted(set(gone) - known):
             logger.warning(
-                "the broker has no partition %s any more: nothing is committed for it, and the"
-                " others go on",
+                "the broker has no partition %s any more. Its offset is not committed; the other"
+                " partitions are not affected",
                 listed(new),
             )
 
     @trio.lowlevel.enable_ki_protection
     async def _commit(self, offsets: Mapping[TP, int]) -> None:
-        """Have an answer in time, also of a client that hangs."""
+        """Commit the offsets; if the client hangs, raise CommitUnknown after the timeout."""
         try:
             with trio.fail_after(self._timeout + _MARGIN):
                 await self._client.commit(offsets, self._timeout)
         except trio.TooSlowError:
-            raise CommitUnknown(f"the client gave no answer for {self._timeout:g} s") from None
+            raise CommitUnknown(
+                f"the client did not answer within commit_timeout ({self._timeout:g} s)"
+            ) from None
 
     def _lose_track(self) -> None:
-        """What the running round carries was committed, or was not."""
+        """Note that the commit in flight may or may not have been applied."""
         carried = (*self._unknown, *self._carried)
         self._unknown = {ledger for ledger in carried if not ledger.is_shut}

@@ -1,9 +1,9 @@
-"""Which transaction a message belongs to: that of the message it was made of.
+"""Transactions by scope: a sent message belongs to the transaction of its source.
 
-A *scope* is what shares a transaction: a partition that is read from, or everything that the
-member reads. Its transactional id says who may write for it. What is written while a message is
-handled, and that message's offset, are in the transaction of one and the same scope, so a crash
-leaves both or neither (I9).
+A *scope* is the partitions that share one transaction: a single partition, or all partitions of the
+member. Only the owner of its transactional id may write for it. The messages that a handler sends,
+and the offset of their source, are in the transaction of the same scope. So a crash leaves both or
+neither (I9).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger("transport.consumer")
 
 
 class Host(Protocol):
-    """What the transactions need of their app."""
+    """The part of an app that its transactions need."""
 
     @property
     def id(self) -> str: ...
@@ -52,7 +52,7 @@ class Host(Protocol):
     def settings(self) -> Settings: ...
 
     def transaction_group(self, tp: TP) -> str:
-        """Return what the transactional id of a partition names beside its number."""
+        """Return the group in the transactional id of a partition."""
 
 
 class Maker(Protocol):
@@ -63,7 +63,7 @@ class Maker(Protocol):
 
 
 class Committing(Protocol):
-    """What the transactions need of the consumer whose offsets they commit."""
+    """The part of a consumer that the transactions need to commit its offsets."""
 
     @property
     def assignment(self) -> Assignment: ...
@@ -72,7 +72,7 @@ class Committing(Protocol):
     def client(self) -> ConsumerClient: ...
 
     async def commit(self, topics: Collection[TP]) -> bool:
-        """Commit, or undo, what is done of some partitions."""
+        """Commit, or abort, the transactions of some partitions."""
 
 
 @attrs.frozen
@@ -86,12 +86,12 @@ class TPG:
 
 @attrs.define(eq=False)
 class Scope:
-    """Who shares a transaction.
+    """The partitions that share one transaction.
 
     Attributes:
-        is_ready: its transaction has begun.
-        is_suspended: it is at a barrier.
-        written: the epochs whose messages something was sent for in this transaction.
+        is_ready: whether its transaction has begun.
+        is_suspended: whether it is at a barrier.
+        written: the ledgers whose messages are sources of messages in this transaction.
         aborts: how many transactions in a row were aborted.
     """
 
@@ -103,18 +103,18 @@ class Scope:
 
     @property
     def delivers(self) -> bool:
-        """Whether its messages may be given to handlers."""
+        """Whether its messages may be delivered."""
         return self.is_ready and not self.is_suspended
 
 
 class TransactionManager:
     """The transactions of one consumer, by the partitions that it reads.
 
-    Made for every app; of use where its setting `transactions` is on.
+    Every app has one. It has an effect only if the setting `transactions` is on.
 
     Attributes:
-        transactional_id_format: of a partition's transactional id; `tpg` has `topic`, `partition`
-            and `group` (see `App.transaction_group`).
+        transactional_id_format: the format of a partition's transactional id. `tpg` has `topic`,
+            `partition` and `group` (see `App.transaction_group`).
     """
 
     transactional_id_format: ClassVar[str] = "{group_id}-{tpg.group}-{tpg.partition}"
@@ -125,7 +125,7 @@ class TransactionManager:
         self.consumer = consumer
         self.producer = producer
         self._scopes: dict[TP | None, Scope] = {}
-        self._gone: list[Scope] = []  # whose producers are still there
+        self._gone: list[Scope] = []  # released scopes, whose producers are still open
         self._loss = trio.Event()  # set at the next loss of partitions
         if self.app.settings.transactions == "member":
             self._scopes[None] = Scope(self._id_of_member())
@@ -137,32 +137,34 @@ class TransactionManager:
         return self._scopes.values()
 
     def scope_of(self, tp: TP) -> Scope | None:
-        """Whose transaction the messages of a partition belong to; None: it is not ours."""
+        """Return the scope of a partition. None: the partition is not assigned."""
         return self._scopes.get(None) or self._scopes.get(tp)
 
     def delivers(self, tp: TP) -> bool:
-        """Whether messages of a partition may be given to handlers now."""
+        """Return whether messages of a partition may be delivered now."""
         scope = self.scope_of(tp)
         return scope is not None and scope.delivers
 
     def transactional_id(self, tp: TP) -> str:
-        """The id under which is written for a partition."""
+        """Return the transactional id under which messages of a partition are handled."""
         tp = topic_partition("tp", tp)
         group = self.app.transaction_group(tp)
-        text(f"what transaction_group returns for {tp}", group)
+        text(f"the value that transaction_group returns for {tp}", group)
         tpg = TPG(tp.topic, tp.partition, group)
         return self.transactional_id_format.format(group_id=self.app.id, tpg=tpg)
 
     async def on_rebalance(
         self, assigned: Collection[TP], revoked: Collection[TP], newly_assigned: Collection[TP]
     ) -> None:
-        """Take over what has come; nothing of it is delivered before that is done.
+        """Begin the transactions of newly assigned partitions. Their delivery waits for this.
 
-        That fences its last owner and ends what that one left open. A checkpoint. Cancelled: what
-        is not done is done before the next commit.
+        The begin fences the last owner, and ends the transaction that it left open. A checkpoint.
+        Cancelled: the next commit does the rest.
 
         Args:
-            assigned: what is ours now. revoked: what is gone. newly_assigned: what has come.
+            assigned: all partitions of this consumer.
+            revoked: the revoked ones; not used.
+            newly_assigned: those of `assigned` that are new.
         """
         if None not in self._scopes:
             for tp in newly_assigned:
@@ -171,28 +173,29 @@ class TransactionManager:
             await self._settle(newly_assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[TP]) -> None:
-        """Let go of the transactional ids of partitions that are going, after their last commit.
+        """Release the transactional ids of revoked partitions, after their last commit.
 
-        What is open of them is aborted. A checkpoint. Cancelled: they are let go all the same.
+        Their open transactions are aborted. A checkpoint. Cancelled: the ids are released all the
+        same.
         """
         self.let_go(revoked)
         await self.stop_what_is_gone()
 
     def let_go(self, tps: Collection[TP]) -> None:
-        """Nothing can be sent for these partitions any more. Not a checkpoint."""
+        """Forbid all further sends for these partitions. Not a checkpoint."""
         self._gone += [self._scopes.pop(tp) for tp in tps if tp in self._scopes]
 
     async def stop_what_is_gone(self) -> None:
-        """Have the producers ended of what was let go. A checkpoint."""
+        """End the producers of released partitions. A checkpoint."""
         if self._gone:
             await self._settle(())
         else:
             await trio.lowlevel.checkpoint()
 
     async def _settle(self, tps: Collection[TP]) -> None:
-        """Let the committer, which makes every step of a transaction, do what is to be done."""
-        # An abort, be it of another scope, has its warning. At the end, and after a kill, nothing
-        # has to be done.
+        """Let the committer begin and end transactions, because only it makes their steps."""
+        # The committer has warned of an abort, which may be of another scope. After the end or a
+        # kill of the app there is nothing to do.
         with contextlib.suppress(TransactionAborted, AppClosed, ClientClosed):
             await self.consumer.commit(tps)
 
@@ -203,7 +206,7 @@ class TransactionManager:
 
     @trio.lowlevel.enable_ki_protection
     async def stop_gone(self) -> None:
-        """End the producers of the scopes that were let go.
+        """End the producers of the released scopes.
 
         A warning names a producer that does not close cleanly. The app sends nothing with it any
         more, and its error must not end a commit of other scopes.
@@ -222,7 +225,7 @@ class TransactionManager:
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
         """Warn of transactions that the loss undoes, and wake the barriers that wait for it.
 
-        Messages sent for a lost partition are never committed: its ledger is shut. Not a
+        Messages sent for a lost partition are never committed, because its ledger is shut. Not a
         checkpoint.
         """
         for scope in self._scopes.values():
@@ -257,13 +260,16 @@ class TransactionManager:
         """Accept a message as `Producer.send` does, in the transaction of its source.
 
         Args:
-            transactional_id: names the transaction, whatever the source.
-            source: the message or the batch that it is made of; by default what the task has in
-                hand. None: in no transaction, it is seen at once and stays whatever comes.
+            transactional_id: the transaction to use, whatever the source.
+            source: the message or the batch from which this message is made; by default the one
+                that the task has in hand. None: use no transaction. Readers then see the message
+                at once, and no abort removes it.
 
         Raises:
-            NotInTransaction: the source is acked already, or there is none.
-            TransactionAborted: the source's transaction was aborted; it will be delivered again.
+            NotInTransaction: the source is acked already or belongs to another app, or no message
+                is in hand.
+            TransactionAborted: the transaction of the source was aborted, so the source is
+                redelivered.
         """
         if source is not IN_HAND and source is not None:
             _check_source(source)
@@ -276,15 +282,18 @@ class TransactionManager:
         return await writer.send_while(check, outgoing)
 
     def claim(self, source: Source | InHand) -> tuple[Producer, Callable[[], None]]:
-        """Return the producer that writes for a source, and what raises once nothing may be
-        written for it. Raises as `send` does. Not a checkpoint."""
+        """Return the producer that writes for a source, and a check to call before each write.
+
+        The check raises if nothing may be written for the source any more. Raises as `send` does.
+        Not a checkpoint.
+        """
         return self._claim(_origin(source))
 
     def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
         """Send a message as `Producer.send_soon` does, in the transaction of its source.
 
-        The commit waits for it, so the source may be acked right after. Not a checkpoint; from
-        trio's thread only. Raises as `send` and `Producer.send_soon` do.
+        The commit waits for the message, so the source may be acked right after the call. Call it
+        only in trio's thread. Not a checkpoint. Raises as `send` and `Producer.send_soon` do.
         """
         instance("fut", fut, FutureMessage, "a FutureMessage")
         if source is not IN_HAND and source is not None:
@@ -307,7 +316,10 @@ class TransactionManager:
         transactional_id: str | None = None,
         source: Source | InHand | None = IN_HAND,
     ) -> RecordMetadata:
-        """The same, and wait for its delivery; it is seen once the transaction is committed."""
+        """Send a message as `send` does, wait for its delivery, and return its metadata.
+
+        Readers of committed messages see it once the transaction is committed.
+        """
         delivery = await self.send(
             topic,
             key,
@@ -321,7 +333,7 @@ class TransactionManager:
         return await delivery
 
     async def flush(self) -> None:
-        """Wait until all that was accepted is delivered or has failed. See `Producer.flush`."""
+        """Wait until all accepted messages are delivered or have failed. See `Producer.flush`."""
         await self.producer.flush()
         for scope in list(self._scopes.values()):
             if scope.is_ready:
@@ -336,20 +348,23 @@ class TransactionManager:
         return self.producer.key_partition(topic, key)
 
     def supports_headers(self) -> bool:
-        """Whether messages can have headers: yes."""
+        """Return True: messages can have headers."""
         return self.producer.supports_headers()
 
     # Ending
 
     async def commit(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
-        """Commit offsets, each in the transaction of its partition's scope, with all sent in it.
+        """Commit offsets, each in the transaction of its partition's scope.
 
-        For who holds the barrier: nothing of these scopes may be in a handler's hands. A
-        checkpoint. Cancelled: some scopes are committed and some are not.
+        The messages sent in these transactions are committed with them. Only for the owner of the
+        barrier: no message of these scopes may be unacked. A checkpoint. Cancelled: some scopes are
+        committed and some are not.
 
-        Raises TransactionAborted, CommitUnknown, at the first scope that cannot be committed: it is
-        to be aborted. CommitFailed: the same, because the group has evicted this member.
-        RebalanceInProgress: nothing was done there. Fenced, AuthorizationFailed.
+        Raises, at the first scope that cannot be committed:
+            TransactionAborted, CommitUnknown: its transaction must be aborted.
+            CommitFailed: the same, because the group has evicted this member.
+            RebalanceInProgress: nothing was done for this scope.
+            Fenced, AuthorizationFailed: as their classes say.
         """
         flag("start_new_transaction", start_new_transaction)
         by_scope: dict[Scope, dict[TP, int]] = {}
@@ -370,10 +385,12 @@ class TransactionManager:
         """Commit the transaction of one scope, and begin no other; see `commit`.
 
         Args:
-            deadline: the end of the wait for the sent messages.
+            deadline: the end of the wait for the delivery of the sent messages, on trio's clock.
         """
         if any(ledger.is_shut for ledger in scope.written):
-            raise TransactionAborted("it holds results of messages that will be redelivered")
+            raise TransactionAborted(
+                "the transaction holds results of messages that will be redelivered"
+            )
         group = self._fence()
         if gone := sorted(group.of_gone_topics.intersection(offsets)):
             raise TransactionAborted(f"the topic of {', '.join(map(str, gone))} was deleted")
@@ -385,15 +402,18 @@ class TransactionManager:
         scope.written.clear()
 
     async def abort_scope(self, scope: Scope, why: TransportError) -> None:
-        """Undo what was sent in the transaction of a scope, and begin the next one."""
+        """Abort the transaction of a scope, and begin no other."""
         scope.is_ready = False
-        with contextlib.suppress(TransactionAborted):  # by the end of its producer, already
+        with contextlib.suppress(TransactionAborted):  # the end of its producer has aborted it
             await self.producer.transactional.transaction_of(scope.transactional_id).abort(why)
         scope.written.clear()
         scope.aborts += 1
 
     def _moves(self, offsets: Mapping[TP, int]) -> bool:
-        """Whether work was done. After an abort a commit may confirm where the work begins anew."""
+        """Return whether these offsets include new work.
+
+        After an abort, a commit may only confirm the offsets at which the work begins again.
+        """
         assignment = self.consumer.assignment
         starts = {tp: assignment[tp].start for tp in offsets if tp in assignment}
         return any(
@@ -403,20 +423,23 @@ class TransactionManager:
 
     def _fence(self) -> GroupMetadata:
         group = self.consumer.client.group_metadata()
-        # The broker takes whatever comes without a member's name for unfenced.
+        # The broker does not fence a commit without a member id.
         if group.generation_id < 0 or not group.member_id:
-            raise RebalanceInProgress("this consumer is no member of its group at the moment")
+            raise RebalanceInProgress("this consumer is not a member of its group at the moment")
         return group
 
     def _claim(self, origin: Source) -> tuple[Producer, Callable[[], None]]:
-        """Who writes for a source; and what raises once nothing may be written for it."""
+        """Return the producer that writes for a source, and the check of `claim`."""
         ledger = ledger_of(origin)
         if ledger.tally is not self.consumer.assignment.tally:
-            raise NotInTransaction(f"{origin!r} is of another app, which commits it")
+            raise NotInTransaction(f"{origin!r} is of another app: send with the app that has it")
 
         def check() -> None:
             if ledger.is_shut:
-                raise TransactionAborted(f"{origin!r} is delivered again, or is not ours any more")
+                raise TransactionAborted(
+                    f"nothing more can be sent for {origin!r}: its transaction was aborted, or its"
+                    " partition was revoked or sought"
+                )
             if not origin.is_open:
                 raise NotInTransaction(f"{origin!r} is acked: nothing more can be sent for it")
             written.add(ledger)

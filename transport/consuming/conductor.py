@@ -1,4 +1,7 @@
-"""Which channels listen to which topics, and what the consumer is to be subscribed to."""
+"""The set of topic objects: which channels receive which topics, and which topics to subscribe.
+
+Look here for `app.conductor`, for topic patterns, and for the way from a fetch to the channels.
+"""
 
 from __future__ import annotations
 
@@ -24,38 +27,39 @@ from transport.weights import Held
 
 logger = logging.getLogger("transport.consumer")
 
-# The numbers of topic objects of one name at which a warning follows: objects of the same types,
-# and objects of any types.
+# The numbers of topic objects of one name that cause a warning: of objects with the same types, and
+# of all objects.
 _MANY_ALIKE, _MANY = 3, 8
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """A topic object, as far as the conductor knows it."""
+    """A topic object, as far as the conductor uses it."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def pattern(self) -> re.Pattern[str] | None:
-        """What the names of its topics match. None: it has a name of its own."""
+        """The pattern that the names of its topics match. None: it has one topic, by name."""
 
     @property
     def channel(self) -> Channel:
-        """Where its messages go."""
+        """The channel that receives its messages."""
 
     def matches(self, topic: str) -> bool:
-        """Return whether it wants the messages of a topic with this name."""
+        """Return whether the object receives the messages of a topic with this name."""
 
 
 class Conductor(Service, MutableSet["Listener"]):
-    """A mutable set of topics; each fetched record goes to the channels of its topic.
+    """A mutable set of topic objects; each fetch goes to the channels of its topic.
 
-    A change of the set while the app runs becomes a change of the subscription, one for a burst
-    of changes.
+    A change of the set while the app runs changes the subscription. A burst of changes causes one
+    change of the subscription.
 
     Attributes:
         memory: the weight of the messages in all channels.
+        on_change: called when topics are added or discarded, and when fetching may resume.
     """
 
     def __init__(self, app: Host) -> None:
@@ -64,23 +68,23 @@ class Conductor(Service, MutableSet["Listener"]):
         self.memory = Held(app.settings.buffer_bytes, on_fall=lambda: self.on_change())
         self._channels: dict[str, dict[Listener, Channel]] = {}
         self._patterns: dict[Listener, None] = {}
-        # Every channel that has ever listened: iterators of a discarded topic end as well.
+        # All channels that have ever listened: iterators of a discarded topic must end as well.
         self._known: weakref.WeakKeyDictionary[Channel, None] = weakref.WeakKeyDictionary()
         self._subscribed: frozenset[str] = frozenset()
-        self._found: frozenset[str] = frozenset()  # every name that was ever subscribed to
-        self._multiplied: set[str] = set()  # names with a warning already
+        self._found: frozenset[str] = frozenset()  # all names ever subscribed to
+        self._multiplied: set[str] = set()  # the names that had a warning
         self._has_ended = False
-        self._turned = trio.Event()  # set, and made anew, whenever one of these has changed
+        self._turned = trio.Event()  # set and replaced at each change of the above
         self.on_change: Callable[[], None] = lambda: None
 
     # The set
 
     @trio.lowlevel.enable_ki_protection
     def add(self, topic: Listener) -> None:
-        """Listen to a topic from now on; once is enough. Not a checkpoint.
+        """Listen to a topic from now on; a second call does nothing. Not a checkpoint.
 
-        Raises RuntimeError: with transactions, another topic object listens to it already.
-        ValueError: the setting `partitions` names none of its partitions, so nothing would come.
+        Raises RuntimeError: with transactions, another topic object listens to the topic already.
+        ValueError: the setting `partitions` has no partition of the topic to read from.
         """
         _check_topic(topic)
         named = self.app.settings.client.partitions
@@ -102,7 +106,7 @@ class Conductor(Service, MutableSet["Listener"]):
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, topic: Listener) -> None:
-        """Listen no more; what is begun may still be acked. Not a checkpoint."""
+        """Stop listening to a topic; unacked messages may still be acked. Not a checkpoint."""
         _check_topic(topic)
         if topic in self:
             self._patterns.pop(topic, None)
@@ -111,7 +115,7 @@ class Conductor(Service, MutableSet["Listener"]):
             self._changed()
 
     def clear(self) -> None:
-        """Listen to nothing."""
+        """Stop listening to all topics."""
         for topic in list(self):
             self.discard(topic)
 
@@ -125,7 +129,7 @@ class Conductor(Service, MutableSet["Listener"]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    # MutableSet compares by content; a conductor is itself and nothing else.
+    # MutableSet compares by content, but a conductor equals only itself.
     __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
@@ -135,14 +139,14 @@ class Conductor(Service, MutableSet["Listener"]):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The names of the topics that are listened to."""
+        """The names of the topics with at least one channel."""
         return frozenset(self._channels)
 
     @property
     def may_be_gone(self) -> frozenset[str]:
-        """Return the wanted topics that existed before, so that their absence is no error.
+        """The wanted topics that have existed before, so that their absence is no error.
 
-        A consumer was subscribed to them, or a pattern has found them.
+        The consumer was subscribed to them, or a pattern has found them.
         """
         return frozenset(
             name
@@ -156,13 +160,13 @@ class Conductor(Service, MutableSet["Listener"]):
         return self._subscribed
 
     def on_subscribed(self, topics: frozenset[str]) -> None:
-        """The consumer has subscribed to just these."""
+        """Note that the consumer is subscribed to exactly these topics."""
         self._subscribed = topics
         self._found |= topics
         self._turn()
 
     async def wait_until_wanted(self) -> None:
-        """Wait until there is something to subscribe to, or to look for. A checkpoint."""
+        """Wait until there is a topic or a pattern in the set. A checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self._channels and not self._patterns:
             await self._turned.wait()
@@ -170,18 +174,18 @@ class Conductor(Service, MutableSet["Listener"]):
     # Patterns
 
     async def wait_for_patterns(self) -> None:
-        """Wait until there is a pattern to look for topics with. A checkpoint."""
+        """Wait until there is a pattern in the set. A checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self._patterns:
             await self._turned.wait()
 
     async def wait_for_change(self) -> None:
-        """Wait until topics come or go, or something has become of them."""
+        """Wait until the set or the subscription changes, or delivery ends."""
         await self._turned.wait()
 
     @trio.lowlevel.enable_ki_protection
     def on_topics(self, names: Collection[str]) -> None:
-        """These are all topics that there are: listen to what matches now, and to no other."""
+        """Listen to those of all existing topics that match the patterns, and to no others."""
         before = self.wanted
         for topic in self._patterns:
             had = {name for name, channels in self._channels.items() if topic in channels}
@@ -194,10 +198,10 @@ class Conductor(Service, MutableSet["Listener"]):
             self._changed()
 
     async def wait_for_subscriptions(self) -> None:
-        """Wait until the consumer is subscribed to the present, non-empty set.
+        """Wait until the consumer is subscribed to the current, non-empty set.
 
-        A checkpoint; cancelling changes nothing. Raises AppClosed: delivery has ended, so nothing
-        will be subscribed to any more.
+        A checkpoint; cancelling changes nothing. Raises AppClosed: delivery has ended, so no
+        subscription will follow.
         """
         await trio.lowlevel.checkpoint()
         while not self._channels or self.wanted != self._subscribed:
@@ -206,24 +210,24 @@ class Conductor(Service, MutableSet["Listener"]):
             await self._turned.wait()
 
     async def maybe_wait_for_subscriptions(self) -> None:
-        """The same, but at once if there is nothing to subscribe to."""
+        """Do the same, but return at once if there is no topic to subscribe to."""
         if self._channels:
             await self.wait_for_subscriptions()
         else:
             await trio.lowlevel.checkpoint()
 
     async def on_client_only_start(self) -> None:
-        """The app reads without a group (`client_only`): wait for what it is to read, if anything.
+        """Wait until an app without a group (`client_only`) is subscribed to its topics, if any.
 
-        Called as such an app begins to read; for a subclass, too. A checkpoint; cancelling changes
-        nothing. Raises AppClosed.
+        Called when such an app begins to read. A subclass may override it. A checkpoint; cancelling
+        changes nothing. Raises AppClosed.
         """
         await self.maybe_wait_for_subscriptions()
 
     # Messages
 
     def new_channel(self, name: str, key: Codec | None, value: Codec | None) -> Channel:
-        """Return a channel for a topic object, which listens to nothing yet."""
+        """Return a channel for a topic object, which does not listen yet."""
         consumer, settings = self.app.consumer, self.app.settings
         return Channel(
             name,
@@ -239,7 +243,7 @@ class Conductor(Service, MutableSet["Listener"]):
         )
 
     def _on_full(self, channel: Channel) -> None:
-        """Tell the consumer that the buffer of a channel is full, or is no longer full."""
+        """Notify the consumer that the buffer of a channel is full, or has room again."""
         consumer = self.app.consumer
         change = consumer.on_buffer_full if channel.is_full else consumer.on_buffer_drop
         for tp in consumer.assignment:
@@ -247,17 +251,19 @@ class Conductor(Service, MutableSet["Listener"]):
                 change(tp)
 
     def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
-        """Enter what was fetched of a partition and hand it to the channels. In the order of the
-        polls; not a checkpoint."""
+        """Enter a fetch into the ledger, and so into the channels. Not a checkpoint.
+
+        Call this in the order of the polls.
+        """
         if ledger.fetched(fetched) and (probe := self.app.probe) is not None:
             probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
 
     def on_message(self, ledger: Ledger, record: Record) -> None:
-        """Enter one fetched record: the same as `on_records` with a batch of one."""
+        """Enter one fetched record: the same as `on_records` with a fetch of one record."""
         self.on_records(ledger, FetchedRecords((record,)))
 
     def channels(self) -> list[Channel]:
-        """Those that listen, by topic."""
+        """Return the channels that listen, in the order of their topics."""
         return [channel for channels in self._channels.values() for channel in channels.values()]
 
     def next_news(self) -> list[trio.Event]:
@@ -265,7 +271,7 @@ class Conductor(Service, MutableSet["Listener"]):
         return [self._turned, *(channel.next_news() for channel in self.channels())]
 
     def is_held_back(self, tp: TP) -> bool:
-        """Whether not to fetch from the partition: its topic has no channel, or one has enough.
+        """Return whether the partition's topic has no channel, or a channel that has enough.
 
         A channel has enough when it is full. It also has enough when it holds any message while
         the app holds `buffer_bytes`. The app always fetches for an empty channel, because handlers
@@ -281,41 +287,41 @@ class Conductor(Service, MutableSet["Listener"]):
 
     @property
     def acking_topics(self) -> set[str]:
-        """The names of the topics whose messages are to be acked: all that are listened to."""
+        """The names of the topics whose messages must be acked: all topics with a channel."""
         return set(self._channels)
 
     def acks_enabled_for(self, topic: str) -> bool:
-        """Whether the messages of a topic are to be acked."""
+        """Return whether the messages of a topic must be acked."""
         topic_name("topic", topic)
         return topic in self._channels
 
     async def commit(self, topics: Collection[str | TP]) -> bool:
-        """Commit what is safe of some topics or partitions: see `Consumer.commit`."""
+        """Commit the safe offsets of some topics or partitions: see `Consumer.commit`."""
         return await self.app.consumer.commit(topics)
 
     # Ownership
 
     async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
-        """Partitions have come, and their channels know of them; for a subclass to do more.
+        """Do nothing about newly assigned partitions; a subclass may override this hook.
 
-        Nothing is fetched of them before this returns: the offsets that they start from may be
-        sought here. May come with an empty set. Bounded: past `drain_timeout` it is cancelled.
+        Nothing is fetched from the partitions before the return, so the hook may seek their start
+        offsets. `assigned` may be empty. The hook is cancelled when `drain_timeout` has passed.
         """
 
     def on_epoch(self, ledger: Ledger) -> None:
-        """A partition is assigned, or begins a new epoch."""
+        """Open a lane for each channel: the partition is assigned, or begins a new epoch."""
         self.on_let_go(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():
             ledger.open_lane(channel.load)
 
     def on_let_go(self, tp: TP) -> None:
-        """A partition's epoch has ended, and no other begins."""
+        """Forget the decoded records of the partition: its epoch has ended."""
         for channel in self._channels.get(tp.topic, {}).values():
             if tp.topic in channel.decoded:
                 channel.decoded[tp.topic].forget(tp)
 
     def resume(self, ledgers: Collection[Ledger]) -> None:
-        """Deliver of these again."""
+        """Resume delivery of these ledgers."""
         for ledger in ledgers:
             ledger.is_suspended = False
         self.offer(ledgers)
@@ -327,18 +333,18 @@ class Conductor(Service, MutableSet["Listener"]):
                 channel.resume()
 
     def wake_iterators(self) -> None:
-        """PollInterrupt every iterator to look again: flow was resumed."""
+        """Wake all iterators, so that they try to take a message: flow was resumed."""
         for topic in self:
             topic.channel.notify()
 
     @property
     def has_ended(self) -> bool:
-        """Whether delivery has ended for good."""
+        """Whether delivery has ended permanently."""
         return self._has_ended
 
     @trio.lowlevel.enable_ki_protection
     def end(self) -> None:
-        """End delivery for good: every iterator ends, also of discarded topics.
+        """End delivery permanently: all iterators end, also those of discarded topics.
 
         A later iterator ends at once. Not a checkpoint; a second call changes nothing.
         """
@@ -351,7 +357,7 @@ class Conductor(Service, MutableSet["Listener"]):
 
     @property
     def label(self) -> str:
-        """For logs: with the names of the topics."""
+        """The name for logs, with the names of the topics."""
         return f"Conductor({', '.join(sorted(self._channels))})"
 
     @property
@@ -360,9 +366,10 @@ class Conductor(Service, MutableSet["Listener"]):
 
     def _listen(self, topic: Listener, name: str) -> None:
         if self.app.consumer.in_transaction and self._channels.get(name):
-            # What the one has done could be committed, and its offset, held back by the other, not.
+            # The output of one object could be committed, while an unacked message of the other
+            # holds back the offset.
             raise RuntimeError(
-                f"with transactions one topic object listens to a topic: share that of {name!r}"
+                f"with transactions only one topic object may listen to {name!r}: share that object"
             )
         self._channels.setdefault(name, {})[topic] = topic.channel
         self._warn_of_many(topic, name)
@@ -372,7 +379,7 @@ class Conductor(Service, MutableSet["Listener"]):
                 ledger.open_lane(topic.channel.load)
 
     def _warn_of_many(self, topic: Listener, name: str) -> None:
-        """Warn once about a name with many topic objects, as if each worker made its own."""
+        """Warn once about a name with many topic objects: each worker may have made its own."""
         channels = self._channels[name].values()
         alike = sum(channel.codecs == topic.channel.codecs for channel in channels)
         if name in self._multiplied or (alike < _MANY_ALIKE and len(channels) < _MANY):
@@ -403,7 +410,7 @@ class Conductor(Service, MutableSet["Listener"]):
     def _share_decoding(self, name: str) -> None:
         """Let channels of the topic with the same codecs decode each record once.
 
-        They share only values that cannot be changed.
+        The channels share only immutable values.
         """
         by_codecs: dict[Codecs, list[Channel]] = {}
         for channel in self._channels[name].values():

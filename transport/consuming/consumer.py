@@ -1,4 +1,8 @@
-"""The consumer: what is ours, what is delivered, what is committed, and the road in and out."""
+"""The consumer: it makes the parts of one group member, starts and stops them, and has their calls.
+
+Look here for the calls of `app.consumer`, for the order of start and stop, and for the steps of a
+rebalance.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +68,7 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# What each step of the end may take of the grace; what is left is the producer's.
+# The share of the grace that each step of the stop may take; the rest is left for the producer.
 _COMMIT_SHARE, _FETCHER_SHARE, _LEAVE_SHARE = 0.4, 0.1, 0.2
 
 RecordsCallback = Callable[[Ledger, Fetched], None]
@@ -73,35 +77,36 @@ OwnershipCallback = Callable[[frozenset[TP]], Awaitable[None]]
 
 class _Phase(enum.Enum):
     NEW = "new"
-    OPEN = "open"  # from the joining of the group on
-    CLOSING = "closing"  # and closed, or killed
+    OPEN = "open"  # since the consumer began to join its group
+    CLOSING = "closing"  # the client is being closed, or is closed or killed
 
 
 class Consumer(Service):
     """One member of the group: assignment, flow, ledgers, commits.
 
-    It joins the group when the Conductor has a first topic. Everything that it knows of a partition
-    is in that partition's `Ledger`.
+    The consumer joins the group when the Conductor has a first topic. All data about a partition
+    is in the `Ledger` of that partition.
 
     Args:
-        callback: takes what was fetched of one partition, in order; not a coroutine function.
-        on_partitions_revoked: awaited when partitions go, after their last commit.
-        on_partitions_assigned: awaited when partitions have come, before they are fetched from.
+        callback: takes each fetch of a partition, in order; not a coroutine function.
+        on_partitions_revoked: awaited after the last commit of revoked partitions, and after a
+            loss.
+        on_partitions_assigned: awaited before newly assigned partitions are fetched from.
         commit_interval: seconds between two commits.
-        commit_livelock_soft_timeout: seconds after which an offset that stands still while
-            acks go on is warned of.
+        commit_livelock_soft_timeout: a warning follows when an offset has not moved for this many
+            seconds while acks continue.
 
     Attributes:
-        transactions: what is sent by handlers, and the offsets, as a whole.
-        in_transaction: whether they are used.
-        scheduler: makes the strategy by which each topic object's partitions take turns.
-        randomly_assigned_topics: names that need not be among what is assigned. Nothing in here
-            asks for a topic to be, so this is kept for those who do.
-        consumer_stopped_errors: errors that mean that the client is closing.
+        transactions: commit the messages that handlers send together with the offsets.
+        in_transaction: whether transactions are used.
+        scheduler: makes the strategy by which the partitions of each topic object take turns.
+        randomly_assigned_topics: names of topics that may be missing from the assignment. The
+            consumer requires no topic and ignores this set. It exists for programs that use it.
+        consumer_stopped_errors: the errors that mean that the client is closing.
     """
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ClientClosed,)
-    _was_active = True  # the flow before the end began, for a restart
+    _was_active = True  # whether flow was active before the stop, for a restart
 
     def __init__(
         self,
@@ -160,7 +165,7 @@ class Consumer(Service):
         self._phase = _Phase.NEW
 
     def _make_committer(self) -> AnyCommitter:
-        """Make a committer for the present client."""
+        """Make a committer for the current client."""
         settings, probe = self.app.settings, self.app.probe
         around = (
             None
@@ -190,7 +195,7 @@ class Consumer(Service):
         )
 
     def _become_member(self) -> None:
-        """Make a client, and the parts that live as long as it does."""
+        """Make a client, and the parts that live as long as the client."""
         app, settings = self.app, self.app.settings
         timeout = settings.client.commit_timeout
         self.client: ConsumerClient = self.transport.driver.consumer(settings.client)
@@ -250,10 +255,10 @@ class Consumer(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
-        """Stop flow, commit what is safe, stop fetching, leave the group, join the threads.
+        """Stop flow, commit the safe offsets, stop fetching, leave the group, join the threads.
 
-        What goes wrong on the way is raised at its end. Each step has its share of the grace,
-        so that one which waits for a dead broker takes nothing from those after it.
+        An error of the last commit is raised after the other steps. Each step has its share of the
+        grace, so a step that waits for a dead broker takes no time from the later steps.
         """
         self._was_active = self.flow.active
         self.flow.stop()
@@ -267,8 +272,8 @@ class Consumer(Service):
         try:
             await self._autocommit.last(self.committer, left * _COMMIT_SHARE)
         finally:
-            # What is unacked now will never be acked: a hand-over must not wait for it, and the
-            # poll, which waits for the hand-over, can end.
+            # The messages that are unacked now will never be acked. A rebalance must not wait for
+            # them, so that the poll that waits for the rebalance can end.
             self.rebalances.end()
             self._tell_what_is_left()
             self.ownership.abandon(self.assignment)
@@ -278,7 +283,7 @@ class Consumer(Service):
             await self.client.close(left * _LEAVE_SHARE)
 
     def _tell_what_is_left(self) -> None:
-        """Name what handlers had in hand and will never ack."""
+        """Warn about the delivered messages that will never be acked."""
         for tp, ledger in self.assignment.items():
             if offsets := [message.offset for message in ledger.unacked]:
                 logger.warning(
@@ -292,7 +297,7 @@ class Consumer(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_restart(self) -> None:
-        """Be another member: with a new client, from what is committed. The iterators go on."""
+        """Join as a new member, from the committed offsets. The iterators continue."""
         self._become_member()
         self.requests.reopen()
         self._unreadable = None
@@ -302,11 +307,11 @@ class Consumer(Service):
             self.resume_flow()
 
     def on_ended(self) -> None:
-        """End delivery. A restart that failed, or that a stop overtook, has not ended it yet."""
+        """End delivery: after a failed restart, or a stop during a restart, it has not ended."""
         self.app.conductor.end()
 
     async def kill(self) -> None:
-        """Go as a crash would: no commit, no leaving. For demonstrations and tests."""
+        """Stop as in a crash, without a commit or a leave. For demonstrations and tests."""
         was, self._phase = self._phase, _Phase.CLOSING
         self.stop_flow()
         self.app.conductor.end()
@@ -321,7 +326,7 @@ class Consumer(Service):
         if self._phase is _Phase.CLOSING:
             return
         self._phase = _Phase.OPEN
-        # Before the client connects: a commit that is asked for meanwhile finds nothing to do.
+        # The committer runs before the client connects, so that a call of `commit` returns then.
         self.spawn("committer", self.committer.run)
         with self.ending_quietly():
             await self.client.open()
@@ -330,7 +335,7 @@ class Consumer(Service):
             self.spawn("joining", self.rebalances.tell_of_waiting, waits)
             self.spawn("starts", self._commit_starts)
             self.spawn("commit ticker", tick, self.commit_interval, self._autocommit.beat)
-            self.spawn("lookout", tick, self._stuck_interval, self.verify_all_partitions_active)
+            self.spawn("stall detector", tick, self._stuck_interval, self.verify_all_partitions_active)
             if self.app.probe is not None:
                 self.spawn("lag", tick, self.app.settings.lag_interval, self.ends.look)
             self.spawn("patterns", self._look_for_topics)
@@ -356,7 +361,7 @@ class Consumer(Service):
     async def _topics(self) -> Collection[str] | None:
         """Return the names of all topics; warn and return None if the query failed.
 
-        The next search comes soon, so only an error that no retry can mend ends the app.
+        The next search follows soon, so only an error that no retry can fix ends the app.
         """
         try:
             with self.ending_quietly():
@@ -373,12 +378,12 @@ class Consumer(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def _tell_of_client_only(self) -> None:
-        with contextlib.suppress(AppClosed):  # it may end before it is subscribed to anything
+        with contextlib.suppress(AppClosed):  # the app may end before the first subscription
             await exposed(self.app.conductor.on_client_only_start)
 
     @contextlib.contextmanager
     def ending_quietly(self) -> Iterator[None]:
-        """`consumer_stopped_errors` end the block and are no errors, once the end was begun."""
+        """Suppress `consumer_stopped_errors` in the block once the client is closing or killed."""
         try:
             yield
         except self.consumer_stopped_errors:
@@ -386,13 +391,13 @@ class Consumer(Service):
                 raise
 
     def on_init_dependencies(self) -> list[Service]:
-        """The services that run below this one."""
+        """Return the services that run below this service."""
         return [self.fetcher]
 
     def close(self) -> None:
-        """Ask for the end: delivery stops, what is safe is committed, the group is left.
+        """Start the stop: delivery ends, the safe offsets are committed, and the group is left.
 
-        The app goes on, to send for example. Not a checkpoint; `ended` tells when it is done.
+        The app continues, for example to send. Not a checkpoint. `ended` is set after the stop.
         """
         self.stop_soon()
 
@@ -405,33 +410,33 @@ class Consumer(Service):
 
     @property
     def can_resume_flow(self) -> trio.Event:
-        """Set while flow is active. Ask again after each change: an Event is set once."""
+        """Set while flow is active. Get a new event after each change: an Event is set once."""
         return self.flow.gate.opened
 
     @property
     def suspend_flow(self) -> trio.Event:
-        """Set while flow is stopped. Ask again after each change."""
+        """Set while flow is stopped. Get a new event after each change."""
         return self.flow.gate.shut
 
     @property
     def not_waiting_next_records(self) -> trio.Event:
-        """Set while no poll is under way that could bring messages to be delivered."""
+        """Set while no poll is under way that could return messages to deliver."""
         return self.flow.not_fetching.opened
 
     def stop_flow(self) -> None:
-        """Deliver no message from now on; the membership is kept. Not a checkpoint.
+        """Stop delivery of all messages; the consumer stays in its group. Not a checkpoint.
 
-        While the consumer restarts, the call counts for the time after the restart.
+        While the consumer restarts, the call applies to the time after the restart.
         """
         self._was_active = False
         self.flow.stop()
         self.requests.note_change()
 
     def resume_flow(self) -> None:
-        """Deliver again. Not a checkpoint.
+        """Resume delivery. Not a checkpoint.
 
-        While the consumer restarts, the call counts for the time after the restart. After the end
-        of the consumer it does nothing.
+        While the consumer restarts, the call applies to the time after the restart. After the end
+        of the consumer the call does nothing.
         """
         self._was_active = True
         if self._phase is _Phase.CLOSING or self.state in (State.STOPPING, State.ENDED):
@@ -441,10 +446,10 @@ class Consumer(Service):
         self.requests.note_change()
 
     async def wait_for_stopped_flow(self) -> None:
-        """Wait until flow is stopped and nothing is being fetched for delivery.
+        """Wait until flow is stopped and no poll fetches messages for delivery.
 
-        After it no message is delivered until `resume_flow`. A checkpoint; cancelling changes
-        nothing.
+        After this call no message is delivered until `resume_flow`. A checkpoint; cancelling
+        changes nothing.
         """
         await trio.lowlevel.checkpoint()
         while self.flow.active or not self.flow.not_fetching.is_open:
@@ -452,23 +457,23 @@ class Consumer(Service):
             await self.flow.not_fetching.passed()
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
-        """Fetch nothing of these; what was fetched is still delivered. Not a checkpoint.
+        """Pause partitions: stop fetching from them. Not a checkpoint.
 
-        Those that are not assigned are passed over and counted in `flow.ignored`. A partition
-        that goes and comes back is not paused any more.
+        Waiting messages are still delivered. Partitions that are not assigned are ignored and
+        counted in `flow.ignored`. A pause ends when the partition is revoked or lost.
         """
         self.flow.pause(each_partition("tps", tps), self.assignment)
         self.requests.note_change()
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Fetch of these again. Not a checkpoint."""
+        """Resume partitions: fetch from them again. Not a checkpoint."""
         self.flow.unpause(each_partition("tps", tps), self.assignment)
         self.requests.note_change()
 
     def on_unreadable(self, error: UnreadableBatch) -> None:
-        """The turn of a batch has come that cannot be decoded: end the app with the error.
+        """End the app with the error of a batch that cannot be decoded. Not a checkpoint.
 
-        All records before it were taken. Not a checkpoint.
+        A channel calls this when all messages before the batch have been taken.
         """
         if self._unreadable is None:
             self._unreadable = error
@@ -479,28 +484,29 @@ class Consumer(Service):
         raise self._unreadable
 
     def on_buffer_full(self, tp: TP) -> None:
-        """A channel of the partition's topic is full: its fetching pauses before the next poll.
+        """Notify the monitor that a channel of the partition's topic is full.
 
-        Called by who fills it, and that is who polls.
+        The polling task calls this. It pauses the partition before its next poll.
         """
         if (probe := self.app.probe) is not None:
             probe(probe.sensor.on_topic_buffer_full, tp)
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """The channel has drained to half: fetching goes on."""
+        """Resume fetching from the partition: a channel of its topic is down to half its limit."""
         self.requests.note_change()
 
     def suspend_delivery(self) -> None:
-        """Stop delivery from the assigned partitions, because the group has evicted the consumer.
+        """Suspend delivery of the assigned partitions: the consumer is not in its group.
 
-        Without a group no loss would end this, so nothing is held. Not a checkpoint.
+        Without a group no loss would end the suspension, so nothing is suspended then. Not a
+        checkpoint.
         """
         if self.app.settings.client.is_member:
             for ledger in self.assignment.values():
                 ledger.suspend()
 
     def resume_delivery(self) -> None:
-        """Deliver again from the partitions that `suspend_delivery` has held. Not a checkpoint."""
+        """Resume delivery after `suspend_delivery`. Not a checkpoint."""
         self.app.conductor.resume(list(self.assignment.values()))
 
     def _interrupt_poll(self) -> None:
@@ -510,12 +516,13 @@ class Consumer(Service):
     # Messages without iterators
 
     def getmany(self, timeout: float) -> GetMany:
-        """An async iterator over (TP, Message): what there is now of all topics of the Conductor.
+        """Return an async iterator over (TP, Message) of all available messages of all topics.
 
-        It waits at most `timeout` seconds for a first message, and for none after it. Partitions
-        take turns by the scheduler, topic objects one after the other; what is stale, or not ours
-        any more, does not come. The messages are to be acked, and shared with the iterators of the
-        same topic objects. A topic is listened to from `app.conductor.add(topic)` on.
+        The topics are those of the Conductor: `app.conductor.add(topic)` adds one. The iterator
+        waits at most `timeout` seconds for the first message, and does not wait for later ones. The
+        partitions of a topic object take turns by its scheduler, and the topic objects take turns
+        as well. No message of an ended epoch or of a revoked partition is returned. Your code must
+        ack the messages. The iterators of the same topic objects share them.
 
         Each step is a checkpoint. Cancelled: no message was taken.
         """
@@ -523,25 +530,26 @@ class Consumer(Service):
         return GetMany(self.app.conductor, trio.current_time() + timeout)
 
     def track_message(self, message: Message) -> None:
-        """Nothing is left to do: a message is tracked from the moment it is handed out (I1).
+        """Check that a message is tracked: a message is tracked from its delivery on (I1).
 
-        Raises ValueError: it is none of this consumer's, or was acked or given up already.
+        Raises ValueError: the message is not an unacked message of this consumer.
         """
         instance("message", message, Message, "a Message")
         if not message.is_open or ledger_of(message) not in self.assignment.values():
-            raise ValueError(f"{message!r} is not in anybody's hands")
+            raise ValueError(f"{message!r} is not an unacked message of this consumer")
 
     async def on_task_error(self, exc: BaseException) -> None:
-        """The handling of a message has failed: commit what is safe, then do as the policy says.
+        """Handle the error of a handler: commit the safe offsets, then do as `on_task_error` says.
 
-        The message stays unacked. With transactions nothing is safe that is in one with it: what is
-        not committed is undone, and delivered again; after `transaction_attempts` of that in a row
-        the app fails whatever the policy is. To be called by who catches the error of a handler; an
-        error that leaves the block of `async with app` ends the app in order without it. A
-        checkpoint.
+        Call this where you catch the error of a handler. An error that leaves the block of
+        `async with app` stops the app in order without this call. The message stays unacked.
+
+        With transactions, the transaction of the message is aborted and its messages are
+        redelivered. After `transaction_attempts` aborts in a row the app fails, whatever the
+        setting is. A checkpoint.
 
         Args:
-            exc: raised again where the setting `on_task_error` is "fail"; logged with "go_on".
+            exc: raised again if the setting `on_task_error` is "fail"; logged if it is "go_on".
         """
         instance("exc", exc, BaseException, "an exception")
         try:
@@ -549,7 +557,7 @@ class Consumer(Service):
             if not await self.committer.abort_and_rewind(None if held is None else {held.tp}):
                 await self.commit()
         except TransportError as error:
-            logger.warning("no commit after a handler has failed: %s", error)
+            logger.warning("the commit after an error of a handler failed: %s", error)
         if self.app.settings.on_task_error == "fail":
             raise exc
         logger.error("a handler has failed, its message stays unacked", exc_info=exc)
@@ -562,7 +570,7 @@ class Consumer(Service):
         return {message for ledger in self.assignment.values() for message in ledger.unacked}
 
     def ack(self, message: Message) -> bool:
-        """See `Message.ack`. One of another consumer is not acked: False, and it is counted."""
+        """Ack a message: see `Message.ack`. A message of another consumer is counted as stale."""
         if type(message) is not Message:
             instance("message", message, Message, "a Message")
         if ledger_of(message).tally is not self.assignment.tally:
@@ -585,21 +593,21 @@ class Consumer(Service):
 
         Args:
             topics: names and partitions, mixed; None: everything assigned.
-            start_new_transaction: with transactions: go on after this one. Else nothing is
-                delivered until the next commit.
+            start_new_transaction: with transactions, begin the next transaction. If False, nothing
+                is delivered until the next commit.
 
-        With transactions the call stops delivery and waits until all begun messages are acked. Then
-        it commits their offsets together with the messages that the handlers have sent.
+        With transactions the call suspends delivery and waits until all unacked messages are acked.
+        Then it commits their offsets together with the messages that the handlers have sent.
 
         Raises:
             TransactionAborted: everything since the last commit is undone and redelivered.
-            NotInTransaction: with transactions, if the caller holds a message that the call would
-                wait for.
+            NotInTransaction: with transactions, if the caller has an unacked message in hand, for
+                which the call would wait.
             CommitUnknown: no answer within the commit timeout, or within twice that time if the
                 client does not answer either. The next commit settles it. CommitWithdrawn, a
                 subclass: the client did not begin the commit, and never will.
-            CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as they say.
-            AppClosed: the app ended before the commit was begun.
+            CommitRefused, AuthorizationFailed, Fenced, ClientClosed: see these classes.
+            AppClosed: the app ended before the commit began.
             TypeError: `topics` is a single name or a single TP: write `{"orders"}`.
         """
         topics = some_of("topics", topics)
@@ -615,14 +623,14 @@ class Consumer(Service):
             self.resets.resume()
 
     def _prove(self) -> None:
-        """Find out whether the sought positions are in their logs."""
+        """Prove sought positions that their logs are known to reach."""
         for tp, ledger in self.assignment.items():
             if not ledger.is_proven and (end := self.client.highwater(tp)) is not None:
                 ledger.prove(end)
 
     @trio.lowlevel.enable_ki_protection
     async def _catch_up(self) -> None:
-        """At a bad moment, or where the client hangs, a commit goes without the last markers."""
+        """Move idle ledgers past markers; skip that in a rebalance or if the client hangs."""
         bound = trio.move_on_after(self.app.settings.client.commit_timeout)
         with contextlib.suppress(RebalanceInProgress, AppClosed), bound:
             await self.polling.catch_up()
@@ -632,31 +640,32 @@ class Consumer(Service):
         topics: Collection[str | TP] | None = None,
         start_new_transaction: bool = True,
     ) -> bool:
-        """Commit now, whatever the interval: the same as `commit`."""
+        """Commit now, regardless of the interval: the same as `commit`."""
         return await self.commit(topics, start_new_transaction)
 
     async def commit_and_end_transactions(self) -> None:
-        """Commit what is safe, and begin no transaction after it.
+        """Commit the safe offsets, and begin no transaction after that.
 
-        Nothing is delivered until the next commit. An abort is no error here: a warning tells of
-        it, and its messages come again. Otherwise the same as `commit`.
+        With transactions, nothing is delivered until the next commit. An abort raises no error: a
+        warning reports it, and its messages are redelivered. Otherwise the same as `commit`.
         """
         with contextlib.suppress(TransactionAborted):
             await self.commit(start_new_transaction=False)
 
     async def maybe_wait_for_commit_to_finish(self) -> bool:
-        """Wait for a commit that is under way, if there is one; returns whether there was.
+        """Wait for the commit that is under way or queued; return whether there was one.
 
-        A checkpoint; cancelling changes nothing. What became of it is raised to who commits.
+        A checkpoint; cancelling changes nothing. An error of that commit is raised only to the
+        callers of `commit`.
         """
         return await self.committer.wait_for_running()
 
     async def wait_empty(self) -> None:
-        """Wait until all messages that began before the call are acked, then commit.
+        """Wait until all messages delivered before the call are acked or given up, then commit.
 
-        Messages that begin later do not count. The wait has no bound, and a handler that waits for
-        its own message waits for ever: use a cancel scope. A checkpoint; cancelling changes
-        nothing. Raises the errors of `commit`.
+        Messages that are delivered later do not count. The wait has no bound, and a handler that
+        waits for its own message waits forever: use a cancel scope. A checkpoint; cancelling
+        changes nothing. Raises the errors of `commit`.
         """
         await begun_are_done(list(self.assignment.values()))
         await self.commit()
@@ -664,21 +673,22 @@ class Consumer(Service):
     # Seek
 
     async def seek(self, partition: TP, offset: int) -> None:
-        """Continue at `offset`, in a new epoch: earlier messages can no longer be acked.
+        """Continue at `offset` in a new epoch; acks of messages of the old epoch have no effect.
 
-        It counts as given up: a rebalance does not wait for who still works on it.
+        The unacked messages of the old epoch are given up: a rebalance does not wait for their
+        handlers.
 
         A checkpoint. Cancelled: either nothing happened, or the seek is made as a whole.
 
         Raises:
             ValueError: a negative offset.
-            NotAssigned: the partition is not ours, or no longer.
-            RebalanceInProgress: partitions are being let go, which waits for their handlers, or
-                are coming; fails at once so that the two do not wait for each other. Those
-                that come may be sought in `on_partitions_assigned`.
+            NotAssigned: the partition is not assigned, or was revoked during the call.
+            RebalanceInProgress: a rebalance is being served. The call fails at once, because the
+                rebalance may wait for the caller. A hook `on_partitions_assigned` may seek the
+                partitions that are being assigned.
             AppClosed: the app is not open.
-            TransactionAborted: with transactions: what was to be committed first could not be.
-            NotInTransaction: with transactions: a message is in hand; ack it first.
+            TransactionAborted: with transactions, the commit before the seek failed.
+            NotInTransaction: with transactions, the caller has a message in hand; ack it first.
         """
         partition = topic_partition("partition", partition)
         offset = offset_of("offset", offset)
@@ -687,20 +697,20 @@ class Consumer(Service):
         if partition not in self.assignment:
             raise NotAssigned(f"{partition} is not assigned to this consumer")
         if self.in_transaction and not self.rebalances.is_under_way:
-            await self.commit({partition})  # what was done before the seek stays done
+            await self.commit({partition})  # the work of acked messages is kept
         if not self.rebalances.start_at(partition, offset):
             await self.polling.seek(partition, offset)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek every partition that has a committed offset there; returns those offsets.
+        """Seek every partition to its committed offset, if it has one; return those offsets.
 
-        With transactions, what is not committed is undone, and so delivered again as a whole.
+        With transactions, the open transactions are aborted, and their messages are redelivered.
 
-        A checkpoint at each partition. Cancelled: some are sought and some are not.
+        A checkpoint at each partition. Cancelled: some partitions are sought and some are not.
 
         Raises:
-            NotAssigned, RebalanceInProgress, AppClosed: as `seek` does, at any of them.
-            BrokerUnavailable, AuthorizationFailed: the offsets are not available.
+            NotAssigned, RebalanceInProgress, AppClosed: as `seek` does, at any partition.
+            BrokerUnavailable, AuthorizationFailed: the committed offsets are not available.
         """
         self._check_open("seek in")
         if await self.committer.abort_and_rewind():
@@ -713,7 +723,7 @@ class Consumer(Service):
 
     def _check_open(self, to: str) -> None:
         if not self.app.is_open or self._phase is not _Phase.OPEN:
-            raise AppClosed(f"the app is not open, or has read nothing yet: nothing to {to}")
+            raise AppClosed(f"the app is not open or has not begun to read: nothing to {to}")
 
     async def perform_seek(self) -> None:
         """Seek all partitions to their committed offsets: the same as `seek_to_committed`."""
@@ -723,40 +733,40 @@ class Consumer(Service):
 
     @property
     def stuck(self) -> tuple[Stuck, ...]:
-        """What the last look at all partitions has found: which are stuck, and where."""
+        """The stuck partitions that the last search has found, and where they are stuck."""
         return self._stall_detector.stuck
 
     async def verify_all_partitions_active(self) -> None:
-        """Look for partitions that are stuck; a warning names each, once, and where it is.
+        """Search for stuck partitions: warn once about each, and keep the findings in `stuck`.
 
-        Done every `stuck_interval`. The broker is asked for the end of those logs of which nothing
-        was heard for a while; that takes three times `commit_timeout` at most. What was found
-        is kept in `stuck`.
+        The consumer calls this every `stuck_interval`. The call asks the broker for the ends of the
+        logs that have been quiet for a while. That takes three times `commit_timeout` at most.
 
-        A checkpoint; cancelling changes nothing. Raises nothing: no answer is a finding.
+        A checkpoint; cancelling changes nothing. Raises nothing: a missing answer is a finding.
         """
         await trio.lowlevel.checkpoint()
         if self._phase is _Phase.OPEN:
             await self._stall_detector.look_at_all()
 
     def verify_event_path(self, now: float, tp: TP) -> Stuck | None:
-        """Whether a partition is stuck, as far as it can be told without asking the broker.
+        """Return where a partition is stuck, without asking the broker; None: it is not stuck.
 
-        So one of which nothing comes is found by `verify_all_partitions_active` alone. What is
-        new is warned of as there. Not a checkpoint.
+        Without the broker, a client that fetches nothing is not found. Only
+        `verify_all_partitions_active` finds that. A new finding is a warning, as there. Not a
+        checkpoint.
 
         Args:
-            now: seconds on trio's clock. tp: if it is not assigned, the answer is None.
+            now: seconds on trio's clock.
+            tp: for a partition that is not assigned, the result is None.
         """
         _check_look(now, tp)
         return self._stall_detector.look_at(now, tp, whole=True)
 
     def verify_recovery_event_path(self, now: float, tp: TP) -> Stuck | None:
-        """The same for a partition that is read to catch up, say from an offset kept elsewhere.
+        """Return the same for a partition that is read to catch up with a state kept elsewhere.
 
-        Of such a one it matters whether the client is polled and brings something, not whether
-        handlers and commits get on; and polled it has to be while delivery is stopped or the
-        partition paused as well, for that keeps the membership. Not a checkpoint.
+        Only polling is checked, not handlers and commits. Polling is checked also while delivery is
+        stopped or the partition is paused, because polling keeps the membership. Not a checkpoint.
         """
         _check_look(now, tp)
         return self._stall_detector.look_at(now, tp, whole=False)
@@ -765,7 +775,7 @@ class Consumer(Service):
 
     @contextlib.contextmanager
     def serving(self, event: Rebalance) -> Iterator[None]:
-        """Tell the monitor of a rebalance, around the serving of it. For the rebalance handler."""
+        """Notify the monitor of a rebalance that the block serves. For the rebalance handler."""
         if (probe := self.app.probe) is None:
             yield
             return
@@ -773,15 +783,15 @@ class Consumer(Service):
             with probe.rebalance(self.app, self, event):
                 yield
         finally:
-            self.requests.note_change()  # an idle poll ends, and tells the end of the rebalance
+            self.requests.note_change()  # the end of a poll notifies the monitor: end an idle poll
 
     def on_polled(self) -> None:
-        """Tell the monitor that a poll has ended. For the handover."""
+        """Notify the monitor that a poll has ended. For the rebalance handler."""
         if (probe := self.app.probe) is not None:
             probe.polled(self.app)
 
     def stop_abandoned(self) -> None:
-        """End, soon, the producers of what was abandoned. For the handover; not a checkpoint."""
+        """Start to stop the producers of abandoned partitions. For the rebalance handler."""
         if self._phase is _Phase.OPEN:
             self.spawn("abandon", self.transactions.stop_what_is_gone)
 
@@ -790,9 +800,9 @@ class Consumer(Service):
             await self.rebalances.run()
 
     async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
-        """Wait for what is begun of these partitions, commit, and tell the app.
+        """Wait for the unacked messages of these partitions, commit, and call the app's hook.
 
-        Delivery has stopped before. Bounded from outside; past the bound it is cancelled.
+        The partitions are draining already. The caller cancels this at the bound of the rebalance.
         """
         await begun_are_done([self.assignment[tp] for tp in revoked if tp in self.assignment])
         self._prove()
@@ -805,32 +815,35 @@ class Consumer(Service):
         await self.committer.leave(revoked)
 
     async def on_partitions_assigned(self, assigned: frozenset[TP], generation_id: int = 0) -> None:
-        """Tell the channels, the conductor and the app; nothing is fetched of them before.
+        """Open the lanes and transactions of new partitions, and call the hooks for them.
 
-        Bounded from outside; past the bound it is cancelled.
+        Nothing is fetched from the partitions before the return. The caller cancels this at the
+        bound of the rebalance.
         """
         for tp in sorted(assigned):
             self.ownership.enter_epoch(self.assignment[tp])
         if self.in_transaction:
-            # Nothing is delivered before what the last owner has left open is ended.
+            # The open transactions of the last owner must end before the first delivery.
             await self.transactions.on_rebalance(frozenset(self.assignment), frozenset(), assigned)
         await exposed(self.app.conductor.on_partitions_assigned, assigned)
         await exposed(self._on_partitions_assigned, assigned)
 
     async def on_partitions_lost(self, lost: frozenset[TP]) -> None:
-        """Tell the app; they are gone already, without a commit. Bounded as the others are.
+        """Call the app's hook for lost partitions, which were dropped without a commit.
 
-        Messages that were sent for them in a transaction are undone.
+        Messages that were sent for them in a transaction are undone. The caller cancels this at the
+        bound of the rebalance.
         """
         self.transactions.on_partitions_lost(lost)
         await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)
 
     async def on_topics_replaced(self, lost: frozenset[TP]) -> None:
-        """Call the hook for partitions that are gone, because their topic was created again.
+        """Call the app's hook for partitions of a topic that was deleted and created again.
 
-        They went without a commit, and the partitions of the new topic come next. Messages that
-        were sent for them in a transaction are undone. The hook has the bound of a rebalance.
+        They are lost without a commit, and the partitions of the new topic are assigned next.
+        Messages that were sent for them in a transaction are undone. The caller cancels this at the
+        bound of the rebalance.
         """
         await self.transactions.on_partitions_revoked(lost)
         await exposed(self._on_partitions_revoked, lost)

@@ -1,9 +1,9 @@
-"""The ends of the assigned partitions' logs, as the broker last answered; for the lag.
+"""The ends of the assigned partitions' logs, from the last answers of the brokers; for the lag.
 
 A fetch brings the end of a log. Some partitions are not fetched from: the app has paused them, a
 full buffer holds them back, or their logs do not grow. The client asks the brokers for the ends of
-those once in each `lag_interval`, with one request to each broker. The requests run on the client's
-own loop, and no commit waits for them.
+those logs once in each `lag_interval`, with one request to each broker. The requests run on the
+client's own loop, and no commit waits for them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from transport.types import TP
 
 @attrs.frozen
 class _Told:
-    """An answer.
+    """An answer of a broker about one log.
 
     Attributes:
-        end: of the log.
-        position: the end of the fetches so far at that time. If it has moved, a fetch is newer.
+        end: the end of the log.
+        position: the ledger's position at the time of the request. If the position has moved since
+            then, a fetch is newer than the answer.
     """
 
     end: int
@@ -58,7 +59,7 @@ class Ends:
         self._told: Mapping[Ledger, _Told] = {}
 
     def end_of(self, ledger: Ledger) -> int | None:
-        """Return the end of a partition's log; None: it is not known yet.
+        """Return the end of a partition's log; None: the end is not known yet.
 
         With `isolation="read_committed"` an answer to a request is the last stable offset: records
         of an open transaction cannot be read, and are no lag.
@@ -72,11 +73,11 @@ class Ends:
     async def look(self) -> None:
         """Ask for the ends of the logs from which no fetch has come since the last call.
 
-        A checkpoint. Cancelled: the old answers stay. Without an answer they stay, too.
+        A checkpoint. If the call is cancelled or no answer comes, the old answers stay.
         """
         await self._find_positions()
-        # A fetch that brought something has moved the position. The highwater moves without it,
-        # with what an open transaction writes.
+        # The position moves only when a fetch has brought records. The high watermark also moves
+        # with the records of an open transaction.
         now = {ledger: ledger.position for ledger in self._assignment.values()}
         quiet = {
             ledger.tp: ledger
@@ -92,8 +93,9 @@ class Ends:
             found = {quiet[tp]: _Told(end, now[quiet[tp]]) for tp, end in ends.items()}
             self._told = {**self._told, **found}
 
+    @trio.lowlevel.enable_ki_protection
     async def _find_positions(self) -> None:
-        """Ask the client for positions that only it knows: of partitions paused from the start."""
+        """Ask the client for unknown positions: of partitions that were paused from the start."""
         assignment = self._assignment
         unknown = [tp for tp, ledger in assignment.items() if ledger.position is None]
         if not unknown:

@@ -9,7 +9,7 @@ from transport.consuming.host import Host
 
 
 class Fetcher(Service):
-    """Fetches messages, in batches, for the Conductor. See `Polling`."""
+    """The service whose task polls the client. See `Polling` for the loop."""
 
     def __init__(self, app: Host) -> None:
         super().__init__("Fetcher")
@@ -24,7 +24,7 @@ class Fetcher(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
-        """Stop fetching; returns only once no poll is under way."""
+        """Stop fetching, and return when no poll is under way."""
         self.app.consumer.polling.stop()
         await self._stopped.wait()
 

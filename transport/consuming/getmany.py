@@ -1,4 +1,4 @@
-"""Taking messages from all topics of an app at once, without iterators of its own."""
+"""The iterator of `Consumer.getmany`: it takes messages from all topics of an app."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class GetMany:
-    """An async iterator over the messages that are available now, channel by channel in turn.
+    """An async iterator over the available messages, which takes from the channels in turn.
 
     Args:
-        conductor: names the channels that listen at each moment.
-        deadline: when to stop waiting for the first message, in trio's time.
+        conductor: has the channels that listen.
+        deadline: the end of the wait for the first message, on trio's clock.
     """
 
     def __init__(self, conductor: Conductor, deadline: float) -> None:
@@ -39,7 +39,7 @@ class GetMany:
         while (found := await self._take()) is None:
             if self._has_begun or self._conductor.has_ended:
                 raise StopAsyncIteration
-            # The events come before the last look: what is filled after it sets one of them.
+            # The events are made before the last try, so a message that arrives after it sets one.
             news = self._conductor.next_news()
             if (found := await self._take()) is not None:
                 break
@@ -49,7 +49,7 @@ class GetMany:
         return found.tp, found
 
     async def _take(self) -> Message | None:
-        """The next message; a channel keeps its turn as long as its partition has it."""
+        """Return the next message, if any; a channel keeps its turn while its partition has one."""
         channels = self._conductor.channels()
         for step in range(len(channels)):
             channel = channels[(self._turn + step) % len(channels)]
@@ -63,7 +63,7 @@ class GetMany:
 
     @enable_ki_protection
     async def _first_of(self, events: Sequence[trio.Event]) -> bool:
-        """Wait until one of these is set; False: the time is up."""
+        """Wait until one of the events is set; return False at the deadline."""
         with trio.move_on_at(self._deadline) as scope:
             async with trio.open_nursery() as nursery:
                 for event in events:

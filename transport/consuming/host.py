@@ -1,4 +1,4 @@
-"""What the parts of a consumer need of the app and the transport that they belong to."""
+"""The app and the transport, as far as the parts of a consumer use them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Host(Protocol):
 
     @property
     def probe(self) -> Probe | None:
-        """The way to the monitor. None: there is no monitor."""
+        """The probe that calls the monitor. None: there is no monitor."""
 
     @property
     def is_open(self) -> bool: ...
@@ -43,7 +43,7 @@ class Host(Protocol):
     def producer(self) -> Producer: ...
 
     def transaction_group(self, tp: TP) -> str:
-        """Return what the transactional id of a partition names beside its number."""
+        """Return the `group` in the transactional id of a partition."""
 
 
 class Maker(Protocol):
@@ -61,4 +61,4 @@ class Maker(Protocol):
     def create_transaction_manager(
         self, consumer: Consumer, producer: Producer
     ) -> TransactionManager:
-        """Return the transactions of a consumer, written by a producer."""
+        """Return the manager of a consumer's transactions, which writes with a producer."""

@@ -1,4 +1,4 @@
-"""Log lines about a consumer's group: joined, waiting to join, lost partitions.
+"""Log lines about a consumer's group: joined, waiting to join, assigned, revoked, lost.
 
 There is one line for each change, in the logger `transport.consumer`.
 """
@@ -15,17 +15,17 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# Seconds after which a log line says that the group is not joined yet.
+# Seconds after which a warning says that the app has not joined its group.
 SOON = 5.0
-# How many partitions a line names.
+# The most partitions that a line names.
 _MOST_NAMES = 10
 
 
 class Membership:
-    """The membership of one consumer, as its rebalances show it.
+    """The log lines about the membership of one consumer, from its rebalances.
 
     Args:
-        app: the name in the log lines.
+        app: the name of the app in the log lines.
         session_timeout: seconds.
     """
 
@@ -38,7 +38,8 @@ class Membership:
         """Log a rebalance that is about to be served. Not a checkpoint."""
         names = names_of(event.partitions)
         if event.kind is RebalanceKind.LOST:
-            # The handover warns of a topic that was created again: the group goes on with us.
+            # For a topic that was created again the rebalance handler warns, and the member stays
+            # in the group.
             if event.partitions and not event.of_new_topic:
                 logger.warning(
                     "%s: lost %s: the group continues without this member. Messages that are not"
@@ -47,7 +48,7 @@ class Membership:
                 )
         elif event.kind is RebalanceKind.REVOKED:
             if event.partitions:
-                logger.info("%s: hands over %s", self._app, names)
+                logger.info("%s: releases %s for a rebalance", self._app, names)
         elif not self._joined.is_set():
             self._joined.set()
             logger.info("%s: joined its group, and was assigned %s", self._app, names)
@@ -56,19 +57,22 @@ class Membership:
 
     @trio.lowlevel.enable_ki_protection
     async def tell_of_waiting(self) -> None:
-        """Warn once if the group is not joined soon. A checkpoint; cancelling changes nothing."""
+        """Warn once if the app does not join its group soon.
+
+        A checkpoint; cancelling changes nothing.
+        """
         with trio.move_on_after(SOON) as soon:
             await self._joined.wait()
         if soon.cancelled_caught:
             logger.warning(
                 "%s: has not joined its group within %g s. The group waits for each of its members:"
-                " one that was killed counts until its session_timeout is over (here: %g s)",
+                " a killed member counts until its session_timeout is over (here: %g s)",
                 *(self._app, SOON, self._session_timeout),
             )
 
 
 def names_of(tps: Collection[TP]) -> str:
-    """Return the names of partitions for a log line, cut to a length that fits."""
+    """Return the names of partitions for a log line: the first few, and the number of the rest."""
     if not tps:
         return "no partition"
     names = [str(tp) for tp in sorted(tps)[:_MOST_NAMES]]

@@ -1,10 +1,10 @@
-"""How partitions come, begin anew and go: one step for all who have to hear of it.
+"""Changes of assigned partitions: new epochs, release and loss, each as one step for all parts.
 
-What is ours stands in the `Assignment`. A change of it is a change for others, too: what is paused
-(`Flow`), what is delivered (`Conductor`), which transaction is written (`TransactionManager`), and
-what the monitor has still to be told. Each way in which a partition changes is one call in here,
-and none of them is a checkpoint; so no two of these ever disagree. Whom the app and the group have
-to be asked first is the business of who calls: the fetcher, the hand-over and the committer.
+The `Assignment` has the assigned partitions. A change of it concerns other parts as well: pauses
+(`Flow`), delivery (`Conductor`), transactions (`TransactionManager`), and the counts that the
+monitor has not received yet. Each change is one call in this module, and no call is a checkpoint.
+So these parts always agree. The callers decide when a change is allowed: the polling task, the
+rebalance handler and the committer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Ownership:
     """The changes of one consumer's partitions.
 
     Args:
-        transactions: None where they are not used.
+        transactions: None: transactions are not used.
         probe: None: there is no monitor.
-        requests: to the polling task.
+        requests: the requests to the polling task.
     """
 
     def __init__(
@@ -52,18 +52,20 @@ class Ownership:
     # An epoch begins
 
     def enter_epoch(self, ledger: Ledger) -> None:
-        """An epoch begins; with transactions nothing of it is delivered outside of one."""
+        """Open the lanes of a new epoch, which is suspended while its scope does not deliver."""
         self._conductor.on_epoch(ledger)
         if self._transactions is not None and not self._transactions.delivers(ledger.tp):
             ledger.suspend()
 
     @trio.lowlevel.enable_ki_protection
     def begin_epoch(self, tp: TP, offset: int, *, is_proven: bool = True) -> bool:
-        """Begin an epoch at `offset`, after the client has sought that offset.
+        """Begin an epoch at `offset`. The caller is responsible for the client's position.
 
-        False: the partition is not assigned any more, and nothing has changed.
+        Return False if the partition is not assigned; then nothing changes.
 
-        `is_proven`: the log has this offset. Else it is not committed before that is known.
+        Args:
+            is_proven: the log reaches the offset. If False, the offset is not committed until that
+                is known.
         """
         if (old := self._assignment.get(tp)) is None:
             return False
@@ -73,9 +75,9 @@ class Ownership:
 
     @trio.lowlevel.enable_ki_protection
     def rewind(self, tp: TP, offset: int) -> Ledger:
-        """Begin a new epoch at `offset`; the client is sought there before the next poll.
+        """Begin a new epoch at `offset`; the polling task seeks the client before its next poll.
 
-        One that is being handed over still is.
+        A partition that is draining stays so in the new epoch.
         """
         old = self._assignment[tp]
         was_draining = old.is_draining
@@ -92,14 +94,15 @@ class Ownership:
 
     @trio.lowlevel.enable_ki_protection
     def drop(self, tps: Collection[TP]) -> None:
-        """They are lost, or the end has come: they go without a commit."""
-        tps = list(tps)  # all of the assignment, for example, which is empty after this
+        """Remove lost partitions, or those of a consumer that ends, without a commit."""
+        tps = list(tps)  # a copy: `tps` may be the assignment itself
         self._forget(tps, self._assignment.let_go(tps, lost=True))
 
     def abandon(self, tps: Collection[TP]) -> None:
-        """They could not be handed over in time: they go as lost ones do.
+        """Remove partitions that were not released in time, as `drop` does.
 
-        So do their transactions, at once: if they come back, it is with another producer.
+        Nothing can be sent in their transactions from now on: if the partitions are assigned again,
+        they get another producer.
         """
         tps = list(tps)
         self.drop(tps)
@@ -107,7 +110,7 @@ class Ownership:
             self._transactions.let_go(tps)
 
     def let_go(self, tps: Collection[TP], generation: int) -> None:
-        """They go in order, after their commit, in this generation."""
+        """Release revoked partitions after their last commit, in this generation."""
         if generation >= 0:
             self._assignment.generation = generation
         self._forget(tps, self._assignment.let_go(tps))

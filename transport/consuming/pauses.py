@@ -1,7 +1,7 @@
 """Which partitions the client fetches from, and which it should fetch from.
 
-A pause is declared elsewhere: by the user (`Flow`), and by full channels (the conductor). Before
-each poll the fetcher tells the client the difference.
+Pauses have two sources: the user (`Flow`), and full channels (the conductor). Before each poll the
+polling task applies the difference to the client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Pauses:
 
     Args:
         assigned: the partitions of the consumer.
-        is_held_back: whether no channel wants more of a partition.
+        is_held_back: whether a partition has no channel, or a channel that has enough.
     """
 
     def __init__(
@@ -26,30 +26,30 @@ class Pauses:
         self._assigned = assigned
         self._flow = flow
         self._is_held_back = is_held_back
-        self._paused: frozenset[TP] = frozenset()  # as the client was told
+        self._paused: frozenset[TP] = frozenset()  # at the client
 
     def is_wanted(self, tp: TP) -> bool:
-        """Whether to fetch from the partition: it is not stopped, paused or held back."""
+        """Return whether to fetch from the partition: it is not stopped, paused or held back."""
         flow = self._flow
         return flow.active and tp not in flow.paused and not self._is_held_back(tp)
 
     def changes(self) -> tuple[frozenset[TP], frozenset[TP]]:
-        """Return the partitions to pause and those to resume, for `tell`."""
+        """Return the partitions to pause and those to resume at the client."""
         unwanted = frozenset(tp for tp in self._assigned if not self.is_wanted(tp))
         if not self._flow.active:
-            unwanted |= self._paused  # at the end, no partition that goes is fetched once more
+            unwanted |= self._paused  # while flow is stopped, no dropped partition is resumed
         return unwanted - self._paused, self._paused - unwanted
 
     def told(self, paused: frozenset[TP], resumed: frozenset[TP]) -> None:
-        """Note what the client was told."""
+        """Note the pauses and resumes that the client has made."""
         self._paused = (self._paused | paused) - resumed
 
     def start_anew(self, tps: frozenset[TP]) -> frozenset[TP]:
-        """Note that the client restarts these; return those that it must start paused."""
+        """Note that the client starts these partitions; return those that must start paused."""
         paused = frozenset(tp for tp in tps if not self.is_wanted(tp))
         self._paused = self._paused - tps | paused
         return paused
 
     def forget(self, tps: frozenset[TP]) -> None:
-        """Note that the client has started these by itself, without a pause."""
+        """Note that the client has started these partitions without a pause."""
         self._paused -= tps

@@ -1,13 +1,13 @@
-"""Requests to the task that polls: the one way to ask it for something.
+"""Requests to the polling task: the one way to ask that task for something.
 
 Only the polling task may pause, seek and subscribe the client, because no such call may come
-between a poll and the entry of its records. All other parts ask it here. There are two ways:
+between a poll and the entry of its records. All other parts make requests here, in two ways:
 
-- A part changes what is wanted: a pause, the subscription, a full buffer, a position to fetch from.
-  Then it calls `note_change`. Before its next poll, the polling task compares what is wanted with
-  the state of the client. Changes that undo each other cost nothing.
-- A part has something done once, and waits for the result: `ask`. The polling task does it in
-  order, between two polls.
+- A part changes a wanted state: a pause, the subscription, a full buffer, a position to fetch from.
+  Then the part calls `note_change`. Before its next poll, the polling task compares the wanted
+  state with the state of the client. Changes that undo each other cost nothing.
+- A part needs an action and its result: `ask`. The polling task makes these requests in order,
+  between two polls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class _Request(Generic[T]):
-    """Something to be done between two polls. It can be withdrawn until it is begun."""
+    """An action between two polls, which can be withdrawn until it begins."""
 
     def __init__(self, do: Callable[[], Awaitable[T]]) -> None:
         self._do = do
@@ -39,13 +39,13 @@ class _Request(Generic[T]):
         return self._outcome.unwrap()
 
     async def make(self) -> None:
-        """Do it. An error that is no TransportError is raised here as well."""
+        """Run the action. An error that is no TransportError is raised here as well."""
         try:
             self._outcome = Value(await self._do())
         except TransportError as error:
             self._outcome = Error(error)
         finally:
-            if self._outcome is None:  # also where it is cancelled: the caller gets an outcome
+            if self._outcome is None:  # cancelled, or another error: the caller must get an outcome
                 self._outcome = Error(AppClosed("the app is closing"))
             self._ended.set()
 
@@ -61,8 +61,8 @@ class PollRequests:
         interrupt: ends a poll that is under way. Not a checkpoint.
 
     Attributes:
-        late_at: the time of the first request that the polling task has not seen yet. None: it has
-            seen all of them.
+        late_at: the time of the first request that the polling task has not seen yet. None: the
+            task has seen all requests.
     """
 
     def __init__(self, interrupt: Callable[[], None]) -> None:
@@ -73,7 +73,7 @@ class PollRequests:
         self._is_closed = False
 
     def note_change(self) -> None:
-        """Let the polling task compare what is wanted with the state of the client, soon.
+        """Let the polling task compare the wanted state with the state of the client, soon.
 
         Not a checkpoint.
         """
@@ -83,12 +83,12 @@ class PollRequests:
 
     @trio.lowlevel.enable_ki_protection
     async def ask(self, do: Callable[[], Awaitable[T]]) -> T:
-        """Let the polling task call `do` between two polls, and return what it returns.
+        """Let the polling task call `do` between two polls, and return the result of `do`.
 
-        A checkpoint. Cancelled: `do` is not called, or it is completed without the caller.
+        A checkpoint. Cancelled: `do` is not called, or is completed without the caller.
 
-        Raises the TransportError of `do`; AppClosed: the polling task has ended, or ends before it
-        begins this. RebalanceInProgress: see `refusing`.
+        Raises the TransportError of `do`. AppClosed: the polling task has ended, or ends before it
+        has called `do`. RebalanceInProgress: see `refusing`.
         """
         if self._is_closed:
             raise AppClosed("the app is closing")
@@ -108,7 +108,8 @@ class PollRequests:
     def refusing(self, why: Callable[[], TransportError]) -> Iterator[None]:
         """Refuse every new request in the block with an error that `why` returns.
 
-        A rebalance needs this: the poll waits for it, and it may wait for the task that asks.
+        For the time of a rebalance: the poll waits for the rebalance, which may wait for the task
+        that makes the request.
         """
         self._refusal = why
         try:
@@ -117,27 +118,27 @@ class PollRequests:
             self._refusal = None
 
     def refuse_waiting(self, error: TransportError) -> None:
-        """Fail the requests that are not begun yet. Not a checkpoint."""
+        """Fail the requests that have not begun. Not a checkpoint."""
         while self._waiting:
             self._waiting.popleft().refuse(error)
 
     # For the polling task
 
     async def make_all(self) -> None:
-        """Do what is asked for, in order. A checkpoint for each request."""
+        """Make the waiting requests, in order. A checkpoint for each request."""
         while self._waiting:
             await self._waiting.popleft().make()
 
     def seen(self) -> None:
-        """Note that the polling task has seen every request made so far."""
+        """Note that the polling task has seen all requests made until now."""
         self.late_at = None
 
     def reopen(self) -> None:
-        """Take requests again, for another polling task. Not a checkpoint."""
+        """Accept requests again, for another polling task. Not a checkpoint."""
         self._is_closed = False
         self.late_at = None
 
     def close(self) -> None:
-        """Refuse all requests from now on, also those that are not begun. Not a checkpoint."""
+        """Refuse all later requests, and fail those that have not begun. Not a checkpoint."""
         self._is_closed = True
         self.refuse_waiting(AppClosed("the app is closing"))

@@ -1,8 +1,8 @@
-"""The loop of the one task that polls, pauses, seeks and subscribes the client.
+"""The loop of the polling task, which polls, pauses, seeks and subscribes the client.
 
-All that must not overtake each other happens here, one after the other: a batch is entered into
-its ledger before the next poll begins, and a rebalance comes only during a poll. So a batch can
-never land in a later epoch than the one it was fetched in.
+All steps that must keep their order happen in this one task. A fetch is entered into its ledger
+before the next poll begins, and a rebalance happens only during a poll. So a fetch never enters a
+later epoch than the epoch of its poll.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from transport.types import TP
 
 
 class Polling:
-    """Polls one client, and does between two polls what other parts ask for.
+    """The poll loop of one client, which makes the requests of other parts between two polls.
 
     Args:
-        callback: takes what was fetched of one partition, in order.
+        callback: takes each fetch of a partition, in order.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Polling:
     # In any task
 
     def start(self) -> None:
-        """Take requests, and let `run` poll. Not a checkpoint."""
+        """Accept requests, and let `run` poll. Not a checkpoint."""
         self._stopping = self._gives_up_subscribing = False
         self._requests.reopen()
 
@@ -75,18 +75,18 @@ class Polling:
         self._requests.close()
 
     def give_up_subscribing(self) -> None:
-        """Stop subscribing: an app that ends does not wait for a missing topic."""
+        """Cancel the subscribing: an app that ends does not wait for a missing topic."""
         self._gives_up_subscribing = True
         self._subscribing.cancel()
 
     async def seek(self, tp: TP, offset: int) -> None:
-        """Go on at `offset` in a new epoch: see `Consumer.seek`."""
+        """Continue at `offset` in a new epoch: see `Consumer.seek`."""
         await self._requests.ask(lambda: self._seek(tp, offset))
 
     async def catch_up(self) -> None:
-        """Move ledgers that are all done past what is never fetched at the end of a log (I4).
+        """Move idle ledgers past the markers and aborted records at the end of a log (I4).
 
-        A checkpoint. Raises the errors of `seek` if the client cannot do it now.
+        A checkpoint. Raises the errors of `seek` if the client cannot do this now.
         """
         if self._behind():
             await self._requests.ask(self._advance)
@@ -96,7 +96,7 @@ class Polling:
     async def positions(self, tps: Collection[TP]) -> Mapping[TP, int]:
         """Return the positions of the client, before its next poll.
 
-        A checkpoint. Raises the errors of `seek` if the client cannot do it now.
+        A checkpoint. Raises the errors of `seek` if the client cannot do this now.
         """
         return await self._requests.ask(lambda: self._client.positions(tps))
 
@@ -104,7 +104,7 @@ class Polling:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Poll until `stop`. Raises the errors of the client, ClientClosed for one."""
+        """Poll until `stop`. Raises the errors of the client, such as ClientClosed."""
         try:
             while not self._stopping:
                 await self._subscribe()
@@ -114,15 +114,15 @@ class Polling:
                 if self._flow.active:
                     self._flow.not_fetching.close()
                 self._requests.seen()
-                # What came has no name here: the next poll may take long, and a name would keep it
-                # in memory.
+                # The fetches are not bound to a name: a name would keep them in memory during the
+                # next poll, which may be long.
                 self._take(await self._client.poll())
         finally:
             self._flow.not_fetching.open()
             self._requests.close()
 
     def _take(self, found: Mapping[TP, Sequence[Fetched]]) -> None:
-        """Enter what a poll has brought. Not a checkpoint."""
+        """Enter the fetches of a poll into the ledgers. Not a checkpoint."""
         self._rebalances.settle()
         self._resets.take(self._client.resets())
         for tp, several in found.items():
@@ -132,7 +132,7 @@ class Polling:
 
     def _enter(self, tp: TP, fetched: Fetched) -> None:
         if self._assignment[tp].is_behind(fetched.first):
-            # The position was outside the log, and the client was reset to a place within.
+            # The position was outside the log, and the client was reset to an earlier offset.
             self._ownership.begin_epoch(tp, fetched.first)
         self._callback(self._assignment[tp], fetched)
 
@@ -149,7 +149,7 @@ class Polling:
     async def _seek(self, tp: TP, offset: int) -> None:
         if tp not in self._assignment:
             raise NotAssigned(f"{tp} is not assigned any more")
-        # Until the client is there, what it had fetched must not be delivered.
+        # Messages from before the seek must not be delivered while the client seeks.
         self._assignment[tp].drain()
         try:
             await self._client.seek(tp, offset)
@@ -176,7 +176,7 @@ class Polling:
             self._flow.not_fetching.open()
 
     def _behind(self) -> list[TP]:
-        """Return partitions that are all done and yet not at the end of the log."""
+        """Return the partitions whose fetches are all done, before the end of the log."""
         return [
             tp
             for tp, ledger in self._assignment.items()

@@ -1,9 +1,9 @@
-"""Rebalances: what is done before partitions are let go, and before those that came are fetched.
+"""Rebalances: the steps before partitions are released, and before new ones are fetched from.
 
-They are served one after the other, each within its bound. Until one is released no poll returns
-anything, so what is fetched is always entered into the ledgers of those who own it now. Past its
-bound the client has gone on without us: what was to go is lost then, and where partitions that came
-were to start from has to be told to the client once more (`settle`).
+Rebalances are served one after the other, each within its bound. No poll returns until the
+rebalance is released, so a fetch is always entered into the ledgers of the current assignment. Past
+the bound the client continues without the release. Then revoked partitions are lost, and the start
+offsets of newly assigned partitions must be applied to the client again (`settle`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Ts = TypeVarTuple("Ts")
 
 
 def handing_over() -> RebalanceInProgress:
-    """Why nothing can be asked of the polling side while partitions are being handed over."""
+    """Return the error of requests to the polling task during a rebalance."""
     return RebalanceInProgress(
-        "partitions are being handed over, which waits for their handlers; try again after it"
+        "a rebalance is under way and may wait for your handlers and hooks: try again after it"
     )
 
 
 class Steps(Protocol):
-    """What a rebalance consists of, beside the changes of the assignment. The consumer has them."""
+    """The steps of a rebalance beside the changes of the assignment, as the consumer has them."""
 
     async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None: ...
 
@@ -56,21 +56,21 @@ class Steps(Protocol):
     def stop_abandoned(self) -> None: ...
 
     def serving(self, event: Rebalance) -> contextlib.AbstractContextManager[None]:
-        """Entered around each rebalance."""
+        """Return a context that is entered around each rebalance."""
 
     def on_polled(self) -> None:
-        """A poll has ended."""
+        """Note that a poll has ended."""
 
 
 class RebalanceHandler:
-    """Serves the rebalances of one consumer.
+    """The part of a consumer that serves its rebalances.
 
     Args:
         membership: logs the rebalances.
 
     Attributes:
-        is_under_way: a rebalance is being served, and the poll waits for that: nothing can be
-            asked of the polling side, whose answer a hook or a handler might wait for.
+        is_under_way: a rebalance is being served, and the poll waits for it. Requests to the
+            polling task are refused meanwhile, because a hook or a handler may wait for them.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ class RebalanceHandler:
         self._membership = membership
         self._serving = trio.CancelScope()
         self._has_ended = False
-        self._coming: frozenset[TP] = frozenset()  # assigned just now, and not begun ...
-        self._starts: dict[TP, int] = {}  # ... and where to begin
-        # Between the two rebalances that tell of a topic that was created again:
+        self._coming: frozenset[TP] = frozenset()  # newly assigned and not released yet ...
+        self._starts: dict[TP, int] = {}  # ... and their start offsets
+        # Between the two rebalances for a topic that was created again:
         self._paused_of_old: frozenset[TP] = frozenset()
         self._known_as_new: frozenset[str] = frozenset()
         self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> NoReturn:
-        """Serve, until cancelled or until the client is closed (ClientClosed)."""
+        """Serve rebalances, until cancelled or until the client is closed (ClientClosed)."""
         serve = {
             RebalanceKind.REVOKED: self._on_revoked,
             RebalanceKind.ASSIGNED: self._on_assigned,
@@ -122,31 +122,34 @@ class RebalanceHandler:
             finally:
                 self.is_under_way = False
                 self._coming = frozenset()
-                # A poll waits for the release in every case. An event without a release until here
-                # belongs to an app that ends or has failed.
+                # A poll always waits for the release. Assigned partitions that are not released
+                # until here belong to an app that ends or has failed: they start paused.
                 event.release(pause=event.partitions)
 
     @trio.lowlevel.enable_ki_protection
     async def tell_of_waiting(self, subscribed: Callable[[], Awaitable[None]]) -> None:
-        """Warn if the group is not joined soon after the subscription. A checkpoint."""
+        """Warn if the app does not join its group soon after the subscription. A checkpoint."""
         with contextlib.suppress(AppClosed):
             await subscribed()
             await self._membership.tell_of_waiting()
 
     def end(self) -> None:
-        """Wait for nothing any more: what is unacked now will never be acked. Not a checkpoint."""
+        """Cancel the rebalance under way, and serve no other. Not a checkpoint.
+
+        At the end of a consumer the unacked messages will never be acked.
+        """
         self._has_ended = True
         self._serving.cancel()
 
     def start_at(self, tp: TP, offset: int) -> bool:
-        """Let a partition that is coming start at `offset`; False if it is not coming."""
+        """Let a partition start at `offset`; return False unless it is being assigned now."""
         if tp not in self._coming:
             return False
         self._starts[tp] = offset
         return self._ownership.begin_epoch(tp, offset, is_proven=False)
 
     def settle(self) -> None:
-        """A poll has ended: was the client told in time where to start from? Not a checkpoint."""
+        """After a poll, refetch from start offsets that were released late. Not a checkpoint."""
         unsettled, self._unsettled = self._unsettled, []
         for event, ledgers in unsettled:
             if event.expired.is_set():
@@ -156,18 +159,18 @@ class RebalanceHandler:
         self._steps.on_polled()
 
     async def _on_revoked(self, event: Rebalance) -> None:
-        """Drain, commit, let go; past the bound the partitions are lost."""
+        """Drain, commit and release the partitions; past the bound, abandon them."""
         assignment = self._assignment
         ledgers = [assignment[tp] for tp in sorted(event.partitions) if tp in assignment]
         for ledger in ledgers:
             ledger.drain()
-        self._flow.not_fetching.open()  # the poll under way brings nothing before the release
+        self._flow.not_fetching.open()  # the poll under way returns nothing before the release
         self._requests.refuse_waiting(handing_over())
         in_time = False
         try:
             in_time = await _within(event, self._steps.on_partitions_revoked, event.partitions)
         finally:
-            if not in_time:  # expired, cancelled or failed: nobody will let go of them after this
+            if not in_time:  # expired, cancelled or failed: no other code removes them
                 if event.expired.is_set():
                     _warn_of_overlap(ledgers)
                 self._ownership.abandon(event.partitions)
@@ -205,7 +208,7 @@ class RebalanceHandler:
             _warn_of_hook(event)
 
     def _warn_of_new_topics(self, event: Rebalance, ledgers: Collection[Ledger]) -> None:
-        """Warn once for each topic: acks of its messages in hand will have no effect."""
+        """Warn once for each topic: acks of its unacked messages will have no effect."""
         in_hand = Counter({tp.topic: 0 for tp in event.of_new_topic})
         for ledger in ledgers:
             in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
@@ -224,8 +227,7 @@ class RebalanceHandler:
 async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> bool:
     """Run a step, cancel it at the bound of the rebalance, and return whether it was in time.
 
-    An error of the step is raised as it is, because callers look for its class and a group around
-    it would hide the class.
+    An error of the step is raised without a group around it, because callers check its class.
     """
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -248,12 +250,12 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
-    """Name what handlers still work on while somebody else may own it (I5)."""
+    """Warn about unacked messages of partitions that may have another owner (I5)."""
     for ledger in ledgers:
         if offsets := [message.offset for message in ledger.unacked]:
             logger.warning(
-                "%s was taken away while %d messages were being handled (the first is %d):"
-                " the next owner handles them, too",
+                "%s was abandoned at the bound of the rebalance with %d unacked messages, from"
+                " offset %d on: the next owner handles them, too",
                 ledger.tp,
                 len(offsets),
                 offsets[0],
@@ -262,7 +264,7 @@ def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
 
 def _warn_of_hook(event: Rebalance) -> None:
     logger.warning(
-        "cut off past its bound of %.1f s: the hook for partitions that were %s (%s)",
+        "the hook was cancelled at its bound of %.1f s, for partitions that were %s: %s",
         event.bound,
         event.kind.value,
         listed(sorted(event.partitions)),

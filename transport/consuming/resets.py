@@ -1,8 +1,8 @@
-"""Positions that a rule has set: reporting them, and committing some before delivery.
+"""Positions that a rule has set: reporting them, and committing some of them before delivery.
 
-A driver sets a position by a rule if the group has no committed offset, or one outside the log. The
-rules are in `drivers/starts.py`. This module enters the positions into the ledgers, and reports
-those that are worth a warning.
+A driver sets a position by a rule if the group has no committed offset, or if the position is
+outside the log. The rules are in `drivers/starts.py`. This module enters the positions into the
+ledgers. It warns about positions that are not those of a new group.
 
 With `auto_offset_reset="latest"` the rule gives another offset at each call. So the group must have
 committed the first one before a message is delivered. Otherwise, after a crash of the member, the
@@ -27,12 +27,12 @@ from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
 
-# The longest wait between two tries of a commit.
+# The longest wait between two tries of a commit, in seconds.
 _LONGEST_WAIT = 1.0
 
 
 class Resets:
-    """Handles the positions of one consumer that rules have set.
+    """The handler of the positions that rules have set for one consumer.
 
     Args:
         commit: commits the safe offsets of partitions.
@@ -94,13 +94,13 @@ class Resets:
                 except TransportError:
                     if not self._in_transaction:
                         raise
-                    # The abort has its warning; the committer raises the rest.
+                    # An abort has its own warning, and the committer raises fatal errors.
                 if not self.resume():
                     await backoff.wait()
 
     @trio.lowlevel.enable_ki_protection
     def resume(self) -> bool:
-        """Resume delivery where the awaited commit is made; return whether there is any."""
+        """Resume the partitions whose awaited commit is made; return whether there are any."""
         begun = [ledger for ledger in self._waiting() if ledger.may_go_on()]
         self._offer(begun)
         return bool(begun)
@@ -109,7 +109,7 @@ class Resets:
         return [each for each in self._assignment.values() if each.must_commit is not None]
 
     def _enter(self, ledger: Ledger, reset: Reset) -> None:
-        """Stay in the same epoch if possible, so that messages in hand may still be acked."""
+        """Enter a position, in the same epoch if possible: unacked messages may still be acked."""
         if ledger.is_behind(reset.new) or ledger.must_refetch:
             self._ownership.begin_epoch(reset.tp, reset.new)
             ledger = self._assignment[reset.tp]
@@ -122,7 +122,7 @@ class Resets:
     def _tell(self, reset: Reset) -> None:
         if reset.old is None:
             logger.warning(
-                "%s: the group has begun before and has no committed offset of this partition:"
+                "%s: the group is not new but has no committed offset of this partition:"
                 " reading starts at offset %d, 0 records are skipped",
                 reset.tp,
                 reset.new,

@@ -1,8 +1,8 @@
-"""Looks for partitions that are stuck: what has to be asked, of whom, and who is told.
+"""The search for stuck partitions: its queries of broker and client, and its warnings.
 
-What it means to be stuck stands in `transport/consuming/stuck.py`. A partition of which nothing comes may
-just have nothing that could come; so of those that have been quiet the broker is asked for the end
-of their logs, and the client for its position, past markers. Both are rare, and bounded.
+The rules are in `transport/consuming/stuck.py`. A partition without new messages may just be at the
+end of its log. So for quiet partitions the detector asks the broker for the end of the log, and the
+client for its position, which includes markers. Both queries are rare and bounded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("transport.consumer")
 
 
 def timeouts_of(settings: Settings, commit_interval: float) -> Timeouts:
-    """Return how long each step of a message may take, by the settings."""
+    """Return how long each stage of a message may take, by the settings."""
     return Timeouts(
         fetch=settings.stuck_fetch_timeout,
         response=settings.stuck_response_timeout,
@@ -38,16 +38,16 @@ def timeouts_of(settings: Settings, commit_interval: float) -> Timeouts:
 
 
 class StallDetector:
-    """Watches over the partitions of one consumer.
+    """A detector of stuck partitions for one consumer.
 
     Args:
         positions: asks the polling task for the positions of the client.
         is_rebalancing: whether a rebalance is being served.
-        timeouts: how long each step may take.
+        timeouts: how long each stage may stand still.
         patience: seconds to wait for an answer of the client.
 
     Attributes:
-        stuck: what the last look at all of them has found.
+        stuck: the findings of the last search over all partitions.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class StallDetector:
 
     @trio.lowlevel.enable_ki_protection
     async def look_at_all(self) -> None:
-        """See `Consumer.verify_all_partitions_active`; while the consumer is open."""
-        self._requests.note_change()  # a polling task that hangs does not see it
+        """Search all partitions: see `Consumer.verify_all_partitions_active`."""
+        self._requests.note_change()  # a polling task that hangs does not see the request
         answers = await self._ask(self._quiet(trio.current_time()))
         now = trio.current_time()
         ledgers = list(self._assignment.values())
@@ -88,8 +88,7 @@ class StallDetector:
 
     @trio.lowlevel.enable_ki_protection
     def look_at(self, now: float, tp: TP, *, whole: bool) -> Stuck | None:
-        """Look at one; unless `whole` at the first half of its way alone, and though it is not
-        to be fetched from."""
+        """Check one partition. With `whole=False`, check only fetching, even if it is paused."""
         ledger = self._assignment.get(tp)
         return None if ledger is None else self._judge(now, ledger, None, whole=whole)
 
@@ -114,14 +113,14 @@ class StallDetector:
             now,
             is_wanted=is_moving and self._pauses.is_wanted(ledger.tp),
             is_delivered=is_moving and self._flow.active,
-            # A poll waits for a rebalance that is being served, which has a bound of its own.
+            # A poll waits for the rebalance that is being served, which has its own bound.
             late_at=None if is_rebalancing else self._requests.late_at,
             highwater=self._client.highwater(ledger.tp),
             answer=answer,
         )
 
     def _quiet(self, now: float) -> list[Ledger]:
-        """Those to be fetched from of which nothing was heard for a while."""
+        """Return the partitions that should be fetched from and have been quiet for a while."""
         least = min(self._timeouts.response, self._timeouts.highwater)
         sights = [(ledger, self._see(now, ledger)) for ledger in self._assignment.values()]
         return [
@@ -130,7 +129,7 @@ class StallDetector:
 
     @trio.lowlevel.enable_ki_protection
     async def _ask(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
-        """Return the positions and ends of these logs, as far as the client answers."""
+        """Return the positions and log ends of these partitions, as far as the client answers."""
         if not ledgers:
             return {}
         tps = [ledger.tp for ledger in ledgers]
@@ -139,11 +138,11 @@ class StallDetector:
         try:
             with trio.move_on_after(self._patience):
                 positions = await self._positions(tps)
-            # The client keeps to its own timeout. This later bound holds if it does not.
+            # The client has its own timeout. This later bound holds if the client hangs.
             with trio.move_on_after(2 * self._patience):
                 ends = await self._client.end_offsets(tps, self._patience)
         except BrokerUnavailable:
-            pass  # that is an answer, too
+            pass  # a missing answer of the broker is a finding
         except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
             if not isinstance(exc, TransportError):
                 logger.warning("the search for stuck partitions failed: %r", exc)
@@ -153,11 +152,11 @@ class StallDetector:
 
 def _warn(stuck: Stuck, now: float) -> None:
     logger.warning(
-        "%s is stuck: %s for %.1f s, at %s%s: %s",
+        "%s is stuck: %s for %.1f s, at position %s%s: %s",
         stuck.tp,
         stuck.case.value,
         now - stuck.since,
         stuck.position,
-        "" if stuck.offset is None else f" and {stuck.offset}",
+        "" if stuck.offset is None else f" and offset {stuck.offset}",
         stuck.why,
     )

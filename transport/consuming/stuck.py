@@ -1,9 +1,9 @@
-"""Which partition is stuck, and where on its way. Knows neither trio nor Kafka.
+"""The rules for stuck partitions: which partition is stuck, and in which stage. Pure.
 
-A message's way is: fetched, answered, delivered, acked, committed. Each of its stages can stand
-still without an error anywhere. What is looked at are values and since when they have not changed;
-they are compared at each look, so nothing is written down while messages pass. Times are thus late
-by up to the time between two looks, and never early: nothing is called stuck that is not.
+Messages pass these stages: poll, response, fetch, ack, commit. Each stage can stand still without
+an error. Each check compares some values with those of the check before, and notes since when they
+have not changed. So messages need no bookkeeping of their own. A finding may be late by up to the
+interval between two checks, and is never early.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from transport.types import TP
 
 
 class StuckCase(enum.Enum):
-    """Where on its way a partition is stuck, in the order of the way."""
+    """The stage in which a partition is stuck, in the order of the stages."""
 
     NO_FETCH = "no fetch"
     NO_RESPONSE = "no response"
-    HIGHWATER_AHEAD = "high water ahead of the position"
+    HIGHWATER_AHEAD = "high watermark ahead of the position"
     NOT_ACKED = "delivered and not acked"
     NOT_COMMITTED = "position ahead of the commit"
 
 
 @attrs.frozen
 class Stuck:
-    """A finding.
+    """A finding about one partition.
 
     Attributes:
-        since: when it stood still, on trio's clock, in seconds; late by up to one look.
-        position: up to where it was fetched; None: nothing ever was.
-        offset: what it stands against: the end of the log, the message that is not acked, or the
-            offset that is committed, by the case. None: not known.
-        why: for people.
+        since: the time since which the stage stands still, in seconds on trio's clock. It is late
+            by up to one interval between two checks.
+        position: the end of the fetches so far; None: nothing was fetched.
+        offset: by the case, the high watermark or the end of the log, the offset of the unacked
+            message, or the committed offset. None: not known.
+        why: the reason, for people.
     """
 
     tp: TP
@@ -49,7 +50,7 @@ class Stuck:
 
 @attrs.frozen
 class Timeouts:
-    """Seconds that each stage may stand still."""
+    """The seconds that each stage may stand still."""
 
     fetch: float
     response: float
@@ -60,11 +61,11 @@ class Timeouts:
 
 @attrs.frozen
 class Answer:
-    """What the broker said when it was asked for the end of a log.
+    """The answers of broker and client about one log.
 
     Attributes:
-        end: None: it did not answer.
-        position: up to where the client has read, past markers; None: not known.
+        end: the end of the log; None: the broker did not answer.
+        position: the client's position, past markers; None: not known.
     """
 
     end: int | None
@@ -73,17 +74,17 @@ class Answer:
 
 @attrs.frozen
 class Sight:
-    """What is seen of a partition at a moment.
+    """The state of a partition at one check. Times are in seconds on trio's clock.
 
     Attributes:
-        is_wanted: it is to be fetched from: not paused, not held back, no rebalance under way.
-        late_at: since when the polling side should have come round; None: it has.
-        heard_at: when the position or the high water were last seen to have changed.
-        begun: the oldest message that is delivered and not acked ...
-        begun_at: ... and since when that is.
-        waiting: how many messages are fetched and not delivered.
-        due: what a commit would move to; None: there is nothing to commit.
-        behind_at: since when the commit is behind, and the same.
+        is_wanted: whether to fetch from it: not paused, not held back, no rebalance under way.
+        late_at: the time of a request that the polling task has not seen; None: it has seen all.
+        heard_at: the check at which the position or the high watermark last changed.
+        begun: the offset of the oldest unacked message ...
+        begun_at: ... and the time since which it is the oldest.
+        waiting: the number of waiting messages.
+        due: the offset that a commit would move to; None: there is nothing to commit.
+        behind_at: the time since which the committed offset is behind and has not changed.
         answer: None: the broker was not asked.
     """
 
@@ -103,7 +104,7 @@ class Sight:
 
 
 def fetching(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
-    """Whether the first half of the way stands still: up to a message's being fetched."""
+    """Return the finding if polling or fetching stands still."""
     if sight.late_at is not None and now - sight.late_at >= timeouts.fetch:
         return _stuck(sight, StuckCase.NO_FETCH, sight.late_at, None, "the client is not polled")
     quiet = now - sight.heard_at
@@ -121,28 +122,28 @@ def fetching(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
     if sight.highwater is not None and sight.highwater > (position or 0):
         if quiet >= timeouts.highwater:
             why = (
-                "the client knows of messages and does not bring them"
+                "the log has messages that the client does not fetch"
                 if answer.end > (position or 0)
-                else "what comes next belongs to a transaction that is not over"
+                else "the next messages belong to an open transaction"
             )
             return _stuck(sight, StuckCase.HIGHWATER_AHEAD, sight.heard_at, sight.highwater, why)
     elif quiet >= timeouts.response and (sight.highwater is None or answer.end > (position or 0)):
-        why = "the client hears nothing of it, though the broker answers"
+        why = "the client receives nothing from the log, although the broker answers"
         return _stuck(sight, StuckCase.NO_RESPONSE, sight.heard_at, answer.end, why)
     return None
 
 
 def handling(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
-    """Whether the second half stands still: from a message's delivery to its commit."""
+    """Return the finding if the delivery, the acks or the commits stand still."""
     if sight.begun is not None and now - sight.begun_at >= timeouts.ack:
-        why = "a handler holds that message"
+        why = "a handler has not acked the message at that offset"
         return _stuck(sight, StuckCase.NOT_ACKED, sight.begun_at, sight.begun, why)
     if now - sight.behind_at < timeouts.commit:
         return None
     if sight.due is not None:
-        why = "what is acked is not committed"
+        why = "acked offsets are not committed"
     elif sight.waiting and sight.begun is None:
-        why = "nobody takes its messages"
+        why = "no handler takes the waiting messages"
     else:
         return None
     return _stuck(sight, StuckCase.NOT_COMMITTED, sight.behind_at, sight.committed, why)
@@ -154,9 +155,9 @@ def _stuck(sight: Sight, case: StuckCase, since: float, offset: int | None, why:
 
 @attrs.frozen
 class _Seen:
-    """A ledger as of a look, and since when it has been like that."""
+    """The state of a ledger at the last check, and the times since which it has not changed."""
 
-    flow: tuple[int | None, int | None]  # position, high water
+    flow: tuple[int | None, int | None]  # position, high watermark
     heard_at: float
     begun: int | None
     begun_at: float
@@ -166,7 +167,7 @@ class _Seen:
 
 @attrs.define
 class Watch:
-    """Remembers when what was last different, ledger by ledger, and what was told of."""
+    """The states of the ledgers at the last check, and the findings that were reported."""
 
     _seen: dict[Ledger, _Seen] = attrs.field(factory=dict)
     _told: set[tuple[Ledger, StuckCase]] = attrs.field(factory=set)
@@ -182,8 +183,10 @@ class Watch:
         highwater: int | None,
         answer: Answer | None = None,
     ) -> Sight:
-        """See a partition now. While it is not to be fetched from, or not delivered, no time
-        passes for that."""
+        """Return the state of a partition now.
+
+        No time passes for a stage while the partition is not to be fetched from, or not delivered.
+        """
         flow = ledger.position, highwater
         begun, waiting, due, committed = (
             ledger.oldest_begun,
@@ -218,14 +221,14 @@ class Watch:
         )
 
     def is_news(self, ledger: Ledger, stuck: Stuck | None) -> bool:
-        """Whether this was not told of yet; it is told again once it was over."""
+        """Return whether a finding is new. A finding that ended and began again is new."""
         cases = set() if stuck is None else {(ledger, stuck.case)}
         is_news = not cases <= self._told
         self._told = {told for told in self._told if told[0] is not ledger} | cases
         return is_news
 
     def keep(self, ledgers: Iterable[Ledger]) -> None:
-        """Forget all others."""
+        """Forget all other ledgers."""
         kept = set(ledgers)
         self._seen = {ledger: seen for ledger, seen in self._seen.items() if ledger in kept}
         self._told = {told for told in self._told if told[0] in kept}

@@ -1,7 +1,8 @@
-"""Which partitions are ours, and the ledger of each. Knows neither trio nor Kafka.
+"""The partitions that are assigned to this consumer, and the open ledger of each.
 
-A partition is ours from `assign` to `let_go`; in between it has just one open ledger, and a new one
-after each seek. There is no other way to get a ledger, so what is not ours cannot be committed.
+A partition is assigned from `assign` to `let_go`. In between it has exactly one open ledger, and a
+new one after each seek. Ledgers are opened only here, so no offset of a partition that is not
+assigned can be committed. Nothing here knows trio or Kafka.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class Assignment(Mapping[TP, Ledger]):
 
     Attributes:
         generation: the group's generation as of the last rebalance, -1 before the first.
-        tally: counts acks that changed nothing.
+        tally: the number of acks that changed nothing.
     """
 
     def __init__(self) -> None:
@@ -25,18 +26,23 @@ class Assignment(Mapping[TP, Ledger]):
         self.tally = Tally()
         self._ledgers: dict[TP, Ledger] = {}
         self._epoch = 0
-        # Where the partitions that were given up stood, by the one generation in which that counts.
+        # The safe offsets of partitions that were given up. The int in the key is the only
+        # generation in which the offset may be used.
         self._given_up: dict[tuple[TP, int], int | None] = {}
 
     def assign(
         self, tps: Iterable[TP], generation: int, *, of_new_topic: Collection[TP] = ()
     ) -> dict[TP, int]:
-        """Open a ledger for each partition; return the start offsets of those that just came back.
+        """Open a ledger for each partition; return the start offsets of the reassigned ones.
 
-        A partition that comes back in the very next generation had no other owner meanwhile, so
-        its own safe offset is as good as the committed one, and better if the commit on the way
-        out failed. All others start from the group's committed offsets. So do those of a topic
-        that was created again: where they stood was in the old topic.
+        A partition that is assigned again in the very next generation had no other owner in
+        between. Its safe offset is at least the committed one, and beyond it if the last commit
+        failed. So the partition starts at its safe offset. All others start at the offsets that the
+        group has committed.
+
+        Args:
+            of_new_topic: those whose topic was deleted and created again. Their safe offsets belong
+                to the old topic and are not used.
         """
         starts: dict[TP, int] = {}
         for tp in sorted(tps):
@@ -53,7 +59,8 @@ class Assignment(Mapping[TP, Ledger]):
     def seek(self, tp: TP, offset: int, *, is_proven: bool = True) -> Ledger:
         """Begin a new epoch of an assigned partition at `offset`; acks of the old one are stale.
 
-        `is_proven`: the log has this offset. Else it is not committed before that is known.
+        Args:
+            is_proven: whether the offset is known to lie in the log; see `Ledger`.
         """
         old = self._ledgers[tp]
         old.shut()
@@ -62,9 +69,12 @@ class Assignment(Mapping[TP, Ledger]):
         return ledger
 
     def let_go(self, tps: Collection[TP], *, lost: bool = False) -> list[Ledger]:
-        """Shut the ledgers of those that are ours; they are not ours from now on.
+        """Remove partitions from the assignment and shut their ledgers; return these ledgers.
 
-        `lost`: somebody else may own them already, so nothing is kept of where they stood.
+        Partitions that are not assigned are skipped.
+
+        Args:
+            lost: whether another member may own them already. Their safe offsets are then not kept.
         """
         gone = [self._ledgers[tp] for tp in sorted(tps) if tp in self._ledgers]
         for ledger in gone:
@@ -75,7 +85,11 @@ class Assignment(Mapping[TP, Ledger]):
         return gone
 
     def due(self, topics: Collection[str | TP] | None = None) -> dict[Ledger, int]:
-        """What a commit would move, and to where; `topics` may mix names and partitions."""
+        """Return the ledgers with an offset to commit, and that offset.
+
+        Args:
+            topics: names of topics and partitions, mixed; None: all partitions.
+        """
         return {
             ledger: offset
             for tp, ledger in self._ledgers.items()

@@ -1,4 +1,4 @@
-"""From what was fetched to the handlers: one topic object's buffer and its iterators."""
+"""The buffer of one topic object and the iterators that deliver its messages to handlers."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from transport.message import Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.weights import Held
 
-# An iterator gives way to other tasks at least this often, in seconds, and once a turn.
+# An iterator runs a full checkpoint once a turn, and at the first message after this many seconds.
 _GIVE_WAY = 0.001
 
 DecodeErrorHook = Callable[[DecodeError, Message], Awaitable[None]]
 
 
 async def raise_decode_error(error: DecodeError, message: Message) -> None:
-    """What is done by default: the error comes out of the iterator, the message stays unacked."""
+    """Raise the error from the iterator; the message stays unacked. This hook is the default."""
     raise error
 
 
 class Channel:
-    """The lanes of one topic object, and whose turn it is.
+    """The buffer between the fetches and the iterators of one topic object.
 
     Args:
-        limit: most messages delivered and unacked; with so many fetched the channel is full, and
-            the partitions of its topic are not fetched from until half of them are done.
-        on_full: called with the channel at each turn from or to full.
-        on_unreadable: called with the error when the turn of a batch comes that cannot be decoded.
+        limit: the most unacked messages. When so many are held, waiting or unacked, the channel is
+            full, and fetching for its topic is paused until half of them are done.
+        on_full: called with the channel each time it becomes full, and when it is no longer full.
+        on_unreadable: called with the error when the next batch of a lane cannot be decoded.
         memory: the weight of the messages in all channels of the app. None: it is not counted.
     """
 
@@ -75,12 +75,13 @@ class Channel:
         self._value = value
         self._on_full = on_full
         self._on_unreadable = on_unreadable
-        self._passed_over: dict[Lane, None] = {}  # were held back when their turn came, in order
+        # Lanes that had waiting messages in their turn but might not deliver them, in that order.
+        self._passed_over: dict[Lane, None] = {}
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
-        self._lane: Lane | None = None  # whose turn it is ...
-        self.quota = 0  # ... and how many more it may deliver in it
-        self._news: trio.Event | None = None  # of those who wait for a message
-        self._calls: list[Callable[[], object]] = []  # the same, where they are no tasks of trio
+        self._lane: Lane | None = None  # the lane that has the turn
+        self.quota = 0  # how many more messages this lane may deliver in its turn
+        self._news: trio.Event | None = None  # wakes the trio tasks that wait for a message
+        self._calls: list[Callable[[], object]] = []  # the callbacks of readers outside trio
         self.must_decode = key is not None or value is not None
         self.decoded: dict[str, Decoded] = {}  # by topic, shared with channels of the same codecs
 
@@ -88,7 +89,7 @@ class Channel:
     def codecs(self) -> Codecs:
         return self._key, self._value
 
-    # From the fetcher's side
+    # Called by lanes and by the consumer
 
     def _on_filled(self, lane: Lane) -> None:
         self._scheduler.add(lane)
@@ -100,7 +101,7 @@ class Channel:
 
     def _on_suspended(self, lane: Lane) -> None:
         if self._lane is lane:
-            self.quota = 0  # it may be in the middle of its turn
+            self.quota = 0  # end its turn
 
     def _on_gone(self, lane: Lane) -> None:
         self._scheduler.discard(lane)
@@ -108,14 +109,14 @@ class Channel:
         self._on_fall()
 
     def resume(self) -> None:
-        """Partitions may deliver again; those whose turn had come first have it first."""
+        """Schedule the lanes that may deliver again, in the order in which they lost their turn."""
         for lane in [lane for lane in self._passed_over if not lane.ledger.is_suspended]:
             del self._passed_over[lane]
             self._scheduler.add(lane)
         self.notify()
 
     def notify(self) -> None:
-        """PollInterrupt who waits for a message: there may be one, or never again."""
+        """Wake all readers that wait for news: there may be a message, or the channel has ended."""
         if self._news is not None:
             self._news.set()
             self._news = None
@@ -125,15 +126,15 @@ class Channel:
                 call()
 
     def end(self) -> None:
-        """Nothing is delivered any more: iterators end."""
+        """Stop delivery for good: iterators end."""
         self.ended = True
         self.notify()
 
-    # From the handlers' side
+    # Called by the iterators
 
     @enable_ki_protection
     def take(self) -> Message | None:
-        """The next message, if one may be delivered now."""
+        """Take and return the next message; None: none may be delivered now."""
         while (lane := self._turn()) is not None:
             if (message := lane.take()) is not None:
                 self.quota -= 1
@@ -143,7 +144,7 @@ class Channel:
 
     @enable_ki_protection
     def take_batch(self, most: int) -> Batch | None:
-        """The next messages of one partition, if any may be delivered now."""
+        """Take up to `most` messages of one partition; None: none may be delivered now."""
         self.quota = 0  # a batch is a turn of its own
         if (lane := self._turn(most)) is None:
             return None
@@ -152,28 +153,28 @@ class Channel:
         return batch
 
     async def news(self) -> None:
-        """Wait until something has changed that may let a message be delivered."""
+        """Wait for news: a change after which a message may be delivered, or the end."""
         await self.next_news().wait()
 
     def next_news(self) -> trio.Event:
-        """Set at the next such change."""
+        """Return an event that is set at the next news."""
         if self._news is None:
             self._news = trio.Event()
         return self._news
 
     def call_at_news(self, fn: Callable[[], object]) -> None:
-        """Call `fn` at the next such change, for a reader that is no task of trio."""
+        """Call `fn` once at the next news, for a reader that is not a trio task."""
         self._calls.append(fn)
 
     def call_off(self, fn: Callable[[], object]) -> None:
-        """Do not call `fn` any more."""
+        """Cancel a `call_at_news`."""
         if fn in self._calls:
             self._calls.remove(fn)
 
     async def decode(self, message: Message) -> bool:
-        """Decode key and value in place; False: decoding failed, and the hook has handled that.
+        """Decode key and value in place; False: decoding failed, and the hook handled the error.
 
-        If the hook is cancelled, the message waits again.
+        If the hook is cancelled, the message waits again. Raises what the hook raises.
         """
         if (failure := self.try_decode(message)) is None:
             return True
@@ -181,10 +182,10 @@ class Channel:
         return False
 
     async def decode_batch(self, batch: Batch) -> bool:
-        """Decode a batch in place and remove the messages that the hooks have handled.
+        """Decode a batch in place and remove the messages whose errors the hooks have handled.
 
-        Return False if none is left. If a hook raises or is cancelled, all other messages wait
-        again.
+        Return False if no message is left. If a hook raises, the other messages wait again. If a
+        hook is cancelled, its message waits again too.
         """
         decoded: list[Message] = []
         messages = batch.messages
@@ -194,14 +195,14 @@ class Channel:
                 continue
             try:
                 await self.settle(*failure)
-            except BaseException:  # a cancelled hook must strand no message either
+            except BaseException:  # no message may be lost if a hook is cancelled
                 self._give_back([*decoded, *messages[index + 1 :]])
                 raise
         batch.messages = decoded
         return bool(decoded)
 
     def try_decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
-        """Decode key and value in place; if that fails, return the error and its hook."""
+        """Decode key and value in place; if decoding fails, return the error and its hook."""
         shared = self.decoded.get(message.topic) if self.decoded else None
         ready = None if shared is None else shared.take(message.tp, message.offset)
         key, value = (AGAIN, AGAIN) if ready is None else ready
@@ -216,8 +217,8 @@ class Channel:
                 message.value = value
             elif codec is not None and message.value is not None:
                 message.value = codec.decode(message.value)
-        except Exception as exc:  # noqa: BLE001 - a user's codec raises what it likes
-            where = f"the {part} of {message.tp} offset {message.offset}"
+        except Exception as exc:  # noqa: BLE001 - a user's codec may raise any error
+            where = f"cannot decode the {part} of {message.tp} offset {message.offset}"
             error = DecodeError(f"{where}: {excerpt_of_error(exc)}", message)
             error.__cause__ = exc
             return error, hook
@@ -226,10 +227,10 @@ class Channel:
         return None
 
     async def settle(self, error: DecodeError, hook: DecodeErrorHook) -> None:
-        """Call the hook for a message that could not be decoded, then ack and skip the message.
+        """Call the hook for a message that could not be decoded, then ack the message.
 
-        An error of the hook comes out of the iterator, and its caller has the message by the
-        `DecodeError`. If the hook is cancelled, no handler has the message.
+        An error that the hook raises leaves the message unacked; `DecodeError.message` has it. If
+        the hook is cancelled, the message waits again.
         """
         try:
             await hook(error, error.message)
@@ -237,14 +238,14 @@ class Channel:
             if exc is not error and exc.__context__ is None:
                 exc.__context__ = error
             raise
-        except BaseException:  # a cancelled hook has handled nothing
+        except BaseException:  # a cancelled hook has not handled the error
             self._give_back([error.message])
             raise
         error.message.ack()
 
     @enable_ki_protection
     def _give_back(self, messages: Sequence[Message]) -> None:
-        """Let messages of one partition wait again that were taken and reached no handler."""
+        """Return taken messages of one partition that reached no handler to the waiting ones."""
         if not messages:
             return
         lane = lane_of(messages[0])
@@ -254,7 +255,7 @@ class Channel:
         self._on_fall()
 
     def _turn(self, most: int | None = None) -> Lane | None:
-        """The lane that may deliver now; None if none may."""
+        """Return the lane that may deliver now, and set its quota; None: no lane may."""
         if not self._flow.active or self.ended:
             return None
         if self.quota > 0:
@@ -281,7 +282,7 @@ class Channel:
         return None
 
     def _set_mark(self) -> None:
-        """Hear of the acks that may end the pause of a full channel, and of no others."""
+        """Request calls only for the acks after which the channel may no longer be full."""
         self.load.mark = self.load.limit // 2 if self.is_full else -1
 
     def _on_fall(self) -> None:
@@ -295,7 +296,7 @@ class Channel:
 
 
 class _Reader:
-    """What the iterators share: the channel, the task that reads, and giving way."""
+    """The common part of the iterators: the channel, and the full checkpoints."""
 
     def __init__(self, channel: Channel, *, acks: bool) -> None:
         self._channel = channel
@@ -314,9 +315,8 @@ class _Reader:
 class Messages(_Reader):
     """An async iterator over a topic's messages.
 
-    With acks on, the message before is acked when the next one is asked for, before anything
-    else happens: so a handler that asks for more has always let go of what it had, and cancelling
-    the wait cannot undo it.
+    With acks on, the first thing that a request for the next message does is ack the current one.
+    Cancelling the wait for the next message does not undo that ack.
     """
 
     _current: Message | None = None
@@ -328,7 +328,7 @@ class Messages(_Reader):
             done.ack()
         channel = self._channel
         while True:
-            # A checkpoint for cancelling at each message; a full one at each turn, or now and then.
+            # Each message has a checkpoint for cancelling. A full one costs more: see _GIVE_WAY.
             if channel.quota > 0 and self._clock.current_time() - self._gave_way <= _GIVE_WAY:
                 await checkpoint_if_cancelled()
             else:
@@ -349,7 +349,7 @@ class Messages(_Reader):
 
 
 class Batches(_Reader):
-    """An async iterator over batches, each of one partition; acks like `Messages`, as a whole."""
+    """An async iterator over batches, each of one partition. Acks are as in `Messages`."""
 
     _current: Batch | None = None
 

@@ -1,11 +1,12 @@
-"""Decoding a record once for all channels of its topic with the same codecs.
+"""Decoding of a record once for all channels of its topic that have the same codecs.
 
-The result of one channel is kept until the others have taken it, at most a buffer's worth. Nothing
-is kept for a channel whose codecs no other channel has.
+The first channel that decodes a record keeps the result until the others have taken it. At most
+`buffer_size` records are kept of a partition. Nothing is kept for a channel whose codecs no other
+channel has.
 
-Only a value that cannot be changed is shared, so no handler sees a change that another one makes:
-None, bool, int, float, complex, str, bytes, Decimal, Fraction, UUID, the types of `datetime`, and
-tuples and frozensets of these. Any other value, such as a dict or an object of a class of yours, is
+Only immutable values are shared, so no handler sees a change that another one makes: None, bool,
+int, float, complex, str, bytes, Decimal, Fraction, UUID, date, time, datetime, timedelta, and
+tuples and frozensets of these. Any other value, such as a dict or an object of your own class, is
 decoded again for each channel.
 """
 
@@ -26,9 +27,9 @@ from transport.types import TP
 Codecs = tuple[Codec | None, Codec | None]  # of the key and of the value
 
 AGAIN: Final = object()
-"""Stands for a key or a value that each channel has to decode for itself."""
+"""A placeholder for a key or a value that each channel has to decode itself."""
 
-# A subclass may have attributes that can be changed, so the type itself has to be one of these.
+# A subclass may have mutable attributes, so only these types themselves count.
 _UNCHANGEABLE = frozenset(
     {
         type(None),
@@ -50,7 +51,7 @@ _UNCHANGEABLE = frozenset(
 
 
 def can_be_shared(value: object) -> bool:
-    """Whether the value is immutable."""
+    """Return whether the value is immutable."""
     if type(value) in _UNCHANGEABLE:
         return True
     left = [value]
@@ -76,8 +77,8 @@ class Decoded:
     """The decoded keys and values of one topic for one pair of codecs.
 
     Args:
-        sharers: how many channels take each record from here.
-        limit: most records that are kept of a partition; the oldest go first.
+        sharers: the number of channels with these codecs.
+        limit: the most records kept of a partition. The oldest are removed first.
     """
 
     def __init__(self, sharers: int, limit: int) -> None:
@@ -96,7 +97,7 @@ class Decoded:
         return entry.key, entry.value
 
     def keep(self, tp: TP, offset: int, key: Any, value: Any) -> None:
-        """Keep a decoded key and value for the other channels, as far as they can be shared."""
+        """Keep a decoded key and value for the other channels; AGAIN for one that is mutable."""
         kept = self._kept.setdefault(tp, OrderedDict())
         kept[offset] = _Entry(
             key if can_be_shared(key) else AGAIN,
@@ -107,7 +108,7 @@ class Decoded:
             kept.popitem(last=False)
 
     def forget(self, tp: TP) -> None:
-        """The partition's epoch has ended: nobody will ask for what was fetched in it."""
+        """Drop all results of a partition, after the end of its epoch."""
         self._kept.pop(tp, None)
 
     def __len__(self) -> int:

@@ -1,8 +1,9 @@
-"""Flow control: whether messages are delivered, and which partitions are fetched from.
+"""Flow control: whether messages are delivered, and which partitions are paused.
 
-Delivery is stopped and resumed as a whole, by a Gate. Fetching is stopped per partition, and only
-declared here: the fetcher compares what is wanted with what the client was told, between two
-polls, and tells it the difference. So nobody has to undo a pause that a rebalance took away.
+Delivery is stopped and resumed for the whole consumer, by a Gate. Fetching is paused per partition.
+This module only stores which partitions the user has paused. Between two polls, the polling task
+pauses and resumes partitions at the client to match. So no code has to repair the client's pauses
+after a rebalance.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from transport.types import TP
 
 
 class Flow:
-    """What of a consumer's partitions may move.
+    """The switch for all delivery of a consumer, and its paused partitions.
 
     Attributes:
         gate: open while messages are delivered.
-        active: the same, as a plain value for the fast path.
-        paused: partitions that the user has paused; only assigned ones.
-        ignored: how often a pause or a resume named a partition that was not assigned.
+        active: whether the gate is open, as a plain bool because it is read for each message.
+        paused: the assigned partitions that the user has paused.
+        ignored: how often `pause` or `unpause` named a partition that was not assigned.
+        not_fetching: open while no poll is in progress that could return records for delivery.
     """
 
     def __init__(self) -> None:
@@ -30,18 +32,17 @@ class Flow:
         self.active = True
         self.paused: set[TP] = set()
         self.ignored = 0
-        # Open while no poll is under way that could bring records to be delivered.
         self.not_fetching = Gate()
 
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
-        """Deliver nothing from now on."""
+        """Stop all delivery."""
         self.active = False
         self.gate.close()
 
     @trio.lowlevel.enable_ki_protection
     def resume(self) -> None:
-        """Deliver again."""
+        """Restart delivery."""
         self.active = True
         self.gate.open()
 
@@ -60,5 +61,5 @@ class Flow:
                 self.ignored += 1
 
     def forget(self, tps: Iterable[TP]) -> None:
-        """The partitions are not ours any more: a pause does not outlive that."""
+        """Remove the pauses of partitions that were revoked or lost."""
         self.paused.difference_update(tps)

@@ -1,8 +1,8 @@
-"""What a handler has in hand: what it sends meanwhile belongs to the same transaction.
+"""The message or batch that a task handles: the source of the messages that the task sends.
 
-The task that takes a message from an iterator, or enters `async with message:`, has it in hand,
-and so have the tasks that it starts from then on. Only where transactions are on; what is named to
-`send` goes first.
+It is set when a task takes a message from an iterator or enters `async with message:`. Tasks that
+this task starts afterwards inherit it. A sent message joins the transaction of its source. An
+explicit `source` of `send` takes precedence. All this applies only if transactions are on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from transport.message import Batch, Message
 
 Source: TypeAlias = Message | Batch
 
-in_hand: ContextVar[Source | None] = ContextVar("what a handler has in hand", default=None)
+in_hand: ContextVar[Source | None] = ContextVar("in_hand", default=None)
 
 
 class InHand:
-    """Stands for whatever the task has in hand."""
+    """A placeholder for the message or batch that the current task handles."""
 
     def __repr__(self) -> str:
         return "IN_HAND"

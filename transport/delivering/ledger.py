@@ -1,29 +1,32 @@
-"""From acks to the offset that may be committed. All rules about that are in this file.
+"""The rules from acks to the offset that may be committed. All of them are in this file.
 
-**What is known.** A consumer sees the offsets of a partition in order. An offset that is missing
-between two fetched ones does not exist any more (compaction), was aborted, or is a marker; it
-will never come, and so nothing has to be remembered about it.
+**Gaps.** A consumer receives the records of a partition in offset order. If an offset is missing
+between two fetched ones, its record was compacted or aborted, or it is a marker. It will never
+arrive, so the ledger keeps nothing about it.
 
-**One partition, one epoch: a `Ledger`.** Being assigned and being sought begin a new epoch, that
-is a new ledger; the old one is shut. A message holds on to the lane it came through, so an
-ack from an earlier epoch ends in a shut lane and can change nothing: no number has to be compared.
+**One partition, one epoch: a `Ledger`.** An assignment and a seek each begin a new epoch with a new
+ledger, and the old ledger is shut. A message keeps a reference to the lane that it came through. So
+an ack from an earlier epoch reaches a shut lane and changes nothing, and no numbers are compared.
 
-**One channel's share of it: a `Lane`.** What is fetched goes into the lane of every channel that
-listens to the topic, and from each of them, record by record, to a handler:
+**The part of one channel: a `Lane`.** A fetch is put into the lane of every channel that listens to
+the topic. From each lane, its records go one by one to a handler:
 
     encoded  --read-->  waiting  --take-->  begun  --ack-->  done
 
-A fetch enters a lane encoded, with its offsets and a count. The lane decodes a portion of it when
-the records before are taken, so it never holds more than one decoded portion that waits.
+A fetch enters a lane encoded, with its offsets and a count. The lane decodes the next portion of it
+when all records before are taken. So a lane holds at most one decoded portion of waiting records.
 
-**The offset to commit** is the least, over the lanes, of the oldest begun message, the first
-waiting offset and, with neither, the position: the offset after all that was fetched. What is begun
-is kept in a dict in the order in which it was taken, that is in offset order, so the oldest is its
-first entry. A batch is one entry, until all of its messages are acked. An ack takes an entry out,
-in constant time; a commit looks at the first entry of each lane. A message that was taken, and that
-no handler has got, waits again (`Ledger.give_back`); from then on the lane looks for the least
-offset. At the end of a log the position may be moved past markers, which are never fetched
-(`Ledger.advance`), so that lag reaches 0.
+**The safe offset** is the least safe offset of all lanes. That of a lane is the offset of its
+oldest unacked message, or else of its first waiting message, or else the position: the offset after
+everything fetched. The dict `begun` has the unacked messages in the order in which they were taken,
+which is offset order, so its first entry is the oldest. A batch is one entry until all of its
+messages are acked. An ack removes an entry in constant time, and a commit reads the first entry of
+each lane.
+
+`Ledger.give_back` returns messages that were taken and reached no handler to the waiting ones.
+After that, `begun` may be out of order or beyond waiting messages, so the lane searches both for
+the least offset. At the end of a log, `Ledger.advance` moves the position past markers, which are
+never fetched, so that lag reaches 0.
 
 Nothing here knows trio or Kafka.
 """
@@ -47,7 +50,12 @@ from transport.weights import Held
 
 @attrs.define
 class Tally:
-    """Acks that changed nothing, counted for a consumer's whole life."""
+    """The number of acks that changed nothing, over a consumer's whole life.
+
+    Attributes:
+        doubled: acks of messages that were acked before.
+        stale: acks after the message's epoch ended, or after the message was given back.
+    """
 
     doubled: int = 0
     stale: int = 0
@@ -55,21 +63,21 @@ class Tally:
 
 @attrs.define(eq=False)
 class BufferUsage:
-    """A channel as its lanes see it: how much of its buffer is in use, and what it wants to know.
+    """The use of a channel's buffer, and the channel's callbacks for its lanes.
 
-    The numbers are of messages, over all lanes of the channel.
+    The numbers count messages, over all lanes of the channel.
 
     Attributes:
-        limit: most messages begun; from that many held on, the channel is full.
-        names_source: whether a message in a handler's hands is what is sent then belongs to.
-        held: fetched and not acked, waiting or begun.
+        limit: the most unacked messages. At this number of held messages, the channel is full.
+        names_source: whether the message that a task handles is the source of what the task sends.
+        held: fetched and not acked: waiting or unacked.
         begun: delivered and not acked.
         memory: the weight of the messages held by all channels of the app.
-        mark: `on_fall` is called at each ack that leaves so many held, or fewer; -1: at none. A
-            number rather than a flag: while the channel is full, nothing is called for most acks.
-        on_filled: called when something was fetched into a lane.
-        on_suspended: called when nothing more of a lane may be taken for now.
-        on_gone: called when a lane brings nothing any more.
+        mark: `on_fall` is called at each ack that leaves at most this many messages held; -1: at
+            none. It is a number and not a flag because a full channel needs no call at most acks.
+        on_filled: called when a fetch was put into a lane.
+        on_suspended: called when delivery from a lane is suspended.
+        on_gone: called when a lane is closed or shut.
     """
 
     limit: int
@@ -93,9 +101,9 @@ class _Reading:
 
     Attributes:
         at: the offset after the last record that was read.
-        unread: how many more records its headers claim.
+        unread: the number of records that its headers claim and that are not read yet.
         weight: the bytes of the fetch that are still in memory.
-        error: why the rest cannot be read.
+        error: why the next batch cannot be decoded; None: no error so far.
     """
 
     __slots__ = ("_portions", "at", "error", "unread", "weight")
@@ -108,7 +116,7 @@ class _Reading:
         self._portions = fetched.read()
 
     def next(self) -> Portion | None:
-        """Decode the next portion; None: there is none, or `error` is set."""
+        """Decode and return the next portion; None at the end and where `error` is set."""
         try:
             return next(self._portions, None)
         except UnreadableBatch as error:
@@ -118,10 +126,10 @@ class _Reading:
 
 @attrs.define(eq=False)
 class _Waiter:
-    """A wait until what is begun of a lane is done.
+    """A callback for the moment when all entries that were unacked at its start are done.
 
     Attributes:
-        left: the keys of those entries that are still begun.
+        left: the keys in `Lane.begun` of those entries that are not done yet.
     """
 
     call: Callable[[], None]
@@ -129,11 +137,12 @@ class _Waiter:
 
 
 class Lane:
-    """One partition's messages on their way through one channel, during one epoch.
+    """The messages of one partition and one epoch on their way through one channel.
 
     Attributes:
-        begun: the messages and batches that were taken and are not done, by their first offset.
-        thread: the thread that acks belong to, which is that of the app.
+        begun: the messages and batches that were taken and are not done, by first offset.
+        taken: the number of messages ever taken.
+        thread: the only thread that may ack: that of the app.
     """
 
     __slots__ = (
@@ -157,23 +166,23 @@ class Lane:
         self.ledger = ledger
         self.load = load
         self.begun: dict[int, Message | Batch] = {}
-        self.taken = 0  # how many messages were ever taken ...
-        self._given_up = 0  # ... and not acked when the epoch ended
-        self._in_batches = 0  # begun messages that are in batches, less one for each batch
-        # The portion that is being taken from. Taken records are removed at once: otherwise each
-        # partition would keep acked records in memory, ...
+        self.taken = 0
+        self._given_up = 0  # taken messages that were not acked when the epoch ended
+        self._in_batches = 0  # unacked messages in batches, less one for each batch
+        # The current portion. Taken records are removed from it at once. Otherwise each partition
+        # would keep acked records in memory.
         self._records: list[Any] = []
-        self._share = 0  # ... what each record of it weighs, ...
-        self._next = 0  # ... and the index of its first waiting record
+        self._share = 0  # the weight of each record of the portion
+        self._next = 0  # the index of its first waiting record
         self._reading: _Reading | None = None  # the fetch that the next portion comes from
-        self._queue: deque[Fetched] = deque()  # the fetches behind it
+        self._queue: deque[Fetched] = deque()  # the fetches after that one
         self._waiters: list[_Waiter] = []
-        self._is_disordered = False  # `begun` may be out of order, and ahead of what waits
+        self._is_disordered = False  # `begun` may be out of order, or beyond waiting messages
         self.thread = get_ident()
 
     @property
     def safe(self) -> int | None:
-        """The offset to commit as far as this lane goes; None: not known yet."""
+        """The offset that this lane allows to commit; None: it is not known yet."""
         begun, first = self.oldest_begun, self.first_waiting
         if begun is not None:
             return min(begun, first) if self._is_disordered and first is not None else begun
@@ -181,7 +190,7 @@ class Lane:
 
     @property
     def oldest_begun(self) -> int | None:
-        """The least offset of the messages that are begun."""
+        """The least offset of the unacked messages; None: there are none."""
         if self._is_disordered:
             return min((entry.oldest for entry in self.begun.values()), default=None)
         for entry in self.begun.values():
@@ -190,7 +199,7 @@ class Lane:
 
     @property
     def first_waiting(self) -> int | None:
-        """The offset from which on nothing was taken; None: all that was fetched is taken."""
+        """The offset from which on nothing was taken; None: everything fetched is taken."""
         if self._next < len(self._records):
             record: Record = self._records[self._next]
             return record.offset
@@ -200,30 +209,33 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """How many records are fetched and not taken, as far as their headers tell."""
+        """The number of waiting messages. For encoded ones, it is the number in the headers."""
         unread = 0 if self._reading is None else self._reading.unread
         return len(self._records) - self._next + unread + sum(each.count for each in self._queue)
 
     @property
     def acked(self) -> int:
-        """How many messages were ever acked."""
+        """The number of messages ever acked."""
         return self.taken - self._given_up - len(self.begun) - self._in_batches
 
     @property
     def error(self) -> UnreadableBatch | None:
-        """Why nothing more can be taken: the next batch cannot be decoded."""
+        """Why nothing more can be taken: the next batch cannot be decoded. None: no error."""
         if self._reading is None or self._next < len(self._records):
             return None
         return self._reading.error
 
     def put(self, fetched: Fetched) -> None:
-        """Add what one fetch has brought, after all that was fetched before."""
+        """Append a fetch to those that were put before."""
         self._queue.append(fetched)
         self.load.held += fetched.count
         self.load.memory.add(fetched.weight)
 
     def ready(self) -> int:
-        """How many messages can be taken one by one; 0: none waits, or none may be taken now."""
+        """Open a portion if none is open; return how many of its messages may be taken now.
+
+        0: no message waits or can be decoded, or delivery is suspended or waits for a commit.
+        """
         if self.ledger.is_suspended:
             return 0
         if self._next == len(self._records):
@@ -231,7 +243,7 @@ class Lane:
         return self._allowed()
 
     def take(self) -> Message | None:
-        """The next message of the portion that `ready` has opened; None at its end."""
+        """Take the next message of the portion that `ready` opened; None at the portion's end."""
         try:
             record = self._records[self._next]
         except IndexError:
@@ -247,9 +259,9 @@ class Lane:
         return message
 
     def take_batch(self, most: int) -> Batch:
-        """Up to `most` records, at least one; `ready` has said that there is one.
+        """Take from 1 to `most` messages as a batch, after `ready` has returned at least 1.
 
-        Over the ends of fetches: who comes seldom is to find all that waits for it.
+        A batch may span several fetches, so a slow handler receives all messages that wait for it.
         """
         records: list[Record] = []
         weight = 0
@@ -276,7 +288,7 @@ class Lane:
         return batch
 
     def _open_next(self) -> None:
-        """Decode the next portion if there is one, of the next fetch if need be."""
+        """Decode the next portion, from the next fetch if the current one is read."""
         self._read()
         while self._reading is None and self._queue:
             self._reading = _Reading(self._queue.popleft())
@@ -285,8 +297,8 @@ class Lane:
     def _read(self) -> None:
         """Decode the next portion of the fetch that is being read, if there is one.
 
-        It replaces a portion of which all was taken, at once: so when the last record of a fetch is
-        taken, the lane knows that nothing waits.
+        Call this as soon as all of the current portion is taken. So the lane knows that nothing
+        waits when the last record of a fetch is taken.
         """
         reading = self._reading
         if reading is None:
@@ -295,7 +307,7 @@ class Lane:
         if portion is None:
             if reading.error is None:
                 self._reading = None
-                load.held -= reading.unread  # there are fewer than the headers claim
+                load.held -= reading.unread  # the headers claimed more records than there are
                 load.memory.bytes -= reading.weight
                 if reading.unread and load.held <= load.mark:
                     load.on_fall()
@@ -308,19 +320,19 @@ class Lane:
         reading.weight -= portion.freed
         reading.at = records[-1].offset + 1
         reading.unread -= len(records)
-        if reading.unread < 0:  # there are more than the headers claim
+        if reading.unread < 0:  # the headers claimed fewer records than there are
             load.held -= reading.unread
             reading.unread = 0
 
     def _allowed(self) -> int:
-        """How many records of the portion may be taken before a commit that delivery waits for."""
+        """Return how many waiting records of the portion come before `Ledger.must_commit`."""
         first = self.ledger.must_commit
         if first is None:
             return len(self._records) - self._next
         return sum(record.offset < first for record in self._records[self._next :])
 
     def ack(self, message: Message) -> bool:
-        """The work on a message is done; False, and nothing changes, if the lane is shut."""
+        """Enter the ack of a message. If the lane is shut, count a stale ack and return False."""
         key = message.offset
         if message.batch is not None:
             key = self._let_go(message, message.batch)
@@ -338,11 +350,12 @@ class Lane:
         return True
 
     def _let_go(self, message: Message, batch: Batch) -> int:
-        """Take a message out of the batch that it is begun in.
+        """Remove an acked message from its batch.
 
-        Return the key of the batch if that is done now, and else the message's own offset.
+        Return the key of the batch if this was its last unacked message, and otherwise the offset
+        of the message.
         """
-        assert batch.left is not None  # it was made by asking the batch for its messages
+        assert batch.left is not None  # `Batch.messages` set it when it made the message
         del batch.left[message.offset]
         message.batch = None
         if batch.left:
@@ -352,7 +365,7 @@ class Lane:
         return batch.first
 
     def ack_batch(self, batch: Batch) -> bool:
-        """Let one holder of each message go, as `Message.ack` does; whether all acks counted."""
+        """Ack each message of a batch as `Message.ack` does; return whether all acks counted."""
         if batch.left is not None:
             return self._ack_opened(batch, batch.left)
         count = len(batch)
@@ -382,7 +395,7 @@ class Lane:
         return True
 
     def _end(self, batch: Batch, count: int, weight: int) -> None:
-        """A batch with so many messages left is done as a whole."""
+        """Remove a batch of which the last `count` messages were acked together."""
         del self.begun[batch.first]
         self._in_batches -= count - 1
         self.load.held -= count
@@ -391,7 +404,7 @@ class Lane:
         self._after((batch.first,))
 
     def enter_hands(self, held: Source) -> None:
-        """Note that the task has begun to handle a message or a batch."""
+        """Make a message or batch the source of what this task sends, if sources are in use."""
         if self.load.names_source:
             in_hand.set(held)
 
@@ -403,7 +416,7 @@ class Lane:
             self.ledger.tally.stale += 1
 
     def drop_waiting(self) -> int | None:
-        """Forget what is fetched and not taken; returns the first offset of it."""
+        """Drop the waiting messages; return the offset of the first, or None without any."""
         first = self.first_waiting
         count = self.waiting
         weight = self._share * (len(self._records) - self._next)
@@ -418,9 +431,9 @@ class Lane:
         return first
 
     def give_back(self, messages: Sequence[Message]) -> None:
-        """Let these messages wait again, before those that wait already; an ack of them is stale.
+        """Return taken messages to the waiting ones, in offset order. Acks of them are stale.
 
-        Messages that are no longer begun are skipped.
+        Messages that are not unacked are skipped.
         """
         given = [message for message in messages if message.is_open]
         if not given:
@@ -432,8 +445,8 @@ class Lane:
             del self.begun[message.offset]
         self.taken -= len(given)
         self.load.begun -= len(given)
-        # Only what was taken is behind what waits in the portion, and all of it was taken before
-        # what is not read yet.
+        # Every taken message has a lower offset than the records that are not read yet. So all of
+        # these messages belong into the current portion.
         waiting = [message.record for message in given] + self._records[self._next :]
         weight = sum(message.weight for message in given)
         weight += self._share * (len(waiting) - len(given))
@@ -445,8 +458,10 @@ class Lane:
         self._after([message.offset for message in given])
 
     def _dissolve(self, batch: Batch) -> None:
-        """Let the open messages of a batch be begun by themselves: some of them wait again, and may
-        be taken in another batch that begins at the same offset."""
+        """Replace the entry of a batch by an entry for each of its unacked messages.
+
+        Some of them will wait again, and a new batch may begin at the same offset.
+        """
         left = batch.dissolve()
         del self.begun[batch.first]
         self._in_batches -= len(left) - 1
@@ -457,9 +472,10 @@ class Lane:
                 waiter.left.update(left)
 
     def when_empty(self, call: Callable[[], None]) -> None:
-        """Call once when all messages that are begun now are done.
+        """Call `call` once, when all messages that are unacked now are done.
 
-        That is now, after an ack, or when the lane is shut. Messages that begin later do not count.
+        The call is made at once, after an ack, after `give_back`, or when the lane is shut.
+        Messages that are taken later do not delay it.
         """
         if self.begun:
             self._waiters.append(_Waiter(call, set(self.begun)))
@@ -467,11 +483,11 @@ class Lane:
             call()
 
     def forget(self, call: Callable[[], None]) -> None:
-        """Cancel a call of `when_empty` that was not made yet."""
+        """Cancel a call that `when_empty` has not made yet."""
         self._waiters = [waiter for waiter in self._waiters if waiter.call != call]
 
     def shut(self) -> None:
-        """The end of the epoch: nothing waits, nothing is begun, acks from now on are stale."""
+        """End the epoch: drop the waiting messages, give up the unacked. Later acks are stale."""
         self.drop_waiting()
         keys = list(self.begun)
         for entry in self.begun.values():
@@ -490,10 +506,10 @@ class Lane:
         if memory.is_full:
             memory.has_fallen()
             if not self.load.held and memory.is_full:
-                memory.on_fall()  # an empty channel is always fetched for
+                memory.on_fall()  # an empty channel is fetched for even if the memory is full
 
     def _after(self, keys: Sequence[int]) -> None:
-        """Note that the entries of these keys are no longer begun, or fewer of their messages."""
+        """Make the calls that are due after the entries of these keys changed or were removed."""
         if self.load.held <= self.load.mark:
             self.load.on_fall()
         self._after_fall()
@@ -513,19 +529,19 @@ class Lane:
 
 
 class Ledger:
-    """What is fetched, begun and done of one partition in one epoch.
+    """The record of everything fetched, delivered and acked of one partition in one epoch.
 
     Args:
-        epoch: number of this epoch, for people; the object itself is what counts.
+        epoch: the number of this epoch, for display. No code compares it.
         generation: the group's generation in which the partition was assigned.
-        position: where the epoch starts, None while only the broker knows.
-        committed: what the group has committed, as far as this consumer knows.
+        position: the offset where the epoch starts; None: only the broker knows it so far.
+        committed: the offset that the group has committed, as far as this consumer knows.
 
     Attributes:
-        must_commit: no message from this offset on is delivered before the group has committed
-            the offset. None: all may be delivered.
-        is_proven: the position was found in the log. A sought position need not be in the log, and
-            is not committed before that is known.
+        must_commit: no message from this offset on is delivered until the group has committed
+            this offset. None: all messages may be delivered.
+        is_proven: whether the position is known to lie in the log. A sought position may lie
+            outside, so it is not committed before that is known.
     """
 
     def __init__(
@@ -544,31 +560,31 @@ class Ledger:
         self.tally = tally
         self.position = position
         self.committed = committed
-        self.lanes: list[Lane] = []  # of the channels that listen
-        self._left: list[Lane] = []  # of those that did, and have messages begun
-        self._acked_of_gone = 0  # acked in those that had none
-        self._acked_before = 0  # as of the last `newly_acked`
+        self.lanes: list[Lane] = []  # the open lanes
+        self._left: list[Lane] = []  # closed lanes that have unacked messages
+        self._acked_of_gone = 0  # acks in closed lanes that have no unacked messages
+        self._acked_before = 0  # the value of `acked` at the last `newly_acked`
         self.is_shut = False
         self.is_draining = False
-        self.is_suspended = False  # what waits stays where it is, and none of it is taken
-        self.start = position  # where the epoch began; None as long as only the broker knows
+        self.is_suspended = False  # waiting messages stay in the lanes, and none is taken
+        self.start = position  # where the epoch began; None: only the broker knows it so far
         self.must_commit: int | None = None
         self.is_proven = True
-        self.must_refetch = False  # the client is ahead of the position: seek it back first
+        self.must_refetch = False  # the client is ahead of the position and must seek back first
 
     def open_lane(self, load: BufferUsage) -> Lane:
-        """A share for one more channel; it gets what is fetched from now on."""
+        """Return a new lane for one more channel; it receives all fetches from now on."""
         lane = Lane(self, load)
         self.lanes.append(lane)
         return lane
 
     def close_lane(self, lane: Lane) -> None:
-        """The channel listens no more; what it has begun still holds the offset back."""
+        """Close the lane of a channel. Its unacked messages still hold the safe offset back."""
         self.lanes.remove(lane)
         first = lane.drop_waiting()
         lane.load.on_gone(lane)
         if not self.lanes:
-            self._rewind(first)  # nobody has had it
+            self._rewind(first)  # no other lane has the dropped messages
         left = (*self._left, lane)
         self._acked_of_gone += sum(lane.acked for lane in left if not lane.begun)
         self._left = [lane for lane in left if lane.begun]
@@ -579,15 +595,15 @@ class Ledger:
             self.close_lane(lane)
 
     def suspend(self) -> None:
-        """Let none of the waiting messages be taken, until `is_suspended` is False again."""
+        """Let no waiting message be taken until `is_suspended` is set to False."""
         self.is_suspended = True
         for lane in self.lanes:
             lane.load.on_suspended(lane)
 
     def give_back(self, lane: Lane, messages: Sequence[Message]) -> None:
-        """Let messages wait again that were taken out of the lane and reached no handler.
+        """Return messages that reached no handler to the waiting ones of their lane.
 
-        After `drain` and `close_lane` they are dropped.
+        After `drain` or `close_lane`, all waiting messages of the lane are then dropped.
         """
         lane.give_back(messages)
         is_closed = lane not in self.lanes
@@ -597,10 +613,10 @@ class Ledger:
                 self._rewind(first)
 
     def fetched(self, fetched: Fetched) -> bool:
-        """Enter what was fetched into every lane; returns whether it was entered.
+        """Put a fetch into every lane; return whether it was put.
 
-        Without lanes none is, and it has to be fetched again once there is one; nor is what the
-        client brings before it was sought to where it has to fetch again.
+        Without lanes, the fetch is discarded, and the records must be fetched again once there is a
+        lane. Until the client has sought back for that, further fetches are discarded too.
         """
         if not self.must_refetch:
             self.is_proven = True
@@ -619,12 +635,15 @@ class Ledger:
         return True
 
     def is_behind(self, offset: int) -> bool:
-        """Whether the client, which brings what begins at this offset, was reset to a place before
-        the position: that cannot be entered into the same epoch (I6)."""
+        """Return whether a fetch that begins at this offset lies before the position.
+
+        The client was then reset to an earlier offset. Such a fetch cannot be put into the same
+        epoch (I6).
+        """
         return not self.must_refetch and self.position is not None and offset < self.position
 
     def advance(self, position: int) -> None:
-        """Nothing more comes before `position`: gaps, markers, aborted data at the end."""
+        """Move the position forward over gaps, markers and aborted records at the log's end."""
         if not self.must_refetch and (self.position is None or position > self.position):
             self.position = position
             self.is_proven = True
@@ -632,12 +651,12 @@ class Ledger:
                 self.start = position
 
     def prove(self, end: int) -> None:
-        """Note that the log reaches up to `end`."""
+        """Set `is_proven` if the log, which ends at `end`, reaches the position."""
         if self.position is not None and self.position <= end:
             self.is_proven = True
 
     def may_go_on(self) -> bool:
-        """Whether the commit that delivery waited for has been made; True once."""
+        """Clear `must_commit` if the group has committed that offset; return whether it did."""
         if self.must_commit is None or self.committed is None or self.committed < self.must_commit:
             return False
         self.must_commit = None
@@ -645,22 +664,22 @@ class Ledger:
 
     @property
     def refetching(self) -> int | None:
-        """Where the client has to be sought to before the next fetch; None: nowhere."""
+        """The offset to which the client must seek before the next fetch; None: no seek."""
         return self.position if self.must_refetch and self.lanes else None
 
     def sought_back(self) -> None:
-        """The client was sought to where it has to fetch again."""
+        """Note that the client has sought to `refetching`: fetches are put into lanes again."""
         self.must_refetch = False
 
     def _rewind(self, first: int | None) -> None:
-        """Records from `first` on were fetched, and dropped undelivered."""
+        """Move the position back to `first`, from where undelivered messages were dropped."""
         if first is not None and (self.position is None or first < self.position):
             self.position = first
             self.must_refetch = True
 
     @property
     def safe(self) -> int | None:
-        """The offset that may be committed; None while nothing is known (I1, I4)."""
+        """The offset that may be committed; None: the position is not known yet (I1, I4)."""
         safe = self.position
         for lane in self._all_lanes:
             offset = lane.safe
@@ -670,7 +689,7 @@ class Ledger:
 
     @property
     def due(self) -> int | None:
-        """The offset that a commit would move to; None if there is nothing to commit (I2)."""
+        """The safe offset, if it is beyond the committed one; None: nothing to commit (I2)."""
         safe = self.safe
         if safe is None or self.is_shut or not self.is_proven:
             return None
@@ -678,50 +697,50 @@ class Ledger:
 
     @property
     def uncommitted(self) -> int | None:
-        """Where the work begins that is not committed; None while nothing is known."""
+        """The first offset that is not committed; None: neither start nor commit is known."""
         return self.start if self.committed is None else self.committed
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was fetched is done."""
+        """Whether everything fetched is done."""
         return all(not lane.begun and lane.first_waiting is None for lane in self._all_lanes)
 
     @property
     def unacked(self) -> Iterator[Message]:
-        """The messages that are begun and not acked."""
+        """The messages that were delivered and not acked, in all lanes."""
         for lane in self._all_lanes:
             for entry in lane.begun.values():
                 yield from entry.open_messages()
 
     @property
     def oldest_begun(self) -> int | None:
-        """The offset of the first message that is begun and not acked."""
+        """The least offset of the unacked messages in all lanes; None: there are none."""
         oldest = (lane.oldest_begun for lane in self._all_lanes)
         return min((offset for offset in oldest if offset is not None), default=None)
 
     @property
     def waiting(self) -> int:
-        """How many messages are fetched and not taken, over the lanes."""
+        """The number of waiting messages in all open lanes."""
         return sum(lane.waiting for lane in self.lanes)
 
     @property
     def acked(self) -> int:
-        """How many messages of this epoch were acked, over the lanes."""
+        """The number of messages acked in this epoch, in all lanes."""
         return self._acked_of_gone + sum(lane.acked for lane in self._all_lanes)
 
     def newly_acked(self) -> int:
-        """How many of them since the last call."""
+        """Return the number of messages acked since the last call."""
         before, self._acked_before = self._acked_before, self.acked
         return self._acked_before - before
 
     def drain(self) -> None:
-        """Deliver nothing more: what is not begun is dropped, and will be fetched again."""
+        """Drop all waiting messages. The position moves back, so they will be fetched again."""
         self.is_draining = True
         for first in [lane.drop_waiting() for lane in self.lanes]:
             self._rewind(first)
 
     def when_empty(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Call once when all messages that are begun now are done, in all lanes.
+        """Call `call` once, when all messages that are unacked now are done in all lanes.
 
         Return a function that cancels the call.
         """
@@ -745,7 +764,7 @@ class Ledger:
         return forget
 
     def shut(self) -> None:
-        """End the epoch; the ledger keeps its numbers for who still looks at them."""
+        """End the epoch. The ledger's numbers stay readable."""
         self.is_shut = True
         for lane in self._all_lanes:
             lane.shut()

@@ -6,9 +6,8 @@
     kafka+sasl://USER:PASSWORD@HOST:PORT      Kafka with a login, in the clear
     kafka+sasl+ssl://USER:PASSWORD@HOST:PORT  Kafka with a login, over TLS
 
-A login is SASL's PLAIN unless `client_options` name another mechanism; certificates and all else
-of the client are among the `client_options` too. User and password are percent-encoded where they
-hold one of `:/@%`.
+A login uses SASL's PLAIN unless `client_options` name another mechanism. Certificates and other
+options of the client are also set there. In a user or password, each of `:/@%` is percent-encoded.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#]+)(:(?P<port>.*))?
 
 
 def driver_for(urls: Sequence[str]) -> Driver:
-    """The driver for a cluster.
+    """Return the driver for a cluster.
 
     Args:
-        urls: one or more, of one scheme and one login; their hosts are taken together. A port
-            that is left out is 9092.
+        urls: one or more URLs with the same scheme and login. The driver uses all their hosts. The
+            default port is 9092.
 
     Raises:
-        ValueError: what is wrong with them, with the URL but never its password.
+        ValueError: a URL is not valid. The text names the problem and the URL without its password.
     """
     if not urls:
-        raise ValueError(f"no URL of a broker; {_schemes()}")
+        raise ValueError(f"no URL of a broker was given; {_schemes()}")
     parsed = [_split(url) for url in urls]
     scheme = parsed[0][0]
     if any(other != scheme for other, _, _ in parsed):
-        raise _bad(urls, "one scheme at a time")
+        raise _bad(urls, "all URLs must have the same scheme")
     if scheme == "memory":
         return _memory(urls, [hosts for _, _, hosts in parsed])
     servers = [
@@ -59,22 +58,22 @@ def driver_for(urls: Sequence[str]) -> Driver:
 
 
 def _split(url: str) -> tuple[str, str | None, str]:
-    """Scheme, login and hosts."""
+    """Return the scheme, login and hosts of a URL."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise _bad([url], "no scheme, such as kafka:// before the host")
     if scheme not in SCHEMES:
         raise _bad([url], "unknown scheme")
-    # The last @ ends a login: a password may hold one that nobody encoded.
+    # The last @ ends a login: a password may contain an @ that is not encoded.
     login, at, hosts = rest.rpartition("@")
     if "," in login.partition("@")[2]:
-        raise _bad([url], "one login for all hosts, before the first of them")
+        raise _bad([url], "give one login for all hosts, before the first host")
     return scheme, login if at else None, hosts.removesuffix("/")
 
 
 def _memory(urls: Sequence[str], names: list[str]) -> Driver:
     if len(set(names)) != 1:
-        raise _bad(urls, "one name of a broker at a time")
+        raise _bad(urls, "all memory:// URLs must name the same broker")
     from transport.drivers.memory import MemoryDriver
 
     return MemoryDriver(names[0])
@@ -82,13 +81,13 @@ def _memory(urls: Sequence[str], names: list[str]) -> Driver:
 
 def _kafka(urls: Sequence[str], scheme: str, logins: set[str | None], servers: list[str]) -> Driver:
     if len(logins) != 1:
-        raise _bad(urls, "one login at a time")
+        raise _bad(urls, "all URLs must have the same login")
     security: dict[str, object] = {"security_protocol": _PROTOCOLS[scheme]}
     login = logins.pop()
     if "sasl" in scheme.split("+"):
         user, colon, password = (login or "").partition(":")
         if not user or not colon:
-            raise _bad(urls, "a login is USER:PASSWORD@")
+            raise _bad(urls, "no user or no password: a login is USER:PASSWORD@")
         security |= {
             "sasl_mechanism": "PLAIN",
             "sasl_plain_username": unquote(user),
@@ -96,7 +95,7 @@ def _kafka(urls: Sequence[str], scheme: str, logins: set[str | None], servers: l
         }
     elif login is not None:
         raise _bad(urls, "a login needs kafka+sasl:// or kafka+sasl+ssl://")
-    # kafka-python takes a tenth of a second to import: not for those who use the memory alone.
+    # Imported late: kafka-python takes a tenth of a second, which memory:// must not cost.
     from transport.drivers.kafka import KafkaDriver
 
     return KafkaDriver(servers, security)
@@ -120,4 +119,4 @@ def _bad(urls: Sequence[str], reason: str) -> ValueError:
 
 
 def _schemes() -> str:
-    return f"there are {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+    return f"the schemes are {', '.join(f'{scheme}://' for scheme in SCHEMES)}"

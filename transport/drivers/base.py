@@ -1,19 +1,20 @@
-"""The narrow contract between the transport and a broker's client.
+"""The contract between the transport and a driver, which wraps a broker's client.
 
-A driver moves bytes and knows the client's ways; every rule about acks, flow,
-ownership and order stands above it. `tests/drivers/` holds the contract as one
-suite that each driver passes.
+A driver moves bytes and handles the behavior of its client. Every rule about acks, flow, ownership
+and order is above the driver. `tests/drivers/` has one suite for the contract, and each driver
+passes it.
 
-Who calls what: a `ConsumerClient` has one *polling side* (`subscribe`, `poll`,
-`pause`, `resume`, `seek`, `positions`), called by one task, one call at a time;
-so batches, seeks and rebalances have one order, and no batch can overtake the
-seek or the revocation that makes it stale. `commit` may run beside it, one at a
-time. Queries (`committed`, the offsets of logs, `topics`, `partitions`) may run
-beside all of that and beside each other; none of them makes a commit wait.
+Which calls may run at the same time:
 
-Every async method is a checkpoint. A call that was cancelled after it was
-handed to the client runs to its end all the same; what `poll` then had fetched
-is returned by the next `poll`.
+- `subscribe`, `poll`, `pause`, `resume`, `seek` and `positions`: one task makes these calls, one at
+  a time. So batches, seeks and rebalances have one order, and no batch can overtake the seek or the
+  revocation that makes it stale.
+- `commit`: beside those calls, one commit at a time.
+- Queries (`committed`, the offsets of logs, `topics`, `partitions`): beside all other calls and
+  beside each other. A query does not delay a commit.
+
+Every async method is a checkpoint. A call that is cancelled after the client has taken it still
+runs to its end. If it was a `poll`, the next `poll` returns what it fetched.
 """
 
 from __future__ import annotations
@@ -42,23 +43,22 @@ class RebalanceKind(enum.Enum):
 
 @attrs.define(eq=False)
 class Rebalance:
-    """A change of ownership that waits for our consent.
+    """A change of ownership that the client completes only after `release`.
 
-    The client stands still (heartbeats go on, `poll` does not return) until
-    `release` is called, `bound` seconds have passed since the event, or the client
-    ends; in the latter two cases `expired` is set: the partitions may have another
-    owner already.
+    Until the release the client sends heartbeats, but `poll` does not return. The rebalance expires
+    if it is not released within `bound` seconds, or if the client ends before. Then `expired` is
+    set, and the partitions may already have another owner.
 
     Attributes:
-        partitions: ASSIGNED: the newly assigned ones; REVOKED, LOST: those that go.
-            May be empty, and REVOKED may come twice for one partition.
-        generation: the group's generation at this moment, -1 where there is none.
-        bound: seconds from the event to its expiry.
-        expired: final once a later poll has ended.
+        partitions: ASSIGNED: the newly assigned partitions; REVOKED, LOST: the partitions that this
+            member loses. May be empty. A partition may be in two REVOKED rebalances.
+        generation: the group's generation at this moment; -1: there is none.
+        bound: seconds from the rebalance to its expiry.
+        expired: set if the rebalance has expired. Final once a later poll has ended.
         released: set by the first release.
         of_new_topic: partitions whose topic was deleted and created again since this client had
-            them. All offsets of the old topic are void. If a client finds that out while it has
-            the partitions, it raises LOST for them, and ASSIGNED for those of the new topic.
+            them. All offsets of the old topic are void. If a client detects this while it has the
+            partitions, it raises LOST for them, and then ASSIGNED for those of the new topic.
     """
 
     kind: RebalanceKind
@@ -71,15 +71,19 @@ class Rebalance:
     of_new_topic: frozenset[TP] = frozenset()
 
     def release(self, seek: Mapping[TP, int] | None = None, pause: Collection[TP] = ()) -> None:
-        """Let the client go on; for ASSIGNED, with the positions to start from.
+        """Let the client continue. Not a checkpoint.
 
-        Partitions that `seek` does not name start from their committed offset, or by the
-        reset policy where there is none. Those of a new topic start from the committed offset for
-        that topic, or at its beginning, whatever the policy. Those in `pause` start paused, so
-        that the poll under way fetches nothing of them; the pause flag of all others is
-        cleared. The second and later calls do nothing. After the expiry a release moves
-        nothing at the client, but has to come all the same: until then no poll returns, so
-        that fetched records never come before the change of ownership that led to them.
+        Later calls do nothing. A release is necessary even after the expiry: no poll returns before
+        it, so that no records arrive before the rebalance that assigned their partition. After the
+        expiry `seek` and `pause` have no effect.
+
+        Args:
+            seek: for ASSIGNED, the start offsets. All other partitions start from their committed
+                offset, or by the reset policy if there is none. Partitions of a new topic start
+                from the offset that is committed for that topic, or at its beginning, whatever the
+                policy.
+            pause: assigned partitions that start paused, so that the poll under way does not fetch
+                them. All other assigned partitions start unpaused.
         """
         self.released.set()
         self._release(seek or {}, frozenset(pause))
@@ -87,15 +91,15 @@ class Rebalance:
 
 @attrs.frozen
 class Reset:
-    """A position that a rule has set, rather than a commit of the group or a `seek`.
+    """A position that a rule has set. Not from a commit of the group, and not from a `seek`.
 
     Attributes:
-        old: the position before, which lies outside the log. None: the group has no committed
+        old: the previous position, which is outside the log. None: the group has no committed
             offset of the partition.
-        new: where reading goes on.
-        is_new: the group begins with this partition. Nothing was skipped, and no warning is due.
-        must_commit: the group must have committed this offset before a message is delivered.
-            Otherwise the next member, after a crash, would start elsewhere and skip records.
+        new: the offset at which reading continues.
+        is_new: the group begins with this partition. Nothing was skipped, so no warning is needed.
+        must_commit: the group must commit this offset before a message is delivered. Otherwise,
+            after a crash, the next member would start elsewhere and skip records.
     """
 
     tp: TP
@@ -106,114 +110,118 @@ class Reset:
 
     @property
     def skipped(self) -> int:
-        """The number of offsets from `old` to `new`; 0 if that goes back or `old` is None."""
+        """The number of offsets from `old` to `new`; 0 if `new` is lower or `old` is None."""
         return 0 if self.old is None else max(0, self.new - self.old)
 
 
 class ConsumerClient(Protocol):
-    """One member of a consumer group. `open` first, `close` or `kill` last.
+    """One member of a consumer group. Call `open` first, and `close` or `kill` last.
 
-    Made without a group_id it raises ValueError. After the end all that is awaited raises
-    ClientClosed, but for another `close` or `kill`.
+    The constructor raises ValueError without a group_id, except with `client_only`. After `close`
+    or `kill`, every async call raises ClientClosed, except another `close` or `kill`.
     """
 
     async def open(self) -> None:
-        """Connect. Raises BrokerUnavailable (naming the addresses), AuthorizationFailed."""
+        """Connect.
+
+        Raises BrokerUnavailable, whose text names the addresses, and AuthorizationFailed.
+        """
 
     async def subscribe(
         self, topics: Collection[str], *, may_be_gone: Collection[str] = ()
     ) -> None:
-        """Replace the subscription; the group hears of it during the next `poll`.
+        """Replace the subscription. The next `poll` sends it to the group.
 
-        An empty collection gives everything back. Topics that do not exist are waited for, as
-        the broker may create them, for `connect_timeout` seconds. Those of `may_be_gone` are not
-        waited for: they are read once they exist.
+        With an empty collection the next `poll` gives up all partitions. The call waits up to
+        `connect_timeout` seconds for topics that do not exist, because the broker may create them.
+        It does not wait for topics in `may_be_gone`: they are read once they exist.
 
-        Raises UnknownTopic (naming them, or those of the setting `partitions` that the topics do
-        not have), BrokerUnavailable, AuthorizationFailed, ClientClosed.
+        Raises BrokerUnavailable, AuthorizationFailed, ClientClosed. UnknownTopic: topics do not
+        exist, or do not have partitions of the setting `partitions`; the text names them.
         """
 
     async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
-        """Wait for records; returns at least one, or nothing at all: after `interrupt`, or with
-        new `resets` to be read.
+        """Wait for records, and return at least one.
 
-        Where a partition begins without a committed offset is said in `drivers/starts.py`.
+        Returns nothing after `interrupt`, or if there are new `resets`. The records are encoded, as
+        they were fetched, and in offset order within a partition. A batch that cannot be decoded
+        raises its error where it is decoded. `drivers/starts.py` has the rules for partitions
+        without a committed offset.
 
-        Records come as they were fetched, encoded, and in offset order within a partition. A batch
-        that cannot be decoded is an error of who reads it. While it waits it keeps up the
-        membership and raises rebalances.
+        The waiting poll keeps the membership and raises rebalances. Before it returns records of a
+        topic that was deleted and created again, it raises two rebalances (`of_new_topic`). It
+        raises LOST at once after an eviction, or if no heartbeat was answered for `session_timeout`
+        seconds, even while no broker answers.
 
-        For a topic that was deleted and created again there are two rebalances (`of_new_topic`)
-        before anything of the new one is returned.
-
-        Lost partitions are raised as LOST at once, also while no broker answers:
-        after an eviction, or `session_timeout` seconds without an answer to a heartbeat.
-
-        Raises OffsetOutOfRange (policy "error": no committed offset, or one outside the log),
-        Fenced, AuthorizationFailed,
-        ClientClosed. TransportError: the client itself has failed and cannot continue.
+        Raises Fenced, AuthorizationFailed, ClientClosed. OffsetOutOfRange (policy "error"): no
+        offset is committed, or the position is outside the log. TransportError: the client itself
+        has failed and cannot continue.
         """
 
     def resets(self) -> Sequence[Reset]:
-        """The positions that rules have set in the polls since the last call; before the batches of
-        the last poll. Not a checkpoint."""
+        """Return the positions that rules have set since the last call. Not a checkpoint.
+
+        They precede the records that the last poll returned.
+        """
 
     def interrupt(self) -> None:
-        """Let the `poll` under way return at once.
+        """Let the `poll` under way, or else the next one, return at once. Not a checkpoint.
 
-        If none is under way the next one does: it still looks once for what there is, and for
-        the group, so that who interrupts every poll misses nothing.
+        A poll still handles rebalances and fetched records once before it returns. So no event is
+        missed even if every poll is interrupted.
         """
 
     async def next_rebalance(self) -> Rebalance:
-        """Wait for the next change of ownership; to be released before the next one comes.
+        """Wait for the next rebalance. Release each rebalance before you wait for another one.
 
-        One task calls it. Rebalances happen only while a `poll` is under way, in order with
-        its batches. Raises ClientClosed, also to who waits already.
+        One task calls it. Rebalances happen only while a `poll` is under way, in order with its
+        batches. Raises ClientClosed, also in a call that is waiting.
         """
 
     async def pause(self, tps: Collection[TP]) -> None:
-        """Fetch nothing from these; the membership is kept by polling on.
+        """Stop fetching from these partitions. Polls keep the membership, but return none of them.
 
-        Partitions that are not assigned are passed over. Nothing of a paused partition is
-        returned by the following polls.
+        Partitions that are not assigned are ignored.
         """
 
     async def resume(self, tps: Collection[TP]) -> None:
-        """Fetch from these again. Partitions that are not assigned are passed over."""
+        """Fetch from these partitions again. Partitions that are not assigned are ignored."""
 
     async def seek(self, tp: TP, offset: int) -> None:
-        """Continue at `offset`; what was fetched before is dropped.
+        """Continue at `offset`, and drop what was fetched before.
 
         Raises NotAssigned; ValueError: a negative offset.
         """
 
     async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
-        """The next offset to fetch, past markers and aborted data even where no record came.
+        """Return the next offset to fetch of each partition.
 
-        Without those that are not assigned or whose position is not known yet. Costs
-        O(assigned partitions) each: ask rarely.
+        The position passes markers and aborted data even if no record follows. Partitions that are
+        not assigned or have no position yet are missing in the result. Each partition costs
+        O(assigned partitions), so call it rarely.
         """
 
     def highwater(self, tp: TP) -> int | None:
-        """End of the log as of the last fetch; None before the first, or if not assigned."""
+        """Return the end of the log at the last fetch; None: not fetched yet, or not assigned."""
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
-        """Commit the offsets as a whole. Raises RebalanceInProgress, CommitFailed, CommitUnknown,
-        CommitRefused, Fenced, AuthorizationFailed, ClientClosed; within `timeout` seconds. And
-        PartitionGone, where the others may have been committed.
+        """Commit all these offsets together. Returns or raises within `timeout` seconds.
 
-        The offsets are of the topics that the partitions belonged to when this was called: where a
-        topic was created again since then, as far as the client knows, it raises TopicReplaced.
+        The offsets apply to the topics to which the partitions belong at the time of the call.
 
-        A commit that the client has not begun when the time is up, or when the caller is
-        cancelled, is taken back and never made; where the time is up, CommitWithdrawn says so.
+        Raises RebalanceInProgress, CommitFailed, CommitRefused, Fenced, AuthorizationFailed,
+        ClientClosed. PartitionGone: the offsets of the other partitions may be committed.
+        TopicReplaced: the client knows that a topic was created again since the call.
+        CommitUnknown: no answer within the timeout. CommitWithdrawn: the client did not begin the
+        commit within the timeout, and will never make it.
+
+        Cancelled: the commit is withdrawn if the client has not begun it; else it runs to its end.
         """
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        """The group's committed offsets, without those that have none.
+        """Return the group's committed offsets, without partitions that have none.
 
         Raises BrokerUnavailable: no answer within `timeout` seconds.
         """
@@ -221,12 +229,12 @@ class ConsumerClient(Protocol):
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        """The first offset of each log."""
+        """Return the first offset of each log."""
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        """The offset after the last one that the isolation level lets a reader see."""
+        """Return, for each log, the offset after the last one that the isolation level shows."""
 
     async def current_ends(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -237,40 +245,40 @@ class ConsumerClient(Protocol):
         """
 
     async def topics(self, timeout: float = DEFAULT_TIMEOUT) -> frozenset[str]:
-        """Return every topic that this client may see, without the internal ones.
+        """Return every topic that this client may see, without internal topics.
 
         Raises BrokerUnavailable: no answer within `timeout` seconds.
         """
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
-        """Every partition of the topic. Raises UnknownTopic."""
+        """Return every partition of the topic. Raises UnknownTopic."""
 
     def group_metadata(self) -> GroupMetadata:
-        """This member's identity, the fence of its transactions.
+        """Return this member's identity, by which the broker fences its transactions.
 
-        Raises RebalanceInProgress where it may have changed by a rebalance that `next_rebalance`
-        has not returned yet: what is committed under it must still be ours. A generation below 0
-        means no member.
+        A generation below 0 means that this client is not a member. Raises RebalanceInProgress if a
+        rebalance waits that `next_rebalance` has not returned yet: with the new identity, offsets
+        of partitions that this member has lost could be committed. Not a checkpoint.
         """
 
     async def close(self, timeout: float) -> None:
-        """Leave the group and end the threads. No rebalance is raised any more.
+        """Leave the group and end the threads, within `timeout` seconds. Raises no rebalance.
 
-        Within `timeout` seconds; a thread that is stuck past it is abandoned and named in a
-        TransportError. No `poll` may be under way: `interrupt` it and wait for it first.
+        No `poll` may be under way: `interrupt` it and wait for it first. Raises TransportError: a
+        thread did not end in time and was abandoned; the text names it.
         """
 
     async def kill(self) -> None:
-        """Go as a crash would: no commit, no leaving; the group finds out by the session."""
+        """End as in a crash: no commit, no leave. The group notices after the session timeout."""
 
 
 @attrs.define(eq=False)
 class Outgoing:
-    """One message on its way to the broker; compared by identity.
+    """One message to be written; compared by identity.
 
     Attributes:
-        partition: None lets the client choose.
-        timestamp_ms: None lets the client take its clock.
+        partition: None: the client chooses it.
+        timestamp_ms: milliseconds since 1970; None: the client takes the time from its clock.
     """
 
     topic: str
@@ -286,48 +294,54 @@ Reports = Callable[[Sequence[tuple[Outgoing, Outcome]]], None]
 
 
 class ProducerClient(Protocol):
-    """One producer. `open` first, `close` or `kill` last; after that calls raise ClientClosed."""
+    """One producer. Call `open` first, and `close` or `kill` last.
+
+    After `close` or `kill`, all other calls raise ClientClosed.
+    """
 
     async def open(self, report: Reports) -> None:
-        """Connect. `report` is called in the trio thread, a batch at a time, once for each
-        message that was handed over: where it went or why it did not. A driver with many messages
-        in one batch reports `transport.drivers.written.Outcomes`, which is quicker.
+        """Connect.
+
+        Args:
+            report: called in the trio thread with the outcomes of one or more messages: exactly one
+                outcome for each accepted message. A driver whose batches have many messages passes
+                `transport.drivers.written.Outcomes`, which is faster.
         """
 
     async def keep_deadlines(self) -> NoReturn:
-        """Fail what gets no answer within the delivery timeout, until cancelled.
+        """Fail messages that get no answer within the delivery timeout, until cancelled.
 
-        To be run, by one task, as long as the producer is open.
+        One task runs it while the producer is open.
         """
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         """Return the number of partitions of the topic.
 
-        The number is cheap once known, and then no older than `metadata_max_age` while a broker
-        answers. One bad topic delays no other. Raises UnknownTopic, BrokerUnavailable,
+        A known number is cheap, and no older than `metadata_max_age` while a broker answers. One
+        missing topic delays no other topic. Raises UnknownTopic, BrokerUnavailable,
         AuthorizationFailed.
         """
 
     def topic_id(self, topic: str) -> object:
         """Return the topic's identity in the broker's last answer; None: not known.
 
-        A topic that is deleted and created again has another one.
+        A topic that is deleted and created again has another id.
         """
 
     def send_now(self, batch: Sequence[Outgoing]) -> bool:
-        """Hand messages over as `send` does, if that takes a moment; False: nothing was done.
+        """Accept messages as `send` does, if no wait is necessary; False: nothing was done.
 
-        It saves a turn of all tasks. Not a checkpoint. Raises ClientClosed.
+        This saves one pass of trio's scheduler. Not a checkpoint. Raises ClientClosed.
         """
 
     async def send(self, batch: Sequence[Outgoing]) -> None:
-        """Hand messages over, in order; their topics' partitions are known already.
+        """Accept messages, in order. `partition_count` has been called for each topic.
 
-        A message for a partition that is gone is reported as DeliveryFailed, caused by
-        UnknownTopic.
+        Returns when the client has the messages. A message that the client rejects is reported like
+        a message that was not written. The error for a deleted partition is DeliveryFailed, caused
+        by UnknownTopic.
 
-        Returns when the client has taken them. A message that it refuses is reported like one
-        that it could not deliver. Cancelled: the batch is handed over all the same.
+        Cancelled: the batch is accepted nevertheless.
         """
 
     async def create_topic(
@@ -340,31 +354,37 @@ class ProducerClient(Protocol):
         *,
         wait: bool = True,
     ) -> None:
-        """Create a topic; one that exists is fine. `wait`: return when it can be written.
+        """Create a topic. An existing topic is no error.
 
-        Raises BrokerUnavailable within `timeout` seconds and a moment, UnknownTopic for a name that
-        no topic can have, AuthorizationFailed, TransportError: the broker refuses the rest.
-        Cancelled: it may be created all the same.
+        Args:
+            wait: return only when the topic can be written.
+
+        Raises BrokerUnavailable, soon after `timeout` seconds; AuthorizationFailed. UnknownTopic:
+        the name is not valid. TransportError: the broker refuses for another reason.
+        Cancelled: the topic may be created nevertheless.
         """
 
     def without_linger(self) -> AbstractContextManager[None]:
-        """In the block, let no message wait for others to fill its batch. Not a checkpoint."""
+        """Return a block in which no message waits for others to fill its batch (the linger).
 
-    # Only with a transactional id; one of these at a time. `open` has then fenced the previous
+        Not a checkpoint.
+        """
+
+    # The calls below need a transactional id, and run one at a time. `open` has fenced the previous
     # owner of the id and ended its open transaction. All raise Fenced (another producer has the id
     # now), AuthorizationFailed, BrokerUnavailable, ClientClosed. They raise TransactionAborted if
-    # the broker has ended the transaction after `transaction_timeout`, or if a message of it is
-    # lost. The producer must then abort, and may begin the next transaction. Other messages of the
-    # old one fail with TransactionAborted.
+    # the broker has ended the transaction after `transaction_timeout`, or if a message of the
+    # transaction is lost. The producer must then abort, and may begin the next transaction. Other
+    # messages of the aborted transaction fail with TransactionAborted.
 
     async def begin(self) -> None:
-        """Begin a transaction: what is sent from now on belongs to it. Asks no broker."""
+        """Begin a transaction, to which the messages sent from now on belong. Sends no request."""
 
     def hurry(self) -> None:
         """Let no message of the open transaction wait for others to fill its batch (the linger).
 
-        Call it before waiting for a delivery of the transaction, or for its end. From any thread.
-        Not a checkpoint, raises nothing, and does nothing without a transaction.
+        Call it before you wait for a delivery of the transaction, or for its end. From any thread.
+        Not a checkpoint. Raises nothing. Does nothing without a transaction.
         """
 
     async def send_offsets(
@@ -372,34 +392,35 @@ class ProducerClient(Protocol):
     ) -> None:
         """Let the transaction commit these offsets of a group when it is committed itself.
 
-        Raises TransactionAborted: it can only be aborted, be it that the group is in another
-        generation by now. CommitFailed: the group knows no such member (any more), and the
+        Raises TransactionAborted: the transaction can only be aborted, for example because the
+        group is in another generation now. CommitFailed: the group has no such member, and the
         transaction can only be aborted.
         """
 
     async def commit(self, timeout: float) -> None:
-        """Commit the transaction, after all that was sent in it was delivered.
+        """Commit the transaction, after all its messages were written.
 
-        Raises TransactionAborted: it can only be aborted. CommitUnknown: no answer; `abort` ends
-        it then, one way or the other, and the group's committed offsets tell which.
+        Raises TransactionAborted: the transaction can only be aborted. CommitUnknown: no answer.
+        Then call `abort`: afterwards the transaction is either committed or aborted, and the
+        group's committed offsets show which.
         """
 
     async def abort(self, timeout: float) -> None:
-        """End the transaction, whatever state it is in; afterwards nothing of it is left open."""
+        """End the transaction in any state. Afterwards no part of it is open."""
 
     async def close(self, timeout: float) -> None:
-        """Send what is left within `timeout` seconds, fail the rest, end the threads."""
+        """Send waiting messages for up to `timeout` seconds, fail the rest, and end the threads."""
 
     async def kill(self) -> None:
-        """Go as a crash would: what was not sent is failed."""
+        """End as in a crash. Messages that were not sent fail."""
 
 
 class Driver(Protocol):
-    """What an URL's scheme stands for."""
+    """The clients for one scheme of a broker's URL."""
 
     @property
     def version(self) -> str:
-        """Name and version of the client, such as `kafka-python=3.0.12`."""
+        """The name and version of the client, such as `kafka-python=3.0.12`."""
 
     def consumer(self, settings: ClientSettings) -> ConsumerClient: ...
 

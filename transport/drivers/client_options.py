@@ -1,13 +1,13 @@
-"""Which options of kafka-python `client_options` may hold, and why not the others. Pure.
+"""The options of kafka-python that `client_options` may hold, and why it refuses others. Pure.
 
 Every option of the client's consumer, producer and admin client is in one of two tables:
 
-- `PASSED`: the option has an effect. It is checked here and handed to the client.
-- `REFUSED`: a setting of the app says the same, our design makes the option void, or the client
-  itself ignores it. The text says which, and what to do.
+- `PASSED`: the option has an effect. It is checked here and passed to the client.
+- `REFUSED`: a setting of the app has the same meaning, the app has no use for the option, or the
+  client itself ignores it. The text gives the reason and what to do.
 
-Look here when an option is refused. The tables do not depend on the driver: memory://
-refuses the same options as kafka://.
+Look here when an option is refused. The tables do not depend on the driver: memory:// refuses the
+same options as kafka://.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PASSED: Mapping[str, Check] = {
     "enable_incremental_fetch_sessions": flag,
     "fetch_max_wait_ms": _whole(),
     "fetch_min_bytes": _whole(),
-    # With more than 5 the client would give up idempotence, and only log that.
+    # With more than 5 the client gives up idempotence and only logs that.
     "max_in_flight_requests_per_connection": _whole(1, 5),
     "metadata_max_age_ms": _whole(1),
     "proxy_url": _hidden,
@@ -151,9 +151,10 @@ REFUSED: Mapping[str, str] = {
 
 
 def check_client_options(name: str, options: Any) -> None:
-    """Check `client_options`; no value that may be secret is shown.
+    """Check `client_options`.
 
-    Raises TypeError, ValueError: the text names the option, the problem and the remedy.
+    Raises TypeError, ValueError: the text names the option, the problem and the remedy. It shows no
+    value that may be secret.
     """
     instance(name, options, Mapping, 'a mapping such as {"client_rack": "r1"}')
     for option, value in options.items():
@@ -174,6 +175,6 @@ def _unknown(name: str, option: str) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str | None:
-    """Return the most similar of some names; None: none is similar."""
+    """Return the name in `names` that is most similar to `name`; None: none is similar."""
     found = difflib.get_close_matches(name, names, n=1)
     return found[0] if found else None

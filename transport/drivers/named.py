@@ -1,4 +1,4 @@
-"""The partitions that the setting `partitions` names, and those that exist. Pure."""
+"""A check that the partitions named in the setting `partitions` exist. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_named(named: Collection[TP] | None, counts: Mapping[str, int]) -> None
     """Raise UnknownTopic for named partitions that their topics do not have.
 
     Args:
-        named: None: all are read.
+        named: the setting `partitions`; None: all partitions are read.
         counts: the number of partitions of each subscribed topic.
     """
     absent = sorted(

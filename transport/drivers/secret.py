@@ -1,16 +1,16 @@
-"""What is needed and not to be shown: passwords, and URLs with a password in them."""
+"""Strings that hide passwords in `repr()`: passwords, and URLs that contain one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Self
 
-# Of the client's options; the last one is an URL that may hold a login.
+# The secret options of the client. `proxy_url` may contain a login.
 _SECRETS = ("sasl_plain_password", "ssl_password", "proxy_url")
 
 
 class Secret(str):
-    """A password, which repr() does not show."""
+    """A password that `repr()` does not show."""
 
     __slots__ = ()
 
@@ -19,12 +19,12 @@ class Secret(str):
 
 
 class Url(str):
-    """A broker's URL; it works as it was given, and is shown without its password."""
+    """A broker's URL that contains its password and is shown without it."""
 
     __slots__ = ()
 
     def __new__(cls, url: str) -> Self:
-        return super().__new__(cls, url[:])  # the bare text: of another Url too, and not as shown
+        return super().__new__(cls, url[:])  # the whole text: `str()` of a Url hides the password
 
     def __str__(self) -> str:
         return without_password(self)
@@ -37,8 +37,8 @@ class Url(str):
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown, whatever is wrong with it."""
-    # A password may hold an @ that nobody encoded: the last one ends it.
+    """Return a URL without its password, even if the URL is not valid."""
+    # A password may contain an @ that is not encoded, so the last @ ends it.
     head, at, hosts = url.rpartition("@")
     if not at:
         return url[:]
@@ -49,7 +49,7 @@ def without_password(url: str) -> str:
 
 
 def secretive(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the client whose passwords are shown by no repr()."""
+    """Return options of the client with passwords that `repr()` does not show."""
     return {
         name: Secret(value) if name in _SECRETS and isinstance(value, str) else value
         for name, value in options.items()

@@ -1,4 +1,4 @@
-"""What a broker's client can be told, in our names and units; refused at once where it is wrong."""
+"""The settings of a broker's client, with the names, units and checks of the transport."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transport.types import TP
 # The client counts in whole milliseconds, in 32 bits.
 _duration = setting(seconds, least=0.001, most=MOST_SECONDS)
 _size = setting(whole, least=1, most=MOST)
-# A member's name at the broker: the rule of org.apache.kafka.common.internals.Topic.
+# A member's name. The broker uses the rule of org.apache.kafka.common.internals.Topic.
 _INSTANCE_ID = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
 
 
@@ -58,7 +58,7 @@ def _secretive(options: Any) -> dict[str, Any]:
 
 
 def _names(options: Mapping[str, object]) -> str:
-    """What may be shown: the values may be passwords."""
+    """Return the names of the options for `repr()`: the values may be passwords."""
     return f"<{', '.join(sorted(options))}>"
 
 
@@ -74,23 +74,23 @@ class ClientSettings:
         group_instance_id: the name of a static member. After a restart within `session_timeout` the
             member gets its partitions back without a rebalance. None: the member is dynamic.
         auto_offset_reset: "earliest", "latest" or "error". Where a new group begins, and where
-            reading goes on from a position that is not in the log. "latest" skips only records from
-            before the group began: partitions and topics that are created later are read
-            from their beginning, and of a topic that is added later, all records since the group
+            reading continues if the position is not in the log. "latest" skips only records from
+            before the group began: partitions and topics that are created later are read from their
+            beginning. A topic that is added later is read from the first record since the group
             began. With "latest" the start is committed before the first message is delivered.
             "error": `OffsetOutOfRange` ends the app, also for a partition that was added. Each
-            reset in a group that has begun is a warning.
+            reset in a group that has begun logs a warning.
         assignment: "cooperative" or "eager". How the members of the group share the partitions. All
-            members of a group must agree.
-        client_only: read all partitions of the topics without a group. Nothing is shared with other
-            consumers, and no commit reaches the broker.
-        partitions: read exactly these partitions. Each starts at the offset given here or, where
-            that is None, at the committed offset of the group. Nothing is shared. The group keeps
+            members of a group must have the same value.
+        client_only: read all partitions of the topics without a group. No partition is shared with
+            other consumers, and no commit reaches the broker.
+        partitions: read exactly these partitions. Each starts at the offset given here or, if that
+            is None, at the committed offset of the group. No partition is shared. The group keeps
             the commits, and must have no members.
         session_timeout: a member that sends no heartbeat for this long is removed from the group. A
-            member whose heartbeats get no answer for this long gives its partitions up as lost.
+            member whose heartbeats get no answer for this long gives up its partitions as lost.
         heartbeat_interval: the time between two heartbeats; at best a third of `session_timeout`. A
-            heartbeat is how a member learns of a rebalance. After each join the first ones follow
+            member learns of a rebalance by a heartbeat. After each join the first heartbeats follow
             sooner.
         max_poll_interval: a member that does not poll for this long, such as during a rebalance, is
             removed from the group.
@@ -98,44 +98,43 @@ class ClientSettings:
             of `max_poll_interval`; see `rebalance_bound`.
         isolation: "read_committed" or "read_uncommitted". Whether messages of open and aborted
             transactions are left out.
-        fetch_max_bytes: the most bytes of one fetch from one broker. As much waits undecoded for
-            partitions that were paused meanwhile.
-        max_partition_fetch_bytes: the most bytes of one partition in one fetch. One larger batch
-            is fetched all the same.
+        fetch_max_bytes: the most bytes of one fetch from one broker. Fetches of partitions that
+            were paused meanwhile wait undecoded, and may take as much again.
+        max_partition_fetch_bytes: the most bytes of one partition in one fetch. A batch that is
+            larger is fetched nevertheless.
         max_decompressed_bytes: a batch that decompresses to more, or a record whose headers take
-            more in memory, ends the reading with UnreadableBatch. There each header counts as 160
-            bytes.
-        record_codec: "auto", "compiled" or "pure". What decodes and encodes records: the compiled
-            code of aiokafka, or Python. "auto": the compiled code if it is installed.
-            `Transport.driver_version` shows which it is. memory:// has no use for it.
+            more in memory, ends the reading with UnreadableBatch. Each header counts as 160 bytes.
+        record_codec: "auto", "compiled" or "pure". The code that decodes and encodes records: the
+            compiled code of aiokafka, or Python. "auto": the compiled code if it is installed.
+            `Transport.driver_version` shows which one is used. No effect on memory://.
         request_timeout: the time for one request to a broker.
         connect_timeout: the time to find a broker, and a topic that does not exist yet.
         commit_timeout: the time for the broker's answer to a commit.
-        metadata_max_age: producers and consumers ask the broker for the partitions of their topics
-            at least this often. Added partitions are found within this time and two seconds.
-        acks: "all", 1 or 0. The brokers that have a message before it counts as delivered.
+        metadata_max_age: producers and consumers request the partitions of their topics at least
+            this often. Added partitions are found within this time plus two seconds.
+        acks: "all", 1 or 0. The brokers that must have a message before it counts as written.
         linger: the time for which a batch waits for more messages before it is sent. A flush ends
             the wait.
-        transaction_linger: the same in transactions. The wait also ends when a task awaits a
+        transaction_linger: the linger in transactions. The wait also ends when a task awaits a
             delivery, and at the commit. No later batch of that transaction waits.
         max_batch_size: the most bytes of one batch of a partition. 0: each message is its own
             batch.
         max_request_size: the most bytes of one request, and so of one message.
-        compression_type: "gzip", "snappy", "lz4" or "zstd". How batches are compressed. None: they
-            are not.
+        compression_type: "gzip", "snappy", "lz4" or "zstd". How batches are compressed. None: no
+            compression.
         delivery_timeout: the time from the sending of a message to its outcome.
         ssl_context: for TLS, in place of the certificates among `client_options`.
         transactional_id: the id of a producer that writes in transactions. The app sets it.
         transaction_timeout: the time that a transaction may stay open before the broker aborts it.
             After a crash a reader may have to wait for this long.
         client_options: options of kafka-python for which there is no setting, such as
-            `{"client_rack": "r1"}`. Those that a setting stands for, or that would have no effect,
-            are refused with the reason. On memory:// they are checked as well, and
-            `allow_auto_create_topics` alone has an effect. `repr()` shows only their names.
+            `{"client_rack": "r1"}`. An option that has the meaning of a setting, or would have no
+            effect, is refused with the reason. memory:// also checks them, but only
+            `allow_auto_create_topics` has an effect there. `repr()` shows only their names.
 
     Raises:
-        TypeError, ValueError: a value that cannot be; the text names the setting. Or settings that
-            do not fit together: `max_poll_interval` leaves no room for a rebalance.
+        TypeError, ValueError: a value is not valid, or settings contradict each other, such as a
+            `max_poll_interval` that is too short for a rebalance. The text names the setting.
     """
 
     client_id: str = attrs.field(default="kafka-nursery", validator=setting(text))
@@ -218,24 +217,24 @@ class ClientSettings:
             )
         if self._most <= 0:
             raise ValueError(
-                "max_poll_interval must be longer than commit_timeout and heartbeat_interval"
-                f" together and a second, not {self.max_poll_interval!r} s: a rebalance waits for"
+                "max_poll_interval must be longer than commit_timeout plus heartbeat_interval"
+                f" plus 1 s, not {self.max_poll_interval!r} s: a rebalance waits for"
                 " handlers and a commit, and the client leaves the group when it does not poll"
             )
 
     @property
     def is_member(self) -> bool:
-        """Whether the consumer shares its topics with the others of its group."""
+        """Whether the consumer shares its topics with the other members of its group."""
         return not self.client_only and self.partitions is None
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether a retried message is written once, as far as `client_options` say."""
+        """Whether a retried message is written only once, according to `client_options`."""
         return self.client_options.get("enable_idempotence") is not False
 
     @property
     def producer_linger(self) -> float:
-        """Seconds for which a batch of a producer with these settings waits for more messages."""
+        """The seconds for which a batch of a producer with these settings waits for messages."""
         return self.linger if self.transactional_id is None else self.transaction_linger
 
     @property
@@ -245,10 +244,10 @@ class ClientSettings:
 
     @property
     def rebalance_bound(self) -> float:
-        """Seconds that a drain may take: half of max_poll_interval unless set.
+        """The seconds that a drain may take: `drain_timeout`, or half of `max_poll_interval`.
 
-        Below max_poll_interval by a commit, a heartbeat and a second for the gap since the
-        last poll, for the client counts from the last poll and leaves the group by itself.
+        At most `max_poll_interval` less a commit, a heartbeat and one second for the gap since the
+        last poll. The client counts from the last poll, and leaves the group by itself.
         """
         return min(self.drain_timeout or self.max_poll_interval / 2, self._most)
 

@@ -1,20 +1,20 @@
 """The start offset of a partition without a committed offset of the group. Pure.
 
-`auto_offset_reset` says where a new group begins. It does not apply to partitions that come to the
-group later, or "latest" would skip records that were written after the group had begun. So a member
-must know whether its group has begun, and with which topics. It reads that from the group's
+`auto_offset_reset` sets where a new group begins. It does not apply to partitions that are added to
+the group later: "latest" would skip records that were written after the group had begun. So a
+member must know whether its group has begun, and with which topics. It reads that from the group's
 commits. A member that finds no commit of a topic begins with the topic. It writes that moment and
 the topic's number of partitions (`Began`) into the metadata of its commits, where other members
-find them.
+read them.
 
-With "latest", the first of these rules that fits holds:
+With "latest", the first of these rules that fits applies:
 
 1. The topic was created while this client ran: the start of the log.
 2. The topic had too few partitions when the group began with it: the partition was added later,
    so the start of the log.
-3. The group began with the topic at a known time: the first record since then. That is the end of
-   the log for members that join a new group together, and skips nothing where a member crashed
-   before its first commit.
+3. The group began with the topic at a known time: the first record since then. For members that
+   join a new group together, that is the end of the log. If a member crashed before its first
+   commit, nothing is skipped.
 4. The group has commits of the topic without such a time, because other programs or an earlier
    version made them: the start of the log.
 5. The group has commits of other topics: the first record since the group began if that time is
@@ -34,8 +34,7 @@ import attrs
 
 from transport.types import TP
 
-# For this time after its begin a group is still beginning: members that come to its other topics
-# do not count as later.
+# Topics with which a group begins in this time after its own begin do not count as added later.
 BEGINNING_MS = 60_000
 _BEGAN = re.compile(r"kafka-nursery began=(\d+) partitions=(\d+)")
 
@@ -53,12 +52,12 @@ class Began:
     partitions: int
 
     def __str__(self) -> str:
-        """The metadata of a commit, as `parsed` reads it."""
+        """Return the metadata of a commit, as `parsed` reads it."""
         return f"kafka-nursery began={self.at_ms} partitions={self.partitions}"
 
 
 def parsed(metadata: str | None) -> Began | None:
-    """Parse the metadata of a commit; None: this library did not write it."""
+    """Return the parsed metadata of a commit; None: this library did not write it."""
     match = _BEGAN.fullmatch(metadata or "")
     return None if match is None else Began(int(match[1]), int(match[2]))
 
@@ -73,12 +72,12 @@ class Place(enum.Enum):
 
 @attrs.frozen
 class Start:
-    """Where a partition begins.
+    """The start of one partition.
 
     Attributes:
-        since_ms: for `Place.SINCE`: the first record with this timestamp, or a later one.
+        since_ms: for `Place.SINCE`: the start is the first record with this or a later timestamp.
         is_new: the group begins with the partition. Otherwise the group has begun before and has no
-            offset of the partition, which is worth a warning.
+            offset of the partition, which needs a warning.
     """
 
     place: Place
@@ -92,7 +91,7 @@ class Group:
 
     Attributes:
         commits: the metadata of its committed offsets.
-        began: the moments that this client knows by itself, by topic.
+        began: by topic, the moments that this client itself has recorded.
         created: topics that were created while this client ran.
         partitions: the number of partitions of each topic.
         now_ms: milliseconds since 1970.
@@ -110,7 +109,7 @@ class Group:
         return bool(self.commits or self.began)
 
     def known(self) -> dict[str, Began]:
-        """Return when the group began with each topic, from this client and from the commits."""
+        """Return the moment at which the group began with each topic, by client and commits."""
         known = dict(self.began)
         for tp, metadata in self.commits.items():
             began = parsed(metadata)
@@ -125,10 +124,10 @@ def starts(
 ) -> tuple[dict[TP, Start], dict[str, Began]]:
     """Return the starts of partitions without a committed offset.
 
+    Also returns the moment at which the group began with each topic, which the client records.
+
     Args:
         policy: "earliest" or "latest".
-
-    Returns the starts, and when the group began with each topic, for the client to remember.
     """
     known = group.known()
     begins = dict(known)
@@ -145,7 +144,7 @@ def starts(
 def _start(
     tp: TP, policy: str, group: Group, known: Mapping[str, Began], has_commits: bool
 ) -> tuple[Start, Began | None]:
-    """Return the start of one partition, and when the group began with its topic if that is new."""
+    """Return the start of one partition, and the begin of its topic if that is new."""
     count = group.partitions.get(tp.topic, tp.partition + 1)
     began = known.get(tp.topic)
     news = None

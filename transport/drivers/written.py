@@ -1,7 +1,7 @@
-"""What became of the messages of one report, without an object for each that was written.
+"""The outcomes of one report, without an object for each written message.
 
-Most messages are written, many of them one after the other in one batch. Their metadata differs in
-the offset alone, and few programs look at it. So it is made when it is asked for.
+Most messages are written, many of them one after the other in one batch. Only the offset differs in
+their metadata, and few programs read it. So the metadata is made when it is read.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _new = tuple.__new__
 
 @attrs.frozen(eq=False)
 class Place:
-    """Where messages were written that follow each other in one batch.
+    """The place of messages that were written one after the other in one batch.
 
     Attributes:
-        offset: of the first of them; -1 where the broker was not asked to answer.
-        step: from one offset to the next.
-        timestamp: seconds since 1970, as stored, of a message without a time of its own.
-        has_own_times: a message that names a time is stored with that time.
+        offset: of the first message; -1: the broker was not asked for an answer (`acks=0`).
+        step: the difference between one offset and the next.
+        timestamp: seconds since 1970, as stored, of a message without a timestamp of its own.
+        has_own_times: a message with a timestamp of its own is stored with it.
     """
 
     topic: str
@@ -36,11 +36,11 @@ class Place:
     has_own_times: bool
 
     def of(self, message: Outgoing, at: int) -> RecordMetadata:
-        """Return where the message with this number, from 0 on, was written."""
+        """Return the metadata of the message with the number `at`, counted from 0."""
         own_ms, timestamp = message.timestamp_ms, self.timestamp
         if own_ms is not None and self.has_own_times:
             timestamp = own_ms / 1000
-        # A call by name takes twice as long.
+        # A call with keyword arguments takes twice as long.
         offset = self.offset + at * self.step
         return _new(RecordMetadata, (self.topic, self.partition, offset, timestamp))
 
@@ -58,17 +58,17 @@ class Written:
 
 
 class Outcomes(Sequence[tuple[Outgoing, Outcome]]):
-    """A report: as a sequence, pairs of a message and what became of it.
+    """A report: a sequence of pairs of a message and its outcome.
 
     Attributes:
-        written: the messages that were written, by the batch.
-        others: the other pairs.
+        written: the messages that were written, by batch.
+        others: the pairs of all other messages.
     """
 
     def __init__(self) -> None:
         self.written: list[Written] = []
         self.others: list[tuple[Outgoing, Outcome]] = []
-        self._length = 0  # of all in `written`
+        self._length = 0  # the number of messages in `written`
 
     def add_written(self, messages: Sequence[Outgoing], place: Place) -> None:
         self.written.append(Written(messages, place))

@@ -1,6 +1,6 @@
-"""What a monitor is told, and a monitor that counts.
+"""The events that a monitor receives, and a monitor that counts them.
 
-Start reading at `sensor.py`. The parts of an app reach a monitor through `transport/probe.py` and
+Start reading at `sensor.py`. The parts of an app call a monitor through `transport/probe.py`, and
 import nothing of this package.
 Imports: the app, its parts, and values.
 """

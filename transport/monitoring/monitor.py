@@ -1,4 +1,4 @@
-"""A sensor that counts, and tells how an app is."""
+"""`Monitor`: a sensor that counts events and returns snapshots of an app."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Timing:
-    """How long something took, in seconds, each time.
+    """The number of operations of one kind, and the seconds that they took.
 
     Attributes:
-        failed: how many of them failed.
+        failed: how many operations failed. The other numbers leave them out.
     """
 
     count: int = 0
@@ -35,11 +35,11 @@ class Timing:
 
     @property
     def mean(self) -> float:
-        """0 where there was none."""
+        """The mean time; 0 if there was no operation."""
         return self.total / self.count if self.count else 0.0
 
     def add(self, since: float) -> None:
-        """One that began at `since` has ended now."""
+        """Count an operation that began at `since` and ends now."""
         self.last = trio.current_time() - since
         self.longest = max(self.longest, self.last)
         self.total += self.last
@@ -48,19 +48,18 @@ class Timing:
 
 @attrs.frozen
 class PartitionState:
-    """A partition that is assigned.
+    """The state of an assigned partition.
 
     Attributes:
         position: the offset after the last fetched record. None: not known yet.
-        highwater: the end of its log, from the broker: by the last fetch, or by an answer to
-            a request that is made every `lag_interval` while nothing is fetched. None: not known
-            yet.
-        committed: the committed offset, as far as this member knows. None: there is none yet.
-        lag: the offsets, with or without a message, from the committed offset to the high
-            watermark. Where `committed` is not known, they count from the offset that may be
-            committed. None: not known.
-        waiting: messages that are fetched and not delivered.
-        unacked: messages that are delivered and not acked.
+        highwater: the end of its log, from the last fetch, or from a request that is made every
+            `lag_interval` while nothing is fetched. None: not known yet.
+        committed: the committed offset, as far as this member knows. None: not known yet.
+        lag: how many offsets, with or without a message, lie between the committed offset and the
+            high watermark. If `committed` is None, they count from the safe offset. None: not
+            known.
+        waiting: how many messages are fetched and not delivered.
+        unacked: how many messages are delivered and not acked.
     """
 
     position: int | None
@@ -73,21 +72,23 @@ class PartitionState:
 
 @attrs.frozen
 class Snapshot:
-    """An app at a moment; counts are since it was opened.
+    """The state of an app at one moment. Counts begin when the app is opened.
 
     Attributes:
         partitions: the assigned partitions.
-        messages_in, messages_out: see the points of `Sensor`.
-        sends_initiated, sends_completed, sends_failed: messages.
-        in_flight: messages that are accepted and not delivered.
-        commits: how long each took, from its begin to the broker's answer.
-        assignments: how long each took, until fetching began.
-        rebalances: how long the client stood still for each.
+        messages_in, messages_out: how many were fetched, and how many acked, as `Sensor` counts.
+        sends_initiated, sends_completed, sends_failed: how many messages were passed to the client,
+            were written, and failed.
+        in_flight: how many messages are accepted and have no outcome.
+        commits: the commits that moved an offset, from the begin to the broker's answer.
+        assignments: the assignments, until fetching began.
+        rebalances: the times for which the client waited for the app.
         buffers_full: how often a partition was paused because a buffer was full.
         resets: how often reading continued at an offset from neither a commit nor a seek.
         skipped: how many offsets those resets have skipped.
-        stale_acks, doubled_acks: acks that changed nothing.
-        stuck: the findings of the last search (`Consumer.verify_all_partitions_active`).
+        stale_acks, doubled_acks: acks that changed nothing, because the message belongs to an
+            earlier epoch, or because it was acked already.
+        stuck: the findings of the last check (`Consumer.verify_all_partitions_active`).
     """
 
     partitions: Mapping[TP, PartitionState]
@@ -113,7 +114,7 @@ class Snapshot:
 
     @property
     def lag(self) -> int:
-        """Over all partitions of which it is known."""
+        """The sum over all partitions whose lag is known."""
         return sum(state.lag or 0 for state in self.partitions.values())
 
     @property
@@ -122,10 +123,10 @@ class Snapshot:
 
 
 class Monitor(Sensor):
-    """Counts, and tells by `snapshot` how an app is. One for each app.
+    """A sensor that counts, and returns the state of its app with `snapshot`. One for each app.
 
     Attributes:
-        messages_in, messages_out: by partition.
+        messages_in, messages_out: the counts by partition.
     """
 
     def __init__(self) -> None:
@@ -138,9 +139,10 @@ class Monitor(Sensor):
         self._resets = self._skipped = 0
 
     def snapshot(self) -> Snapshot:
-        """The app now. Costs O(assigned partitions + unacked); not a checkpoint.
+        """Return the state of the app now.
 
-        Raises RuntimeError: the app was not opened yet.
+        Costs O(assigned partitions + unacked messages). Not a checkpoint. Raises RuntimeError: the
+        app was not opened yet.
         """
         app = self._app
         if app is None:
@@ -170,7 +172,7 @@ class Monitor(Sensor):
 
     def on_open(self, app: App) -> None:
         if self._app is not None:
-            raise RuntimeError("a monitor is for one app: this one has one already")
+            raise RuntimeError("this monitor has an app already: make a new monitor for each app")
         self._app = app
 
     def on_messages_in(self, tp: TP, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Where an app tells what happens, as it happens: the class that a monitor inherits."""
+"""`Sensor`: the events that an app reports to a monitor, with one method for each."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from transport.types import TP, RecordMetadata
 
 
 class Sensor:
-    """The points at which an app tells what happens. A subclass overrides those that it wants.
+    """The base class of monitors. A subclass overrides the methods of the events that it needs.
 
-    All are called in trio's thread, from the library's own tasks, and are no async functions: they
-    must be quick, and must not call back into the app to change it. What a call that begins
-    something returns is given to the one that tells of its end. An error ends the app: it comes
-    out of `async with app` in the exception group, and no point is called after it.
+    All methods are called in trio's thread, by tasks of the library, and are not async. They must
+    be quick, and must not change the app. The method for the begin of an operation may return a
+    value, which the method for its end receives as `state`. An error ends the app: `async with app`
+    raises it in an exception group, and no method is called after it.
     """
 
     def on_open(self, app: App) -> None:
-        """The app is being opened; the first call."""
+        """Called when the app is being opened, before every other method."""
 
     def on_messages_in(self, tp: TP, count: int) -> None:
-        """So many messages were fetched. What a rebalance or a seek drops, and what is then fetched
-        again, is told again."""
+        """Called when `count` messages were fetched.
+
+        Messages that a rebalance or a seek drops count again when they are fetched again.
+        """
 
     def on_messages_out(self, tp: TP, count: int) -> None:
-        """So many messages were acked since the last call; once for each topic object that they
-        were delivered to. Told at each commit, and when the partition goes or is sought."""
+        """Called when `count` messages were acked since the last call.
+
+        A message counts once for each topic object that it was delivered to. The call comes at each
+        commit, and when the partition is revoked, lost or sought.
+        """
 
     def on_topic_buffer_full(self, tp: TP) -> None:
-        """A topic object's buffer is full: its partitions, this is one, pause until half of it
-        is acked."""
+        """Called when the buffer of a topic object is full, once for each of its partitions.
+
+        Fetching from the partition pauses until half of the buffer is acked.
+        """
 
     def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None:
         """Called when reading continues at `new`, an offset from neither a commit nor a seek.
@@ -42,48 +49,56 @@ class Sensor:
             old: the position before, which is not in the log: retention has deleted it, or the log
                 has lost its end. None: the group has begun before, and has no committed offset of
                 this partition.
-            skipped: how many offsets lie between the two. Their records are not read.
+            skipped: how many offsets lie between the two. Their records are not read. 0 if reading
+                goes back, or if `old` is None.
         """
 
     def on_commit_initiated(self, consumer: Consumer) -> Any:
-        """A commit begins; one at a time."""
+        """Called when a commit begins. Only one is in flight at a time."""
 
     def on_commit_completed(self, consumer: Consumer, state: Any, moved: bool) -> None:
-        """It has ended. `moved`: whether an offset did; not where nothing was left to commit, and
-        where it was given up, as the group did not come to rest (a warning says so)."""
+        """Called when a commit has ended without an error.
+
+        Args:
+            moved: whether an offset moved. False if nothing was left to commit, or if a rebalance
+                took so long that the commit was given up (a warning says so).
+        """
 
     def on_commit_error(self, consumer: Consumer, state: Any, error: Exception) -> None:
-        """It has failed; with CommitUnknown it may have been made all the same."""
+        """Called when a commit has failed. With CommitUnknown it may still have been applied."""
 
     def on_sends_initiated(self, producer: Producer, count: int) -> None:
-        """So many messages, accepted before, are handed to the client."""
+        """Called when `count` accepted messages are about to be passed to the client."""
 
     def on_sends_completed(self, producer: Producer, written: Sequence[RecordMetadata]) -> None:
-        """Messages were delivered."""
+        """Called when messages were written to their partitions."""
 
     def on_sends_error(self, producer: Producer, errors: Sequence[Exception]) -> None:
-        """Messages were not delivered; also those that were never handed over, at the end."""
+        """Called when messages failed, also those that never reached the client."""
 
     def on_assignment_start(self, consumer: Consumer, assigned: frozenset[TP]) -> Any:
-        """Partitions have come, and are being taken over. May be none."""
+        """Called when partitions were assigned, before they are fetched from. May be none."""
 
     def on_assignment_completed(self, consumer: Consumer, state: Any) -> None:
-        """They were: fetching from them begins."""
+        """Called when the assignment is done: fetching from its partitions begins."""
 
     def on_assignment_error(self, consumer: Consumer, state: Any, error: BaseException) -> None:
-        """They were not: a hook of the app has failed, or the app has ended meanwhile."""
+        """Called when the assignment failed: a hook of the app raised, or the app has ended."""
 
     def on_rebalance_start(self, app: App, kind: str, partitions: frozenset[TP]) -> Any:
-        """The client stands still until it has our consent to a change of ownership.
+        """Called when a change of ownership begins. The client waits until the app has served it.
 
-        One rebalance of the group may be several of these: partitions go, and then some come.
+        One rebalance of the group may be several changes: partitions are revoked, then assigned.
 
         Args:
             kind: "assigned", "revoked" or "lost".
         """
 
     def on_rebalance_return(self, app: App, state: Any) -> None:
-        """We consent: hooks are done, handlers have ended, the last commit is made."""
+        """Called when the app has served the change: it has drained, committed and run hooks.
+
+        The call also comes if an error or the bound of the rebalance has ended that early.
+        """
 
     def on_rebalance_end(self, app: App, state: Any) -> None:
-        """A poll has ended since: the client goes on."""
+        """Called when the next poll has ended: the client has gone on."""

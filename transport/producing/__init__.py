@@ -1,7 +1,11 @@
-"""The way of a message from `send` to its outcome.
+"""Everything that happens to a message between `send` and its outcome.
 
-Start reading at `producer.py`. `delivery.py` counts what is in flight and has the outcomes,
-`buffer.py` and `threaded.py` take messages that nobody waits for, and `transaction.py` has the
-steps of a transaction.
+Start reading at `producer.py`.
+
+- `pending.py`: a message before it is accepted.
+- `delivery.py`: the messages in flight, their bounds and their outcomes.
+- `buffer.py`, `threaded.py`: sending from code that cannot wait, and from other threads.
+- `transaction.py`, `transactional_producers.py`: transactions, with a producer for each id.
+
 Imports: the drivers' contract, and values.
 """

@@ -1,4 +1,7 @@
-"""Messages that are to be sent soon: from code that cannot wait, and from other threads."""
+"""The queue of `send_soon`, for code that cannot wait and for other threads.
+
+Look here for the order in which queued messages are sent, and for when one of them is refused.
+"""
 
 from __future__ import annotations
 
@@ -17,56 +20,62 @@ if TYPE_CHECKING:
 
 
 class ProducerBuffer:
-    """What is to be sent soon, in order; bounded, and filled from any thread.
+    """A bounded, thread-safe FIFO of the messages that `send_soon` has queued.
 
     Args:
-        producer: accepts what is taken out.
-        limit: most messages, until the producer has accepted or refused them.
+        producer: the producer that accepts the queued messages.
+        limit: the most messages. A message counts until the producer has accepted or refused it.
     """
 
     def __init__(self, producer: Producer, limit: int) -> None:
         self.limit = limit
         self._producer = producer
         self._messages: collections.deque[FutureMessage] = collections.deque()
-        # Other threads come in here: the one place where they share anything with us.
+        # `put` may run in any thread.
         self._lock = threading.Lock()
         self._held: dict[FutureMessage, None] = {}
         self._token: trio.lowlevel.TrioToken | None = None
         self._filled = trio.Event()
 
     def __len__(self) -> int:
-        """How many messages have not been accepted or refused."""
+        """Return the number of queued messages that are neither accepted nor refused."""
         return len(self._held)
 
     @property
     def token(self) -> trio.lowlevel.TrioToken:
-        """Of the trio run of the app. Raises AppClosed."""
+        """The token of the app's trio run. Raises AppClosed: the app is not open."""
         if self._token is None:
             raise AppClosed("the app is not open: nothing can be sent")
         return self._token
 
     def open(self) -> None:
-        """Take messages, in this trio run."""
+        """Begin to queue messages, to be sent in this trio run."""
         self._token = trio.lowlevel.current_trio_token()
 
     def close(self) -> None:
-        """Take no more."""
+        """Refuse all further messages."""
         with self._lock:
             self._token = None
 
     @trio.lowlevel.enable_ki_protection
     def put(self, message: FutureMessage) -> None:
-        """Add a message; from any thread, without waiting.
+        """Queue a message, without waiting. May be called from any thread.
 
-        Raises BufferFull, AppClosed; ValueError: a producer has it already.
+        Raises BufferFull, AppClosed. ValueError: the message was given to a producer before.
         """
         with self._lock:
             if self._token is None:
                 raise AppClosed("the app is not open: nothing can be sent")
             if message.is_given:
-                raise ValueError("a FutureMessage is for one message: it was given before")
+                raise ValueError(
+                    "the FutureMessage was given to a producer before: make a new one for each"
+                    " message"
+                )
             if len(self._held) >= self.limit:
-                raise BufferFull(f"{self.limit} messages are to be sent already")
+                raise BufferFull(
+                    f"the queue of send_soon holds {self.limit} messages, the most that"
+                    " send_buffer_messages allows: await some of them, or raise the setting"
+                )
             message.give_to(self._producer.hurry)
             self._held[message] = None
             self._messages.append(message)
@@ -74,7 +83,7 @@ class ProducerBuffer:
                 self._token.run_sync_soon(self._wake)
 
     async def wait(self) -> None:
-        """Wait for the outcomes of all that is held at the call. A checkpoint."""
+        """Wait for the outcomes of all messages that are queued at the call. A checkpoint."""
         with self._lock:
             held = list(self._held)
         await trio.lowlevel.checkpoint()
@@ -82,7 +91,7 @@ class ProducerBuffer:
             await message.ended.wait()
 
     def refuse_all(self, why: TransportError) -> None:
-        """Let go of all that is held, also of what was taken and not accepted yet."""
+        """Refuse all queued messages, also those that wait in the producer to be accepted."""
         with self._lock:
             held = list(self._held)
             self._held.clear()
@@ -92,15 +101,18 @@ class ProducerBuffer:
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> NoReturn:
-        """Send what comes, until cancelled: in order, but for topics that are not known yet, each
-        of which waits by itself."""
+        """Send the queued messages, until cancelled.
+
+        They are sent in order, with one exception: messages for a topic whose partitions are not
+        known wait for them, and delay no other topic.
+        """
         unknown: dict[str, collections.deque[FutureMessage]] = {}
 
         @trio.lowlevel.enable_ki_protection
         async def send_all(topic: str) -> None:
             messages = unknown[topic]
             while messages:
-                asking = len(messages)  # who comes later has a look of its own, if this one fails
+                asking = len(messages)  # if the query fails, messages queued later get another one
                 why = await self._why_unknown(topic)
                 for _ in range(asking):
                     if why is None:
@@ -124,14 +136,14 @@ class ProducerBuffer:
                     await self._send(fut)
 
     async def _take(self) -> FutureMessage:
-        """Wait for the next message, which is held until its release."""
+        """Wait for the next message and return it. It counts against the limit until `_release`."""
         while not self._messages:
             self._filled = trio.Event()
             await self._filled.wait()
         return self._messages.popleft()
 
     def _release(self, fut: FutureMessage) -> None:
-        """It is accepted or refused."""
+        """Stop counting a message, which is accepted or refused, against the limit."""
         with self._lock:
             self._held.pop(fut, None)
 
@@ -139,27 +151,30 @@ class ProducerBuffer:
         if self._producer.known_partitions(topic) is None:
             try:
                 await self._producer.ask_partitions(topic)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this topic alone
+            except Exception as exc:  # noqa: BLE001 - any error concerns this topic alone
                 return exc
         return None
 
     async def _send(self, fut: FutureMessage) -> None:
         def check() -> None:
-            if fut.is_done:  # it was dropped meanwhile
-                raise AppClosed("it was given up")
+            if fut.is_done:  # by `refuse_all`
+                raise AppClosed("the message was refused before the producer accepted it")
 
         is_answered = False
         try:
             message = fut.message.outgoing()
-            message.on_end = lambda ended: _pass_on(ended, fut)  # first: the outcome may be quick
+            # Before `send_while`: the outcome may be known when that returns.
+            message.on_end = lambda ended: _pass_on(ended, fut)
             await self._producer.send_while(check, message)
             is_answered = True
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns one message
+        except Exception as exc:  # noqa: BLE001 - any error concerns this message alone
             self._refuse(fut, exc)
             is_answered = True
         finally:
             if not is_answered:
-                self._refuse(fut, AppClosed("the app was closed"))
+                self._refuse(
+                    fut, AppClosed("the producer was closed before the message was accepted")
+                )
             self._release(fut)
 
     def _refuse(self, fut: FutureMessage, why: Exception) -> None:

@@ -1,7 +1,8 @@
-"""What was accepted, until it has its outcome; and failures, until somebody has seen them.
+"""The messages in flight, their outcomes, and the failures that no task has seen yet.
 
-Each message gets an error of its own: it goes to who awaits its `Delivery`. One that nobody has
-looked at when the producer ends is raised there, so that no message is lost in silence.
+Each message that is not delivered has an error of its own, which awaiting its `Delivery` raises.
+If no task has seen an error when the producer ends, the producer raises it. So no message is lost
+in silence.
 """
 
 from __future__ import annotations
@@ -23,24 +24,26 @@ from transport.drivers.written import Outcomes, Place
 from transport.errors import DeliveryFailed
 from transport.types import RecordMetadata
 
-# `send` and awaiting a known outcome give way to other tasks at every Nth message.
+# At every Nth message, `send` and awaiting a known outcome let other tasks run.
 _TURN = 64
 
 
 @attrs.define(eq=False)
 class Delivery(Outgoing):
-    """A message that was accepted: `await` it for where it was written.
+    """An accepted message. `await` it for the metadata of the written message.
 
-    Any number of tasks may await it, from any task. Awaiting checks for cancellation; it is a full
-    checkpoint if it has to wait, and otherwise at every Nth message. Cancelling ends only the
-    waiting. Raises DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
+    Any number of tasks may await it. Awaiting checks for cancellation. It is a full checkpoint if
+    it has to wait, and otherwise at every Nth message. Cancelling ends only the waiting. Raises
+    DeliveryFailed (with the cause), DeliveryTimeout, MessageTooLarge.
 
-    The message itself is the same object, because a second object for each message takes 0.3 us.
+    The message and its delivery are one object, because a second object takes 0.3 us per message.
 
     Attributes:
-        size: the bytes that it takes of the send buffer.
-        gives_way: sending it, and awaiting its known outcome, give way to other tasks.
-        hurry: called when somebody begins to wait for the outcome. None: nothing has to be called.
+        size: the bytes that the message takes of the send buffer.
+        was_seen: a task has seen the outcome.
+        on_end: called with the delivery once the outcome is known.
+        gives_way: sending the message, and awaiting its known outcome, let other tasks run.
+        hurry: called when a task begins to wait for the outcome. None: nothing has to be called.
     """
 
     size: int = 0
@@ -48,26 +51,26 @@ class Delivery(Outgoing):
     on_end: Callable[[Delivery], None] | None = None
     gives_way: bool = False
     hurry: Callable[[], object] | None = None
-    # One that was written has a place and a number in it instead of an outcome: where a program
-    # waits for many messages, every object that lives that long costs the garbage collector time.
+    # A written message has a place and its number there instead of an outcome. When a program waits
+    # for many messages, each object that lives that long costs the garbage collector time.
     _outcome: Outcome | None = None
     _place: Place | None = None
     _at: int = 0
     _on_seen: Callable[[], object] | None = None
-    # One task that waits needs no event, which is three objects for the collector.
+    # The first waiting task needs no event, which would be three objects for the collector.
     _waiter: trio.lowlevel.Task | None = None
-    _ended: trio.Event | None = None  # for the others that wait
-    _calls: list[Callable[[], object]] | None = None  # at the end
+    _ended: trio.Event | None = None  # for all other waiting tasks
+    _calls: list[Callable[[], object]] | None = None  # to call once the outcome is known
     _waiting: int = 0
 
     @property
     def is_done(self) -> bool:
-        """Whether there is an outcome."""
+        """Whether the outcome is known."""
         return self._place is not None or self._outcome is not None
 
     @property
     def outcome(self) -> Outcome | None:
-        """Where it was written, or why it was not; None: not known yet."""
+        """The metadata of the written message, or the error. None: not known yet."""
         return self._outcome if self._place is None else self._place.of(self, self._at)
 
     @property
@@ -83,7 +86,7 @@ class Delivery(Outgoing):
                 self.hurry()
             self._waiting += 1
             try:
-                if self._waiter is None:  # as `_end_known`, without a coroutine that lives so long
+                if self._waiter is None:  # as `_end_known`, without a long-lived coroutine
                     self._waiter = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._leave)
                 else:
@@ -97,7 +100,7 @@ class Delivery(Outgoing):
         return self.result()
 
     def result(self) -> RecordMetadata:
-        """Return the outcome, which is known, or raise it. Not a checkpoint."""
+        """Return the metadata, or raise the error. The outcome is known. Not a checkpoint."""
         self.was_seen = True
         if self._on_seen is not None:
             self._on_seen()
@@ -112,13 +115,13 @@ class Delivery(Outgoing):
         return self.wait().__await__()
 
     def call_at_end(self, fn: Callable[[], object]) -> None:
-        """Have `fn` called once the outcome is known, for a waiter that is no task of trio.
+        """Call `fn` once the outcome is known, for a waiter that is not a task of trio.
 
-        There is no outcome yet. `fn` is called in trio's turn. Until `call_off` it counts as a task
-        that awaits the delivery.
+        The outcome must not be known yet. `fn` is called in trio's turn of the loop. Until
+        `call_off`, it counts as a task that awaits the delivery.
         """
         if self._ended is None:
-            self._ended = trio.Event()  # `InFlight.end` looks for this one alone
+            self._ended = trio.Event()  # `end_at` does not check `_calls`
         if self._calls is None:
             self._calls = []
         self._calls.append(fn)
@@ -133,25 +136,29 @@ class Delivery(Outgoing):
             self._waiting -= 1
 
     def on_seen(self) -> None:
-        """Somebody knows of the outcome."""
+        """Note that a waiter has seen the outcome."""
         self.was_seen = True
         if self._on_seen is not None:
             self._on_seen()
 
     def end(self, outcome: Outcome, on_seen: Callable[[], object] | None = None) -> None:
-        """For the producer, which wants to know once somebody has seen a failure."""
+        """Record the outcome and notify the waiters. For the producer.
+
+        Args:
+            on_seen: called when a waiter has seen the outcome.
+        """
         self._outcome = outcome
         self._on_seen = on_seen
         self._tell()
 
     def end_at(self, place: Place, at: int) -> None:
-        """For the producer: it was written."""
+        """Record that the message was written, and notify the waiters. For the producer."""
         self._place, self._at = place, at
         if self._waiter is not None or self._ended is not None or self.on_end is not None:
             self._tell()
 
     def _tell(self) -> None:
-        """Tell who waits that there is an outcome."""
+        """Notify the waiters that the outcome is known."""
         if self.on_end is not None:
             self.on_end(self)
         if self._waiter is not None:
@@ -166,7 +173,7 @@ class Delivery(Outgoing):
 
     @trio.lowlevel.enable_ki_protection
     async def _end_known(self) -> None:
-        """Wait until there is an outcome."""
+        """Wait until the outcome is known."""
         if self.is_done:
             return
         if self._waiter is None:
@@ -178,16 +185,16 @@ class Delivery(Outgoing):
         await self._ended.wait()
 
     def _leave(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-        """The task that waits is cancelled."""
+        """Remove the waiting task, which was cancelled."""
         self._waiter = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Failures:
-    """Why messages were not delivered, as long as nobody has looked.
+    """The errors of messages that were not delivered, each until a task has seen it.
 
     Attributes:
-        first: of the messages that were accepted, since this was last None; seen or not.
+        first: the first error of an accepted message since this was set to None, seen or not.
     """
 
     def __init__(self) -> None:
@@ -196,41 +203,41 @@ class Failures:
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        """How many nobody has seen."""
+        """Return the number of errors that no task has seen."""
         return len(self._unseen)
 
     @property
     def unseen(self) -> Exception | None:
-        """The first that nobody has seen."""
+        """The first error that no task has seen. None: there is none."""
         return next((error for _, error in self._unseen.values()), None)
 
     def add(self, topic: str, error: Exception) -> Callable[[], object]:
-        """Keep one; what is returned is to be called once somebody has seen it, by any thread."""
+        """Keep an error, and return the function to call once it was seen, from any thread."""
         number = next(self._numbers)
         self._unseen[number] = topic, error
         return functools.partial(self._unseen.pop, number, None)
 
     def forget(self) -> None:
-        """Somebody knows of all of them."""
+        """Count all errors as seen."""
         self._unseen.clear()
 
     def check(self) -> None:
-        """Raise DeliveryFailed if there is one that nobody has seen."""
+        """Raise DeliveryFailed if no task has seen one of the errors."""
         for topic, error in self._unseen.values():
             raise DeliveryFailed(
-                f"{len(self)} messages were not delivered and nobody has awaited them;"
-                f" the first went to {topic!r}"
+                f"{len(self)} messages were not delivered, and no task awaited their outcomes; the"
+                f" first of them was for topic {topic!r}, and its error is the cause of this one"
             ) from error
 
 
 class ManyDeliveries(Sequence[Delivery]):
-    """The deliveries of one `send_many`: `await` it for the metadata of all, in their order.
+    """The deliveries of one `send_many`. `await` it for the metadata of all messages, in order.
 
     The object is a sequence of `Delivery` objects. A program can await each of them alone.
 
-    Awaiting waits until all of them have outcomes. It is a checkpoint, and cancelling ends only the
-    waiting. If messages were not delivered, it raises the error of the first of them; `outcomes`
-    says what became of each.
+    Awaiting waits until all messages have outcomes. It is a checkpoint, and cancelling ends only
+    the waiting. If messages were not delivered, it raises the error of the first of them.
+    `outcomes` returns the outcome of each message.
     """
 
     def __init__(self, deliveries: Sequence[Delivery]) -> None:
@@ -258,10 +265,10 @@ class ManyDeliveries(Sequence[Delivery]):
         left = [each for each in self._deliveries if not each.is_done]
         for delivery in left:
             delivery._waiting += 1
-        if left and (hurry := left[0].hurry) is not None:  # all of them have the same producer
+        if left and (hurry := left[0].hurry) is not None:  # all have the same producer
             hurry()
         try:
-            for delivery in left:  # outcomes come by the batch: few of these have to wait
+            for delivery in left:  # few of these wait, because outcomes arrive in batches
                 await delivery._end_known()
         finally:
             for delivery in left:
@@ -294,7 +301,7 @@ class ManyDeliveries(Sequence[Delivery]):
 
 
 def written_of(outcomes: Iterable[Outcome]) -> list[RecordMetadata]:
-    """Return where messages were written, or raise the first error of one that was not."""
+    """Return the metadata of written messages, or raise the first error among the outcomes."""
     written = []
     for outcome in outcomes:
         if isinstance(outcome, Exception):
@@ -304,29 +311,29 @@ def written_of(outcomes: Iterable[Outcome]) -> list[RecordMetadata]:
 
 
 class InFlight:
-    """What was accepted and has no outcome yet; bounded.
+    """The messages in flight, bounded in number and in bytes, and the senders that wait for room.
 
     Args:
-        most_messages: so many may be in it at once.
-        most_bytes: likewise; one message alone may be larger.
-        failures: where those go that are not delivered.
+        most_messages: the most messages at once.
+        most_bytes: the most bytes at once. One message alone may be larger.
+        failures: receives the errors of messages that are not delivered.
 
     Attributes:
         on_line: called with True when a first sender has to wait for room, and with False once no
-            sender waits any more.
+            sender waits.
     """
 
     def __init__(self, most_messages: int, most_bytes: int, failures: Failures) -> None:
         self.most_bytes = most_bytes
         self._most_messages = most_messages
         self._failures = failures
-        # Each by itself, in order. A report names messages that may have ended already.
+        # Maps each message to itself, in order. A report may name messages that have ended already.
         self._deliveries: dict[Outgoing, Delivery] = {}
         self._bytes = 0
         self._turn = 0
         self._flushes: list[_Flush] = []
         self._line: collections.OrderedDict[_Place, None] = collections.OrderedDict()
-        self._is_line = False  # as `on_line` was told
+        self._is_line = False  # the last argument of `on_line`
         self.on_line: Callable[[bool], object] = lambda waits: None
 
     def __len__(self) -> int:
@@ -336,7 +343,7 @@ class InFlight:
         return iter(self._deliveries)
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of this size can be accepted now and no other waits before it."""
+        """Return whether a message of this size fits now, and no other waits before it."""
         if self._line:
             return False
         held = len(self._deliveries)  # the rule of `_fits`, without its call
@@ -350,11 +357,12 @@ class InFlight:
     async def wait_for_room(
         self, messages: Sequence[Delivery], accept: Callable[[Delivery], object]
     ) -> None:
-        """Accept messages in their turn: once they fit and all earlier waiters are accepted.
+        """Accept messages in turn: each once it fits, after those of all earlier senders.
 
         So no later message, however small, overtakes a large one, and no message of another
-        sender comes between these. Raises what `accept` does; the messages before are accepted. A
-        checkpoint. Cancelled: the first ones may have been accepted, and the others are not.
+        sender comes between these. Raises what `accept` raises; the messages before that one are
+        accepted. A checkpoint. Cancelled: the first messages may have been accepted, and the others
+        are not.
         """
         resume = functools.partial(trio.lowlevel.reschedule, trio.lowlevel.current_task())
         leave_line = self._line_up(messages, accept, resume)
@@ -371,10 +379,10 @@ class InFlight:
         accept: Callable[[Delivery], object],
         answer: Callable[[Value[None] | Error], object],
     ) -> Callable[[], None]:
-        """Accept messages as `wait_for_room` does, for a sender that is no task of trio.
+        """Accept messages as `wait_for_room` does, for a sender that is not a task of trio.
 
-        `answer` is called once all are accepted or one was refused; at once if they fit now. Until
-        then, calling the returned function takes the sender out of the line, as cancelling does.
+        `answer` is called once all messages are accepted or one was refused; at once if they fit
+        now. Until then, the returned function removes the sender from the line, as cancelling does.
         """
         leave = self._line_up(messages, accept, answer)
         self._call_next()
@@ -393,12 +401,15 @@ class InFlight:
         def leave() -> None:
             if place in self._line:
                 del self._line[place]
-                self._call_next()  # a smaller one behind it may fit
+                self._call_next()  # a smaller message behind it may fit
 
         return leave
 
     def call_all(self) -> None:
-        """Call `accept` for all waiting senders at once, because no more room is given."""
+        """Call `accept` for all messages that wait for room, whether or not they fit.
+
+        For the end of the producer, where `accept` raises AppClosed.
+        """
         line, self._line = self._line, collections.OrderedDict()
         for place in line:
             place.call(lambda _: True)
@@ -418,15 +429,15 @@ class InFlight:
             self.on_line(self._is_line)
 
     def have_room(self, messages: Sequence[Delivery]) -> bool:
-        """Whether all of these can be accepted now and no other waits before them."""
+        """Return whether all of these messages fit now, and no other waits before them."""
         return not self._line and (
             len(self._deliveries) + len(messages) <= self._most_messages
             and self._bytes + sum([each.size for each in messages]) <= self.most_bytes
         )
 
     def accept_first(self, messages: Sequence[Delivery]) -> int:
-        """Accept as many of the first of these as there is room for; return how many."""
-        if self.have_room(messages):  # in a quarter of the time that one by one takes
+        """Accept the first of these messages, as many as fit; return their number."""
+        if self.have_room(messages):  # a quarter of the time that one by one takes
             for message in messages[_TURN - 1 :: _TURN]:
                 message.gives_way = True
             self._deliveries.update(zip(messages, messages, strict=True))
@@ -439,7 +450,7 @@ class InFlight:
         return len(messages)
 
     def accept_if_room(self, delivery: Delivery) -> bool:
-        """Accept a message, unless there is no room or another waits before it."""
+        """Accept a message if it fits and no other waits first; return whether it was accepted."""
         # `has_room` and `accept`, without their calls, because this runs for each message.
         deliveries, size = self._deliveries, delivery.size
         if self._line or (
@@ -455,7 +466,7 @@ class InFlight:
         return True
 
     def accept(self, delivery: Delivery) -> None:
-        """Note that a message is in flight. Its size is known."""
+        """Count a message, whose size is known, as in flight."""
         self._deliveries[delivery] = delivery
         self._bytes += delivery.size
         self._turn += 1
@@ -505,7 +516,7 @@ class InFlight:
 
     @contextlib.contextmanager
     def flushing(self) -> Iterator[trio.Event]:
-        """An event that is set once all has ended that is in here now; as long as in the block."""
+        """Yield an event, which is set in the block once all messages in flight now have ended."""
         flush = _Flush(set(self._deliveries.values()))
         flush.look()
         self._flushes.append(flush)
@@ -517,7 +528,7 @@ class InFlight:
 
 @attrs.define(eq=False)
 class _Place:
-    """The place of a sender that waits for room, for one message or several."""
+    """The place in line of a sender that waits for room, for one message or several."""
 
     messages: Sequence[Delivery]
     accept: Callable[[Delivery], object]
@@ -525,10 +536,10 @@ class _Place:
     accepted: int = 0
 
     def call(self, fits: Callable[[int], bool]) -> bool:
-        """Accept what fits now, and return whether the sender is done with its place.
+        """Accept the messages that fit now, and return whether the sender leaves the line.
 
-        The messages are accepted before the sender resumes, so that no other comes between. Once it
-        is done, the sender cannot be cancelled before it has the deliveries.
+        The messages are accepted before the sender resumes, so that no other comes between. Once
+        all are accepted, the sender cannot be cancelled before it has the deliveries.
         """
         while self.accepted < len(self.messages):
             message = self.messages[self.accepted]
@@ -545,7 +556,7 @@ class _Place:
 
 @attrs.define(eq=False)
 class _Flush:
-    """What was accepted before a flush and has no outcome yet."""
+    """The messages that were accepted before a flush and have no outcome yet."""
 
     left: set[Delivery]
     ended: trio.Event = attrs.field(factory=trio.Event)

@@ -1,4 +1,4 @@
-"""What a producer needs of the app and the transport that it belongs to."""
+"""The protocols of the app and the transport, as far as a producer uses them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class Host(Protocol):
-    """The app of a producer."""
+    """The app that a producer belongs to."""
 
     @property
     def settings(self) -> Settings: ...
 
     @property
     def probe(self) -> Probe | None:
-        """The way to the monitor. None: there is no monitor."""
+        """The probe that calls the app's monitor. None: there is no monitor."""
 
 
 class Maker(Protocol):
-    """The transport that makes an app's producers."""
+    """The transport that creates an app's producers."""
 
     @property
     def app(self) -> Host: ...
@@ -33,4 +33,4 @@ class Maker(Protocol):
     def driver(self) -> Driver: ...
 
     def create_producer(self, **kwargs: Any) -> Producer:
-        """Return a new producer; the keyword arguments are those of its class."""
+        """Return a new producer. The keyword arguments are those of its class."""

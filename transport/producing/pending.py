@@ -1,4 +1,7 @@
-"""A message before it is accepted, and what becomes of one that is to be sent soon."""
+"""Messages before a producer accepts them, and the outcomes of those that `send_soon` has queued.
+
+Look here for the checks of a message's arguments, and for how an error names a message.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,9 @@ def outgoing_of(
     timestamp: float | None,
     headers: HeadersArg,
 ) -> Delivery:
-    """Check the arguments of `Producer.send` and return the message to be accepted.
+    """Check the arguments of `Producer.send` and return the message to accept.
 
-    Raises TypeError, ValueError: naming the topic, the argument and what it must be.
+    Raises TypeError, ValueError: the text names the topic, the argument and the valid values.
     """
     if type(topic) is not str:
         topic_name("topic", topic)
@@ -64,14 +67,14 @@ def always() -> None:
 
 
 class _At:
-    """The message that is looked at."""
+    """The number of the message that is being checked."""
 
     number = 0
 
 
 @contextlib.contextmanager
 def numbered() -> Iterator[_At]:
-    """In the block, give errors the number of the message that they are about."""
+    """In the block, add the number of the message to each error that is raised."""
     at = _At()
     try:
         yield at
@@ -79,17 +82,17 @@ def numbered() -> Iterator[_At]:
         what = f"message {at.number} of send_many"
         if type(error) in (TypeError, ValueError, MessageTooLarge):
             raise type(error)(f"{what}: {error}") from error
-        error.add_note(f"in {what}")  # of a codec or a partitioner of the user's
+        error.add_note(f"in {what}")  # a class of the user's, from a codec or a partitioner
         raise
 
 
 @attrs.frozen(kw_only=True)
 class PendingMessage:
-    """A message that is not sent yet; the fields are the arguments of `Producer.send`.
+    """A message that is not sent yet. The fields are the arguments of `Producer.send`.
 
-    The headers are copied: a mapping or a list may be changed before the message is sent.
+    The headers are copied: changing the mapping or list later does not change the message.
 
-    Raises TypeError, ValueError: a field has a wrong value; the text names it.
+    Raises TypeError, ValueError: a field has a wrong value. The text names the field.
     """
 
     topic: str
@@ -105,22 +108,22 @@ class PendingMessage:
             object.__setattr__(self, "headers", tuple(outgoing.headers))
 
     def outgoing(self) -> Delivery:
-        """Return the message to be accepted: another one at each call."""
+        """Return a new message for a producer to accept, at each call."""
         return outgoing_of(
             self.topic, self.key, self.value, self.partition, self.timestamp, self.headers
         )
 
 
 class FutureMessage:
-    """What becomes of a pending message: `await` it for where it was written.
+    """The outcome of a pending message. `await` it for the metadata of the written message.
 
     Any number of tasks may await it. Awaiting is a checkpoint; cancelling ends only the waiting. It
-    raises what `Producer.send` and the delivery raise. A thread without trio asks for `result`.
+    raises what `Producer.send` and the delivery raise. Threads other than trio's call `result`.
 
     Attributes:
         ended: set once the outcome is known.
-        is_given: a producer has it; none takes it again.
-        hurry: as that of a `Delivery`.
+        is_given: a producer has queued the message. It cannot be queued again.
+        hurry: see `Delivery`.
     """
 
     def __init__(self, message: PendingMessage) -> None:
@@ -129,8 +132,8 @@ class FutureMessage:
         self.ended = trio.Event()
         self._outcome: concurrent.futures.Future[RecordMetadata] = concurrent.futures.Future()
         self._on_seen: Callable[[], object] = lambda: None
-        self._waiting: list[None] = []  # one for each who waits; a thread may be one of them
-        self._calls: list[Callable[[], object]] = []  # at the end
+        self._waiting: list[None] = []  # an entry for each waiting task or thread
+        self._calls: list[Callable[[], object]] = []  # to call once the outcome is known
         self.is_given = False
         self.hurry: Callable[[], object] | None = None
 
@@ -140,7 +143,7 @@ class FutureMessage:
         return self._outcome.done()
 
     def give_to(self, hurry: Callable[[], object] | None) -> None:
-        """Note that a producer has it. From any thread."""
+        """Note that a producer has the message. May be called from any thread."""
         self.is_given, self.hurry = True, hurry
         if self._waiting and hurry is not None:
             hurry()
@@ -156,14 +159,20 @@ class FutureMessage:
         return self._outcome.result()
 
     def result(self, timeout: float | None = None) -> RecordMetadata:
-        """Block for the outcome, in a thread that is not trio's.
+        """Block until the outcome is known, in a thread other than trio's.
 
-        Raises TimeoutError after `timeout` seconds; RuntimeError: in trio's thread it would wait
-        for itself.
+        Args:
+            timeout: seconds. None: there is no bound.
+
+        Raises TimeoutError after `timeout` seconds. RuntimeError: the call was made in trio's
+        thread before the outcome was known, and would block that thread for ever.
         """
         or_none(seconds, "timeout", timeout, least=0, finite=False)
         if not self.is_done and trio.lowlevel.in_trio_run():
-            raise RuntimeError("the outcome is awaited in trio, not blocked for")
+            raise RuntimeError(
+                "result() would block trio's thread before the outcome is known: await the"
+                " FutureMessage instead"
+            )
         try:
             with self._counted():
                 return self._outcome.result(timeout)
@@ -175,7 +184,7 @@ class FutureMessage:
         return self.wait().__await__()
 
     def call_at_end(self, fn: Callable[[], object]) -> None:
-        """Wait for the outcome without a task of trio: see `Delivery.call_at_end`."""
+        """Call `fn` once the outcome is known; see `Delivery.call_at_end`."""
         self._calls.append(fn)
         self._wait()
 
@@ -186,9 +195,13 @@ class FutureMessage:
             self._waiting.pop()
 
     def end(self, outcome: Outcome, on_seen: Callable[[], object]) -> None:
-        """For the producer, in trio; it wants to know once somebody has seen a failure."""
+        """Record the outcome and wake the waiters. For the producer, in trio's thread.
+
+        Args:
+            on_seen: called when a waiter has seen the outcome.
+        """
         self._on_seen = on_seen
-        was_awaited = bool(self._waiting)  # before they are told: a thread goes on at once
+        was_awaited = bool(self._waiting)  # read first: a waiting thread continues at once
         if isinstance(outcome, RecordMetadata):
             self._outcome.set_result(outcome)
         else:

@@ -1,4 +1,7 @@
-"""The producer: messages are accepted, sent in batches, and reported on."""
+"""The producer, which accepts messages, sends them in batches and records their outcomes.
+
+Look here for what each way of sending does when it is cancelled, and for the calls of transactions.
+"""
 
 from __future__ import annotations
 
@@ -41,27 +44,26 @@ from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
 
 logger = logging.getLogger("transport.producer")
 
-# What a record takes beside its key, value and headers, at most, in bytes.
+# The most bytes that a record takes beside its key, value and headers.
 _OVERHEAD = 70
-# Seconds for which a topic's number of partitions is not asked for again. The client has the number
-# and refreshes it within `metadata_max_age`.
+# Seconds until a send asks the client again for a topic's number of partitions. The client itself
+# refreshes the number within `metadata_max_age`.
 _TRUST = 1.0
 _UNKNOWN = (0, float("-inf"))
 
 
 class Producer(Service):
-    """Sends messages, in batches, from one task.
+    """A producer, which sends messages in batches from one task.
 
-    What is accepted and not yet delivered is bounded in messages and bytes; `send` is where the
-    bound is felt.
+    The messages in flight are bounded in number and in bytes. At the bound, `send` waits.
 
-    One with a transactional id sends within transactions only. It belongs to the producer that made
-    it (`begin_transaction`), and ends with it.
+    A producer with a transactional id sends only in transactions. It belongs to the producer that
+    started it (`begin_transaction`), and ends with that producer.
 
     Attributes:
-        transactional: the producers with transactional ids, for the transactions of this one.
-        transaction: that of a producer with an id.
-        failures: why messages were not delivered; the first of this transaction.
+        transactional: the producers with transactional ids that this producer has started.
+        transaction: the transactions of a producer with an id. None: the producer has no id.
+        failures: the errors that no task has seen, and the first error of the open transaction.
     """
 
     def __init__(self, transport: Maker, *, transactional_id: str | None = None) -> None:
@@ -87,7 +89,7 @@ class Producer(Service):
         self.buffer = ProducerBuffer(self, settings.send_buffer_messages)
         self.threaded_producer = ThreadedProducer(self)
         self.client: ProducerClient = transport.driver.producer(self._client_settings)
-        # Messages of a transaction wait for others, unless somebody waits for them.
+        # The linger of a transaction ends when a task awaits an outcome.
         self.hurry = None if transactional_id is None else self._hurry
         self.failures = Failures()
         self._in_flight = InFlight(
@@ -98,7 +100,7 @@ class Producer(Service):
         self._most_size = min(self.max_request_size, settings.send_buffer_bytes)
         self._queue: list[Outgoing] = []
         self._filled = trio.Event()
-        self._partitions: dict[str, tuple[int, float]] = {}  # topic: how many, until when
+        self._partitions: dict[str, tuple[int, float]] = {}  # topic: their number, valid until
         self._now: Callable[[], float] = lambda: 0.0  # trio's clock, also outside of trio
         self._topic_ids: dict[str, object] = {}
         self._creations = Creations(self.client)
@@ -119,12 +121,12 @@ class Producer(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
-        """Deliver what was accepted, then close; raises if a failure was never looked at."""
+        """Deliver the accepted messages, then close. Raises if no task has seen a failure."""
         self.buffer.close()
         if not self._is_killed:
             with trio.move_on_after(self.time_left * 0.3):
                 await self.buffer.wait()
-        self.buffer.refuse_all(AppClosed("the app was closed"))
+        self.buffer.refuse_all(AppClosed("the producer was closed before the message was accepted"))
         self._accepts = False
         self._in_flight.call_all()
         if self._is_killed:
@@ -136,8 +138,8 @@ class Producer(Service):
                 await self._finish()
         finally:
             await self.client.close(max(0.1, left * 0.3))
-            await trio.lowlevel.checkpoint()  # what close failed has been reported by now
-            self._fail(DeliveryFailed("the app was closed"))
+            await trio.lowlevel.checkpoint()  # the messages that `close` failed are reported now
+            self._fail(DeliveryFailed("the producer was closed before the message was delivered"))
         self.failures.check()
 
     async def _finish(self) -> None:
@@ -147,12 +149,17 @@ class Producer(Service):
             try:
                 await self.transaction.abort(TransactionAborted("the app is closing"))
             except Fenced:
-                pass  # who has the id now has ended what was open
+                pass  # the new owner of the id has aborted the open transaction
             except TransportError as exc:
-                logger.warning("%s has left its transaction to run out: %s", self.name, exc)
+                logger.warning(
+                    "%s could not abort its transaction, and the broker will abort it after"
+                    " transaction_timeout: %s",
+                    self.name,
+                    exc,
+                )
 
     async def kill(self) -> None:
-        """Go as a crash would. For demonstrations and tests."""
+        """End as a crash would. For demonstrations and tests."""
         self._is_killed = True
         self.buffer.close()
         self._accepts = False
@@ -160,7 +167,7 @@ class Producer(Service):
         for writer in self.transactional:
             await writer.kill()
         await self.client.kill()
-        self._fail(DeliveryFailed("the app was killed"))
+        self._fail(DeliveryFailed("the app was killed before the message was delivered"))
 
     # Sending
 
@@ -177,23 +184,25 @@ class Producer(Service):
     ) -> Delivery:
         """Wait for room, accept a message and return its delivery.
 
-        Each call checks for cancellation. It is a full checkpoint now and then, and whenever it has
-        to wait. Cancelled: nothing was accepted.
+        Each call checks for cancellation. It is a full checkpoint at every Nth message, and
+        whenever it has to wait. Cancelled: the message was not accepted.
 
         Args:
-            partition: None: by the key (see `key_partition`); without a key the client chooses.
-            timestamp: seconds since 1970; None: now.
+            partition: None: the key decides (see `key_partition`). Without a key, the client
+                chooses.
+            timestamp: seconds since 1970. None: now.
             headers: pairs or a mapping of str to bytes; None stands for a header without a value.
-            transactional_id: of the open transaction that it belongs to.
+            transactional_id: the id of the open transaction that the message belongs to. None: no
+                transaction.
 
         Raises:
             TransactionAborted: no transaction of this id is open.
             UnknownTopic, BrokerUnavailable, AuthorizationFailed: the topic's metadata is not
                 available.
-            MessageTooLarge: larger than `max_request_size` or the send buffer.
+            MessageTooLarge: the message is larger than `max_request_size` or `send_buffer_bytes`.
             ValueError: the topic has no such partition (the partitioner may have chosen it), or an
                 argument is out of range, such as a timestamp in milliseconds.
-            TypeError: an argument of another type.
+            TypeError: an argument has a wrong type.
             AppClosed: the app is not open.
         """
         outgoing = outgoing_of(topic, key, value, partition, timestamp, headers)
@@ -205,11 +214,11 @@ class Producer(Service):
         if self.accept_now(message, check) is None:
             await self._accept_later(check, message)
         elif message.gives_way:
-            await cancel_shielded_checkpoint()  # nobody is cancelled whose message is accepted
+            await cancel_shielded_checkpoint()  # an accepted message: too late to be cancelled
         return message
 
     async def _accept_later(self, check: Callable[[], None], message: Delivery) -> None:
-        """Accept a message once its topic is known and it has room. A checkpoint."""
+        """Accept a message once its topic's partitions are known and it fits. A checkpoint."""
         count = self.known_partitions(message.topic)
         if count is None:
             count = await self.ask_partitions(message.topic)
@@ -223,17 +232,18 @@ class Producer(Service):
         check: Callable[[], None] | None = None,
         count: int | None = None,
     ) -> Delivery | None:
-        """Accept a message without waiting; None: its sender has to wait (`send_while`).
+        """Accept a message without waiting. None: its sender has to wait (`send_while`).
 
-        It has to wait if there is no room, if others wait for room, or if the topic's partitions
-        are not known. Not a checkpoint, and callable outside of trio, in the app's thread.
+        The sender has to wait if there is no room, if others wait for room, or if the topic's
+        partitions are not known. Not a checkpoint. May be called outside of trio, in the app's
+        thread.
 
         Args:
-            message: made by `outgoing_of`; nobody else has it.
+            message: a message of `outgoing_of` that was not accepted before.
             check: raises if the message must not be accepted.
-            count: how many partitions the topic has; None: if it is known.
+            count: the number of the topic's partitions. None: the number that is known, if any.
 
-        Raises what `send` does, but for the errors of waiting.
+        Raises what `send` raises, except for errors about the topic's metadata.
         """
         if count is None:
             count, until = self._partitions.get(message.topic, _UNKNOWN)
@@ -260,11 +270,12 @@ class Producer(Service):
         messages: Sequence[Delivery],
         answer: Callable[[Value[None] | Error], object],
     ) -> Callable[[], None]:
-        """Wait for room without a task of trio, for messages for which there was none.
+        """Accept messages once they fit, for a sender that is not a task of trio.
 
-        `accept_now` or `accept_many_now` has returned None for want of room. `answer` is called, at
-        once or in trio's turn, when all are accepted or one was refused. The returned function ends
-        the waiting: messages that are not accepted by then are not sent.
+        Call it after `accept_now` or `accept_many_now` has returned None for want of room. `answer`
+        is called when all messages are accepted or one was refused: at once, or in trio's turn of
+        the loop. The returned function ends the waiting. Messages that are not accepted by then are
+        not sent.
         """
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
@@ -274,10 +285,11 @@ class Producer(Service):
     async def send_many_while(
         self, check: Callable[[], None], messages: Sequence[Delivery]
     ) -> ManyDeliveries:
-        """Accept messages for one topic, in order, as `send_while` accepts each.
+        """Accept messages for one topic, in order, as `send_while` accepts each of them.
 
         All are checked before the first is accepted. No message of another sender comes between
-        those that wait for room. Cancelled: the first ones may have been accepted.
+        those that wait for room. A checkpoint. Cancelled: the first messages may have been
+        accepted.
         """
         many = ManyDeliveries(messages)
         if not messages:
@@ -302,9 +314,9 @@ class Producer(Service):
         check: Callable[[], None] | None = None,
         count: int | None = None,
     ) -> ManyDeliveries | None:
-        """Accept messages for one topic without waiting; None: none of them was accepted.
+        """Accept messages for one topic without waiting. None: none of them was accepted.
 
-        As `accept_now`; either all of them have room or none is accepted.
+        Otherwise the same as `accept_now`. Either all messages fit, or none is accepted.
         """
         if count is None:
             count = 0 if not messages else self.known_partitions(messages[0].topic)
@@ -317,13 +329,14 @@ class Producer(Service):
         return ManyDeliveries(messages)
 
     def send_soon(self, fut: FutureMessage) -> None:
-        """Send a message from code that cannot wait, or from another thread. Not a checkpoint.
+        """Queue a message, from code that cannot wait or from another thread. Not a checkpoint.
 
-        It is sent in its turn, and `fut` gets the outcome; a failure that nobody has looked at is
-        raised at the end of the app. One topic that does not answer delays no other.
+        Queued messages are sent in order, and `fut` gets the outcome. A failure that no task has
+        seen is raised at the end of the app. A topic whose partitions are not known delays no other
+        topic.
 
         Raises:
-            BufferFull: `send_buffer_messages` are to be sent already.
+            BufferFull: the queue holds `send_buffer_messages` already.
             ValueError: `fut` was given to a producer before.
             AppClosed: the app is not open.
         """
@@ -341,21 +354,21 @@ class Producer(Service):
         *,
         transactional_id: str | None = None,
     ) -> RecordMetadata:
-        """Send a message and wait for its delivery; raises as both do.
+        """Send a message and wait for its outcome. Raises what `send` and the delivery raise.
 
-        A checkpoint. Cancelled while it waits for the delivery: the message is sent all the same.
+        A checkpoint. Cancelled while it waits for the outcome: the message is still sent.
         """
         message = outgoing_of(topic, key, value, partition, timestamp, headers)
         await self.writer(transactional_id).send_while(always, message)
         return await message.wait()
 
     async def flush(self) -> None:
-        """Wait until all that was accepted before the call is delivered or has failed.
+        """Wait until all messages accepted or queued before the call are delivered or have failed.
 
-        So is what was to be sent soon. A checkpoint. Cancelling changes nothing.
+        A checkpoint. Cancelling ends only the waiting.
         """
         with self._in_flight.flushing() as flushed, self.client.without_linger():
-            await self.buffer.wait()  # for what it holds now: no checkpoint comes between
+            await self.buffer.wait()  # for the same moment: there is no checkpoint in between
             await flushed.wait()
 
     async def create_topic(
@@ -371,25 +384,27 @@ class Producer(Service):
         deleting: bool | None = None,
         ensure_created: bool = True,
     ) -> None:
-        """Create a topic; one that exists is fine, and stays as it is.
+        """Create a topic. A topic that exists already is left as it is, without an error.
 
-        A checkpoint. Cancelled: it may be created all the same. For one topic there is one
-        request at a time: calls that ask for the same share it, others wait for its end.
+        A checkpoint. Cancelled: the topic may still be created. The producer makes one request at a
+        time for each topic. Identical concurrent calls share one request, and others wait for its
+        end.
 
         Args:
-            config: the topic's, such as `{"retention.ms": 60000}`; the following go before it.
-            timeout: seconds, or a timedelta, for the broker's answer and the waiting.
+            config: the topic's configuration, such as `{"retention.ms": 60000}`. The arguments
+                below take precedence.
+            timeout: seconds, or a timedelta, for the broker's answer and for `ensure_created`.
             retention: seconds, or a timedelta, for which records are kept.
-            compacting: whether old records go by their keys.
-            deleting: whether old records go by their age.
-            ensure_created: wait until it can be written.
+            compacting: whether the broker removes old records that have a newer one of their key.
+            deleting: whether the broker removes old records by age or size.
+            ensure_created: wait until the topic can be written to.
 
         Raises:
             UnknownTopic: no topic can have the name. AuthorizationFailed.
-            BrokerUnavailable: no answer within the timeout, or it cannot be written yet; it may be
-                created all the same.
-            TransportError: the broker does not take the options; it says why.
-            ValueError: less than one partition, or a topic that neither compacts nor deletes.
+            BrokerUnavailable: the broker did not answer within the timeout, or the topic cannot be
+                written to yet. The topic may still be created.
+            TransportError: the broker refused the options. The text has its reason.
+            ValueError: the topic would have no partition, or neither compact nor delete.
             AppClosed: the app is not open.
         """
         if not self._accepts:
@@ -407,46 +422,51 @@ class Producer(Service):
         )
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """The partition that a key belongs to, by the partitioner.
+        """Return the partition that the partitioner chooses for a key. Not a checkpoint.
 
-        Not a checkpoint. Raises LookupError if nothing was sent to the topic yet, since only
-        the broker knows how many partitions it has; ValueError: the partitioner chose none of
-        them.
+        Raises LookupError: the producer does not know the topic's number of partitions, because
+        nothing was sent to the topic yet. ValueError: the partitioner chose a partition that the
+        topic does not have.
         """
         topic_name("topic", topic)
         instance("key", key, (bytes, bytearray, memoryview), "bytes")
         if topic not in self._partitions:
-            raise LookupError(f"the partitions of {topic!r} are not known yet")
+            raise LookupError(
+                f"the partitions of {topic!r} are not known yet: send a message to it first"
+            )
         count, _ = self._partitions[topic]
         return TP(topic, self._ask_partitioner(topic, bytes(key), count))
 
     def supports_headers(self) -> bool:
-        """Whether messages can have headers: yes."""
+        """Return True: messages can have headers."""
         return True
 
     # Transactions
 
     def writer(self, transactional_id: str | None) -> Producer:
-        """The producer with this id; None: this one. Raises TransactionAborted: there is none."""
+        """Return the producer with an open transaction of this id. None: return this producer.
+
+        Raises TransactionAborted: no transaction of this id is open.
+        """
         if transactional_id is None:
             return self
         text("transactional_id", transactional_id)
         return self.transactional.in_transaction(transactional_id)
 
     async def begin_transaction(self, transactional_id: str) -> None:
-        """Begin a transaction; the first one of an id starts a producer for it.
+        """Begin a transaction. The first transaction of an id starts a producer for it.
 
-        That fences whoever had the id before, and aborts what that one left open. A checkpoint.
-        Cancelled: the start is undone, or the transaction has begun.
+        That start fences the previous owner of the id, and aborts its open transaction. A
+        checkpoint. Cancelled: the start is undone, or the transaction has begun.
 
-        Raises RuntimeError: one of this id is open, or being begun. Fenced, BrokerUnavailable,
-        AuthorizationFailed.
+        Raises RuntimeError: a transaction of this id is open, or another call begins one. Fenced,
+        BrokerUnavailable, AuthorizationFailed.
         """
         text("transactional_id", transactional_id)
         await self.transactional.begin(transactional_id)
 
     async def maybe_begin_transaction(self, transactional_id: str) -> None:
-        """Begin a transaction unless one of this id is open; otherwise as `begin_transaction`."""
+        """Begin a transaction as `begin_transaction` does, unless one of this id is open."""
         text("transactional_id", transactional_id)
         if self.transactional.is_open(transactional_id):
             await trio.lowlevel.checkpoint()
@@ -454,26 +474,32 @@ class Producer(Service):
             await self.begin_transaction(transactional_id)
 
     async def commit_transaction(self, transactional_id: str) -> None:
-        """Commit what was sent in it, all or nothing. A checkpoint.
+        """Commit all messages that were sent in a transaction, or none. A checkpoint.
 
-        Cancelled: it is committed or not; `abort_transaction` settles that. Raises
-        TransactionAborted, CommitUnknown: it is to be aborted; Fenced, AuthorizationFailed,
-        BrokerUnavailable.
+        Cancelled: the transaction may be committed or not. Call `abort_transaction` then: it ends
+        the transaction in either case.
+
+        Raises TransactionAborted, CommitUnknown: call `abort_transaction`. Fenced,
+        AuthorizationFailed, BrokerUnavailable.
         """
         text("transactional_id", transactional_id)
         await self.transactional.transaction_of(transactional_id).commit({}, None)
 
     async def abort_transaction(self, transactional_id: str) -> None:
-        """Undo what was sent in it; its deliveries fail. A checkpoint; raises Fenced."""
+        """Abort a transaction. Its deliveries without an outcome fail. A checkpoint.
+
+        Cancelled: the transaction may be aborted or not. Raises Fenced. TransactionAborted: no
+        transaction of this id was ever begun.
+        """
         text("transactional_id", transactional_id)
         await self.transactional.transaction_of(transactional_id).abort(
-            TransactionAborted("it was aborted")
+            TransactionAborted("the transaction was aborted by abort_transaction")
         )
 
     async def stop_transaction(self, transactional_id: str) -> None:
-        """Abort what is open, and end the producer of this id, if there is one. A checkpoint.
+        """Abort the open transaction of this id, and end its producer, if any. A checkpoint.
 
-        Cancelled: it ends all the same.
+        Cancelled: the producer still ends.
         """
         text("transactional_id", transactional_id)
         await self.transactional.stop(transactional_id)
@@ -484,15 +510,18 @@ class Producer(Service):
         group_id: GroupMetadata | str,
         start_new_transaction: bool = True,
     ) -> None:
-        """Commit several transactions, each with its offsets, one after the other. A checkpoint.
+        """Commit several transactions, each with its offsets, one after the other.
+
+        A checkpoint. Cancelled: the first transactions may be committed.
 
         Args:
             tid_to_offset_map: the offsets for each transactional id.
-            group_id: the group whose offsets they are. Given as this consumer's metadata
-                it is a fence as well: what a member thrown out of its group commits is refused.
-            start_new_transaction: begin the next one of each.
+            group_id: the group whose offsets these are. If the consumer's `GroupMetadata` is given,
+                it is also a fence: the broker refuses the commit of a member that was evicted.
+            start_new_transaction: begin the next transaction of each id.
 
-        Raises as `commit_transaction` does, at the first that fails; those before it are committed.
+        Raises what `commit_transaction` raises, at the first transaction that fails; those before
+        it are committed. CommitFailed: the group does not know the member in `group_id`.
         """
         what = "tid_to_offset_map"
         instance(what, tid_to_offset_map, Mapping, "a mapping of transactional ids to offsets")
@@ -509,15 +538,18 @@ class Producer(Service):
                 await transaction.begin()
 
     def give_up(self, why: TransportError) -> None:
-        """Fail what is accepted and has no outcome; what was not handed over is never sent."""
+        """Fail all messages without an outcome. Those that the client does not have are not sent.
+
+        For an abort.
+        """
         self.buffer.refuse_all(why)
         self._queue.clear()
         self._fail(why)
-        self.failures.forget()  # who aborts a transaction knows
+        self.failures.forget()  # the caller, which aborts the transaction, knows of them
 
     @property
     def in_flight(self) -> int:
-        """How many messages are accepted and have no outcome yet."""
+        """The number of messages that are accepted and have no outcome yet."""
         return len(self._in_flight) + sum(each.in_flight for each in self.transactional)
 
     @property
@@ -526,7 +558,7 @@ class Producer(Service):
         return self.in_flight + len(self.buffer)
 
     def _prepare(self, message: Delivery, count: int) -> int:
-        """Measure a message, give it one of `count` partitions, and return its size."""
+        """Measure a message, choose one of `count` partitions for it, and return its size."""
         key, partition = message.key, message.partition
         size = _OVERHEAD + len(key or b"") + len(message.value or b"")
         if message.headers:
@@ -534,7 +566,8 @@ class Producer(Service):
                 size += len(name if name.isascii() else name.encode()) + len(data or b"")
         if size > self._most_size:
             raise MessageTooLarge(
-                f"a message of {size} bytes for {message.topic!r}: {self._most_size} fit"
+                f"a message for {message.topic!r} has {size} bytes, and max_request_size and"
+                f" send_buffer_bytes allow {self._most_size}"
             )
         message.size = size
         message.hurry = self.hurry
@@ -546,7 +579,10 @@ class Producer(Service):
                     else self._ask_partitioner(message.topic, key, count)
                 )
         elif not 0 <= partition < count:
-            raise ValueError(f"{message.topic!r} has {count} partitions, none is {partition}")
+            raise ValueError(
+                f"{message.topic!r} has {count} partitions, numbered from 0: there is no"
+                f" partition {partition}"
+            )
         return size
 
     def _prepare_all(self, messages: Sequence[Delivery], count: int) -> None:
@@ -555,12 +591,15 @@ class Producer(Service):
                 self._prepare(message, count)
 
     def known_partitions(self, topic: str) -> int | None:
-        """Return the number of partitions of a topic; None: the broker must be asked first."""
+        """Return a topic's number of partitions. None: call `ask_partitions` first."""
         count, until = self._partitions.get(topic, _UNKNOWN)
         return count if self._now() < until else None
 
     async def ask_partitions(self, topic: str) -> int:
-        """Ask the broker for it. A checkpoint; raises what `send` does for want of metadata."""
+        """Ask the client for a topic's number of partitions, and return it.
+
+        A checkpoint. Raises UnknownTopic, BrokerUnavailable, AuthorizationFailed, AppClosed.
+        """
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
         patience = self.app.settings.client.connect_timeout
@@ -573,7 +612,7 @@ class Producer(Service):
         self.client.hurry()
 
     def _on_line(self, waits: bool) -> None:
-        """Senders begin to wait for room, or no sender waits any more."""
+        """Switch the linger off while senders wait for room, and on again."""
         if waits:
             self._without_linger.enter_context(self.client.without_linger())
         else:
@@ -601,7 +640,8 @@ class Producer(Service):
         chosen = operator.index(chosen)
         if not 0 <= chosen < count:
             raise ValueError(
-                f"the partitioner chose {chosen} for a key: {topic!r} has {count} partitions"
+                f"the partitioner chose partition {chosen} for a key, but {topic!r} has {count}"
+                " partitions, numbered from 0"
             )
         return chosen
 
@@ -617,7 +657,7 @@ class Producer(Service):
 
     @trio.lowlevel.enable_ki_protection
     def _accept_first(self, check: Callable[[], None], messages: Sequence[Delivery]) -> int:
-        """Accept the first of these, as far as they have room; return how many."""
+        """Accept the first of these messages, as many as fit; return their number."""
         if not self._accepts:
             raise AppClosed("the app is not open: nothing can be sent")
         check()
@@ -652,7 +692,7 @@ class Producer(Service):
         for delivery in failed:
             why = delivery.outcome
             if isinstance(why, Exception) and isinstance(why.__cause__, UnknownTopic):
-                # It was there before: ask again.
+                # The topic existed when the message was accepted: ask for its partitions again.
                 self._partitions.pop(delivery.topic, None)
 
     def _fail(self, why: TransportError) -> None:
@@ -661,5 +701,5 @@ class Producer(Service):
 
 @trio.lowlevel.disable_ki_protection
 def _exposed(partitioner: Partitioner, key: bytes, count: int) -> int:
-    """Run code of a user, which Ctrl-C may interrupt anywhere."""
+    """Call the user's partitioner, which Ctrl-C may interrupt anywhere."""
     return partitioner(key, count)

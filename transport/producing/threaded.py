@@ -1,4 +1,4 @@
-"""Sending from threads that are not trio's, and waiting there."""
+"""Blocking sends, for threads other than trio's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class ThreadedProducer:
-    """The producer for threads that are not trio's: each call crosses over and back.
+    """The blocking calls of a producer, for threads other than trio's.
 
-    Threads that send much do better with `Producer.send_soon`, which crosses by the batch.
+    Each call switches to trio's thread and back. For many messages, `Producer.send_soon` is faster:
+    it wakes trio's thread once for a batch of them.
     """
 
     def __init__(self, producer: Producer) -> None:
@@ -31,12 +32,13 @@ class ThreadedProducer:
         timestamp: float | None = None,
         headers: HeadersArg = None,
     ) -> RecordMetadata:
-        """Send a message and block until it is delivered; raises as `Producer.send_and_wait` does.
+        """Send a message, and block until its outcome is known.
 
-        From any thread but trio's own (RuntimeError). Raises AppClosed, or trio.RunFinishedError,
-        where the app is gone.
+        Raises what `Producer.send_and_wait` raises. RuntimeError: the call was made in trio's
+        thread. AppClosed, trio.RunFinishedError: the app is not open.
         """
-        outgoing_of(topic, key, value, partition, timestamp, headers)  # refused without crossing
+        # A wrong argument raises here, without a switch to trio's thread.
+        outgoing_of(topic, key, value, partition, timestamp, headers)
         token = self._producer.buffer.token
         return trio.from_thread.run(
             self._producer.send_and_wait,

@@ -1,7 +1,7 @@
-"""Creating topics: what is asked of the broker, and by one request at a time for each topic.
+"""The creation of topics: the request to the broker, and one request at a time for each topic.
 
-Who asks for what is being asked for already shares the answer; who asks for the topic otherwise
-waits for that one's end, so that no two requests for one topic race each other.
+Identical concurrent requests share one result. A different request for the same topic waits until
+the request before it has ended, so that two requests never race.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from transport.arguments import (
 )
 from transport.drivers.base import ProducerClient
 
-# Kafka's protocol holds the number of replicas in 16 bits.
+# Kafka's protocol stores the number of replicas in 16 bits.
 _MOST_REPLICAS = 2**15 - 1
-# A topic's `retention.ms` is held in 64 bits.
+# Kafka stores a topic's `retention.ms` in 64 bits.
 _MOST_RETENTION = MOST_OFFSET // 1000
 
 
 @attrs.frozen
 class _Wanted:
-    """What is asked of the broker for a topic.
+    """The request to create a topic.
 
     Attributes:
-        timeout: seconds for the answer and the waiting.
-        wait: until the topic can be written.
+        timeout: seconds for the broker's answer and for `wait`.
+        wait: wait until the topic can be written to.
     """
 
     partitions: int
@@ -54,7 +54,8 @@ class _Creation:
     """A topic that is being created.
 
     Attributes:
-        is_done: the broker has answered; with `error`, where that is not None.
+        ended: set once the request has ended, or its caller was cancelled.
+        is_done: the request has ended, with `error` if that is not None.
     """
 
     wanted: _Wanted
@@ -133,7 +134,7 @@ def _config(
     compacting: bool | None,
     deleting: bool | None,
 ) -> dict[str, str]:
-    """As the broker reads it; what is named goes before `config`."""
+    """Return the topic's configuration as texts. The other arguments take precedence."""
     texts: dict[str, str] = {}
     if config is not None:
         instance("config", config, Mapping, 'a mapping such as {"retention.ms": 60000}')
@@ -164,10 +165,12 @@ def _text(name: str, value: object) -> str:
 
 
 def _cleanup_policy(compacting: bool | None, deleting: bool | None) -> str:
-    """The topic's `cleanup.policy`; "" for what the broker does by itself."""
+    """Return the topic's `cleanup.policy`; "" for the default of the broker."""
     if compacting is None and deleting is None:
         return ""
     policies = [name for name, on in (("compact", compacting), ("delete", deleting)) if on]
     if not policies:
-        raise ValueError("a topic compacts or deletes, or does both")
+        raise ValueError(
+            "a topic must compact or delete old records: set compacting or deleting to True"
+        )
     return ",".join(policies)

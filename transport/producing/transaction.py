@@ -1,4 +1,7 @@
-"""The transactions of one producer, one after the other."""
+"""The steps of a transaction, for a producer with a transactional id.
+
+Look here for when the commit of a transaction fails because of a message that was not delivered.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ if TYPE_CHECKING:
 
 
 class Transaction:
-    """What of a producer with an id is committed as a whole. One call at a time.
+    """The transactions of one producer with an id, one after the other. One call at a time.
 
-    Each call is a checkpoint. Cancelled, the step is made as a whole or not at all, and nobody is
-    told which: `abort` settles it. All raise Fenced, which nothing mends, and what the driver does.
+    Each call is a checkpoint. Cancelled: the step is made as a whole or not at all, and the caller
+    cannot know which. Call `abort` then. All calls raise what the driver raises, and Fenced, after
+    which no call succeeds.
 
     Attributes:
-        is_open: begun, and not known to have ended.
+        is_open: a transaction was begun and is not known to have ended.
     """
 
     def __init__(self, producer: Producer, transactional_id: str) -> None:
@@ -32,7 +36,7 @@ class Transaction:
         self._timeout = producer.app.settings.client.commit_timeout
 
     async def begin(self) -> None:
-        """Begin one, if none is open."""
+        """Begin a transaction if none is open."""
         if not self.is_open:
             self._producer.failures.first = None
             await self._producer.client.begin()
@@ -45,22 +49,25 @@ class Transaction:
         group: GroupMetadata | None,
         deadline: float = math.inf,
     ) -> None:
-        """Deliver the sent messages, then commit them together with a group's offsets.
+        """Wait until the sent messages are delivered, then commit them with a group's offsets.
 
         Args:
-            deadline: the end of the wait for the deliveries.
+            deadline: the end of the wait for the deliveries, on trio's clock.
 
-        Raises TransactionAborted: a message was not delivered, or the group does not know the
-        member, or the broker has ended the transaction after its timeout; CommitUnknown. Then it is
-        to be aborted.
+        Raises TransactionAborted: a message was not delivered, or the group is in another
+        generation, or the broker has aborted the transaction after `transaction_timeout`.
+        CommitFailed: the group does not know this member. CommitUnknown: the broker did not answer.
+        After each of these, call `abort`.
         """
         self._producer.client.hurry()
         with trio.move_on_at(deadline) as waiting:
             await self._producer.flush()
         if waiting.cancelled_caught and (left := self._producer.unfinished):
-            raise TransactionAborted(f"{left} messages were not delivered within the bound")
+            raise TransactionAborted(
+                f"{left} messages were not delivered before the deadline of the commit"
+            )
         failures = self._producer.failures
-        # Who has seen that a message was refused can go on without it, as where `send` raises.
+        # A refused message that a task has seen does not fail the commit, as where `send` raises.
         failure = failures.unseen if failures.first is None else failures.first
         if failure is not None:
             raise TransactionAborted(f"a message was not delivered: {failure}") from failure
@@ -70,7 +77,7 @@ class Transaction:
         self.is_open = False
 
     async def abort(self, why: TransportError) -> None:
-        """Undo what was sent, and fail what has no outcome yet with `why`."""
+        """Abort the transaction, and fail with `why` all messages that have no outcome yet."""
         self._producer.give_up(why)
         await self._producer.client.abort(self._timeout)
         self.is_open = False

@@ -1,8 +1,8 @@
-"""The producers with transactional ids: one for each id, below the producer that they belong to.
+"""The producers with transactional ids: one for each id, as children of the app's producer.
 
-A client's id cannot be changed, so who writes under several has a producer for each. It begins with
-the first transaction of its id, which fences whoever had the id before, and lasts until it is
-stopped or its owner is.
+A client's transactional id cannot be changed, so each id needs a producer of its own. The first
+transaction of an id starts its producer, which fences the previous owner of the id. The producer
+runs until `stop`, or until its owner stops.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 
 class TransactionalProducers:
-    """Those of one producer, by their ids."""
+    """The producers with transactional ids that one producer owns, by their ids."""
 
     def __init__(self, owner: Producer) -> None:
         self._owner = owner
         self._writers: dict[str, Producer] = {}
 
     def __iter__(self) -> Iterator[Producer]:
-        """Those that there are at the call; one may end meanwhile."""
+        """Return an iterator over the producers at the time of the call. They may end meanwhile."""
         return iter(list(self._writers.values()))
 
     def is_open(self, transactional_id: str) -> bool:
-        """Whether a transaction of this id is open."""
+        """Return whether a transaction of this id is open."""
         return self._open(transactional_id) is not None
 
     def in_transaction(self, transactional_id: str) -> Producer:
-        """The one with this id. Raises TransactionAborted: no transaction of it is open."""
+        """Return the producer with this id. Raises TransactionAborted: it has none open."""
         if (writer := self._open(transactional_id)) is None:
             raise TransactionAborted(f"no transaction of {transactional_id!r} is open")
         return writer
 
     def transaction_of(self, transactional_id: str) -> Transaction:
-        """What is committed under this id. Raises TransactionAborted: nothing was ever begun."""
+        """Return the `Transaction` of this id. Raises TransactionAborted: none was ever begun."""
         writer = self._writers.get(transactional_id)
         if writer is None or writer.transaction is None:
             raise TransactionAborted(f"no transaction of {transactional_id!r} was begun")
@@ -74,13 +74,13 @@ class TransactionalProducers:
     async def _start(self, transactional_id: str) -> Producer:
         owner = self._owner
         writer = owner.transport.create_producer(transactional_id=transactional_id)
-        # Before it is there: a second one of this id would fence the first.
+        # Registered before it starts: a second producer with this id would fence the first.
         self._writers[transactional_id] = writer
         started = False
         try:
             await owner.add_service(writer)
             started = True
-        except BaseExceptionGroup as group:  # what cancels us stays in it, and so what it is
+        except BaseExceptionGroup as group:  # a Cancelled comes out of it unchanged
             raise _only_error(group) from group
         finally:
             if not started:
@@ -89,7 +89,7 @@ class TransactionalProducers:
 
 
 def _only_error(error: BaseException) -> BaseException:
-    """What the start of a service came to, out of the groups of its nurseries."""
+    """Return the single error in nested exception groups, or the innermost group."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -1,9 +1,10 @@
-"""Tests of programs that use the transport: no second is slept, and a seed tells the whole run.
+"""Tools to test programs that use the transport: no test sleeps, and a seed repeats a whole run.
 
-`simulate` runs an app among crashes, rebalances and lost answers and counts what it has done;
-`cancel_everywhere` cancels a call, or all of a program, at each of its moments; `run` is a
-`trio.run` on a clock that jumps. `transport.testing.strategies` draws histories with Hypothesis,
-and `transport.testing.fixtures` are for pytest.
+- `simulate` runs an app through crashes, rebalances and lost answers, and counts its work.
+- `cancel_everywhere` cancels a call or a whole program at each of its steps.
+- `run` is `trio.run` on a clock that jumps.
+- `transport.testing.strategies` draws histories with Hypothesis.
+- `transport.testing.fixtures` has fixtures for pytest.
 """
 
 from transport.drivers.memory import MemoryBroker

@@ -1,10 +1,10 @@
-"""Cancel a piece of a scenario at each moment of its life, and look at what is left.
+"""Cancel a part of a scenario after each of its steps, and check what the cancel leaves behind.
 
-A scenario is played once to count the steps that tasks make while it is within the block that is
-to be cancelled: a step is what a task does from one checkpoint to the next. Then it is played again
-and again, on a fresh object each time, and the block is cancelled at once, after the first step,
-the second, ... the last. What a cancelled call leaves behind shows in how the scenario goes on, and
-in what it checks at the end.
+A step is the code that a task runs from one checkpoint to the next. The scenario is played once
+without a cancel, to count the steps that tasks make inside the target block. Then it is played
+again, on a fresh object each time. The block is cancelled at once, then after the first step, and
+so on up to the last step. The rest of the scenario and its final check show what a cancelled call
+leaves behind.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from transport.testing.schedule import run
 
 
 class Scenario(Protocol):
-    """What is played, and what must be true whenever it was cancelled."""
+    """Code to play, and a check that must pass wherever the code is cancelled."""
 
     async def play(self, target: Target) -> None:
-        """The whole life of it, on a clock that jumps. What is `with target:` is cancelled; that is
-        all of it, or a call in the middle after which it goes on."""
+        """Run the whole scenario, on a clock that jumps.
+
+        The block inside `with target:` is cancelled. It is the whole scenario, or a call in the
+        middle after which the scenario goes on.
+        """
 
     def check(self) -> None:
-        """Raise AssertionError where something must not be so. Called after the run."""
+        """Raise AssertionError if a condition does not hold. Called after the run."""
 
 
 class LeftBehind(AssertionError):
@@ -37,12 +40,12 @@ class LeftBehind(AssertionError):
 
 
 class Target(trio.abc.Instrument):
-    """A block that is cancelled after so many steps of any tasks.
+    """A block that is cancelled after a given number of steps of any tasks.
 
     Attributes:
-        scope: of the block.
-        steps: that were made within it.
-        task: who made the last step before it was cancelled, as a remark.
+        scope: the cancel scope of the block.
+        steps: the number of steps that were made inside the block.
+        task: a remark that names the task of the last step before the cancel.
     """
 
     def __init__(self, step: int | None) -> None:
@@ -83,17 +86,20 @@ def cancel_everywhere(
     every: int = 1,
     expected: type[BaseException] | tuple[type[BaseException], ...] = (),
 ) -> int:
-    """Play a scenario, and again cancelled after each step; how many times it was cancelled.
+    """Play a scenario, then again with a cancel after each step. Return the number of cancels.
+
+    Errors have a note that says when the scenario was cancelled.
 
     Args:
-        make: a fresh one, for each time it is played.
-        seed: of the order in which tasks that are ready go on.
-        every: cancel after every so-maniest step only.
-        expected: what may come out of a scenario that was cancelled.
+        make: returns a fresh scenario for each run.
+        seed: decides the order in which ready tasks run.
+        every: cancel only after every Nth step.
+        expected: errors that a cancelled scenario may raise.
 
     Raises:
-        AssertionError: of the scenario's check, or LeftBehind; with a note that says when it was
-            cancelled. So does whatever else comes out of it.
+        AssertionError: the scenario's check failed.
+        LeftBehind: threads or file descriptors outlived a run.
+        BaseException: the scenario raised an error that is not among `expected`.
     """
     function("make", make, "a function that makes a fresh Scenario")
     whole("every", every, least=1)
@@ -118,9 +124,9 @@ def _play(
             if step is None or not _is_all(error, expected):
                 raise
         if left := set(threading.enumerate()) - threads:
-            raise LeftBehind(f"threads: {sorted(thread.name for thread in left)}")
+            raise LeftBehind(f"threads outlived the run: {sorted(thread.name for thread in left)}")
         if (more := _open_files() - files) > 0:
-            raise LeftBehind(f"{more} file descriptors")
+            raise LeftBehind(f"{more} file descriptors outlived the run")
         scenario.check()
     except BaseException as error:
         when = "not cancelled" if step is None else f"cancelled after {step} steps {target.task}"
@@ -138,7 +144,7 @@ def _is_all(
 
 
 def _open_files() -> int:
-    """How many file descriptors the process has; 0 where the system does not tell."""
+    """Return the number of open file descriptors, or 0 if the system does not list them."""
     try:
         return len(os.listdir("/dev/fd"))
     except OSError:

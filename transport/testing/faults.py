@@ -1,7 +1,8 @@
-"""What goes wrong between an app and its broker: a driver around a driver, with faults.
+"""Faults between an app and its broker: a driver that wraps another driver.
 
-A `Fault` is what becomes of one call of a client: it comes late, it is refused, its answer is lost.
-`Faults` says which call has which: by a script, by chance, or as a class of your own does.
+A `Fault` changes one call of a client: the call is late, is refused, or loses its answer. `Faults`
+decides which call has which fault. `Script` decides by number, `Chance` at random; a class of your
+own can decide in another way.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ CALLS_OF_A_PRODUCER = frozenset(
 
 @attrs.frozen
 class Fault:
-    """What becomes of one call of a client.
+    """A change to one call of a client.
 
     Attributes:
-        delay: seconds by which it comes late at the broker.
-        error: what the caller gets; None: the answer.
-        is_made: whether it is made all the same; with an error, its answer is lost.
+        delay: seconds by which the call reaches the broker late.
+        error: raised to the caller. None: the caller receives the answer.
+        is_made: whether the call is made. With an `error`, its answer is lost.
     """
 
     delay: float = attrs.field(default=0.0, validator=setting(seconds, least=0.0))
@@ -77,17 +78,25 @@ class Fault:
 
 
 def slow(seconds: float) -> Fault:
-    """The call comes late at the broker. Who is cancelled meanwhile has made it all the same."""
+    """Return a fault that delays a call.
+
+    If the caller is cancelled meanwhile, the call is still made, unless it is a poll.
+    """
     return Fault(delay=seconds)
 
 
 def refused(error: TransportError) -> Fault:
-    """The call is not made."""
+    """Return a fault that raises an error instead of making the call."""
     return Fault(error=error, is_made=False)
 
 
 def unanswered(seconds: float, *, made: bool) -> Fault:
-    """No answer comes to a commit for so long, and it was made, or it was not."""
+    """Return a fault that loses the answer to a commit: the caller gets CommitUnknown.
+
+    Args:
+        seconds: the delay of the commit and of the error.
+        made: whether the commit is made.
+    """
     return Fault(delay=seconds, error=CommitUnknown("no answer"), is_made=made)
 
 
@@ -97,22 +106,24 @@ def check_call(name: str, call: Any) -> None:
     prefix, _, method = call.rpartition(".")
     calls = {"": CALLS_OF_A_CONSUMER, "producer": CALLS_OF_A_PRODUCER}.get(prefix, frozenset())
     if method not in calls:
-        expected = "a method of ConsumerClient that waits, or of ProducerClient after 'producer.'"
+        expected = "an async method of ConsumerClient, or 'producer.' and one of ProducerClient"
         raise wrong_value(name, expected, call)
 
 
 class Faults(Protocol):
-    """Decides what goes wrong."""
+    """Decides which calls have a fault."""
 
     def of(self, call: str) -> Fault | None:
-        """What becomes of this call, a method of `ConsumerClient` or `ProducerClient` by its name;
-        of a producer's with "producer." before it. None: it goes well. Asked once for each call.
+        """Return the fault of this call, or None. Called once for each call.
+
+        Args:
+            call: a method of `ConsumerClient`, or "producer." and a method of `ProducerClient`.
         """
 
 
 @attrs.define
 class Script:
-    """Faults by the name of the call and its number, counted from 0.
+    """Faults by the name and the number of a call. Each name is counted from 0.
 
     Attributes:
         faults: such as `{("commit", 1): unanswered(5, made=True)}`.
@@ -144,9 +155,9 @@ class Chance:
     """Random faults, each of which an app should survive.
 
     Attributes:
-        draw: decides when a fault comes, and which.
-        rate: the share of calls that go wrong.
-        longest: most seconds by which one comes late.
+        draw: the source of the random choices.
+        rate: the share of calls that have a fault, from 0 to 1.
+        longest: the longest delay of a call, in seconds.
     """
 
     draw: random.Random = attrs.field(
@@ -173,26 +184,26 @@ class Chance:
                         slow(late),
                         unanswered(late, made=True),
                         unanswered(late, made=False),
-                        refused(RebalanceInProgress("so it was drawn")),
+                        refused(RebalanceInProgress("a random fault")),
                     ]
                 )
             case "producer.commit":
                 made = self.draw.random() < 0.5
                 return self.draw.choice([slow(late), unanswered(late, made=made)])
             case "producer.begin" | "producer.abort":
-                return self.draw.choice([slow(late), refused(BrokerUnavailable("so it was drawn"))])
+                return self.draw.choice([slow(late), refused(BrokerUnavailable("a random fault"))])
             case _:
                 return slow(late)
 
 
 class FaultyDriver:
-    """A driver with faults, which can crash: to be given to an `App` as its broker.
+    """A driver with faults, which can also crash. Pass it to an `App` as its broker.
 
     Args:
-        driver: the one that makes what is made.
-        faults: what goes wrong; None: nothing.
-        order: of the partitions in what is fetched, and of the reports on what was sent: shuffled
-            by this. None: as the driver has it.
+        driver: makes the calls.
+        faults: decides which calls have a fault. None: no call has one.
+        order: shuffles the partitions of each poll and the reports on sent messages. None: keep the
+            order of `driver`.
     """
 
     def __init__(
@@ -202,7 +213,7 @@ class FaultyDriver:
         *,
         order: random.Random | None = None,
     ) -> None:
-        # Asked of the class: a driver looks its version up each time.
+        # Check the class: reading `version` of an instance does work.
         if not all(hasattr(type(driver), name) for name in ("version", "consumer", "producer")):
             raise wrong_type("driver", "a Driver", driver)
         if faults is not None and not hasattr(faults, "of"):
@@ -229,9 +240,9 @@ class FaultyDriver:
         return cast(ProducerClient, _Faulty(client, self._around, "producer.", CALLS_OF_A_PRODUCER))
 
     async def crash(self) -> None:
-        """Let all clients go as a crash of the process would: no commit, no leaving.
+        """Kill all clients, as a crash of the process does: they do not commit or leave the group.
 
-        A checkpoint. To be followed by cancelling what ran the app. Cancelled: they go as well.
+        Afterwards, cancel the task that runs the app. A checkpoint. Cancelling does not stop it.
         """
         self._is_dead = True
         with trio.CancelScope(shield=True):
@@ -245,7 +256,7 @@ class FaultyDriver:
         try:
             await trio.sleep(fault.delay)
         except trio.Cancelled:
-            # What was handed to a client runs to its end, whoever is left to see that.
+            # A real client also finishes a call whose caller was cancelled.
             if fault.is_made and name != "poll" and not self._is_dead:
                 with trio.CancelScope(shield=True):
                     await self._make(name, call, *args)
@@ -257,7 +268,7 @@ class FaultyDriver:
 
     async def _make(self, name: str, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         if self._is_dead:
-            raise ClientClosed("it has crashed")
+            raise ClientClosed("FaultyDriver.crash() has closed this client")
         match name, args:
             case "poll", _:
                 return dict(self._shuffled((await call()).items()))
@@ -274,7 +285,7 @@ class FaultyDriver:
 
 
 class _Faulty:
-    """A client whose calls go by way of a `FaultyDriver`; the rest is the client's own."""
+    """A client whose calls go through a `FaultyDriver`. Its other attributes are unchanged."""
 
     def __init__(
         self,
@@ -289,7 +300,7 @@ class _Faulty:
         self._calls = calls
 
     def send_now(self, batch: object) -> bool:
-        return False  # each batch goes by way of `send`, which can fail
+        return False  # so that each batch goes through `send`, which can have a fault
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)

@@ -1,8 +1,8 @@
-"""Fixtures for pytest.
+"""Fixtures for pytest: `memory_broker` and `simulate`.
 
-A conftest.py asks for them: `pytest_plugins = ["transport.testing.fixtures"]`.
+Enable them in a conftest.py: `pytest_plugins = ["transport.testing.fixtures"]`.
 
-Needs pytest.
+This module needs pytest.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--simulation-seed",
         type=int,
         default=0,
-        help="the seed of simulations that name none, as a failure has printed it",
+        help="the seed of simulations that set none; a failed simulation prints its seed",
     )
 
 
 @pytest.fixture
 def memory_broker() -> MemoryBroker:
-    """A broker in the process, for `App(..., broker=memory_broker)`; it outlives its apps."""
+    """Return a broker in the process, for `App(..., broker=memory_broker)`.
+
+    It outlives its apps.
+    """
     return MemoryBroker()
 
 
 @pytest.fixture
 def simulate(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """`transport.testing.simulate`, with the seed of `--simulation-seed` where none is named."""
+    """Return `transport.testing.simulate` with the seed of `--simulation-seed` as its default."""
     return functools.partial(_simulate, seed=request.config.getoption("--simulation-seed"))

@@ -1,9 +1,9 @@
-"""A history: what happens to a group and its broker, event by event; a value that can be printed,
-shrunk and played again.
+"""Histories of simulations: the events that happen to a group and its broker.
 
-Each event comes `after` so many seconds, and then happens at once. Members are named by their place
-among those that are running; a number beyond them wraps around, and with none running nothing
-happens. So every history can be played, whatever was taken out of it.
+A history is a value that can be printed, shrunk and played again. Each event waits `after` seconds
+and then happens at once. An event names a member by its index among the running members. A larger
+index wraps around. If no member runs, the event does nothing. So a history can still be played
+after events were removed from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transport.types import TP
 
 
 def numbers_of_partitions(name: str, topics: Any) -> None:
-    """Check topics that are given with their numbers of partitions."""
+    """Check a mapping of topics to their numbers of partitions."""
     instance(name, topics, Mapping, 'a mapping such as {"orders": 3}')
     for topic, count in topics.items():
         topic_name(f"each key of {name}", topic)
@@ -36,38 +36,38 @@ def numbers_of_partitions(name: str, topics: Any) -> None:
 
 
 class World(Protocol):
-    """What events happen to."""
+    """The members and the broker that events change."""
 
     async def start(self) -> None:
-        """One more member comes."""
+        """Start one more member."""
 
     async def stop(self, member: int) -> None:
-        """A member is asked to end, as by SIGTERM; it takes its time."""
+        """Stop a member, as SIGTERM does, and wait for its end."""
 
     async def crash(self, member: int) -> None:
-        """A member dies, as by SIGKILL."""
+        """Kill a member, as SIGKILL does."""
 
     def write(self, tp: TP, count: int) -> None:
-        """Records come into a log."""
+        """Write records to a partition."""
 
     def write_aborted(self, tp: TP, count: int) -> None:
-        """Records come that no reader is to see, in a transaction that is aborted."""
+        """Write records in a transaction that is aborted. No reader may see them."""
 
     def leave_gap(self, tp: TP, count: int) -> None:
-        """Offsets without a record, as compaction leaves them."""
+        """Leave offsets without a record, as compaction does."""
 
     def add_partitions(self, topic: str, count: int) -> None:
-        """A topic gets more partitions."""
+        """Add partitions to a topic."""
 
     def cut_off(self, tp: TP, count: int) -> None:
-        """A log loses its last offsets."""
+        """Remove the last offsets of a partition."""
 
     def break_next(self, call: str, fault: Fault) -> None:
-        """The next such call of any member has this fault."""
+        """Give a fault to the next such call of any member."""
 
 
 class Event(Protocol):
-    """Something that happens, some seconds after what was before it."""
+    """An event, which happens `after` seconds after the event before it."""
 
     @property
     def after(self) -> float: ...
@@ -85,7 +85,7 @@ _fault = attrs.field(validator=setting(instance, kind=Fault, expected="a Fault")
 
 @attrs.frozen
 class Start:
-    """A member comes."""
+    """A member starts."""
 
     after: float = _seconds
 
@@ -95,7 +95,7 @@ class Start:
 
 @attrs.frozen
 class Stop:
-    """A member ends in order."""
+    """A member stops in order."""
 
     member: int = _member
     after: float = _seconds
@@ -106,7 +106,7 @@ class Stop:
 
 @attrs.frozen
 class Crash:
-    """A member dies."""
+    """A member crashes."""
 
     member: int = _member
     after: float = _seconds
@@ -117,7 +117,7 @@ class Crash:
 
 @attrs.frozen
 class Write:
-    """Records are written, by somebody else."""
+    """A producer outside of the app writes records."""
 
     tp: TP = _tp
     count: int = _count
@@ -129,7 +129,7 @@ class Write:
 
 @attrs.frozen
 class WriteAborted:
-    """Records are written in a transaction that is aborted."""
+    """A producer outside of the app writes records in a transaction that is aborted."""
 
     tp: TP = _tp
     count: int = _count
@@ -141,7 +141,7 @@ class WriteAborted:
 
 @attrs.frozen
 class Gap:
-    """Offsets are left out."""
+    """Some offsets have no record."""
 
     tp: TP = _tp
     count: int = _count
@@ -153,7 +153,7 @@ class Gap:
 
 @attrs.frozen
 class AddPartitions:
-    """A topic grows."""
+    """A topic gets more partitions."""
 
     topic: str = _topic
     count: int = _count
@@ -165,8 +165,10 @@ class AddPartitions:
 
 @attrs.frozen
 class CutOff:
-    """A log loses its last offsets, as with a broker that comes back from an old copy. Not among
-    what is drawn: records are lost by that, and nobody can help it."""
+    """A partition loses its last offsets, as if its broker was restored from an old copy.
+
+    Drawn histories never contain this event: no app can prevent the loss of the records.
+    """
 
     tp: TP = _tp
     count: int = _count
@@ -178,7 +180,7 @@ class CutOff:
 
 @attrs.frozen
 class Break:
-    """A call goes wrong."""
+    """The next call of a name has a fault."""
 
     call: str = attrs.field(validator=setting(check_call))
     fault: Fault = _fault
@@ -193,10 +195,10 @@ _CALLS = ("poll", "commit", "commit", "committed", "producer.send", "producer.co
 
 @attrs.frozen
 class History:
-    """The events of a run, in their order.
+    """The events of a run, in order.
 
     Attributes:
-        topics: how many partitions each topic has in the beginning.
+        topics: the number of partitions of each topic at the start.
     """
 
     topics: dict[str, int] = attrs.field(validator=setting(numbers_of_partitions))
@@ -211,7 +213,7 @@ class History:
 
     @classmethod
     def drawn(cls, seed: int, topics: dict[str, int], *, length: int = 60) -> History:
-        """One by chance, always the same for a seed."""
+        """Return a random history: a start, then `length` events. It depends on the seed alone."""
         numbers_of_partitions("topics", topics)
         whole("length", length)
         draw = random.Random(seed)

@@ -1,15 +1,15 @@
-"""What must never be seen from outside, whoever crashes: a model of a group's books.
+"""Invariants of a group as seen from outside: a model of its records and committed offsets.
 
-The model keeps every offset by itself, in sets, and looks through all of them at each event. It
-knows nothing of ledgers, epochs and generations, and shares no code with what it checks; so it
-finds out also where those are wrong. Pure: it is told what happens, and raises at once.
+The model keeps every offset in sets, and checks all of them at each event. It knows nothing of
+ledgers, epochs and generations, and shares no code with the code that it checks, so it also detects
+errors there. It does no I/O: its callers report each event, and a violation is raised at once.
 
-Its rules, by the numbers of docs/architecture.md, as they look from outside of a member:
+Its rules have the numbers of docs/architecture.md, and apply to what is seen outside of a member:
 
-- I1: a committed offset passes no record that is not done.
-- I2: committed offsets go back only where somebody sought back.
-- I3: at the end every record is done.
-- I4: at the end every committed offset is the end of its log.
+- I1: a committed offset never passes a record that is not done.
+- I2: committed offsets go back only after a seek.
+- I3: at the end, every record is done.
+- I4: at the end, every committed offset is the end of its log.
 """
 
 from __future__ import annotations
@@ -21,58 +21,63 @@ from transport.types import TP
 
 Place = tuple[TP, int]
 
-# After a seek the next commit may go back. A commit that is on its way while the member seeks may
-# come before it, with an offset of the epoch before.
+# After a seek the next commit may go back. A commit that is in flight during the seek may arrive
+# before that commit, with an offset of the epoch before the seek.
 _COMMITS_AFTER_A_SEEK = 2
 
 
 class InvariantViolated(AssertionError):
-    """Something was seen that must never be; the text begins with its number."""
+    """An invariant was violated. The text begins with the number of the invariant."""
 
 
 class Books:
-    """What is known of one group, from outside.
+    """The records and offsets of one group, as seen from outside.
 
     Attributes:
-        written: every record that a reader is meant to get, by partition.
+        written: the offsets of all records that a reader must get, by partition.
         done: how often the work on each record was done.
-        committed: the group's offsets.
+        committed: the committed offsets of the group, by partition.
     """
 
     def __init__(self) -> None:
         self.written: dict[TP, set[int]] = {}
         self.done: Counter[Place] = Counter()
         self.committed: dict[TP, int] = {}
-        self._may_go_back: dict[TP, int] = {}  # how many of the next commits may do so
+        self._may_go_back: dict[TP, int] = {}  # the number of next commits that may
 
     def on_written(self, tp: TP, offsets: Collection[int]) -> None:
-        """Records are in the log, for everybody to read."""
+        """Add records that are in the log and can be read."""
         self.written.setdefault(tp, set()).update(offsets)
 
     def on_deleted(self, tp: TP, before: int) -> None:
-        """Records below an offset are gone: nobody is meant to get them any more."""
+        """Remove the records below an offset: no reader must get them."""
         self.written[tp] = {offset for offset in self.written.get(tp, set()) if offset >= before}
 
     def on_cut_off(self, tp: TP, end: int) -> None:
-        """The log has lost what it had from an offset on; others may be written there."""
+        """Remove the records from an offset on, which the log has lost.
+
+        Other records may be written at the same offsets, and the next commits may go back.
+        """
         self.written[tp] = {offset for offset in self.written.get(tp, set()) if offset < end}
         for place in [place for place in self.done if place[0] == tp and place[1] >= end]:
             del self.done[place]
         self._may_go_back[tp] = _COMMITS_AFTER_A_SEEK
 
     def on_done(self, tp: TP, offset: int) -> None:
-        """The work on a record is done, once more."""
+        """Count one more time that the work on a record was done."""
         self.done[tp, offset] += 1
 
     def on_sought(self, tp: TP, offset: int) -> None:
-        """A member goes on at an offset, as it was asked to: a commit may go back, and what was
-        passed over is nobody's work any more."""
+        """Apply a seek of a member to an offset.
+
+        The next commits may go back. Records that the seek has skipped need not be done.
+        """
         self._may_go_back[tp] = _COMMITS_AFTER_A_SEEK
         skipped = {o for o in self.written.get(tp, ()) if o < offset and not self.done[tp, o]}
         self.written[tp] = self.written.get(tp, set()) - skipped
 
     def on_committed(self, offsets: Mapping[TP, int]) -> None:
-        """The group's offsets are these now. Raises InvariantViolated: I1, I2."""
+        """Check the new committed offsets of the group. Raises InvariantViolated: I1, I2."""
         for tp, offset in offsets.items():
             left = [o for o in self.written.get(tp, ()) if o < offset and not self.done[tp, o]]
             if left:
@@ -89,7 +94,7 @@ class Books:
 
     @property
     def lost(self) -> list[Place]:
-        """Records that nobody has done."""
+        """The records that were never done."""
         return sorted(
             (tp, offset)
             for tp, offsets in self.written.items()
@@ -99,18 +104,22 @@ class Books:
 
     @property
     def doubled(self) -> dict[Place, int]:
-        """Records that were done more than once, and how often."""
+        """The records that were done more than once, and how often."""
         return {place: times for place, times in sorted(self.done.items()) if times > 1}
 
     def is_at_rest(self, ends: Mapping[TP, int]) -> bool:
-        """Whether all is done and committed, up to the ends of the logs that somebody reads."""
+        """Whether all records are done, and committed up to the ends of these logs.
+
+        Args:
+            ends: the end offsets of the logs that the group reads.
+        """
         return not self.lost and all(self.committed.get(tp, 0) == ends[tp] for tp in ends)
 
     def check_end(self, ends: Mapping[TP, int]) -> None:
-        """All has come to rest: the ends of the logs are these. Raises InvariantViolated: I3, I4.
+        """Check the group after all work has ended. Raises InvariantViolated: I3, I4.
 
         Args:
-            ends: of the logs that somebody reads.
+            ends: the end offsets of the logs that the group reads.
         """
         if lost := self.lost:
             tp, offset = lost[0]

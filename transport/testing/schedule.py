@@ -1,4 +1,4 @@
-"""Runs of trio that are the same each time: time jumps, and tasks take turns by a seed."""
+"""Reproducible runs of trio: the clock jumps, and a seed decides the order of tasks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transport.arguments import function, instance, or_none
 
 T = TypeVar("T")
 
-PATIENCE = 86_400.0  # seconds on the clock that jumps: nothing is meant to take a day
+PATIENCE = 86_400.0  # seconds on the clock that jumps: no run is meant to take a day
 
 
 class Hang(AssertionError):
-    """Tasks waited for what never came."""
+    """Tasks waited for an event that never happened."""
 
 
 def run(
@@ -30,17 +30,17 @@ def run(
 ) -> T:
     """Run an async function, on a clock that jumps to the next deadline when all tasks wait.
 
-    The same function with the same seed makes the same steps in the same order, as long as it uses
-    no thread, no real time and no order of a set.
+    The same function with the same seed makes the same steps in the same order, unless it uses
+    threads, real time or the order of a set.
 
     Args:
-        seed: of the order in which trio lets tasks that are ready go on. None: leave that as it is,
-            for example to Hypothesis, which knows of it.
+        seed: decides the order in which trio runs ready tasks. None: leave the order to trio, or to
+            Hypothesis, which can set it too.
         instruments: as for `trio.run`.
 
     Raises:
-        Hang: tasks still waited after a day on that clock: those that the text names. Whatever they
-            wait for is cancelled, shielded or not.
+        Hang: tasks still waited after a day on that clock. The text names them. All tasks are
+            cancelled, shielded or not.
     """
     function("main", main, "an async function without arguments")
     or_none(instance, "seed", seed, kind=int, expected="an int or None")
@@ -60,9 +60,10 @@ def run(
 
 
 def _seeded(seed: int) -> contextlib.AbstractContextManager[object]:
-    """Let trio's scheduler take its chances from a seed.
+    """Return a context in which trio's scheduler takes its random choices from a seed.
 
-    Private names of trio, which its own plugin for Hypothesis sets as well: there is no public way.
+    There is no public way, so it sets private names of trio. Trio's plugin for Hypothesis sets the
+    same names.
     """
     return mock.patch.multiple(
         "trio._core._run", _r=random.Random(seed), _ALLOW_DETERMINISTIC_SCHEDULING=True
@@ -70,7 +71,7 @@ def _seeded(seed: int) -> contextlib.AbstractContextManager[object]:
 
 
 async def _watch(hangs: list[Hang]) -> None:
-    """Break up what still runs after a day: take the shields off, and cancel all."""
+    """End a run that has not ended after a day: remove all shields, and cancel all tasks."""
     await trio.sleep(PATIENCE)
     root = trio.lowlevel.current_root_task()
     assert root is not None
@@ -83,12 +84,12 @@ async def _watch(hangs: list[Hang]) -> None:
         for nursery in task.child_nurseries:
             tasks.extend(nursery.child_tasks)
     waiting = filter(None, map(_where, tasks))
-    hangs.append(Hang("these tasks waited for what never came:\n" + "\n".join(waiting)))
+    hangs.append(Hang("these tasks wait for an event that never happens:\n" + "\n".join(waiting)))
     raise hangs[0]  # which cancels every task
 
 
 def _where(task: trio.lowlevel.Task) -> str:
-    """The last functions outside of trio that a task is in; "" for one of trio's own."""
+    """Return the innermost functions of a task outside of trio, or "" for a task of trio itself."""
     frames = [
         frame.f_code.co_qualname
         for frame, _ in task.iter_await_frames()

@@ -1,17 +1,17 @@
-"""Your app among crashes, rebalances and cancellations, on a broker in the process.
+"""Simulations: run your app through crashes, rebalances and faults, on a broker in the process.
 
-    async def billing(broker, done):           # one process of yours; it runs until cancelled
+    async def billing(broker, done):           # one process of your app; it runs until cancelled
         app = App("billing", broker=broker)
         async with app:
             async for order in app.topic("orders").noack():
                 async with order:
                     await bill(order.value)
-                    done(order)                # the work is done: its effect is there to stay
+                    done(order)                # the work is done, and its effect is permanent
 
     simulate(billing, topics={"orders": 3}, seed=7).check()
 
-Members of it come and go as a history says; when that is over, one more does what is left. The
-report says how often each record was done, and fails where one was lost.
+Members of the app start, stop and crash as a history says. Then one more member does the remaining
+work. The report says how often each record was done, and its `check` fails if a record was lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from transport.types import TP
 
 
 class Done(Protocol):
-    """Tells that the work on messages is done, with what that has led to there to stay."""
+    """A function that reports messages whose work is done and whose effect is permanent."""
 
     def __call__(self, *messages: Message) -> None: ...
 
@@ -49,17 +49,16 @@ AppFactory = Callable[[Driver, Done], Awaitable[object]]
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """What a simulation has come to.
+    """The result of a simulation.
 
     Attributes:
-        seed: with which, and the same history, it is the same again.
-        history: what was played.
-        books: what was written, done and committed, by group.
-        outputs: how often each value is in the topics that were named as outputs, as a reader of
-            what is committed sees them.
-        violation: the first invariant that was seen to be violated; None: none was.
-        errors: what came out of members that nobody had crashed.
-        timeline: all of it, in order.
+        seed: the seed of the run. The same seed and history repeat the run.
+        history: the history that was played.
+        books: the records that were written and done, and the committed offsets.
+        outputs: how often each value is in the output topics, for a reader of committed records.
+        violation: the first violation of an invariant. None: there was none.
+        errors: the errors that ended members, except of crashed members and except `may_fail`.
+        timeline: all events of the run, in order.
     """
 
     seed: int
@@ -77,24 +76,27 @@ class Report:
 
     @property
     def lost(self) -> list[Place]:
-        """Records whose work was never done."""
+        """The records whose work was never done."""
         return self.books.lost
 
     @property
     def doubled(self) -> dict[Place, int]:
-        """Records whose work was done more than once: at least once allows that."""
+        """The records whose work was done more than once, which at-least-once delivery allows."""
         return self.books.doubled
 
     def check(self) -> None:
-        """Raise AssertionError, with the timeline, if a record was lost, an offset was committed
-        whose work was not done, or a member failed by itself."""
+        """Raise AssertionError with the timeline if an invariant was violated or a member failed.
+
+        An invariant is violated if a record was lost, or if an offset was committed before the work
+        on all records below it was done.
+        """
         if self.violation is not None:
             raise self.told(self.violation) from self.violation
         for error in self.errors:
             raise self.told(AssertionError(f"a member failed: {error!r}")) from error
 
     def told(self, error: AssertionError) -> AssertionError:
-        """The error, with how to see it again."""
+        """Return the error with the seed and the timeline, which show how to repeat it."""
         return type(error)(f"{error} (seed {self.seed})\n{self.timeline}")
 
 
@@ -110,21 +112,23 @@ def simulate(
 ) -> Report:
     """Run an app on a broker in the process, through a history, and then to the end of its work.
 
-    Seconds are those of a clock that jumps: it takes as long as the computing does.
+    The clock jumps, so a run takes only the time of its computations.
 
     Args:
-        app_factory: one process of the app, given a broker for its `App`, and what to call when the
-            work on messages is done. It runs until cancelled. It is run several times at once.
-        topics: that are written to and that it reads, with their numbers of partitions.
-        outputs: topics that it writes to, for `Report.outputs`.
-        seed: of the history, and of all orders: in which tasks that are ready go on, partitions are
-            in what is fetched, and reports come on what was sent.
-        history: what happens; None: one drawn from the seed.
-        patience: seconds that the last member has for what is left.
-        may_fail: errors that may end a member, and another one comes in its place: as those do that
-            stand for a broker that was not there, or for a member that was fenced.
+        app_factory: an async function that is one process of the app. It receives a broker for its
+            `App`, and a function to call when the work on messages is done. It runs until it is
+            cancelled. Several may run at once.
+        topics: the topics that the app reads, with their numbers of partitions. The history writes
+            to them.
+        outputs: the topics that the app writes to, for `Report.outputs`, in the same form.
+        seed: decides the history and every order: of ready tasks, of the partitions in a poll, and
+            of the reports on sent messages.
+        history: the events. None: a history that is drawn from the seed.
+        patience: seconds for the remaining work after the history.
+        may_fail: errors that may end a member, such as those of an unreachable broker or of a
+            fenced member. They are not in `Report.errors`.
     """
-    function("app_factory", app_factory, "an async function of a broker and of what tells it")
+    function("app_factory", app_factory, "an async function of a broker and a `done` function")
     numbers_of_partitions("topics", topics)
     if outputs is not None:
         numbers_of_partitions("outputs", outputs)
@@ -147,7 +151,7 @@ def simulate(
 
 @attrs.define(eq=False)
 class _Member:
-    """A member that runs."""
+    """A running member."""
 
     name: str
     driver: FaultyDriver
@@ -157,7 +161,7 @@ class _Member:
 
 
 class _Simulation:
-    """The world that a history happens to, and the eyes on it."""
+    """The broker and the members that a history changes, and the checks on them."""
 
     def __init__(
         self,
@@ -203,11 +207,11 @@ class _Simulation:
         with trio.move_on_after(self._patience):
             while not self.books.is_at_rest(self._ends()):
                 if not self._members:
-                    await trio.sleep(1)  # as whoever watches over processes does
+                    await trio.sleep(1)  # a supervisor restarts a process after a while
                     await self.start()
                 self._looked = trio.Event()
                 await self._looked.wait()
-            # Who reads what is committed waits for the transactions that a crash has left open.
+            # Readers of committed records wait for transactions that a crash has left open.
             transactions = self._broker.transactions
             while (deadline := transactions.next_deadline()) < math.inf:
                 await trio.sleep_until(deadline)
@@ -219,7 +223,7 @@ class _Simulation:
     def _read(self) -> list[TP]:
         return [tp for topic in self._history.topics for tp in self._broker.partitions(topic)]
 
-    # What events do
+    # Events
 
     async def start(self) -> None:
         self._names += 1
@@ -269,18 +273,18 @@ class _Simulation:
 
     def cut_off(self, tp: TP, count: int) -> None:
         end = max(0, self._broker.log(tp).end - count)
-        self.timeline.add("", f"{tp}: has lost what it had from {end} on")
+        self.timeline.add("", f"{tp}: its records from {end} on are lost")
         self.books.on_cut_off(tp, end)
         self._broker.cut_off(tp, end)
 
     def break_next(self, call: str, fault: Fault) -> None:
-        self.timeline.add("", f"the next {call} will be {fault}")
+        self.timeline.add("", f"the next {call} has a fault: {fault}")
         self._broken.setdefault(call, []).append(fault)
 
     # Members
 
     def of(self, call: str) -> Fault | None:
-        """What becomes of a call: the `Faults` of every member."""
+        """Return the fault of a call: this object is the `Faults` of every member."""
         faults = self._broken.get(call)
         return faults.pop(0) if faults else None
 
@@ -316,11 +320,11 @@ class _Simulation:
         member.scope.cancel()
         await member.ended.wait()
 
-    # Eyes
+    # Observation
 
     def _on_done(self, member: _Member, messages: tuple[Message, ...]) -> None:
         if member.has_crashed:
-            return  # a process that is dead does no work
+            return  # a crashed process does no work
         for message in messages:
             self.timeline.add(member.name, f"is done with {message.tp} offset {message.offset}")
             self.books.on_done(message.tp, message.offset)
@@ -333,7 +337,7 @@ class _Simulation:
         self._looked.set()
 
     def _look(self, look: Callable[[], None]) -> None:
-        """Look at the books; the first thing that is wrong ends the simulation."""
+        """Check the books. The first violation ends the simulation."""
         try:
             look()
         except InvariantViolated as violation:
@@ -342,7 +346,7 @@ class _Simulation:
             self._nursery.cancel_scope.cancel()
 
     def read_outputs(self) -> Counter[bytes | None]:
-        """How often each value is in the outputs, for who reads what is committed."""
+        """Return how often each value is in the outputs, for a reader of committed records."""
         return Counter(
             record.value
             for topic in self._outputs

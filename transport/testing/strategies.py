@@ -1,6 +1,6 @@
-"""Hypothesis strategies: histories and faults, which shrink to the shortest that still fails.
+"""Hypothesis strategies for histories and faults. A failing history shrinks to its few causes.
 
-Needs Hypothesis, which the extra `testing` brings.
+This module needs Hypothesis, which the extra `testing` installs.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from transport.types import TP
 
 _counts = st.integers(1, 5)
 _members = st.integers(0, 7)
-# Whole tenths, so that what has shrunk can be read.
+# Whole tenths of a second, so that shrunk histories are easy to read.
 _pauses = st.integers(0, 50).map(lambda tenths: tenths / 10)
 
 
 def faults(call: str) -> st.SearchStrategy[Fault]:
-    """What an app is meant to get over, if it becomes of a call.
+    """Return a strategy for faults of a call that an app must survive.
 
     Args:
-        call: a method of `ConsumerClient`; of `ProducerClient` with "producer." before its name.
+        call: a method of `ConsumerClient`, or "producer." and a method of `ProducerClient`.
     """
     check_call("call", call)
     late = st.integers(0, 30).map(lambda tenths: tenths / 10)
@@ -45,9 +45,9 @@ def faults(call: str) -> st.SearchStrategy[Fault]:
     if call in ("commit", "producer.commit"):
         kinds.append(st.builds(unanswered, late, made=st.booleans()))
     if call == "commit":
-        kinds.append(st.just(refused(RebalanceInProgress("it was drawn"))))
+        kinds.append(st.just(refused(RebalanceInProgress("a random fault"))))
     if call in ("producer.begin", "producer.abort"):
-        kinds.append(st.just(refused(BrokerUnavailable("it was drawn"))))
+        kinds.append(st.just(refused(BrokerUnavailable("a random fault"))))
     return st.one_of(kinds)
 
 
@@ -59,7 +59,11 @@ def _breaks() -> st.SearchStrategy[Break]:
 
 
 def events(topics: Mapping[str, int]) -> st.SearchStrategy[Event]:
-    """One event in the life of a group that reads these topics, given with their partitions."""
+    """Return a strategy for one event of a group that reads these topics.
+
+    Args:
+        topics: the topics with their numbers of partitions.
+    """
     numbers_of_partitions("topics", topics)
     tps = st.sampled_from([TP(topic, n) for topic, count in topics.items() for n in range(count)])
     return st.one_of(
@@ -75,11 +79,11 @@ def events(topics: Mapping[str, int]) -> st.SearchStrategy[Event]:
 
 
 def histories(topics: Mapping[str, int], *, most: int = 40) -> st.SearchStrategy[History]:
-    """Histories of a group that reads these topics.
+    """Return a strategy for histories of a group that reads these topics.
 
     Args:
-        topics: with their numbers of partitions.
-        most: events in one.
+        topics: the topics with their numbers of partitions.
+        most: the largest number of events in a history.
     """
     whole("most", most)
     return st.lists(events(topics), max_size=most).map(

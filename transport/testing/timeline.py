@@ -1,4 +1,4 @@
-"""What happened, in order, to be read by who looks for the reason of a failure."""
+"""The events of a run, in order. Read them to find the cause of a failure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import trio
 
 @attrs.frozen
 class Entry:
-    """Something that happened.
+    """One event of a run.
 
     Attributes:
-        at: seconds since the beginning. who: one of the members; "": the broker, or the world.
+        at: seconds since the first entry.
+        who: the member. "": the broker or the history.
+        what: the text of the event.
     """
 
     at: float
@@ -26,13 +28,13 @@ class Entry:
 
 @attrs.define
 class Timeline:
-    """The entries of a run, oldest first; as text a line for each."""
+    """The entries of a run, oldest first. As text, it has one line for each entry."""
 
     entries: list[Entry] = attrs.field(factory=list)
     _begun: float | None = None
 
     def add(self, who: str, what: str) -> None:
-        """Enter what happens now. Not a checkpoint."""
+        """Add an entry with the current time. Not a checkpoint."""
         now = trio.current_time()
         if self._begun is None:
             self._begun = now

@@ -1,4 +1,4 @@
-"""Messages enter the client's accumulator by the batch; its own accumulator and sender are here."""
+"""Appending messages in batches to the client's own accumulator, without a broker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Unconnected(KafkaProducer):  # type: ignore[misc]
 
 
 class Rig:
-    """A producer of the client that never connects, and what its batches become."""
+    """A producer of the client that never connects, with its batches and answers to them."""
 
     compiled: ClassVar[bool] = True
 
@@ -148,7 +148,7 @@ def values(batch: Any) -> list[bytes]:
 
 
 class Watch:
-    """The deliveries of messages that are appended, in trio."""
+    """The outcomes of appended messages, in trio."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -197,7 +197,7 @@ async def test_messages_with_an_outcome_are_freed_without_the_garbage_collector(
         gc.enable()
 
 
-# What is encoded
+# Encoding
 
 
 SAMPLE = [
@@ -215,13 +215,13 @@ SAMPLE = [
 
 
 @pytest.mark.parametrize("compression", [0, 1])
-def test_the_bytes_are_those_of_the_client(compression: int) -> None:
+def test_encoded_batch_equals_batch_of_client(compression: int) -> None:
     rig = Rig(compression_attrs=compression)
     appended = rig.append(SAMPLE)
     (part,) = appended.parts
     own = ProducerBatch(TP, MemoryRecordsBuilder(2, compression, 16384))
     for each, stamp in zip(SAMPLE, part.stamps(), strict=True):
-        # Its `try_append` adds up the sizes of headers, which fails where one has no value.
+        # Not `try_append` of the batch: that fails for a header without a value.
         assert own.records.append(stamp, each.key, each.value, list(each.headers)) is not None
     own.records.set_producer_state(1, 0, 0, False)
     own.records.close()
@@ -230,7 +230,7 @@ def test_the_bytes_are_those_of_the_client(compression: int) -> None:
     assert batch.record_count == len(SAMPLE)
 
 
-def test_the_time_of_a_message_is_that_of_the_append_or_its_own() -> None:
+def test_message_has_its_own_timestamp_or_time_of_append() -> None:
     rig = Rig()
     before = int(time.time() * 1000)
     (part,) = rig.append([message(), message(timestamp_ms=7)]).parts
@@ -240,7 +240,7 @@ def test_the_time_of_a_message_is_that_of_the_append_or_its_own() -> None:
     assert second.timestamp == 7
 
 
-def test_a_batch_is_as_full_as_the_client_makes_it() -> None:
+def test_batches_hold_as_many_messages_as_batches_of_client() -> None:
     rig, messages = Rig(batch_size=500), numbered(40, size=50)
     rig.append(messages)
     own = RecordAccumulator(message_version=2, batch_size=500)
@@ -261,7 +261,7 @@ def test_a_batch_is_filled_up_before_the_next_one_is_begun() -> None:
     assert one_by_one == [batch.record_count for batch in together.queue()]
 
 
-def test_a_message_larger_than_a_batch_has_one_of_its_own() -> None:
+def test_message_larger_than_batch_size_gets_its_own_batch() -> None:
     rig = Rig(batch_size=100)
     rig.append([message(b"1"), message(b"2" * 300), message(b"3")])
     assert [batch.record_count for batch in rig.queue()] == [1, 1, 1]
@@ -273,7 +273,7 @@ def test_without_batching_each_message_is_a_batch() -> None:
     assert [batch.record_count for batch in rig.queue()] == [1, 1, 1]
 
 
-def test_each_partition_has_its_own_in_order() -> None:
+def test_each_partition_has_its_own_batches_in_order() -> None:
     rig = Rig(batch_size=300)
     for first in range(0, 30, 10):
         for tp in (TP, OTHER):
@@ -286,7 +286,7 @@ def test_each_partition_has_its_own_in_order() -> None:
 # The network thread
 
 
-def test_it_is_woken_for_a_new_batch_and_for_a_full_one_alone() -> None:
+def test_network_thread_is_woken_only_for_new_and_full_batches() -> None:
     rig = Rig(batch_size=500)
     rig.append([message()])
     assert rig.wakes == 1
@@ -307,7 +307,7 @@ def test_a_batch_lingers_unless_it_is_full() -> None:
     assert rig.accumulator.ready(cluster)[0] == {0}
 
 
-def test_a_batch_that_is_sent_takes_no_more() -> None:
+def test_sent_batch_takes_no_more_messages() -> None:
     rig = Rig()
     rig.append(numbered(2))
     batch = rig.drain()
@@ -316,7 +316,7 @@ def test_a_batch_that_is_sent_takes_no_more() -> None:
     assert values(rig.drain()) == [b"later"]
 
 
-def test_a_batch_that_comes_again_stays_before_what_came_meanwhile() -> None:
+def test_retried_batch_stays_before_later_messages() -> None:
     rig = Rig()
     rig.append([message(b"first")])
     batch = rig.drain()
@@ -329,10 +329,10 @@ def test_a_batch_that_comes_again_stays_before_what_came_meanwhile() -> None:
     assert values(rig.drain()) == [b"second", b"third"]
 
 
-# What is refused
+# Refused messages
 
 
-def test_a_message_that_cannot_be_encoded_costs_no_other() -> None:
+def test_unencodable_message_fails_alone() -> None:
     rig = Rig()
     bad: Any = message("text")  # type: ignore[arg-type]
     good = numbered(4)
@@ -342,7 +342,7 @@ def test_a_message_that_cannot_be_encoded_costs_no_other() -> None:
     assert values(rig.drain()) == [b"0", b"1", b"2", b"3"]
 
 
-def test_where_all_are_refused_no_batch_is_begun() -> None:
+def test_no_batch_begins_if_all_messages_are_refused() -> None:
     rig = Rig()
     appended = rig.append([message("text")] * 2)  # type: ignore[arg-type]
     assert len(appended.refused) == 2
@@ -354,7 +354,7 @@ def test_where_all_are_refused_no_batch_is_begun() -> None:
 @pytest.mark.parametrize(
     "large", [message(b"x" * 10_000), message(headers=[("h", b"x" * 10_000)])], ids=["value", "h"]
 )
-def test_a_message_larger_than_a_request_costs_no_other(large: Outgoing) -> None:
+def test_message_larger_than_a_request_fails_alone(large: Outgoing) -> None:
     rig = Rig()
     appended = rig.append([message(b"1"), large, message(b"2" * 9_000)])
     ((refused, error),) = appended.refused
@@ -363,7 +363,7 @@ def test_a_message_larger_than_a_request_costs_no_other(large: Outgoing) -> None
     assert [batch.record_count for batch in rig.queue()] == [2]
 
 
-def test_a_client_that_is_closed_meanwhile_takes_no_more_and_says_what_is_left(
+def test_left_by_returns_messages_that_a_closed_client_did_not_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rig = Rig(batch_size=500)
@@ -389,7 +389,7 @@ def test_a_client_that_is_closed_meanwhile_takes_no_more_and_says_what_is_left(
     assert later.left_by(messages) == messages
 
 
-def test_a_partition_is_part_of_the_transaction_before_anything_is_appended() -> None:
+def test_partition_is_added_to_transaction_before_append() -> None:
     rig = Rig(transactional=True)
     rig.manager._current_state = TransactionState.IN_TRANSACTION
     rig.append([message()])
@@ -400,7 +400,7 @@ def test_a_partition_is_part_of_the_transaction_before_anything_is_appended() ->
     assert rig.queue(OTHER) == []
 
 
-# What becomes of each
+# Outcomes
 
 
 async def test_each_message_has_its_own_offset_and_time() -> None:
@@ -417,7 +417,7 @@ async def test_each_message_has_its_own_offset_and_time() -> None:
     assert outcomes[3].timestamp == 7.0
 
 
-async def test_the_time_is_the_brokers_where_it_stores_its_own() -> None:
+async def test_outcome_has_log_append_time_of_broker() -> None:
     rig = Rig()
     watch = Watch(rig)
     messages = [message(timestamp_ms=7000), message()]
@@ -427,7 +427,7 @@ async def test_the_time_is_the_brokers_where_it_stores_its_own() -> None:
     assert times == [9.0, 9.0]
 
 
-async def test_an_outcome_that_comes_before_trio_knows_of_the_batch_is_not_lost() -> None:
+async def test_outcome_before_batch_is_tracked_is_not_lost() -> None:
     rig = Rig()
     watch = Watch(rig)
     messages = numbered(3)
@@ -439,8 +439,8 @@ async def test_an_outcome_that_comes_before_trio_knows_of_the_batch_is_not_lost(
     assert offsets(await watch.of(messages)) == [40, 41, 42]
 
 
-async def test_a_batch_that_is_split_keeps_each_outcome() -> None:
-    """One half is split once more; some are written, and one is too large by itself."""
+async def test_split_batch_reports_each_outcome() -> None:
+    """One half is split again. Some messages are written, and one is too large by itself."""
     rig = Rig()
     watch = Watch(rig)
     first, second = numbered(3), numbered(2)
@@ -463,7 +463,7 @@ async def test_a_batch_that_is_split_keeps_each_outcome() -> None:
     assert offsets(await watch.of(first)) == [50, 51, None]
 
 
-async def test_a_split_that_comes_before_trio_knows_of_the_batch_loses_no_outcome() -> None:
+async def test_split_before_batch_is_tracked_loses_no_outcome() -> None:
     rig = Rig()
     watch = Watch(rig)
     messages = numbered(4)
@@ -478,7 +478,7 @@ async def test_a_split_that_comes_before_trio_knows_of_the_batch_loses_no_outcom
     assert offsets(await watch.of(messages)) == [10, 11, 12, 13]
 
 
-async def test_a_refused_record_in_the_middle_costs_no_other() -> None:
+async def test_refused_record_in_the_middle_fails_alone() -> None:
     rig = Rig()
     watch = Watch(rig)
     first, second = numbered(3), numbered(3)
@@ -495,13 +495,13 @@ async def test_a_refused_record_in_the_middle_costs_no_other() -> None:
     assert outcomes[4] is refused
 
 
-async def test_what_has_expired_fails_and_what_came_later_is_sent() -> None:
+async def test_expired_batch_fails_and_later_batch_is_sent() -> None:
     rig = Rig()
     watch = Watch(rig)
     late, later = numbered(3), numbered(2)
     watch.append(late)
     rig.queue()[0].created -= 61.0
-    rig.queue()[0].records.close()  # so that the others have a batch of their own
+    rig.queue()[0].records.close()  # so that later messages get another batch
     watch.append(later)
     rig.sender._send_producer_data()
     assert all(isinstance(outcome, DeliveryFailed) for outcome in await watch.of(late))
@@ -509,7 +509,7 @@ async def test_what_has_expired_fails_and_what_came_later_is_sent() -> None:
     assert offsets(await watch.of(later)) == [40, 41]
 
 
-async def test_where_the_client_is_closed_each_message_fails() -> None:
+async def test_each_message_fails_if_client_is_closed() -> None:
     rig = Rig()
     watch = Watch(rig)
     messages = numbered(3)
@@ -519,7 +519,7 @@ async def test_where_the_client_is_closed_each_message_fails() -> None:
     assert not rig.accumulator.has_incomplete
 
 
-def test_no_record_has_a_future_until_one_is_needed() -> None:
+def test_records_get_futures_only_when_read() -> None:
     rig = Rig()
     rig.append(numbered(3))
     batch = rig.drain()

@@ -1,4 +1,4 @@
-"""Calls into kafka-python's client when it is closed, or cut, under them."""
+"""Calls into kafka-python's client, also if the client is closed or cut off during the call."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transport.drivers.kafka.consumer import commit_until
 from transport.drivers.settings import ClientSettings
 from transport.errors import ClientClosed, CommitUnknown, TransportError
 
-# What was seen to come out of a client whose loop is closed: its own errors, those of the loop,
-# and the end of a coroutine, which is not even an Exception.
+# The errors that a client with a closed loop has raised: its own, those of the loop, and the end of
+# a coroutine, which is not an Exception.
 THROWN = [
     kafka.errors.Cancelled(),
     kafka.errors.KafkaConnectionError(),
@@ -35,7 +35,7 @@ def opened() -> Calls:
 
 
 @pytest.mark.parametrize("thrown", THROWN, ids=repr)
-async def test_what_a_client_throws_that_is_cut_means_that_it_was_closed(
+async def test_any_error_of_cut_off_client_becomes_client_closed(
     thrown: BaseException,
 ) -> None:
     calls = opened()
@@ -49,7 +49,7 @@ async def test_what_a_client_throws_that_is_cut_means_that_it_was_closed(
             await calls.make(worker, "poll", cut)
 
 
-async def test_the_outcome_of_a_commit_is_told_though_the_client_is_cut() -> None:
+async def test_commit_outcome_is_raised_although_client_is_cut_off() -> None:
     calls = opened()
 
     def cut() -> None:
@@ -71,7 +71,7 @@ async def test_an_open_client_fails_with_its_own_error() -> None:
     assert not isinstance(failed.value, ClientClosed)
 
 
-async def test_no_coroutine_of_the_client_ends_one_of_ours() -> None:
+async def test_generator_exit_of_client_becomes_runtime_error() -> None:
     def fail() -> None:
         raise GeneratorExit
 
@@ -80,8 +80,8 @@ async def test_no_coroutine_of_the_client_ends_one_of_ours() -> None:
             await opened().make(worker, "poll", fail)
 
 
-async def test_an_opening_that_is_cut_ends_and_means_that_it_was_closed() -> None:
-    silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+async def test_killed_open_raises_client_closed() -> None:
+    silent = socket.create_server(("127.0.0.1", 0))  # accepts connections and never answers
     driver = KafkaDriver([f"127.0.0.1:{silent.getsockname()[1]}"])
     client = driver.consumer(ClientSettings(group_id="group", connect_timeout=60.0))
     with silent, trio.fail_after(30.0):
@@ -115,20 +115,20 @@ class Unreachable:
             raise kafka.errors.KafkaConnectionError("ECONNREFUSED")
 
 
-def test_a_commit_is_repeated_until_a_broker_can_be_reached() -> None:
+def test_commit_is_retried_until_a_broker_can_be_reached() -> None:
     client = Unreachable(failures=3)
     commit_until(time.monotonic() + 60.0, client, {}, opened())
     assert client.made == 4
 
 
-def test_a_commit_fails_once_its_time_is_up() -> None:
+def test_commit_fails_at_its_deadline() -> None:
     client = Unreachable(failures=math.inf)
     with pytest.raises(kafka.errors.KafkaConnectionError):
         commit_until(time.monotonic() + 0.05, client, {}, opened())
     assert client.made > 1
 
 
-def test_no_commit_of_a_closed_client_is_repeated() -> None:
+def test_commit_of_closed_client_is_not_retried() -> None:
     client = Unreachable(failures=math.inf)
     calls = opened()
     calls.closed = True

@@ -1,4 +1,4 @@
-"""Why no client could be built: told by the connections that were tried."""
+"""The reason why a client could not be built, taken from its connections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from transport.errors import AuthorizationFailed, BrokerUnavailable
 
 
 class Connection:
-    """One of its connections."""
+    """A connection of the client."""
 
     def __init__(self, **parts: Any) -> None:
         self.__dict__.update(parts)
 
 
 class Manager:
-    """The part of the client's manager that an attempt listens to."""
+    """The part of the client's manager that an `Attempt` uses."""
 
     def __init__(self) -> None:
         self.bootstrapped = self.closed = False
@@ -66,7 +66,7 @@ def fail(attempt: Attempt) -> None:
         raise kafka.errors.KafkaTimeoutError("bootstrap")
 
 
-def test_a_refusal_is_the_reason_whatever_fails_after_it() -> None:
+def test_refusal_is_raised_despite_later_failures() -> None:
     manager = Manager()
     attempt = build(manager)
     refused, _ = manager.get_connection(), manager.get_connection()
@@ -75,7 +75,7 @@ def test_a_refusal_is_the_reason_whatever_fails_after_it() -> None:
         fail(attempt)
 
 
-def test_else_the_last_failure_is() -> None:
+def test_last_failure_is_raised_without_refusal() -> None:
     manager = Manager()
     attempt = build(manager)
     for reason in ("ECONNRESET", "ECONNREFUSED"):
@@ -84,7 +84,7 @@ def test_else_the_last_failure_is() -> None:
         fail(attempt)
 
 
-def test_a_handshake_that_is_cut_off_at_the_end_hides_no_other_reason() -> None:
+def test_handshake_cut_off_at_timeout_does_not_hide_earlier_reason() -> None:
     manager = Manager()
     attempt = build(manager)
     for reason in ("Handshake failed: [SSL: EOF]", f"Handshake failed: host:1 {ANSWERS_NOTHING}"):
@@ -93,7 +93,7 @@ def test_a_handshake_that_is_cut_off_at_the_end_hides_no_other_reason() -> None:
         fail(attempt)
 
 
-def test_what_a_broker_says_before_it_closes_is_heard() -> None:
+def test_last_bytes_of_broker_are_read_before_end_of_connection() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         ours.setblocking(False)

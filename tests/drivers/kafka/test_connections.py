@@ -1,4 +1,4 @@
-"""A connection that gives up quietly, and addresses at which nobody answers any more."""
+"""Failures in the client's own tasks and connections, and brokers that have moved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transport.errors import AuthorizationFailed, BrokerUnavailable, TransportEr
 from transport.types import RecordMetadata
 
 kafka_lane = pytest.mark.kafka
-# The client drops the socket of a connection that failed, and lets the collector close it.
+# The client drops the socket of a failed connection, and the garbage collector closes it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
@@ -28,15 +28,15 @@ pytestmark = [
 
 
 def client_of(owner: Any) -> Any:
-    """The KafkaNetClient of a member or a sender."""
+    """Return the KafkaNetClient of a member or a sender."""
     return owner.client._client
 
 
-# Where nobody answers at the addresses that the client was told of.
+# No broker answers at the addresses in the client's metadata.
 
 
 @kafka_lane
-async def test_a_producer_whose_brokers_have_moved_asks_the_given_addresses(kafka_rig: Rig) -> None:
+async def test_producer_uses_bootstrap_addresses_after_brokers_moved(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
@@ -49,7 +49,7 @@ async def test_a_producer_whose_brokers_have_moved_asks_the_given_addresses(kafk
 
 
 @kafka_lane
-async def test_a_member_whose_brokers_have_moved_asks_the_given_addresses(kafka_rig: Rig) -> None:
+async def test_member_uses_bootstrap_addresses_after_brokers_moved(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
@@ -62,8 +62,8 @@ async def test_a_member_whose_brokers_have_moved_asks_the_given_addresses(kafka_
 
 
 @kafka_lane
-async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(kafka_rig: Rig) -> None:
-    """Which ends the client's loop: it would never ask again."""
+async def test_metadata_loop_survives_failure_of_another_refresh(kafka_rig: Rig) -> None:
+    """The client's own loop ends with that failure, and never requests metadata again."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.client.partition_count(topic, 5.0)
@@ -86,7 +86,7 @@ async def test_metadata_is_kept_though_a_request_of_somebody_else_failed(kafka_r
 
 
 @kafka_lane
-async def test_a_loop_of_the_metadata_that_ends_by_an_error_is_an_error_of_the_next_poll(
+async def test_failed_metadata_loop_is_error_of_next_poll(
     kafka_rig: Rig,
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -103,11 +103,11 @@ async def test_a_loop_of_the_metadata_that_ends_by_an_error_is_an_error_of_the_n
             await member.poll_on()
 
 
-# Consumers: what fails in a callback or a task.
+# Consumers: errors in a callback or a task.
 
 
 @kafka_lane
-async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(kafka_rig: Rig) -> None:
+async def test_failed_fetch_callback_is_error_of_next_poll(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
@@ -121,7 +121,7 @@ async def test_a_fetch_that_cannot_be_taken_is_an_error_of_the_next_poll(kafka_r
 
 
 @kafka_lane
-async def test_a_start_that_cannot_be_looked_up_is_an_error_after_a_few_tries(
+async def test_failed_offset_lookup_is_error_after_a_few_retries(
     kafka_rig: Rig,
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -141,7 +141,7 @@ async def test_a_start_that_cannot_be_looked_up_is_an_error_after_a_few_tries(
 
 
 class Refusing(list[object]):
-    """Takes no fetch."""
+    """A list that rejects each fetch."""
 
     def append(self, fetch: object) -> None:
         raise ValueError("cannot be taken")
@@ -149,7 +149,7 @@ class Refusing(list[object]):
 
 @kafka_lane
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_loop_that_has_crashed_is_an_error_of_the_next_poll(kafka_rig: Rig) -> None:
+async def test_crashed_loop_is_error_of_next_poll(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic]) as member:
         await until(lambda: member.assigned, member)
@@ -167,7 +167,7 @@ async def test_a_loop_that_has_crashed_is_an_error_of_the_next_poll(kafka_rig: R
 
 @kafka_lane
 @pytest.mark.parametrize("side", ["data_received", "_sock_send"])
-async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(
+async def test_connection_is_replaced_after_reader_or_writer_fails(
     kafka_rig: Rig, side: str
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -196,8 +196,8 @@ async def test_a_connection_whose_reader_or_writer_fails_is_made_anew(
 
 
 @kafka_lane
-async def test_a_leader_that_the_metadata_does_not_name_is_waited_for(kafka_rig: Rig) -> None:
-    """The client would count the fetch from it as under way for ever."""
+async def test_fetch_waits_for_leader_that_metadata_does_not_name(kafka_rig: Rig) -> None:
+    """In the client, the fetch from that leader would stay in flight for ever."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic]) as member, kafka_rig.sender() as sender:
         await until(lambda: member.assigned, member)
@@ -213,11 +213,11 @@ async def test_a_leader_that_the_metadata_does_not_name_is_waited_for(kafka_rig:
             await member.take(1)
 
 
-# A login.
+# Logins.
 
 
 def refuse_logins(client: Any) -> None:
-    """The brokers have refused a login, and have closed their connections."""
+    """Let all brokers refuse a login and close their connections."""
     manager = client._manager
     for node_id in [broker.node_id for broker in client.cluster.brokers()]:
         refusal = kafka.errors.SaslAuthenticationFailedError("expired")
@@ -227,7 +227,7 @@ def refuse_logins(client: Any) -> None:
 
 
 @kafka_lane
-async def test_a_refused_login_that_is_remembered_ends_a_consumer(kafka_rig: Rig) -> None:
+async def test_remembered_login_refusal_ends_consumer(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic]) as member:
         await until(lambda: member.assigned, member)
@@ -237,7 +237,7 @@ async def test_a_refused_login_that_is_remembered_ends_a_consumer(kafka_rig: Rig
 
 
 @kafka_lane
-async def test_a_refused_login_that_is_remembered_lets_a_producer_log_in_anew(
+async def test_producer_logs_in_again_after_remembered_refusal(
     kafka_rig: Rig,
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -251,11 +251,11 @@ async def test_a_refused_login_that_is_remembered_lets_a_producer_log_in_anew(
         assert client_of(sender) is not refused
 
 
-# A handshake.
+# Handshakes.
 
 
 @pytest.mark.parametrize("kind", ["consumer", "producer"])
-async def test_a_handshake_that_gets_no_answer_ends(kind: str) -> None:
+async def test_handshake_without_answer_times_out(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         driver = driver_for([f"kafka+ssl://{address}"])

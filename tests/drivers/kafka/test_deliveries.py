@@ -1,4 +1,4 @@
-"""What the client has no outcome of has one by its deadline, and costs as little as can be."""
+"""Each message has an outcome by its deadline, and its expiry fails as few others as possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT = 100.0
 
 
 def part_of(messages: list[Outgoing]) -> Part:
-    """What the client holds of these, in a batch of their own."""
+    """Return the part of a new batch of the client that contains these messages."""
     held = FilledBatch(TopicPartition("t", 0), MemoryRecordsBuilder(2, 0, 1000), 0.0)
     part = Part(held, 0, 0, messages)
     held.parts.append(part)
@@ -50,7 +50,7 @@ class Rig:
         self.discards.append(trio.current_time())
 
     def hand_over(self, value: bytes, left: float = TIMEOUT) -> None:
-        """The client takes a message and never resolves it."""
+        """Pass a message to a client that never resolves it."""
         outgoing = Outgoing("t", 0, None, value, (), None)
         batch = Batch([outgoing], trio.current_time() + left)
         self.deliveries.add(batch)
@@ -67,7 +67,7 @@ async def at_work() -> AsyncIterator[Rig]:
 
 
 @jumping
-async def test_what_the_client_never_resolves_goes_with_it() -> None:
+async def test_client_is_discarded_with_all_messages_at_a_deadline() -> None:
     async with at_work() as rig:
         rig.hand_over(b"1")
         await trio.sleep(60)
@@ -78,7 +78,7 @@ async def test_what_the_client_never_resolves_goes_with_it() -> None:
 
 
 @jumping
-async def test_who_waited_for_its_topic_keeps_its_deadline() -> None:
+async def test_message_that_waited_for_its_topic_keeps_its_deadline() -> None:
     async with at_work() as rig:
         rig.hand_over(b"1")
         await trio.sleep(60)
@@ -88,8 +88,8 @@ async def test_who_waited_for_its_topic_keeps_its_deadline() -> None:
 
 
 @jumping
-async def test_who_waited_for_its_topic_costs_no_other() -> None:
-    """The client has had less time for it than it takes to give up."""
+async def test_message_that_waited_for_its_topic_expires_alone() -> None:
+    """The client has less time for that message than it takes to give up."""
     async with at_work() as rig:
         rig.hand_over(b"waited", left=10)
         rig.hand_over(b"1")
@@ -99,7 +99,7 @@ async def test_who_waited_for_its_topic_costs_no_other() -> None:
 
 
 @jumping
-async def test_a_client_that_had_its_time_goes_whatever_waited_a_moment() -> None:
+async def test_client_is_discarded_after_a_short_wait_for_a_topic() -> None:
     async with at_work() as rig:
         rig.hand_over(b"waited", left=0.95 * TIMEOUT)
         await trio.sleep(TIMEOUT)
@@ -109,15 +109,15 @@ async def test_a_client_that_had_its_time_goes_whatever_waited_a_moment() -> Non
 
 @pytest.mark.parametrize("how", ["deadline", "close"])
 @jumping
-async def test_who_has_an_outcome_keeps_it_where_a_later_one_has_none(how: str) -> None:
-    """As where the broker has refused it, and hangs as its neighbors are sent again."""
+async def test_message_keeps_its_outcome_if_a_later_one_has_none(how: str) -> None:
+    """For example, the broker refuses one message, and hangs when its neighbors are sent again."""
     outcomes: list[tuple[Outgoing, Outcome]] = []
     deliveries = Deliveries(
         outcomes.extend, timeout=TIMEOUT, answered=True, set_aside=lambda *_: None
     )
     messages = [Outgoing("t", 0, None, b"%d" % n, (), None) for n in range(3)]
     part = part_of(messages)
-    futures = part.held._record_futures  # as where the client takes a batch apart
+    futures = part.held._record_futures  # as if the client had split the batch
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deliveries.keep_deadlines, lambda: None)
         batch = Batch(messages, trio.current_time() + TIMEOUT)

@@ -1,4 +1,4 @@
-"""What only the Kafka driver has: threads, a client with ways of its own, a broker that is away."""
+"""The Kafka driver alone: its threads, the client's behavior, and brokers that do not answer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from transport.types import TP, RecordMetadata
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a connection that failed, and lets the collector close it.
+    # The client drops the socket of a failed connection, and the garbage collector closes it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
@@ -153,7 +153,7 @@ async def take(client: KafkaConsumerClient, count: int) -> dict[TP, list[int]]:
 
 
 def client_threads() -> set[str]:
-    """Those of the client, and those of ours that are not parked for another run."""
+    """Return the names of the client's threads and of workers that are in use."""
     return {
         thread.name
         for thread in threading.enumerate()
@@ -172,7 +172,7 @@ def open_sockets() -> int:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Pytest would keep the client's log records, and with them errors, and with them sockets."""
+    """Silence the client's log: pytest would keep its records, and so errors and their sockets."""
     log = logging.getLogger("kafka")
     log.setLevel(logging.CRITICAL)
     yield
@@ -182,8 +182,8 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def nothing_leaks(kafka_topic: MakeTopic) -> Iterator[None]:
-    """Neither threads nor sockets are left."""
-    kafka_topic()  # so that what the fixtures connect to is connected
+    """Check that neither threads nor sockets are left."""
+    kafka_topic()  # so that the fixtures have made their connections
     gc.collect()
     threads, sockets = client_threads(), open_sockets()
     yield
@@ -202,7 +202,7 @@ def closed_port() -> str:
 
 @pytest.mark.usefixtures("nothing_leaks")
 @pytest.mark.parametrize("kind", ["consumer", "producer"])
-async def test_nobody_there(kind: str) -> None:
+async def test_open_fails_if_no_broker_listens(kind: str) -> None:
     address = closed_port()
     driver = KafkaDriver([address])
     settings = attrs.evolve(SETTINGS, group_id="g", connect_timeout=0.5)
@@ -227,7 +227,9 @@ super.users=User:admin;User:ANONYMOUS
 """
 
 
-async def test_logins_and_rights(kafka_java: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_login_or_missing_right_is_authorization_failed(
+    kafka_java: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     properties = cluster.PROPERTIES.replace("listeners=PLAINTEXT", "listeners=SASL_PLAINTEXT")
     monkeypatch.setattr(cluster, "PROPERTIES", properties + LOGINS)
     settings = attrs.evolve(SETTINGS, group_id="g")
@@ -283,7 +285,7 @@ async def test_cancelling_an_open_ends_its_threads() -> None:
 
 @pytest.mark.usefixtures("nothing_leaks")
 @pytest.mark.parametrize("how", ["close", "kill"])
-async def test_nothing_is_left_behind(
+async def test_ended_clients_leave_no_threads_and_sockets(
     kafka_bootstrap: str, kafka_topic: MakeTopic, how: str
 ) -> None:
     topic = kafka_topic()
@@ -311,7 +313,7 @@ async def test_nothing_is_left_behind(
         await producer.send([message(topic)])
 
 
-async def test_who_closes_leaves_and_who_is_killed_does_not(
+async def test_closed_member_leaves_group_and_killed_member_does_not(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic()
@@ -361,7 +363,7 @@ async def test_a_rebalance_expires_by_itself(kafka_bootstrap: str, kafka_topic: 
         rebalance.release({TP(topic, 0): 5})  # too late
 
 
-async def test_a_release_that_seeks(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_release_seeks_and_counts_once(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic()
     await fill(kafka_bootstrap, topic, 40, partitions=4)
 
@@ -379,7 +381,7 @@ async def test_a_release_that_seeks(kafka_bootstrap: str, kafka_topic: MakeTopic
         assert offsets[TP(topic, 1)] == [7, 8, 9]
 
 
-async def test_closing_while_a_rebalance_waits(
+async def test_close_ends_while_rebalance_is_pending(
     kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
 ) -> None:
     topic = kafka_topic()
@@ -396,10 +398,10 @@ async def test_closing_while_a_rebalance_waits(
         rebalance.release()
 
 
-async def test_leaving_that_gets_stuck_is_cut_off_and_no_error(
+async def test_stuck_leave_is_cut_off_without_error(
     kafka_bootstrap: str, kafka_topic: MakeTopic, nothing_leaks: None
 ) -> None:
-    """As while the group is in a rebalance: the thread has come back, so nothing was abandoned."""
+    """As during a rebalance of the group. The thread has ended, so nothing was abandoned."""
     topic = kafka_topic()
     async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
         nursery.start_soon(release_all, client)
@@ -420,10 +422,10 @@ async def test_leaving_that_gets_stuck_is_cut_off_and_no_error(
             await client.close(2.0)
 
 
-async def test_an_eager_group_starts_from_what_is_committed(
+async def test_eager_group_starts_from_committed_offsets(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """The client alone would keep position and pause of what it gives back and gets again."""
+    """The client alone would keep position and pause of a partition that is assigned again."""
     topic = kafka_topic(partitions=1)
     await fill(kafka_bootstrap, topic, 10)
     tp = TP(topic, 0)
@@ -440,7 +442,7 @@ async def test_an_eager_group_starts_from_what_is_committed(
             nursery.start_soon(release_all, other)
             offsets = {}
             with trio.fail_after(10.0):
-                while not offsets:  # whoever owns it begins anew
+                while not offsets:  # the new owner starts from the committed offset
                     for each in (client, other):
                         each.interrupt()
                         offsets |= await each.poll()
@@ -449,7 +451,7 @@ async def test_an_eager_group_starts_from_what_is_committed(
 
 
 @pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-async def test_unsubscribing_gives_back(
+async def test_unsubscribing_revokes_all_partitions(
     kafka_bootstrap: str, kafka_topic: MakeTopic, assignment: str
 ) -> None:
     topic = kafka_topic()
@@ -498,8 +500,10 @@ async def commit_after_joining(client: KafkaConsumerClient, tp: TP) -> None:
                 await client.poll()
 
 
-async def test_a_join_that_outlasts_a_poll(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
-    """The client alone forgets it: no member any more, it hands out records all the same."""
+async def test_join_continues_after_its_poll_ends(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
+    """The client alone forgets the join, and returns records without being a member."""
     topics = [kafka_topic(partitions=2)]
     group = {"group_id": topics[0]}
     async with (
@@ -527,14 +531,14 @@ async def test_a_join_that_outlasts_a_poll(kafka_bootstrap: str, kafka_topic: Ma
             topics.append(kafka_topic(partitions=2))
             await waiting.subscribe(topics)
             with trio.move_on_after(1.0):
-                await poll_on(waiting)  # the other one does not, so the join has to wait
+                await poll_on(waiting)  # the other one does not poll, so the join must wait
             await owned_by_both()
             for member in members:
                 await commit_after_joining(member, TP(topics[0], 0))
         nursery.cancel_scope.cancel()
 
 
-async def test_a_member_that_was_thrown_out_has_lost(
+async def test_evicted_member_gets_lost_rebalance(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic()
@@ -576,12 +580,14 @@ async def test_a_static_member_is_fenced(kafka_bootstrap: str, kafka_topic: Make
 # Commits.
 
 
-async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_commit_for_missing_topic_raises_partition_gone(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
     topic = kafka_topic()
     async with consuming(kafka_bootstrap, [topic]) as client, trio.open_nursery() as nursery:
         nursery.start_soon(release_all, client)
         await located(client, topic)
-        # At once: a rebalance that takes the partitions of a deleted topic away waits for it.
+        # At once: the rebalance that revokes the partitions of a deleted topic waits for this.
         with trio.fail_after(20), pytest.raises(PartitionGone, match="no-such-topic-0"):
             await client.commit({TP("no-such-topic", 0): 1, TP(topic, 2): 3}, 60.0)
         await client.commit({TP(topic, 0): 0, TP(topic, 1): 5}, 3.0)
@@ -591,7 +597,7 @@ async def test_what_the_broker_refuses(kafka_bootstrap: str, kafka_topic: MakeTo
         nursery.cancel_scope.cancel()
 
 
-async def test_kafkas_own_tool_sees_the_commit(
+async def test_tool_of_kafka_shows_committed_offset(
     kafka_bootstrap: str, kafka_topic: MakeTopic, kafka_java: None
 ) -> None:
     topic = kafka_topic(partitions=1)
@@ -606,7 +612,9 @@ async def test_kafkas_own_tool_sees_the_commit(
     assert rows[(topic, 0)] == (7, 10, 3)
 
 
-async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> None:
+async def test_calls_end_in_time_while_broker_is_frozen(
+    kafka_broker: Broker, nothing_leaks: None
+) -> None:
     settings = {"group_id": "g", "delivery_timeout": 3.0}
     bootstrap = kafka_broker.bootstrap
     async with producing(bootstrap, **settings) as (producer, sent):
@@ -633,7 +641,7 @@ async def test_a_frozen_broker(kafka_broker: Broker, nothing_leaks: None) -> Non
             await client.close(1.5)
             assert trio.current_time() - before < 1.7
         kafka_broker.thaw()
-        # The client that held them is gone; another takes its place.
+        # The client with those messages was discarded. Another one takes its place.
         late = [message("t")]
         await producer.send(late)
         assert [type(outcome) for outcome in await sent.of(late)] == [RecordMetadata]
@@ -656,7 +664,7 @@ QUERIES: dict[str, Callable[[KafkaConsumerClient, TP, float], Awaitable[object]]
 }
 
 
-async def test_queries_of_a_frozen_broker_end_in_their_own_time_all_at_once(
+async def test_concurrent_queries_of_frozen_broker_end_at_their_timeouts(
     kafka_broker: Broker,
 ) -> None:
     failed: list[tuple[str, float]] = []
@@ -695,7 +703,7 @@ async def test_a_commit_does_not_wait_for_a_query_under_way(
         send, asked, swallowed = manager.send, threading.Event(), list[Future]()
 
         def swallow(request: Any, *args: Any, **options: Any) -> Any:
-            # The request of the query alone gets no answer; all others go their way.
+            # Only the request of the query gets no answer.
             if not type(request).__name__.startswith(("Metadata", "OffsetFetch", "ListOffsets")):
                 return send(request, *args, **options)
             swallowed.append(Future())
@@ -722,7 +730,7 @@ async def test_a_commit_does_not_wait_for_a_query_under_way(
 
 
 @pytest.mark.parametrize("given_up_by", ["its time", "its caller"])
-async def test_a_commit_that_is_given_up_before_it_began_is_never_made(
+async def test_commit_withdrawn_before_it_began_is_never_made(
     kafka_bootstrap: str, kafka_topic: MakeTopic, given_up_by: str
 ) -> None:
     topic = kafka_topic()
@@ -741,15 +749,15 @@ async def test_a_commit_that_is_given_up_before_it_began_is_never_made(
                     await client.commit({tp: 7}, 5.0)
         finally:
             go_on.set()
-        await client.commit({}, 3.0)  # behind all that was in the queue
+        await client.commit({}, 3.0)  # behind all calls in the queue
         assert await client.committed([tp]) == {}
         nursery.cancel_scope.cancel()
 
 
-async def test_a_frozen_broker_is_waited_for(
+async def test_polling_a_frozen_broker_does_not_spin(
     kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It leaves heartbeats without an answer; polling goes on in turns, it does not spin."""
+    """The broker answers no heartbeat. Polling continues in turns, without a busy loop."""
     looks = 0
     fetch_records = Fetcher.fetch_records
 
@@ -769,10 +777,10 @@ async def test_a_frozen_broker_is_waited_for(
         await located(client, "t", 1)
         kafka_broker.freeze()
         nursery.start_soon(poll_on, client)
-        await trio.sleep(2 * SETTINGS.heartbeat_interval)  # one is without an answer by then
+        await trio.sleep(2 * SETTINGS.heartbeat_interval)  # then one heartbeat has no answer
         looks, seconds = 0, 2.0
         await trio.sleep(seconds)
-        assert 0 < looks <= seconds / TURN + 1  # the end of the wait for the heartbeat is one more
+        assert 0 < looks <= seconds / TURN + 1  # the timeout of the heartbeat ends one more turn
         kafka_broker.thaw()
         nursery.cancel_scope.cancel()
 
@@ -780,7 +788,7 @@ async def test_a_frozen_broker_is_waited_for(
 async def test_idle_fetches_continue_one_session(
     kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fetch of another version ends it: then each idle fetch would name all partitions."""
+    """A fetch of another version ends the session. Then each idle fetch names all partitions."""
     topic = kafka_topic(partitions=4)
     answers: list[tuple[int, int]] = []
     handle = FetchSessionHandler.handle_response
@@ -794,7 +802,7 @@ async def test_idle_fetches_continue_one_session(
         nursery.start_soon(release_all, client)
         await located(client, topic, 4)
         nursery.start_soon(poll_on, client)
-        await trio.sleep(1.0)  # the session may have begun with some of them
+        await trio.sleep(1.0)  # the session may have begun with some of the partitions
         answers.clear()
         await trio.sleep(2.5)
         assert len(answers) >= 2
@@ -802,7 +810,7 @@ async def test_idle_fetches_continue_one_session(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_broker_that_restarts(kafka_broker: Broker) -> None:
+async def test_clients_continue_after_broker_restart(kafka_broker: Broker) -> None:
     bootstrap = kafka_broker.bootstrap
     async with producing(bootstrap) as (producer, sent):
         await producer.create_topic("t", 1, 1, {}, 10.0)
@@ -812,7 +820,7 @@ async def test_a_broker_that_restarts(kafka_broker: Broker) -> None:
             await located(client, "t", 1)
             await trio.to_thread.run_sync(kafka_broker.kill)
             batch = [message("t") for _ in range(10)]
-            await producer.partition_count("t", 1.0)  # is known still
+            await producer.partition_count("t", 1.0)  # still known
             await producer.send(batch)
             await trio.to_thread.run_sync(kafka_broker.start)
             assert all(isinstance(o, RecordMetadata) for o in await sent.of(batch, within=20.0))
@@ -830,7 +838,7 @@ async def test_an_unknown_topic_delays_no_other(
 ) -> None:
     topic = kafka_topic()
     async with producing(kafka_bootstrap) as (client, _), trio.open_nursery() as nursery:
-        # The broker makes no two topics whose names differ in nothing else.
+        # The broker creates no topic whose name differs from another only in `.` and `_`.
         bad = f"no.such.{topic}"
         await client.create_topic(bad.replace(".", "_"), 1, 1, {}, 10.0)
 
@@ -846,7 +854,7 @@ async def test_an_unknown_topic_delays_no_other(
         assert trio.current_time() - before < 0.5
 
 
-async def test_what_the_client_refuses_concerns_one_message(
+async def test_message_refused_by_client_fails_alone(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic()
@@ -868,8 +876,8 @@ async def test_what_the_client_refuses_concerns_one_message(
     assert isinstance(anywhere, RecordMetadata)
 
 
-async def test_a_batch_that_the_client_splits(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
-    """The topic takes less at once than the client packs: it splits, and nobody is forgotten."""
+async def test_split_batch_loses_no_message(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+    """The topic's max.message.bytes is below the size of the client's batch."""
     topic = kafka_topic(partitions=1, max_message_bytes="2000")
     async with producing(kafka_bootstrap, linger=0.2) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -882,7 +890,9 @@ async def test_a_batch_that_the_client_splits(kafka_bootstrap: str, kafka_topic:
 
 
 @pytest.mark.parametrize("acks", [0, 1, "all"])
-async def test_acks(kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | str) -> None:
+async def test_offsets_are_returned_unless_acks_is_0(
+    kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | str
+) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, acks=acks) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -892,7 +902,9 @@ async def test_acks(kafka_bootstrap: str, kafka_topic: MakeTopic, acks: int | st
     assert offsets == ([-1, -1, -1] if acks == 0 else [0, 1, 2])
 
 
-async def test_a_cancelled_send_is_sent(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_messages_of_cancelled_send_are_sent(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -904,7 +916,7 @@ async def test_a_cancelled_send_is_sent(kafka_bootstrap: str, kafka_topic: MakeT
         assert all(isinstance(outcome, RecordMetadata) for outcome in await sent.of(batch))
 
 
-async def test_closing_sends_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_close_sends_lingering_messages(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -915,7 +927,7 @@ async def test_closing_sends_what_lingers(kafka_bootstrap: str, kafka_topic: Mak
         assert all(isinstance(sent.outcomes[each], RecordMetadata) for each in batch)
 
 
-async def test_killing_fails_what_lingers(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+async def test_kill_fails_lingering_messages(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
         await client.partition_count(topic, 5.0)
@@ -925,7 +937,7 @@ async def test_killing_fails_what_lingers(kafka_bootstrap: str, kafka_topic: Mak
         assert all(isinstance(sent.outcomes[each], ClientClosed) for each in batch)
 
 
-async def test_creating_a_topic_again(kafka_bootstrap: str) -> None:
+async def test_creating_an_existing_topic_does_nothing(kafka_bootstrap: str) -> None:
     topic = f"made-{uuid.uuid4().hex[:8]}"
     async with producing(kafka_bootstrap) as (client, _):
         for _ in range(2):
@@ -933,7 +945,7 @@ async def test_creating_a_topic_again(kafka_bootstrap: str) -> None:
         assert await client.partition_count(topic, 5.0) == 3
 
 
-async def test_bad_topic_names(kafka_bootstrap: str) -> None:
+async def test_bad_topic_name_raises_unknown_topic(kafka_bootstrap: str) -> None:
     async with producing(kafka_bootstrap) as (client, _):
         with pytest.raises(UnknownTopic):
             await client.partition_count("no/such", 5.0)
@@ -942,10 +954,10 @@ async def test_bad_topic_names(kafka_bootstrap: str) -> None:
             await consumer.subscribe(["no such"])
 
 
-async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
+async def test_message_that_expires_in_client_fails_alone(
     kafka_broker: Broker,
 ) -> None:
-    """The client gives its producer id up then, and would send nothing any more."""
+    """The client alone then resets its producer id, and sends nothing after that."""
     settings = {"delivery_timeout": 6.0, "request_timeout": 1.0}
     async with producing(kafka_broker.bootstrap, **settings) as (client, sent):
         await client.create_topic("t", 1, 1, {}, 10.0)
@@ -959,7 +971,7 @@ async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
             (outcome,) = await sent.of(late, within=30.0)
             kafka_broker.thaw()
             assert isinstance(outcome, DeliveryTimeout)
-            assert "Expiring" in str(outcome)  # it was the client that gave up
+            assert "Expiring" in str(outcome)  # the client's error, and not the driver's
             batch = [message("t")]
             await client.send(batch)
             (outcome,) = await sent.of(batch, within=30.0)
@@ -969,10 +981,10 @@ async def test_a_message_that_was_tried_until_its_time_was_up_costs_no_other(
 # Transactions.
 
 
-async def test_a_request_of_a_transaction_outlives_its_connection(
+async def test_request_of_transaction_survives_failed_connection(
     kafka_bootstrap: str, kafka_topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client forgets one whose connection fails while it is waited for."""
+    """The client forgets a request whose connection fails during the wait for the node."""
     broken: list[bool] = []
     wait = KafkaNetClient.await_ready
 
@@ -996,10 +1008,10 @@ async def test_a_request_of_a_transaction_outlives_its_connection(
             assert not broken
 
 
-async def test_a_client_that_was_let_go_takes_no_id_from_who_took_it_since(
+async def test_later_client_does_not_take_id_from_new_owner(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """The next client has the id unless another producer came in between."""
+    """The next client takes the id back unless another producer has taken it over."""
     settings = {"transactional_id": kafka_topic()}
     async with producing(kafka_bootstrap, **settings) as (old, _):
         old._discard()

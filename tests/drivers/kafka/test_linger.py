@@ -1,4 +1,4 @@
-"""Whether the batches of the client wait for more messages."""
+"""The switch for the linger, in which the client's batches wait for more messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def linger(client: Client) -> Linger:
     return Linger(client)
 
 
-def test_no_batch_waits_in_a_block(client: Client, linger: Linger) -> None:
+def test_no_batch_lingers_in_block(client: Client, linger: Linger) -> None:
     with linger.suspended():
         with linger.suspended():
             assert not client.lingers
@@ -51,9 +51,7 @@ def test_an_error_ends_the_block_as_well(client: Client, linger: Linger) -> None
     assert client.lingers
 
 
-def test_after_the_end_no_batch_waits_until_the_next_transaction(
-    client: Client, linger: Linger
-) -> None:
+def test_no_batch_lingers_between_end_and_next_transaction(client: Client, linger: Linger) -> None:
     linger.end()
     linger.end()
     assert not client.lingers
@@ -62,7 +60,7 @@ def test_after_the_end_no_batch_waits_until_the_next_transaction(
     assert client.lingers
 
 
-def test_the_next_transaction_ends_no_block(client: Client, linger: Linger) -> None:
+def test_next_transaction_does_not_end_block(client: Client, linger: Linger) -> None:
     with linger.suspended():
         linger.end()
         linger.restore()
@@ -72,9 +70,7 @@ def test_the_next_transaction_ends_no_block(client: Client, linger: Linger) -> N
     assert not client.lingers
 
 
-def test_a_flush_that_the_client_never_ends_is_ended_by_the_next_transaction(
-    client: Client, linger: Linger
-) -> None:
+def test_next_transaction_ends_flush_that_client_never_ends(client: Client, linger: Linger) -> None:
     with linger.suspended():
         client._accumulator.begin_flush()
     assert not client.lingers

@@ -1,4 +1,4 @@
-"""What heartbeats discover reaches the app at once (Kafka only)."""
+"""Failures that heartbeats detect reach the app at once (Kafka only)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transport.errors import AuthorizationFailed, Fenced, TransportError
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a connection that failed, and lets the collector close it.
+    # The client drops the socket of a failed connection, and the garbage collector closes it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
@@ -29,7 +29,7 @@ def coordinator_of(member: Member) -> Any:
 
 
 def failing(times: int, error: Exception) -> Any:
-    """A coroutine function that raises so often, and then waits for ever."""
+    """Return a coroutine function that raises in its first `times` calls."""
     left = [error] * times
 
     async def fail(*args: Any) -> Any:
@@ -39,10 +39,10 @@ def failing(times: int, error: Exception) -> Any:
     return fail
 
 
-async def test_without_an_answer_for_a_session_all_is_lost_while_no_broker_answers(
+async def test_partitions_are_lost_after_session_timeout_without_an_answer(
     kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_consumer, "TURN", 60.0)  # and a fetch fails after 10 s
+    monkeypatch.setattr(kafka_consumer, "TURN", 60.0)  # a fetch fails only after 10 s
     kafka_rig = Rig(driver_for([f"kafka://{kafka_broker.bootstrap}"]))
     topic = await kafka_rig.topic(2)
     async with kafka_rig.member([topic], **SOON) as member:
@@ -58,7 +58,7 @@ async def test_without_an_answer_for_a_session_all_is_lost_while_no_broker_answe
             await until(lambda: len(member.assigned) == 2, member)
 
 
-async def test_who_is_fenced_hears_of_it_without_a_commit(kafka_rig: Rig) -> None:
+async def test_fenced_member_raises_without_a_commit(kafka_rig: Rig) -> None:
     topic, group = await kafka_rig.topic(1), kafka_rig.name()
     settings = {"group_id": group, "group_instance_id": "one", **SOON}
     async with kafka_rig.member([topic], **settings) as member:
@@ -70,7 +70,7 @@ async def test_who_is_fenced_hears_of_it_without_a_commit(kafka_rig: Rig) -> Non
             nursery.cancel_scope.cancel()
 
 
-async def test_a_heartbeat_that_is_refused_for_good_is_an_error_at_once(kafka_rig: Rig) -> None:
+async def test_refused_heartbeat_is_error_of_poll_at_once(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
@@ -83,7 +83,7 @@ async def test_a_heartbeat_that_is_refused_for_good_is_an_error_at_once(kafka_ri
             await member.poll_on()
 
 
-async def test_heartbeats_that_have_ended_by_an_error_begin_anew(
+async def test_heartbeats_restart_after_an_error(
     kafka_rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -105,7 +105,7 @@ async def test_heartbeats_that_have_ended_by_an_error_begin_anew(
         await member.client.commit({tp: 0 for tp in member.assigned}, 3.0)
 
 
-async def test_a_heartbeat_that_is_due_as_the_client_closes_is_no_failure(
+async def test_heartbeat_due_at_close_is_not_an_error(
     kafka_rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -127,7 +127,7 @@ async def test_a_heartbeat_that_is_due_as_the_client_closes_is_no_failure(
     assert "heartbeats" not in caplog.text
 
 
-async def test_heartbeats_that_end_again_are_an_error(kafka_rig: Rig) -> None:
+async def test_heartbeats_that_end_again_are_error_of_poll(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
@@ -136,8 +136,8 @@ async def test_heartbeats_that_end_again_are_an_error(kafka_rig: Rig) -> None:
             await member.poll_on()
 
 
-async def test_a_membership_that_is_lost_within_a_join_is_a_loss(kafka_rig: Rig) -> None:
-    """The client would take what the new member gets for what the old one had."""
+async def test_membership_lost_during_join_raises_lost(kafka_rig: Rig) -> None:
+    """The client would treat the new member's partitions as those of the old member."""
     topic = await kafka_rig.topic(2)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: len(member.assigned) == 2, member)
@@ -157,10 +157,10 @@ async def test_a_membership_that_is_lost_within_a_join_is_a_loss(kafka_rig: Rig)
         assert kinds == [RebalanceKind.ASSIGNED, RebalanceKind.LOST, RebalanceKind.ASSIGNED]
 
 
-async def test_a_loss_has_all_of_its_bound_though_no_coordinator_was_found_for_long(
+async def test_lost_rebalance_has_full_bound_after_long_search_for_coordinator(
     kafka_rig: Rig,
 ) -> None:
-    """Without one the client counts no polls, and the bound would be over before the loss."""
+    """Without a coordinator the client counts no polls, so the bound would end before the loss."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **SOON) as member:
         await until(lambda: member.assigned, member)
@@ -175,7 +175,7 @@ async def test_a_loss_has_all_of_its_bound_though_no_coordinator_was_found_for_l
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_a_right_on_a_topic_that_is_gone_is_an_error_though_no_fetch_is_refused(
+async def test_revoked_right_on_topic_is_error_without_refused_fetch(
     kafka_rig: Rig, alone: bool
 ) -> None:
     topic = await kafka_rig.topic(1)

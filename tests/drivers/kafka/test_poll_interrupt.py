@@ -1,4 +1,4 @@
-"""What ends the wait of a poll: on the client's loop alone, and with a broker (Kafka only)."""
+"""The events that end the wait of a poll, on the client's loop and with a broker (Kafka only)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def loop() -> Iterator[Loop]:
 
 @attrs.define
 class Running:
-    """A call on a thread of its own, and how it ended."""
+    """A call on its own thread, and its result or error."""
 
     thread: threading.Thread
     ended: list[object]
@@ -102,14 +102,14 @@ def started(call: Callable[[], object]) -> Running:
     return Running(thread, ended)
 
 
-def test_a_wait_of_a_poll_ends_as_if_its_time_were_up(loop: Loop) -> None:
+def test_notify_ends_wait_of_poll_like_a_timeout(loop: Loop) -> None:
     polling = started(loop.poll)
     assert loop.waiting.wait(SOON)
     loop.wake.notify()
     assert isinstance(polling.end(), kafka.errors.KafkaTimeoutError)
 
 
-def test_what_is_noted_before_a_wait_ends_it(loop: Loop) -> None:
+def test_notify_before_a_wait_ends_it(loop: Loop) -> None:
     loop.wake.notify()
     assert isinstance(started(loop.poll).end(), kafka.errors.KafkaTimeoutError)
     loop.wake.clear()
@@ -120,14 +120,14 @@ def test_what_is_noted_before_a_wait_ends_it(loop: Loop) -> None:
     assert polling.end() == "answer"
 
 
-def test_an_answer_that_has_come_is_taken_although_something_was_noted(loop: Loop) -> None:
-    """So a poll that is interrupted each time sees the group get on."""
+def test_answer_that_has_arrived_is_returned_despite_notify(loop: Loop) -> None:
+    """So the group makes progress even if each poll is interrupted."""
     loop.answer.success("answer")
     loop.wake.notify()
     assert started(loop.poll).end() == "answer"
 
 
-def test_a_wait_on_another_thread_goes_on(loop: Loop) -> None:
+def test_notify_does_not_end_wait_on_another_thread(loop: Loop) -> None:
     committing = started(loop.commit)
     assert loop.waiting.wait(SOON)
     polling = started(loop.poll)
@@ -138,8 +138,8 @@ def test_a_wait_on_another_thread_goes_on(loop: Loop) -> None:
     assert committing.end() == "answer"
 
 
-def test_a_wait_that_was_ended_is_not_slept_over(loop: Loop) -> None:
-    """The client swallows the end of its wait for the group's commits, sleeps and asks again."""
+def test_no_sleep_follows_an_interrupted_wait(loop: Loop) -> None:
+    """The client ignores the timeout of its wait for the group's commits, sleeps and retries."""
 
     async def wait_and_sleep() -> None:
         try:
@@ -157,21 +157,21 @@ def test_a_wait_that_was_ended_is_not_slept_over(loop: Loop) -> None:
     assert isinstance(polling.end(), kafka.errors.KafkaTimeoutError)
 
 
-def test_a_poll_with_nothing_under_way_waits_until_it_is_notified(loop: Loop) -> None:
+def test_poll_without_fetch_under_way_waits_for_notify(loop: Loop) -> None:
     fetch = loop.consumer._fetcher.fetch_records
     polling = started(lambda: fetch(1, True, LONG * 1000))
     loop.wake.notify()
-    assert polling.end() == ({}, False)  # or the client would sleep
+    assert polling.end() == ({}, False)  # with True, the client would sleep
 
 
-def test_records_that_came_between_two_looks_of_the_client_are_returned_at_once(loop: Loop) -> None:
+def test_records_that_arrive_between_two_checks_are_returned_at_once(loop: Loop) -> None:
     fetcher, records = loop.consumer._fetcher, {"t": ["record"]}
     fetcher.fetched_records = lambda most, *, update_offsets: (records, False)
     assert started(lambda: fetcher.fetch_records(1, True, LONG * 1000)).end() == (records, False)
 
 
 def test_a_partition_without_a_position_is_looked_up_again_after_the_backoff(loop: Loop) -> None:
-    """Nothing tells when that makes sense."""
+    """No event reports that the lookup can succeed."""
     state = SimpleNamespace(paused=True, has_valid_position=False, awaiting_validation=False)
     loop.consumer._subscription.assignment["tp"] = state
     fetch = loop.consumer._fetcher.fetch_records
@@ -179,7 +179,7 @@ def test_a_partition_without_a_position_is_looked_up_again_after_the_backoff(loo
 
 
 @pytest.mark.parametrize(("node_id", "known"), [(1, True), (2, False), (None, False)])
-def test_a_coordinator_is_looked_up_only_where_none_is_connected(
+def test_coordinator_is_looked_up_only_if_none_is_connected(
     loop: Loop, node_id: int | None, known: bool
 ) -> None:
     loop.consumer._coordinator.coordinator_id = node_id
@@ -196,7 +196,7 @@ def test_notifying_a_loop_that_has_ended_does_nothing(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_each_answer_about_the_metadata_notifies(loop: Loop, answered: bool) -> None:
+def test_each_metadata_answer_notifies(loop: Loop, answered: bool) -> None:
     def update(metadata: object) -> object:
         if answered:
             return metadata
@@ -216,7 +216,7 @@ def test_each_answer_about_the_metadata_notifies(loop: Loop, answered: bool) -> 
     ("interval", "expected"),
     [(1000, [100, 200, 400, 800, 1000, 1000]), (50, [50, 50, 50, 50, 50, 50])],
 )
-def test_heartbeats_follow_a_join_soon_and_slow_down_again(
+def test_heartbeats_are_fast_after_a_join_and_slow_down_again(
     interval: int, expected: list[int]
 ) -> None:
     config = {"heartbeat_interval_ms": interval}
@@ -227,7 +227,7 @@ def test_heartbeats_follow_a_join_soon_and_slow_down_again(
         _enable_heartbeat=lambda: enabled.append(config["heartbeat_interval_ms"]),
     )
     hurry_after_join(SimpleNamespace(_coordinator=coordinator))
-    for _ in range(2):  # each join anew
+    for _ in range(2):  # after each join
         coordinator._enable_heartbeat()
         waits = []
         for _ in expected:
@@ -237,9 +237,9 @@ def test_heartbeats_follow_a_join_soon_and_slow_down_again(
     assert enabled == [expected[0]] * 2
 
 
-# With a broker. A turn and a fetch take much longer here than a test may: only an event ends them.
+# With a broker. A turn and a fetch take much longer than a test here, so only an event ends them.
 
-# The client drops the socket of a connection that failed, and lets the collector close it.
+# The client drops the socket of a failed connection, and the garbage collector closes it.
 with_a_broker = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 PATIENT = {
     "request_timeout": 2 * LONG,
@@ -254,7 +254,7 @@ def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Polling:
-    """The polls of a member, counted as they wait in the client."""
+    """A count of the polls of the client that a member makes."""
 
     def __init__(self, member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rounds = 0
@@ -289,7 +289,7 @@ ACTS: dict[str, Act] = {
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 @pytest.mark.parametrize("paused", [False, True])
 @pytest.mark.parametrize("what", ACTS)
-async def test_the_wait_ends_at_once(kafka_rig: Rig, what: str, paused: bool) -> None:
+async def test_each_call_ends_the_wait_at_once(kafka_rig: Rig, what: str, paused: bool) -> None:
     topic = await kafka_rig.topic(2)
     tps = [TP(topic, 0), TP(topic, 1)]
     async with kafka_rig.member([topic], **PATIENT) as member:
@@ -300,7 +300,7 @@ async def test_the_wait_ends_at_once(kafka_rig: Rig, what: str, paused: bool) ->
             with trio.fail_after(SOON):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(member.poll)
-                    await trio.sleep(0.2)  # it waits in the client by then
+                    await trio.sleep(0.2)  # then the poll waits in the client
                     await ACTS[what](member, tps[0])
                     member.client.interrupt()
 
@@ -309,7 +309,7 @@ async def test_the_wait_ends_at_once(kafka_rig: Rig, what: str, paused: bool) ->
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 @pytest.mark.parametrize("paused", [False, True])
-async def test_an_idle_poll_goes_round_for_nothing_but_events(
+async def test_idle_poll_wakes_only_for_events(
     kafka_rig: Rig, paused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic = await kafka_rig.topic(2)
@@ -320,7 +320,7 @@ async def test_an_idle_poll_goes_round_for_nothing_but_events(
             await member.client.pause(tps)
         polling = Polling(member, monkeypatch)
         await member.poll_for(3 * SETTINGS.heartbeat_interval)
-        # One that waits, and one for the end of the fetch that the last poll had begun.
+        # One poll that waits, and one for the end of the fetch that the last poll has begun.
         assert polling.rounds <= 3
 
 
@@ -341,7 +341,7 @@ async def test_a_rebalance_ends_the_wait(kafka_rig: Rig) -> None:
 @with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
-async def test_a_membership_that_is_lost_ends_the_wait(kafka_rig: Rig) -> None:
+async def test_lost_membership_ends_the_wait(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.member([topic], **PATIENT) as member:
         await until(lambda: member.assigned, member)
@@ -361,7 +361,7 @@ async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None
     alone = {"client_only": True, "group_id": None, "metadata_max_age": 0.5}
     async with kafka_rig.member([topic], max_poll_interval=4 * LONG, **alone) as member:
         await member.located([TP(topic, 0)])
-        await member.client.pause([TP(topic, 0)])  # or the end of each fetch ends the wait
+        await member.client.pause([TP(topic, 0)])  # otherwise the end of a fetch ends the wait
         await kafka_rig.widen(topic, 3)
         with trio.fail_after(SOON):
             await until(lambda: len(member.assigned) == 3, member)
@@ -370,13 +370,13 @@ async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None
 @with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("quiet_client")
-async def test_a_second_member_works_at_once_with_the_default_heartbeats(kafka_rig: Rig) -> None:
-    """A rebalance has two rounds, and each one waits for another member's heartbeat."""
+async def test_second_member_gets_partitions_soon_with_default_heartbeats(kafka_rig: Rig) -> None:
+    """A rebalance has two joins, and each join waits for the other member's heartbeat."""
     topic, group = await kafka_rig.topic(4), kafka_rig.name()
     default = {"group_id": group, "heartbeat_interval": 1.0}
     async with kafka_rig.member([topic], **default) as member:
         await until(lambda: len(member.assigned) == 4, member)
-        await member.poll_for(3.0)  # by then its heartbeats are slow again
+        await member.poll_for(3.0)  # then its heartbeats are slow again
         async with kafka_rig.member([topic], **default) as other:
             before = trio.current_time()
             await until(lambda: len(member.assigned) == len(other.assigned) == 2, member, other)

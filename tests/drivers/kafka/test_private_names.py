@@ -1,7 +1,7 @@
-"""What the driver relies on among the client's private parts, one test a name.
+"""The client's private names that the driver relies on, about one test for each.
 
-When one of these fails after an upgrade of kafka-python, look at the comment where the driver uses
-the name, and whether the client now has a public way.
+If a test fails after an upgrade of kafka-python, read the comment where the driver uses the name.
+Then check whether the client has a public way now.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
 
 MakeTopic = Callable[..., str]
 kafka_lane = pytest.mark.kafka
-# The client drops the socket of a connection that failed, and lets the collector close it.
+# The client drops the socket of a failed connection, and the garbage collector closes it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
@@ -101,7 +101,7 @@ def test_call_soon_threadsafe_resolves_and_wakes() -> None:
         assert time.monotonic() - before < 1.0
 
 
-def test_call_later_and_cancel() -> None:
+def test_call_later_fires_unless_cancelled() -> None:
     with a_loop() as net:
         fired: list[str] = []
 
@@ -114,7 +114,7 @@ def test_call_later_and_cancel() -> None:
         assert fired == ["late"]
 
 
-def test_closing_the_loop_fails_who_waits_for_it() -> None:
+def test_closing_the_loop_fails_its_waiters() -> None:
     net = NetworkSelector(client_id="test")
     net.start()
     threading.Timer(0.1, net.close).start()
@@ -133,14 +133,14 @@ def test_closing_the_loop_fails_who_waits_for_it() -> None:
 # `_subscription`.
 
 
-def test_a_fresh_state_is_that_of_a_new_partition() -> None:
+def test_fresh_state_equals_state_of_new_partition() -> None:
     tp = TopicPartition("t", 0)
     subscription = SubscriptionState("earliest")
     subscription.subscribe(["t"])
     subscription.assign_from_subscribed([tp])
     subscription.seek(tp, 5)
     subscription.pause(tp)
-    subscription.assign_from_subscribed([tp])  # an eager rebalance that gives it back
+    subscription.assign_from_subscribed([tp])  # an eager rebalance that assigns it again
     assert subscription.assignment[tp].position.offset == 5
     assert subscription.is_paused(tp)
     subscription.assignment["t", 0] = state = TopicPartitionState()
@@ -162,14 +162,14 @@ def test_listeners_that_are_coroutines_are_awaited() -> None:
     assert names <= vars(AsyncConsumerRebalanceListener).keys()
 
 
-def test_the_end_of_a_membership_asks_the_listener_first() -> None:
+def test_end_of_membership_calls_listener_first() -> None:
     source = inspect.getsource(ConsumerCoordinator._on_close_prepare_async)
     asked, cleared = "_invoke_rebalance_listener_async", "assign_from_subscribed([])"
     assert 0 < source.index(asked) < source.index(cleared)
 
 
-def test_where_the_client_forgets_a_join() -> None:
-    """If these lines are gone, `pending_join.py` may be as well."""
+def test_client_forgets_a_join_in_these_lines() -> None:
+    """Without these lines in the client, `pending_join.py` may be superfluous."""
     source = inspect.getsource(BaseCoordinator.join_group_async)
     assert "while self.need_rejoin()" in source
     assert "self._join_task is None or self._join_task.is_done" in source
@@ -179,7 +179,9 @@ def test_where_the_client_forgets_a_join() -> None:
 
 
 @kafka_lane
-def test_a_coordinator_tells(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+def test_coordinator_has_last_poll_generation_and_commits(
+    kafka_bootstrap: str, kafka_topic: MakeTopic
+) -> None:
     topic = kafka_topic(partitions=2)
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id=topic)
     try:
@@ -187,7 +189,7 @@ def test_a_coordinator_tells(kafka_bootstrap: str, kafka_topic: MakeTopic) -> No
         deadline = time.monotonic() + 10
         coordinator = consumer._coordinator
         while time.monotonic() < deadline:
-            keep_join(consumer)  # else it may forget a second join, as `pending_join.py` tells
+            keep_join(consumer)  # otherwise it may forget a second join, see `pending_join.py`
             consumer.poll(50)
             if consumer.assignment() and coordinator._join_task is None:
                 break
@@ -206,7 +208,7 @@ def test_a_coordinator_tells(kafka_bootstrap: str, kafka_topic: MakeTopic) -> No
 
 
 @kafka_lane
-def test_force_close_lets_go_at_once(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
+def test_force_close_fails_messages_at_once(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, linger_ms=60_000)
     future = producer.send(kafka_topic(), b"v")
     sender = producer._sender
@@ -221,7 +223,7 @@ def test_force_close_lets_go_at_once(kafka_bootstrap: str, kafka_topic: MakeTopi
     assert sender._client._manager.closed
 
 
-def test_what_is_fatal_to_an_idempotent_producer() -> None:
+def test_refused_batch_is_fatal_to_idempotent_producer() -> None:
     manager = TransactionManager(api_version=(4, 0))
     classify = manager.classify_batch_error
     assert classify(kafka.errors.MessageSizeTooLargeError(), None) == manager.ERROR_CLASS_FATAL
@@ -232,8 +234,8 @@ def test_what_is_fatal_to_an_idempotent_producer() -> None:
     assert not manager.has_fatal_error()
 
 
-def test_the_client_fails_all_of_a_batch_for_one_record() -> None:
-    """In `_dispatch_error`, whose own split shows how a record moves on to another batch."""
+def test_client_fails_whole_batch_for_one_record() -> None:
+    """In `_dispatch_error`. The client's split shows how a record moves to another batch."""
     assert "self._dispatch_error(batch, exception, partition_response)" in inspect.getsource(
         Sender._complete_batch
     )
@@ -246,8 +248,8 @@ def test_the_client_fails_all_of_a_batch_for_one_record() -> None:
 
 
 @pytest.mark.parametrize("was_open", [False, True])
-def test_an_id_is_asked_for_with_the_last_epoch(was_open: bool) -> None:
-    """By `_is_epoch_bump`, which also takes an id over that was refused; so that is taken back."""
+def test_id_is_requested_with_last_epoch(was_open: bool) -> None:
+    """With `_is_epoch_bump`, the client takes the id over after a refusal, so `Ask` resets it."""
     manager = TransactionManager("id", api_version=(4, 0))
     manager.set_producer_id_and_epoch(ProducerIdAndEpoch(7, 3))
     manager._transition_to(TransactionState.INITIALIZING)
@@ -266,15 +268,15 @@ def test_an_id_is_asked_for_with_the_last_epoch(was_open: bool) -> None:
     assert isinstance(manager.last_error, kafka.errors.ProducerFencedError)
 
 
-def test_a_client_waits_for_the_id_that_was_asked_for_already() -> None:
-    """`init_transactions` asks for it itself where `_init_transactions_result` is None."""
+def test_client_waits_for_id_that_was_already_requested() -> None:
+    """`init_transactions` requests the id itself only if `_init_transactions_result` is None."""
     source = inspect.getsource(KafkaProducer.init_transactions)
     assert "if self._init_transactions_result is None:" in source
     assert "self._init_transactions_result.wait(" in source
 
 
-def test_what_looks_for_its_coordinator_is_asked_again() -> None:
-    """`TxnRequestHandler`: what else is asked for in the client's way of asking."""
+def test_request_is_repeated_after_coordinator_lookup() -> None:
+    """`TxnRequestHandler`: the base of all requests that the client sends for transactions."""
     manager = TransactionManager("id", api_version=(4, 0))
     look = Look(manager, ProducerIdAndEpoch(7, 3))
     manager._enqueue_request(look)
@@ -289,8 +291,8 @@ def test_what_looks_for_its_coordinator_is_asked_again() -> None:
     assert look.is_of_another
 
 
-def test_a_broker_that_cannot_tell_of_an_id_is_asked_for_it() -> None:
-    """One before Kafka 3.0."""
+def test_id_is_requested_if_broker_cannot_describe_it() -> None:
+    """A broker before Kafka 3.0."""
     manager = TransactionManager("id", api_version=(2, 8))
     look = Look(manager, ProducerIdAndEpoch(7, 3))
     number = manager.next_in_flight_request_correlation_id()
@@ -308,7 +310,7 @@ def _told(error: int, state: str = "", epoch: int = -1) -> DescribeTransactionsR
     return DescribeTransactionsResponse(transaction_states=[told])
 
 
-def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:
+def test_manager_ends_loop_without_thread() -> None:
     made: list[Any] = []
 
     def client(**options: Any) -> Any:
@@ -317,7 +319,7 @@ def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:
         return made[-1]
 
     def end(manager: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop may be closed before all is done
+        with contextlib.suppress(RuntimeError):  # the loop may be closed before this is done
             manager.close()
 
     before = time.monotonic()
@@ -329,7 +331,7 @@ def test_a_loop_of_no_thread_is_ended_by_its_manager() -> None:
     made[0].close()
 
 
-def test_an_admin_client_is_ended_by_its_manager_on_its_loop() -> None:
+def test_manager_ends_admin_client_on_its_loop() -> None:
     made: list[Any] = []
 
     def client(**options: Any) -> Any:
@@ -345,7 +347,7 @@ def test_an_admin_client_is_ended_by_its_manager_on_its_loop() -> None:
         )
     assert time.monotonic() - before < 5.0
     thread = made[0]._net._io_thread
-    assert thread.is_alive()  # so it is for us to end it
+    assert thread.is_alive()  # so the driver must end it
     made[0].close()
     assert not thread.is_alive()
 
@@ -354,7 +356,7 @@ def test_an_admin_client_is_ended_by_its_manager_on_its_loop() -> None:
 
 
 @pytest.mark.parametrize("request_class", [SaslAuthenticateRequest, SaslBytesRequest])
-def test_a_login_passes_where_it_can_be_kept_out_of_the_log(
+def test_login_can_be_kept_out_of_the_log(
     request_class: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("kafka").setLevel(logging.DEBUG)
@@ -388,10 +390,10 @@ def close_of(connection: Any) -> Callable[[], Any]:
 
 
 # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`, `fetched_records`, `_append`,
-# `_paused_completed_fetches`, `_next_inline_exception`, and what batches and records keep where.
+# `_paused_completed_fetches`, `_next_inline_exception`, and private parts of batches and records.
 
 
-def test_what_was_fetched_is_unpacked_through_these_names() -> None:
+def test_fetch_is_unpacked_through_these_names() -> None:
     parse = inspect.getsource(Fetcher._parse_fetched_data)
     assert "self.PartitionRecords(fetch_offset, tp, records," in parse
     assert "self._parse_fetched_data(completion)" in inspect.getsource(Fetcher.fetched_records)
@@ -404,7 +406,7 @@ def test_what_was_fetched_is_unpacked_through_these_names() -> None:
     assert "if not part:" in append
     assert "if part.next_fetch_offset == position.offset:" in append
     assert "part_records = part.take(max_records)" in append
-    assert "drained[tp].extend(part_records)" in append  # in order, whatever it is
+    assert "drained[tp].extend(part_records)" in append  # in order, for any kind of item
     assert "part.next_fetch_offset, '', part.leader_epoch)" in append
     assert "partition_records.bytes_read > 0" in inspect.getsource(
         Fetcher._on_partition_records_drain
@@ -442,7 +444,7 @@ def test_the_compiled_record_code_has_these_names() -> None:
 
 
 @kafka_lane
-def test_topics_that_are_asked_for(kafka_bootstrap: str) -> None:
+def test_requested_topics_can_be_added_and_removed(kafka_bootstrap: str) -> None:
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap)
     try:
         cluster = consumer._client.cluster
@@ -495,7 +497,7 @@ def test_queries_run_on_the_loop(kafka_bootstrap: str) -> None:
 
 
 @kafka_lane
-def test_where_the_answer_to_a_commit_is_read(kafka_bootstrap: str) -> None:
+def test_answer_to_a_commit_passes_through_its_handler(kafka_bootstrap: str) -> None:
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id="private")
     try:
         read: list[Any] = []
@@ -516,7 +518,7 @@ def test_where_the_answer_to_a_commit_is_read(kafka_bootstrap: str) -> None:
         consumer.close()
 
 
-def test_what_a_send_waits_for() -> None:
+def test_send_waits_for_metadata() -> None:
     text = inspect.getsource(KafkaProducer.send)
     assert "if self._metadata.partitions_for_topic(topic) is None" in text
 
@@ -525,7 +527,7 @@ def test_what_a_send_waits_for() -> None:
 # `_current_state`, `bump_producer_id_and_epoch`, `_can_retry`.
 
 
-def test_when_a_producer_id_is_given_up() -> None:
+def test_client_resets_producer_id_after_expired_batch() -> None:
     text = inspect.getsource(Sender._send_producer_data)
     for name in (
         "self._accumulator.expired_batches(now=now)",
@@ -538,23 +540,23 @@ def test_when_a_producer_id_is_given_up() -> None:
     assert "return self._retry" in inspect.getsource(ProducerBatch.in_retry)
 
 
-def test_a_producer_id_is_asked_for_in_the_first_state_alone() -> None:
+def test_producer_id_is_requested_only_in_first_state() -> None:
     text = inspect.getsource(TransactionManager.init_producer_id)
     assert "if self._current_state != TransactionState.UNINITIALIZED:" in text
 
 
-def test_who_bumps_an_epoch_must_have_an_id() -> None:
+def test_epoch_bump_needs_producer_id() -> None:
     for state in (TransactionState.UNINITIALIZED, TransactionState.INITIALIZING):
         assert not state.is_transition_valid(state, TransactionState.BUMPING_PRODUCER_EPOCH)
     text = inspect.getsource(Sender._dispatch_error)
     assert "self._transaction_manager.bump_producer_id_and_epoch()" in text
 
 
-def test_what_is_tried_again_must_be_of_the_same_id() -> None:
+def test_retry_needs_same_producer_id() -> None:
     text = inspect.getsource(Sender._can_retry)
     assert "not self._transaction_manager.producer_id_and_epoch.match(batch)" in text
     assert "self._can_retry(batch, error_cls)" in inspect.getsource(Sender._dispatch_error)
-    # And one batch of a partition is sent at a time, where there are ids.
+    # With producer ids, one batch of a partition is sent at a time.
     text = inspect.getsource(KafkaProducer.__init__)
     assert "if self.config['enable_idempotence'] or" in text
     assert "guarantee_message_order = True" in text
@@ -563,15 +565,15 @@ def test_what_is_tried_again_must_be_of_the_same_id() -> None:
 # `_sender._client.await_ready`.
 
 
-def test_a_request_is_made_again_where_the_node_is_not_ready() -> None:
+def test_request_is_retried_if_node_is_not_ready() -> None:
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "elif not self._client.await_ready(target_node" in text
 
 
-# `_sender._client.send`: what `test_producer.py` shows is asked of these.
+# `_sender._client.send`: `test_producer.py` tests the retries of these requests.
 
 
-def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None:
+def test_requests_of_transactions_pass_through_client_send() -> None:
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "future = self._client.send(target_node, next_request_handler.request)" in text
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
@@ -580,7 +582,7 @@ def test_requests_of_transactions_are_sent_where_they_can_be_looked_at() -> None
 # `_accumulator`, `_flushes_in_progress`.
 
 
-def test_a_flush_ends_the_linger_and_only_the_one_who_waits_for_it_ends_the_flush() -> None:
+def test_flush_ends_linger_and_only_its_caller_ends_flush() -> None:
     accumulator = RecordAccumulator(linger_ms=60_000)
     assert not accumulator.flush_in_progress()
     accumulator.begin_flush()
@@ -592,7 +594,7 @@ def test_a_flush_ends_the_linger_and_only_the_one_who_waits_for_it_ends_the_flus
     ready = inspect.getsource(RecordAccumulator.ready)
     assert "sendable = (full or expired or self._closed or" in ready
     assert "self.flush_in_progress())" in ready
-    # The client begins one where it ends a transaction, and never ends it.
+    # The client begins a flush when it ends a transaction, and never ends the flush.
     assert "self._accumulator.begin_flush()" in inspect.getsource(
         Sender._maybe_send_pending_request
     )
@@ -600,13 +602,13 @@ def test_a_flush_ends_the_linger_and_only_the_one_who_waits_for_it_ends_the_flus
     assert "decrement" not in inspect.getsource(Sender)
 
 
-# `_sender._client._net`: a request of a transaction may be sent again from the loop.
+# `_sender._client._net`: the loop may repeat a request of a transaction.
 
 
-def test_one_request_of_a_transaction_is_under_way_at_a_time() -> None:
+def test_one_request_of_transactions_is_in_flight_at_a_time() -> None:
     text = inspect.getsource(Sender.run_once)
     assert "self._transaction_manager.has_in_flight_transactional_request() or " in text
-    # The sleep that `concurrent_transactions.py` spares the thread.
+    # The sleep that `concurrent_transactions.py` avoids.
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "time.sleep(self.config['retry_backoff_ms'] / 1000)" in text
 
@@ -614,7 +616,7 @@ def test_one_request_of_a_transaction_is_under_way_at_a_time() -> None:
 # `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;
 # `MemoryRecordsBuilder._closed`, `_builder`, `_next_offset`; `ProducerBatch._record_futures`,
 # `_complete_future`; `KafkaProducer._closed`, `_partition`, `_estimate_size_in_bytes`,
-# `_ensure_valid_record_size`. `test_appending.py` compares what they make.
+# `_ensure_valid_record_size`. `test_appending.py` compares the batches.
 
 
 def in_order(text: str, *steps: str) -> bool:
@@ -626,7 +628,7 @@ def in_order(text: str, *steps: str) -> bool:
     return True
 
 
-def test_our_appending_makes_the_steps_of_the_clients_own() -> None:
+def test_append_has_the_steps_of_the_client() -> None:
     assert in_order(
         inspect.getsource(KafkaProducer.send),
         "if self._closed:",
@@ -663,7 +665,7 @@ def test_our_appending_makes_the_steps_of_the_clients_own() -> None:
     )
 
 
-def test_a_batch_of_the_client_ends_in_one_place_and_only_a_split_moves_its_records() -> None:
+def test_batch_ends_in_one_place_and_only_a_split_moves_its_records() -> None:
     batch = inspect.getsource(ProducerBatch)
     assert batch.count("produce_future.success(") == 1
     assert "self.produce_future.success((base_offset, timestamp_ms, record_exceptions_fn))" in (
@@ -678,7 +680,7 @@ def test_a_batch_of_the_client_ends_in_one_place_and_only_a_split_moves_its_reco
     assert users == ["__init__", "try_append", "split_and_reenqueue"]
 
 
-def test_a_message_without_a_partition_goes_to_any_that_has_a_leader() -> None:
+def test_message_without_partition_goes_to_any_with_a_leader() -> None:
     assert isinstance(KafkaProducer.DEFAULT_CONFIG["partitioner"], DefaultPartitioner)
     assert in_order(
         inspect.getsource(DefaultPartitioner.partition),
@@ -693,10 +695,10 @@ def test_a_message_without_a_partition_goes_to_any_that_has_a_leader() -> None:
 
 
 @kafka_lane
-def test_a_reset_asks_for_a_place_and_takes_the_answer(
+def test_reset_requests_an_offset_and_applies_the_answer(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
-    """Also of a time; for one after the last record the answer has no such partition."""
+    """Also for a time. After the last record's time, the answer does not have the partition."""
     topic = kafka_topic(2)
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, auto_offset_reset="none")
     tps = [TopicPartition(topic, number) for number in range(2)]
@@ -735,7 +737,7 @@ def test_a_reset_asks_for_a_place_and_takes_the_answer(
         consumer.close()
 
 
-def test_a_log_that_was_cut_off_is_told_with_the_places_where_it_was() -> None:
+def test_truncation_error_has_divergent_offsets() -> None:
     validated = inspect.getsource(Fetcher._handle_offset_for_leader_epoch_response)
     assert "truncations[tp] = divergent" in validated
     assert "truncations[tp] = None" in validated
@@ -744,7 +746,7 @@ def test_a_log_that_was_cut_off_is_told_with_the_places_where_it_was() -> None:
 
 
 @kafka_lane
-def test_one_broker_is_asked_for_the_places_of_many_partitions(
+def test_one_request_returns_offsets_of_many_partitions(
     kafka_bootstrap: str, kafka_topic: MakeTopic
 ) -> None:
     topic = kafka_topic(3)
@@ -766,10 +768,11 @@ def test_one_broker_is_asked_for_the_places_of_many_partitions(
         consumer.close()
 
 
-# What gives up quietly: `swallowed_errors.py`, `membership.py`, `moved_brokers.py`, `dead_connection.py`, `silent_handshake.py`.
+# Silent failures: `membership.py`, and `swallowed_errors.py`, `moved_brokers.py`,
+# `dead_connection.py` and `silent_handshake.py` of `workarounds/`.
 
 
-def test_an_error_of_a_task_is_kept_by_the_task_until_it_is_dropped() -> None:
+def test_task_keeps_its_error_until_it_is_dropped() -> None:
     with a_loop() as net:
         dropped = threading.Event()
         errors: list[BaseException] = []
@@ -790,7 +793,7 @@ def test_an_error_of_a_task_is_kept_by_the_task_until_it_is_dropped() -> None:
         assert [str(error) for error in errors] == ["in a task"]
 
 
-def test_the_network_thread_looks_up_what_it_calls_each_time() -> None:
+def test_network_thread_looks_up_its_methods_at_each_call() -> None:
     source = inspect.getsource(Sender)
     for call in (
         "self.run_once()",
@@ -806,7 +809,7 @@ def test_the_network_thread_looks_up_what_it_calls_each_time() -> None:
     )
 
 
-def test_where_heartbeats_are_made() -> None:
+def test_heartbeats_are_made_through_these_names() -> None:
     assert "self._send_heartbeat_request()" in inspect.getsource(BaseCoordinator._do_heartbeat)
     join = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._enable_heartbeat()" in join
@@ -817,7 +820,7 @@ def test_where_heartbeats_are_made() -> None:
     assert "self._generation.is_lost()" in prepare
 
 
-def test_when_the_next_heartbeat_is_due_is_looked_up_each_time() -> None:
+def test_heartbeat_interval_is_read_each_time() -> None:
     assert "self.heartbeat.sent_heartbeat()" in inspect.getsource(BaseCoordinator._do_heartbeat)
     loop = inspect.getsource(BaseCoordinator._heartbeat_loop)
     assert "next_hb = self.heartbeat.time_to_next_heartbeat()" in loop
@@ -829,13 +832,13 @@ def test_when_the_next_heartbeat_is_due_is_looked_up_each_time() -> None:
     assert 2.5 < heartbeat.time_to_next_heartbeat() <= 3.0
     heartbeat.config["heartbeat_interval_ms"] = 100
     assert heartbeat.time_to_next_heartbeat() <= 0.1
-    assert Heartbeat.DEFAULT_CONFIG["heartbeat_interval_ms"] == 3000  # each has its own
+    assert Heartbeat.DEFAULT_CONFIG["heartbeat_interval_ms"] == 3000  # each has its own config
 
 
 def test_a_poll_of_the_client_waits_through_these_names() -> None:
-    """If one is gone, an interrupt waits until the end of a turn."""
+    """Without one of these names, an interrupt takes effect only at the end of a turn."""
     poll = inspect.getsource(KafkaConsumer.poll)
-    assert "while not self._closed" in poll  # so `PollInterrupt` calls `_poll_once` in its place
+    assert "while not self._closed" in poll  # so the driver calls `_poll_once` instead
     assert "records = self._poll_once(timer, max_records, update_offsets=" in poll
     once = inspect.getsource(KafkaConsumer._poll_once)
     assert "self._coordinator.poll(timeout_ms=timer.timeout_ms)" in once
@@ -845,7 +848,7 @@ def test_a_poll_of_the_client_waits_through_these_names() -> None:
     assert "if not records and idle and poll_timeout_ms > 0:" in once  # then it sleeps
     fetch = inspect.getsource(Fetcher.fetch_records)
     assert "self._net.run(self._manager.wait_for, wakeup, timeout_ms)" in fetch
-    # `fetched_records`: an answer may come between these two looks.
+    # `fetched_records`: an answer may arrive between these two checks.
     first_look = fetch.index("records, partial = self.fetched_records(")
     assert first_look < fetch.index("waited_on = list(self._fetch_futures)")
     assert "if not waited_on:\n            return records, True" in fetch
@@ -864,10 +867,10 @@ def test_a_poll_of_the_client_waits_through_these_names() -> None:
     assert "self._current()" in inspect.getsource(NetworkSelector._poll_once)
 
 
-def test_a_poll_begins_with_the_coordinator() -> None:
+def test_poll_begins_with_coordinator_check() -> None:
     poll = inspect.getsource(ConsumerCoordinator.poll)
     assert "if not self.ensure_coordinator_ready(timeout_ms=timer.timeout_ms):" in poll
-    # What this reads, `PollInterrupt` reads as well; where it has more to do, it is called.
+    # `PollInterrupt` checks the same conditions, and calls this method if one of them is true.
     known = inspect.getsource(BaseCoordinator.coordinator)
     assert "self.coordinator_id is None" in known
     assert "self._client.is_disconnected(self.coordinator_id)" in known
@@ -875,8 +878,8 @@ def test_a_poll_begins_with_the_coordinator() -> None:
     assert "while self.coordinator_unknown():" in ready
 
 
-def test_a_request_outlives_the_wait_for_it() -> None:
-    """So an interrupted poll, and the next one, bring the group on."""
+def test_request_continues_after_its_wait_ends() -> None:
+    """So the group makes progress through interrupted polls."""
     join = inspect.getsource(BaseCoordinator.join_group_async)
     assert "self._join_task is None or self._join_task.is_done" in join
     lookup = inspect.getsource(BaseCoordinator.lookup_coordinator)
@@ -887,14 +890,14 @@ def test_a_request_outlives_the_wait_for_it() -> None:
     assert "if self._reset_task is not None and not self._reset_task.is_done:" in resets
 
 
-def test_where_a_rebalance_is_noted() -> None:
+def test_rebalance_is_noticed_through_these_names() -> None:
     answer = inspect.getsource(BaseCoordinator._handle_heartbeat_response)
     assert "self.request_rejoin()" in answer
     assert "self.reset_generation(" in answer
     assert "self.rejoin_needed = True" in inspect.getsource(BaseCoordinator.request_rejoin)
 
 
-def test_where_an_answer_about_the_metadata_is_taken() -> None:
+def test_metadata_answer_is_applied_through_update_metadata() -> None:
     assert "self.update_metadata(response)" in inspect.getsource(
         ClusterMetadata._do_refresh_metadata
     )
@@ -902,16 +905,16 @@ def test_where_an_answer_about_the_metadata_is_taken() -> None:
     assert update.index("self._topic_ids =") < update.index("listener(self)")  # it may raise
 
 
-def test_where_metadata_is_asked_for() -> None:
+def test_metadata_is_requested_through_these_names() -> None:
     assert "self._do_refresh_metadata(node_id)" in inspect.getsource(
         ClusterMetadata.refresh_metadata
     )
     assert "call_soon(self._refresh_loop)" in inspect.getsource(ClusterMetadata.start_refresh_loop)
-    # Not within its `try`: who fails meanwhile ends the loop.
+    # Not within its `try`: a failure of this future ends the loop.
     assert "await self._refresh_future" in inspect.getsource(ClusterMetadata._refresh_loop)
 
 
-def test_where_a_connection_is_made_and_served() -> None:
+def test_connection_is_made_and_served_through_these_names() -> None:
     connect = inspect.getsource(KafkaConnectionManager._connect)
     assert "self._build_transport(node, timeout_at=timeout_at)" in connect
     assert "call_soon(self._read_from_sock)" in inspect.getsource(KafkaTCPTransport.resume_reading)
@@ -928,13 +931,13 @@ def test_callbacks_of_a_fetch_are_looked_up_for_each_request() -> None:
 # `_topic_ids`, `_max_version`, `_handle_offset_fetch_response`: see `topic_ids.py`.
 
 
-def test_each_answer_brings_a_new_mapping_of_ids() -> None:
+def test_each_metadata_answer_makes_new_mapping_of_ids() -> None:
     source = inspect.getsource(ClusterMetadata.update_metadata)
     assert "self._topic_ids = _new_topic_ids" in source
 
 
-def test_a_fetch_and_a_commit_by_id_are_made_out_of_those_by_name() -> None:
-    """The client goes up to a version by name. If these lines are gone, it may go on by itself."""
+def test_fetch_and_commit_by_name_can_be_changed_to_by_id() -> None:
+    """The client sets a highest version. Without these lines, it may use ids by itself."""
     assert "max_version = 12" in inspect.getsource(Fetcher._create_fetch_requests)
     source = inspect.getsource(ConsumerCoordinator._send_offset_commit_request)
     assert "max_version=8" in source
@@ -948,12 +951,12 @@ def test_a_fetch_and_a_commit_by_id_are_made_out_of_those_by_name() -> None:
     assert topic_id.bytes in bytes(request.encode())
 
 
-def test_all_committed_offsets_come_through_one_function() -> None:
+def test_committed_offsets_pass_through_one_function() -> None:
     source = inspect.getsource(ConsumerCoordinator._send_offset_fetch_request)
     assert "return self._handle_offset_fetch_response(response)" in source
 
 
-def test_requests_go_through_the_send_of_the_manager() -> None:
+def test_requests_pass_through_manager_send() -> None:
     assert "self._manager.send(request" in inspect.getsource(Fetcher._send_fetches_async)
     source = inspect.getsource(ConsumerCoordinator._send_offset_commit_request)
     assert "self._manager.send(request" in source

@@ -1,4 +1,4 @@
-"""What the Kafka producer makes of its client, where a fake one can tell."""
+"""The Kafka producer with a fake client: threads, order, transactions and retries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def message(value: bytes, topic: str = "t") -> Outgoing:
 
 
 class Metadata:
-    """Of the client. `held` holds up who looks; `is_swapped` takes the topic away from who does."""
+    """The client's metadata. Unless `held` is set, a lookup blocks. With `is_swapped`, a lookup
+    fails once, as if the topic were removed during it."""
 
     def __init__(self) -> None:
         self.topics: set[str] = set()
@@ -96,7 +97,7 @@ class Sender:
 
 
 class Transactions:
-    """The client's manager of them; all that it is asked for is done."""
+    """The client's transaction manager; each request succeeds."""
 
     ERROR_CLASS_FATAL = ERROR_CLASS_ABORTABLE = last_error = producer_id_and_epoch = None
     _transaction_started = False
@@ -121,7 +122,7 @@ class Transactions:
 
 
 class Client:
-    """In place of a KafkaProducer: all that it is sent is written."""
+    """A fake KafkaProducer that writes each message."""
 
     made: ClassVar[list[Client]] = []
     metadata: ClassVar[Metadata]
@@ -149,7 +150,7 @@ class Client:
 
 @attrs.define
 class Appending:
-    """In place of what appends to a client's accumulator."""
+    """A fake `Appending`, without an accumulator."""
 
     client: Client
     compiled: bool
@@ -220,13 +221,13 @@ def looking_up(monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[Non
     monkeypatch.setattr(producer, "partition_counts", partition_counts)
 
 
-async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
+async def test_message_sent_during_abort_is_not_in_next_transaction(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client finds that it has no metadata of a topic while the abort is called already."""
+    """The client finds no metadata of the topic after the abort was called."""
     there = trio.Event()
     looking_up(monkeypatch, there.wait)
-    # With compression it is appended on the sending thread.
+    # With compression, the message is appended on the sending thread.
     settings = {"transactional_id": "id", "compression_type": "gzip"}
     async with producing(**settings) as (client, sent), trio.open_nursery() as nursery:
         await client.begin()
@@ -247,10 +248,10 @@ async def test_what_was_on_its_way_at_an_abort_is_not_in_the_next_transaction(
         assert [client.sent for client in Client.made] == [[b"next"]]
 
 
-async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
+async def test_message_that_waits_for_topic_survives_discarded_client(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A delivery that passes its deadline lets the client go, with all that runs on its loop."""
+    """A message at its deadline discards the client, and so the lookups on its loop."""
     let_go = [ClientClosed("the client was closed")]
 
     async def look() -> None:
@@ -265,7 +266,7 @@ async def test_who_waits_for_a_topic_outlives_the_client_that_looked_it_up(
         assert isinstance(await sent.of(b"1"), RecordMetadata)
 
 
-async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
+async def test_topic_removed_during_lookup_is_waited_for(
     metadata: Metadata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looking_up(monkeypatch, trio.lowlevel.checkpoint)
@@ -286,10 +287,10 @@ async def test_a_topic_that_goes_between_two_looks_of_the_client_is_waited_for(
         (1, 1, {"compression_type": "gzip"}, False),
     ],
 )
-async def test_a_few_messages_are_appended_on_the_thread_of_trio(
+async def test_few_messages_are_appended_on_thread_of_trio(
     metadata: Metadata, count: int, size: int, settings: dict[str, Any], here: bool
 ) -> None:
-    """While the client compresses a batch, or takes long for many, trio must not stand still."""
+    """Compression, or many messages, must not block trio."""
     metadata.topics.add("t")
     async with producing(**settings) as (client, sent):
         messages = [message(b"%d" % n + b"." * size) for n in range(count)]
@@ -316,7 +317,7 @@ async def test_messages_keep_their_order_while_the_sending_thread_is_at_work(
 
 
 @pytest.mark.parametrize("codec", ["auto", "pure"])
-async def test_the_setting_decides_what_encodes_the_records(metadata: Metadata, codec: str) -> None:
+async def test_record_codec_setting_chooses_encoder(metadata: Metadata, codec: str) -> None:
     compiled = codec == "auto" and compiled_code()[0] is not None
     metadata.topics.add("t")
     async with producing(record_codec=codec) as (client, sent):
@@ -325,8 +326,8 @@ async def test_the_setting_decides_what_encodes_the_records(metadata: Metadata, 
         assert Client.made[0].compiled == [compiled]
 
 
-def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:
-    """The client looks for the node of one that it makes again at once, as often as it can."""
+def test_producer_request_is_retried_after_backoff() -> None:
+    """The client alone retries at once, in a busy loop."""
     net = KafkaNetClient(bootstrap_servers="127.0.0.1:1")
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
     keep_requests(SimpleNamespace(_sender=sender))
@@ -340,10 +341,10 @@ def test_a_request_of_the_producer_is_made_again_after_a_pause() -> None:
 
 @pytest.mark.parametrize("transactional_id", ["an id", None])
 @pytest.mark.parametrize("why", [RequestTimedOutError, NodeNotReadyError, KafkaConnectionError])
-def test_a_request_of_the_producer_that_got_no_answer_is_made_again(
+def test_producer_request_without_answer_is_retried(
     why: type[KafkaError], transactional_id: str | None
 ) -> None:
-    """The client's own rule is that of the last one alone; the others would end the producer."""
+    """The client itself retries only after a KafkaConnectionError. The others end the producer."""
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -361,7 +362,7 @@ def test_a_request_of_the_producer_that_got_no_answer_is_made_again(
     assert request.is_retry
 
 
-def test_a_request_of_the_producer_that_is_refused_is_not_made_again() -> None:
+def test_refused_producer_request_is_not_retried() -> None:
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -371,7 +372,7 @@ def test_a_request_of_the_producer_that_is_refused_is_not_made_again() -> None:
     assert isinstance(seen.exception, UnsupportedVersionError)
 
 
-def test_messages_that_got_no_answer_fail_for_the_reason_that_the_client_gives() -> None:
+def test_messages_without_answer_fail_with_error_of_client() -> None:
     answer = Future()
     net = SimpleNamespace(await_ready=None, send=lambda node, request, wakeup: answer)
     sender = SimpleNamespace(_client=net, config={"retry_backoff_ms": 20})
@@ -381,8 +382,8 @@ def test_messages_that_got_no_answer_fail_for_the_reason_that_the_client_gives()
     assert isinstance(seen.exception, RequestTimedOutError)
 
 
-async def test_a_refusal_of_a_topic_is_that_of_a_new_answer() -> None:
-    """The right may have been given back since the client last heard of the topic."""
+async def test_topic_refusal_counts_only_after_a_new_answer() -> None:
+    """The right may have been granted since the client's last metadata about the topic."""
     known: dict[str, set[int]] = {}
     cluster = SimpleNamespace(
         partitions_for_topic=known.get,

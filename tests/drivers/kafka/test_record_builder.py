@@ -1,4 +1,4 @@
-"""Batches that are built from messages: compiled code writes what the client writes."""
+"""Building batches from messages: compiled code writes the same bytes as the client."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_both_builders_write_the_same_bytes(codec: int, size: int, transactional
         (1 << 70, b"k", b"v", []),
     ],
 )
-def test_a_message_that_cannot_be_encoded_leaves_the_batch_as_it_was(message: object) -> None:
+def test_unencodable_message_leaves_batch_unchanged(message: object) -> None:
     ours, alone = records_builder(0, 10_000), records_builder(0, 10_000)
     for records in (ours, alone):
         records.append(1, b"k", b"v", [])
@@ -84,7 +84,7 @@ def without_compiled_code() -> tuple[None, str]:
     return None, "aiokafka cannot be imported: there is none"
 
 
-def test_without_compiled_code_the_one_in_python_does_the_same(
+def test_python_code_is_used_without_compiled_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(building, "compiled_code", without_compiled_code)
@@ -98,20 +98,20 @@ def test_without_compiled_code_the_one_in_python_does_the_same(
         codec_for("compiled")
 
 
-def test_a_setting_forces_an_implementation() -> None:
+def test_setting_chooses_the_implementation() -> None:
     assert codec_for("pure")[0].name == "pure Python"
     assert codec_for("compiled")[0].name == f"aiokafka {compiled_code.compiled_code()[1]}"
     assert not isinstance(records_builder(0, 1000, compiled=False)._builder, CompiledBatchBuilder)
 
 
-def test_a_version_of_another_interface_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_version_of_aiokafka_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiokafka.__version__", "0.15.0")
     code, reason = compiled_code.compiled_code.__wrapped__()
     assert code is None
     assert reason == "aiokafka 0.15.0 is installed, and 0.14 is needed"
 
 
-def test_the_driver_shows_and_logs_once_which_code_it_uses(
+def test_driver_shows_its_record_codec_and_logs_it_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     driver = KafkaDriver(["127.0.0.1:1"])
@@ -127,7 +127,7 @@ def test_the_driver_shows_and_logs_once_which_code_it_uses(
     assert re.search(r"\(records: aiokafka 0\.14\.\d+\)$", driver.version)
 
 
-def test_what_cannot_be_forced_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_codec_is_refused_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "transport.drivers.kafka.records.codec.compiled_code", without_compiled_code
     )

@@ -1,4 +1,4 @@
-"""Records from the bytes of a fetch: what is good, broken or hostile, by each implementation."""
+"""Decoding the bytes of a fetch, good, damaged or hostile, by each implementation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 class Reading:
-    """What a fetch of these bytes brings, and how reading it goes."""
+    """The records of a fetch, and the error that ends the reading."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Reading:
         return [record for portion in self.portions() for record in portion.records]
 
     def good(self) -> list[Record]:
-        """All records, without an error; the headers have told the truth."""
+        """Return all records; check that there is no error and that the extent is right."""
         records = self.records()
         assert self.error is None, self.error
         for record in records:
@@ -89,7 +89,7 @@ class Reading:
         return [record.value for record in self.records()]
 
     def ends_with(self, match: str) -> None:
-        """It says what is wrong, as often as it is read, after the same records."""
+        """Check that each reading ends with a matching error, after the same records."""
         before = self.values()
         for _ in range(2):
             self.error = None
@@ -98,7 +98,7 @@ class Reading:
                 raise self.error or AssertionError("no error")
 
 
-# Formats and their codecs. The first one's lz4 was written by Kafka 0.8 and 0.9 alone.
+# Formats and their codecs. Only Kafka 0.8 and 0.9 wrote lz4 in format 0.
 GOOD = [
     (0, 0),
     (0, 1),
@@ -112,7 +112,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("magic", "number"), GOOD)
-def test_what_is_good_is_decoded(codec: Codec, magic: int, number: int) -> None:
+def test_good_batch_is_decoded(codec: Codec, magic: int, number: int) -> None:
     data = batch(0, b"a", None, b"c" * 100_000, codec=number, magic=magic)
     reading = Reading(codec, data)
     assert [record.value for record in reading.good()] == [b"a", None, b"c" * 100_000]
@@ -121,7 +121,7 @@ def test_what_is_good_is_decoded(codec: Codec, magic: int, number: int) -> None:
     assert reading.fetched.count == 3
 
 
-def test_all_formats_and_codecs_in_one_fetch(codec: Codec) -> None:
+def test_all_formats_and_codecs_in_one_fetch_are_decoded(codec: Codec) -> None:
     data = b"".join(
         batch(2 * n, b"%d" % n, b"x", codec=number, magic=magic)
         for n, (magic, number) in enumerate(GOOD * 20)
@@ -136,7 +136,7 @@ def test_all_formats_and_codecs_in_one_fetch(codec: Codec) -> None:
     assert max(len(portion.records) for portion in reading.portions()) <= PORTION
 
 
-def test_all_that_a_record_has(codec: Codec) -> None:
+def test_all_fields_of_a_record_are_decoded(codec: Codec) -> None:
     data = batch_of(
         (None, None, []),
         (b"", b"", [("", b""), ("none", None), ("\u00e9", b"x" * 300)]),
@@ -163,7 +163,7 @@ def batch_of(*messages: tuple[bytes | None, bytes | None, list[tuple[str, bytes 
     return struct.pack(">q", 10) + bytes(builder.buffer())[8:]
 
 
-# What is in each batch of `batches_of_others.py`: key, value and headers.
+# The content of each batch of `batches_of_others.py`: key, value and headers.
 MESSAGES = [
     (b"key0", b"value 0 " * 12, [("h", b"1"), ("none", None), ("\u00e9", b"")]),
     (None, b"value 1 " * 12, [("h", b"1"), ("none", None), ("\u00e9", b"")]),
@@ -173,21 +173,21 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("name", LIBRDKAFKA)
-def test_what_librdkafka_writes_is_decoded(codec: Codec, name: str) -> None:
+def test_batch_of_librdkafka_is_decoded(codec: Codec, name: str) -> None:
     records = Reading(codec, base64.b64decode(LIBRDKAFKA[name])).good()
     assert [(each.key, each.value, list(each.headers)) for each in records] == MESSAGES
     assert [each.offset for each in records] == [0, 1, 2, 3]
     assert [each.timestamp for each in records] == [1_700_000_000_000 + n for n in range(4)]
 
 
-def test_the_brokers_time_is_that_of_the_batch(codec: Codec) -> None:
+def test_log_append_time_is_max_timestamp_of_batch(codec: Codec) -> None:
     data = raw_batch(0, 1, raw_record(), attributes=LOG_APPEND_TIME, max_timestamp=1234)
     (record,) = Reading(codec, data).good()
     assert (record.timestamp, record.timestamp_type) == (1234, 1)
 
 
 @pytest.mark.parametrize("attributes", [0, LOG_APPEND_TIME])
-def test_a_record_without_a_time(codec: Codec, attributes: int) -> None:
+def test_record_without_timestamp_is_decoded(codec: Codec, attributes: int) -> None:
     data = raw_batch(
         0, 1, raw_record(), attributes=attributes, first_timestamp=-1, max_timestamp=-1
     )
@@ -197,7 +197,7 @@ def test_a_record_without_a_time(codec: Codec, attributes: int) -> None:
 
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 199, 250, 399])
-def test_reading_begins_in_the_middle_of_a_batch(codec: Codec, number: int, start: int) -> None:
+def test_reading_can_begin_in_the_middle_of_a_batch(codec: Codec, number: int, start: int) -> None:
     data = b"".join(
         batch(at, *[b"%d" % n for n in range(at, at + 200)], codec=number) for at in (0, 200)
     )
@@ -208,7 +208,7 @@ def test_reading_begins_in_the_middle_of_a_batch(codec: Codec, number: int, star
     assert reading.fetched.first == start
 
 
-def test_gaps_are_passed_over(codec: Codec) -> None:
+def test_gaps_in_offsets_are_skipped(codec: Codec) -> None:
     compacted = raw_record(offset_delta=2) + raw_record(offset_delta=5)
     data = raw_batch(10, 2, compacted, last_delta=9) + raw_batch(20, 0, b"", last_delta=9)
     reading = Reading(codec, data + batch(40, b"w"), 11)
@@ -216,7 +216,7 @@ def test_gaps_are_passed_over(codec: Codec) -> None:
     assert (reading.fetched.first, reading.fetched.end, reading.fetched.count) == (11, 41, 3)
 
 
-def test_a_batch_that_the_fetch_cuts_off_is_left_for_the_next(codec: Codec) -> None:
+def test_batch_cut_off_by_the_fetch_is_left_for_the_next(codec: Codec) -> None:
     whole, rest = batch(0, b"a", b"b"), batch(2, b"c")
     for size in range(len(rest)):
         reading = Reading(codec, whole + rest[:size])
@@ -264,22 +264,22 @@ def test_markers_and_aborted_data_are_not_delivered(codec: Codec) -> None:
     assert [record.offset for record in everything.good()] == [0, 1, 2, 4, 7, 9]
 
 
-def test_a_fetch_of_nothing_but_markers_and_aborted_data_moves_on(codec: Codec) -> None:
+def test_fetch_of_only_markers_and_aborted_data_advances_the_offset(codec: Codec) -> None:
     log = data_of(5, 7) + marker(6, 7, ABORT) + raw_batch(7, 0, b"", last_delta=2)
     reading = Reading(codec, log, 5, aborted=[aborted(5, 7)])
     assert (reading.extent.count, reading.extent.end) == (0, 10)
 
 
-def test_an_empty_control_batch_is_passed_over(codec: Codec) -> None:
-    """Compaction leaves those."""
+def test_empty_control_batch_is_skipped(codec: Codec) -> None:
+    """Compaction leaves such batches."""
     empty = raw_batch(1, 0, b"", attributes=CONTROL | TRANSACTIONAL, producer=7)
     reading = Reading(codec, data_of(0, 7) + empty + data_of(2, 8), aborted=[aborted(0, 7)])
     assert [record.offset for record in reading.good()] == [2]
 
 
 @pytest.mark.parametrize("attributes", [CONTROL, TRANSACTIONAL])
-def test_nothing_is_left_out_because_of_a_damaged_header(codec: Codec, attributes: int) -> None:
-    """A flipped bit can make a marker, or aborted data, of any batch."""
+def test_batch_with_damaged_header_is_not_skipped(codec: Codec, attributes: int) -> None:
+    """A flipped bit can turn any batch into a marker or aborted data."""
     damaged = bytearray(data_of(1, 7, transactional=False))
     damaged[22] ^= attributes
     log = data_of(0, 8) + bytes(damaged) + data_of(2, 8)
@@ -289,22 +289,20 @@ def test_nothing_is_left_out_because_of_a_damaged_header(codec: Codec, attribute
 
 
 @pytest.mark.parametrize("number", CODECS.values())
-def test_several_frames_in_one_batch(codec: Codec, number: int) -> None:
+def test_several_frames_in_one_batch_are_decoded(codec: Codec, number: int) -> None:
     parts = [raw_record(), raw_record(offset_delta=1)]
     if number == 2:
-        packed = snappy.compress(b"".join(parts))  # as a client writes it that knows no blocks
+        packed = snappy.compress(b"".join(parts))  # as clients without the block format do
     else:
         packed = b"".join(ENCODE[number](part) for part in parts)
     assert len(Reading(codec, raw_batch(0, 2, packed, number)).good()) == 2
 
 
-# What is broken.
+# Damaged data.
 
 
 @pytest.mark.parametrize("magic", [1, 2])
-def test_a_wrong_crc_is_an_error_that_names_the_place_after_what_is_good_before_it(
-    codec: Codec, magic: int
-) -> None:
+def test_wrong_crc_is_an_error_with_its_offset_after_good_records(codec: Codec, magic: int) -> None:
     good = batch(5, b"a", b"b") if magic == 2 else batch(5, b"b", magic=magic)
     data = good + flipped(batch(7, b"c", magic=magic)) + batch(8, b"d")
     reading = Reading(codec, data, 5)
@@ -313,8 +311,8 @@ def test_a_wrong_crc_is_an_error_that_names_the_place_after_what_is_good_before_
 
 
 @pytest.mark.parametrize("magic", [3, 127, 255])
-def test_an_unknown_format_is_not_taken_for_a_known_one(codec: Codec, magic: int) -> None:
-    # The CRC does not cover it, so that is right.
+def test_unknown_format_is_an_error(codec: Codec, magic: int) -> None:
+    # The CRC does not cover the format, so it is still right.
     reading = Reading(codec, batch(0, b"a") + with_byte(batch(1, b"b"), 16, magic))
     assert reading.values() == [b"a"]
     reading.ends_with(r"t-0 offset 1: .*unknown format")
@@ -327,13 +325,13 @@ BROKEN = {
     "no lz4": raw_batch(3, 1, b"no such thing", codec=3),
     "no zstd": raw_batch(3, 1, b"no such thing", codec=4),
     **{
-        f"{name} that is broken off": raw_batch(3, 1, ENCODE[number](b"." * 99)[:-5], number)
+        f"truncated {name}": raw_batch(3, 1, ENCODE[number](b"." * 99)[:-5], number)
         for name, number in CODECS.items()
     },
     "snappy without its size": raw_batch(3, 1, b"\xff" * 9, codec=2),
-    "one that claims a record and has none": raw_batch(3, 1, b""),
+    "a claimed record that is missing": raw_batch(3, 1, b""),
     "more records than there are": raw_batch(3, 2_000_000_000, raw_record()),
-    "less than no records": raw_batch(3, -5, raw_record()),
+    "a record count below 0": raw_batch(3, -5, raw_record()),
     "fewer records than there are": raw_batch(3, 1, raw_record() * 2),
     "a length below 0": struct.pack(">qi", 3, -12) + batch(3, b"v")[12:],
     "a length of 0": struct.pack(">qi", 3, 0) + batch(3, b"v")[12:],
@@ -342,7 +340,7 @@ BROKEN = {
     "a record past the batch": raw_batch(3, 1, raw_record(offset_delta=1)),
     "two records of one offset": raw_batch(3, 2, raw_record() * 2),
     "a last offset below the first": raw_batch(3, 1, raw_record(), last_delta=-1),
-    "a batch of an offset that was before": batch(2, b"v"),
+    "a batch of an earlier offset": batch(2, b"v"),
     "a batch below offset 0": batch(-5, b"v"),
     "a batch past all offsets": batch((1 << 63) - 1, b"v"),
     "a header count below 0": raw_batch(3, 1, b"\x0e\0\0\0\x01\x01\x01\0"),
@@ -354,18 +352,18 @@ BROKEN = {
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize("before", [b"", batch(1, b"a", b"b")], ids=["first", "later"])
-def test_whatever_is_broken_is_an_error_that_names_the_place(
+def test_damaged_batch_is_an_error_with_its_offset(
     codec: Codec, data: bytes, before: bytes
 ) -> None:
-    if not before and data == BROKEN["a batch of an offset that was before"]:
-        return  # then it is the first one
+    if not before and data == BROKEN["a batch of an earlier offset"]:
+        return  # as the first batch it is good
     reading = Reading(codec, before + data, 1)
     assert reading.values()[: 2 if before else 0] == ([b"a", b"b"] if before else [])
     assert len(reading.values()) <= (3 if before else 1)
     reading.ends_with(r"t-0 offset [134]: .")
 
 
-def test_a_header_whose_name_is_not_utf8_is_read_as_other_clients_read_it(codec: Codec) -> None:
+def test_header_name_that_is_not_utf8_is_decoded_as_by_other_clients(codec: Codec) -> None:
     records = (
         raw_record()
         + raw_record(offset_delta=1, header=b"a\xffb")
@@ -375,12 +373,12 @@ def test_a_header_whose_name_is_not_utf8_is_read_as_other_clients_read_it(codec:
     assert headers == [[], [("a\ufffdb", b"h")], [("name", b"h")]]
 
 
-# What is too much.
+# Bounds on memory.
 
 
 @pytest.fixture
 def memory() -> Iterator[Callable[[], int]]:
-    """The most bytes that were in use at once."""
+    """Return the most bytes that were in use at once."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     yield lambda: tracemalloc.get_traced_memory()[1] - before
@@ -390,7 +388,7 @@ def memory() -> Iterator[Callable[[], int]]:
 @pytest.mark.parametrize(
     ("name", "size"), [("gzip", 28), ("snappy", 28), ("lz4", 28), ("zstd", 30)]
 )
-def test_a_bomb_is_an_error_and_takes_no_more_memory_than_is_allowed(
+def test_decompression_bomb_is_an_error_within_the_memory_limit(
     codec: Codec, memory: Callable[[], int], name: str, size: int
 ) -> None:
     number = CODECS[name]
@@ -402,17 +400,17 @@ def test_a_bomb_is_an_error_and_takes_no_more_memory_than_is_allowed(
     assert memory() - before < 4 * len(data) + 4 * (8 << 20)
 
 
-def test_a_bomb_is_good_where_it_is_allowed(codec: Codec) -> None:
+def test_decompression_bomb_within_the_limit_is_decoded(codec: Codec) -> None:
     (record,) = Reading(codec, bomb(4, 4 << 20), limit=8 << 20).good()
     assert record.value == bytes(4 << 20)
 
 
-def test_a_block_of_snappy_that_claims_to_be_huge(codec: Codec) -> None:
+def test_snappy_block_that_claims_a_huge_size_is_an_error(codec: Codec) -> None:
     claim = b"\xff\xff\xff\xff\x0f" + bytes(20)  # 4 GB
     Reading(codec, raw_batch(0, 1, claim, codec=2)).ends_with("max_decompressed_bytes")
 
 
-def test_what_is_just_as_large_as_allowed_is_good() -> None:
+def test_content_as_large_as_the_limit_is_decompressed() -> None:
     for codec in CODECS.values():
         packed = memoryview(ENCODE[codec](bytes(LIMIT)))
         assert decompress(codec, packed, LIMIT) == bytes(LIMIT)
@@ -422,7 +420,7 @@ def test_what_is_just_as_large_as_allowed_is_good() -> None:
 
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("limit", [LIMIT, HUGE])
-def test_a_batch_of_very_many_small_messages_comes_in_portions(
+def test_batch_of_many_small_messages_is_read_in_portions(
     codec: Codec, number: int, limit: int
 ) -> None:
     values = [b"%d" % n * 10 for n in range(8000)]
@@ -438,7 +436,7 @@ def test_a_batch_of_very_many_small_messages_comes_in_portions(
 
 
 @pytest.mark.parametrize("number", [0, 4])
-def test_large_messages_come_in_portions_of_few(codec: Codec, number: int) -> None:
+def test_large_messages_are_read_in_portions_of_few(codec: Codec, number: int) -> None:
     values = [b"." * (PORTION_BYTES // 4) for _ in range(50)] + [b"!" * PORTION_BYTES * 4] * 3
     reading = Reading(codec, batch(0, *values, codec=number), limit=HUGE)
     portions = list(reading.portions())
@@ -449,20 +447,20 @@ def test_large_messages_come_in_portions_of_few(codec: Codec, number: int) -> No
         assert 0 <= portion.weight - RECORD_BYTES * len(portion.records) - size < 1000
 
 
-def test_batches_of_one_record_each_come_in_full_portions(codec: Codec) -> None:
+def test_batches_of_one_record_are_read_in_full_portions(codec: Codec) -> None:
     data = b"".join(batch(n, b"%d" % n) for n in range(300))
     portions = list(Reading(codec, data, 3).portions())
     assert [len(portion.records) for portion in portions] == [64, 64, 64, 64, 41]
 
 
-def test_the_weight_of_a_portion_is_that_of_its_records(codec: Codec) -> None:
+def test_weight_of_a_portion_is_sum_of_its_records(codec: Codec) -> None:
     data = batch_of(*[(b"k" * 10, b"v" * 100, [("name", b"value")] * (n % 3)) for n in range(60)])
     (portion,) = Reading(codec, data, 10).portions()
     least = 60 * (RECORD_BYTES + 110) + 60 * (HEADER_BYTES + 9)
     assert least <= portion.weight <= least + 60 * 12 + 61
 
 
-def test_reading_can_begin_anew_while_another_reading_is_under_way(codec: Codec) -> None:
+def test_fetch_can_be_read_twice_at_the_same_time(codec: Codec) -> None:
     reading = Reading(codec, batch(0, *[b"%d" % n for n in range(200)], codec=1))
     one, other = reading.fetched.read(), reading.fetched.read()
     first, again = next(one), next(other)
@@ -472,12 +470,12 @@ def test_reading_can_begin_anew_while_another_reading_is_under_way(codec: Codec)
 
 
 @pytest.mark.parametrize("number", [0, 4])
-def test_a_record_with_too_many_headers_is_an_error_before_they_are_decoded(
+def test_record_with_too_many_headers_fails_before_they_are_decoded(
     codec: Codec, memory: Callable[[], int], number: int
 ) -> None:
     limit = 2 << 20
     records = raw_record() + record_with_headers(limit // HEADER_BYTES + 1, offset_delta=1)
-    records += bytes(limit // 2 - len(records))  # whatever else there is
+    records += bytes(limit // 2 - len(records))  # any other bytes
     data = raw_batch(7, 3, records if number == 0 else zstd_encode(records), number)
     before = memory()
     reading = Reading(codec, data, 7, limit)
@@ -486,7 +484,7 @@ def test_a_record_with_too_many_headers_is_an_error_before_they_are_decoded(
     assert memory() - before < 2 * limit
 
 
-def test_headers_count_for_what_they_take_and_not_for_their_bytes(codec: Codec) -> None:
+def test_headers_count_by_their_memory_and_not_by_their_bytes(codec: Codec) -> None:
     each = 1000
     records = b"".join(record_with_headers(each, offset_delta=n) for n in range(50))
     one = raw_batch(0, 50, zstd_encode(records), 4)
@@ -498,12 +496,12 @@ def test_headers_count_for_what_they_take_and_not_for_their_bytes(codec: Codec) 
     assert all(portion.weight >= 160_000 * len(portion.records) for portion in portions)
 
 
-def test_a_batch_of_the_old_formats_with_too_many_messages_is_an_error(codec: Codec) -> None:
+def test_batch_in_old_format_with_too_many_messages_is_an_error(codec: Codec) -> None:
     one = batch(0, *[None] * 1000, codec=1, magic=1)
     Reading(codec, one, 0, 100_000).ends_with("t-0 offset 0: .*more than 625 messages")
 
 
-def test_a_message_of_the_old_formats_that_claims_to_end_where_it_begins_is_an_error(
+def test_message_in_old_format_that_claims_no_bytes_is_an_error(
     codec: Codec,
 ) -> None:
     inner = bytearray(batch(0, b"v", magic=1))
@@ -526,13 +524,13 @@ def test_very_many_empty_batches_take_no_memory(codec: Codec, memory: Callable[[
     assert memory() - before < 1 << 20
 
 
-def test_claims_of_a_batch_are_bounded_by_its_bytes(codec: Codec) -> None:
+def test_claimed_number_of_records_is_bounded_by_bytes(codec: Codec) -> None:
     reading = Reading(codec, raw_batch(0, 2_000_000_000, raw_record()))
     assert reading.fetched.count < 10
 
 
 def test_the_compiled_code_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it cannot decode is decoded in Python, which would hide that it decodes nothing."""
+    """The fallback to Python would hide that the compiled code decodes nothing."""
 
     def records(*_: object) -> None:
         raise AssertionError("decoded in Python")

@@ -1,8 +1,8 @@
-"""Both implementations on batches that were damaged or made up at random.
+"""Both implementations on batches that are damaged or made up at random.
 
-No input crashes, hangs or reads past its memory, and both give the same records and then the same
-error, at the same place. The bytes that compiled code gets end where a page begins that nobody may
-read: one byte too far would end the process.
+No input crashes, hangs or reads past its memory. Both implementations return the same records and
+then the same error, at the same place. The bytes for compiled code end at a page that the process
+may not read. So a read of one byte too many ends the process.
 
 A few fixed cases run each time; `EFFORT=long` runs many for some minutes.
 """
@@ -32,7 +32,7 @@ from transport.fetched import PORTION
 from transport.types import TP, Record
 
 LIMITS = [2000, 100_000, 64 << 20]
-PAGES = 1 << 20  # bytes before the page that nobody may read
+PAGES = 1 << 20  # bytes before the page that the process may not read
 
 
 class Guarded(CompiledCodec):
@@ -136,7 +136,7 @@ def part(data: bytes | None) -> bytes:
 
 @st.composite
 def records(draw: st.DrawFn, delta: int) -> bytes:
-    """A good record, unless `wrong` says where a number is replaced by any other."""
+    """A good record, unless `wrong` is the index of a field that is replaced by any other."""
     wrong = draw(st.sampled_from([None, None, None, None, *range(8)]))
     headers = draw(st.lists(st.tuples(st.binary(max_size=9), content), max_size=3))
     fields = [
@@ -156,7 +156,7 @@ def records(draw: st.DrawFn, delta: int) -> bytes:
 
 @st.composite
 def made_up(draw: st.DrawFn, offset: int) -> bytes:
-    """A batch with a right CRC, of records that are good for the most part."""
+    """A batch with a right CRC, of records that are mostly good."""
     count = draw(st.integers(0, 6))
     data = b"".join([draw(records(number)) for number in range(count)])
     data += draw(st.sampled_from([b"", b"", b"", b"\0", b"\x80", b"\xff" * 9]))
@@ -178,7 +178,7 @@ def made_up(draw: st.DrawFn, offset: int) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, offset: int) -> bytes:
-    """A good batch in which some bytes were replaced, and often the CRC made right again."""
+    """A good batch in which some bytes are replaced, often with a right CRC."""
     magic = draw(st.sampled_from([2, 2, 2, 1, 0]))
     number = draw(st.sampled_from([0, 0, 1, 2] if magic < 2 else [0, 0, 1, 2, 3, 4]))
     values = draw(st.lists(content, min_size=1, max_size=6))
@@ -201,14 +201,14 @@ def fetches(draw: st.DrawFn) -> tuple[bytes, int, int]:
 
 
 @given(fetches())
-def test_both_implementations_give_the_same_for_any_batches(
+def test_implementations_agree_on_any_batches(
     guarded: Guarded, fetch: tuple[bytes, int, int]
 ) -> None:
     assert outcome(guarded, *fetch) == outcome(PureCodec(), *fetch)
 
 
 @given(st.binary(max_size=200), st.integers(0, 3))
-def test_both_implementations_give_the_same_for_any_bytes_as_records(
+def test_implementations_agree_on_any_bytes_as_records(
     guarded: Guarded, data: bytes, count: int
 ) -> None:
     fetch = raw_batch(0, count, data), 0, 64 << 20
@@ -216,12 +216,12 @@ def test_both_implementations_give_the_same_for_any_bytes_as_records(
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_as_a_fetch_are_read_or_are_an_error(guarded: Guarded, data: bytes) -> None:
+def test_implementations_agree_on_any_bytes_as_fetch(guarded: Guarded, data: bytes) -> None:
     assert outcome(guarded, data, 0, 1000) == outcome(PureCodec(), data, 0, 1000)
 
 
 def endings() -> Iterator[bytes]:
-    """Records that end in the middle of each of their numbers, and in each part of a header."""
+    """Yield records that end within each of their numbers, and within each part of a header."""
     body = bytearray(b"\0\0\0")
     for number in (3, 4):
         encode_varint(number, body.append)
@@ -236,7 +236,7 @@ def endings() -> Iterator[bytes]:
             yield varint(len(cut) + 1) + cut
 
 
-def test_a_record_that_ends_anywhere_is_an_error_and_nothing_past_it_is_read(
+def test_truncated_record_is_an_error_and_no_byte_after_it_is_read(
     guarded: Guarded,
 ) -> None:
     guarded.batches = 0

@@ -1,4 +1,4 @@
-"""Where the Kafka driver goes on in a log that was cut off, without a broker."""
+"""The offset at which the Kafka driver continues in a truncated log, without a broker."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from transport.types import TP
     [
         ("earliest", 7, None, 7),
         ("latest", 7, None, 7),
-        ("earliest", 7, 5, 5),  # nobody has seen what was held since 5: it is fetched again
+        ("earliest", 7, 5, 5),  # the records held from 5 on were not delivered: fetched again
         ("earliest", 7, 8, 7),
-        ("earliest", None, 5, -2),  # the broker does not know the place: as the policy says
+        ("earliest", None, 5, -2),  # the broker does not know the place: the policy applies
         ("latest", None, None, -1),
     ],
 )
-def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
+def test_truncated_log_continues_at_divergent_offset(
     policy: str, place: int | None, held: int | None, sought: int
 ) -> None:
     consumer, partition = bare_consumer(), TopicPartition("t", 0)
@@ -52,7 +52,7 @@ def test_a_log_that_was_cut_off_is_read_on_where_it_parted(
     assert list(starts.resets) == [Reset(tp, 9, sought, False, policy == "latest")]
 
 
-def test_with_error_a_log_that_was_cut_off_ends_the_reading() -> None:
+def test_truncated_log_ends_reading_with_policy_error() -> None:
     starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"), lambda: None)
     consumer = bare_consumer()
     starts.attach(consumer)
@@ -64,7 +64,7 @@ def test_with_error_a_log_that_was_cut_off_ends_the_reading() -> None:
 
 
 def bare_consumer() -> Any:
-    """As much of a consumer as knows the position of one partition, and asks nobody."""
+    """Return a consumer with the position of one partition, which makes no requests."""
     subscription = SubscriptionState("none")
     subscription.assign_from_user([TopicPartition("t", 0)])
     fetcher = SimpleNamespace(

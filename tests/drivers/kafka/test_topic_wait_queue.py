@@ -1,4 +1,4 @@
-"""Messages for topics that are not there wait for them, in order, and hold up no others."""
+"""Messages wait for missing topics, in order, and delay no messages of other topics."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def message(topic: str, value: bytes) -> Outgoing:
 
 @attrs.define
 class Rig:
-    """Topics come at the times given; a client that has no metadata after all says so `bounces`
-    times."""
+    """A queue with a fake client and topics that exist from given times on.
+
+    The first `bounces` times, the client has no metadata after all and adds the messages again.
+    """
 
     there_at: dict[str, float] = attrs.field(factory=dict)
     broker_from: float = 0.0
     bounces: int = 0
-    takes: float = 1.0  # seconds, to hand over
+    takes: float = 1.0  # seconds that the client takes for messages
     taken: list[tuple[bytes | None, float]] = attrs.field(factory=list)
     failed: list[tuple[bytes | None, Outcome, float]] = attrs.field(factory=list)
     absent: TopicWaitQueue = attrs.field(init=False)
@@ -69,7 +71,7 @@ async def at_work(rig: Rig) -> AsyncIterator[TopicWaitQueue]:
 
 
 @jumping
-async def test_an_error_of_the_client_that_nobody_knows_concerns_one_topic_alone() -> None:
+async def test_unexpected_error_fails_one_topic_only() -> None:
     rig = Rig({"good": 5.0})
     look_up = rig.look_up
 
@@ -90,7 +92,7 @@ async def test_an_error_of_the_client_that_nobody_knows_concerns_one_topic_alone
 
 
 @jumping
-async def test_they_are_handed_over_once_their_topic_is_there() -> None:
+async def test_messages_leave_queue_once_their_topic_exists() -> None:
     rig = Rig({"a": 3.0, "b": 0.0})
     async with at_work(rig) as absent:
         absent.add([message("a", b"1"), message("b", b"2"), message("a", b"3")], DEADLINE)
@@ -100,7 +102,7 @@ async def test_they_are_handed_over_once_their_topic_is_there() -> None:
 
 
 @jumping
-async def test_a_topic_that_is_gone_is_an_error_for_its_messages() -> None:
+async def test_messages_of_missing_topic_fail_after_patience() -> None:
     rig = Rig({"b": 0.0})
     async with at_work(rig) as absent:
         absent.add([message("a", b"1"), message("b", b"2")], DEADLINE)
@@ -113,8 +115,8 @@ async def test_a_topic_that_is_gone_is_an_error_for_its_messages() -> None:
 
 
 @jumping
-async def test_a_deadline_that_comes_before_the_patience_ends_is_that_of_one_message() -> None:
-    """A broker that was just started may not know its topics for a moment."""
+async def test_deadline_before_end_of_patience_fails_one_message() -> None:
+    """A broker that has just started may not know its topics yet."""
     rig = Rig({"a": 5.0})
     async with at_work(rig) as absent:
         absent.add([message("a", b"1")], 4.0)
@@ -128,11 +130,11 @@ async def test_a_deadline_that_comes_before_the_patience_ends_is_that_of_one_mes
 
 
 @jumping
-async def test_who_comes_later_stays_behind() -> None:
+async def test_later_message_stays_behind_earlier_one() -> None:
     rig = Rig({"a": 2.0}, bounces=1)
     async with at_work(rig) as absent:
         absent.add([message("a", b"1")], DEADLINE)
-        await trio.sleep(2.5)  # it is being handed over, and comes back
+        await trio.sleep(2.5)  # the client is taking the message, and will add it again
         assert "a" in absent.topics
         absent.add([message("a", b"2")], DEADLINE + 2.5)
         await trio.sleep(DEADLINE)
@@ -140,7 +142,7 @@ async def test_who_comes_later_stays_behind() -> None:
 
 
 @jumping
-async def test_what_piled_up_is_handed_over_faster_than_more_can_come() -> None:
+async def test_queue_empties_faster_than_messages_arrive() -> None:
     rig = Rig({"a": 5.0}, takes=0.1)
     values = [b"%d" % number for number in range(1000)]
     async with at_work(rig) as absent:
@@ -153,7 +155,7 @@ async def test_what_piled_up_is_handed_over_faster_than_more_can_come() -> None:
 
 
 @jumping
-async def test_a_broker_is_waited_for_until_the_deadline() -> None:
+async def test_queue_waits_for_broker_until_deadline() -> None:
     rig = Rig({"a": 0.0}, broker_from=DEADLINE + 1)
     async with at_work(rig) as absent:
         absent.add([message("a", b"1")], DEADLINE)
@@ -168,7 +170,7 @@ async def test_a_broker_is_waited_for_until_the_deadline() -> None:
 
 
 @jumping
-async def test_an_abort_leaves_nothing_for_the_next_transaction() -> None:
+async def test_abort_leaves_no_message_for_next_transaction() -> None:
     rig = Rig({"a": 3.0})
     async with at_work(rig) as absent:
         absent.add([message("a", b"1")], DEADLINE)
@@ -180,7 +182,7 @@ async def test_an_abort_leaves_nothing_for_the_next_transaction() -> None:
 
 
 @jumping
-async def test_what_is_left_when_the_waiting_is_cancelled_can_be_failed() -> None:
+async def test_messages_left_after_cancellation_can_be_failed() -> None:
     rig = Rig()
     async with at_work(rig) as absent:
         absent.add([message("a", b"1"), message("a", b"2")], DEADLINE)
@@ -207,7 +209,7 @@ class Counted(float):
 
 @pytest.mark.parametrize("comes", ["in order", "again, before all"])
 @jumping
-async def test_adding_a_message_does_not_go_through_all_that_waits(comes: str) -> None:
+async def test_adding_a_message_does_not_scan_the_queue(comes: str) -> None:
     rig = Rig()
     count = 5000
     for number in range(count):

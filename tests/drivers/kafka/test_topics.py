@@ -12,14 +12,14 @@ from transport import TP, DeliveryFailed, RecordMetadata, UnknownTopic
 from transport.errors import CommitFailed, PartitionGone, RebalanceInProgress
 
 
-async def test_a_producer_finds_added_partitions_within_the_age_of_its_metadata(rig: Rig) -> None:
+async def test_producer_finds_added_partitions_within_metadata_max_age(rig: Rig) -> None:
     topic = await rig.topic(1)
     async with rig.sender(metadata_max_age=0.5) as sender:
         assert await sender.client.partition_count(topic, PATIENCE) == 1
         before = sender.client.topic_id(topic)
         await rig.widen(topic, 3)
         with trio.fail_after(PATIENCE):
-            # Nothing tells of it.
+            # No event reports it.
             while await sender.client.partition_count(topic, PATIENCE) == 1:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         assert await sender.client.partition_count(topic, PATIENCE) == 3
@@ -43,13 +43,13 @@ async def test_a_topic_that_is_created_again_has_another_id(rig: Rig) -> None:
     assert written.offset == 0
 
 
-async def test_a_message_for_a_partition_that_is_gone_fails_and_says_so(rig: Rig) -> None:
+async def test_message_for_removed_partition_fails_with_unknown_topic(rig: Rig) -> None:
     topic = await rig.topic(6)
     async with rig.sender(metadata_max_age=0.5) as sender:
         await sender.send([outgoing(topic, partition=5)])
         await rig.create_again(topic, 4)
         with trio.fail_after(PATIENCE):
-            # Nothing tells of it.
+            # No event reports it.
             while await sender.client.partition_count(topic, PATIENCE) == 6:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         failed, written = await sender.send(
@@ -61,7 +61,7 @@ async def test_a_message_for_a_partition_that_is_gone_fails_and_says_so(rig: Rig
 
 
 @pytest.mark.parametrize("settings", [{}, {"client_only": True, "group_id": None}])
-async def test_a_consumer_finds_added_partitions_within_the_age_of_its_metadata(
+async def test_consumer_finds_added_partitions_within_metadata_max_age(
     rig: Rig, settings: dict[str, Any]
 ) -> None:
     topic = await rig.topic(1)
@@ -73,7 +73,7 @@ async def test_a_consumer_finds_added_partitions_within_the_age_of_its_metadata(
             await until(shared(tps, member), member)
 
 
-async def test_two_members_share_what_is_added(rig: Rig) -> None:
+async def test_two_members_share_added_partitions(rig: Rig) -> None:
     topic = await rig.topic(1)
     settings = {"group_id": rig.name(), "metadata_max_age": 0.5}
     async with rig.member([topic], **settings) as one, rig.member([topic], **settings) as two:
@@ -84,7 +84,7 @@ async def test_two_members_share_what_is_added(rig: Rig) -> None:
             await until(shared(tps, one, two), one, two)
 
 
-async def test_a_member_is_told_of_a_topic_that_is_created_again_and_skips_nothing(
+async def test_member_gets_rebalance_for_recreated_topic_and_skips_no_record(
     rig: Rig,
 ) -> None:
     topic = await rig.topic(1)
@@ -103,11 +103,11 @@ async def test_a_member_is_told_of_a_topic_that_is_created_again_and_skips_nothi
         await sender.fill(topic, 7, partitions=1)  # more than the old position
         new = await member.take(7)
         assert [record.offset for _, record in new] == list(range(7))
-        # The group may have found that it was gone meanwhile, and have shared it out again.
+        # The group may also have found the deletion, and have made a rebalance for it.
         assert any(event.of_new_topic == {tp} for event in member.told)
 
 
-async def test_what_is_shared_out_anew_before_a_first_commit_begins_at_the_new_beginning(
+async def test_recreated_topic_begins_at_its_start_after_rebalance_before_first_commit(
     rig: Rig,
 ) -> None:
     topic, group = await rig.topic(1), rig.name()
@@ -134,7 +134,7 @@ async def test_a_commit_for_the_old_topic_does_not_reach_the_new_one(rig: Rig) -
         await sender.fill(topic, 5, partitions=1)
         await member.take(5)
         await rig.create_again(topic, 1)
-        # Or the group is in a rebalance by then.
+        # The last two: the group may be in a rebalance.
         with pytest.raises((PartitionGone, RebalanceInProgress, CommitFailed)):
             await member.client.commit({tp: 5}, PATIENCE)
         assert await member.client.committed([tp]) == {}

@@ -1,4 +1,4 @@
-"""Fetches as the client hands them over: encoded, bounded, and with the place of what is wrong."""
+"""Fetches that the client returns encoded: their bound, and the offset in errors about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = 1 << 20
 CODEC, _ = codec_for("auto")
 
 
-def test_what_waits_for_a_resume_is_bounded_and_what_is_more_is_fetched_again() -> None:
+def test_fetches_that_wait_for_a_resume_are_bounded() -> None:
     parked = {
         TopicPartition("t", number): SimpleNamespace(
             partition_data=SimpleNamespace(records=bytes(1000) if number else None)
@@ -34,7 +34,7 @@ def test_what_waits_for_a_resume_is_bounded_and_what_is_more_is_fetched_again() 
     assert [tp.partition for tp in parked] == [0, 1, 2, 3, 4]
 
 
-def test_what_the_broker_itself_finds_damaged_is_named_too() -> None:
+def test_damage_reported_by_broker_is_error_with_its_offset() -> None:
     def parse(fetch: Any) -> None:
         raise kafka.errors.CorruptRecordError("Unexpected error while fetching data")
 

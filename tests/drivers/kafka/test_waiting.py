@@ -1,4 +1,4 @@
-"""What an app waits for is told once, while it is waited for, and named in the error."""
+"""Log lines and errors about brokers and topics that an app waits for, once for each change."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def waiting(caplog: pytest.LogCaptureFixture) -> Waiting:
     return Waiting("orders", [SERVER])
 
 
-def test_a_broker_that_is_away_is_told_once_and_once_that_it_is_back(
+def test_outage_and_return_of_broker_are_logged_once(
     waiting: Waiting, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for _ in range(3):  # as many clients
+    for _ in range(3):  # for three clients
         waiting.connecting(SERVER)
         waiting.connected(SERVER)
     for _ in range(20):
@@ -45,7 +45,7 @@ def test_a_broker_that_is_away_is_told_once_and_once_that_it_is_back(
     assert back.getMessage().startswith("orders: the broker at 127.0.0.1:9092 answers again")
 
 
-def test_an_advertised_address_that_cannot_be_reached_is_named_with_both_addresses(
+def test_unreachable_advertised_address_is_logged_with_both_addresses(
     waiting: Waiting, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting.connecting(SERVER)
@@ -61,7 +61,7 @@ def test_an_advertised_address_that_cannot_be_reached_is_named_with_both_address
     assert waiting.why() == text
 
 
-def test_an_advertised_address_that_was_reached_before_is_just_away(
+def test_advertised_address_reached_before_is_logged_as_outage(
     waiting: Waiting, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting.connected(SERVER)
@@ -72,26 +72,26 @@ def test_an_advertised_address_that_was_reached_before_is_just_away(
     assert "advertise" not in line
 
 
-def test_an_advertised_address_that_swallows_connections_is_named_too(waiting: Waiting) -> None:
+def test_advertised_address_without_answer_is_named(waiting: Waiting) -> None:
     waiting.connected(SERVER)
     waiting.connecting("10.0.0.1:9092")
     assert "10.0.0.1:9092 that it advertises has not answered yet" in waiting.why()
 
 
-def test_brokers_that_were_all_tried_and_never_reached_are_cut_off(waiting: Waiting) -> None:
+def test_brokers_that_were_never_reached_are_cut_off(waiting: Waiting) -> None:
     addresses = ["kafka:9092", "kafka:9093"]
     assert not waiting.is_cut_off([])
-    assert not waiting.is_cut_off(addresses), "nobody has tried yet"
+    assert not waiting.is_cut_off(addresses), "no address was tried yet"
     waiting.failed(addresses[0], REFUSED)
     assert not waiting.is_cut_off(addresses)
     waiting.failed(addresses[1], REFUSED)
     assert waiting.is_cut_off(addresses)
     waiting.connected(addresses[1])
     waiting.failed(addresses[1], REFUSED)
-    assert not waiting.is_cut_off(addresses), "it is away, as brokers are at times"
+    assert not waiting.is_cut_off(addresses), "one address was reached before"
 
 
-def test_a_topic_that_does_not_exist_is_told_once_until_it_exists(
+def test_missing_topic_is_logged_once_until_it_exists(
     waiting: Waiting, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting.absent(["late"], 10.0)
@@ -132,7 +132,7 @@ async def failure_of(broker: str, topic: str) -> BaseException:
     raise AssertionError("it did not fail")
 
 
-async def test_a_wrong_address_is_told_at_once_and_not_only_at_the_timeout(
+async def test_unreachable_address_is_logged_at_once_and_raised_at_timeout(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (port,) = free_ports(1)
@@ -176,7 +176,7 @@ async def test_the_error_names_the_address_that_the_broker_advertises(
 
 
 @pytest.mark.kafka
-async def test_a_topic_that_is_not_there_is_told_while_it_is_waited_for(
+async def test_missing_topic_is_logged_during_the_wait(
     kafka_java: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with broker_with("auto.create.topics.enable=false\n") as broker:

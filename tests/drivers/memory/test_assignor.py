@@ -1,4 +1,4 @@
-"""Shares: balanced, complete, and moved no more than that takes."""
+"""Shares of partitions: balanced, complete, and with as few moves as possible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMBERS = [f"m{number}" for number in range(5)]
 def groups(
     draw: st.DrawFn, alike: bool
 ) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[TP]]]:
-    """What each member is subscribed to, and what it owns; no partition has two owners."""
+    """Draw the topics and the owned partitions of members. No partition has two owners."""
     members = draw(st.lists(st.sampled_from(MEMBERS), unique=True, min_size=1))
     some = st.frozensets(st.sampled_from(sorted(TOPICS)), min_size=1)
     if alike:
@@ -30,7 +30,7 @@ def groups(
 
 
 @given(group=st.one_of(groups(alike=True), groups(alike=False)))
-def test_each_partition_that_somebody_wants_has_one_owner_who_wants_it(group) -> None:
+def test_each_wanted_partition_has_one_owner_that_wants_it(group) -> None:
     topics, owned = group
     shares = balance(topics, owned, PARTITIONS)
     wanted = {tp for tp in PARTITIONS if any(tp.topic in some for some in topics.values())}
@@ -40,7 +40,7 @@ def test_each_partition_that_somebody_wants_has_one_owner_who_wants_it(group) ->
 
 
 @given(group=st.one_of(groups(alike=True), groups(alike=False)))
-def test_nobody_could_help_out_one_with_two_less(group) -> None:
+def test_no_partition_can_move_to_member_with_two_fewer(group) -> None:
     topics, owned = group
     shares = balance(topics, owned, PARTITIONS)
     for giver, share in shares.items():
@@ -50,7 +50,7 @@ def test_nobody_could_help_out_one_with_two_less(group) -> None:
 
 
 @given(group=groups(alike=True))
-def test_members_alike_move_the_least(group) -> None:
+def test_same_subscriptions_move_fewest_partitions(group) -> None:
     topics, owned = group
     (wanted,) = set(topics.values())
     shares = balance(topics, owned, PARTITIONS)
@@ -62,17 +62,17 @@ def test_members_alike_move_the_least(group) -> None:
 
 
 @given(group=groups(alike=True))
-def test_members_alike_are_balanced_after_two_steps(group) -> None:
+def test_same_subscriptions_are_balanced_after_two_steps(group) -> None:
     topics, owned = group
     first = hold_back(balance(topics, owned, PARTITIONS), owned)
-    # What the first step gave out is owned by then; what was revoked is free.
+    # Members own the shares of the first step by then, and revoked partitions are free.
     second = hold_back(balance(topics, first, PARTITIONS), first)
     assert all(first[member] <= second[member] for member in topics)
     assert second == balance(topics, second, PARTITIONS)
 
 
 @given(group=groups(alike=False))
-def test_each_step_takes_only_what_is_free_and_they_come_to_an_end(group) -> None:
+def test_each_step_assigns_only_free_partitions_and_steps_end(group) -> None:
     topics, owned = group
     for _ in range(len(PARTITIONS)):
         share = hold_back(balance(topics, owned, PARTITIONS), owned)
@@ -80,14 +80,14 @@ def test_each_step_takes_only_what_is_free_and_they_come_to_an_end(group) -> Non
         if share == owned:
             return
         owned = share
-    raise AssertionError("the moves come to no end")
+    raise AssertionError("the moves do not end")
 
 
 def unowned(owned: dict[str, frozenset[TP]]) -> frozenset[TP]:
     return frozenset(PARTITIONS) - frozenset().union(*owned.values())
 
 
-def test_ties_go_by_the_order_of_the_members() -> None:
+def test_order_of_members_decides_ties() -> None:
     topics = dict.fromkeys(["z", "a"], frozenset(["b"]))
     none: dict[str, frozenset[TP]] = {"z": frozenset(), "a": frozenset()}
     assert balance(topics, none, [TP("b", 0)]) == {"z": {TP("b", 0)}, "a": set()}

@@ -1,4 +1,4 @@
-"""What only `memory://` has: gaps and retention at will, names and runs, a clock that jumps."""
+"""Features of `memory://` only: gaps, retention, named brokers, several runs, a mock clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import ClientClosed, CommitRefused, DeliveryFailed, Fenced, UnknownTopic
 from transport.types import TP, RecordMetadata
 
-JUMPING = pytest.mark.trio(run=run_jumping)  # a mark of the module would come second
+JUMPING = pytest.mark.trio(run=run_jumping)  # a module-level mark would have lower priority
 TP0 = TP("topic", 0)
 
 
@@ -33,7 +33,7 @@ def rig(broker: MemoryBroker) -> Rig:
 
 
 @JUMPING
-async def test_positions_pass_gaps_also_at_the_end(rig: Rig, broker: MemoryBroker) -> None:
+async def test_positions_pass_gaps_inside_and_at_end_of_log(rig: Rig, broker: MemoryBroker) -> None:
     async with rig.sender() as sender, rig.member(["topic"]) as member:
         broker.gap(TP0, 2)
         await sender.fill("topic", 1, partitions=1)
@@ -49,12 +49,12 @@ async def test_positions_pass_gaps_also_at_the_end(rig: Rig, broker: MemoryBroke
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(member.poll)
                 await trio.sleep(1.0)
-                broker.gap(TP0)  # under a poll that waits
+                broker.gap(TP0)  # while a poll waits
         assert await member.client.positions([TP0]) == {TP0: 9}
 
 
 @JUMPING
-async def test_what_retention_took_is_out_of_range(rig: Rig, broker: MemoryBroker) -> None:
+async def test_position_below_start_of_log_is_reset(rig: Rig, broker: MemoryBroker) -> None:
     async with rig.sender() as sender, rig.member(["topic"]) as member:
         await sender.fill("topic", 10, partitions=1)
         await member.take(10)
@@ -65,7 +65,7 @@ async def test_what_retention_took_is_out_of_range(rig: Rig, broker: MemoryBroke
 
 
 @JUMPING
-async def test_without_auto_creation_topics_are_waited_for() -> None:
+async def test_missing_topic_is_waited_for_without_auto_creation() -> None:
     broker = MemoryBroker(auto_create=False)
     rig = Rig(MemoryDriver(broker=broker))
     async with rig.sender() as sender, rig.member([]) as member:
@@ -90,7 +90,7 @@ async def test_without_auto_creation_topics_are_waited_for() -> None:
 
 
 @JUMPING
-async def test_timestamps_count_from_a_fixed_one(rig: Rig) -> None:
+async def test_timestamps_count_from_fixed_time(rig: Rig) -> None:
     async with rig.sender() as sender:
         outcomes = await sender.send([outgoing("topic", partition=0) for _ in range(2)])
     first, second = (o.timestamp for o in outcomes if isinstance(o, RecordMetadata))
@@ -100,7 +100,9 @@ async def test_timestamps_count_from_a_fixed_one(rig: Rig) -> None:
 
 @pytest.mark.parametrize("offsets", [{TP("topic", 99): 1}, {TP0: -1}])
 @JUMPING
-async def test_a_commit_that_makes_no_sense_is_refused(rig: Rig, offsets: dict[TP, int]) -> None:
+async def test_commit_of_unknown_partition_or_negative_offset_is_refused(
+    rig: Rig, offsets: dict[TP, int]
+) -> None:
     async with rig.member(["topic"]) as member:
         await member.located([TP0])
         with pytest.raises(CommitRefused):
@@ -108,7 +110,7 @@ async def test_a_commit_that_makes_no_sense_is_refused(rig: Rig, offsets: dict[T
 
 
 @JUMPING
-async def test_who_was_replaced_is_fenced(rig: Rig) -> None:
+async def test_replaced_static_member_is_fenced(rig: Rig) -> None:
     group = rig.name()
     async with (
         rig.member(["topic"], group_id=group, group_instance_id="one") as old,
@@ -124,7 +126,7 @@ async def test_who_was_replaced_is_fenced(rig: Rig) -> None:
 
 
 @JUMPING
-async def test_fetching_is_fair_under_the_bound_of_a_fetch(rig: Rig) -> None:
+async def test_partitions_take_turns_if_fetch_is_full(rig: Rig) -> None:
     async with (
         rig.sender() as sender,
         rig.member(["topic"], fetch_max_bytes=1000, max_partition_fetch_bytes=500) as member,
@@ -137,8 +139,8 @@ async def test_fetching_is_fair_under_the_bound_of_a_fetch(rig: Rig) -> None:
 
 
 @JUMPING
-async def test_an_idle_group_needs_no_timer(rig: Rig) -> None:
-    """The clock jumps from one deadline of the test to the next, and nothing else wakes up."""
+async def test_idle_group_has_no_timer(rig: Rig) -> None:
+    """The clock jumps from one deadline of the test to the next, and no other task wakes up."""
     woken = 0
 
     class Count(trio.abc.Instrument):
@@ -165,7 +167,7 @@ async def test_an_idle_group_needs_no_timer(rig: Rig) -> None:
 
 
 @JUMPING
-async def test_the_session_counts_from_a_kill_also_amid_a_poll(rig: Rig) -> None:
+async def test_session_timeout_counts_from_kill_during_poll(rig: Rig) -> None:
     group = rig.name()
 
     async def poll() -> None:
@@ -188,7 +190,7 @@ async def test_the_session_counts_from_a_kill_also_amid_a_poll(rig: Rig) -> None
 
 
 @JUMPING
-async def test_a_bound_holds_without_a_poll(rig: Rig) -> None:
+async def test_rebalance_expires_without_poll(rig: Rig) -> None:
     async def until_expired(rebalance: object) -> None:
         await member.told[-1].expired.wait()
         expired.append(trio.current_time())
@@ -218,13 +220,13 @@ async def ends(driver: MemoryDriver) -> int:
 
 
 @JUMPING
-async def test_a_name_stands_for_one_broker() -> None:
+async def test_drivers_with_same_name_share_broker() -> None:
     await fill(MemoryDriver("one"), 3)
     assert await ends(MemoryDriver("one")) == 3
     assert await ends(MemoryDriver("other")) == 0
 
 
-def test_a_named_broker_ends_with_its_run() -> None:
+def test_named_broker_ends_with_its_run() -> None:
     driver = MemoryDriver("one")
 
     async def check() -> None:
@@ -235,12 +237,12 @@ def test_a_named_broker_ends_with_its_run() -> None:
     run(check)
 
 
-def test_a_broker_of_ones_own_outlives_runs() -> None:
+def test_broker_passed_to_driver_outlives_runs() -> None:
     broker = MemoryBroker()
     tps = [TP("topic", number) for number in range(4)]
 
     async def crash() -> None:
-        await trio.sleep(2000.0)  # the clock of the next run knows nothing of this one
+        await trio.sleep(2000.0)  # the clock of the next run starts again
         rig = Rig(MemoryDriver(broker=broker))
         async with rig.sender() as sender:
             await sender.fill("topic", 8)
@@ -264,7 +266,7 @@ def test_a_broker_of_ones_own_outlives_runs() -> None:
 
 
 @JUMPING
-async def test_a_broker_says_what_is_written_and_committed() -> None:
+async def test_broker_returns_written_records_and_committed_offsets() -> None:
     broker = MemoryBroker(default_partitions=2)
     async with App("group", broker) as app:
         for number in (1, 0, 1):

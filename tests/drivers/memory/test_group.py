@@ -1,8 +1,8 @@
-"""The group's rules, with its members, driven at random and without a clock.
+"""The rules of groups and members, in random order and without a clock.
 
-The machine plays the clients' part: it lets them poll (which advances their membership), consent
-to a change late or never, stop polling, subscribe anew, leave and crash; time passes when it
-says so.
+The state machine has the role of the clients. They poll (which advances their membership), release
+a change late or never, stop polling, change their subscription, leave and crash. The machine also
+advances the time.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def partitions(topic: str) -> list[TP]:
 
 @attrs.define(eq=False)
 class Client:
-    """One client as those above see it.
+    """One client, as the code above the driver sees it.
 
     Attributes:
-        held: what its handlers work on: taken with the consent to ASSIGNED, given up with the
-            consent to REVOKED.
+        held: the partitions of its handlers: added at the release of ASSIGNED, removed at the
+            release of REVOKED.
     """
 
     membership: Membership
@@ -65,7 +65,7 @@ class Groups(RuleBasedStateMachine):
         self.alive: list[Client] = []
         self.generation = 0
 
-    # What clients do.
+    # The actions of clients.
 
     @rule(target=clients, topics=st.frozensets(st.sampled_from("abc"), min_size=1))
     @precondition(lambda self: len(self.alive) < 5)
@@ -83,7 +83,7 @@ class Groups(RuleBasedStateMachine):
 
     @rule(client=clients)
     def poll(self, client: Client) -> None:
-        """Come into a poll, if it is in none, and go as far as the next change."""
+        """Begin a poll, if none is under way, and advance to the next change."""
         if client not in self.alive:
             return
         if not client.polling:
@@ -135,7 +135,7 @@ class Groups(RuleBasedStateMachine):
 
     @rule(client=clients)
     def commit(self, client: Client) -> None:
-        """Taken of a member in its generation; and then it is there."""
+        """Commit. The group must accept it from a member in its generation, and keep the offset."""
         if client not in self.alive or not client.held or not client.membership.member_id:
             return
         offset = len(self.group.offsets) + 1
@@ -153,7 +153,7 @@ class Groups(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Let everybody who is alive poll on, and the others run out: the group comes to rest."""
+        """Let live clients poll and dead ones time out, until the group is stable."""
         for client in self.alive:
             self.poll(client)
         self.now += max(SESSION, MAX_POLL)
@@ -166,10 +166,10 @@ class Groups(RuleBasedStateMachine):
             if before == [(c.pending, c.membership.generation, c.held) for c in self.alive]:
                 break
         else:
-            raise AssertionError("the group does not come to rest")
+            raise AssertionError("the group does not become stable")
         self.check_rest()
 
-    # What always holds.
+    # Invariants.
 
     def member(self, client: Client):
         return self.group.members.get(client.membership.member_id)
@@ -179,7 +179,7 @@ class Groups(RuleBasedStateMachine):
         owners: dict[TP, Client] = {}
         for client in self.alive:
             if self.member(client) is None:
-                continue  # thrown out, and it will be told so
+                continue  # evicted: a LOST follows
             for tp in client.held | client.membership.assigned:
                 assert owners.setdefault(tp, client) is client, f"{tp} has two owners"
 
@@ -200,7 +200,7 @@ class Groups(RuleBasedStateMachine):
 
     def check_rest(self) -> None:
         assert not self.group.rebalancing
-        assert self.group.next_deadline() == math.inf, "at rest nothing needs a timer"
+        assert self.group.next_deadline() == math.inf, "a stable group has a timer"
         members = [client for client in self.alive if client.topics]
         assert len(self.group.members) == len(members)
         wanted = {tp for client in members for topic in client.topics for tp in partitions(topic)}
@@ -239,17 +239,17 @@ def join(group: Group, *, topics: str = "a", now: float = 0.0, **options: object
 
 
 def changes(*memberships: Membership, now: float = 0.0) -> list[Change]:
-    """PendingRebalance to all that comes, until nothing does."""
+    """Advance the members until there are no changes, and return all changes."""
     told: list[Change] = []
     quiet = 0
-    while quiet < 2:  # after the first round without a change everybody is in the barrier
+    while quiet < 2:  # after the first pass without a change, all are in the barrier
         step = [c for m in memberships if (c := m.advance(now)) is not None]
         told += step
         quiet = 0 if step else quiet + 1
     return told
 
 
-def test_what_is_kept_is_not_told_of_though_the_generation_rises() -> None:
+def test_kept_partitions_are_in_no_change() -> None:
     group = Group(partitions)
     first = join(group)
     assert [c.kind for c in changes(first)] == [RebalanceKind.ASSIGNED]
@@ -262,7 +262,7 @@ def test_what_is_kept_is_not_told_of_though_the_generation_rises() -> None:
     assert first.generation == second.generation == 3
 
 
-def test_a_commit_of_an_old_generation_is_refused() -> None:
+def test_commit_of_old_generation_is_refused() -> None:
     group = Group(partitions)
     first = join(group)
     changes(first)
@@ -275,14 +275,14 @@ def test_a_commit_of_an_old_generation_is_refused() -> None:
     with pytest.raises(CommitFailed):
         group.commit("nobody", first.generation, {TP("a", 0): 1})
     with pytest.raises(CommitFailed):
-        group.commit("", -1, {TP("a", 0): 1})  # from outside, while there are members
+        group.commit("", -1, {TP("a", 0): 1})  # not a member, while the group has members
     first.leave(0.0)
     second.leave(0.0)
     group.commit("", -1, {TP("a", 0): 9})
     assert group.offsets == {TP("a", 0): 9}
 
 
-def test_a_poll_ends_the_waiting_for_it() -> None:
+def test_begin_of_poll_clears_poll_deadline() -> None:
     group = Group(partitions)
     first = join(group)
     changes(first)
@@ -297,7 +297,7 @@ def test_a_poll_ends_the_waiting_for_it() -> None:
     assert group.members == {}
 
 
-def test_the_bell_rings_only_for_an_earlier_deadline() -> None:
+def test_bell_rings_only_for_earlier_deadline() -> None:
     group = Group(partitions)
     first, second = join(group), join(group)
     changes(first, second)
@@ -309,10 +309,10 @@ def test_the_bell_rings_only_for_an_earlier_deadline() -> None:
     first.begin_poll(2.0)
     first.end_poll(3.0)
     second.end_poll(3.0)
-    assert len(rung) == 1, "who waits looks again at 101 anyway"
+    assert len(rung) == 1, "the bell rang for a deadline that is not earlier than 101"
 
 
-def test_an_heir_goes_on_with_the_share_and_fences() -> None:
+def test_heir_continues_with_share_of_replaced_member() -> None:
     group = Group(partitions)
     first = join(group, group_instance_id="one")
     second = join(group)

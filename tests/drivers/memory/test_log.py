@@ -1,4 +1,4 @@
-"""One partition's log, against a plain model of it."""
+"""The log of one partition, compared with a simple model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = st.lists(
 
 
 def build(steps: list[tuple[str, int]]) -> tuple[Log, dict[int, int]]:
-    """The log, and the size of the value at each offset that has a record."""
+    """Return the log, and the size of the value at each offset with a record."""
     log, sizes = Log(), {}
     for step, number in steps:
         if step == "append":
@@ -34,7 +34,7 @@ def build(steps: list[tuple[str, int]]) -> tuple[Log, dict[int, int]]:
 
 
 @given(steps=STEPS, max_bytes=st.integers(1, 300))
-def test_reading_on_finds_each_record_once_in_order(
+def test_consecutive_reads_return_each_record_once_in_order(
     steps: list[tuple[str, int]], max_bytes: int
 ) -> None:
     log, sizes = build(steps)
@@ -52,10 +52,10 @@ def test_reading_on_finds_each_record_once_in_order(
 
 
 @given(steps=STEPS, ends=st.lists(st.sampled_from([True, False, None]), min_size=1))
-def test_all_that_is_committed_is_what_a_reader_gets(
+def test_committed_records_are_those_that_reader_gets(
     steps: list[tuple[str, int]], ends: list[bool | None]
 ) -> None:
-    """With transactions that were committed or aborted, or are open."""
+    """The log has committed, aborted and open transactions."""
     log, _ = build(steps)
     for number, committed in enumerate(ends):
         log.append(None, b"", (), 0, transaction=number)
@@ -70,7 +70,7 @@ def test_all_that_is_committed_is_what_a_reader_gets(
 
 
 @given(steps=STEPS)
-def test_a_read_takes_as_much_as_fits(steps: list[tuple[str, int]]) -> None:
+def test_read_returns_as_much_as_fits(steps: list[tuple[str, int]]) -> None:
     log, sizes = build(steps)
     total = sum(sizes.values()) + FRAME_BYTES * len(sizes)
     records, _, _ = log.read(log.start, total)
@@ -78,7 +78,7 @@ def test_a_read_takes_as_much_as_fits(steps: list[tuple[str, int]]) -> None:
 
 
 @given(steps=STEPS)
-def test_outside_there_is_nothing_to_read(steps: list[tuple[str, int]]) -> None:
+def test_read_outside_log_is_out_of_range(steps: list[tuple[str, int]]) -> None:
     log, _ = build(steps)
     assert 0 <= log.start <= log.end
     for offset in (log.start - 1, log.end + 1):

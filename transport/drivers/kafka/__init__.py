@@ -1,7 +1,8 @@
-"""Kafka through kafka-python 3, whose blocking clients live in worker threads of ours.
+"""The Kafka driver: kafka-python 3, whose blocking clients run in worker threads.
 
-What must be used of the client's private parts is in this package alone; each use says why, and
-`tests/drivers/kafka/test_private_names.py` holds what it relies on.
+Start reading at `consumer.py` and `producer.py`. Only this package uses private parts of the
+client. A comment at each use gives the reason. `tests/drivers/kafka/test_private_names.py` tests
+each name that the package relies on.
 """
 
 from __future__ import annotations
@@ -40,31 +41,31 @@ class KafkaDriver:
         self.servers = tuple(servers)
         self._security = secretive(security or {})
         self._waiting: dict[str, Waiting] = {}
-        self._codec: Codec | None = None  # of the latest client
+        self._codec: Codec | None = None  # the codec of the latest client
 
     def __repr__(self) -> str:
         return f"KafkaDriver({list(self.servers)!r})"
 
     @property
     def version(self) -> str:
-        """The client's version, and what decodes its records, such as `aiokafka 0.14.0`."""
+        """The version of the client, and the name of the record codec."""
         codec = self._codec or codec_for("auto")[0]
         return f"kafka-python={kafka.__version__} (records: {codec.name})"
 
     def consumer(self, settings: ClientSettings) -> KafkaConsumerClient:
-        """Raises ValueError for settings that the client cannot take."""
+        """Return a new consumer. Raises ValueError for settings that the client rejects."""
         options = consumer_options(self.servers, self._security, settings)
         codec = self._codec_of(settings)
         return KafkaConsumerClient(settings, options, self._waiting_of(settings), codec)
 
     def producer(self, settings: ClientSettings) -> KafkaProducerClient:
-        """Raises ValueError for settings that the client cannot take."""
+        """Return a new producer. Raises ValueError for settings that the client rejects."""
         self._codec_of(settings)
         waiting = self._waiting_of(settings)
         return KafkaProducerClient(self.servers, self._security, settings, waiting)
 
     def _codec_of(self, settings: ClientSettings) -> Codec:
-        """Return the codec that the settings ask for; it is logged with the first client."""
+        """Return the codec that the settings ask for. The first client logs it."""
         codec, reason = codec_for(settings.record_codec)
         if self._codec is None or self._codec.name != codec.name:
             log.info("Records are encoded and decoded by %s: %s", codec.name, reason)

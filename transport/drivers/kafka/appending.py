@@ -1,18 +1,18 @@
 """Appending messages to the client's accumulator, many at a time.
 
-`KafkaProducer.send` takes 20 us for each message: it looks at the metadata, asks serializers, takes
-a lock, makes a future and encodes in Python. Here many messages of one partition are encoded under
-one lock, and a batch of the client has one future. This takes 1 us for each message, and 9 us where
-there is no compiled encoder.
+`KafkaProducer.send` takes 20 us for each message: it reads the metadata, calls serializers, takes a
+lock, makes a future and encodes in Python. This module encodes many messages of one partition under
+one lock, and a batch of the client has one future. This takes 1 us for each message, and 9 us
+without the compiled encoder.
 
-This module also does the other work of `send`, in the same order: the checks, the partition of a
-message without one, the partition's part in the transaction, the batches that are full, and the
-wake-up of the network thread. Only `send` refuses messages without key and value, and headers
-without a value. Kafka and the encoder accept them.
+This module also does the other work of `send`, in the same order: it checks the messages, chooses
+missing partitions, adds the partition to the transaction, detects full batches, and wakes the
+network thread. `send` refuses messages without key and value, and headers without a value. This
+module accepts both, as Kafka and the encoder do.
 
-Where the client takes a batch apart (it splits one that is too large) it moves the futures of the
-single records to new batches. `refusal.py` does the same for refused records. A `FilledBatch` makes
-these futures when they are asked for.
+The client splits a batch that is too large: it moves the futures of the records to new batches.
+`workarounds/rejected_record.py` does the same for refused records. A `FilledBatch` makes these
+futures when they are first read.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 from transport.drivers.base import Outgoing
 from transport.drivers.kafka.records.building import records_builder
 
-# No message without headers takes more than this beside its key and value, in the client's
-# estimate: the header of a batch, 21 bytes, the lengths of key and value, and that of no headers.
+# The most bytes that the client's estimate adds to key and value of a message without headers: the
+# header of a batch, 21 bytes, and the lengths of key, value and headers.
 _MOST_OVERHEAD = 100
 _NO_HEADERS: list[Any] = []
 
 
 class FilledBatch(ProducerBatch):  # type: ignore[misc]
-    """A batch of the client whose records have no futures until one is asked for.
+    """A batch of the client that makes the futures of its records when they are first read.
 
     Attributes:
-        parts: what was appended, in order, and never again once the client sends the batch.
+        parts: the appended messages, in order. It does not grow after the client begins to send
+            the batch.
     """
 
     def __init__(self, tp: TopicPartition, records: MemoryRecordsBuilder, now: float) -> None:
@@ -55,18 +56,18 @@ class FilledBatch(ProducerBatch):  # type: ignore[misc]
 
     @property
     def futures(self) -> Sequence[FutureRecordMetadata] | None:
-        """The futures of the records once the batch was taken apart, else None. From any thread."""
+        """The futures of the records once the batch was split, else None. From any thread."""
         return self._futures
 
     def watch(self, call: Callable[[], object]) -> None:
-        """Call a function once the batch has an outcome or was taken apart. From any thread."""
+        """Call a function once the batch has an outcome or was split. From any thread."""
         with self._lock:
             if self._watchers is not None:
                 self._watchers.append(call)
                 return
         call()
 
-    # `_record_futures`: what the client's split and `refusal.py` move to other batches.
+    # `_record_futures`: the client's split and `rejected_record.py` move these to other batches.
     @property
     def _record_futures(self) -> list[FutureRecordMetadata]:
         if self._futures is None:
@@ -80,10 +81,10 @@ class FilledBatch(ProducerBatch):  # type: ignore[misc]
 
     @_record_futures.setter
     def _record_futures(self, futures: object) -> None:
-        """The client begins with none; so do we."""
+        """Ignore the empty list that the client assigns to a new batch."""
 
     def _complete_future(self, *result: Any) -> None:
-        # `_complete_future`: where each outcome of a batch passes, good or bad.
+        # `_complete_future`: the client calls it with each outcome of a batch, also with an error.
         super()._complete_future(*result)
         self._tell()
 
@@ -99,8 +100,8 @@ class Part:
     """Messages that were appended to one batch together, in order.
 
     Attributes:
-        first: the number of the first of them in the batch.
-        now_ms: the time of those that name none, in milliseconds since 1970.
+        first: the position of the first message in the batch.
+        now_ms: the time of messages without a timestamp, in milliseconds since 1970.
     """
 
     held: FilledBatch
@@ -118,13 +119,13 @@ class Part:
 
 @attrs.define(eq=False)
 class Appending:
-    """Appends messages to one producer of the client; by one thread at a time.
+    """A series of appends to one producer of the client; for one thread at a time.
 
     Attributes:
-        compiled: whether compiled code encodes them.
-        parts: what was appended.
+        compiled: whether compiled code encodes the messages.
+        parts: the appended messages.
         refused: the messages that the client refuses, with its errors.
-        must_wake: the network thread has something to do.
+        must_wake: whether the network thread has something to do.
     """
 
     producer: KafkaProducer
@@ -134,10 +135,10 @@ class Appending:
     must_wake: bool = False
 
     def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
-        """Append messages to a partition's batches, in order; note those that are refused.
+        """Append messages to a partition's batches, in order; add refused ones to `refused`.
 
-        Raises the client's error if it refuses all of them: the client was closed, or its
-        transaction can only be aborted. Then `left_by` returns the messages that it has not taken.
+        Raises the client's error if the client takes no messages: it was closed, or its
+        transaction can only be aborted. Then `left_by` returns the messages that are left.
         """
         # `_accumulator`, `_closed`, `_transaction_manager`: nothing below `send` is public.
         producer, accumulator = self.producer, self.producer._accumulator
@@ -147,8 +148,8 @@ class Appending:
         if manager is not None and manager.is_transactional():
             manager.maybe_add_partition_to_transaction(tp)
         at = 0
-        # `_appends_in_progress`: a client that is closed by force aborts what it holds until no
-        # append is under way any more.
+        # `_appends_in_progress`: a client that is closed by force repeats the abort of its batches
+        # while an append is under way.
         accumulator._appends_in_progress.increment()
         try:
             while at < len(messages):
@@ -157,12 +158,12 @@ class Appending:
             accumulator._appends_in_progress.decrement()
 
     def append_anywhere(self, topic: str, messages: Sequence[Outgoing]) -> None:
-        """Append messages of one topic that name no partition; as `append`.
+        """Append messages of one topic that name no partition; see `append`.
 
-        As the client's own partitioner does, with one look at the metadata: by the key, or at
-        random among the partitions that have a leader.
+        The partition is the one that the client's own partitioner chooses: by the key, or at random
+        among the partitions that have a leader. The metadata is read once for all messages.
         """
-        # `_metadata`, `_partition`: as `send` does.
+        # `_metadata`, `_partition`: `send` uses them in the same way.
         producer, cluster = self.producer, self.producer._metadata
         pool = list(cluster.available_partitions_for_topic(topic) or ())
         pool = pool or sorted(cluster.partitions_for_topic(topic))
@@ -176,29 +177,29 @@ class Appending:
             self.append(TopicPartition(topic, at), group)
 
     def left_by(self, messages: Sequence[Outgoing]) -> list[Outgoing]:
-        """Return those of the messages that are neither appended nor refused."""
+        """Return the messages that are neither appended nor refused."""
         done = {id(message) for message, _ in self.refused}
         done.update(id(message) for part in self.parts for message in part.messages)
         return [message for message in messages if id(message) not in done]
 
     def wake(self) -> None:
-        """PollInterrupt the network thread, if it has something to do."""
+        """Wake the network thread if it has something to do."""
         if self.must_wake:
             self.must_wake = False
             self.producer._sender.wakeup()
 
     def _fill_one(self, tp: TopicPartition, messages: Sequence[Outgoing], at: int) -> int:
-        """Append to one batch until it is full; return how many messages were taken or refused."""
+        """Append to one batch until it is full; return how many were appended or refused."""
         accumulator = self.producer._accumulator
-        # `_tp_lock`, `_batches`: the queue of a partition, which the network thread takes from. It
-        # may have to wait for as long as it takes to fill one batch.
+        # `_tp_lock`, `_batches`: the queue of a partition, from which the network thread takes
+        # batches. That thread may wait here for as long as it takes to fill one batch.
         with accumulator._tp_lock(tp):
             if accumulator._closed:
                 raise kafka.errors.IllegalStateError("RecordAccumulator is closed")
             queue = accumulator._batches[tp]
             held = queue[-1] if queue else None
             taken = 0
-            # What the client has split stays as it is: its records have futures.
+            # A batch that a split has made gets no more messages: its records have futures.
             if isinstance(held, FilledBatch):
                 taken = self._write(held, messages, at)
             if not taken:
@@ -207,7 +208,7 @@ class Appending:
                 assert taken, "the first message of a batch fits, whatever its size"
                 if held.parts:
                     queue.append(held)
-                    # `_incomplete`: what a flush and the end of the client wait for.
+                    # `_incomplete`: a flush, and the end of the client, wait for these batches.
                     accumulator._incomplete.add(held)
                     self.must_wake = True
             if len(queue) > 1 or (queue and queue[-1].records.is_full()):
@@ -231,12 +232,12 @@ class Appending:
         return FilledBatch(tp, records, time.monotonic())
 
     def _write(self, held: FilledBatch, messages: Sequence[Outgoing], at: int) -> int:
-        """Write messages into a batch until it is full; return how many were taken or refused.
+        """Write messages into a batch until it is full; return how many were written or refused.
 
-        0: it is full or closed already.
+        Returns 0 if the batch is full or closed already.
         """
-        # `_closed`, `_builder`, `_next_offset`: what `MemoryRecordsBuilder.append` looks at for
-        # each message.
+        # `_closed`, `_builder`, `_next_offset`: `MemoryRecordsBuilder.append` uses them for each
+        # message.
         records = held.records
         if records._closed:
             return 0
@@ -270,6 +271,6 @@ class Appending:
         return taken
 
     def _check_size(self, key: Any, value: Any, headers: list[Any]) -> None:
-        # `_estimate_size_in_bytes`, `_ensure_valid_record_size`: as `send` does.
+        # `_estimate_size_in_bytes`, `_ensure_valid_record_size`: `send` makes the same check.
         size = self.producer._estimate_size_in_bytes(key, value, headers)
         self.producer._ensure_valid_record_size(size)

@@ -1,4 +1,4 @@
-"""Calls into the client, which may be closed, or cut, while they are under way."""
+"""The errors of calls into kafka-python's client, also if a close interrupts the call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transport.errors import ClientClosed, CommitFailed, CommitRefused, CommitUn
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-# For what never waits for a broker: aborting what is held, closing sockets, joining threads.
+# Seconds for steps that wait for no broker: failing messages, closing sockets, joining threads.
 CUT_TIMEOUT = 5.0
-# Errors that say what became of a call: true also when the client was closed meanwhile.
+# Errors that state the outcome of a call. They also hold if the client was closed meanwhile.
 _OUTCOMES = (CommitFailed, CommitRefused, CommitUnknown)
 
 
@@ -23,12 +23,12 @@ class Calls:
     """The calls of one client, until it is closed.
 
     Args:
-        name: of the client, for errors.
+        name: the client's name, for errors.
 
     Attributes:
-        opened: set once the client is being opened; calls before that raise ClientClosed, too.
-        closed: set once the client is being closed. Calls then raise ClientClosed, and so do
-            those under way that fail: what a cut client throws has no meaning.
+        opened: set when the opening begins. Earlier calls raise ClientClosed.
+        closed: set when the closing begins. Later calls raise ClientClosed. So do calls under way
+            that fail, because the errors of a closed client have no meaning.
     """
 
     def __init__(self, name: str) -> None:
@@ -37,12 +37,12 @@ class Calls:
         self.closed = False
 
     async def make(self, worker: Worker, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Make a call on a worker, as `Worker.call` does, with the errors of `errors`."""
+        """Make a call on a worker, as `Worker.call` does, and translate its errors."""
         with self.errors():
             return await worker.call(name, made, fn, *args)
 
     def check_open(self) -> None:
-        """Raise ClientClosed if it was not opened, or was closed."""
+        """Raise ClientClosed if the client was not opened or was closed."""
         if not self.opened:
             raise ClientClosed(f"{self.name} is not open")
         if self.closed:
@@ -68,6 +68,6 @@ def made(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     try:
         return fn(*args)
     except GeneratorExit as error:
-        # Thrown into a coroutine of the client's loop, which was closed, and handed on to us as
-        # that coroutine's error. Raised into a coroutine of ours it would pass for our own end.
+        # The closing of the client's loop throws this into a coroutine, and the loop then raises it
+        # here as that coroutine's error. In a coroutine of trio it would mean that coroutine's end.
         raise RuntimeError("the client's loop was closed") from error

@@ -1,8 +1,10 @@
-"""Why a client could not be built: it tries on until its time is up, and only says that.
+"""Building a client of kafka-python, with the reason if that fails.
 
-So we listen to the ends of the connections that it tries. A login or a certificate that is refused
-ends the attempt at once. A broker refuses a login and closes the connection in one go, and the
-client drops what it reads together with the end: so we let it take that first.
+The client retries to connect until its timeout, and then reports only the timeout. So an `Attempt`
+records why each connection ended. A refused login or certificate ends the attempt at once.
+
+A broker that refuses a login sends the refusal and closes the connection. The client drops bytes
+that it reads together with the end of a connection, so the driver passes the bytes on first.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
 from transport.drivers.kafka.workarounds.silent_handshake import ANSWERS_NOTHING, bound_handshakes
 from transport.errors import AuthorizationFailed, BrokerUnavailable
 
-# What OpenSSL says when the other side refuses our certificate, or that we have none.
+# OpenSSL's text if the broker refuses our certificate, or requires one and gets none.
 _OUR_CERTIFICATE = re.compile(r"alert .*(certificate|unknown ca|access denied)", re.IGNORECASE)
 
 
@@ -33,7 +35,7 @@ class Attempt:
 
     Args:
         servers: the addresses that errors name.
-        built: called with the KafkaNetClient as soon as there is one.
+        built: called with the KafkaNetClient as soon as it exists.
         waiting: receives the outcome of each connection, also of later ones.
     """
 
@@ -43,13 +45,13 @@ class Attempt:
         self._servers = servers
         self._built = built
         self._waiting = waiting
-        self._mechanism: str | None = None  # of the login
+        self._mechanism: str | None = None  # the SASL mechanism of the login
         self._failure: BaseException | None = None
         self._is_refused = False
-        self._was_closed_on = False  # by a broker that had taken the connection
+        self._was_closed_on = False  # a broker accepted a connection and then closed it
 
     def options(self, library_class: Any) -> dict[str, Any]:
-        """What makes the class hand us its connections; among its public options."""
+        """Return the public option through which this attempt gets the connections of a class."""
 
         def client(**options: Any) -> Any:
             _check_files(options)
@@ -65,10 +67,10 @@ class Attempt:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Translate what the building raises.
+        """Translate the errors of building the client.
 
-        Raises BrokerUnavailable with the addresses, AuthorizationFailed, or what the class says of
-        its options.
+        Raises BrokerUnavailable with the addresses, AuthorizationFailed, or the error of the class
+        for a bad option.
         """
         try:
             yield
@@ -82,7 +84,7 @@ class Attempt:
             if isinstance(translation, BrokerUnavailable):
                 servers = ", ".join(self._servers)
                 reason = f"{reason_of(cause)}{self._hint(cause)}"
-                # The text has everything that the client's own errors say in many more lines.
+                # The text has all facts of the client's own errors, which take many more lines.
                 raise BrokerUnavailable(f"no broker answered at {servers}: {reason}") from None
             raise translation from error
 
@@ -93,17 +95,21 @@ class Attempt:
             return AuthorizationFailed(f"the broker takes no login by {self._mechanism}: {cause}")
         if isinstance(cause, REFUSED_US):
             return of_a_call(cause)
-        return AuthorizationFailed(f"the broker refuses our certificate, or wants one: {cause}")
+        return AuthorizationFailed(
+            f"the broker refuses this app's certificate, or requires one: {cause}"
+        )
 
     def _hint(self, cause: BaseException) -> str:
         if isinstance(cause, kafka.errors.InvalidReceiveError):
-            return "; this is no Kafka in the clear, but TLS, perhaps (kafka+ssl://)"
+            return "; the broker may expect TLS: use kafka+ssl://"
         if self._was_closed_on and self._mechanism is None:
-            return "; a broker that wants a login (kafka+sasl://) closes the connection like this"
+            return (
+                "; a broker that requires a login closes connections like this: use kafka+sasl://"
+            )
         return ""
 
     def _listen(self, manager: Any) -> None:
-        # `_manager`, `get_connection`, `init_future`, `close_future`: where the reason is told.
+        # `_manager`, `get_connection`, `init_future`, `close_future`: the sources of the reason.
         connect = manager.get_connection
         heard: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -117,7 +123,7 @@ class Attempt:
             connection.init_future.add_errback(lambda error: unreached(address, error))
 
         def unreached(address: str, error: BaseException) -> None:
-            # A refusal is an error of its own, and our closing is no failure.
+            # A refusal is raised as its own error, and closing on our side is not a failure.
             if not (manager.closed or self._is_refused or isinstance(error, REFUSED_US)):
                 self._waiting.failed(address, error)
 
@@ -125,8 +131,8 @@ class Attempt:
             try:
                 connection = connect(*args, **options)
             except kafka.errors.UnknownBrokerIdError as error:
-                # A leader that the metadata does not name yet. Callers can wait for a node that is
-                # not ready; this error would leave a fetch in flight for ever.
+                # The metadata does not name this leader yet. Callers can wait for a node that is
+                # not ready. With the original error, a fetch would stay in flight for ever.
                 manager.cluster.request_update()
                 raise kafka.errors.NodeNotReadyError(str(error)) from error
             keep_unseen(connection)
@@ -142,13 +148,13 @@ class Attempt:
 
         def failed(error: BaseException) -> None:
             if manager.bootstrapped or self._is_refused:
-                return  # what fails after a refusal fails by our closing
+                return  # after a refusal, connections fail because this attempt closes them
             if self._failure is not None and ANSWERS_NOTHING in str(error):
-                return  # the last try is cut off with the attempt; the one before says more
+                return  # the end of the attempt cut this one off; the earlier failure says more
             self._failure = error
             if isinstance(error, REFUSED_US) or _OUR_CERTIFICATE.search(str(error)):
                 self._is_refused = True
-                manager.close()  # nothing changes by trying again
+                manager.close()  # a retry would be refused, too
 
         def closed_on(connection: Any, error: BaseException) -> None:
             if connection.init_future.succeeded():
@@ -161,7 +167,7 @@ class Attempt:
 def _check_files(options: Mapping[str, Any]) -> None:
     """Raise ValueError for a certificate that cannot be loaded.
 
-    The client would find that out at each connection, and try on.
+    The client would only fail at each connection, and retry until its timeout.
     """
     if "SSL" not in options["security_protocol"] or options["ssl_context"] is not None:
         return
@@ -169,7 +175,7 @@ def _check_files(options: Mapping[str, Any]) -> None:
     password = options["ssl_password"]
     loads: dict[str, Callable[[Any], object]] = {
         "ssl_cafile": lambda path: context.load_verify_locations(path),
-        # Without a password a key that needs one would have OpenSSL ask for it at the terminal.
+        # With None, OpenSSL would ask for the password of an encrypted key at the terminal.
         "ssl_certfile": lambda path: context.load_cert_chain(
             path, options["ssl_keyfile"], password if password is not None else ""
         ),
@@ -184,8 +190,8 @@ def _check_files(options: Mapping[str, Any]) -> None:
 
 
 def _hear_out(connection: Any) -> None:
-    """Let a connection take what the broker has said before it closed."""
-    # `connection_made`, `_sock_recv`: where what was read and the end are told at once.
+    """Let a connection process the last bytes of the broker before the end of the connection."""
+    # `connection_made`, `_sock_recv`: the second returns the last bytes together with the end.
     made = connection.connection_made
 
     def connection_made(transport: Any) -> None:
@@ -193,7 +199,7 @@ def _hear_out(connection: Any) -> None:
 
         def receive_before_the_end() -> tuple[bytes, Exception | None]:
             data, end = receive()
-            return data, None if data else end  # the end is there to be read again
+            return data, None if data else end  # the next read returns the end again
 
         transport._sock_recv = receive_before_the_end
         made(transport)

@@ -4,8 +4,8 @@ The polling thread makes every call that must not run beside a `poll`. The commi
 the commits, which must get through while the polling thread waits for a rebalance. Besides them the
 client has an IO thread of its own, on which the rebalance callbacks and the queries run.
 
-Records cross to trio by the fetch: the polling thread polls until there is something, so an idle
-consumer never wakes trio. What concerns it meanwhile ends its wait: see `PollInterrupt`.
+The polling thread polls until it has a fetch to return, so an idle consumer never wakes trio. A
+change that concerns the poll ends its wait: see `PollInterrupt`.
 """
 
 from __future__ import annotations
@@ -70,17 +70,18 @@ Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger(__name__)
 
-# Seconds of one turn of a poll. Each change that concerns a poll ends the turn at once, by
-# `PollInterrupt`. Nothing tells of two of them, so the end of this time ends it as well:
-# - the client has to count a poll now and then, or it leaves the group (`max_poll_interval`);
+# Seconds of one turn of a poll. A change that concerns the poll ends the turn at once, by
+# `PollInterrupt`. Two conditions have no notification, so a turn also ends after this time:
+# - the client must count a poll now and then, or it leaves the group (`max_poll_interval`);
 # - a partition can be looked up or fetched again, after a failure at its broker.
 TURN = 1.0
-# A poll that fails does not wait. So many seconds later it is tried again, or sooner if notified.
+# Seconds until a failed poll is retried, unless `PollInterrupt` ends the wait sooner.
 RETRY = 0.05
-# A reset of a position ends a poll so many seconds later, as a rule with the first records.
+# Seconds until a reset of a position ends the poll. In most cases the first records do that sooner.
 AFTER_RESET = 0.2
-# The client can stall for ever on a partition that is paused while a part of its last fetch is
-# not handed out yet. So take whole fetches; their size is bounded in bytes.
+# The most records of one poll of the client. The client can stall for ever on a partition that is
+# paused while the client still has a part of its last fetch. So a poll takes whole fetches, whose
+# size is bounded in bytes.
 NO_LIMIT = 10**9
 
 
@@ -88,9 +89,9 @@ class KafkaConsumerClient:
     """A `ConsumerClient` on kafka-python; see the protocol for what each call promises.
 
     Args:
-        options: what to build the KafkaConsumer with.
+        options: the options of the KafkaConsumer.
         waiting: shared by the clients of one app.
-        codec: decodes what is fetched.
+        codec: decodes the fetches.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class KafkaConsumerClient:
         self._options = options
         self._waiting = waiting
         self._codec = codec
-        self._poll_failure: type[Exception] | None = None  # of the last poll, which was repeated
+        self._poll_failure: type[Exception] | None = None  # of the last poll, if that is retried
         name = f"consumer {options['client_id']} of group {options['group_id']}"
         self._calls = Calls(name)
         self._polling = Worker(f"{name}: polling")
@@ -125,11 +126,13 @@ class KafkaConsumerClient:
         self._told = 0  # how many rebalances `next_rebalance` has returned
         self._interrupted = False
         self._giving_back = False
-        # What was fetched and no `poll` has returned yet. Written on the polling thread, or on
-        # the IO thread while that one is inside the client; emptied in trio between its calls.
+        # The fetches that no `poll` has returned yet. Written on the polling thread, or on the IO
+        # thread while the polling thread is inside the client. Emptied in trio between calls of the
+        # polling thread.
         self._fetched: dict[TP, Sequence[Fetched]] = {}
         self._identities = Identities()
-        # Of topics that were created again: found and not raised yet; to be raised as assigned.
+        # Partitions of topics that were created again. The next poll raises the first ones as lost,
+        # and the second ones as assigned.
         self._replaced: frozenset[TP] = frozenset()
         self._coming: frozenset[TP] = frozenset()
 
@@ -177,10 +180,10 @@ class KafkaConsumerClient:
         self._calls.check_open()
         self._interrupted = False
         self._starts.has_news = False  # `resets` is read after this
-        # Not before: had we been cancelled meanwhile, the next poll must find them.
+        # Only here: if this poll is cancelled before, the next poll must return the fetches.
         fetched, self._fetched = self._fetched, {}
         for tp in held:
-            if tp in fetched:  # else a seek came meanwhile
+            if tp in fetched:  # a seek may have dropped it meanwhile
                 self._fetched[tp] = fetched.pop(tp)
         return fetched
 
@@ -224,7 +227,7 @@ class KafkaConsumerClient:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
             return
-        # Now: when it is this call's turn, the partitions may belong to another topic.
+        # Read now: when the committing thread begins, the partitions may belong to another topic.
         ids = {tp: self._identities.of.get(tp) for tp in offsets}
         with self._calls.errors():
             await self._commit_in_time(dict(offsets), ids, timeout)
@@ -272,11 +275,11 @@ class KafkaConsumerClient:
         self._calls.check_open()
         if self._settings.client_only:
             return GroupMetadata("", -1, "")
-        # In this order: a new identity comes after the rebalance that led to it.
+        # The identity is read first: it changes only after the rebalance that led to it was raised.
         member = self._consumer.group_metadata()
         assert self._listener is not None
         if self._listener.raised != self._told:
-            raise RebalanceInProgress("a rebalance has not been looked at yet")
+            raise RebalanceInProgress("the consumer has not received the last rebalance yet")
         return GroupMetadata(
             member.group_id,
             member.generation_id,
@@ -292,10 +295,10 @@ class KafkaConsumerClient:
         self._stop_listening()
         left_group = None
         if self._client is not None and self._consumer is None:
-            await self._cut(now + timeout)  # it is still connecting: there is nothing to leave
+            await self._cut(now + timeout)  # still connecting: there is no group to leave
         elif self._client is not None:
             with contextlib.suppress(WorkerClosed):
-                # Most of the time is for leaving, the rest for what follows it.
+                # Most of the time is for leaving the group, the rest for the steps below.
                 left_group = self._polling.submit("close", self._leave, timeout * 0.75)
         if await _join(now + timeout * 0.85, self._polling):
             await self._cut(now + timeout)
@@ -303,7 +306,8 @@ class KafkaConsumerClient:
         if stuck:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
         if left_group is not None:
-            # Stuck, but freed by the cut: nobody is left, and the group finds out by the session.
+            # If the cut has freed a stuck thread, no thread is left to report. The group then
+            # removes this member when its session times out.
             with translated(of_a_call), contextlib.suppress(WorkerStuck):
                 await left_group.wait()
 
@@ -318,7 +322,7 @@ class KafkaConsumerClient:
     # In trio.
 
     async def _call(self, name: str, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Make a call on the polling thread, as `Calls.make` does; a poll under way ends for it."""
+        """Make a call on the polling thread, as `Calls.make` does. It ends a poll under way."""
         with self._calls.errors():
             await trio.lowlevel.checkpoint_if_cancelled()
             call = self._polling.submit(name, made, fn, *args)
@@ -347,10 +351,10 @@ class KafkaConsumerClient:
                 f"{self._calls.name} was still busy with {self._committing.current!r} after"
                 f" {timeout:g} s: the commit was not begun and will not be made"
             )
-        return await call.wait()  # it has begun, and its own timeout ends about now
+        return await call.wait()  # the commit has begun, and its own timeout ends about now
 
     async def _reassign(self, reader: Reader) -> None:
-        """Without a group we see for ourselves what comes and goes, and tell of it alike."""
+        """Without a group, find the partitions to assign and revoke, and raise the rebalances."""
         for kind, tps in reader.changes(self._client.cluster):
             anew: frozenset[TP] = frozenset()
             if kind is RebalanceKind.REVOKED:
@@ -363,7 +367,7 @@ class KafkaConsumerClient:
                 await self._assign(reader.assigned | tps, {**named, **starts}, paused)
 
     async def _tell_of_new_topics(self) -> None:
-        """Raise a loss and an assignment for the partitions of a topic that was created again.
+        """Raise LOST and ASSIGNED for the partitions of topics that were created again.
 
         Cancelled: the next poll continues.
         """
@@ -397,7 +401,7 @@ class KafkaConsumerClient:
         generation: int,
         of_new_topic: frozenset[TP] = frozenset(),
     ) -> tuple[Mapping[TP, int], frozenset[TP]]:
-        """Raise a rebalance that the client does not know of, and wait for its release.
+        """Raise a rebalance that the client itself does not raise, and wait for its release.
 
         Return the offsets to seek to and the partitions to pause.
         """
@@ -444,7 +448,7 @@ class KafkaConsumerClient:
     async def _cut(self, deadline: float) -> list[str]:
         """Close the client's sockets and end its loop, whatever the other threads are doing.
 
-        Those that wait for the loop fail then. Returns what is stuck.
+        Threads that wait for the loop then fail. Returns the texts about stuck threads.
         """
         if self._client is None:
             return []
@@ -461,8 +465,8 @@ class KafkaConsumerClient:
             watch_tasks(client, self._crash)
             start_anew(client, self._crash)
 
-        # The IO thread starts first and the broker is asked then: keep hold of the connections,
-        # so that they can be closed when that fails, or is not waited for any more.
+        # The client starts its IO thread before it connects. `built` keeps the client, so that its
+        # connections can be closed if the attempt fails or is cancelled.
         attempt = Attempt(self._options["bootstrap_servers"], built, self._waiting)
         with attempt.errors():
             self._consumer = KafkaConsumer(**{**attempt.options(KafkaConsumer), **self._options})
@@ -492,7 +496,7 @@ class KafkaConsumerClient:
     def _read_just(
         self, tps: frozenset[TP], starts: Mapping[TP, int], paused: Collection[TP]
     ) -> None:
-        """Read these, those that are new from `starts` or by the client's own rule."""
+        """Read these partitions and no others. New ones begin at `starts`, or by the reset rule."""
         assert self._reader is not None
         self._drop(self._reader.assigned - tps)
         come = tps - self._reader.assigned
@@ -519,19 +523,23 @@ class KafkaConsumerClient:
         self._giving_back = not topics and consumer.subscription() is not None
         if topics:
             consumer.subscribe(topics, listener=self._listener)
-            # Or the first to join finds after the join that there are topics, and joins again.
+            # Without this, the first member of a group finds the topics only after its join, and
+            # joins again.
             update = self._client.cluster.request_update()
             timeout_ms = self._settings.connect_timeout * 1000
             with contextlib.suppress(kafka.errors.RetriableError):
                 self._client._net.run(self._client._manager.wait_for, update, timeout_ms)
 
     def _poll(self) -> Collection[TP]:
-        """Poll until there is a reason to return; with those of `_fetched` to be held back."""
+        """Poll until there is a reason to return; return the partitions of `_fetched` to hold back.
+
+        The held fetches belong to paused partitions.
+        """
         over = False
-        first_by: float | None = None  # when a reset is to be told, with or without records
+        first_by: float | None = None  # when a reset ends the poll, with or without records
         while True:
-            self._wake.clear()  # first: what changes after a check below ends the turn
-            held = self._held_back()  # for each turn anew: a rebalance may have dropped some
+            self._wake.clear()  # first, so that a change after the checks below ends the turn
+            held = self._held_back()  # in each turn: a rebalance may have dropped some
             if len(held) < len(self._fetched):
                 return held
             if self._starts.has_news:
@@ -545,8 +553,8 @@ class KafkaConsumerClient:
             if replaced := self._identities.replaced(self._assignment(), self._client.cluster):
                 self._replaced = replaced
                 return held
-            # Read before the turn: one that is interrupted beforehand takes a turn as well, without
-            # a wait, so that who interrupts each poll sees the group get on.
+            # Read before the turn. A poll that was interrupted before it began still makes one
+            # turn, without a wait. So the group makes progress even if each poll is interrupted.
             over = self._interrupted
             try:
                 if self._giving_back:
@@ -560,14 +568,15 @@ class KafkaConsumerClient:
             except kafka.errors.RetriableError as error:
                 if self._calls.closed:
                     raise
-                # A broker that is away, or a new leader: the client tries again, so do we.
+                # A broker does not answer, or a partition has a new leader. The client retries
+                # these, and so does this loop.
                 if type(error) is not self._poll_failure:
                     self._poll_failure = type(error)
                     log.warning(
                         "%s: a poll failed and is retried until it succeeds: %s",
                         *(self._calls.name, reason_of(error)),
                     )
-                self._wake.sleep(RETRY)  # such a poll did not wait: without this we would spin
+                self._wake.sleep(RETRY)  # a failed poll does not wait: avoid a busy loop
                 batches = {}
             except Exception:
                 self._check_crash()  # which raises the cause
@@ -614,18 +623,18 @@ class KafkaConsumerClient:
             return {}
 
     def _held_back(self) -> Collection[TP]:
-        """What was fetched before a pause stays here until the resume."""
+        """Return the partitions whose fetches stay here until they are resumed."""
         if not self._fetched:
             return ()
         paused = self._consumer.paused()
         return [tp for tp in self._fetched if tp in paused]
 
     def _give_back(self) -> None:
-        """Leave the group as `close` does: the client's unsubscribe() would ask nobody."""
+        """Leave the group as `close` does; the client's unsubscribe() would raise no rebalance."""
         self._giving_back = False
         consumer = self._consumer
-        # `_on_close_prepare_async`: calls the listener with all that is assigned, as revoked or
-        # as lost, and then takes it out of the assignment.
+        # `_on_close_prepare_async`: calls the listener with all assigned partitions, as revoked or
+        # as lost, and then removes them from the assignment.
         consumer._client._net.run(consumer._coordinator._on_close_prepare_async)
         consumer.unsubscribe()
         drop_join(consumer)
@@ -652,7 +661,7 @@ class KafkaConsumerClient:
         positions = {}
         assignment = self._assignment()
         for tp in tps:
-            if tp in self._fetched:  # the client is past these, the caller has not seen them
+            if tp in self._fetched:  # the client's position is already after this fetch
                 positions[tp] = self._fetched[tp][0].first
             elif tp in assignment and (position := assignment[tp].position) is not None:
                 positions[tp] = position.offset
@@ -663,8 +672,8 @@ class KafkaConsumerClient:
         return [TopicPartition(*tp) for tp in tps if tp in assignment]
 
     def _assignment(self) -> Mapping[TP, Any]:
-        # `_subscription`: the public position() and pause() look at every partition, or fail for
-        # one that was revoked a moment ago; a look-up in here costs next to nothing.
+        # `_subscription`: the public position() and pause() go through all partitions, or fail for
+        # one that was just revoked. A lookup in this mapping is cheap.
         return self._consumer._subscription.assignment  # type: ignore[no-any-return]
 
     def _leave(self, timeout: float) -> None:
@@ -698,22 +707,22 @@ class KafkaConsumerClient:
 
 
 def commit_until(deadline: float, consumer: Any, offsets: Mapping[Any, Any], calls: Calls) -> None:
-    """Have the client commit, and repeat that until the deadline while no broker can be reached.
+    """Commit, and retry until the deadline while no broker can be reached.
 
-    The client repeats a commit itself, but not if the metadata that it needs to find the
-    coordinator fails. A commit at the end of an app has no next one that could settle it.
+    The client retries a commit itself, but not if it cannot get the metadata to find the
+    coordinator. No later commit makes up for the last commit of an app.
 
     Args:
         deadline: by the monotonic clock, in seconds.
-        consumer: the client.
+        consumer: the KafkaConsumer.
         offsets: by the client's partition, as its `commit` takes them.
-        calls: of the client; nothing is repeated once it is closed.
+        calls: the calls of the client. There are no retries after it was closed.
 
     Raises:
-        KafkaError: what the client raised last.
+        KafkaError: the client's last error.
     """
     while True:
-        # The time runs while the commit waits for its thread, too.
+        # The time in the queue of the committing thread counts, too.
         left = max(0.0, deadline - time.monotonic())
         try:
             consumer.commit(offsets, timeout_ms=round(left * 1000))
@@ -722,11 +731,11 @@ def commit_until(deadline: float, consumer: Any, offsets: Mapping[Any, Any], cal
             pause = consumer.config["retry_backoff_ms"] / 1000
             if calls.closed or deadline - time.monotonic() <= pause:
                 raise
-            time.sleep(pause)  # on the committing thread; no event tells that a broker is back
+            time.sleep(pause)  # on the committing thread; no event reports that a broker is back
 
 
 async def _join(deadline: float, *workers: Worker) -> list[str]:
-    """Stop the workers; what is stuck past the deadline is abandoned, and returned."""
+    """Stop the workers; abandon those that are stuck at the deadline, and return a text on each."""
     stuck = []
     for worker in workers:
         try:

@@ -1,7 +1,7 @@
-"""Decompressing up to a bound, by Kafka's codecs.
+"""Decompression by Kafka's codecs, with a bound on the size.
 
-Each codec is read in pieces, or asked beforehand how much there is, so that never more than the
-bound and a piece is in memory.
+A codec returns its output in pieces, or states the size beforehand. So the output never takes more
+memory than the bound and one piece.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import lz4.frame
 import snappy
 import zstandard
 
-# Read so much at once.
+# The most bytes of one piece.
 PIECE = 1 << 20
-# The blocks of the Java client's snappy: a header, then each with its length before it.
+# The Java client's snappy format: a header, and then blocks, each after its length.
 _XERIAL = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = 16
 
@@ -26,22 +26,23 @@ Pieces = Callable[[memoryview, int], Iterator[bytes]]
 
 
 class TooLarge(Exception):
-    """There is more in it than may be."""
+    """The content takes more memory than the limit allows."""
 
 
 def decompress(codec: int, data: memoryview, limit: int) -> bytes:
-    """What is compressed in there.
+    """Return the decompressed data.
 
     Args:
-        codec: its number in a batch's attributes.
-        limit: most bytes that may be in there.
+        codec: the codec's number in a batch's attributes.
+        limit: most bytes that the data may decompress to.
 
     Raises:
-        TooLarge: more than `limit`. ValueError: no such codec, or broken off. What the codec
-            raises for what is broken otherwise.
+        TooLarge: the data decompresses to more than `limit` bytes.
+        ValueError: the codec is unknown, or the data is truncated. For other damage, the error of
+            the codec.
     """
     if codec not in _CODECS:
-        raise ValueError(f"a batch compressed by the unknown codec {codec}")
+        raise ValueError(f"the batch is compressed by the unknown codec {codec}")
     pieces: list[bytes] = []
     size = 0
     for piece in _CODECS[codec](data, limit):
@@ -66,7 +67,7 @@ def _gzip(data: memoryview, limit: int) -> Iterator[bytes]:
             piece = stream.decompress(rest, PIECE)
             rest = stream.unconsumed_tail
             if not piece and not rest and not stream.eof:
-                raise ValueError("gzip data that is broken off")
+                raise ValueError("the gzip data is truncated")
             yield piece
         rest = stream.unused_data.lstrip(b"\0")
 
@@ -79,7 +80,7 @@ def _lz4(data: memoryview, limit: int) -> Iterator[bytes]:
             piece = stream.decompress(rest, max_length=PIECE)
             rest = b""
             if not piece and stream.needs_input:
-                raise ValueError("lz4 data that is broken off")
+                raise ValueError("the lz4 data is truncated")
             yield piece
         rest = stream.unused_data
 
@@ -106,19 +107,19 @@ def _xerial_blocks(data: memoryview) -> Iterator[memoryview]:
         (size,) = struct.unpack_from(">i", data, at)
         at += 4
         if size < 0 or at + size > len(data):
-            raise ValueError("snappy data that is broken off")
+            raise ValueError("the snappy data is truncated")
         yield data[at : at + size]
         at += size
 
 
 def _snappy_size(block: memoryview) -> int:
-    """What a block says of its size, before anything else; no more than that is made of it."""
+    """Return the size that a block states at its beginning; snappy never writes more than that."""
     size = 0
     for index, byte in enumerate(block[:5]):
         size |= (byte & 0x7F) << (7 * index)
         if not byte & 0x80:
             return size
-    raise ValueError("snappy data without its size")
+    raise ValueError("the snappy data does not begin with its size")
 
 
 _CODECS: dict[int, Pieces] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}

@@ -1,16 +1,18 @@
-"""What a producer of the client was handed and has no outcome of yet.
+"""The messages in flight of one producer of the client, and their outcomes.
 
-The client resolves a future per batch of its own on its network thread; then we wake trio, which
-makes the outcomes of the messages in it. A batch of the client may hold messages of several that
-were handed over, and the other way round: a *run* is what the two share.
+The client resolves one future for each of its batches, on its network thread. That wakes trio,
+which makes the outcomes of the messages in the batch. A batch of the client may hold messages of
+several calls of `send`, and one call may fill several batches. A *run* is the messages of one call
+in one batch of the client.
 
-The client may take a batch apart, as where it splits one. Then each message has a future. We ask to
-be called for the last message of the run, and look at the others then; where a later message
-overtakes an earlier one we ask again for what is left.
+If the client splits a batch, each message has a future. The future of the last message of a run
+then calls back, and the futures of the other messages are checked at that time. If a later message
+overtakes an earlier one, the last of the messages that are left calls back.
 
-With idempotence on, the client may never resolve what expired while its broker did not answer. So
-each batch has a deadline of ours. The client gives up a little before it by itself. It counts from
-when it was handed a message, though: what waited long for its topic before is failed alone.
+With idempotence, the client may never resolve messages that expired while their broker did not
+answer. So each call of `send` has a deadline here. The client gives a message up a little before
+that. It counts from the time at which it took the message. So a message that waited long for its
+topic before that fails here, and no other message with it.
 """
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ from transport.types import RecordMetadata
 
 @attrs.define(eq=False)
 class Run:
-    """Messages of one batch that are in one batch of the client, in order.
+    """Messages of one `Batch` that are in one batch of the client, in order.
 
     Attributes:
-        is_done: all of them have been reported.
-        waiting: where the client has taken its batch apart: those without an outcome, each with the
+        is_done: whether all of them have been reported.
+        waiting: after a split of the client's batch: the messages without an outcome, each with the
             client's future.
     """
 
@@ -59,11 +61,11 @@ class Run:
 
 @attrs.define(eq=False)
 class Batch:
-    """What one `send` handed over.
+    """The messages of one call of `send`.
 
     Attributes:
-        deadline: when it is failed, in trio's time.
-        is_short: the client gets less time for it than it takes to give up.
+        deadline: the time at which they fail, by trio's clock.
+        is_short: whether the client has less time for them than it takes to give up.
         runs: None until the client has taken the messages.
         left: how many messages have not been reported.
     """
@@ -75,10 +77,10 @@ class Batch:
     runs: list[Run] | None = None
 
     def reported(self, number: int) -> None:
-        """Note that so many more messages were reported; the last ones let go of all of them."""
+        """Note that `number` more messages were reported; after the last one, drop all of them."""
         self.left -= number
         if not self.left:
-            self.messages, self.runs = (), []  # runs refer to the batch, and messages keep much
+            self.messages, self.runs = (), []  # runs refer to the batch, and messages can be large
 
     def unreported(self) -> Iterator[Outgoing]:
         if self.runs is None:
@@ -89,17 +91,17 @@ class Batch:
 
 
 class Deliveries:
-    """The batches of one producer, the next deadline first.
+    """The batches of one producer, ordered by deadline.
 
-    Made in trio; called there unless it says so.
+    Made in trio. Calls are made in trio's thread unless noted.
 
     Args:
         report: called with the outcomes, once for each message.
-        timeout: seconds from the handing over to the deadline; for the error.
-        answered: whether the broker says where it wrote (acks is not 0).
-        translate: gives the outcome for an error of the client.
+        timeout: seconds from `send` to the deadline; for the error.
+        answered: whether the broker answers where it wrote (acks is not 0).
+        translate: returns the outcome for an error of the client.
         set_aside: called with messages of topics that the client does not know, or that a client
-            never sent before it failed, and with their deadline. They are no longer tracked here.
+            never sent before it failed, and with their deadline. This object then drops them.
     """
 
     def __init__(
@@ -117,16 +119,16 @@ class Deliveries:
         self._answered = answered
         self._translate = translate
         self._token = trio.lowlevel.current_trio_token()
-        self._batches: collections.deque[Batch] = collections.deque()  # with something left
-        self._next_deadline = float("inf")  # that is waited for
-        self._sooner = trio.Event()  # there is one before it
+        self._batches: collections.deque[Batch] = collections.deque()  # with unreported messages
+        self._next_deadline = float("inf")  # that `keep_deadlines` waits for
+        self._sooner = trio.Event()  # an earlier deadline was added
         self._landed: collections.deque[Run] = collections.deque()
-        # Given to a second client, because the first failed before it sent them.
+        # Messages for a second client, because the first failed before it sent them.
         self._given_again: weakref.WeakSet[Outgoing] = weakref.WeakSet()
         self._collecting = False
 
     def add(self, batch: Batch) -> None:
-        """A batch was handed over."""
+        """Track a batch from now on."""
         batch.is_short = batch.deadline - trio.current_time() < self._timeout * GIVES_UP_AFTER
         at = len(self._batches)
         while at and batch.deadline < self._batches[at - 1].deadline:
@@ -142,19 +144,24 @@ class Deliveries:
         refused: Sequence[tuple[Outgoing, Outcome]],
         absent: Sequence[Outgoing],
     ) -> None:
-        """The client has taken a batch, but for what it refused, and what is of topics that it does
-        not know. From any thread."""
+        """Note that the client has taken a batch. From any thread.
+
+        Args:
+            runs: the messages that it has taken.
+            refused: the messages that it has refused, with their outcomes.
+            absent: the messages of topics that it does not know.
+        """
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self.enter, batch, runs, refused, absent)
 
     def collect(self) -> None:
-        """Report what the client has resolved."""
-        self._collecting = False  # first: what lands from now on wakes us again
+        """Report the outcomes that the client has resolved."""
+        self._collecting = False  # first, so that a run that lands from now on wakes trio again
         outcomes = Outcomes()
         while self._landed:
             run = self._landed.popleft()
             if run.batch.left == 0 or run.is_done:
-                continue  # failed by us, or it has landed twice
+                continue  # it failed at its deadline, or it has landed twice
             never_sent: list[Outgoing] = []
             before = len(outcomes)
             if run.part.held.futures is None:
@@ -171,13 +178,13 @@ class Deliveries:
             self._report(outcomes)
 
     def _look_at_whole(self, run: Run, outcomes: Outcomes, never_sent: list[Outgoing]) -> None:
-        """Note the outcomes of a run whose client's batch has one, if it has."""
+        """Note the outcomes of a run in a batch that was not split, if the batch has one."""
         part = run.part
         if not part.held.produce_future.is_done:
             return
         run.is_done = True
-        # Nobody takes a batch apart that has an outcome. It must not keep its messages: else each
-        # of them waits for the garbage collector, which takes up to 5 us for a message.
+        # A batch with an outcome is never split. It must not keep its messages: otherwise the
+        # garbage collector must free them, which takes up to 5 us for a message.
         part.held.parts = []
         offset, stored_ms, error_of = part.held.produce_future.value
         if error_of is not None:
@@ -185,7 +192,7 @@ class Deliveries:
                 self._note_error(message, error_of(at), outcomes.others, never_sent)
             return
         topic, partition = part.held.topic_partition
-        # Where the client asked for no answer it gives numbers of its own.
+        # With acks=0, the offsets of the client are not those of the broker.
         has_offset = self._answered and offset != -1
         has_own_times = stored_ms in (None, -1)
         place = Place(
@@ -201,7 +208,7 @@ class Deliveries:
     def _look_at_each(
         self, run: Run, outcomes: list[tuple[Outgoing, Outcome]], never_sent: list[Outgoing]
     ) -> None:
-        """Look at the futures of a run whose client's batch was taken apart."""
+        """Note the outcomes of a run in a batch that was split."""
         part, futures = run.part, run.part.held.futures
         assert futures is not None
         if run.waiting is None:
@@ -237,23 +244,23 @@ class Deliveries:
             outcomes.append((message, self._translate(error)))
 
     def fail(self, error: TransportError) -> None:
-        """Fail all that is left."""
+        """Fail all messages without an outcome."""
         self._fail(list(self._batches), error)
 
     def call_soon(self, fn: Callable[[], object]) -> None:
-        """Call a function in trio, after all outcomes that are known by now. From any thread."""
+        """Call a function in trio, after the report of all outcomes so far. From any thread."""
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn)
 
     @trio.lowlevel.enable_ki_protection
     async def keep_deadlines(self, discard: Callable[[], None]) -> NoReturn:
-        """Fail what passes its deadline, until cancelled.
+        """Fail messages at their deadline, until cancelled.
 
-        One timer for all. Where the client should have given up by itself, all else that it holds
-        is failed as well.
+        There is one timer for all. If the client should have given up by itself, the driver
+        discards it, and all other messages that it has taken fail as well.
 
         Args:
-            discard: lets the client go that does not resolve what it holds.
+            discard: discards the client, which does not resolve its messages.
         """
         while True:
             self._sooner = trio.Event()
@@ -276,7 +283,7 @@ class Deliveries:
         self._fail(held, DeliveryTimeout(f"not acknowledged within {self._timeout:g} s"))
 
     def _fail(self, batches: Sequence[Batch], error: TransportError) -> None:
-        # A message may have an outcome while a later one of its run has none.
+        # A message may have an outcome while a later one of its run has none: report it first.
         for batch in batches:
             self._landed.extend(batch.runs or ())
         self.collect()
@@ -294,9 +301,9 @@ class Deliveries:
         refused: Sequence[tuple[Outgoing, Outcome]],
         absent: Sequence[Outgoing],
     ) -> None:
-        """The same as `taken`, in trio's thread."""
+        """Do the same as `taken`, in trio's thread."""
         if batch.left == 0:
-            return  # its deadline came first
+            return  # its deadline has passed before
         batch.runs = runs
         batch.reported(len(refused) + len(absent))
         if refused:
@@ -310,7 +317,7 @@ class Deliveries:
         run.part.held.watch(lambda: self._has_landed(run))
 
     def _has_landed(self, run: Run) -> None:
-        """Mostly on the client's network thread: wake trio, unless somebody did already."""
+        """Wake trio, unless it was woken already. Mostly on the client's network thread."""
         self._landed.append(run)
         if not self._collecting:
             self._collecting = True

@@ -1,4 +1,7 @@
-"""kafka-python's errors as the transport's own, so that nothing above knows the client."""
+"""The translation of kafka-python's errors into the transport's own.
+
+Look here for which error of the broker becomes which error of the transport.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ REFUSED_US = (
     client.IllegalSaslStateError,
     client.SecurityDisabledError,
 )
-# The client tells only by its text that the broker gives us no producer id.
+# Only the text of the client's error shows that the broker refuses a producer id.
 _NO_PRODUCER_ID = client.ClusterAuthorizationFailedError.__name__
 _THROWN_OUT = (
     client.CommitFailedError,
@@ -58,7 +61,8 @@ _NOBODY_THERE = (
 )
 _TOO_LARGE = (client.MessageSizeTooLargeError, client.RecordListTooLargeError)
 _EPOCH_IS_OVER = (
-    "the broker has ended it, after transaction_timeout or because another process has its id"
+    "the broker has ended it, after transaction_timeout or because another process uses its"
+    " transactional id"
 )
 # The transaction is over at the broker, or has lost another message.
 _ENDED = (
@@ -69,12 +73,12 @@ _ENDED = (
     client.TransactionAbortedError,
 )
 _REFUSED = (client.InvalidRecordError, client.InvalidTimestampError)
-# Only a message that was sent before gets a number that the broker does not expect.
+# Only a message that was sent before has a sequence number that the broker does not expect.
 _NUMBERS = (client.OutOfOrderSequenceNumberError,)
 
 
 def of_a_call(error: Exception) -> Exception:
-    """Translate what any call but a commit raised; other errors than the client's are kept."""
+    """Translate the error of any call but a commit; other errors than the client's are kept."""
     if not isinstance(error, client.KafkaError):
         return error
     text = str(error)
@@ -96,14 +100,14 @@ def of_a_call(error: Exception) -> Exception:
 
 
 def of_a_commit(error: Exception) -> Exception:
-    """Translate what a commit raised."""
+    """Translate the error of a commit; other errors than the client's are kept."""
     if not isinstance(error, client.KafkaError):
         return error
     text = str(error)
     if isinstance(error, (*_FENCED, *REFUSED_US)):
         return of_a_call(error)
-    # The client wraps the broker's "rebalance in progress" in a CommitFailedError, though the
-    # member is in the group still and has only to join again.
+    # The client wraps the broker's "rebalance in progress" in a CommitFailedError, although the
+    # member is still in the group and only has to join again.
     wrapped = error.args[0] if isinstance(error, client.CommitFailedError) and error.args else None
     if isinstance(error, client.RebalanceInProgressError) or isinstance(
         wrapped, client.RebalanceInProgressError
@@ -111,14 +115,14 @@ def of_a_commit(error: Exception) -> Exception:
         return RebalanceInProgress(text)
     if isinstance(error, _THROWN_OUT):
         return CommitFailed(text)
-    # The client repeats what can be repeated until its time is up.
+    # The client retries a retriable error until its timeout.
     if isinstance(error, (client.KafkaTimeoutError, client.RetriableError)):
         return CommitUnknown(text)
     return CommitRefused(text)
 
 
 def of_a_delivery(error: Exception) -> Exception:
-    """Translate why a message was refused or not delivered; an outcome, with its cause set."""
+    """Return the outcome for a message that was refused or not written, with its cause set."""
     outcome: Exception
     if isinstance(error, Crashed):
         (cause,) = error.args
@@ -139,10 +143,10 @@ def of_a_delivery(error: Exception) -> Exception:
     elif isinstance(error, _REFUSED) and (reason := _reason(error)):
         outcome = DeliveryFailed(f"the broker refuses the message: {reason}")
     elif isinstance(error, _NUMBERS):
-        # It was sent before without an answer.
-        outcome = DeliveryTimeout(f"the broker cannot tell whether it has the message: {error}")
+        # The message was sent before, without an answer.
+        outcome = DeliveryTimeout(f"it is not known whether the broker has the message: {error}")
     elif isinstance(error, client.RetriableError):
-        # It was retried until the time was up.
+        # The client has retried it until the timeout.
         outcome = DeliveryTimeout(str(error))
     else:
         outcome = DeliveryFailed(f"{type(error).__name__}: {error}")
@@ -151,11 +155,11 @@ def of_a_delivery(error: Exception) -> Exception:
 
 
 def of_a_delivery_in_a_transaction(error: Exception) -> Exception:
-    """Translate the same for a message of a transaction.
+    """Return the outcome for a message of a transaction, as `of_a_delivery` does.
 
     Only the abort finds out whether another producer has the id, so no error here is `Fenced`.
     """
-    # The client has no class of its own for what ends a transaction in other ways.
+    # The client raises a plain KafkaError for the other reasons that end a transaction.
     if not isinstance(error, _ENDED) and type(error) is not client.KafkaError:
         return of_a_delivery(error)
     why = _EPOCH_IS_OVER if isinstance(error, _FENCED) else str(error)

@@ -1,6 +1,6 @@
-"""Whether a consumer is still a member of its group, as far as the client can know.
+"""The end of a consumer's group membership, as far as the client can detect it.
 
-The client learns that from its heartbeats, but does not report it in these cases:
+The client detects it by its heartbeats, but does not report it in these cases:
 
 - A heartbeat fails for good: another member has our instance id, or a right was revoked. The client
   stops its heartbeats, or retries for ever.
@@ -10,7 +10,7 @@ The client learns that from its heartbeats, but does not report it in these case
 - The membership is lost during a join. The client joins as a new member, and treats the partitions
   that it gets as those that it had.
 
-Here each of these cases becomes an error of the next poll, or a loss of the partitions in it.
+This module turns each of these cases into an error of the next poll, or into a LOST rebalance.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def check_rights(consumer: Any) -> None:
 
 
 class Membership:
-    """Follows the membership of one consumer of the client, a member of a group.
+    """A watch on the group membership of one consumer of the client.
 
     Args:
-        name: of the consumer, for the log.
+        name: the consumer's name, for the log.
         session_timeout: seconds without an answer after which the membership is lost.
         notify: called whenever `check` or the next poll has something to do. From any thread.
     """
@@ -62,15 +62,15 @@ class Membership:
         self._session_timeout = session_timeout
         self._refusal: Exception | None = None  # the fatal error of a heartbeat
         self._confirmed_at = time.monotonic()  # when the last answered request was sent
-        self._has_beaten = False  # since the loop of the heartbeats was started
+        self._has_beaten = False  # an answer has come since the heartbeat loop began
         self._follow()
 
     def check(self) -> None:
-        """Raise the error that ended the membership for good, or give up lost partitions.
+        """Raise the error that ended the membership, or raise LOST for lost partitions.
 
-        On the polling thread, before each turn of a poll. Returns once the loss is consented to.
+        On the polling thread, before each turn of a poll. Returns once the rebalance is released.
 
-        Raises the client's errors; TransportError: the heartbeats stopped.
+        Raises the error of the heartbeat.
         """
         if self._refusal is not None:
             raise self._refusal
@@ -86,16 +86,16 @@ class Membership:
                 )
                 # With the old id: a group that still has this member accepts it again.
                 coordinator.reset_generation(coordinator._generation.member_id)
-        # `is_lost`, `_on_close_prepare_async`: the client looks at the first where it joins, once
-        # it has found a coordinator. The second tells the listener and gives up the partitions.
+        # `is_lost`, `_on_close_prepare_async`: the client checks the first when it joins, once it
+        # has found a coordinator. The second calls the listener and removes the partitions.
         if coordinator._generation.is_lost() and subscription.assigned_partitions():
             self._consumer._client._net.run(coordinator._on_close_prepare_async)
 
     def time_left(self) -> float:
-        """Return the seconds until `check` gives up, unless a heartbeat is answered before."""
+        """Return the seconds until the membership is lost if no heartbeat is answered."""
         if self._coordinator.state is not MemberState.STABLE:
             return math.inf
-        # A moment later: then it is certain to have been silent for too long.
+        # A moment more, so that `check` then certainly finds more than session_timeout.
         return self._confirmed_at + self._session_timeout - time.monotonic() + 0.01
 
     def _follow(self) -> None:
@@ -120,7 +120,7 @@ class Membership:
             return answer
 
         def enable_confirmed() -> None:
-            self._confirm(time.monotonic())  # the group has answered a join just now
+            self._confirm(time.monotonic())  # the group has just answered a join
             enable()
 
         async def beat_on_and_on() -> None:
@@ -132,7 +132,7 @@ class Membership:
                     # `_manager`, `closed`: closing the client ends the loop by an error as well.
                     if self._consumer._client._manager.closed:
                         raise
-                    if not self._has_beaten:  # it would end again
+                    if not self._has_beaten:  # a new loop would end in the same way
                         self._notify()
                         raise TransportError(
                             f"the heartbeats of {self._name} stopped: {error!r}. Restart the app"
@@ -146,7 +146,7 @@ class Membership:
 
         def reset_and_prepare(*args: Any, **options: Any) -> None:
             reset(*args, **options)
-            # `rejoining`: else the join that is under way goes on without giving anything up.
+            # `rejoining`: otherwise the join under way continues without revoking the partitions.
             if subscription.assigned_partitions():
                 coordinator.rejoining = False
             self._notify()
@@ -155,14 +155,14 @@ class Membership:
             request_rejoin()
             self._notify()
 
-        # `_send_heartbeat_request`: what it raises is logged at most.
+        # `_send_heartbeat_request`: the client at most logs its errors.
         coordinator._send_heartbeat_request = send_and_look
         # `_enable_heartbeat`: called when a join has succeeded.
         coordinator._enable_heartbeat = enable_confirmed
-        # `_heartbeat_loop`: what it raises is raised by one poll; the loop is not started again.
+        # `_heartbeat_loop`: one poll raises its error, and only the next join starts it again.
         coordinator._heartbeat_loop = beat_on_and_on
         coordinator.reset_generation = reset_and_prepare
-        # `request_rejoin`: the client finds it in its next poll, up to `fetch_max_wait_ms` later.
+        # `request_rejoin`: the client notices it in its next poll, up to `fetch_max_wait_ms` later.
         coordinator.request_rejoin = request_and_notify
 
     def _confirm(self, sent_at: float) -> None:

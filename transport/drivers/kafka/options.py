@@ -1,4 +1,4 @@
-"""From our settings to the client's options: one place that knows its names and units."""
+"""The translation of `ClientSettings` into kafka-python's options, with their names and units."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
-# The client's own is 30 s: a broker that is back would be found that much too late.
+# The client's default is 30 s. A restarted broker would then be found up to 30 s too late.
 RECONNECT_BACKOFF_MAX_MS = 1000
 TRANSACTION_BACKOFF_MS = 20
-# The share of the delivery timeout after which the client gives a message up.
+# The share of delivery_timeout after which the client gives a message up.
 GIVES_UP_AFTER = 0.9
 
 _STRATEGIES = {
@@ -28,12 +28,12 @@ _STRATEGIES = {
 def consumer_options(
     servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
 ) -> dict[str, Any]:
-    """What to build a KafkaConsumer with. Raises ValueError for what it cannot take."""
+    """Return the options of a KafkaConsumer. Raises ValueError for settings that it rejects."""
     options = {
         **_common(servers, security, settings),
         "group_id": None if settings.client_only else settings.group_id,
         "group_instance_id": settings.group_instance_id if settings.is_member else None,
-        "auto_offset_reset": "none",  # which place it is stands in starts.py
+        "auto_offset_reset": "none",  # `starts.py` applies the rule
         "partition_assignment_strategy": _STRATEGIES[settings.assignment],
         "enable_auto_commit": False,
         "check_crcs": True,
@@ -52,9 +52,10 @@ def consumer_options(
 def producer_options(
     servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
 ) -> dict[str, Any]:
-    """What to build a KafkaProducer with. Raises ValueError for what it cannot take."""
-    # The client is to give up a little before us: what it fails costs that message alone, what
-    # we fail costs everything the client holds. It wants room for one request besides lingering.
+    """Return the options of a KafkaProducer. Raises ValueError for settings that it rejects."""
+    # The client gives up a little before the driver's deadline. A message that the client fails
+    # costs no other. A message that the driver fails costs all messages of the client. Besides the
+    # linger, the client requires time for one request.
     delivery = settings.delivery_timeout * GIVES_UP_AFTER
     linger = settings.producer_linger
     request = min(settings.request_timeout, delivery - linger)
@@ -70,7 +71,7 @@ def producer_options(
         "compression_type": settings.compression_type,
         "delivery_timeout_ms": _ms(delivery),
         "request_timeout_ms": max(1, _ms(request) - 1),
-        # Only a message whose topic was forgotten meanwhile waits for metadata when it is sent.
+        # `init_transactions` waits this long at most. No message waits for metadata in the client.
         "max_block_ms": _ms(settings.connect_timeout),
         **_transactional(settings),
         **_chosen(settings, KafkaProducer),
@@ -83,8 +84,8 @@ def _transactional(settings: ClientSettings) -> dict[str, Any]:
     return {
         "transactional_id": settings.transactional_id,
         "transaction_timeout_ms": _ms(settings.transaction_timeout),
-        # The client sleeps so long for each request that comes too soon after the transaction
-        # before: one takes 108 ms with its default of 100, and 5 ms with this.
+        # The client sleeps this long for each request that comes too soon after the previous
+        # transaction. With its default of 100, a transaction takes 108 ms, and with this 5 ms.
         "retry_backoff_ms": TRANSACTION_BACKOFF_MS,
     }
 
@@ -92,7 +93,7 @@ def _transactional(settings: ClientSettings) -> dict[str, Any]:
 def admin_options(
     servers: Sequence[str], security: Mapping[str, Any], settings: ClientSettings
 ) -> dict[str, Any]:
-    """What to build a KafkaAdminClient with."""
+    """Return the options of a KafkaAdminClient."""
     known = KafkaAdminClient.DEFAULT_CONFIG
     wanted = {**_common(servers, security, settings), **settings.client_options}
     return {name: value for name, value in wanted.items() if name in known}
@@ -109,9 +110,10 @@ def _common(
         "bootstrap_timeout_ms": _ms(settings.connect_timeout),
         "metadata_max_age_ms": _ms(settings.metadata_max_age),
         "reconnect_backoff_max_ms": RECONNECT_BACKOFF_MAX_MS,
-        # We keep our own numbers; the client's cost it time on every fetch and batch.
+        # The transport has its own statistics. The client's metrics cost time on every fetch and
+        # batch.
         "metrics_enabled": False,
-        **secretive(security),  # a client writes its options into its log at DEBUG
+        **secretive(security),  # the client logs its options at DEBUG
         **({} if settings.ssl_context is None else {"ssl_context": settings.ssl_context}),
     }
 
@@ -146,7 +148,8 @@ def _check_security(security: Mapping[str, Any], settings: ClientSettings) -> No
     if settings.ssl_context is not None:
         if tls:
             raise ValueError(
-                f"{tls[0]} in client_options has no effect beside ssl_context: set it there"
+                f"{tls[0]} in client_options has no effect beside ssl_context: set it in that"
+                " context"
             )
         tls = ["ssl_context"]
     if tls and protocol not in ("SSL", "SASL_SSL"):

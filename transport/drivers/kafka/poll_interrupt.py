@@ -1,9 +1,9 @@
-"""Ending the waits of a poll of the client at once, from any thread.
+"""The interrupt of a poll of the client, from any thread.
 
-A `poll` of the client ends for records, or when its time is up, and for nothing else. Within it the
-client waits for the coordinator, for a join, for the group's commits or for a fetch. Each of these
-is a `wait_for` on the client's loop. `PollInterrupt.notify` makes such a wait time out early. The
-client supports that: it keeps a request under way, and the next poll goes on with it.
+A `poll` of the client ends only with records or at its timeout. Within it the client waits for the
+coordinator, for a join, for the group's commits or for a fetch. Each of these is a `wait_for` on
+the client's loop. `PollInterrupt.notify` makes such a wait time out early. The client supports
+that: it keeps a request under way, and the next poll continues it.
 
 If no request is under way, the client sleeps and checks again. Here it waits for `notify` instead.
 """
@@ -20,10 +20,10 @@ from kafka.future import Future
 
 
 class PollInterrupt:
-    """Ends the waits of one consumer's polls. `notify` may be called from any thread.
+    """A switch that ends the waits of one consumer's polls.
 
-    The polling thread calls `clear`, then looks for what has changed, then polls within `waits`.
-    So a change that is followed by `notify` is either seen, or it ends the next wait.
+    The polling thread calls `clear`, then checks for changes, then polls within `waits`. So if
+    `notify` follows a change, either the check finds the change, or the next wait ends.
     """
 
     def __init__(self) -> None:
@@ -32,19 +32,19 @@ class PollInterrupt:
         self._polling: int | None = None  # the thread within `waits`
         # On the client's loop:
         self._task: Any = None  # it runs a step of the poll
-        self._wait: Future | None = None  # what that task waits for
-        self._has_ended_one = False  # a wait of this step, which the client must not repeat
+        self._wait: Future | None = None  # the future that the task waits for
+        self._has_ended_one = False  # a wait of this step, so the client must not wait again
 
     def notify(self) -> None:
-        """End the wait under way, or else the next one. Not a checkpoint."""
+        """End the wait under way, or else the next one. From any thread. Not a checkpoint."""
         self._noted.set()
         if (wait := self._wait) is not None:
-            # The loop has ended, or is about to: then it ends its waits itself.
+            # A loop that has ended, or is about to, ends its waits itself.
             with contextlib.suppress(Exception):
                 self._net.call_soon_threadsafe(lambda: self._end(wait))
 
     def clear(self) -> None:
-        """Forget what was noted so far."""
+        """Forget all calls of `notify` so far."""
         self._noted.clear()
 
     @property
@@ -53,12 +53,12 @@ class PollInterrupt:
         return self._noted.is_set()
 
     def sleep(self, seconds: float) -> None:
-        """Block the calling thread until `notify`, or for so long."""
+        """Block the calling thread for some seconds, or until `notify`."""
         self._noted.wait(seconds)
 
     @contextlib.contextmanager
     def waits(self) -> Iterator[None]:
-        """Let `notify` end the waits of the client's calls that this thread makes in here."""
+        """Let `notify` end the waits of the client's calls that this thread makes in the block."""
         self._polling = threading.get_ident()
         try:
             yield
@@ -66,7 +66,7 @@ class PollInterrupt:
             self._polling = None
 
     def attach(self, consumer: Any) -> None:
-        """Serve a new consumer."""
+        """Use this switch for a new consumer."""
         # `_net`, `run`: how a call on another thread waits for a coroutine on the loop.
         # `_manager`, `wait_for`: how such a coroutine waits, with a timeout.
         self._net = net = consumer._client._net
@@ -87,7 +87,7 @@ class PollInterrupt:
             return run(step, coro, *args)
 
         async def wait_for_either(future: Any, timeout_ms: float | None) -> Any:
-            # Other tasks, such as a commit, wait for as long as they were told to.
+            # Other tasks, such as a commit, keep their timeouts.
             if net._current is not self._task:
                 return await wait_for(future, timeout_ms)
             either = Future()
@@ -111,8 +111,8 @@ class PollInterrupt:
                 self._wait = None
 
         def sleep_unless_ended(delay: float) -> Any:
-            # After a failure the client sleeps before it asks again, and so it does here. It also
-            # does so where a wait for the group's commits was up, and then it waits once more.
+            # After a failure the client sleeps before it retries, and that stays. But it also
+            # sleeps after a wait for the group's commits has timed out, and then it waits again.
             if self._has_ended_one and net._current is self._task:
                 raise kafka.errors.KafkaTimeoutError("the poll was interrupted")
             return sleep(delay)
@@ -122,9 +122,9 @@ class PollInterrupt:
         _skip_look_up(consumer)
 
     def notify_of_metadata(self, consumer: Any) -> None:
-        """Let each answer about the metadata end a wait.
+        """Let each metadata answer of a broker end a wait.
 
-        It may add partitions, name the leader of one, or take a right or a topic away.
+        The answer may add partitions, name a new leader, revoke a right or remove a topic.
         """
         # `update_metadata`: if one of the client's listeners raises, the others are not called.
         cluster = consumer._client.cluster
@@ -139,10 +139,10 @@ class PollInterrupt:
         cluster.update_metadata = update_and_notify
 
     def _wait_idle(self, consumer: Any) -> None:
-        # `_fetcher`, `fetch_records`, `fetched_records`: the first returns the records, and whether
-        # nothing is under way; the second only returns what has come. If nothing is under way,
-        # a poll of the client sleeps for `retry_backoff_ms`, again and again.
-        # `_subscription`: the state of each partition, without a look at all the others.
+        # `_fetcher`, `fetch_records`, `fetched_records`: the first returns records, and whether no
+        # fetch is under way. The second only returns the records that have arrived. If no fetch is
+        # under way, a poll of the client sleeps for `retry_backoff_ms`, again and again.
+        # `_subscription`: the state of each partition.
         fetcher, subscription = consumer._fetcher, consumer._subscription
         fetch = fetcher.fetch_records
         backoff = consumer.config["retry_backoff_ms"] / 1000
@@ -154,13 +154,13 @@ class PollInterrupt:
         ) -> tuple[Any, bool]:
             records, is_idle = fetch(max_records, update_offsets, timeout_ms)
             if is_idle and not records and timeout_ms:
-                # An answer may have come after the client looked for records and before it looked
-                # at what is under way. Without a second look it would wait for its backoff, 0.1 s,
-                # with the records in hand.
+                # An answer may have arrived after the client checked for records and before it
+                # checked for fetches under way. Without a second check for records, they would wait
+                # for its backoff, 0.1 s.
                 records, _ = fetcher.fetched_records(max_records, update_offsets=update_offsets)
             if is_idle and not records and timeout_ms:
                 seconds = timeout_ms / 1000
-                # No event says when a partition without a position, or without a reachable
+                # No event reports when a partition without a position, or without a reachable
                 # broker, can be fetched. So the client checks again after its backoff. A paused
                 # partition, or no assignment, needs a call or a rebalance, and both notify.
                 settled = all(
@@ -180,12 +180,12 @@ class PollInterrupt:
 
 
 def _skip_look_up(consumer: Any) -> None:
-    """Let a poll ask the loop for the coordinator only where it is not connected to one.
+    """Let a poll ask the loop for the coordinator only if it is not connected to one.
 
-    A poll without records takes 530 us with the question, and 410 us without.
+    A poll without records takes 530 us with that call, and 410 us without.
     """
-    # `_coordinator`, `ensure_coordinator_ready`: each poll of the client begins with it. On the
-    # loop it reads the same two things.
+    # `_coordinator`, `ensure_coordinator_ready`: each poll of the client begins with this call,
+    # which checks the same two conditions on the loop.
     coordinator, client = consumer._coordinator, consumer._client
     ensure = coordinator.ensure_coordinator_ready
 

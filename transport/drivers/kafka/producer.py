@@ -1,7 +1,7 @@
-"""A producer: kafka-python's, behind one thread that hands messages over.
+"""A producer: kafka-python's producer, behind one thread that appends messages to it.
 
-When a delivery passes its deadline the client is discarded with all that it holds, and the next
-`send` makes another; what becomes of each message is followed in `deliveries.py`.
+If a message is in flight at its deadline, the driver discards the client with all its messages, and
+the next `send` makes another client. `deliveries.py` has the outcome of each message.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ from transport.types import TP, GroupMetadata
 
 log = logging.getLogger(__name__)
 
-# How long a network thread takes to end that waits for nothing.
+# Seconds in which a network thread ends if it waits for nothing.
 QUICK = 0.25
 # Extra seconds beyond the client's own timeout, so that its more specific error wins.
 MOMENT = 0.25
-# So many messages, with so many bytes of values together, are appended on trio's thread: that takes
-# 1 ms at most, and 3 ms without compiled code.
+# The most messages (with and without compiled code), and the most bytes of their keys and values,
+# that are appended on trio's thread. That takes 1 ms at most, and 3 ms without compiled code.
 _FEW, _FEW_WITHOUT, _SMALL = 1024, 256, 256 << 10
 
 Taken: TypeAlias = Callable[
@@ -75,7 +75,7 @@ Taken: TypeAlias = Callable[
 
 
 def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
-    """Return the error for a partition that went after the message was accepted."""
+    """Return the error for a partition that was removed after the message was accepted."""
     tp = TP(message.topic, message.partition or 0)
     error = DeliveryFailed(
         f"topic {tp.topic!r} has {count} partitions now, and no partition {tp.partition}"
@@ -86,10 +86,10 @@ def _no_partition(message: Outgoing, count: int) -> DeliveryFailed:
 
 def _by_place(messages: Sequence[Outgoing]) -> Mapping[tuple[str, int | None], Sequence[Outgoing]]:
     """Group messages by topic and partition, in their order."""
-    if len(messages) == 1:  # as it is where messages are sent now and then
+    if len(messages) == 1:  # the usual case at a low rate
         return {(messages[0].topic, messages[0].partition): messages}
     groups: dict[tuple[str, int | None], list[Outgoing]] = {}
-    for message in messages:  # once a message
+    for message in messages:  # this loop runs once per message
         place = (message.topic, message.partition)
         group = groups.get(place)
         if group is None:
@@ -123,20 +123,20 @@ class KafkaProducerClient:
         self._sending = Worker(f"{self._calls.name}: sending")
         self._administering = Worker(f"{self._calls.name}: administering")
         self._client: Any = None  # the KafkaNetClient of the current producer
-        self._opening: Any = None  # that of a producer that is being made
-        self._creations: set[Creation] = set()  # of topics, under way
+        self._opening: Any = None  # the KafkaNetClient of a producer that is being made
+        self._creations: set[Creation] = set()  # the creations of topics under way
         self._producer: KafkaProducer | None = None
-        self._linger: Linger | None = None  # of that producer
+        self._linger: Linger | None = None  # of the current producer
         self._crash: Crash | None = None  # of the current producer
-        # After a crash, until it is known in trio which messages are for the next client: what was
-        # sent after those must not overtake them.
+        # Set after a crash, until trio knows which messages go to the next client. Later messages
+        # must not overtake those.
         self._is_settling = False
         self._discarded: list[KafkaProducer] = []
-        self._deliveries: Deliveries | None = None  # from the opening on
-        self._absent: TopicWaitQueue | None = None  # likewise
+        self._deliveries: Deliveries | None = None  # `open` makes it
+        self._absent: TopicWaitQueue | None = None  # `open` makes it
         self._transaction: Transaction | None = None  # begun, and neither committed nor aborted
         self._identity: Any = None  # the identity that we were granted for the transactional id
-        self._was_open = False  # a later client was closed with an open transaction
+        self._was_open = False  # a discarded client had an open transaction
 
     @trio.lowlevel.enable_ki_protection
     async def open(self, report: Reports) -> None:
@@ -184,7 +184,7 @@ class KafkaProducerClient:
                         topic
                     ]
                 except ClientClosed as error:
-                    if not self._has_crashed:  # closed: the next client can answer
+                    if not self._has_crashed:  # discarded: the next client can answer
                         raise BrokerUnavailable(
                             f"the client was closed before it knew topic {topic!r}"
                         ) from error
@@ -276,7 +276,8 @@ class KafkaProducerClient:
         try:
             await self._calls.make(self._sending, "abort", self._abort, timeout)
         finally:
-            # What was being handed over has come back meanwhile; it must not go into the next one.
+            # A `_send` under way may have added messages since. They must not get into the next
+            # transaction.
             self._fail_absent(TransactionAborted("the transaction was aborted"))
 
     @trio.lowlevel.enable_ki_protection
@@ -317,7 +318,7 @@ class KafkaProducerClient:
         try:
             self._send(handed, again, self._opened.enter, here)
         except Exception:
-            # Only now, because entering the block takes as long as sending a message.
+            # Only here, because entering the block takes as long as sending a message.
             with self._calls.errors():
                 raise
         return True
@@ -326,18 +327,18 @@ class KafkaProducerClient:
         await self._submit(messages, deadline, again=True)
 
     def _client_here(self, messages: Sequence[Outgoing]) -> KafkaProducer | None:
-        """Return the client if messages may be appended on trio's thread, which saves the way to
-        the other one.
+        """Return the client if messages may be appended on trio's thread, else None.
 
-        That takes a moment if they are few, the client is there, and nothing else is to be done
-        with it before. While the client compresses a batch it would keep this thread waiting.
+        That saves the switch to the sending thread. It is quick if the messages are few, the client
+        exists, and the sending thread is idle. With compression, trio's thread would have to wait
+        while the client compresses a batch.
         """
         producer = self._producer
         if producer is None or self._has_crashed or self._is_settling:
             return None
         if self._sending.current is not None or self._settings.compression_type is not None:
             return None
-        # `_transaction_manager`: after a fatal error another client is to be made.
+        # `_transaction_manager`: after a fatal error the sending thread must make another client.
         manager = producer._transaction_manager
         if manager is not None and manager.has_fatal_error():
             return None
@@ -356,7 +357,7 @@ class KafkaProducerClient:
             self._absent.fail(error)
 
     async def _end(self, deadline: float) -> None:
-        """Fail what is left, then end the threads."""
+        """Fail the messages that are left, then end the threads."""
         self._calls.closed = True
         if self._deliveries is not None:
             self._deliveries.collect()
@@ -364,9 +365,9 @@ class KafkaProducerClient:
         self._fail_absent(ClientClosed(f"{self._calls.name} was closed"))
         self._discard()
         if self._opening is not None:
-            # `_manager`: an open waits for a broker on a loop that its thread runs itself; this
-            # ends the waiting. The client's close() is for that thread alone.
-            with contextlib.suppress(RuntimeError):  # it has given up meanwhile
+            # `_manager`: an open waits for a broker on a loop that its thread runs itself. This
+            # ends the wait. Only that thread may call the client's close().
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self._opening._manager.close()
         for creation in self._creations:
             creation.give_up()
@@ -383,27 +384,27 @@ class KafkaProducerClient:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
 
     def _discard(self) -> None:
-        """Let the current client go with all that it holds; the next `send` makes another."""
+        """Discard the current client with all its messages; the next `send` makes another."""
         if self._producer is None:
             return
         producer, self._producer, self._linger = self._producer, None, None
         if self._identity is not None:
             self._was_open = self._was_open or has_open(producer)
-        # `_sender`: the public close() waits for what is held, or raises and leaves all as it is.
+        # `_sender`: the public close() waits for the messages, or raises and changes nothing.
         producer._sender.force_close()
-        # `_closed`, `_unregister_cleanup`: else close() is called when it is garbage collected
-        # and at exit, and waits up to a second each time.
+        # `_closed`, `_unregister_cleanup`: otherwise close() is called at garbage collection and at
+        # exit, and waits up to a second each time.
         producer._closed = True
         producer._unregister_cleanup()
         self._discarded = [p for p in self._discarded if p._sender.is_alive()]
         self._discarded.append(producer)
 
-    # On the sending thread; `_send` also on trio's, while the other one has nothing to do.
+    # On the sending thread; `_send` also on trio's, while the sending thread is idle.
 
     def _connect(self) -> KafkaProducer:
-        """The current producer, made if need be."""
-        if (current := self._producer) is not None:  # read once: trio may let it go meanwhile
-            # `_transaction_manager`: after a fatal error it fails all that it is given.
+        """Return the current producer; make it if there is none, or if it can send no more."""
+        if (current := self._producer) is not None:  # read once: trio may discard it meanwhile
+            # `_transaction_manager`: after a fatal error the producer fails each message.
             manager = current._transaction_manager
             is_fatal = manager is not None and manager.has_fatal_error()
             if not is_fatal and not self._has_crashed:
@@ -433,7 +434,7 @@ class KafkaProducerClient:
         self._producer = producer
         self._linger = Linger(producer)
         self._crash = crash
-        # Messages of a transaction end with it: none of them goes to the next client.
+        # Messages of a transaction fail with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
         keep_requests(producer)
         if self._settings.transactional_id is None:
@@ -499,7 +500,7 @@ class KafkaProducerClient:
     def _open_transaction(self) -> Transaction:
         transaction = self._transaction
         if transaction is None or transaction.producer is not self._producer or self._has_crashed:
-            raise TransactionAborted("no transaction was begun, or its client was let go")
+            raise TransactionAborted("no transaction was begun, or its client was discarded")
         return transaction
 
     def _send_offsets(
@@ -517,7 +518,7 @@ class KafkaProducerClient:
     def _taking_back(self) -> Iterator[None]:
         """Find out why the broker refuses our epoch; raise Fenced if another producer has our id.
 
-        Otherwise the transaction was open for too long, and is aborted already.
+        Otherwise the transaction was open for too long, and the broker has aborted it already.
         """
         try:
             yield
@@ -527,7 +528,7 @@ class KafkaProducerClient:
             raise
 
     def _abort(self, timeout: float) -> None:
-        """Abort in order, or let the client go: the next one under the id ends what is open."""
+        """Abort the transaction. If that fails, discard the client; the next one then ends it."""
         transaction, self._transaction = self._transaction, None
         if transaction is None or transaction.producer is not self._producer or self._has_crashed:
             self._connect()
@@ -544,18 +545,18 @@ class KafkaProducerClient:
     def _send(
         self, batch: Batch, again: bool, taken: Taken, here: KafkaProducer | None = None
     ) -> None:
-        """Append messages; with `here`, to that client, because trio's thread makes no other."""
+        """Append messages. `here` is the client if this is trio's thread, which makes no other."""
         refused: list[tuple[Outgoing, Outcome]] = []
         absent: list[Outgoing] = []
         parts: list[Part] = []
         if batch.left == 0:
-            return  # its deadline passed while it waited for its turn
+            return  # its deadline has passed while it waited for the thread
         try:
             if self._settings.transactional_id is not None:
                 producer = self._open_transaction().producer
             elif again and (current := self._producer) is not None:
-                # Even where it was refused meanwhile: it fails them for the reason, while one
-                # client after the other would be refused, and know no topic at first.
+                # Even if the broker has refused this client meanwhile. It fails the messages for
+                # that reason. Each new client would be refused, too, and know no topic at first.
                 producer = current
             else:
                 producer = self._connect() if here is None else here
@@ -573,8 +574,8 @@ class KafkaProducerClient:
         refused: list[tuple[Outgoing, Outcome]],
         absent: list[Outgoing],
     ) -> list[Part]:
-        """Append messages to what the client is to send; note those that it does not take."""
-        # `_metadata`: the public ways of asking wait for what is not there, as `send` does.
+        """Append messages to the client's batches; add the others to `refused` and `absent`."""
+        # `_metadata`: the public calls wait for a missing topic, as `send` does.
         cluster = producer._metadata
         known: dict[str, Collection[int]] = {}
         appending = Appending(producer, compiled=self._compiled)
@@ -607,7 +608,7 @@ class KafkaProducerClient:
         return appending.parts
 
     def _must_wait(self, topic: str) -> bool:
-        """Whether messages for a topic wait until the client knows it, behind earlier ones."""
+        """Return whether messages for a topic must queue behind earlier ones."""
         return self._absent is not None and (self._is_settling or topic in self._absent.topics)
 
     def _translate(self, producer: KafkaProducer, error: Exception) -> Exception:
@@ -627,7 +628,7 @@ class KafkaProducerClient:
             except kafka.errors.KafkaTimeoutError:
                 return
             except kafka.errors.UnknownError:
-                continue  # a batch was split, and the client waits for its halves the next time
+                continue  # a batch was split, and the next flush waits for its halves
             return
 
     def _join(self, timeout: float) -> None:
@@ -636,7 +637,8 @@ class KafkaProducerClient:
             sender = producer._sender
             sender.join(min(QUICK, max(0.0, timeout)))
             if sender.is_alive():
-                # It waits for a broker. `_client`, `_manager`: closing the connections ends that.
-                with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                # The thread waits for a broker. `_client`, `_manager`: closing the connections ends
+                # that wait.
+                with contextlib.suppress(RuntimeError):  # the thread has ended meanwhile
                     sender._client._manager.close()
                 sender.join(max(0.0, timeout - QUICK))

@@ -1,8 +1,8 @@
 """Queries that run on the client's own loop, beside all other calls and beside each other.
 
 A query on a worker's thread would wait for the call before it, and a commit behind it would wait
-for the query. On the loop, no query waits for another call, and the time of each counts from the
-moment it is asked. Look here for how a driver asks the broker something that no `poll` brings.
+for the query. On the loop, no query waits for another call, and its timeout counts from the call
+on. Look here for data from the broker that `poll` does not return: offsets, commits and topics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transport.types import TP, is_topic_name
 _MARGIN = 1.0
 # Seconds between two tries, as in the client's own queries.
 _PAUSE = 0.1
-# The leader of a partition, as the client knows it, that has none.
+# The client's values for the leader of a partition without one.
 _NOBODY = (None, -1)
 
 
@@ -38,8 +38,8 @@ async def ask(
 
     Args:
         client: the KafkaNetClient of a consumer or producer.
-        subject: what is asked for, for the error.
-        query: the coroutine function. It keeps to `timeout` by itself.
+        subject: the object of the query, for the error.
+        query: the coroutine function. It applies `timeout` itself.
         timeout: seconds that `query` takes at most.
 
     Raises:
@@ -73,7 +73,7 @@ async def log_ends(
         await trio.lowlevel.checkpoint()
         return {}
     # `_fetcher`: the public beginning_offsets() and end_offsets() block a thread on this coroutine.
-    # It drops what it was asked for from the mapping that it is given.
+    # The coroutine removes entries from its argument.
     spec = OffsetSpec.EARLIEST if first else OffsetSpec.LATEST
     wanted = {TopicPartition(*tp): spec for tp in tps}
     found = await ask(
@@ -90,7 +90,7 @@ async def log_ends(
 async def current_ends(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:
     """Return the offset after the last one of each log, as far as its leader answers in time.
 
-    Each leader is asked once. A partition without a leader, or one that is gone, delays no other.
+    Each leader is asked once. A partition without a leader, or a deleted one, delays no other.
     """
     # `_fetcher`: the public end_offsets() answers for all of its partitions or for none.
     fetcher, cluster = consumer._fetcher, consumer._client.cluster
@@ -112,7 +112,7 @@ async def current_ends(consumer: Any, tps: Collection[TP], timeout: float) -> di
 
 
 async def _current_ends(fetcher: Any, wanted: dict[Any, int], timeout: float) -> dict[Any, Any]:
-    """Runs on the client's loop."""
+    """Do the work of `current_ends`, on the client's loop."""
     manager, deadline = fetcher._manager, time.monotonic() + timeout
     # `_group_list_offset_requests`, `_send_list_offsets_request`: one request to one broker.
     answers = [
@@ -136,8 +136,8 @@ async def committed_offsets(consumer: Any, tps: Collection[TP], timeout: float) 
     if not tps:
         await trio.lowlevel.checkpoint()
         return {}
-    # `_coordinator`: the public committed() blocks a thread and takes one partition, a request
-    # each.
+    # `_coordinator`: the public committed() blocks a thread, and makes one request for each
+    # partition.
     found = await ask(
         consumer._client,
         f"the committed offsets of {len(tps)} partitions",
@@ -163,7 +163,7 @@ async def all_topics(client: Any, timeout: float) -> frozenset[str]:
 
 
 async def _all_topics(client: Any, timeout: float) -> frozenset[str]:
-    """Runs on the client's loop."""
+    """Do the work of `all_topics`, on the client's loop."""
     manager, deadline = client._manager, time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         request = MetadataRequest(
@@ -179,9 +179,9 @@ async def _all_topics(client: Any, timeout: float) -> frozenset[str]:
                 for topic in answer.topics
                 if topic.error_code == kafka.errors.NoError.errno
                 and not topic.is_internal
-                and is_topic_name(topic.name)  # it goes into requests, logs and errors
+                and is_topic_name(topic.name)  # requests, logs and errors contain the name
             )
-        # `_net`: only the loop itself can let a coroutine of it sleep.
+        # `_net`: a coroutine of the loop can sleep only through the loop.
         await manager._net.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))
     raise BrokerUnavailable(f"no broker returned the list of topics within {timeout:g} s")
 
@@ -198,8 +198,8 @@ async def _landed(client: Any, future: Future) -> Any:
     await done.wait()
     if future.exception is None:
         return future.value
-    # `_net`, `_closed`: any error of a loop that was closed meanwhile means only that.
+    # `_net`, `_closed`: any error of a closed loop only means that it was closed.
     if isinstance(future.exception, Exception) and not client._net._closed:
         raise future.exception
-    # Closing the loop throws GeneratorExit into what runs on it.
+    # Closing the loop throws GeneratorExit into its coroutines.
     raise ClientClosed("the client was closed") from None

@@ -1,4 +1,4 @@
-"""Which partitions a consumer reads that is no member: all of its topics, or those it names."""
+"""The partitions of a consumer without a group: all of its topics, or those that it names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from transport.types import TP
 
 
 class Reader:
-    """Compares what is to be read with what is read. The polling thread changes it.
+    """The partitions of one consumer without a group. Changed on the polling thread.
 
     Attributes:
-        assigned: what is read.
-        topics: what is subscribed to.
+        assigned: the partitions that it reads.
+        topics: the subscribed topics.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -24,7 +24,7 @@ class Reader:
         self._named = settings.partitions
 
     def changes(self, cluster: Any) -> Iterator[tuple[RebalanceKind, frozenset[TP]]]:
-        """What goes and what comes, as far as the client's metadata knows by now."""
+        """Yield the partitions to revoke and to assign, by the client's metadata of now."""
         wanted = self._wanted(cluster)
         if gone := self.assigned - wanted:
             yield RebalanceKind.REVOKED, gone
@@ -32,18 +32,18 @@ class Reader:
             yield RebalanceKind.ASSIGNED, come
 
     def is_due(self, cluster: Any) -> bool:
-        """Whether there are changes."""
+        """Return whether there are changes."""
         return self._wanted(cluster) != self.assigned
 
     def start_of(self, tp: TP) -> int | None:
-        """The offset that was named for a partition."""
+        """Return the start offset that the setting `partitions` gives; None: none."""
         return None if self._named is None else self._named.get(tp)
 
     def _wanted(self, cluster: Any) -> frozenset[TP]:
         wanted = {
             TP(topic, number)
             for topic in self.topics
-            # What was seen once stays, while the metadata is being fetched anew.
+            # Assigned partitions stay while the client has no metadata of the topic.
             for number in cluster.partitions_for_topic(topic) or self._numbers(topic)
         }
         return frozenset(wanted if self._named is None else wanted & set(self._named))

@@ -1,9 +1,12 @@
-"""The client's rebalance callbacks as `Rebalance`s that trio answers in its own time.
+"""The client's rebalance callbacks, each as a `Rebalance` that trio releases.
 
-The callbacks are coroutines on the client's IO thread. Each makes a future of the client, hands a
-`Rebalance` over to trio and awaits the future, so heartbeats go on and the polling thread stays
-inside `poll`. Whoever comes first resolves the future: `Rebalance.release`, the bound (a timer on
-the client's own loop, so that it holds even if trio is gone), or the end of the client.
+The callbacks are coroutines on the client's IO thread. Each makes a future of the client, passes a
+`Rebalance` to trio and awaits the future. So heartbeats continue, and the polling thread stays
+inside `poll`. The first of these resolves the future:
+
+- `Rebalance.release`;
+- the bound, a timer on the client's own loop, which works even after the end of trio;
+- the end of the client.
 """
 
 from __future__ import annotations
@@ -25,18 +28,19 @@ NOTHING: tuple[Mapping[TP, int], frozenset[TP]] = ({}, frozenset())
 
 
 class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
-    """Serves one consumer; made within the trio run that takes the rebalances.
+    """The rebalance listener of one consumer. Made in the trio run that receives the rebalances.
 
     Args:
-        bound: seconds a rebalance may take, counted from the client's last poll.
-        drop: called on the IO thread, while the polling thread is inside the client, with the
-            partitions that go.
+        bound: seconds that a rebalance may take, counted from the client's last poll.
+        drop: called with revoked or lost partitions, on the IO thread, while the polling thread is
+            inside the client.
         deliver: called in trio with each rebalance, in order.
-        note: called on the IO thread with the partitions that come, before anything else is done;
-            returns those whose topic was created again since they were noted before.
+        note: called with newly assigned partitions, on the IO thread, before anything else. Returns
+            those whose topic was created again since the last call with them.
 
     Attributes:
-        raised: how many rebalances there were; written on the IO thread.
+        raised: how many rebalances were raised. Written on the IO thread, and in trio for those
+            that the consumer raises itself.
     """
 
     def __init__(
@@ -57,11 +61,11 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._pending: Rebalance | None = None
 
     def attach(self, consumer: Any) -> None:
-        """Name the consumer that calls; before its first poll."""
+        """Set the consumer that calls this listener, before its first poll."""
         self._consumer = consumer
 
     def close(self) -> None:
-        """Let what is waiting expire; from now on callbacks return at once. From any thread."""
+        """Let the pending rebalance expire; later callbacks return at once. From any thread."""
         self._closed = True
         if (pending := self._pending) is not None:
             self._tell(pending.expired.set)
@@ -76,9 +80,9 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         tps = frozenset(TP(*tp) for tp in assigned)
         seek, pause = await self._consent(RebalanceKind.ASSIGNED, tps, self._note(tps))
-        # `_subscription`: in an eager rebalance a partition that was given back and comes again
-        # keeps its old position and its pause flag, and no public call takes a position away.
-        # What the client does with a partition that is new to it: put in a fresh state.
+        # `_subscription`: in an eager rebalance, a partition that is revoked and assigned again
+        # keeps its position and its pause flag, and no public call removes a position. So each
+        # partition gets a new state, as the client gives it to a new partition.
         assignment = self._consumer._subscription.assignment
         for tp in assigned:
             assignment[tp] = state = TopicPartitionState()
@@ -95,16 +99,19 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     async def _consent(
         self, kind: RebalanceKind, tps: frozenset[TP], of_new_topic: frozenset[TP] = frozenset()
     ) -> tuple[Mapping[TP, int], frozenset[TP]]:
-        """Wait, on the IO thread, for the release; return the seeks and the pauses."""
+        """Raise a rebalance and wait for its release, on the IO thread.
+
+        Return the offsets to seek to and the partitions to pause.
+        """
         if self._closed:
             return NOTHING
         # `_net`: only `call_soon_threadsafe` both resolves a future on the loop and wakes it.
         net = self._consumer._client._net
-        # `_coordinator`: max_poll_interval counts from the last poll, which only it knows.
+        # `_coordinator`: max_poll_interval counts from the last poll, which only it records.
         coordinator = self._consumer._coordinator
         gap = time.monotonic() - coordinator.heartbeat.last_poll
-        # Lost partitions have no owner here, so no interval expires. And without a coordinator the
-        # client counts no polls.
+        # This member does not own lost partitions, so no interval expires. And without a
+        # coordinator the client counts no polls.
         bound = self._bound if kind is RebalanceKind.LOST else max(0.0, self._bound - gap)
         answer = Future()
 
@@ -114,7 +121,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
         def release(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
             start = dict(seek), pause
-            with contextlib.suppress(Exception):  # the loop may have ended: nobody waits then
+            with contextlib.suppress(Exception):  # the loop may have ended: nothing waits then
                 net.call_soon_threadsafe(lambda: resolve(start))
 
         self.raised += 1
@@ -129,7 +136,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._pending = rebalance
         timer = net.call_later(bound, expire)
         try:
-            # The other order would miss a close in between.
+            # Checked after `_pending` is set. The other order would miss a close in between.
             if self._closed or not self._tell(self._deliver, rebalance):
                 return NOTHING
             return await answer  # type: ignore[no-any-return]

@@ -5,8 +5,7 @@ policy "none", and a missing position is an error of a poll. This module catches
 applies the rule of `drivers/starts.py`. The client then asks the broker for the place in the log,
 on its own loop, as it does for a policy of its own.
 
-All of this runs on the polling thread, except for two functions in the client, which run on its
-loop.
+All of this runs on the polling thread, unless noted. Two functions in the client run on its loop.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ NO_POSITION = (
     kafka.errors.LogTruncationError,
 )
 _EARLIEST, _LATEST = int(OffsetSpec.EARLIEST), int(OffsetSpec.LATEST)
-# Most seconds for the group's commits; the next poll asks again.
+# Most milliseconds to wait for the group's committed offsets. The next poll asks again.
 _PATIENCE_MS = 1000
 
 
@@ -55,14 +54,14 @@ class Starts:
     """The positions of one consumer that come from neither a commit nor a seek.
 
     Args:
-        on_news: called on the client's loop whenever `has_news` was set.
+        on_news: called whenever `has_news` was set, on the client's loop or the polling thread.
 
     Attributes:
         began: when the group began with each topic, as far as this client knows. Replaced, never
-            changed.
-        created: topics that were created while this client ran; added to from any thread.
-        resets: the positions that were set, to be taken out from the left. Written on the
-            client's loop.
+            modified.
+        created: topics that were created while this client ran. Written from any thread.
+        resets: the positions that were set, oldest first. Written on the client's loop or the
+            polling thread.
         has_news: `resets` has grown since this was last set to False.
     """
 
@@ -79,13 +78,13 @@ class Starts:
         self._consumer: Any = None
 
     def saw(self, topics: Collection[str]) -> None:
-        """Note all topics that exist. A topic that is new among them was created since."""
+        """Note all topics that exist. Those that the first call did not have are new topics."""
         if self._first_seen is None:
             self._first_seen = topics
         self.created.update(set(topics) - set(self._first_seen))
 
     def attach(self, consumer: Any) -> None:
-        """Serve a new consumer, which has the policy "none"."""
+        """Use this object for a new consumer, which has the policy "none"."""
         self._consumer = consumer
         _fall_back_to_the_end(consumer)
         # `_fetcher`, `_reset_offset_if_needed`: where the client applies the broker's answer. Only
@@ -109,15 +108,15 @@ class Starts:
             self._ask(tp, _EARLIEST, _Asked(None, True, self._must_commit))
 
     def drop(self, tps: Collection[TP]) -> None:
-        """Forget partitions that go. From any thread."""
+        """Forget the resets of partitions. From any thread."""
         for tp in tps:
             self._asked.pop(tp, None)
-        # Nothing is taken out meanwhile: partitions go in a poll, and the resets are taken after.
+        # No other thread removes resets meanwhile: they are read after a poll, not during it.
         for reset in [reset for reset in self.resets if reset.tp in tps]:
             self.resets.remove(reset)
 
     def note_of(self, topic: str) -> str:
-        """Return the metadata of a commit. From any thread."""
+        """Return the metadata for commits of a topic. From any thread."""
         began = self.began.get(topic)
         return "" if began is None else str(began)
 
@@ -131,8 +130,8 @@ class Starts:
 
         Args:
             topics: the subscribed topics.
-            held: records that the client has returned and the transport has not seen yet. Records
-                of a truncated log are removed, to be fetched again.
+            held: fetches that no `poll` of the driver has returned yet. Those of a truncated log
+                are removed, to be fetched again.
 
         Raises OffsetOutOfRange with the policy "error"; the client's retriable errors.
         """
@@ -167,7 +166,7 @@ class Starts:
             for tp, at in sorted(positions.items())
         ]
         raise OffsetOutOfRange(
-            f"{'; '.join(told)}. With auto_offset_reset='error' the app does not choose another:"
+            f"{'; '.join(told)}. With auto_offset_reset='error' the app chooses no other offset:"
             " seek to an offset in the log, or commit one for the group",
             positions,
         ) from error
@@ -202,7 +201,7 @@ class Starts:
         if self._settings.client_only:
             return {}
         tps = [TopicPartition(topic, n) for topic, count in counts.items() for n in range(count)]
-        # `_coordinator`: the public committed() takes one partition, a request each.
+        # `_coordinator`: the public committed() makes one request for each partition.
         committed = self._consumer._coordinator.fetch_committed_offsets(
             tps, timeout_ms=_PATIENCE_MS
         )
@@ -211,7 +210,7 @@ class Starts:
     def _continue_at(
         self, tp: TP, place: OffsetAndMetadata | None, held: Sequence[Fetched]
     ) -> None:
-        """The log was truncated: continue at the offset where it diverged."""
+        """Continue a truncated log at the offset where it diverged."""
         state = self._subscription.assignment.get(TopicPartition(*tp))
         if state is None:
             return
@@ -226,7 +225,7 @@ class Starts:
         self._tell(tp, place.offset)
 
     def _ask(self, tp: TP, place: int, asked: _Asked) -> None:
-        # `_subscription`, `request_offset_reset`: the public calls know no place but the ends.
+        # `_subscription`, `request_offset_reset`: the public calls reset only to an end of the log.
         if TopicPartition(*tp) in self._subscription.assignment:
             self._asked[tp] = asked
             self._subscription.request_offset_reset(TopicPartition(*tp), place)
@@ -247,7 +246,7 @@ class Starts:
 def _fall_back_to_the_end(consumer: Any) -> None:
     """Let a reset to a time go to the end of a log that has no later record.
 
-    The client leaves such a partition without a position, and asks for ever.
+    The client leaves such a partition without a position, and repeats the request for ever.
     """
     # `_fetcher`, `_send_list_offsets_request`: one request to one broker, and its answer.
     fetcher = consumer._fetcher

@@ -1,8 +1,8 @@
-"""The creation of one topic, by an admin client of its own.
+"""The creation of one topic, with an admin client of its own and one timeout.
 
-The client has no bound for it: connecting has one, each request has another, and one that waits
-for a broker that stands still is not to be ended from outside by a public call. So we say when to
-give up, and close its connections, which fails all that waits for them.
+The client has a timeout for connecting and one for each request, but none for the whole. No public
+call ends a request to a broker that has stopped answering. So `give_up` closes the connections, and
+everything that waits for them fails.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.waiting import Waiting
 from transport.errors import BrokerUnavailable
 
-# The client waits for a new topic so long at once; in between we look whether to give up.
+# Milliseconds of one wait for a new topic. Between two waits, `make` checks whether to give up.
 _SLICE_MS = 200
 
 
 class Creation:
-    """A topic that is to be created; `make` it once, on a thread where it may block.
+    """The creation of one topic. Call `make` once, on a thread that it may block.
 
     Args:
-        options: of the admin client.
-        wanted: of the topic, as the client wants it.
+        options: the options of the admin client.
+        wanted: the properties of the topic, as the client takes them.
         timeout: seconds from now on.
-        wait: until the topic can be written.
+        wait: whether `make` waits until the topic can be written.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Creation:
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._wait = wait
-        self._lock = threading.Lock()  # a client is made on one thread and cut by another
+        self._lock = threading.Lock()  # one thread makes the client, and another may cut it off
         self._is_given_up = False
-        self._client: Any = None  # the KafkaNetClient, as long as it can be cut
+        self._client: Any = None  # the KafkaNetClient, while it can be cut off
 
     def make(self) -> None:
-        """Create it. Raises BrokerUnavailable after the timeout, and what the client raises."""
+        """Create the topic. Raises BrokerUnavailable after the timeout, and the client's errors."""
         left_ms = self._left_ms()
         attempt = Attempt(self._options["bootstrap_servers"], self._enter, self._waiting)
         bounded = {
@@ -77,10 +77,10 @@ class Creation:
             if admin is not None:
                 admin.close()
             elif made is not None:
-                made.close()  # the class leaves it as it is, with its thread
+                made.close()  # the failed KafkaAdminClient leaves it open, with its thread
 
     def give_up(self) -> None:
-        """Let `make` end soon, if it has not. From any thread."""
+        """End a `make` under way soon. From any thread."""
         with self._lock:
             self._is_given_up = True
             client = self._client

@@ -1,4 +1,4 @@
-"""Which topic a partition belongs to: a topic is its id, not its name.
+"""The topic ids of partitions: the id identifies a topic, not its name.
 
 A topic that is deleted and created again keeps its name and gets another id. The client knows the
 ids, but makes requests by name: it would continue in the new topic at the position of the old one,
@@ -36,7 +36,7 @@ _NAMED = re.compile(rf" ?{_KEY}([0-9a-f-]{{36}})$")
 
 
 def committed_at(offset: int, note: str, topic_id: object) -> OffsetAndMetadata:
-    """Return what to commit: an offset that is valid for this topic only, if its id is known."""
+    """Return an offset to commit, which is valid for this topic only, if its id is known."""
     named = "" if topic_id is None else f"{_KEY}{topic_id}"
     return OffsetAndMetadata(offset, " ".join(filter(None, (note, named))), -1)
 
@@ -58,7 +58,7 @@ class Identities:
     Attributes:
         of: the id of each partition's topic at the time of its assignment.
         fresh: partitions of topics that were created again, until an offset is committed for them.
-            They start from what is committed for the new topic, or at its beginning.
+            They start from the offset committed for the new topic, or at its beginning.
     """
 
     def __init__(self) -> None:
@@ -66,9 +66,10 @@ class Identities:
         self.fresh: set[TP] = set()
         self._names: dict[uuid.UUID, str] = {}
         self._changes = 0  # how often a partition got another id
-        self._gone: tuple[object, tuple[int, int], frozenset[TP]] | None = None  # as of what
-        self._seen: object = None  # the client's ids, as of the last look
-        self._sessions: dict[object, int] = {}  # of the fetch session of each node: `_changes`
+        # The last result of `of_gone`, after the values that it was computed from.
+        self._gone: tuple[object, tuple[int, int], frozenset[TP]] | None = None
+        self._seen: object = None  # the client's ids at the last check
+        self._sessions: dict[object, int] = {}  # by node: `_changes` when its fetch session began
         self._sessions_by_id: set[object] = set()  # nodes whose session names ids
 
     def note(self, tps: Collection[TP], cluster: Any) -> frozenset[TP]:
@@ -85,9 +86,9 @@ class Identities:
         return anew
 
     def replaced(self, assigned: Iterable[Any], cluster: Any) -> frozenset[TP]:
-        """Return the partitions whose topic was created again, as far as the client knows by now.
+        """Return the partitions whose topic was created again, as far as the client knows.
 
-        Looks only if the client has had an answer since the last call without a result.
+        Checks only if the client has received metadata since the last call that found nothing.
         """
         # `_topic_ids`: a new mapping with each answer. The client's listeners are not reliable: if
         # one of them raises, the others are not called.
@@ -106,7 +107,10 @@ class Identities:
         return frozenset(found)
 
     def of_gone(self, cluster: Any) -> frozenset[TP]:
-        """Return partitions of deleted topics, as the client knows. Cheap between answers."""
+        """Return partitions of topics that were deleted, as far as the client knows.
+
+        Cheap while the client receives no metadata.
+        """
         seen, changes = cluster._topic_ids, (self._changes, len(self.of))
         if self._gone is None or self._gone[0] is not seen or self._gone[1] != changes:
             ids = {tp.topic: known_id(cluster, tp.topic) for tp in self.of}
@@ -115,7 +119,7 @@ class Identities:
         return self._gone[2]
 
     def of_another(self, ids: Mapping[TP, object], cluster: Any) -> list[TP]:
-        """Return partitions whose topic no longer has this id, as far as the client knows."""
+        """Return the partitions whose topic has another id, as far as the client knows."""
         return [
             tp
             for tp, topic_id in ids.items()
@@ -136,7 +140,7 @@ class Identities:
         def send_by_id(request: Any, node_id: Any = None, **options: Any) -> Any:
             if isinstance(request, FetchRequest):
                 if self._is_outdated(request, node_id):
-                    # The fetcher then begins another session, with the ids of now.
+                    # The fetcher then begins another session, with the current ids.
                     return Future().failure(kafka.errors.Cancelled("a topic was created again"))
                 self._name_fetched(request, node_id)
             elif isinstance(request, OffsetCommitRequest):
@@ -172,8 +176,9 @@ class Identities:
         tps = [TP(t.topic, p.partition) for t in topics for p in t.partitions]
         tps += [TP(t.topic, number) for t in forgotten for number in t.partitions]
         if not tps:
-            # It only continues the session. By another version than the session was begun with,
-            # the broker would refuse it and end the session, and each idle fetch would be whole.
+            # The request only continues its session, so it needs the version of the session. With
+            # another one, the broker would refuse it and end the session. Then each idle fetch
+            # would name all partitions.
             if node_id in self._sessions_by_id:
                 request._max_version = FETCH_BY_ID
             return
@@ -193,7 +198,8 @@ class Identities:
                 (TP(t.topic, number), number) for t in forgotten for number in t.partitions
             ).items()
         ]
-        # `_max_version`: the client itself goes up to 12. A broker that has less is asked by name.
+        # `_max_version`: the client itself goes up to 12. A broker with a lower version gets the
+        # request by name.
         request._max_version = FETCH_BY_ID
 
     def _by_id(self, entries: Iterable[tuple[TP, Any]]) -> dict[tuple[str, uuid.UUID], list[Any]]:
@@ -211,8 +217,8 @@ class Identities:
     def _told_apart(
         self, offsets: Mapping[Any, Any], answered: Collection[TP], consumer: Any
     ) -> tuple[dict[Any, Any], list[TP]]:
-        """Return the valid offsets, and the waiting partitions without an offset of their topic."""
-        # `_subscription`: what has no position yet is about to get one.
+        """Return the valid offsets, and the partitions without one that wait for a position."""
+        # `_subscription`: a partition without a position is about to get one.
         subscription, cluster = consumer._subscription, consumer._client.cluster
         valid = {}
         anew = {tp for tp in self.fresh if tp in answered}
@@ -236,12 +242,14 @@ def begin_anew(
     starts: Mapping[TP, int],
     begin: Callable[[Collection[TP]], None],
 ) -> None:
-    """Let the client forget its positions in these. On the polling thread, between polls.
+    """Remove the client's positions in partitions. On the polling thread, between polls.
 
     Args:
-        begin: called with those that begin at the start of the log, for there are no commits.
+        starts: the offsets at which some of them begin.
+        begin: called with each other partition if there is no group, and so no committed offset.
+            It begins at the start of its log.
     """
-    # `_subscription`: no public call takes a position away.
+    # `_subscription`: no public call removes a position.
     assignment = consumer._subscription.assignment
     for tp in tps:
         if tp not in assignment:

@@ -1,7 +1,8 @@
-"""Messages for topics that the client has no metadata of: not yet, or their topic was deleted.
+"""A queue for messages to topics that the client has no metadata of.
 
-The client's `send` would block the sending thread for each of them, and with it all other topics.
-So they are kept here, in order, and each topic is waited for by itself.
+Either the client has none yet, or the topic was deleted. The client's `send` would block the
+sending thread for each of these messages, and so all other topics. This queue keeps the messages in
+order, and waits for each topic separately.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from transport.errors import (
     UnknownTopic,
 )
 
-# Between two times of asking when no broker answers.
+# Seconds between two lookups while no broker answers.
 _BACKOFF = 0.2
-# What a message may lose of its time by being handed over with one before it, in seconds and as a
-# share of what that one has left.
+# A message may be passed on together with an earlier one, and then gets that one's deadline. It
+# loses at most so many seconds, and at most this share of the time that the earlier one has left.
 _MOST_TAKEN, _SHARE_TAKEN = 1.0, 0.1
 
 
@@ -36,14 +37,15 @@ _Entry: TypeAlias = tuple[float, int, Outgoing]  # deadline, number, message
 
 @attrs.define
 class TopicWaitQueue:
-    """Called in trio.
+    """The messages that wait for the metadata of their topics. Called in trio.
 
     Args:
         look_up: waits for a topic, for so many seconds; raises UnknownTopic, BrokerUnavailable, ...
-        hand_over: has the client that looked up take messages, which have this deadline; those that
-            it has no metadata for after all are added again before it returns.
-        report: called with the outcomes of those that never get that far.
-        patience: seconds that a topic is waited for that the brokers do not have.
+        hand_over: passes messages and their deadline to the client that looked the topic up.
+            Messages whose topic the client does not know after all are added again before it
+            returns.
+        report: called with the outcomes of messages that fail in the queue.
+        patience: seconds to wait for a topic that the brokers do not have.
     """
 
     look_up: Callable[[str, float], Awaitable[object]]
@@ -58,13 +60,13 @@ class TopicWaitQueue:
 
     @property
     def topics(self) -> Collection[str]:
-        """Those that are waited for: what comes for them has to queue up here."""
+        """The topics that are waited for: new messages for them must be added here."""
         return self._waiting.keys()
 
     def add(self, messages: Sequence[Outgoing], deadline: float) -> None:
-        """Keep messages until their topics are there, or their time is up.
+        """Keep messages until their topics exist or their deadline passes.
 
-        Messages that come again have the earliest deadlines, and so go first.
+        Messages that are added again have the earliest deadlines, so they leave the queue first.
         """
         for message in messages:
             if message.topic not in self._waiting:
@@ -74,13 +76,13 @@ class TopicWaitQueue:
             heapq.heappush(self._waiting[message.topic], (deadline, next(self._numbers), message))
 
     def fail(self, error: TransportError) -> None:
-        """Fail all that waits."""
+        """Fail all messages in the queue."""
         for queue in self._waiting.values():
             self._fail(queue, error)
 
     @trio.lowlevel.enable_ki_protection
     async def wait_for_topics(self) -> NoReturn:
-        """Wait for each topic that is asked for, until cancelled."""
+        """Wait for the topics of all messages in the queue, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 await self._wanted.wait()
@@ -96,39 +98,46 @@ class TopicWaitQueue:
             left = deadline - trio.current_time()
             try:
                 await self.look_up(topic, max(0.0, min(self.patience, left)))
-                if queue:  # it may have been failed meanwhile
+                if queue:  # `fail` may have emptied it meanwhile
                     await self._hand_over(queue)
             except BrokerUnavailable as error:
                 if trio.current_time() < deadline:
-                    await trio.sleep(_BACKOFF)  # nothing tells that a broker is back
+                    await trio.sleep(_BACKOFF)  # no event reports that a broker is back
                 else:
                     self._expire(topic, deadline, error)
             except AuthorizationFailed as error:
                 self._fail(queue, error)
             except TransportError as error:
                 if isinstance(error, UnknownTopic) and deadline <= trio.current_time():
-                    # Others have more time, and a broker that just came back may not know yet.
+                    # Others have more time, and a broker that has just restarted may not know the
+                    # topic yet.
                     self._expire(topic, deadline, error)
                 else:
                     self._fail(queue, DeliveryFailed(str(error)), error)
             except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this topic alone
                 self._fail(queue, DeliveryFailed(repr(error)), error)
-        # Not where we are cancelled: what is left is for `fail`.
+        # Not after a cancellation: `fail` then needs the rest of the queue.
         del self._waiting[topic]
 
     async def _hand_over(self, queue: list[_Entry]) -> None:
-        """Those with the first deadline, and those that have hardly more time: one after the other
-        they would take longer than it takes for as many to come."""
+        """Pass on the messages with the first deadline, and those with little more time.
+
+        One by one, they would leave the queue more slowly than new messages can arrive.
+        """
         deadline = queue[0][0]
         left = max(0.0, deadline - trio.current_time())
         last = deadline + min(_MOST_TAKEN, left * _SHARE_TAKEN)
         await self.hand_over([message for _, _, message in _until(queue, last)], deadline)
 
     def _expire(self, topic: str, deadline: float, cause: TransportError) -> None:
-        """Those with this deadline, or one that is past."""
+        """Fail the messages with this deadline or an earlier one."""
         queue = self._waiting[topic]
         expired = _until(queue, deadline)
-        self._fail(expired, DeliveryTimeout(f"no metadata of {topic!r} until its deadline"), cause)
+        self._fail(
+            expired,
+            DeliveryTimeout(f"no metadata of topic {topic!r} until the message's deadline"),
+            cause,
+        )
 
     def _fail(
         self,

@@ -1,8 +1,8 @@
-"""Waiting for a topic's partitions on the client's own loop, beside all that it does.
+"""The lookup of topics' partitions, on the client's own loop and beside all other calls.
 
-The client's public calls for this block a thread for one topic at a time, or fetch the metadata
-of every topic there is. This coroutine runs on the loop that owns the metadata, so any number of
-topics are waited for at once, and a bad one delays no other.
+The client's public calls for this block a thread for one topic at a time, or fetch the metadata of
+all topics. This coroutine runs on the loop that owns the metadata. So it waits for any number of
+topics at once, and a bad one delays no other.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SOON = 1.0
 
 
 def known_partitions(cluster: Any, topic: str) -> Collection[int]:
-    """Those of a topic, as the client knows them now. From any thread."""
+    """Return a topic's partitions, as the client knows them now; else none. From any thread."""
     try:
         return cluster.partitions_for_topic(topic) or ()
     except KeyError:
-        return ()  # it looks twice, and its own thread has taken the topic away in between
+        return ()  # the client reads twice, and its thread has removed the topic in between
 
 
 def known_id(cluster: Any, topic: str) -> uuid.UUID | None:
@@ -55,7 +55,7 @@ async def partition_counts(
     Args:
         client: the KafkaNetClient of a consumer or producer.
         timeout: seconds.
-        waiting: logs what the query waits for.
+        waiting: logs that the query waits, and for which topics.
         absent: gets the names of the topics that a broker did not know at first.
 
     Raises:
@@ -69,7 +69,7 @@ async def partition_counts(
     if all(known.values()) and not _is_cut_off(client.cluster, waiting):
         await trio.lowlevel.checkpoint()
         return {topic: len(partitions) for topic, partitions in known.items()}
-    # The loop alone may change the set of topics that it iterates over for each request.
+    # Only the loop may change the set of topics, which it iterates over for each request.
     wanted = (client, topics, timeout, waiting, absent)
     counts: dict[str, int] = await ask(client, listed(topics), _look_up, *wanted, timeout=timeout)
     return counts
@@ -82,7 +82,7 @@ async def _look_up(
     waiting: Waiting,
     absent: set[str] | None = None,
 ) -> dict[str, int]:
-    """Runs on the client's loop."""
+    """Do the work of `partition_counts`, on the client's loop."""
     began = time.monotonic()
     cluster, deadline = client.cluster, began + timeout
     answered = is_told = False
@@ -94,7 +94,7 @@ async def _look_up(
             return {topic: len(cluster.partitions_for_topic(topic)) for topic in topics}
         if answered and absent is not None:
             absent.update(missing)
-        # Only of an answer to us: it may have been given back since the last one.
+        # Only after an answer to this query: the right may have been granted since an earlier one.
         if answered and (refused := cluster.unauthorized_topics.intersection(missing)):
             _forget(cluster, missing)
             raise AuthorizationFailed(f"this app may not see {listed(sorted(refused))}")
@@ -116,7 +116,7 @@ async def _look_up(
         if not is_told and time.monotonic() - began >= SOON:
             is_told = True
             if answered:
-                waiting.absent(missing, timeout)  # none, if the brokers cannot be reached
+                waiting.absent(missing, timeout)  # empty if the brokers cannot be reached
             else:
                 waiting.unanswered(missing, timeout)
         try:
@@ -126,7 +126,7 @@ async def _look_up(
             _forget(cluster, missing)
             raise UnknownTopic(excerpt(str(error))) from error
         try:
-            # An update comes no sooner than retry_backoff_ms after the last one.
+            # The client updates no sooner than retry_backoff_ms after its last update.
             await client._manager.wait_for(cluster.request_update(), _slice(left, is_told) * 1000)
             answered = True
         except kafka.errors.BrokerResponseError:
@@ -146,8 +146,8 @@ def _slice(left: float, is_told: bool) -> float:
 
 
 def _forget(cluster: Any, topics: Sequence[str]) -> None:
-    # `_topics`: there is no public way to take one back, and as long as an unknown topic is in
-    # there the client asks for it ten times a second and logs an error each time.
+    # `_topics`: no public call removes a topic. As long as an unknown topic is in this set, the
+    # client asks for it ten times a second and logs an error each time.
     for topic in topics:
         if not cluster.partitions_for_topic(topic):
             cluster._topics.discard(topic)

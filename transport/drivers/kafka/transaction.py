@@ -36,7 +36,7 @@ from transport.errors import (
 )
 from transport.types import TP, GroupMetadata
 
-# The client tells only by its text which of the fences of a group it met.
+# Only the text of the client's error shows which fence of the group applied.
 _UNKNOWN = kafka.errors.UnknownMemberIdError.__name__
 _ENDED_BY_THE_BROKER = (
     "the broker has ended the transaction, because it was open for longer than transaction_timeout"
@@ -45,8 +45,8 @@ _FENCED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochEr
 
 
 def abort_on_failure(producer: Any) -> None:
-    """Let whatever fails a batch of a new transactional producer abort its transaction."""
-    # `_transaction_manager`, `classify_batch_error`: where the client decides that.
+    """Let each failure of a batch abort the transaction, in a new transactional producer."""
+    # `_transaction_manager`, `classify_batch_error`: the client decides here what a failure ends.
     manager = producer._transaction_manager
     classify = manager.classify_batch_error
 
@@ -65,8 +65,8 @@ def abort_on_failure(producer: Any) -> None:
         return lambda at: error_of(at) if at in named or not named else _lost(top)
 
     sender._record_exceptions_fn = errors_of_records
-    # `_accumulator`, `abort_undrained_batches`: what was not sent yet fails with the transaction. A
-    # missing right may be that of the message itself, which was never sent.
+    # `_accumulator`, `abort_undrained_batches`: fails unsent messages with the transaction. They
+    # keep an error about a missing right, because it may concern their own topic.
     accumulator = sender._accumulator
     abort = accumulator.abort_undrained_batches
 
@@ -86,13 +86,17 @@ class Displaced(TransactionAborted):
 
 
 def no_right_to(transactional_id: str, error: Exception) -> AuthorizationFailed:
-    return AuthorizationFailed(f"may not use the transactional id {transactional_id!r}: {error}")
+    return AuthorizationFailed(
+        f"this app may not use the transactional id {transactional_id!r}: {error}"
+    )
 
 
 class Transaction:
-    """On the sending thread. Raises AuthorizationFailed, TransactionAborted, Displaced;
-    `send_offsets` raises CommitFailed (this member was evicted from its group), and `commit`
-    CommitUnknown as well."""
+    """One transaction of a producer. Called on the sending thread, unless noted.
+
+    The calls raise AuthorizationFailed, TransactionAborted and Displaced. `send_offsets` also
+    raises CommitFailed (this member was evicted from its group), and `commit` CommitUnknown.
+    """
 
     def __init__(self, producer: Any, linger: Linger) -> None:
         self.producer = producer
@@ -106,7 +110,7 @@ class Transaction:
             self.producer.begin_transaction()
 
     def hurry(self) -> None:
-        """Let no message of this transaction wait for the linger any more. From any thread."""
+        """End the linger for the messages of this transaction. From any thread."""
         self._linger.end()
 
     def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
@@ -133,10 +137,10 @@ class Transaction:
                 raise CommitUnknown(f"no answer to the commit within {timeout:g} s")
 
     def abort(self, timeout: float) -> None:
-        """Raises TransactionAborted where the client is of no use any more."""
+        """Abort it. Raises TransactionAborted if the client must be discarded."""
         if isinstance(self._manager.last_error, _FENCED):
-            raise Displaced(_ENDED_BY_THE_BROKER)  # it refuses the abort as well
-        # What went wrong may have left a gap in the numbers of its messages.
+            raise Displaced(_ENDED_BY_THE_BROKER)  # the broker refuses the abort as well
+        # The error may have left a gap in the sequence numbers of the messages.
         was_broken = self._manager.has_error()
         with self._errors():
             if not self._has_ended(self._manager.begin_abort(), timeout):

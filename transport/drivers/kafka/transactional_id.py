@@ -1,19 +1,19 @@
 """The owner of a transactional id: this producer, or another one since.
 
 The broker numbers the holders of a transactional id by an *epoch*. The broker raises the epoch in
-two cases, and refuses all that comes with an earlier one:
+two cases, and refuses requests with an earlier one:
 
 - Another producer takes the id over.
 - The broker aborts a transaction that is open for longer than its timeout.
 
-Kafka gives the same error for both (KAFKA-9910), and the client ends the producer for both. The id
-tells them apart if it is asked for with our last epoch (KIP-360): the broker grants it after a
+Kafka gives the same error for both (KAFKA-9910), and the client ends the producer for both. A
+request for the id with our last epoch separates them (KIP-360): the broker grants the id after a
 timeout, and refuses it if another producer came in between. The broker compares and raises the
 epoch in one step, so two producers can never both have the id.
 
-Before that step the broker aborts any transaction that is open under the id, whoever asks. So the
-driver first asks for the state of the id (KIP-664). A state that only another producer can have
-caused answers the question, and the driver leaves that producer's transaction alone.
+Before that step the broker aborts any transaction that is open under the id, also another
+producer's. So the driver first asks for the state of the id (KIP-664). If only another producer can
+have caused that state, the driver makes no request for the id, and that transaction stays open.
 
 A broker before Kafka 4 forgets our last epoch when it aborts our transaction, both after the
 timeout and at our request. It then grants the id only for the next epoch. A producer that takes the
@@ -43,7 +43,7 @@ from kafka.protocol.metadata import CoordinatorType
 from transport.errors import Fenced
 
 _REFUSED = (kafka.errors.ProducerFencedError, kafka.errors.InvalidProducerEpochError)
-# The states of an id that a timeout goes through.
+# The states of an id while the broker aborts a transaction after its timeout.
 _ABORTING = ("PrepareAbort", "PrepareEpochFence")
 # The states that only the owner of the id causes.
 _IN_USE = ("Ongoing", "PrepareCommit", "CompleteCommit")
@@ -69,7 +69,7 @@ def holder_of(epoch: int, state: str, last_epoch: int) -> Holder:
 
 def identity_of(producer: Any) -> ProducerIdAndEpoch:
     """Return the producer id and the epoch that the client has been granted."""
-    # `_transaction_manager`, `producer_id_and_epoch`: nothing of this is public.
+    # `_transaction_manager`, `producer_id_and_epoch`: no public call returns them.
     return producer._transaction_manager.producer_id_and_epoch
 
 
@@ -80,7 +80,7 @@ def take_over(producer: Any) -> None:
 
 def has_open(producer: Any) -> bool:
     """Return whether a transaction of the client is, or may be, open at the broker."""
-    # `_transaction_started`: the broker has taken something for it.
+    # `_transaction_started`: set once the broker has accepted a partition or offsets.
     return bool(producer._transaction_manager._transaction_started)
 
 
@@ -91,15 +91,15 @@ def take_back(producer: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> Non
 
     Args:
         last: the identity that the previous client was granted.
-        was_open: a transaction of ours may have been open then.
+        was_open: whether a transaction of ours may have been open then.
 
     Raises Fenced: another producer has taken the id over.
     """
     manager = producer._transaction_manager
     look = Look(manager, last)
-    # `_enqueue_request`, `_transition_to`: as `initialize_transactions` does, which asks for the id
-    # without an epoch. `_init_transactions_result`: what `init_transactions` waits for, if there is
-    # one already.
+    # `_enqueue_request`, `_transition_to`: `initialize_transactions` does the same, but asks for
+    # the id without an epoch. `_init_transactions_result`: `init_transactions` waits for this
+    # result if it is set.
     with manager._lock:
         manager._enqueue_request(look)
     _wait_for(producer, look.result)
@@ -129,12 +129,12 @@ def _taken(manager: Any) -> Fenced:
 
 
 class Ask(InitProducerIdHandler):  # type: ignore[misc]
-    """Asks for the id with our last epoch, and then with the next one if `was_open`."""
+    """A request for the id with our last epoch, and then with the next one if `was_open`."""
 
     def __init__(self, manager: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> None:
         manager.set_producer_id_and_epoch(last)
         super().__init__(manager, manager.transaction_timeout_ms, is_epoch_bump=True)
-        # `_is_epoch_bump`: else the client takes a refused id over all the same.
+        # `_is_epoch_bump`: otherwise the client takes the id over after a refusal.
         self._is_epoch_bump = False
         self._asks_again = was_open
 
@@ -149,10 +149,10 @@ class Ask(InitProducerIdHandler):  # type: ignore[misc]
 
 
 class Look(TxnRequestHandler):  # type: ignore[misc]
-    """Asks for the state of the id, until its owner is known.
+    """A request for the state of the id, repeated until its owner is known.
 
     Attributes:
-        is_of_another: another producer has the id for sure.
+        is_of_another: whether another producer certainly has the id.
     """
 
     def __init__(self, manager: Any, last: ProducerIdAndEpoch) -> None:
@@ -167,7 +167,7 @@ class Look(TxnRequestHandler):  # type: ignore[misc]
 
     def on_complete(self, correlation_id: int, response_or_exc: Any) -> None:
         if isinstance(response_or_exc, kafka.errors.UnsupportedVersionError):
-            # A broker before Kafka 3.0. `clear_in_flight_...`: as the client does at each answer.
+            # A broker before Kafka 3.0. `clear_in_flight_...`: the client calls it at each answer.
             self.transaction_manager.clear_in_flight_transactional_request_correlation_id()
             self._result.done()
         else:
@@ -177,7 +177,7 @@ class Look(TxnRequestHandler):  # type: ignore[misc]
         (told,) = response.transaction_states
         error = kafka.errors.for_code(told.error_code)
         if issubclass(error, kafka.errors.RetriableError):
-            # `_lookup_coordinator`: as the other requests of the client do.
+            # `_lookup_coordinator`: the other requests of the client do the same.
             self.transaction_manager._lookup_coordinator(
                 CoordinatorType.TRANSACTION, self.transactional_id
             )

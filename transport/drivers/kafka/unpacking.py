@@ -1,8 +1,8 @@
-"""Taking fetches from the client as they came, before it decompresses or decodes anything.
+"""Taking fetches from the client encoded, before it decompresses or decodes them.
 
-The client would decode all fetched records of all partitions at once, without bounds on what they
-take in memory, long before the first is needed. Here each partition's share of a fetch becomes one
-`Fetched`, which is decoded as it is read: see `records/`.
+The client would decode all fetched records of all partitions at once, long before they are needed,
+and without a bound on their memory. Here each partition's share of a fetch becomes one `Fetched`,
+which is decoded as it is read: see `records/`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ def keep_encoded(consumer: Any, codec: Codec, limit: int, waiting: int) -> None:
     """Let the polls of a new KafkaConsumer return `Fetched` in place of records.
 
     Args:
-        codec: decodes what is fetched, when it is read.
+        codec: decodes a fetch when it is read.
         limit: most bytes that a batch may decompress to, and that a record's headers may take in
             memory.
         waiting: the most bytes of fetches that wait because their partitions were paused. The rest
             is dropped, and fetched again after the resume.
     """
-    # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`: where what was fetched is unpacked.
-    # `fetched_records`: where a poll takes it, one partition after the other.
-    # `_paused_completed_fetches`: what waits for a resume; of each partition at most one fetch, so
-    # with many partitions there is no bound.
+    # `_fetcher`, `PartitionRecords`, `_parse_fetched_data`: the client unpacks a fetch here.
+    # `fetched_records`: a poll takes the fetches here, one partition after the other.
+    # `_paused_completed_fetches`: the fetches that wait for a resume. There is at most one for each
+    # partition, so with many partitions the client sets no bound.
     fetcher = consumer._fetcher
     parse, fetched = fetcher._parse_fetched_data, fetcher.fetched_records
 
@@ -58,7 +58,7 @@ def keep_encoded(consumer: Any, codec: Codec, limit: int, waiting: int) -> None:
 
 
 def _drop_beyond(most: int, fetches: dict[Any, Any]) -> None:
-    """Drop the last waiting fetches. No position has passed them, so they are fetched again."""
+    """Drop the last waiting fetches beyond a size. They are fetched again, from the positions."""
     size = 0
     for tp, fetch in list(fetches.items()):
         size += len(fetch.partition_data.records or b"")
@@ -69,11 +69,12 @@ def _drop_beyond(most: int, fetches: dict[Any, Any]) -> None:
 class Share:
     """One partition's share of a fetch, in place of the client's PartitionRecords.
 
-    The client takes it once, appends what it took to the answer of its poll, and moves the
+    The client takes it once, appends the result to the answer of its poll, and moves the
     partition's position to `next_fetch_offset`.
 
     Args:
-        codec, limit: see `keep_encoded`. The rest is what the client gives to a PartitionRecords.
+        codec, limit: see `keep_encoded`. The others are those that the client gives to a
+            PartitionRecords.
     """
 
     def __init__(
@@ -104,12 +105,12 @@ class Share:
         self._on_drain = on_drain
 
     def __bool__(self) -> bool:
-        """Whether it was not taken yet."""
+        """Return whether it was not taken yet."""
         return self._records is not None
 
     def take(self, n: int | None = None) -> list[EncodedRecords]:
-        """Return all of it as one `Fetched`; nothing if there are no records in it."""
-        # `_buffer`: the bytes of the fetch, whole.
+        """Return all of it as one `Fetched`; an empty list if it has no records."""
+        # `_buffer`: all bytes of the fetch.
         data = bytes(self._records._buffer)
         extent = extent_of(data, self.next_fetch_offset, self._aborted, self._limit)
         self.next_fetch_offset, self.leader_epoch = extent.end, extent.leader_epoch

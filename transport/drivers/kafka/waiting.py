@@ -1,4 +1,4 @@
-"""What the clients of one app wait for: brokers that do not answer and missing topics.
+"""The log lines of one app about brokers that do not answer and topics that are missing.
 
 The client retries silently, or logs each retry. Here each change of state is one log line, and an
 error can name its cause. Look here for the texts about `advertised.listeners`.
@@ -155,7 +155,7 @@ class Waiting:
         return "; ".join(texts)
 
     def _advertised(self, address: str, state: _Address) -> str | None:
-        """Return what is wrong with an address that only the broker itself has named."""
+        """Return the text about an address that failed and that only the broker has named."""
         names = None if state.was_reached else self._names_advertised(address)
         if names is None:
             return None

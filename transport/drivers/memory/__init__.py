@@ -1,8 +1,14 @@
 """`memory://`: a deterministic broker inside the process, with Kafka's semantics.
 
-Reads from the bottom up: `log` (one partition), `assignor` and `group` (the coordinator), `broker`
-(both by name), `membership` (a client's side of the group), all of them pure; then `consumer`,
-`producer` and `driver`, which are what trio sees of it.
+Read the modules from the bottom up. These are pure:
+
+- `log`: one partition.
+- `assignor`, `group`: a consumer group and its coordinator.
+- `coordinator`: transactions.
+- `broker`: topics and groups by name.
+- `membership`, `reader`: a client's side of a group, and a client that is not a member.
+
+`consumer`, `producer` and `driver` use trio and implement the contract of `drivers/base.py`.
 """
 
 from transport.drivers.memory.broker import MemoryBroker

@@ -1,4 +1,4 @@
-"""Who gets which partition: balanced, and with as few moves as that takes. Pure."""
+"""The assignment of partitions to members: balanced, with as few moves as possible. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ def balance(
     owned: Mapping[str, frozenset[TP]],
     partitions: Iterable[TP],
 ) -> dict[str, set[TP]]:
-    """Share out the partitions among the members that want their topics.
+    """Return the share of each member: partitions of the topics that the member subscribes to.
 
-    Everybody keeps what it owns as far as the balance allows: in the end no member could
-    hand a partition to one that has two less. Ties go by the order of the members.
+    Each member keeps the partitions that it owns, as far as the balance allows. The result is
+    balanced: no partition can move to a member that has at least two partitions fewer. The order of
+    the members decides ties.
 
     Args:
-        topics: what each member is subscribed to.
-        owned: what each member has now; of two who claim a partition the first has it.
+        topics: the topics that each member subscribes to.
+        owned: the partitions that each member has now. If two members claim a partition, the first
+            one owns it.
         partitions: every partition of all these topics.
     """
     shares: dict[str, set[TP]] = {member: set() for member in topics}
@@ -43,7 +45,7 @@ def balance(
 
 
 def owners_of(owned: Mapping[str, frozenset[TP]]) -> dict[TP, str]:
-    """The owner of each partition; of two who claim it, the first."""
+    """Return the owner of each partition; if two members claim a partition, the first one."""
     owners: dict[TP, str] = {}
     for member, tps in owned.items():
         for tp in tps:
@@ -54,9 +56,10 @@ def owners_of(owned: Mapping[str, frozenset[TP]]) -> dict[TP, str]:
 def hold_back(
     shares: Mapping[str, set[TP]], owned: Mapping[str, frozenset[TP]]
 ) -> dict[str, frozenset[TP]]:
-    """The cooperative first step: without the partitions that another member still owns.
+    """Return the shares without the partitions that another member still owns.
 
-    Their owner gives them up on seeing its share, and joins again; then they are free.
+    This is the first step of a cooperative rebalance. The owner gives up these partitions when it
+    receives its share, and joins again. In the second step they are free.
     """
     owners = owners_of(owned)
     return {

@@ -1,7 +1,7 @@
 """The broker of `memory://`: topics, their logs, and the groups that read them. Pure.
 
-It has no task, no thread and no clock: time comes with the calls, and timestamps count from
-a fixed one. So a program that drives it in the same order gets the same results.
+The broker has no task, no thread and no clock: callers pass the time, and timestamps count from a
+fixed one. So the same calls in the same order give the same results.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ from transport.drivers.memory.log import Log, StoredRecord
 from transport.errors import UnknownTopic
 from transport.types import TP, is_topic_name
 
-# Nothing here may depend on the wall clock: 2024-01-01, and a millisecond more with each record.
+# 2024-01-01, and one millisecond more with each record: no result may depend on the wall clock.
 FIRST_TIMESTAMP_MS = 1_704_067_200_000
 
 
 class MemoryBroker:
-    """Holds the data and the commits; may outlive its clients, and the trio run they were in.
+    """An in-process broker with its records and commits.
+
+    It may outlive its clients and the trio run in which they were.
 
     Args:
-        default_partitions: of a topic that is created on its first use.
-        auto_create: whether first use creates a topic; else it raises UnknownTopic.
-        clock: gives the timestamp, in milliseconds, of a record that comes without one.
+        default_partitions: the number of partitions of a topic that is created on its first use.
+        auto_create: whether the first use creates a topic; otherwise it raises UnknownTopic.
+        clock: returns the timestamp, in milliseconds, of a record without a timestamp.
         on_commit: called at each commit with the group's id and its new offsets.
 
     Attributes:
-        topics_changed: rung when a topic was created or deleted, or got more partitions.
-        topics_version: counts these changes.
-        transactions: the coordinator of all of them.
+        topics_changed: signals that a topic was created or deleted, or got more partitions.
+        topics_version: the number of these changes.
+        transactions: the coordinator of all transactions.
     """
 
     def __init__(
@@ -74,31 +76,31 @@ class MemoryBroker:
         self._era: object = None
 
     def clock(self) -> int:
-        """The timestamp, in milliseconds, of a record that comes without one."""
+        """Return the timestamp, in milliseconds, of a new record without a timestamp."""
         if self._clock is not None:
             return self._clock()
         self._last_ms = next(self._next_ms)
         return self._last_ms
 
     def now_ms(self) -> int:
-        """Return the time. No record that is written from now on has an earlier timestamp."""
+        """Return the time in milliseconds. `clock` returns no earlier timestamp from now on."""
         return self._last_ms + 1 if self._clock is None else self._clock()
 
     def create_topic(
         self, topic: str, partitions: int, config: Mapping[str, str] | None = None
     ) -> bool:
-        """Create the topic; False, and nothing changed, if it exists.
+        """Create the topic; return False and change nothing if it exists.
 
         Args:
-            config: decides which records the topic refuses (see `refusal.py`).
+            config: decides which records the topic rejects (see `rejected_records.py`).
 
-        Raises UnknownTopic for a name that no topic can have.
+        Raises UnknownTopic: the name is not valid.
         """
         topic_name("topic", topic)
         whole(f"partitions of {topic!r}", partitions, least=1)
         or_none(instance, "config", config, kind=Mapping, expected="a mapping of str to str")
         if not is_topic_name(topic):
-            raise UnknownTopic(f"{topic!r} is no name of a topic")
+            raise UnknownTopic(f"{topic!r} is not a valid topic name")
         if topic in self._topics:
             return False
         self._topics[topic] = [Log() for _ in range(partitions)]
@@ -110,7 +112,7 @@ class MemoryBroker:
     def delete_topic(self, topic: str) -> None:
         """Delete the topic with its records and with the offsets that groups committed for it.
 
-        A topic that is created under this name afterwards is another one, with another id.
+        A topic that is created with this name afterwards is a different topic with another id.
         Raises UnknownTopic.
         """
         if topic not in self._topics:
@@ -123,18 +125,18 @@ class MemoryBroker:
         self._tell_of_topics()
 
     def topic_id(self, topic: str) -> int | None:
-        """Return the identity of the topic; None: it does not exist. Creates none."""
+        """Return the id of the topic; None: it does not exist. Creates no topic."""
         return self._ids.get(topic)
 
     def add_partitions(self, topic: str, count: int) -> None:
-        """Let the topic have `count` more partitions. Raises UnknownTopic."""
+        """Add `count` partitions to the topic. Raises UnknownTopic."""
         whole("count", count, least=1)
         self.partitions(topic)
         self._topics[topic] += [Log() for _ in range(count)]
         self._tell_of_topics()
 
     def config(self, topic: str) -> Mapping[str, str]:
-        """What the topic was created with. Raises UnknownTopic."""
+        """Return the configuration of the topic. Raises UnknownTopic."""
         if not self.has_topic(topic):
             raise UnknownTopic(f"no such topic: {topic!r}")
         return self._configs[topic]
@@ -145,11 +147,11 @@ class MemoryBroker:
         return frozenset(self._topics)
 
     def has_topic(self, topic: str, *, create: bool = True) -> bool:
-        """Whether the topic exists, or was created by this call.
+        """Return whether the topic exists, or was created by this call.
 
         Args:
-            create: whether the broker may create it, if `auto_create` is set. The same in other
-                methods.
+            create: whether the broker may create the topic, if `auto_create` is set. Other methods
+                have the same argument.
         """
         if type(topic) is not str:
             topic_name("topic", topic)
@@ -160,32 +162,32 @@ class MemoryBroker:
         return topic in self._topics
 
     def partitions(self, topic: str, *, create: bool = True) -> list[TP]:
-        """Every partition of the topic, in order. Raises UnknownTopic."""
+        """Return every partition of the topic, in order. Raises UnknownTopic."""
         if not self.has_topic(topic, create=create):
             raise UnknownTopic(f"no such topic: {topic!r}")
         return [TP(topic, number) for number in range(len(self._topics[topic]))]
 
     def partitions_if_any(self, topic: str, *, create: bool = True) -> list[TP]:
-        """Return the partitions of the topic; none if it does not exist."""
+        """Return every partition of the topic; an empty list if the topic does not exist."""
         there = self.has_topic(topic, create=create)
         return self.partitions(topic, create=False) if there else []
 
     def log(self, tp: TP, *, create: bool = True) -> Log:
-        """The partition's log. Raises UnknownTopic, also where the topic has fewer partitions."""
+        """Return the partition's log. Raises UnknownTopic: no such topic or partition."""
         if type(tp) is not TP:
             tp = topic_partition("tp", tp)
         partitions = self._topics[tp[0]] if self.has_topic(tp[0], create=create) else []
         if not 0 <= tp[1] < len(partitions):
-            raise UnknownTopic(f"{tp[0]}-{tp[1]}")
+            raise UnknownTopic(f"no such partition: {tp[0]}-{tp[1]}")
         return partitions[tp[1]]
 
     def log_if_any(self, tp: TP) -> Log | None:
-        """Return the partition's log; None: it does not exist. Creates none."""
+        """Return the partition's log; None: it does not exist. Creates no topic."""
         partitions = self._topics.get(tp[0], [])
         return partitions[tp[1]] if 0 <= tp[1] < len(partitions) else None
 
     def records(self, topic: str) -> list[StoredRecord]:
-        """What a reader of what is committed sees of the topic, partition by partition.
+        """Return the records of the topic that "read_committed" shows, partition by partition.
 
         Raises UnknownTopic.
         """
@@ -194,45 +196,48 @@ class MemoryBroker:
         ]
 
     def committed(self, group_id: str) -> dict[TP, int]:
-        """The offsets that the group has committed: of each partition the next one to be read."""
+        """Return the offsets that the group has committed: the next offset to read."""
         return dict(self._groups[group_id].offsets) if group_id in self._groups else {}
 
     def group(self, group_id: str) -> Group:
-        """The group of that name; an empty one where there was none."""
+        """Return the group with this id; creates an empty group if there is none."""
         if group_id not in self._groups:
             on_commit = functools.partial(self._on_commit, group_id)
-            # A group creates no topic: its members ask for theirs.
+            # A group creates no topic: its members request their topics.
             existing = functools.partial(self.partitions_if_any, create=False)
             self._groups[group_id] = Group(existing, on_commit)
         return self._groups[group_id]
 
     def gap(self, tp: TP, count: int = 1) -> None:
-        """Let the next `count` offsets have no record, as compaction or markers do."""
+        """Leave the next `count` offsets without records, as compaction or markers do."""
         whole("count", count, least=1)
         log = self.log(tp)
         log.skip(count)
         log.bell.ring()
 
     def delete_records(self, tp: TP, before: int) -> None:
-        """Forget the partition's records below the offset `before`, as retention does."""
+        """Delete the partition's records below the offset `before`, as retention does."""
         whole("before", before)
         log = self.log(tp)
         log.trim(before)
         log.bell.ring()
 
     def cut_off(self, tp: TP, end: int) -> None:
-        """Lose the partition's records from the offset `end` on, as a broker does that comes back
-        from an old copy. What is committed beyond it stays, as on Kafka."""
+        """Drop the partition's records from the offset `end` on.
+
+        A broker that restarts from an old copy loses records in this way. Committed offsets beyond
+        `end` stay, as in Kafka.
+        """
         whole("end", end)
         log = self.log(tp)
         log.cut_off(end)
         log.bell.ring()
 
     def attend(self, era: object, now: float) -> None:
-        """Take part in `era`: a stretch of time with one clock, such as a trio run.
+        """Enter `era`, a period with one clock, such as a trio run.
 
-        The first time in a new one, those who were members before have lost their connection,
-        and their sessions run out from `now`.
+        At the first call with a new era, all existing members of groups are disconnected. Their
+        sessions, and the timeouts of open transactions, start at `now`.
         """
         if era is not self._era:
             self._era = era
@@ -247,5 +252,5 @@ class MemoryBroker:
         self.topics_changed.ring()
 
     def missing(self, topics: Collection[str], *, create: bool = True) -> list[str]:
-        """Those topics that do not exist, sorted."""
+        """Return the topics that do not exist, sorted."""
         return sorted(topic for topic in topics if not self.has_topic(topic, create=create))

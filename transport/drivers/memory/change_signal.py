@@ -1,4 +1,4 @@
-"""How the pure parts tell of a change without knowing who waits, or with what library."""
+"""The signal by which the pure parts of the broker report a change, without any async library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class ChangeSignal:
-    """Plain callbacks, called in the order in which they came."""
+    """A set of listeners, which `ring` calls in the order in which they were added."""
 
     def __init__(self) -> None:
         self._listeners: dict[Callable[[], None], None] = {}

@@ -1,8 +1,9 @@
-"""A consumer of `memory://`: the pure rules of log and group, waited for with trio.
+"""The consumer of `memory://`: trio calls around the pure rules of log and group.
 
-The client has no task of its own. Its polls wait for the bells of the group and of the logs,
-and for the group's next deadline, which is infinite while every member is alive and
-polling; so an idle program has no timer running, and a mock clock may jump.
+The client has no task of its own. Its polls wait for the signals of the group, the logs, the
+transactions and the topics, and for the next deadline of the group or of a transaction. While all
+members poll and no transaction is open, there is no deadline. So an idle program has no timer, and
+a mock clock may jump.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from transport.types import TP, GroupMetadata
 
 @attrs.frozen(eq=False)
 class Connection:
-    """What an open client has to do with."""
+    """The broker, group and membership of an open client."""
 
     broker: MemoryBroker
     group: Group
@@ -52,10 +53,10 @@ class Connection:
 
 
 class MemoryConsumer:
-    """Implements `ConsumerClient`.
+    """A `ConsumerClient` for `memory://`.
 
-    Nothing is fetched ahead: a poll reads the logs at the positions in the same step in
-    which it returns. So a cancelled poll has nothing to lose, and a seek nothing to drop.
+    The client fetches nothing ahead: a poll reads the logs in the same step in which it returns. So
+    a cancelled poll loses nothing, and a seek drops nothing.
     """
 
     def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
@@ -68,24 +69,24 @@ class MemoryConsumer:
         self._committed_only = settings.isolation == "read_committed"
         self._connection: Connection | None = None
         self._closed = False
-        self._logs: dict[TP, Log] = {}  # of what is assigned, in the order of the next fetch
-        self._sources: dict[TP, Log] = {}  # of what was ever assigned, as it was then
-        self._topics_version = 0  # of the broker's topics, as of the last look
-        self._replaced: frozenset[TP] = frozenset()  # of new topics, to be told as assigned
-        self._fresh: set[TP] = set()  # of new topics: no policy says where they start
-        self._topics: frozenset[str] = frozenset()  # that are subscribed to
+        self._logs: dict[TP, Log] = {}  # of assigned partitions, in the order of the next fetch
+        self._sources: dict[TP, Log] = {}  # of all partitions ever assigned, at that time
+        self._topics_version = 0  # of the broker's topics, at the last check
+        self._replaced: frozenset[TP] = frozenset()  # of new topics, for the next ASSIGNED
+        self._fresh: set[TP] = set()  # of new topics: the reset policy does not apply to them
+        self._topics: frozenset[str] = frozenset()  # the subscription
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
         self._paused: set[TP] = set()
         self._wake = trio.Event()
         self._interrupted = False
         self._consent: PendingRebalance | None = None
-        self._rebalances: deque[Rebalance] = deque()  # to be told
+        self._rebalances: deque[Rebalance] = deque()  # not yet returned by next_rebalance
         self._unreleased: deque[Rebalance] = deque()
         self._raised = trio.Event()
         self._resets: list[Reset] = []
         self._began: Mapping[str, Began] = {}  # when the group began with each topic
-        self._created: set[str] = set()  # topics that were created while we ran
+        self._created: set[str] = set()  # topics that were created while this client ran
         self._first_seen: frozenset[str] | None = None
 
     async def open(self) -> None:
@@ -94,7 +95,7 @@ class MemoryConsumer:
             raise ClientClosed("the consumer was closed")
         broker = self._attach()
         settings = self._settings
-        # Without a group the offsets are kept where nobody else can see them.
+        # Without a group, a private one stores the offsets.
         group = (
             Group(broker.partitions_if_any)
             if settings.client_only
@@ -196,12 +197,12 @@ class MemoryConsumer:
             if sources[tp] not in (None, log):
                 raise TopicReplaced([tp])
             if offset < 0:
-                raise CommitRefused(f"{offset} is no offset, for {tp}")
+                raise CommitRefused(f"offset {offset} of {tp} is negative and cannot be committed")
         try:
             if offsets:
                 connection.membership.commit(offsets, trio.current_time(), self._notes())
         except CommitFailed:
-            self._stir()  # the poll is to see that, too
+            self._stir()  # the poll raises the loss
             raise
 
     @trio.lowlevel.enable_ki_protection
@@ -217,7 +218,9 @@ class MemoryConsumer:
                 transactions.expire(trio.current_time())
                 self._connected()
             return {tp: group.offsets[tp] for tp in tps if tp in group.offsets}
-        raise BrokerUnavailable(f"open transactions held the offsets for more than {timeout:g} s")
+        raise BrokerUnavailable(
+            f"open transactions held the offsets for more than {timeout:g} s; try again"
+        )
 
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -256,7 +259,9 @@ class MemoryConsumer:
         connection = self._connected()
         membership, log_of = connection.membership, connection.broker.log_if_any
         if self._rebalances:
-            raise RebalanceInProgress("a rebalance has not been looked at yet")
+            raise RebalanceInProgress(
+                "a rebalance has been raised and not handled yet; try again after it"
+            )
         return GroupMetadata(
             self._group_id,
             membership.generation,
@@ -278,7 +283,7 @@ class MemoryConsumer:
         await trio.lowlevel.checkpoint()
 
     async def _enter(self) -> Connection:
-        """The checkpoint of each call; before anything is done, so that cancelling undoes all."""
+        """Run the checkpoint of a call, before all effects: a cancelled call changes nothing."""
         self._connected()
         await trio.lowlevel.checkpoint()
         return self._connected()
@@ -289,7 +294,7 @@ class MemoryConsumer:
         return self._connection
 
     def _disconnected(self) -> Connection | None:
-        """The connection that is given up now; whoever waits for it is woken."""
+        """Drop the connection and return it; wake all waiting calls."""
         self._closed = True
         connection, self._connection = self._connection, None
         if self._consent is not None:
@@ -299,16 +304,16 @@ class MemoryConsumer:
         return connection
 
     async def _attend_group(self, connection: Connection) -> None:
-        """Follow the group as far as it goes; each change waits for its consent.
+        """Apply the group's changes, and wait for the release of each rebalance.
 
-        A poll that is cancelled meanwhile leaves the change to the next one.
+        If the poll is cancelled meanwhile, the next poll waits for the release.
         """
         while True:
             if self._consent is not None:
                 await self._consent.settled.wait()
                 self._connected()
                 self._consent = None
-            # As a client's periodic metadata requests do.
+            # Creates missing topics, as the periodic metadata requests of a Kafka client do.
             connection.broker.missing(self._topics, create=self._may_create)
             change = self._of_new_topics(connection)
             if change is None:
@@ -326,9 +331,9 @@ class MemoryConsumer:
             self._raised.set()
 
     def _of_new_topics(self, connection: Connection) -> Change | None:
-        """Return the changes for topics created again: first the loss, then the assignment.
+        """Return the next change for topics that were created again: the loss, then the assignment.
 
-        The group itself reports a topic that is gone.
+        The group itself reports a deleted topic.
         """
         generation = connection.membership.generation
         if come := self._replaced:
@@ -349,7 +354,7 @@ class MemoryConsumer:
         return Change(RebalanceKind.LOST, frozenset(gone), generation, frozenset(gone))
 
     def _of_another(self, connection: Connection, change: Change) -> frozenset[TP]:
-        """Return the partitions that this client had before as those of a deleted topic."""
+        """Return the partitions that belonged to a deleted topic when this client had them."""
         log_of, had = connection.broker.log_if_any, self._sources
         return frozenset(
             tp
@@ -363,7 +368,7 @@ class MemoryConsumer:
         return not self._unreleased
 
     def _stir(self) -> None:
-        """Let a poll that waits look again."""
+        """Wake a waiting poll."""
         self._wake.set()
 
     def _apply(self, connection: Connection, change: Change) -> None:
@@ -374,7 +379,7 @@ class MemoryConsumer:
             self._paused.discard(tp)
             self._resets = [reset for reset in self._resets if reset.tp != tp]
             if change.kind is RebalanceKind.ASSIGNED:
-                # A topic that was deleted meanwhile is empty until the group takes it away.
+                # A topic that was deleted meanwhile is empty until the group revokes it.
                 log = self._logs[tp] = connection.broker.log_if_any(tp) or Log()
                 self._sources[tp] = log
                 start = (self._settings.partitions or {}).get(tp)
@@ -389,21 +394,21 @@ class MemoryConsumer:
                 self._logs.pop(tp, None)
 
     def _start(self, seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
-        """Apply the positions and the pauses of a released ASSIGNED."""
+        """Apply the positions and pauses with which an ASSIGNED was released."""
         self._positions.update((tp, offset) for tp, offset in seek.items() if tp in self._logs)
         self._paused.update(tp for tp in pause if tp in self._logs)
 
     def _fetch(self, connection: Connection) -> dict[TP, Sequence[Fetched]]:
-        """What there is to read, the positions moved past it.
+        """Read records, and move the positions past them.
 
-        Whatever may be wrong with a position is found before the first one is moved.
+        All errors of positions are raised before the first position moves.
         """
         self._locate(connection)
         batch: dict[TP, Sequence[Fetched]] = {}
         room = self._settings.fetch_max_bytes
         most = min(room, self._settings.max_partition_fetch_bytes)
         for tp, log in self._logs.items():
-            if tp in self._paused or room < most:  # a partition gets its full part, or waits
+            if tp in self._paused or room < most:  # a read gets its full size or waits
                 continue
             if tp not in self._positions:
                 continue
@@ -413,7 +418,7 @@ class MemoryConsumer:
             if found.records:
                 batch[tp] = [FetchedRecords(found.records)]
                 room -= found.weight
-        for tp in batch:  # whose turn it was goes behind the others
+        for tp in batch:  # partitions with records are read last in the next fetch
             self._logs[tp] = self._logs.pop(tp)
         return batch
 
@@ -424,7 +429,7 @@ class MemoryConsumer:
             position = self._positions.get(tp)
             if position is None:
                 if self._committed_only and tp in connection.group.unstable:
-                    continue  # it may be another one in a moment
+                    continue  # an open transaction may soon change the committed offset
                 position = connection.group.offsets.get(tp)
             if position is None:
                 missing.append(tp)
@@ -466,7 +471,7 @@ class MemoryConsumer:
         self._positions[tp] = new
         must_commit = self._settings.auto_offset_reset == "latest"
         self._resets.append(Reset(tp, old, new, is_new, must_commit))
-        self._interrupted = True  # there is something to be read
+        self._interrupted = True  # the poll returns, so that `resets` is read
 
     def _check_policy(self, tp: TP, where: str) -> None:
         if self._settings.auto_offset_reset == "error":
@@ -478,7 +483,7 @@ class MemoryConsumer:
 
     @trio.lowlevel.enable_ki_protection
     async def _change(self, connection: Connection) -> None:
-        """Wait for anything that a poll has to look at."""
+        """Wait for the next event that a poll must handle."""
         bells = [log.bell for tp, log in self._logs.items() if tp not in self._paused]
         self._wake = trio.Event()
         group, transactions = connection.group, connection.broker.transactions
@@ -488,7 +493,7 @@ class MemoryConsumer:
 
 
 async def _rung(bells: Collection[ChangeSignal], event: trio.Event) -> None:
-    """Wait until one of the bells is rung, or until somebody else sets the event."""
+    """Wait until one of the signals rings or another task sets the event."""
     for bell in bells:
         bell.listen(event.set)
     try:

@@ -1,16 +1,15 @@
 """The coordinator of transactions: the producer of each id, and its open transaction. Pure.
 
-- An **id** has one producer. The next producer with the same id ends the transaction of the one
-  before and fences it: the coordinator refuses all later requests of the fenced producer.
-- A **transaction** begins with its first write. Its end writes a marker behind its records in each
-  partition, and commits its offsets for the group or drops them.
+- An **id** has one producer. The next producer with the same id aborts the transaction of the
+  previous producer and fences it: the coordinator refuses all later requests of that producer.
+- A **transaction** begins with its first write or its first offsets. Its end writes a marker after
+  its records in each partition, and commits its offsets for the group or drops them.
 - The coordinator aborts a transaction that does not end within its **timeout**. The producer keeps
-  the id. It cannot write until it has aborted the transaction, too.
+  the id, but cannot write until it has aborted the transaction as well.
 - While a transaction holds an offset for a partition of a group, that group's committed offset is
   **unstable**: a member that starts from it waits.
 
-Callers pass the time in, in seconds of one monotonic clock. A caller that waits uses
-`next_deadline`.
+Callers pass the time, in seconds of one monotonic clock. A caller that waits uses `next_deadline`.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ class Holder:
 
     Attributes:
         logs: the logs that the open transaction has written to.
-        offsets: held for each group, with their metadata by topic.
-        deadline: of the open transaction.
-        has_expired: the timeout has aborted the transaction, and the producer has not done so yet.
+        offsets: the offsets to commit for each group, with their metadata by topic.
+        deadline: when the open transaction times out; inf: no transaction is open.
+        has_expired: whether the transaction has timed out and the producer has not aborted it yet.
     """
 
     transactional_id: str
@@ -54,7 +53,7 @@ class Coordinator:
     """Every transaction of one broker.
 
     Attributes:
-        bell: rung when a transaction has ended.
+        bell: signals that a transaction has begun or ended.
     """
 
     def __init__(self) -> None:
@@ -62,16 +61,16 @@ class Coordinator:
         self._holders: dict[str, Holder] = {}
 
     def register(self, transactional_id: str, timeout: float) -> Holder:
-        """Take an id over; what its last holder has not ended is aborted, and that one fenced."""
+        """Give the id to a new producer; abort the previous one's transaction, and fence it."""
         if (old := self._holders.get(transactional_id)) is not None:
             self._end(old, committed=False)
         holder = self._holders[transactional_id] = Holder(transactional_id, timeout)
         return holder
 
     def check(self, holder: Holder) -> None:
-        """Raise Fenced if the id is not this producer's any more.
+        """Raise Fenced if another producer has the id now.
 
-        TransactionAborted: its transaction was open for too long.
+        Raises TransactionAborted: the transaction was open for too long.
         """
         self._check_id(holder)
         if holder.has_expired:
@@ -81,7 +80,7 @@ class Coordinator:
             )
 
     def write(self, holder: Holder, tp: TP, log: Log, now: float) -> None:
-        """The transaction writes to a partition."""
+        """Note that the transaction writes to a partition. Raises what `check` does."""
         self._begin(holder, now)
         holder.logs[tp] = log
 
@@ -93,7 +92,10 @@ class Coordinator:
         now: float,
         notes: Mapping[str, str] | None = None,
     ) -> None:
-        """The transaction commits offsets, once it is committed itself."""
+        """Add offsets, which are committed together with the transaction.
+
+        Raises what `check` does.
+        """
         self._begin(holder, now)
         held = dict(offsets)
         holder.offsets.append((group, held, notes or {}))
@@ -103,7 +105,7 @@ class Coordinator:
     def end(self, holder: Holder, *, committed: bool) -> None:
         """End the transaction.
 
-        Raises Fenced. TransactionAborted: the transaction has expired and can only be aborted.
+        Raises Fenced. TransactionAborted: the transaction has timed out and can only be aborted.
         """
         if committed:
             self.check(holder)
@@ -123,18 +125,18 @@ class Coordinator:
                     group.release(tp)
 
     def expire(self, now: float) -> None:
-        """Abort what is over its time; to be called before anything else at a moment."""
+        """Abort transactions that have timed out. Call it before any other call with this time."""
         for holder in list(self._holders.values()):
             if holder.deadline <= now:
                 self._end(holder, committed=False)
                 holder.has_expired = True
 
     def next_deadline(self) -> float:
-        """When `expire` has something to do."""
+        """Return the time of the next timeout; inf: no transaction is open."""
         return min((holder.deadline for holder in self._holders.values()), default=math.inf)
 
     def restart(self, now: float) -> None:
-        """Go on with another clock: what is open runs out from `now`."""
+        """Continue with another clock: the timeouts of open transactions start at `now`."""
         for holder in self._holders.values():
             if holder.is_open:
                 holder.deadline = now + holder.timeout
@@ -147,7 +149,7 @@ class Coordinator:
         self.check(holder)
         if not holder.is_open:
             holder.deadline = now + holder.timeout
-            self.bell.ring()  # there may be an earlier deadline
+            self.bell.ring()  # the next deadline may be earlier now
 
     def _end(self, holder: Holder, *, committed: bool) -> None:
         if not holder.is_open:

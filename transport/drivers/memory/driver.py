@@ -1,4 +1,4 @@
-"""What `memory://NAME` stands for: a broker in the process."""
+"""The driver for `memory://NAME`: clients of a broker in the process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _brokers: trio.lowlevel.RunVar[dict[str, MemoryBroker]] = trio.lowlevel.RunVar("
 
 
 class MemoryDriver:
-    """Implements `Driver`.
+    """A `Driver` for a broker in the process.
 
     Args:
-        name: of a broker that lives as long as the trio run in which a client first opens it,
-            and is the same one for all drivers of this name.
-        broker: instead, one that lives as long as you keep it: its data and its commits may be
-            taken from one run to the next.
+        name: the name of a broker. All drivers with this name in a trio run share one broker, which
+            exists until the run ends.
+        broker: used instead of a named broker. You can use its data and commits in several runs.
     """
 
     def __init__(self, name: str = "", *, broker: MemoryBroker | None = None) -> None:
@@ -42,7 +41,7 @@ class MemoryDriver:
         return MemoryProducer(self._attach, settings)
 
     def _attach(self) -> MemoryBroker:
-        """The broker, told of the trio run that we are in."""
+        """Return the broker, after it has entered the current trio run."""
         broker = self._broker
         if broker is None:
             try:

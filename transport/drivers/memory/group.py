@@ -1,27 +1,27 @@
-"""A consumer group as its coordinator sees it: the classic protocol of Kafka. Pure.
+"""The coordinator of a consumer group, by the classic protocol of Kafka. Pure.
 
-The rules, which all stand in this file:
+All rules of the group are in this file:
 
-- A **generation** begins when every member has joined the barrier. The barrier is raised by a
-  member that joins (a new one, one with another subscription, one that gave something up) and by
-  one that goes. Who has not joined `max_poll_interval` after that is thrown out.
-- A barrier is also raised when a topic that a member wants is created, deleted, or gets more
-  partitions; Kafka's members find that out by their metadata.
-- A **share** is what a generation gives to a member. Members that say what they own keep it
-  if the balance allows; a partition that is to move is given to nobody until its owner has
-  joined without it, so a move takes two generations. Members that own nothing when they join
-  (the eager ones) get all of their share at once.
-- A **member** goes by leaving, by `max_poll_interval` without a poll, or, after its connection is
-  lost, by `session_timeout`. A member that is connected and inside a poll needs no
-  heartbeat here, hence no timer. One with an instance id can be replaced: the new one
-  inherits the share, and the old one is fenced.
-- A **commit** is taken from a member in its own generation, also while the barrier is up and it
-  has not joined yet; so what is revoked can be committed. From a member in the barrier it is
-  refused for the moment (RebalanceInProgress), from one that was thrown out for good
-  (CommitFailed).
+- A **generation** begins when every member has joined the barrier. A member raises the barrier when
+  it joins (it is new, has another subscription, or gave up partitions), leaves or is evicted. A
+  member that does not join within `max_poll_interval` after that is evicted.
+- The barrier is also raised when a topic that a member wants is created, is deleted, or gets more
+  partitions. Kafka's members detect that by their metadata.
+- A **share** is the set of partitions that a generation assigns to a member. Members that own
+  partitions when they join keep them if the balance allows. A partition that moves is assigned to
+  no member until its owner has joined without it, so a move takes two generations. Members that own
+  nothing when they join (eager members) get their whole share at once.
+- A **member** is removed when it leaves, after `max_poll_interval` without a poll, or, if its
+  connection is lost, after `session_timeout`. A connected member inside a poll needs no heartbeat
+  here, so it has no timer. A member with an instance id can be replaced: the new member inherits
+  its share, and the old member is fenced.
+- A **commit** is accepted from a member in its own generation. This includes a member that has not
+  joined a raised barrier yet, so the offsets of revoked partitions can be committed. A member in
+  the barrier gets RebalanceInProgress, and an evicted member gets CommitFailed.
 
-Collecting the shares from a leader, Kafka's SyncGroup, is one with the end of the barrier.
-Time is passed in, in seconds of one monotonic clock; a caller that waits uses `next_deadline`.
+Kafka's SyncGroup, which distributes the shares that a leader computes, is part of the end of the
+barrier. Callers pass the time, in seconds of one monotonic clock. A caller that waits uses
+`next_deadline`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from transport.types import TP
 
 @attrs.define(eq=False)
 class Member:
-    """What the group knows of one member.
+    """The group's record of one member.
 
     Attributes:
-        owned: what it said to own when it joined last.
-        share: what its generation gave to it.
-        joined: it stands in the barrier.
-        heir: it took over an identity, and has not joined since.
-        expires: when it is thrown out, if nothing is heard of it.
+        owned: the partitions that it owned at its last join.
+        share: the partitions that its generation assigned to it.
+        joined: whether it is in the barrier.
+        heir: whether it has replaced another member and has not joined since.
+        expires: when it is evicted, unless it polls before.
     """
 
     session_timeout: float
@@ -62,19 +62,19 @@ class Member:
 
 
 class Group:
-    """The coordinator's side of one group.
+    """The coordinator's state of one group.
 
     Args:
-        partitions: every partition of a topic.
+        partitions: returns every partition of a topic.
         on_commit: called with the offsets of each commit.
 
     Attributes:
-        members: by id, in the order in which they came.
-        generation: the running one; the last one while the barrier is up.
+        members: by id, in the order in which they entered.
+        generation: the current generation; while the barrier is up, the previous one.
         offsets: the committed offsets.
         notes: the metadata of the committed offsets.
-        unstable: how many open transactions hold an offset of a partition.
-        bell: rung when a member may have to do something, or to wait for less long.
+        unstable: the number of open transactions that hold an offset of each partition.
+        bell: signals that a member may have work, or that `next_deadline` is earlier.
     """
 
     def __init__(
@@ -92,16 +92,14 @@ class Group:
         self._on_commit = on_commit
         self._names = 0
         self._fenced: set[str] = set()
-        self._shared_out: list[
-            TP
-        ] = []  # every partition that the running generation has shared out
+        self._shared_out: list[TP] = []  # every partition that the current generation has assigned
         self._must_look = False
-        self._barrier = math.inf  # when it ends at the latest; inf: there is none
-        self._told = math.inf  # no waiting member waits for longer than this
+        self._barrier = math.inf  # its deadline; inf: the barrier is not up
+        self._told = math.inf  # the deadline that callers wait for
 
     @property
     def rebalancing(self) -> bool:
-        """The barrier is up: every member has to join."""
+        """Whether the barrier is up and every member must join."""
         return self._barrier < math.inf
 
     def enter(
@@ -111,9 +109,9 @@ class Group:
         max_poll_interval: float,
         instance_id: str | None = None,
     ) -> str:
-        """Make a member, which is to join next; its id.
+        """Add a member, which must join next, and return its id.
 
-        With the instance id of a member that is there it takes that one's place and share.
+        If a member has the same instance id, the new member replaces it and inherits its share.
         """
         self._names += 1
         member_id = f"{client_id}-{self._names}"
@@ -132,12 +130,12 @@ class Group:
     def join(
         self, member_id: str, topics: frozenset[str], owned: frozenset[TP], now: float
     ) -> None:
-        """Step into the barrier; the last one to do so begins the next generation.
+        """Join the barrier. The last member that joins begins the next generation.
 
-        An heir that wants the same topics goes on with its share, without a barrier.
+        An heir with the same topics continues with its share, without a barrier.
 
         Args:
-            owned: what the member keeps on working on meanwhile.
+            owned: the partitions that the member keeps during the rebalance.
         """
         member = self.members[member_id]
         heir, member.heir = member.heir, False
@@ -150,7 +148,7 @@ class Group:
         self._try_begin()
 
     def leave(self, member_id: str, now: float) -> None:
-        """Go at once. One that has gone already changes nothing."""
+        """Remove the member at once. Does nothing if it is not a member."""
         if self.members.pop(member_id, None) is None:
             return
         if self.members:
@@ -158,25 +156,25 @@ class Group:
         self._try_begin()
 
     def polling(self, member_id: str) -> None:
-        """The member is inside a poll, and may stay there."""
+        """Note that the member is inside a poll, which has no deadline."""
         member = self.members.get(member_id)
         if member is not None:
             member.expires = math.inf
 
     def idle(self, member_id: str, now: float) -> None:
-        """The member's poll has ended; the next one is due within max_poll_interval."""
+        """Note the end of a poll. The next poll must begin within `max_poll_interval`."""
         member = self.members.get(member_id)
         if member is not None:
             self._expect(member, now + member.max_poll_interval)
 
     def disconnect(self, member_id: str, now: float) -> None:
-        """Nothing will be heard of the member any more; its session runs out."""
+        """Note the loss of the member's connection. It is evicted after `session_timeout`."""
         member = self.members.get(member_id)
         if member is not None:
             self._expect(member, min(member.expires, now + member.session_timeout))
 
     def expire(self, now: float) -> None:
-        """Throw out whose time is over; to be called before anything else at a moment."""
+        """Evict members after their deadline. Call it before any other call with this time."""
         for member_id, member in list(self.members.items()):
             if member.expires <= now:
                 self.leave(member_id, now)
@@ -191,7 +189,7 @@ class Group:
             self._try_begin()
 
     def restart(self, now: float) -> None:
-        """Go on with another clock: nobody who was there is connected any more."""
+        """Continue with another clock. All members count as disconnected since `now`."""
         self._barrier = math.inf
         for member in self.members.values():
             member.joined = False
@@ -200,15 +198,15 @@ class Group:
             self._raise_barrier(now)
 
     def next_deadline(self) -> float:
-        """When `expire` has something to do; the bell rings if it becomes earlier."""
+        """Return the time when `expire` must be called; `bell` signals if it becomes earlier."""
         self._told = min((m.expires for m in self.members.values()), default=math.inf)
         self._told = min(self._told, self._barrier)
         return self._told
 
     def check_identity(self, member_id: str) -> None:
-        """Raise Fenced if another member has taken this one's place."""
+        """Raise Fenced if another member has replaced this one."""
         if member_id in self._fenced:
-            raise Fenced(f"the place of {member_id!r} was taken by its instance id")
+            raise Fenced(f"another member with its group_instance_id has replaced {member_id!r}")
 
     def look_again(self) -> None:
         """Note that topics have changed; the next `expire` compares them with the shares."""
@@ -216,12 +214,12 @@ class Group:
         self.bell.ring()
 
     def forget(self, topic: str) -> None:
-        """Forget a deleted topic and the offsets that are committed for it."""
+        """Forget the committed offsets of a deleted topic."""
         self.offsets = {tp: offset for tp, offset in self.offsets.items() if tp.topic != topic}
         self.notes = {tp: note for tp, note in self.notes.items() if tp.topic != topic}
 
     def release(self, tp: TP) -> None:
-        """Note that an open transaction no longer holds the offset of a partition."""
+        """Note that a transaction has released its offset of a partition."""
         self.unstable[tp] -= 1
         if not self.unstable[tp]:
             del self.unstable[tp]
@@ -233,37 +231,38 @@ class Group:
         offsets: Mapping[TP, int],
         notes: Mapping[str, str] | None = None,
     ) -> None:
-        """Take the offsets, all or none.
+        """Commit all the offsets, or none.
 
-        A caller without a member id is no member and may commit while there is none.
+        A caller with an empty member id is not a member. It may commit while the group has no
+        members.
 
         Args:
-            notes: their metadata, by topic.
+            notes: the metadata of the offsets, by topic.
 
         Raises:
             RebalanceInProgress: the member is in the barrier, or has not seen its end yet.
-            CommitFailed: there is no such member (any more).
-            Fenced: another one has taken its place.
+            CommitFailed: the group has no such member.
+            Fenced: another member has replaced this one.
         """
         self.check_commit(member_id, generation)
         self.take(offsets, notes)
 
     def take(self, offsets: Mapping[TP, int], notes: Mapping[str, str] | None = None) -> None:
-        """These offsets are committed now; who commits them was allowed to."""
+        """Commit the offsets without a check: `check_commit` was called before."""
         self.offsets.update(offsets)
         self.notes.update((tp, (notes or {}).get(TP(*tp).topic, "")) for tp in offsets)
         self._on_commit(offsets)
 
     def check_commit(self, member_id: str, generation: int) -> None:
-        """Raise what `commit` would."""
+        """Raise what `commit` would raise."""
         self.check_identity(member_id)
         member = self.members.get(member_id)
         if member is None:
             if member_id or self.members:
-                raise CommitFailed(f"{member_id!r} is no member of the group")
+                raise CommitFailed(f"{member_id!r} is not a member of the group")
         elif member.joined or member.generation != generation:
             raise RebalanceInProgress(
-                f"{member_id!r} commits in generation {generation} between two generations"
+                f"{member_id!r} committed in generation {generation} during a rebalance"
             )
 
     def _wanted(self) -> list[TP]:

@@ -1,7 +1,6 @@
-"""One partition's log: records at rising offsets, with gaps where there is none.
+"""The log of one partition: records at increasing offsets, with gaps. Pure.
 
-Pure: it neither waits nor knows the time. Reading is a slice of a list; a record is
-made once, when it is appended, and shared by all who read it.
+A read is a slice of a list. A record is made once, at its append, and all readers share it.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from transport.drivers.memory.change_signal import ChangeSignal
 from transport.errors import OffsetOutOfRange
 from transport.types import Headers
 
-# What a record weighs besides its content, so that empty records are bounded as well.
+# The weight of a record besides its content, so that a read of empty records has a bound as well.
 FRAME_BYTES = 16
 
 
 class StoredRecord(NamedTuple):
-    """A record in the log; the fields are those of `transport.types.Record`."""
+    """A record in the log, with the fields of `transport.types.Record`."""
 
     offset: int
     key: bytes | None
@@ -30,7 +29,7 @@ class StoredRecord(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """What a read found: records, where to go on, and what the records weigh in bytes."""
+    """The result of a read: records, the position of the next read, and the weight in bytes."""
 
     records: Sequence[StoredRecord]
     position: int
@@ -38,7 +37,7 @@ class Slice(NamedTuple):
 
 
 def content_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
-    """Bytes of a record's key, value and headers."""
+    """Return the bytes of a record's key, value and headers."""
     size = len(key or b"") + len(value or b"")
     for name, content in headers:
         size += len(name) + len(content or b"")
@@ -46,12 +45,12 @@ def content_size(key: bytes | None, value: bytes | None, headers: Headers) -> in
 
 
 class Log:
-    """Records and gaps from `start` up to, and without, `end`.
+    """Records and gaps from `start` up to `end`, without `end`.
 
     Attributes:
         start: the first offset that may be read.
-        end: the offset that the next record gets.
-        bell: rung by whoever changed the log, once a batch.
+        end: the offset of the next record.
+        bell: signals a change of the log. The caller that changes the log rings it, once a batch.
     """
 
     def __init__(self) -> None:
@@ -60,14 +59,14 @@ class Log:
         self.bell = ChangeSignal()
         self._records: list[StoredRecord] = []
         self._offsets: list[int] = []
-        self._weights: list[int] = []  # of each record and all before it, trimmed ones too
-        self._trimmed = 0  # weight of the records that were trimmed
+        self._weights: list[int] = []  # cumulative, trimmed records included
+        self._trimmed = 0  # the weight of the trimmed records
         self._open: dict[object, list[int]] = {}  # the offsets of each open transaction
         self._aborted: set[int] = set()
 
     @property
     def stable_end(self) -> int:
-        """The end for who reads what is committed: the first offset of an open transaction."""
+        """The end for "read_committed" readers: the first offset of an open transaction."""
         return min((offsets[0] for offsets in self._open.values()), default=self.end)
 
     def append(
@@ -78,7 +77,7 @@ class Log:
         timestamp_ms: int,
         transaction: object = None,
     ) -> int:
-        """Add a record, to an open transaction if one is named; its offset."""
+        """Add a record, to `transaction` if it is not None, and return its offset."""
         offset = self.end
         if transaction is not None:
             self._open.setdefault(transaction, []).append(offset)
@@ -88,7 +87,7 @@ class Log:
                 offset,
                 key,
                 value,
-                tuple(headers),  # all readers of the record share them
+                tuple(headers),  # a copy, because all readers share it
                 timestamp_ms,
                 0,
             )
@@ -99,14 +98,14 @@ class Log:
         return offset
 
     def end_transaction(self, transaction: object, *, committed: bool) -> None:
-        """Write the marker, which takes an offset, behind what the transaction has written here."""
+        """Write the marker of a transaction, which takes one offset, at the end of the log."""
         offsets = self._open.pop(transaction, [])
         if not committed:
             self._aborted.update(offsets)
         self.skip(1)
 
     def since(self, timestamp_ms: int) -> int:
-        """Return the offset of the first record with this or a later timestamp; else the end."""
+        """Return the offset of the first record with this or a later timestamp, or else the end."""
         late = (record for record in self._records if record.timestamp >= timestamp_ms)
         return next((record.offset for record in late), self.end)
 
@@ -115,7 +114,7 @@ class Log:
         self.end += count
 
     def trim(self, before: int) -> None:
-        """Forget the records below the offset `before`, as retention does."""
+        """Delete the records below the offset `before`, as retention does."""
         before = min(before, self.end)
         if before <= self.start:
             return
@@ -126,12 +125,12 @@ class Log:
             del self._records[:gone], self._offsets[:gone], self._weights[:gone]
 
     def committed_records(self) -> list[StoredRecord]:
-        """All that is there for who reads what is committed."""
+        """Return all records that "read_committed" shows."""
         end = bisect_left(self._offsets, self.stable_end)
         return [record for record in self._records[:end] if record.offset not in self._aborted]
 
     def cut_off(self, end: int) -> None:
-        """Lose what is from the offset `end` on, as a log does that comes back from an old copy."""
+        """Drop the records from the offset `end` on, as after a restart from an old copy."""
         end = min(end, self.end)
         left = bisect_left(self._offsets, end)
         del self._records[left:], self._offsets[left:], self._weights[left:]
@@ -140,19 +139,19 @@ class Log:
         self.end = end
 
     def read(self, offset: int, max_bytes: int, *, committed: bool = False) -> Slice:
-        """Records from `offset` on.
+        """Return records from `offset` on.
 
-        At least one record where there is any, more as long as they weigh no more than
-        `max_bytes` together. Where there is none, the way leads past the gap, to the end.
+        Returns at least one record if there is one, and more up to a total weight of `max_bytes`.
+        If there is none, the position of the result is the end.
 
         Args:
-            committed: without what was aborted, and only up to the first open transaction.
+            committed: without aborted records, and only up to the first open transaction.
 
         Raises:
             OffsetOutOfRange: `offset` is neither in the log nor its end.
         """
         if not self.start <= offset <= self.end:
-            raise OffsetOutOfRange(f"offset {offset} is not within [{self.start}, {self.end}]")
+            raise OffsetOutOfRange(f"offset {offset} is not in the log [{self.start}, {self.end}]")
         end = self.stable_end if committed else self.end
         first = bisect_left(self._offsets, offset)
         last = bisect_left(self._offsets, end)

@@ -1,7 +1,7 @@
-"""The member's side of the group protocol: what to give up, what was given, and when. Pure.
+"""The member's side of the group protocol: when it joins, and what it gains and gives up. Pure.
 
-`advance` goes as far as it can without anybody's consent. It returns a change that needs one,
-after which it is called again, or None: nothing is left to do but to wait for the group's bell.
+`advance` continues until the member gains or loses partitions, and returns that change. The client
+calls it again after the release of the rebalance. None means: wait for the group's `bell`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transport.types import TP
 
 @attrs.frozen
 class Change:
-    """A change of ownership to be consented to; the fields are those of a `Rebalance`."""
+    """A change of ownership that becomes a `Rebalance`, with the same fields."""
 
     kind: RebalanceKind
     partitions: frozenset[TP]
@@ -29,13 +29,12 @@ class Change:
 
 
 class Membership:
-    """One client in its group.
+    """One client as a member of its group.
 
     Attributes:
-        assigned: what the client works on; a revoked partition is out of it before its change
-            is told, an assigned one is in it by then.
-        member_id: "" while the client is no member.
-        generation: the last one that the client has seen the end of the barrier of.
+        assigned: the client's partitions, which `advance` updates before it returns a change.
+        member_id: "" while the client is not a member.
+        generation: the last generation that the client has seen; -1: none.
     """
 
     def __init__(self, group: Group, settings: ClientSettings) -> None:
@@ -47,17 +46,17 @@ class Membership:
         self._eager = settings.assignment == "eager"
         self._topics: frozenset[str] = frozenset()
         self._must_join = False
-        self._gave_up = False  # what has to go before the join was told; now join
+        self._gave_up = False  # the revocation before the join was returned
         self._in_barrier = False
         self._changes: deque[Change] = deque()
 
     def subscribe(self, topics: frozenset[str]) -> None:
-        """Another subscription, which the group hears of by `advance`."""
+        """Replace the subscription. `advance` sends it to the group."""
         self._must_join = self._must_join or topics != self._topics
         self._topics = topics
 
     def advance(self, now: float) -> Change | None:
-        """The next change to be consented to; None if there is none for now. Raises Fenced."""
+        """Return the next change of ownership; None: there is none now. Raises Fenced."""
         self._group.expire(now)
         change = self._lost()
         while change is None:
@@ -79,18 +78,19 @@ class Membership:
         return change
 
     def begin_poll(self, now: float) -> None:
-        """A poll is under way: the group does not wait for the next one."""
+        """Note the begin of a poll, so that `max_poll_interval` does not run."""
         self._group.expire(now)
         self._group.polling(self.member_id)
 
     def end_poll(self, now: float) -> None:
-        """The poll has ended; the group expects the next one."""
+        """Note the end of a poll. The next one must begin within `max_poll_interval`."""
         self._group.idle(self.member_id, now)
 
     def leave(self, now: float) -> None:
-        """Leave the group at once, without a change to be consented to.
+        """Leave the group at once, without a change of ownership.
 
-        A member with an instance id stays for its session, so that it can come back to its share.
+        A member with an instance id stays until its session times out. If it returns before, it
+        gets its share back.
         """
         if self._settings.group_instance_id is None:
             self._group.leave(self.member_id, now)
@@ -98,7 +98,7 @@ class Membership:
             self._group.disconnect(self.member_id, now)
 
     def disconnect(self, now: float) -> None:
-        """Fall silent, as a crash does."""
+        """Lose the connection, as in a crash."""
         self._group.disconnect(self.member_id, now)
 
     def commit(
@@ -107,7 +107,7 @@ class Membership:
         """Commit as this member. Raises what `Group.commit` does."""
         self._group.expire(now)
         if self._topics and not self.member_id:
-            raise CommitFailed("subscribed, but no member of the group (any more)")
+            raise CommitFailed("the consumer is subscribed, but not a member of the group")
         self._group.commit(self.member_id, self.generation, offsets, notes)
 
     def _lost(self) -> Change | None:
@@ -127,7 +127,7 @@ class Membership:
         return None
 
     def _give_up(self) -> Change | None:
-        """What goes before the join: all if eager, else what is not subscribed to any more."""
+        """Return the revocation before a join: of all partitions if eager, else of old topics."""
         if self._gave_up:
             return None
         self._gave_up = True
@@ -161,8 +161,8 @@ class Membership:
         added = frozenset(tp for tp in member.share - self.assigned if tp.topic in self._topics)
         if revoked:
             self._changes.append(Change(RebalanceKind.REVOKED, revoked, self.generation))
-            self._must_join = True  # once more, without them, so that they can be given away
-        # An eager client is told in any case, as Kafka's do.
+            self._must_join = True  # without these partitions, so that others can get them
+        # An eager client raises ASSIGNED even without new partitions, as Kafka's clients do.
         if added or self._eager:
             self._changes.append(Change(RebalanceKind.ASSIGNED, added, self.generation))
         return True

@@ -1,4 +1,4 @@
-"""One change of ownership that stands until it is released, or until its bound has passed."""
+"""A rebalance that is pending until it is released or expires."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from transport.types import TP
 
 
 class PendingRebalance:
-    """Holds a `Rebalance` for those above, and its timer.
+    """A `Rebalance` that has not been released yet, and its timer.
 
-    The bound holds whether or not a poll is under way, so the timer is a task of its own; it
-    lasts as long as the change stands.
+    The bound applies even if no poll is under way. So the timer is a separate task, which ends when
+    the rebalance is released or expires.
 
     Args:
-        bound: seconds from now.
-        start: takes the positions, and the partitions to pause, with which an ASSIGNED was
-            released in time.
-        released: called at each release, in time or not.
+        bound: seconds from now to the expiry.
+        start: called when an ASSIGNED is released in time, with the positions and the partitions to
+            pause.
+        released: called at each release, also after the expiry.
 
     Attributes:
         settled: set by the release or by the expiry.
@@ -50,7 +50,7 @@ class PendingRebalance:
         )
 
     def expire(self) -> None:
-        """The client goes on without a release."""
+        """Let the client continue without a release."""
         if not self.settled.is_set():
             self.rebalance.expired.set()
             self.settled.set()

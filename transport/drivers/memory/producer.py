@@ -1,4 +1,4 @@
-"""A producer of `memory://`: what it is handed is in the log before `send` returns."""
+"""The producer of `memory://`: every message is in the log before `send` returns."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from transport.types import TP, GroupMetadata, RecordMetadata
 
 
 class MemoryProducer:
-    """Implements `ProducerClient`.
+    """A `ProducerClient` for `memory://`.
 
-    A message without a partition goes by its key, or, without a key, to the partition that
-    all such messages of one `send` go to, the next one with each `send`.
+    The key decides the partition of a message without a partition. Messages without a key go to one
+    partition for each `send`, and to the next partition with the next `send`.
     """
 
     def __init__(self, attach: Callable[[], MemoryBroker], settings: ClientSettings) -> None:
@@ -43,7 +43,7 @@ class MemoryProducer:
         self._sends = 0
         self._holder: Holder | None = None  # of the transactional id
         self._in_transaction = False
-        self._has_lost = False  # a message of the transaction was refused
+        self._has_lost = False  # a message of the transaction was rejected
 
     async def open(self, report: Reports) -> None:
         await trio.lowlevel.checkpoint()
@@ -56,7 +56,7 @@ class MemoryProducer:
         self._broker = broker
 
     async def keep_deadlines(self) -> NoReturn:
-        await trio.sleep_forever()  # what is sent is delivered, or refused, at once
+        await trio.sleep_forever()  # every message has its outcome at once
 
     async def partition_count(self, topic: str, timeout: float) -> int:
         await trio.lowlevel.checkpoint()
@@ -68,7 +68,7 @@ class MemoryProducer:
 
     def send_now(self, batch: Sequence[Outgoing]) -> bool:
         self._open_broker()
-        return False  # each call of `send` is a checkpoint, which a schedule can order
+        return False  # `send` is a checkpoint, so a test's schedule can order the calls
 
     @trio.lowlevel.enable_ki_protection
     async def send(self, batch: Sequence[Outgoing]) -> None:
@@ -83,7 +83,7 @@ class MemoryProducer:
         for log in written.values():
             log.bell.ring()
         self._report(outcomes)
-        # Last, for a cancelled batch is handed over all the same.
+        # After all effects, because a cancelled batch is accepted nevertheless.
         await trio.lowlevel.checkpoint()
 
     async def create_topic(
@@ -96,12 +96,12 @@ class MemoryProducer:
         *,
         wait: bool = True,
     ) -> None:
-        """As in the protocol; there are no replicas."""
+        """Create a topic. `replication` has no effect: there are no replicas."""
         await trio.lowlevel.checkpoint()
         self._open_broker().create_topic(topic, partitions, config)
 
     def without_linger(self) -> contextlib.AbstractContextManager[None]:
-        """Do nothing: a message is written when it is sent."""
+        """Return a block without effect: a message is written when it is sent."""
         return contextlib.nullcontext()
 
     async def begin(self) -> None:
@@ -111,7 +111,7 @@ class MemoryProducer:
         self._has_lost = False
 
     def hurry(self) -> None:
-        """Nothing waits: a message is written when it is sent."""
+        """Do nothing: a message is written when it is sent."""
 
     async def send_offsets(
         self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float
@@ -158,7 +158,7 @@ class MemoryProducer:
         return self._broker
 
     async def _enter_transactions(self) -> tuple[MemoryBroker, Holder]:
-        """The checkpoint of each call; before anything is done, so that cancelling undoes all."""
+        """Run the checkpoint of a call, before all effects: a cancelled call changes nothing."""
         self._open_broker()
         if self._holder is None:
             raise ValueError("the producer has no transactional id")
@@ -172,12 +172,16 @@ class MemoryProducer:
         if not self._in_transaction:
             raise TransactionAborted("no transaction was begun")
         if self._has_lost:
-            raise TransactionAborted("a message of the transaction was refused: abort it")
+            raise TransactionAborted(
+                "a message of the transaction was rejected: abort the transaction"
+            )
 
     def _write(self, broker: MemoryBroker, message: Outgoing, written: dict[TP, Log]) -> Outcome:
         size = content_size(message.key, message.value, message.headers)
         if size > self._settings.max_request_size:
-            return MessageTooLarge(f"{size} bytes, the most is {self._settings.max_request_size}")
+            return MessageTooLarge(
+                f"{size} bytes, but max_request_size is {self._settings.max_request_size}"
+            )
         try:
             tp = TP(message.topic, self._partition(broker, message))
             log = broker.log(tp, create=self._may_create)
@@ -185,11 +189,11 @@ class MemoryProducer:
                 self._begun(broker, self._holder)
                 broker.transactions.write(self._holder, tp, log, trio.current_time())
         except UnknownTopic as error:
-            outcome = DeliveryFailed(f"the broker has no such partition: {error}")
+            outcome = DeliveryFailed(f"the message was not written: {error}")
             outcome.__cause__ = error
             return outcome
         except (Fenced, TransactionAborted) as error:
-            # As on Kafka: only the abort tells whether another producer has the id.
+            # As in Kafka: only the abort raises Fenced if another producer has the id.
             return TransactionAborted(f"the transaction can only be aborted: {error}")
         timestamp_ms = message.timestamp_ms
         if timestamp_ms is None:

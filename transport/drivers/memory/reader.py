@@ -1,6 +1,6 @@
-"""Reading without being a member: all partitions of the topics, or those that are named. Pure.
+"""Reading without membership: all partitions of the topics, or those that are named. Pure.
 
-Has the side of `Membership` that a client sees; without a coordinator every change is its own.
+`Reader` has the interface of `Membership`, and makes all changes of ownership itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from transport.types import TP
 
 
 class Reader:
-    """One client by itself; for what its attributes mean see `Membership`.
+    """One client that is not a member of a group. `Membership` describes the attributes.
 
     Args:
-        group: whose offsets are committed; nobody else's where the client has no group.
-        partitions: every partition of a topic.
+        group: stores the committed offsets; a private group if the client has none.
+        partitions: returns every partition of a topic.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Reader:
         self._topics = topics
 
     def advance(self, now: float) -> Change | None:
-        """What has come, or gone, since the last change."""
+        """Return the next change: first the revocation, then the assignment; None: no change."""
         wanted = frozenset(tp for topic in self._topics for tp in self._partitions(topic))
         if self._settings.partitions is not None:
             wanted &= frozenset(self._settings.partitions)
@@ -50,20 +50,20 @@ class Reader:
         return None
 
     def begin_poll(self, now: float) -> None:
-        """Nobody waits for a poll."""
+        """Do nothing: no group evicts this client."""
 
     def end_poll(self, now: float) -> None:
-        """Nobody waits for a poll."""
+        """Do nothing: no group evicts this client."""
 
     def leave(self, now: float) -> None:
-        """There is nothing to leave."""
+        """Do nothing: the client is in no group."""
 
     def disconnect(self, now: float) -> None:
-        """Nobody misses it."""
+        """Do nothing: the client is in no group."""
 
     def commit(
         self, offsets: Mapping[TP, int], now: float, notes: Mapping[str, str] | None = None
     ) -> None:
-        """Commit without being a member. Raises CommitFailed where the group has members."""
+        """Commit without membership. Raises CommitFailed if the group has members."""
         self._group.expire(now)
         self._group.commit("", -1, offsets, notes)

@@ -1,4 +1,4 @@
-"""A request that comes too soon after the transaction before is sent again after a short pause."""
+"""A transaction request that the broker refuses as too early is repeated after a short pause."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TPS = [TopicPartition("t", 0), TopicPartition("t", 1)]
 
 
 class Net:
-    """A client whose requests are answered by the test, and whose pauses pass at once."""
+    """A client whose requests the test answers, and whose pauses end at once."""
 
     def __init__(self) -> None:
         self.answers: list[Future] = []
@@ -76,7 +76,7 @@ def adding_offsets(code: int) -> AddOffsetsToTxnResponse:
 
 
 class Rig:
-    """A transactional producer of the client with one request under way."""
+    """A transactional producer of the client with one request in flight."""
 
     def __init__(self, make: Callable[[TransactionManager], TxnRequestHandler]) -> None:
         self.net: Any = Net()
@@ -113,7 +113,7 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-def test_a_request_that_comes_too_soon_is_sent_again_and_the_client_sees_the_last_answer(
+def test_early_request_is_repeated_and_client_gets_last_answer(
     make: Callable[[TransactionManager], TxnRequestHandler], too_soon: Any, fine: Any
 ) -> None:
     rig = Rig(make)
@@ -125,11 +125,11 @@ def test_a_request_that_comes_too_soon_is_sent_again_and_the_client_sees_the_las
     assert rig.net.requests == [rig.handler.request] * 3
     assert not rig.manager.has_in_flight_transactional_request()
     assert rig.manager._transaction_started
-    assert not rig.handler.is_retry, "the client would sleep before it"
+    assert not rig.handler.is_retry, "before a retry of its own the client sleeps"
 
 
 @KINDS
-def test_after_the_last_pause_the_client_goes_on_as_it_always_does(
+def test_refusal_after_last_pause_reaches_client(
     make: Callable[[TransactionManager], TxnRequestHandler], too_soon: Any, fine: Any
 ) -> None:
     rig = Rig(make)
@@ -141,12 +141,12 @@ def test_after_the_last_pause_the_client_goes_on_as_it_always_does(
     assert not rig.manager.has_error()
 
 
-def test_the_pauses_together_take_less_than_one_sleep_of_the_client() -> None:
+def test_all_pauses_take_less_than_one_backoff_of_client() -> None:
     assert sum(PAUSES) < 0.02
 
 
 @KINDS
-def test_another_refusal_reaches_the_client_at_once(
+def test_other_refusal_reaches_client_at_once(
     make: Callable[[TransactionManager], TxnRequestHandler], too_soon: Any, fine: Any
 ) -> None:
     rig = Rig(make)
@@ -157,7 +157,7 @@ def test_another_refusal_reaches_the_client_at_once(
 
 
 @KINDS
-def test_a_connection_that_is_lost_after_a_pause_is_an_answer(
+def test_connection_lost_after_pause_fails_request(
     make: Callable[[TransactionManager], TxnRequestHandler], too_soon: Any, fine: Any
 ) -> None:
     rig = Rig(make)
@@ -169,7 +169,7 @@ def test_a_connection_that_is_lost_after_a_pause_is_an_answer(
 
 
 @KINDS
-def test_a_client_that_is_closed_meanwhile_leaves_no_request_without_an_answer(
+def test_client_closed_before_repetition_fails_request(
     make: Callable[[TransactionManager], TxnRequestHandler], too_soon: Any, fine: Any
 ) -> None:
     rig = Rig(make)
@@ -178,7 +178,7 @@ def test_a_client_that_is_closed_meanwhile_leaves_no_request_without_an_answer(
     assert not rig.manager.has_in_flight_transactional_request()
 
 
-def test_the_end_of_a_transaction_is_none_of_these_requests() -> None:
+def test_end_of_transaction_is_not_repeated() -> None:
     rig = Rig(of_partitions)
     request = EndTxnRequest("an id", 7, 0, True, version=3)
     answer = EndTxnResponse(throttle_time_ms=0, error_code=SOON, version=3)

@@ -1,4 +1,7 @@
-"""A client that gives up its producer id goes on with all else; its own sender is at work here."""
+"""A client that gives up its producer id continues with all other batches.
+
+These tests use the client's own sender.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ Answer = ProduceResponse.TopicProduceResponse.PartitionProduceResponse
 
 
 class SenderRig:
-    """A producer of the client that has an id, and no broker that it knows of."""
+    """A producer of the client that has an id and knows no broker."""
 
     def __init__(self) -> None:
         self.manager = TransactionManager(api_version=(2, 8))
@@ -60,7 +63,7 @@ class SenderRig:
         return batch
 
     def expire(self) -> None:
-        """One batch that was tried has run out of time."""
+        """Let one batch in retry reach its delivery timeout."""
         late = self.batch(0, age=61.0)
         late.retry()
         self.sender._accumulator._batches[late.topic_partition].append(late)
@@ -69,7 +72,7 @@ class SenderRig:
 
 
 @pytest.mark.parametrize("is_asking", [False, True])
-def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking: bool) -> None:
+def test_rejected_message_without_producer_id_costs_no_other_message(is_asking: bool) -> None:
     rig = SenderRig()
     large, fine = rig.batch(1), rig.batch(2)
     rig.expire()
@@ -85,15 +88,15 @@ def test_a_message_that_is_refused_while_there_is_no_id_costs_no_other(is_asking
     rig.sender._handle_produce_response(0, 0.0, [large, fine], response)
     assert large.is_done
     assert fine.is_done
-    # It is still to have a new id.
+    # The producer can still get a new id.
     rig.manager.init_producer_id()
     rig.take_id(2)
     assert rig.manager.has_producer_id()
     assert not rig.manager.has_error()
 
 
-def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
-    """Its number is good under that id alone: else the broker could not tell that it has it."""
+def test_batch_in_flight_is_retried_with_old_producer_id() -> None:
+    """The broker detects a duplicate only by the same producer id and sequence number."""
     rig = SenderRig()
     other = rig.batch(1)
     rig.expire()
@@ -106,7 +109,7 @@ def test_what_was_tried_under_the_id_that_is_given_up_keeps_its_time() -> None:
     assert other.producer_id == 1
 
 
-def test_what_has_no_time_left_is_not_tried_again() -> None:
+def test_batch_past_delivery_timeout_is_not_retried() -> None:
     rig = SenderRig()
     late = rig.batch(1, age=61.0)
     rig.expire()
@@ -114,8 +117,8 @@ def test_what_has_no_time_left_is_not_tried_again() -> None:
     assert late.is_done
 
 
-def test_what_was_tried_in_an_epoch_before_is_given_up() -> None:
-    """The broker takes no more of it."""
+def test_batch_of_older_producer_epoch_fails() -> None:
+    """The broker accepts no batch of an older epoch."""
     rig = SenderRig()
     batch = rig.batch(1)
     rig.manager.set_producer_id_and_epoch(ProducerIdAndEpoch(1, 1))
@@ -124,8 +127,8 @@ def test_what_was_tried_in_an_epoch_before_is_given_up() -> None:
 
 
 @pytest.mark.kafka
-async def test_an_id_whose_request_got_no_answer_is_asked_for_again(kafka_rig: Rig) -> None:
-    """The client takes the missing answer for fatal, and fails every message that it holds."""
+async def test_unanswered_producer_id_request_is_repeated(kafka_rig: Rig) -> None:
+    """Without the workaround the client fails every message that it holds."""
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)

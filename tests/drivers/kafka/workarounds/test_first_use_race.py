@@ -1,4 +1,4 @@
-"""Two threads that use a message of the client's protocol for the first time."""
+"""Two threads use a message of the client's protocol for the first time, at the same time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kafka.protocol.schemas import StructField
 
 import transport.drivers.kafka  # noqa: F401 - it adds the lock
 
-# Long enough for the other thread to get as far as it can. A shorter time could hide a failure,
-# and could cause none.
+# Long enough for the other thread to get as far as it can. A shorter time may hide a failure, but
+# never causes one.
 A_MOMENT = 0.3
 
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Let no version of the answer be in use yet."""
+    """Remove all versions of the answer that were used before."""
     before = ListOffsetsResponse._VERSIONS
     ListOffsetsResponse._VERSIONS = {}
     yield
@@ -32,8 +32,8 @@ def fresh() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh")
-def test_the_class_of_a_version_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the registry, whose reference is weak, may have the class that is lost."""
+def test_class_of_version_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the registry may have a weak reference to the class that is lost."""
     register = ResponseClassRegistry.register_response_class
     second = threading.Thread(target=lambda: ListOffsetsResponse[3])
 
@@ -55,7 +55,7 @@ def test_the_class_of_a_version_is_made_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_decoders_of_two_versions_are_compiled_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first one puts back what it has changed while the second one is being compiled."""
+    """Otherwise the first thread resets shared state while the second thread compiles."""
     struct = ListOffsetsResponse._struct
     monkeypatch.setattr(struct, "_compiled_encoders", {})
     emit, classes = StructField.emit_decode_from, []

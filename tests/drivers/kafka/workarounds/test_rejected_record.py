@@ -1,4 +1,4 @@
-"""What becomes of a batch that the broker refuses; the client's own sender is at work here."""
+"""The records of a rejected batch. These tests use the client's own sender."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INVALID = kafka.errors.InvalidRecordError.errno
 
 
 class Rig:
-    """A producer of the client whose partition has had the numbers 0 to 6."""
+    """A producer of the client. Its partition has used the sequence numbers 0 to 6."""
 
     def __init__(self, *, idempotent: bool = True, compression: int = 0, acks: int = -1) -> None:
         self.manager = TransactionManager(api_version=(2, 8)) if idempotent else None
@@ -75,7 +75,7 @@ class Rig:
         return list(self.accumulator._batches[TP])
 
     def in_flight(self, count: int, *, age: float = 0.0) -> tuple[Any, list[Any]]:
-        """A batch of so many records that has no answer yet, and the records' futures."""
+        """Return a batch of `count` records in flight, and the futures of the records."""
         records = MemoryRecordsBuilder(2, self.compression, 100_000)
         batch = ProducerBatch(TP, records, time.monotonic() - age)
         futures = [
@@ -99,7 +99,7 @@ class Rig:
         self.sender._handle_produce_response(0, 0.0, [batch], response)
 
     def drain(self) -> Any:
-        """Return the batches that the client sends next."""
+        """Return the batch that the client sends next."""
         batch = self.accumulator._batches[TP].popleft()
         if not batch.in_retry() and self.manager is not None:  # as `drain_batches_for_one_node`
             number = self.manager.sequence_number(TP)
@@ -123,7 +123,7 @@ def values(batch: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("compression", [0, 1])
-def test_the_neighbors_are_sent_again_in_order_with_the_numbers_of_the_batch(
+def test_neighbors_are_sent_again_in_order_with_sequence_numbers_of_batch(
     compression: int,
 ) -> None:
     rig = Rig(compression=compression)
@@ -144,7 +144,7 @@ def test_the_neighbors_are_sent_again_in_order_with_the_numbers_of_the_batch(
     assert not rig.accumulator.has_incomplete
 
 
-def test_what_came_meanwhile_stays_behind_the_neighbors() -> None:
+def test_later_message_stays_behind_neighbors() -> None:
     rig = Rig()
     batch, _ = rig.in_flight(3)
     rig.accumulator.append(TP, None, b"k", b"later", [])
@@ -155,7 +155,7 @@ def test_what_came_meanwhile_stays_behind_the_neighbors() -> None:
     assert (values(later), later.base_sequence) == ([b"la"], 9)
 
 
-def test_who_is_refused_the_second_time_goes_the_same_way() -> None:
+def test_second_rejection_sends_remaining_neighbors_again() -> None:
     rig = Rig()
     batch, futures = rig.in_flight(4)
     rig.answer(batch, INVALID, named(0))
@@ -166,8 +166,8 @@ def test_who_is_refused_the_second_time_goes_the_same_way() -> None:
 
 
 @pytest.mark.parametrize("indices", [(), (-1, 9)])
-def test_a_broker_that_names_no_record_is_asked_for_each_half(indices: tuple[int, ...]) -> None:
-    """Until what it refuses is one record."""
+def test_batch_is_halved_if_broker_names_no_record(indices: tuple[int, ...]) -> None:
+    """The halving ends when the rejected batch has one record."""
     rig = Rig()
     _, futures = first = rig.in_flight(5)
     batch = first[0]
@@ -176,7 +176,7 @@ def test_a_broker_that_names_no_record_is_asked_for_each_half(indices: tuple[int
         if b"v3" in values(batch):
             rig.answer(batch, INVALID, named(*indices), "bad")
             if batch.is_done:
-                rig.take_id(2)  # the number of the last one is a gap
+                rig.take_id(2)  # the new id mends the gap in the numbers
         else:
             sent += values(batch)
             rig.answer(batch, 0)
@@ -188,7 +188,7 @@ def test_a_broker_that_names_no_record_is_asked_for_each_half(indices: tuple[int
     assert [at for at, future in enumerate(futures) if future.exception] == [3]
 
 
-def test_a_broker_that_names_all_records_fails_each_for_its_own_reason() -> None:
+def test_records_that_broker_names_fail_with_their_own_reasons() -> None:
     rig = Rig()
     batch, futures = rig.in_flight(3)
     rig.answer(batch, INVALID, named(0, 1, 2))
@@ -200,7 +200,7 @@ def test_a_broker_that_names_all_records_fails_each_for_its_own_reason() -> None
 @pytest.mark.parametrize(
     "error", [kafka.errors.TopicAuthorizationFailedError, kafka.errors.PolicyViolationError]
 )
-def test_what_concerns_the_batch_fails_all_of_it(error: type[kafka.errors.KafkaError]) -> None:
+def test_error_of_whole_batch_fails_all_its_records(error: type[kafka.errors.KafkaError]) -> None:
     rig = Rig()
     batch, futures = rig.in_flight(3)
     rig.answer(batch, error.errno, named(0))
@@ -208,8 +208,8 @@ def test_what_concerns_the_batch_fails_all_of_it(error: type[kafka.errors.KafkaE
     assert all(future.is_done for future in futures)
 
 
-def test_what_was_sent_before_without_an_answer_keeps_its_id_and_its_numbers() -> None:
-    """The broker may have appended the batch then. It recognizes the batch by its numbers."""
+def test_neighbors_of_retried_batch_keep_producer_id_and_sequence_numbers() -> None:
+    """The broker may have appended the batch before. It detects the batch by its numbers."""
     rig = Rig()
     batch, _ = rig.in_flight(3)
     rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
@@ -223,13 +223,13 @@ def test_what_was_sent_before_without_an_answer_keeps_its_id_and_its_numbers() -
     again = rig.drain()
     assert (again.producer_id, again.base_sequence, values(again)) == (1, 7, [b"v0", b"v2"])
     assert rig.number == 5
-    # The batch keeps that producer id through all of its retries.
+    # The batch keeps this producer id in all its retries.
     rig.sender._failed_produce([again], 0, kafka.errors.KafkaConnectionError("reset"))
     assert rig.queue == [again]
 
 
-def test_what_was_sent_before_without_an_answer_is_not_halved() -> None:
-    """One half could get another producer id, under which it would be appended twice."""
+def test_retried_batch_is_not_halved() -> None:
+    """A half could get another producer id, with which the broker would append it twice."""
     rig = Rig()
     batch, futures = rig.in_flight(3)
     rig.sender._failed_produce([batch], 0, kafka.errors.KafkaConnectionError("reset"))
@@ -238,7 +238,7 @@ def test_what_was_sent_before_without_an_answer_is_not_halved() -> None:
     assert all(future.is_done for future in futures)
 
 
-def test_an_id_that_came_meanwhile_keeps_its_numbers_where_a_batch_is_halved() -> None:
+def test_halving_keeps_sequence_numbers_of_newer_producer_id() -> None:
     rig = Rig()
     batch, _ = rig.in_flight(4)
     assert rig.manager is not None
@@ -250,7 +250,7 @@ def test_an_id_that_came_meanwhile_keeps_its_numbers_where_a_batch_is_halved() -
     assert [rig.drain().base_sequence for _ in range(2)] == [0, 2]
 
 
-def test_the_time_of_the_neighbors_goes_on() -> None:
+def test_neighbors_keep_delivery_timeout_of_batch() -> None:
     rig = Rig()
     batch, futures = rig.in_flight(3, age=61.0)
     rig.answer(batch, INVALID, named(1))
@@ -262,7 +262,7 @@ def test_the_time_of_the_neighbors_goes_on() -> None:
     ]
 
 
-def test_a_client_that_ends_fails_the_neighbors() -> None:
+def test_forced_close_fails_neighbors() -> None:
     rig = Rig()
     batch, futures = rig.in_flight(3)
     rig.answer(batch, INVALID, named(1))
@@ -271,7 +271,7 @@ def test_a_client_that_ends_fails_the_neighbors() -> None:
     assert not rig.accumulator.has_incomplete
 
 
-def test_an_answer_that_comes_after_the_end_changes_nothing() -> None:
+def test_answer_after_forced_close_changes_nothing() -> None:
     rig = Rig()
     batch, futures = rig.in_flight(3)
     rig.accumulator.abort_incomplete_batches()
@@ -281,7 +281,7 @@ def test_an_answer_that_comes_after_the_end_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("names", [(1,), ()])
-def test_without_numbers_the_neighbors_are_sent_again_as_well(names: tuple[int, ...]) -> None:
+def test_neighbors_are_sent_again_without_idempotence(names: tuple[int, ...]) -> None:
     rig = Rig(idempotent=False, acks=1)
     batch, futures = rig.in_flight(3)
     rig.answer(batch, INVALID, named(*names))
@@ -294,15 +294,13 @@ def test_without_numbers_the_neighbors_are_sent_again_as_well(names: tuple[int, 
 
 
 @pytest.mark.parametrize(("acks", "in_turn"), [(1, True), (-1, True), (0, False)])
-def test_where_there_are_answers_a_batch_waits_for_that_of_the_one_before(
-    acks: int, in_turn: bool
-) -> None:
-    """Else the neighbors would be written behind what was sent after them."""
+def test_one_batch_of_partition_is_in_flight_if_broker_answers(acks: int, in_turn: bool) -> None:
+    """Otherwise the neighbors would be written after later messages."""
     rig = Rig(idempotent=False, acks=acks)
     assert rig.sender.config["guarantee_message_order"] is in_turn
 
 
-def test_a_flush_that_is_under_way_waits_for_the_neighbors() -> None:
+def test_flush_under_way_waits_for_neighbors() -> None:
     rig = Rig()
     batch, futures = rig.in_flight(3)
     flushes: list[float] = []

@@ -1,4 +1,4 @@
-"""An error in a thread, a task or a callback of the client is noticed at once (Kafka only)."""
+"""An error in a thread, a task or a callback of the client is reported at once (Kafka only)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from transport.types import RecordMetadata
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a connection that failed, and lets the collector close it.
+    # The client drops the socket of a failed connection, and the garbage collector closes it.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
 
 
 def client_of(sender: Sender) -> Any:
-    """The KafkaProducer that a sender has at the moment."""
+    """Return the current KafkaProducer of a sender."""
     return sender.client._producer  # type: ignore[attr-defined]
 
 
 def once(owner: Any, name: str, error: BaseException) -> None:
-    """Let the next call of a method raise, before anything is done."""
+    """Let the next call of a method raise before it has any effect."""
     method = getattr(owner, name)
 
     def fail(*args: Any, **options: Any) -> Any:
@@ -38,7 +38,7 @@ def once(owner: Any, name: str, error: BaseException) -> None:
 
 
 def before_a_request(client: Any, error: BaseException) -> None:
-    """The next pass that has taken batches raises."""
+    """Let the next pass that has taken batches raise."""
     create = client._sender._create_produce_requests
 
     def fail(collated: Any) -> Any:
@@ -62,7 +62,7 @@ def in_a_task(client: Any, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [struct.error("too large"), SystemExit()], ids=["error", "exit"])
-async def test_what_the_failed_client_never_sent_is_sent_by_the_next_one_in_order(
+async def test_next_client_sends_unsent_messages_of_failed_client_in_order(
     kafka_rig: Rig, error: BaseException
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -82,7 +82,7 @@ async def test_what_the_failed_client_never_sent_is_sent_by_the_next_one_in_orde
         assert failed._sender._client._net._closed
 
 
-async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent(
+async def test_possibly_written_message_fails_at_once_and_next_message_is_sent(
     kafka_rig: Rig,
 ) -> None:
     topic = await kafka_rig.topic(1)
@@ -98,7 +98,7 @@ async def test_what_may_have_been_written_fails_at_once_and_what_follows_is_sent
         assert isinstance(sent, RecordMetadata)
 
 
-async def test_a_pass_that_had_taken_nothing_costs_nothing(kafka_rig: Rig) -> None:
+async def test_failed_pass_without_batches_is_repeated(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
@@ -110,7 +110,7 @@ async def test_a_pass_that_had_taken_nothing_costs_nothing(kafka_rig: Rig) -> No
         assert client_of(sender) is client
 
 
-async def test_a_failed_task_of_the_loop_lets_the_client_go(kafka_rig: Rig) -> None:
+async def test_failed_loop_task_replaces_client(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 1, 1)
@@ -122,8 +122,8 @@ async def test_a_failed_task_of_the_loop_lets_the_client_go(kafka_rig: Rig) -> N
         assert isinstance(sent, RecordMetadata)
 
 
-async def test_a_message_that_fails_the_thread_fails_alone(kafka_rig: Rig) -> None:
-    """One that cannot be packed, say: what else the client held goes to the next one."""
+async def test_message_that_fails_network_thread_fails_alone(kafka_rig: Rig) -> None:
+    """The message cannot be encoded. The next client sends all other messages."""
     topic = await kafka_rig.topic(2)
     async with kafka_rig.sender() as sender:
         await sender.fill(topic, 2, 2)
@@ -135,10 +135,10 @@ async def test_a_message_that_fails_the_thread_fails_alone(kafka_rig: Rig) -> No
         assert all(isinstance(outcome, RecordMetadata) for outcome in sent), sent
 
 
-async def test_who_fails_the_second_client_as_well_is_failed(
+async def test_message_that_fails_two_clients_fails(
     kafka_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a message that nothing can be made of would be tried for ever."""
+    """Otherwise a message that cannot be encoded would be retried forever."""
 
     def fail(*args: Any) -> Any:
         raise ValueError("each time")
@@ -158,7 +158,7 @@ async def test_who_fails_the_second_client_as_well_is_failed(
 # Transactions.
 
 
-async def test_a_transaction_of_a_client_that_failed_is_aborted(kafka_rig: Rig) -> None:
+async def test_transaction_of_failed_client_is_aborted(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     settings = {"transactional_id": kafka_rig.name(), "transaction_timeout": 10.0}
     async with kafka_rig.sender(**settings) as sender:
@@ -178,7 +178,7 @@ async def test_a_transaction_of_a_client_that_failed_is_aborted(kafka_rig: Rig) 
         assert [record.value for _, record in await reader.take(1)] == [b"done"]
 
 
-async def test_a_commit_whose_answer_fails_the_client_is_unknown_at_once(kafka_rig: Rig) -> None:
+async def test_commit_whose_answer_fails_client_is_unknown_at_once(kafka_rig: Rig) -> None:
     topic = await kafka_rig.topic(1)
     settings = {"transactional_id": kafka_rig.name(), "transaction_timeout": 10.0}
     async with kafka_rig.sender(**settings) as sender:

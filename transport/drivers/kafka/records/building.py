@@ -29,7 +29,7 @@ def records_builder(codec: int, batch_size: int, *, compiled: bool = True) -> Me
     """
     records = MemoryRecordsBuilder(2, codec, batch_size)
     if compiled and compiled_code()[0] is not None:
-        # `_builder`: what encodes the records; each call of `MemoryRecordsBuilder` goes there.
+        # `_builder`: the encoder of the records; `MemoryRecordsBuilder` passes each call to it.
         records._builder = CompiledBatchBuilder(codec, batch_size)
     return records
 
@@ -46,13 +46,13 @@ class CompiledBatchBuilder(DefaultRecordBatchBuilder):  # type: ignore[misc]
 
     Attributes:
         append: encode a message: offset (from 0 on), timestamp in ms, key, value and a list of
-            headers. Returns None where the batch has no room for it. A value of the wrong type is
-            a TypeError and leaves the batch as it was.
-        size: return the size of the batch up to now, in bytes and not compressed.
+            headers. Returns None if the batch has no room for it. A value of the wrong type raises
+            TypeError and leaves the batch as it was.
+        size: return the size of the batch so far, in bytes and not compressed.
     """
 
-    # `_buffer`, `_first_timestamp`, `_max_timestamp`, `_last_offset`, `_num_records`: what the
-    # client's `build` makes a batch of.
+    # `_buffer`, `_first_timestamp`, `_max_timestamp`, `_last_offset`, `_num_records`: the client's
+    # `build` makes the batch of these.
 
     def __init__(self, codec: int, batch_size: int) -> None:
         super().__init__(2, codec, False, -1, -1, -1, batch_size)

@@ -17,7 +17,7 @@ LEGACY_HEADER = struct.Struct(">qi")
 MAGIC_AT = 16
 # The minimum size of a record: its length, its attributes and five numbers.
 LEAST_RECORD = 7
-# What the length and the CRC do not cover.
+# The sizes of the parts at the beginning that the length and the CRC do not cover.
 BEFORE_LENGTH_COUNTS = 12
 BEFORE_CRC_COUNTS = 21
 
@@ -31,9 +31,9 @@ class Run(NamedTuple):
     """Some records of a batch in format 2, decompressed, one behind the other.
 
     Attributes:
-        data: where they are.
-        at, end: from where to where.
-        total: how many there are. More or fewer are an error.
+        data: the bytes that contain them.
+        at, end: the positions in `data` where they begin and end.
+        total: the number of records. Any other number in the bytes is an error.
         base_offset, attributes, first_timestamp, max_timestamp: of the batch.
         limit: most bytes that the headers of a single record may take in memory.
     """
@@ -50,24 +50,24 @@ class Run(NamedTuple):
 
 
 class Codec(Protocol):
-    """Decodes records.
+    """A decoder of records.
 
     Attributes:
-        name: what `driver_version` shows.
+        name: the name that `driver_version` shows.
     """
 
     @property
     def name(self) -> str: ...
 
     def whole(self, fetch: memoryview, at: int, end: int) -> list[Record]:
-        """Decode a small batch that is not compressed, header included, in what was fetched.
+        """Decode a small batch that is not compressed, header included, in the bytes of a fetch.
 
-        Raises some Exception where the batch is damaged. It has so few bytes that no bound on
-        headers is needed.
+        Raises some Exception if the batch is damaged. It has so few bytes that no bound on headers
+        is needed.
         """
 
     def records(self, run: Run) -> Iterator[Record]:
-        """Decode a run of records one by one; some Exception where it is damaged."""
+        """Decode a run of records one by one. Raises some Exception if it is damaged."""
 
 
 def codec_for(name: str) -> tuple[Codec, str]:

@@ -3,11 +3,11 @@
 The compiled code does not check everything that a hostile batch may contain. Therefore:
 
 - It checks neither the length of a header nor, between the headers of a record, where a number
-  begins. It reads 20 bytes past the end of its buffer at most. So there are more bytes behind each
-  buffer. Those are all ones, with which no number ends, so nothing that reaches there is decoded.
-- It decompresses without a bound. So it gets what is decompressed already, in a header that says
-  so.
-- It decodes as many headers as there are. So long runs of records are decoded in Python.
+  begins. It reads 20 bytes past the end of its buffer at most. So more bytes follow each buffer.
+  All their bits are ones. No number ends with such a byte, so no value that reaches there is
+  decoded.
+- It decompresses without a bound. So it gets decompressed data, with a header that says so.
+- It decodes any number of headers. So long runs of records are decoded in Python.
 - It refuses header names that are not UTF-8. Wherever the compiled code raises an error,
   the code in Python decodes the rest.
 """

@@ -42,7 +42,7 @@ from transport.fetched import PORTION, Portion
 from transport.types import TP, Record
 from transport.weights import HEADER_BYTES, RECORD_BYTES
 
-# A portion ends when it takes so much. Longer batches are cut at records before they are decoded.
+# The most bytes of a portion. Longer batches are cut at records before they are decoded.
 PORTION_BYTES = 256 << 10
 
 _offset_of = attrgetter("offset")
@@ -57,8 +57,8 @@ class EncodedRecords:
     """A `Fetched` of batches that are decoded as they are read.
 
     Args:
-        data: what was fetched.
-        extent: what its headers tell.
+        data: the bytes of the fetch.
+        extent: the offsets and the number of records, from the headers of its batches.
         limit: most bytes that a batch may decompress to, and that the headers of a record may take
             in memory.
     """
@@ -82,7 +82,7 @@ class EncodedRecords:
         self._extent = extent
         self._codec = codec
         self._limit = limit
-        # In so many bytes there cannot be more headers than a single record may have.
+        # So many bytes cannot contain more headers than a single record may have.
         self._most = max(1, min(PORTION_BYTES, limit // HEADER_BYTES * LEAST_HEADER))
         self.first = extent.first
         self.end = extent.end
@@ -119,7 +119,7 @@ class EncodedRecords:
             yield _portion(found, size)
 
     def _slices(self) -> Iterator[Slice]:
-        """Decode one batch after the other; UnreadableBatch at the first that is damaged."""
+        """Decode one batch after the other. Raises UnreadableBatch at the first damaged one."""
         data, extent = self._data, self._extent
         at, stop, skipped, place = extent.at, extent.stop, extent.skipped, extent.first
         view = memoryview(data)
@@ -152,8 +152,8 @@ class EncodedRecords:
     def _small(self, view: memoryview, at: int) -> tuple[list[Record], int]:
         """Decode the batches from `at` on that have few records, up to a portion of them.
 
-        This takes a third of the time of `_batch`. It ends at a batch that is large, compressed,
-        old, left out or not in order.
+        This takes a third of the time of `_batch`. It ends at a batch that is large, compressed, in
+        an old format, skipped or damaged.
 
         Returns:
             The records, and where they end; no record if the batch at `at` is such a batch.
@@ -211,7 +211,7 @@ class EncodedRecords:
                 return after, max(place, last + 1)
 
     def _batch(self, at: int, after: int) -> Iterator[Slice]:
-        """Decode a batch in format 2; whatever is wrong with it is raised after what is good."""
+        """Decode a batch in format 2. Its good records come before the error about damage."""
         data, limit = self._data, self._limit
         base, _, _, _, _, attributes, delta, first, latest, _, _, _, count = HEADER.unpack_from(
             data, at
@@ -232,7 +232,7 @@ class EncodedRecords:
                 before = records[-1].offset
 
     def _decoded(self, run: Run) -> Iterator[Slice]:
-        """Decode a run. Where the compiled code fails, the code in Python does what is left."""
+        """Decode a run. If the compiled code fails, the code in Python decodes the rest."""
         size = run.end - run.at
         claimed = min(run.total, size // LEAST_RECORD + 1) or 1
         codec = _PURE if size > self._most else self._codec  # it checks the headers of each record
@@ -262,10 +262,10 @@ class EncodedRecords:
 
 
 def runs(data: bytes, at: int, end: int, count: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """Cut the records of a batch into runs of at most so many bytes, or a single record.
+    """Cut the records of a batch into runs of at most `most` bytes, or of a single record.
 
-    Yields where a run begins and ends, and how many records it has. What is damaged is in the last
-    one, and fails there.
+    Yields the begin, the end and the number of records of each run. Damaged data is in the last
+    run, and decoding that run fails.
     """
     if end - at <= most:
         yield at, end, count

@@ -38,13 +38,13 @@ class Extent:
     """The offsets and the number of records of a fetch, as its batch headers claim.
 
     Attributes:
-        first: the offset that the first record with content cannot be below.
-        end: the offset after all of it.
-        count: how many records there are, as the batches claim.
-        at, stop: where batches with content begin in the bytes, and where they end.
-        skipped: where batches begin that are not delivered: markers, and aborted data.
+        first: the least offset that the first delivered record can have.
+        end: the offset after the last batch.
+        count: the number of records, as the batches claim.
+        at, stop: the positions in the bytes where the batches with content begin and end.
+        skipped: the positions of batches that are not delivered: markers, and aborted data.
         leader_epoch: of the last batch.
-        damage: why what follows `stop` cannot be read; None: it can, or nothing follows.
+        damage: why the data after `stop` cannot be read; None: there is no damage.
     """
 
     first: int
@@ -58,7 +58,7 @@ class Extent:
 
     @property
     def has_content(self) -> bool:
-        """Whether there is something to read, be it an error."""
+        """Whether reading returns records or an error."""
         return self.count > 0
 
 
@@ -66,9 +66,9 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
     """Return the extent of a fetch, from its batch headers.
 
     Args:
-        fetched_from: the offset that was asked for. Records below it are not delivered.
+        fetched_from: the offset of the request. Records below it are not delivered.
         aborted: the aborted transactions that the broker names: `first_offset`, `producer_id`.
-            None: none, or those are to be read as well.
+            None: there are none, or their records are delivered as well.
         limit: most bytes of a batch when decompressed.
     """
     # Written as one loop over local names, because it runs once for each batch.
@@ -90,7 +90,7 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
             after = at + BEFORE_LENGTH_COUNTS + length
             magic = data[at + MAGIC_AT] if after <= size and length >= 5 else -1
         if after > size:
-            break  # a fetch ends anywhere
+            break  # a fetch can end within a batch
         if magic == 2 and after - at >= HEADER.size:
             batch_end = base + delta + 1
             if delta < 0 or base < 0 or batch_end > _MOST_OFFSET:
@@ -101,7 +101,7 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
                 is_left_out = bool(attributes & CONTROL)
                 if transactions is not None and producer >= 0:
                     is_left_out |= transactions.has(data, at, after, limit)
-                # What the header says counts only if it is whole. Else it is an error to read it.
+                # The header counts only if the batch is whole. Otherwise reading it is an error.
                 if is_left_out and _is_whole(data, at, after):
                     skipped.append(at)
                     at, end = after, max(end, batch_end)
@@ -125,7 +125,7 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
             damage = f"a batch of the unknown format {magic} (its magic byte)"
             break
         if first < 0:
-            if batch_end <= fetched_from:  # before what was asked for
+            if batch_end <= fetched_from:  # before the offset of the request
                 at = after
                 continue
             start, first = at, max(base, fetched_from)
@@ -138,7 +138,7 @@ def extent_of(data: bytes, fetched_from: int, aborted: Iterable[Any] | None, lim
         at, end = after, batch_end
     stop = at
     if damage is not None:
-        # It takes one offset, so that it is reached, and reading ends there.
+        # The damage takes one offset, so that reading reaches it and ends there.
         first = end if first < 0 else first
         start = stop if count == 0 else start
         end, count = end + 1, count + 1
@@ -153,14 +153,14 @@ def _is_whole(data: bytes, at: int, after: int) -> bool:
 
 
 class _Aborted:
-    """Which batches belong to aborted transactions, asked in the order of the log."""
+    """The aborted transactions of a fetch. `has` must be called in the order of the log."""
 
     def __init__(self, aborted: Iterable[Any]) -> None:
         self._to_come = collections.deque(sorted(aborted, key=lambda each: each.first_offset))
         self._producers: set[int] = set()
 
     def has(self, data: bytes, at: int, after: int, limit: int) -> bool:
-        """Whether the batch is data of an aborted transaction."""
+        """Return whether the batch is data of an aborted transaction."""
         header = HEADER.unpack_from(data, at)
         attributes, producer = header[5], header[9]
         while self._to_come and self._to_come[0].first_offset <= header[0] + header[6]:
@@ -173,7 +173,7 @@ class _Aborted:
 
 
 def _is_abort(data: bytes, at: int, after: int, limit: int) -> bool:
-    """Whether a control batch has a marker of an aborted transaction. It may be empty."""
+    """Return whether a control batch has a marker of an aborted transaction. It may be empty."""
     base, _, _, _, _, attributes, _, first, latest, _, _, _, count = HEADER.unpack_from(data, at)
     run = Run(data, at + HEADER.size, after, min(count, 1), base, attributes, first, latest, limit)
     try:

@@ -13,19 +13,19 @@ from transport.drivers.kafka.records.pure import PureRecord
 from transport.types import Record
 from transport.weights import HEADER_BYTES
 
-# The length and the magic byte, which are where format 2 has them, and then the attributes.
+# The length and the magic byte, at the same place as in format 2, and then the attributes.
 _FIELDS = struct.Struct(">8xi4xbb")
 LEAST_SIZE = LegacyRecordBatch.LOG_OVERHEAD + LegacyRecordBatch.RECORD_OVERHEAD_V0
 
 
 def is_compressed(data: bytes, at: int) -> bool:
-    """Whether the batch at a position has several messages in it."""
+    """Return whether the batch at a position contains several messages."""
     _, _, attributes = _FIELDS.unpack_from(data, at)
     return bool(attributes & LegacyRecordBatch.CODEC_MASK)
 
 
 def legacy_records(data: bytes, at: int, end: int, limit: int) -> Iterator[Record]:
-    """Decode a batch in format 0 or 1; some Exception where it is damaged.
+    """Decode a batch in format 0 or 1. Raises some Exception if it is damaged.
 
     Args:
         limit: most bytes that the batch may decompress to.
@@ -44,8 +44,8 @@ def legacy_records(data: bytes, at: int, end: int, limit: int) -> Iterator[Recor
 
 
 class _LegacyBatch(LegacyRecordBatch):  # type: ignore[misc]
-    # `_decompress`, `_read_key_value`: where a batch is decompressed.
-    # `_read_all_headers`: where the client looks at all messages in a batch, before the first.
+    # `_decompress`, `_read_key_value`: the client decompresses a batch here.
+    # `_read_all_headers`: the client finds all messages of a batch here, before it decodes one.
     limit: int
     _buffer: Any
 

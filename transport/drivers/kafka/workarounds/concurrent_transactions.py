@@ -1,12 +1,12 @@
-"""The first requests of a transaction are sent again soon if they come too soon.
+"""Short pauses for transactions that begin before the broker has completed the previous one.
 
-A broker answers the commit of a transaction before it has completed it: the broker still writes
-markers into the partitions, which takes a few milliseconds. Until then it refuses the first request
-of the next transaction with CONCURRENT_TRANSACTIONS. After such a refusal the client's network
-thread sleeps for `retry_backoff_ms`, and sends no message meanwhile.
+A broker answers the commit of a transaction before the transaction is complete: the broker still
+writes markers into the partitions, which takes a few milliseconds. Until then it refuses the first
+request of the next transaction with CONCURRENT_TRANSACTIONS. After such a refusal the client's
+network thread sleeps for `retry_backoff_ms`, and sends no message meanwhile.
 
-Here the request is sent again after 1, 2, 4 and 8 ms. Only then the client gets the refusal, and
-does what it always does.
+This module repeats the request after 1, 2, 4 and 8 ms. If the last repetition is refused as well,
+the client gets the refusal and sleeps.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from kafka.protocol.producer import (
     AddPartitionsToTxnResponse,
 )
 
-# Seconds before each further try.
+# Seconds before each repetition.
 PAUSES = (0.001, 0.002, 0.004, 0.008)
 
 
 def ask_again_soon(producer: Any) -> None:
-    """Let a new transactional producer repeat a request that came too soon, after a short pause."""
-    # `_sender`, `_client`, `_net`: the answers come on the network thread, and its loop makes the
-    # pauses. The client sends no other request of the transaction before it has the answer.
+    """Let a new transactional producer repeat a request that was refused as too early."""
+    # `_sender`, `_client`, `_net`: the answers arrive on the network thread, and its loop runs the
+    # timers. The client sends no other request of the transaction before it has the answer.
     client = producer._sender._client
     send = client.send
 
@@ -45,7 +45,7 @@ def ask_again_soon(producer: Any) -> None:
 def _ask(
     ask: Callable[[], Future], call_later: Callable[[float, Callable[[], None]], Any]
 ) -> Future:
-    """Make a request until it does not come too soon or no pause is left; return its answer."""
+    """Repeat a request until it is not too early or no pause is left; return its last answer."""
     answer = Future()
     pauses = iter(PAUSES)
 

@@ -1,8 +1,8 @@
-"""Connections whose reader or writer fails with an error that the client does not expect.
+"""Closing of connections whose reader or writer failed with an unexpected error.
 
-The client drops the task and keeps the connection, which looks alive and brings no more answers.
-Each request on it waits for its timeout. This module closes such a connection, as the client does
-for errors that it expects, so each request fails and can be retried.
+After such an error the client drops the task and keeps the connection, which then returns no more
+answers. Each request on the connection waits for its timeout. This module closes the connection, as
+the client does after errors that it expects. So each request fails at once and can be retried.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def close_on_errors(connection: Any) -> None:
-    """Let any error of its reader or writer close a new connection."""
-    # `connection_made`, `_read_from_sock`, `_write_to_sock`: the two tasks, as the loop is given
-    # them.
+    """Close a new connection after any error of its reader or writer."""
+    # `connection_made`, `_read_from_sock`, `_write_to_sock`: the transport starts the other two as
+    # tasks of the loop, and the first of them not before `connection_made`.
     made, unpause = connection.connection_made, connection.unpause
 
     def connection_made(transport: Any) -> None:
@@ -28,7 +28,7 @@ def close_on_errors(connection: Any) -> None:
         made(transport)
 
     def unpause_if_open(reason: Any) -> None:
-        # A timer of the client writes then, which a connection that is being closed refuses.
+        # `unpause` writes to the socket, and a connection that is being closed raises then.
         if connection.transport is not None and connection.transport.is_closing():
             connection.paused.discard(reason)
         else:
@@ -44,7 +44,7 @@ def _closing(transport: Any, run: Callable[[], Awaitable[None]]) -> Callable[[],
             await run()
         except Exception as error:  # noqa: BLE001 - any error ends the connection
             if transport.is_closing():
-                return  # its socket is gone, and nobody waits for it
+                return  # the socket is closed, and its requests have failed
             log.warning("%s is closed, because its reader or writer failed: %r", transport, error)
             lost = kafka.errors.KafkaConnectionError(f"closed after {error!r}")
             lost.__cause__ = error

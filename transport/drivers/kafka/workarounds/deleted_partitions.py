@@ -1,9 +1,11 @@
-"""Partitions that are gone while somebody commits for them: their topic was deleted.
+"""Commits for partitions whose topic was deleted fail at once.
 
-The client takes "no such partition" for a passing thing, as it is with a broker that has not heard
-of a new topic yet, and asks again until its time is up. That would hold up every rebalance, the one
-that takes the partition away as well. So where the cluster, as the client knows it, has no such
-partition either, the commit ends with that; where it has, the client learns anew what there is.
+The client treats UNKNOWN_TOPIC_OR_PARTITION as temporary, because a broker may not know a new topic
+yet. So the client retries the commit until its timeout. That would delay every rebalance, also the
+one that revokes the deleted partition.
+
+This module compares the answer with the client's metadata. If the metadata has no such partition
+either, the commit fails. If it has, the client retries, and requests new metadata.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ _UNKNOWN_ID = kafka.errors.UnknownTopicIdError.errno
 
 
 def gone_from(cluster: Any, tps: Iterable[TP]) -> list[TP]:
-    """Those of which the cluster, as the client knows it, has none."""
+    """Return the partitions that are not in the client's metadata."""
     return [tp for tp in tps if tp.partition not in known_partitions(cluster, tp.topic)]
 
 
 def tell_of_gone(consumer: Any, identities: Identities) -> None:
-    """Let a new consumer's commit fail with PartitionGone or TopicReplaced if that is the cause."""
-    # `_coordinator`, `_handle_offset_commit_response`: where the client reads the answer, on its
-    # loop; what it raises of it for itself can be tried again.
+    """Let a new consumer's commits for deleted topics fail with PartitionGone or TopicReplaced."""
+    # `_coordinator`, `_handle_offset_commit_response`: reads the answer, on the client's loop. The
+    # error that the client itself raises for such an answer is retriable.
     coordinator, cluster = consumer._coordinator, consumer._client.cluster
     handle = coordinator._handle_offset_commit_response
 
@@ -57,7 +59,7 @@ def tell_of_gone(consumer: Any, identities: Identities) -> None:
 
 
 def _by_name(offsets: Any, response: Any) -> Any:
-    """Return the same answer with the names of the topics, which the client reads."""
+    """Return the same answer with topic names instead of ids, because the client reads names."""
     names = {named_id(committed.metadata): tp.topic for tp, committed in offsets.items()}
     topic_of, version = OffsetCommitResponse.OffsetCommitResponseTopic, COMMIT_BY_ID - 2
     partition_of = topic_of.OffsetCommitResponsePartition

@@ -1,10 +1,15 @@
-"""A message that was tried until its time was up must not cost the others.
+"""A batch that reaches its delivery timeout after a retry costs no other batch.
 
-Whether an idempotent producer of the client has written such a message is not known, so it gives up
-its producer id. That goes wrong twice: it never asks for another id, so that nothing is sent any
-more, to no topic; and it forgets what it was about to send, until that has run out of time as well.
-What was tried under the old id goes on with it, for the broker knows it by that; the client would
-fail it the next time that it does not get through.
+The broker may have such a batch or not. So the client's idempotent producer gives up its producer
+id. This fails in three ways:
+
+- The client never requests another id. It sends nothing more, to any topic.
+- The client forgets the batches that it was about to send. They stay without an outcome until they
+  reach their delivery timeout as well.
+- The client fails the batches in flight at their next retry, because they have the old id.
+
+This module lets the client send the drained batches first, and then request a new id. The batches
+in flight are retried with the old id, by which the broker detects duplicates.
 """
 
 from __future__ import annotations
@@ -14,13 +19,13 @@ from typing import Any
 
 from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionState
 
-# A new id is asked for already.
+# The states in which a new id is being requested.
 _ASKING = (TransactionState.UNINITIALIZED, TransactionState.INITIALIZING)
 
 
 def outlive_expiry(producer: Any) -> None:
-    """Let a new producer without transactions send what it was about to, and then get a new id."""
-    # `_sender`, `_transaction_manager`: nothing of this is public.
+    """Let a new producer without transactions send drained batches and then request a new id."""
+    # `_sender`, `_transaction_manager`: no public name reaches the producer id.
     sender, manager = producer._sender, producer._transaction_manager
     if manager is None:
         return
@@ -33,7 +38,7 @@ def outlive_expiry(producer: Any) -> None:
             for batch in batches:
                 if batch.in_retry():
                     tried.append(batch)
-                    # `_retry`: else the id is given up at once, before the others are sent.
+                    # `_retry`: if it is set, the client gives up the id before it sends the others.
                     batch._retry = False
             return batches
 
@@ -46,12 +51,12 @@ def outlive_expiry(producer: Any) -> None:
         tried.clear()
         with manager._lock:
             manager.reset_producer_id()
-            # `_current_state`: it asks for an id in the first of its states alone.
+            # `_current_state`: the client requests an id only in its initial state.
             if manager._current_state == TransactionState.READY:
                 manager._current_state = TransactionState.UNINITIALIZED
         return 0
 
-    # `expired_batches`, `_get_expired_inflight_batches`: how it finds what is out of time.
+    # `expired_batches`, `_get_expired_inflight_batches`: find the batches at their timeout.
     accumulator = sender._accumulator
     accumulator.expired_batches = noting(accumulator.expired_batches)
     sender._get_expired_inflight_batches = noting(sender._get_expired_inflight_batches)
@@ -61,8 +66,8 @@ def outlive_expiry(producer: Any) -> None:
 
 
 def _bump_with_an_id_alone(manager: Any) -> None:
-    # `bump_producer_id_and_epoch`: how it mends what was refused. While it has no id that
-    # would raise, and leave all that was answered together with it without an outcome.
+    # `bump_producer_id_and_epoch`: called after a refused batch. Without an id it raises, and the
+    # other batches of the same answer get no outcome.
     bump = manager.bump_producer_id_and_epoch
 
     def bump_unless_asking() -> None:
@@ -73,8 +78,9 @@ def _bump_with_an_id_alone(manager: Any) -> None:
 
 
 def _try_on_with_an_id_given_up(sender: Any, manager: Any) -> None:
-    # `_can_retry`, `producer_id`: where it looks whether the id is the same still. An id that we
-    # gave up is good, and no later batch overtakes: it sends one of a partition at a time.
+    # `_can_retry`, `producer_id`: compares the batch's id with the current one. The broker still
+    # accepts an id that was given up. No later batch overtakes this one, because the client has one
+    # batch of a partition in flight at a time.
     can_retry = sender._can_retry
 
     def can_retry_as_before(batch: Any, error: Any) -> bool:

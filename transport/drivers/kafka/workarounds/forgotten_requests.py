@@ -1,14 +1,14 @@
-"""A request for a producer id or for a transaction is sent again until the broker answers it.
+"""Retries of requests for a producer id or for a transaction.
 
-The client handles two failures of these requests badly:
+The client does not retry these requests after two kinds of failure:
 
 - It forgets a request whose connection fails before the request is sent. Then it sends nothing
   until its messages reach the delivery timeout.
 - It treats a late answer as a fatal error. That error fails every message that the producer holds,
   and every later message.
 
-Here both failures count as a request without an answer, and the client sends it again. The broker
-accepts each of these requests more than once.
+This module makes both failures look like a lost connection, after which the client repeats the
+request. The broker accepts each of these requests more than once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kafka.protocol.producer import ProduceRequest
 
 
 def keep_requests(producer: Any) -> None:
-    """Let a new producer repeat its requests without an answer, except those with messages."""
+    """Let a new producer repeat unanswered requests, except those that carry messages."""
     # `_sender`, `_client`: the client repeats a request if `await_ready` returns False, and forgets
     # the request if `await_ready` raises.
     sender = producer._sender
@@ -32,13 +32,13 @@ def keep_requests(producer: Any) -> None:
         try:
             return bool(await_ready(*args, **options))
         except kafka.errors.KafkaError:
-            # Without this wait the client would repeat the request without a pause.
+            # Without this wait the client repeats the request without a pause.
             client.poll(timeout_ms=backoff_ms, future=Future())
             return False
 
     def send_it(node_id: Any, request: Any, **options: Any) -> Future:
         future = send(node_id, request, **options)
-        # The client itself retries messages, and their error must keep its reason.
+        # The client itself retries messages, and their errors must keep their type.
         if isinstance(request, ProduceRequest):
             return future
         answer = Future()

@@ -1,8 +1,8 @@
-"""Which addresses a client asks: the advertised ones and, if none answers, the given ones again.
+"""Metadata requests to the given addresses while no advertised address answers.
 
 The client asks the given addresses (`bootstrap_servers`) once. From then on it asks only the
 brokers that the answer named. If all of those have moved, the client never finds a broker again.
-Also, the client's metadata loop can end by an error, and then nothing requests metadata any more.
+Also, an error can end the client's metadata loop, and then nothing requests metadata.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def start_anew(client: Any, crash: Crash) -> None:
     """Let a new client ask the given addresses again while no known broker answers."""
-    # `_do_refresh_metadata`: asks the given node, or the least busy one of the advertised nodes.
+    # `_do_refresh_metadata`: asks the node that is passed, or the least busy advertised node.
     manager, cluster = client._manager, client.cluster
     refresh, beat = cluster._do_refresh_metadata, cluster._refresh_loop
     given = itertools.cycle(broker.node_id for broker in cluster.bootstrap_brokers())
@@ -29,7 +29,7 @@ def start_anew(client: Any, crash: Crash) -> None:
 
     async def refresh_from_anywhere(node_id: Any) -> None:
         nonlocal has_failed, asks_given
-        # In turn with the advertised ones: the given ones may be the ones that are down.
+        # In turn with the advertised addresses: the given addresses may be down as well.
         asks_given = has_failed and not asks_given
         given_id = next(given) if node_id is None and asks_given else None
         try:
@@ -39,18 +39,18 @@ def start_anew(client: Any, crash: Crash) -> None:
             raise
         finally:
             if given_id is not None:
-                manager.close(given_id)  # only for this request, as in the client
+                manager.close(given_id)  # the client also uses it for one request only
         if given_id is not None:
-            log.info("the given addresses have answered with the present addresses of the brokers")
+            log.info("the given addresses have returned the current addresses of the brokers")
         has_failed = asks_given = False
 
     async def refresh_on() -> None:
-        # `_refresh_loop`: it ends if another caller's request in flight fails.
+        # `_refresh_loop`: ends if the request in flight of another caller fails.
         while not cluster.closed:
             try:
                 await beat()
             except kafka.errors.KafkaError as error:
-                log.debug("metadata requests go on after %s", error)
+                log.debug("metadata requests continue after %s", error)
             except Exception as error:
                 crash.note(error)
                 raise

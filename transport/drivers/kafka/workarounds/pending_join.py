@@ -1,13 +1,14 @@
-"""A join that outlasts a `poll` of the client.
+"""Joins that take longer than one `poll` of the client.
 
-We poll in turns, and a join takes as long as the slowest member. The client keeps the join
-under way from one poll to the next, but forgets it in two cases:
+The driver makes many short polls, and a join takes as long as the slowest member. The client keeps
+a join from one poll to the next, but loses it in two cases:
 
-- What made it join was a new subscription, or, for the leader, a new partition. Both count as seen
-  to once the join is sent, so the next poll finds no reason to join, and never takes the answer: no
-  heartbeats, no commits, no rebalance for the rest of its life, but records all the same.
-- The answer came between two polls: the next one throws it away and joins anew, which costs the
-  whole group another round when the leader does it.
+- The reason of the join was a new subscription or, for the leader, a new partition. The client
+  forgets the reason when it sends the join. So the next poll does not join and never reads the
+  answer. From then on the member gets records, but sends no heartbeats, makes no commits and takes
+  part in no rebalance.
+- The answer arrived between two polls. The next poll discards it and joins again. If the member is
+  the leader, the whole group rebalances once more.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any
 
 
 class _Join:
-    """A join under way, of which the client takes the answer whenever it came."""
+    """A join under way whose answer the client keeps, even if it arrives between two polls."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
 
     @property
     def is_done(self) -> bool:
-        """What the client takes for a reason to begin anew: only a failure is one."""
+        """Whether the client must join again: only after a failure."""
         return bool(self._task.failed())
 
     def __getattr__(self, name: str) -> Any:
@@ -34,19 +35,19 @@ class _Join:
 
 
 def keep_join(consumer: Any) -> None:
-    """Let the next poll go on with a join that the last one left; between polls."""
-    # `_coordinator`, `_join_task`: nothing public tells of a join.
+    """Let the next poll continue a join that the last poll left. Call it between polls."""
+    # `_coordinator`, `_join_task`: no public name shows a join.
     coordinator = consumer._coordinator
     task = coordinator._join_task
     if task is None:
         return
-    # `rejoin_needed`: until it has joined, which takes this back. Not `request_rejoin`, which is a
-    # reason to end the turn (`membership.py`).
+    # `rejoin_needed`: the client clears it after the join. `request_rejoin` would also end the turn
+    # of the poll (`membership.py`).
     coordinator.rejoin_needed = True
     if not isinstance(task, _Join):
         coordinator._join_task = _Join(task)
 
 
 def drop_join(consumer: Any) -> None:
-    """Forget a join under way, after the group was left."""
+    """Drop a join under way, after the consumer has left the group."""
     consumer._coordinator._join_task = None

@@ -1,14 +1,14 @@
-"""When the client sends heartbeats, and what waits for them.
+"""The times of heartbeats, and polls that spin while a heartbeat has no answer.
 
-A group tells its members of a rebalance in the answers to their heartbeats, and in nothing else. So
-a join takes as long as the slowest member takes to send one. With cooperative rebalancing there are
-two rounds, and for the second the new member itself has to send one. So here a member that has just
-joined sends its heartbeats sooner, and then less and less often.
+A member learns of a rebalance only from the answer to a heartbeat. So a join takes as long as the
+slowest member takes to send a heartbeat. A cooperative rebalance needs two joins, and for the
+second one the new member itself must send a heartbeat. Therefore a member sends the first
+heartbeats after a join sooner, and increases the interval step by step.
 
-The client also ends each wait of a poll when the next heartbeat is due, though its own loop sends
-them and no poll is needed for that. With one that has no answer yet (the broker hangs, the network
-is cut) it does not wait at all: it takes a whole core, and leaves something on every fetch under
-way each time it asks, some megabytes a second.
+The client also ends each wait of a poll when the next heartbeat is due, although its own loop sends
+the heartbeats. While a heartbeat has no answer (the broker hangs, the network is cut), a poll does
+not wait at all: it uses a whole core. Each pass also leaves an object on every fetch in flight,
+which takes some megabytes a second.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-# Milliseconds from a join to the first heartbeat. The next ones follow after twice as long each
-# time, up to `heartbeat_interval`. So a further round is found after at most twice the time that
-# the other members took to begin it. A join costs four heartbeats more, with an interval of 1 s.
+# Milliseconds from a join to the first heartbeat. Each next interval is twice as long, up to
+# `heartbeat_interval`. So a member detects a second rebalance after at most twice the time that the
+# other members took to begin it. With an interval of 1 s, a join costs four extra heartbeats.
 AFTER_JOIN_MS = 100
 
 
 def wait_regardless(consumer: Any) -> None:
-    """Let a new consumer wait in each poll for as long as the poll was asked to."""
-    # `_coordinator`, `time_to_next_poll`: how long a poll may wait. It is also meant for commits by
-    # the clock, which are off.
+    """Let each poll of a new consumer wait for its whole timeout."""
+    # `_coordinator`, `time_to_next_poll`: limits the wait of a poll. It also serves the automatic
+    # commits of the client, which are off.
     consumer._coordinator.time_to_next_poll = lambda: math.inf
 
 
 def hurry_after_join(consumer: Any) -> None:
     """Let a new consumer send its heartbeats sooner after each join."""
-    # `_coordinator`, `_enable_heartbeat`: called when a join has succeeded. It lets the loop of the
-    # heartbeats look again for when the next one is due.
-    # `heartbeat`, `config`: a dictionary of its own, in which it looks each time.
+    # `_coordinator`, `_enable_heartbeat`: called when a join has succeeded. It wakes the heartbeat
+    # loop, which then computes again when the next heartbeat is due.
+    # `heartbeat`, `config`: a separate dictionary, which is read each time.
     coordinator = consumer._coordinator
     heartbeat = coordinator.heartbeat
     config, calm = heartbeat.config, heartbeat.config["heartbeat_interval_ms"]

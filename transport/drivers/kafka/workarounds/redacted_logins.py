@@ -1,4 +1,7 @@
-"""A login is in no log: the client writes every request into its own at DEBUG, twice."""
+"""Logins are hidden from the client's log.
+
+At DEBUG the client logs every request as an object and as bytes. Each of them shows a login.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ class Unseen(bytes):
 
 
 def keep_unseen(connection: Any) -> None:
-    """Let what a connection logs of its requests show no login; once is enough."""
-    # `_send_request`: where a login passes before it is logged.
+    """Hide logins in what a connection logs. Repeated calls change nothing."""
+    # `_send_request`: every login passes here before the client logs it.
     if not isinstance(connection._send_request, _Sending):
         connection._send_request = _Sending(connection, connection._send_request)
 
 
 class _Sending:
-    """Sends the requests of a connection, logins as what is not to be seen."""
+    """The `_send_request` of a connection, with hidden logins."""
 
     def __init__(self, connection: Any, send: Callable[..., Any]) -> None:
         self._connection = connection
@@ -43,7 +46,7 @@ class _Sending:
 
 @contextlib.contextmanager
 def _unseen_bytes(parser: Any) -> Iterator[None]:
-    # `parser`, `send_request`, `bytes_to_send`: where a request becomes bytes, which are logged.
+    # `parser`, `send_request`, `bytes_to_send`: encode a request to bytes, which the client logs.
     encode = parser.send_request
 
     def encode_unseen(*args: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A bound for TLS handshakes that get no answer.
+"""A timeout for TLS handshakes that get no answer.
 
-The client bounds each step of a connection but this one. Without an answer, the connection is never
-ready, all requests that wait for it hang, and opening a client has no end.
+The client has a timeout for each step of a connection except this one. Without an answer, the
+connection is never ready, all requests on it hang, and opening a client never returns.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import kafka.errors
 from kafka.net.selector import TaskState
 
 ANSWERS_NOTHING = "accepted the connection and did not answer the TLS handshake"
-# Later than the client's own bounds, so that its more specific error wins.
+# Extra time beyond the client's own timeouts, so that its more specific error wins.
 _MOMENT = 0.05
 
 
 def bound_handshakes(manager: Any) -> None:
-    """Let a new client's connection fail if its handshake outlasts the time for connecting."""
-    # `_build_transport`: connects, and shakes hands. `_current`, `inject_exc`, `_add_ready_task`:
-    # how the client's own bounds end a wait.
+    """Let a new client's connections fail if the handshake exceeds the timeout for connecting."""
+    # `_build_transport`: connects and makes the handshake. `_current`, `inject_exc`,
+    # `_add_ready_task`: end a wait, as the client's own timeouts do.
     net, build_transport = manager._net, manager._build_transport
 
     async def build_in_time(node: Any, timeout_at: float | None = None) -> Any:

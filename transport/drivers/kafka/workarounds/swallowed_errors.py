@@ -1,9 +1,9 @@
 """Errors in the client's own threads, tasks and callbacks, which the client only logs.
 
-The client catches an unexpected error where it happens, logs it and goes on. It forgets what the
+The client catches an unexpected error where it happens, logs it and continues. It forgets what the
 failed step held: a message or a request gets no outcome, or only a timeout. So this module watches
-each such place and reports the first error of a client to its owner at once. The owner then closes
-that client. `docs/client.md` lists the places.
+each such place and reports the first error of a client to the client's owner at once. The owner
+then closes the client. `docs/client.md` lists the places.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 
 import kafka.errors
 
-# This many failures in a row: a single one may be a race with another thread.
+# Failures in a row that count as an error: a single failure may be a race with another thread.
 _MOST = 3
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Crashed(kafka.errors.KafkaError):  # type: ignore[misc]
-    """The client failed while it held a message or a request that the broker may have or not."""
+    """The client failed while it held a message or a request that the broker may have received."""
 
 
 class NeverSent(kafka.errors.KafkaError):  # type: ignore[misc]
-    """The client failed while it held a message that no request had carried."""
+    """The client failed while it held a message that no request contained."""
 
 
 class Crash:
@@ -37,7 +37,7 @@ class Crash:
         tell: called once, with that error, on the thread where it happened.
 
     Attributes:
-        error: that error; None: there was none.
+        error: the first unexpected error; None: there was none.
     """
 
     def __init__(self, tell: Callable[[BaseException], object]) -> None:
@@ -45,7 +45,7 @@ class Crash:
         self.error: BaseException | None = None
 
     def note(self, error: BaseException) -> None:
-        """Record an error. From any thread; the second and later ones change nothing."""
+        """Record an error, from any thread. Later errors change nothing."""
         if self.error is None:
             self.error = error
             self._tell(error)
@@ -57,7 +57,7 @@ class Crash:
         def watched(*args: Any, **options: Any) -> Any:
             try:
                 return fn(*args, **options)
-            except BaseException as error:  # the client logs it and goes on
+            except BaseException as error:  # the client logs it and continues
                 self.note(error)
                 raise
 
@@ -72,7 +72,7 @@ def watch_tasks(client: Any, crash: Crash) -> None:
 
     def look_and_drop(task: Any) -> None:
         error = task._exc
-        # Closing the client ends its tasks by an error as well.
+        # Closing the client also ends its tasks with an error.
         if isinstance(error, Exception) and not manager.closed:
             crash.note(error)
         task_done(task)
@@ -81,8 +81,8 @@ def watch_tasks(client: Any, crash: Crash) -> None:
 
 
 def close_client(client: Any) -> None:
-    """Close a client's sockets and end its loop; also of a client whose loop has crashed."""
-    # `_net`, `_exception`: after a crash each step of the closing would raise that.
+    """Close a client's sockets and end its loop, even if the loop has crashed."""
+    # `_net`, `_exception`: after a crash each step of the closing raises the loop's error.
     if client._net._exception is None:
         client.close()
         return
@@ -93,8 +93,8 @@ def close_client(client: Any) -> None:
 
 def watch_fetches(consumer: Any, crash: Crash) -> None:
     """Record each error in a new consumer's handling of a fetch."""
-    # `_fetcher`, `_handle_fetch_response`, `_handle_fetch_error`: they run as callbacks, whose
-    # errors a future of the client logs. The same is fetched again then, and fails again.
+    # `_fetcher`, `_handle_fetch_response`, `_handle_fetch_error`: callbacks, whose errors a future
+    # of the client logs. The client then fetches the same data, and fails again.
     fetcher = consumer._fetcher
     fetcher._handle_fetch_response = crash.watching(fetcher._handle_fetch_response)
     fetcher._handle_fetch_error = crash.watching(fetcher._handle_fetch_error)
@@ -104,14 +104,14 @@ class Lookups:
     """The tasks in which the client's consumer looks up its positions."""
 
     def __init__(self, consumer: Any) -> None:
-        # `_fetcher`, `_reset_task`, `_validation_task`: nothing waits for these. A poll begins
-        # another one where one has failed, and so on, while the partition stands still.
+        # `_fetcher`, `_reset_task`, `_validation_task`: nothing waits for these tasks. After a
+        # failure each poll starts a new one, and the partition makes no progress.
         self._fetcher = consumer._fetcher
         self._seen: dict[str, Any] = dict.fromkeys(("_reset_task", "_validation_task"))
         self._failures = dict.fromkeys(self._seen, 0)
 
     def error(self) -> BaseException | None:
-        """Return the error with which they fail repeatedly; None: they make progress."""
+        """Return the error of a task that fails repeatedly; None: the tasks make progress."""
         for name, seen in self._seen.items():
             task = getattr(self._fetcher, name)
             if task is None or task is seen or not task.is_done:
@@ -128,10 +128,10 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
     """Record each error in the network thread of a new producer.
 
     The owner must then close the sender by force. Messages that the thread held fail with
-    `Crashed`, or with `NeverSent` if `keeps` is set and no request carried them.
+    `Crashed`, or with `NeverSent` if `keeps` is set and no request contained them.
     """
-    # `_sender`, `run_once`: the thread logs what a pass raises and makes the next one, without the
-    # batches that the failed pass had taken. Or it makes the same pass again for ever.
+    # `_sender`, `run_once`: the thread logs the error of a pass and makes the next pass. It forgets
+    # the batches that the failed pass had taken, or the same pass fails forever.
     sender = producer._sender
     run_once, drain = sender.run_once, sender._accumulator.drain
     has_taken = False
@@ -147,20 +147,20 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
         has_taken = False
         try:
             run_once()
-        except BaseException as error:  # the client would log it and go on
+        except BaseException as error:  # the client would log it and continue
             in_a_row += 1
-            # A pass that has taken nothing is repeated: it may have raced with another thread.
+            # A pass that has taken no batch is repeated: it may have raced with another thread.
             if has_taken or in_a_row >= _MOST or not isinstance(error, Exception):
                 crash.note(error)
-            # An Exception, so that the thread reaches its own end after any error.
+            # An Exception, so that after any error the thread still runs its closing steps.
             raise RuntimeError("a pass of the network thread failed") from error
         in_a_row = 0
 
-    # `_accumulator`, `drain`: where a pass takes batches out of their queues.
+    # `_accumulator`, `drain`: takes batches out of their queues.
     sender._accumulator.drain = drain_noted
     sender.run_once = run_once_or_end
-    # `_handle_produce_response`, `_failed_produce`: they run as callbacks, whose errors a future of
-    # the client logs. The batches that they were to complete stay as they are.
+    # `_handle_produce_response`, `_failed_produce`: callbacks, whose errors a future of the client
+    # logs. Their batches then get no outcome.
     sender._handle_produce_response = crash.watching(sender._handle_produce_response)
     sender._failed_produce = crash.watching(sender._failed_produce)
     if (manager := producer._transaction_manager) is not None:
@@ -169,9 +169,9 @@ def watch_sender(producer: Any, crash: Crash, *, keeps: bool) -> None:
 
 
 def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
-    """Record errors in answers to transaction requests; fail the rest at a forced close."""
-    # `next_request_handler`, `on_complete`: a callback as well. The request that it was for counts
-    # as under way for ever after, and no other is sent meanwhile.
+    """Record errors in answers to transaction requests; fail open requests at a forced close."""
+    # `next_request_handler`, `on_complete`: `on_complete` is also a callback. After an error in it,
+    # the client sends no other request, because it waits for this one forever.
     next_handler = manager.next_request_handler
     last: list[Any] = []
 
@@ -186,13 +186,13 @@ def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
     def fail_requests() -> None:
         closed = kafka.errors.Cancelled("the client was closed")
         error = closed if crash.error is None else Crashed(crash.error)
-        # `_pending_requests`: those that wait for their turn.
+        # `_pending_requests`: the queue of requests.
         with manager._lock:
             for handler in [*last, *(entry[-1] for entry in manager._pending_requests)]:
                 if not handler.result.is_done:
                     handler.fail(error)
 
-    # `force_close`: it never ends the wait for such a request.
+    # `force_close`: in the client it never completes such a request.
     force_close = sender.force_close
 
     def force_close_and_tell() -> None:
@@ -204,7 +204,7 @@ def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
 
 
 def _end_in_order(sender: Any, crash: Crash, keeps: bool) -> None:
-    # `_produce_request`: where batches become a request.
+    # `_produce_request`: makes a request of batches.
     produce_request = sender._produce_request
     requested: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -213,8 +213,8 @@ def _end_in_order(sender: Any, crash: Crash, keeps: bool) -> None:
         return produce_request(node_id, acks, timeout, batches)
 
     sender._produce_request = noting
-    # `_accumulator`, `abort_batches`: it finishes each batch before it fails it. One that cannot be
-    # finished would keep the others without an outcome, and the sockets open.
+    # `_accumulator`, `abort_batches`: closes each batch before it fails the batch. If one batch
+    # cannot be closed, the others get no outcome, and the sockets stay open.
     accumulator = sender._accumulator
 
     def outcome(batch: Any, error: Exception) -> Exception:
@@ -223,7 +223,7 @@ def _end_in_order(sender: Any, crash: Crash, keeps: bool) -> None:
         if batch not in requested:
             try:
                 batch.records.close()
-            except Exception as own:  # noqa: BLE001 - whatever it is, it concerns this batch
+            except Exception as own:  # noqa: BLE001 - any error concerns only this batch
                 return own
             if keeps:
                 return NeverSent()

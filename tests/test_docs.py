@@ -79,7 +79,13 @@ def prose_of(page: Path) -> list[str]:
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).split("\n")
 
 
-BLOCKS = [block for page in PAGES for block in blocks_of(name_of(page), page.read_text())]
+# Without drawings, which the browser renders.
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in blocks_of(name_of(page), page.read_text())
+    if block.language != "mermaid"
+]
 PROGRAMS = [block for block in BLOCKS if block.language == "python"]
 SHOWN = {
     program: shown.text

@@ -42,6 +42,7 @@ class Manager:
                 connection_made=lambda transport: None,
                 unpause=lambda reason: None,
                 _send_request=lambda request, **options: None,
+                parser=SimpleNamespace(),
             )
         )
         return self.connections[-1]

@@ -55,6 +55,7 @@ from kafka.producer.transaction_manager import (
 from kafka.protocol.admin.transactions import DescribeTransactionsResponse
 from kafka.protocol.consumer import FetchRequest, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
+from kafka.protocol.parser import KafkaProtocol
 from kafka.protocol.producer import InitProducerIdResponse
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslBytesRequest
 from kafka.record.default_records import DefaultRecordBatchBuilder
@@ -920,6 +921,18 @@ def test_connection_is_made_and_served_through_these_names() -> None:
     assert "call_soon(self._read_from_sock)" in inspect.getsource(KafkaTCPTransport.resume_reading)
     assert "call_soon(self._write_to_sock)" in inspect.getsource(KafkaTCPTransport.write)
     assert "timeout" not in inspect.getsource(KafkaSSLTransport.handshake)
+
+
+def test_bytes_are_received_and_parsed_through_these_names() -> None:
+    assert "self._sock_recv()" in inspect.getsource(KafkaTCPTransport._read_from_sock)
+    assert "self._sock.recv(" in inspect.getsource(KafkaTCPTransport._sock_recv)
+    assert "self.parser.receive_bytes(data)" in inspect.getsource(KafkaConnection.data_received)
+    assert "self.parser = KafkaProtocol(" in inspect.getsource(KafkaConnection.connection_made)
+    parse = inspect.getsource(KafkaProtocol.receive_bytes)
+    for name in ("_header", "_rbuffer", "_receiving", "_validate_frame_size", "_process_response"):
+        assert f"self.{name}" in parse
+    assert "self._rbuffer = KafkaBytes(nbytes)" in parse
+    assert "self._reset_buffer()" in parse
 
 
 def test_callbacks_of_a_fetch_are_looked_up_for_each_request() -> None:

@@ -20,6 +20,7 @@ import kafka.errors
 
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.waiting import Waiting, reason_of
+from transport.drivers.kafka.workarounds.copied_bytes import copy_little
 from transport.drivers.kafka.workarounds.dead_connection import close_on_errors
 from transport.drivers.kafka.workarounds.dropped_options import hand_on
 from transport.drivers.kafka.workarounds.redacted_logins import keep_unseen
@@ -139,9 +140,9 @@ class Attempt:
             if connection not in heard:
                 heard.add(connection)
                 close_on_errors(connection)
+                copy_little(connection)
                 tell_of(connection)
             if not manager.bootstrapped:
-                _hear_out(connection)
                 connection.init_future.add_errback(failed)
                 connection.close_future.add_errback(lambda error: closed_on(connection, error))
             return connection
@@ -187,21 +188,3 @@ def _check_files(options: Mapping[str, Any]) -> None:
                 load(path)
             except (OSError, ValueError) as error:  # an SSLError is an OSError
                 raise ValueError(f"{name} {str(path)!r} cannot be loaded: {error}") from error
-
-
-def _hear_out(connection: Any) -> None:
-    """Let a connection process the last bytes of the broker before the end of the connection."""
-    # `connection_made`, `_sock_recv`: the second returns the last bytes together with the end.
-    made = connection.connection_made
-
-    def connection_made(transport: Any) -> None:
-        receive = transport._sock_recv
-
-        def receive_before_the_end() -> tuple[bytes, Exception | None]:
-            data, end = receive()
-            return data, None if data else end  # the next read returns the end again
-
-        transport._sock_recv = receive_before_the_end
-        made(transport)
-
-    connection.connection_made = connection_made

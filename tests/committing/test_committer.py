@@ -99,7 +99,7 @@ class Rig:
         self.holds = holds
 
     def lose(self) -> None:
-        self.assignment.let_go(set(self.assignment), lost=True)
+        self.assignment.remove(set(self.assignment), lost=True)
 
     def ack(self, tp: TP, count: int = 1) -> None:
         for _ in range(count):
@@ -287,7 +287,7 @@ async def test_revoked_partition_is_not_unknown_after_the_next_commit() -> None:
         rig.ack(A)
         with pytest.raises(CommitUnknown):
             await rig.committer.commit()
-        rig.assignment.let_go([A])
+        rig.assignment.remove([A])
         rig.ack(B)
         await rig.committer.commit()
         assert rig.committer.unknown == set()
@@ -437,7 +437,7 @@ async def test_partition_deleted_again_after_a_new_assignment_is_logged_again(
     async with at_work(ScriptedClient([PartitionGone([A]), PartitionGone([A])])) as rig:
         rig.ack(A)
         await rig.committer.commit()
-        rig.assignment.let_go([A])
+        rig.assignment.remove([A])
         rig.take_on(A)
         rig.ack(A)
         await rig.committer.commit()
@@ -465,7 +465,7 @@ async def test_partition_about_to_be_released_is_not_committed() -> None:
 async def test_partition_assigned_again_after_its_release_is_committed() -> None:
     async with at_work(ScriptedClient()) as rig:
         await rig.committer.leave([A])
-        rig.assignment.let_go([A])
+        rig.assignment.remove([A])
         rig.take_on(A)
         rig.ack(A)
         assert await rig.committer.commit()
@@ -558,7 +558,7 @@ async def test_retry_after_a_rebalance_commits_only_owned_partitions() -> None:
         rig.ack(B)
         nursery.start_soon(rig.committer.commit)
         await trio.sleep(0.5)
-        rig.assignment.let_go([A])
+        rig.assignment.remove([A])
         rig.ack(B)
         await trio.sleep(10)
         assert rig.client.tried == [{A: 1, B: 1}, {B: 2}]
@@ -576,7 +576,7 @@ async def test_commit_moves_nothing_if_a_rebalance_revoked_all_partitions() -> N
 
         nursery.start_soon(caller)
         await trio.sleep(0.5)
-        rig.assignment.let_go([A, B])
+        rig.assignment.remove([A, B])
         await trio.sleep(10)
         assert moved == [False]
         assert rig.client.made == []

@@ -105,6 +105,6 @@ async def test_release_sets_the_generation_if_there_is_one(generation: int, then
         app.topic("orders").noack()
         await trio.sleep(1)
         assert app.consumer.assignment.generation == 1
-        app.consumer.ownership.let_go([ONE], generation)
+        app.consumer.ownership.release([ONE], generation)
         assert app.consumer.assignment.generation == then
         assert set(app.consumer.assignment) == {ORDERS[1]}

@@ -43,14 +43,14 @@ def test_unassigned_partition_has_no_ledger(assignment: Assignment) -> None:
         assignment[A0]
     with pytest.raises(KeyError):
         assignment.seek(A0, 1)
-    assert assignment.let_go([A0]) == []
+    assert assignment.remove([A0]) == []
 
 
 def test_each_assignment_and_each_seek_begins_a_new_epoch(assignment: Assignment) -> None:
     assignment.assign([A0], 1)
     first = assignment[A0]
     second = assignment.seek(A0, 5)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assignment.assign([A0], 2)
     third = assignment[A0]
     assert [first.epoch, second.epoch, third.epoch] == [1, 2, 3]
@@ -86,7 +86,7 @@ def test_second_assign_of_a_partition_opens_a_new_ledger(assignment: Assignment)
 def test_revoked_partition_is_not_assigned_and_not_due(assignment: Assignment) -> None:
     assignment.assign([A0, A1], 1)
     deliver(assignment[A0], 0, 1, acked=2)
-    assert [ledger.tp for ledger in assignment.let_go([A0])] == [A0]
+    assert [ledger.tp for ledger in assignment.remove([A0])] == [A0]
     assert list(assignment) == [A1]
     assert assignment.due() == {}
 
@@ -96,7 +96,7 @@ def test_partition_reassigned_in_the_next_generation_starts_at_its_safe_offset(
 ) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, 1, 2, acked=2)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assert assignment.assign([A0], 2) == {A0: 2}
     assert assignment[A0].position == 2
 
@@ -107,7 +107,7 @@ def test_reassigned_partition_starts_at_its_first_undelivered_record(
     assignment.assign([A0], 1)
     assignment[A0].open_lane(BufferUsage(100))
     assignment[A0].fetched(fetched(4, 5))
-    [gone] = assignment.let_go([A0])
+    [gone] = assignment.remove([A0])
     assert gone.position == 4
     assert assignment.assign([A0], 2) == {A0: 4}
 
@@ -117,7 +117,7 @@ def test_partition_reassigned_in_a_later_generation_starts_at_the_committed_offs
 ) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, acked=1)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assert assignment.assign([A0], 3) == {}
     assert assignment[A0].position is None
 
@@ -127,7 +127,7 @@ def test_partition_reassigned_after_another_rebalance_starts_at_the_committed_of
 ) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, acked=1)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assignment.assign([A1], 2)
     assert assignment.assign([A0], 3) == {}
 
@@ -135,7 +135,7 @@ def test_partition_reassigned_after_another_rebalance_starts_at_the_committed_of
 def test_lost_partition_starts_at_the_committed_offset(assignment: Assignment) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, acked=1)
-    assignment.let_go([A0], lost=True)
+    assignment.remove([A0], lost=True)
     assert assignment.assign([A0], 2) == {}
 
 
@@ -144,7 +144,7 @@ def test_safe_offset_of_a_revoked_partition_is_dropped_at_the_next_rebalance(
 ) -> None:
     assignment.assign([A0], 1)
     deliver(assignment[A0], 0, acked=1)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assignment.assign([A1], 2)
     assert assignment.assign([A0], 2) == {}  # generations restarted: the group was created again
 
@@ -153,14 +153,14 @@ def test_reassigned_partition_without_a_position_starts_at_the_committed_offset(
     assignment: Assignment,
 ) -> None:
     assignment.assign([A0], 1)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assert assignment.assign([A0], 2) == {}
 
 
 def test_generation_0_is_a_generation(assignment: Assignment) -> None:
     assignment.assign([A0], 0)
     deliver(assignment[A0], 0, acked=1)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assert assignment.assign([A0], 1) == {A0: 1}
 
 
@@ -169,7 +169,7 @@ def test_without_a_generation_a_reassigned_partition_starts_at_the_committed_off
 ) -> None:
     assignment.assign([A0], -1)
     deliver(assignment[A0], 0, acked=1)
-    assignment.let_go([A0])
+    assignment.remove([A0])
     assert assignment.assign([A0], 0) == {}
 
 
@@ -180,7 +180,7 @@ def test_partition_reassigned_at_each_rebalance_is_committed_each_time(
         assignment.assign([A0], generation)
         deliver(assignment[A0], generation * 10, acked=1)
         assert assignment.due() == {assignment[A0]: generation * 10 + 1}
-        assignment.let_go([A0])
+        assignment.remove([A0])
 
 
 def test_due_has_only_offsets_beyond_the_committed_ones(assignment: Assignment) -> None:

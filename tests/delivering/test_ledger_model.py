@@ -367,11 +367,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @precondition(something_was_given)
     @rule(lost=st.booleans(), later=st.integers(1, 2), somewhere=index)
-    def let_go_and_get_back(self, lost: bool, later: int, somewhere: int) -> None:
+    def revoke_and_assign_again(self, lost: bool, later: int, somewhere: int) -> None:
         self.drain_model()
         safe = self.expected_safe()
         old = self.ledger
-        assert self.assignment.let_go([ORDERS], lost=lost) == [old]
+        assert self.assignment.remove([ORDERS], lost=lost) == [old]
         assert ORDERS not in self.assignment
         assert old.due is None
         self.generation += later

@@ -273,7 +273,7 @@ class Load:
         self.copiers.append(program)
         return program
 
-    def let_go(self, program: Program) -> None:
+    def remove(self, program: Program) -> None:
         """Remove a program that has ended or was killed. Its diary still counts."""
         (self.members if program in self.members else self.copiers).remove(program)
         self.ended.append(program)
@@ -357,15 +357,15 @@ class Load:
     def _until(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            self._look_after_them()
+            self._check_programs()
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{self._state()}"
             time.sleep(LOOK_INTERVAL)
 
-    def _look_after_them(self) -> None:
+    def _check_programs(self) -> None:
         for program in self.programs:
             fenced = program in self.copiers and program.is_fenced
             if fenced and self.may_be_fenced:
-                self.let_go(program)
+                self.remove(program)
                 self.start_copier()
             else:
                 program.check_alive()
@@ -417,7 +417,7 @@ class Load:
         written = self._read(self.topic)
         self._check_feeder(written)
         self._until(lambda: not self._undone(written), "all written messages are handled", SETTLE)
-        self._look_after_them()
+        self._check_programs()
         for program in (*self.members, *self.copiers):
             program.ask_to_end()
         for program in (*self.members, *self.copiers):

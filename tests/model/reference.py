@@ -59,7 +59,7 @@ class Reference:
         for tp in tps:
             self._begin(tp)
 
-    def on_let_go(self, tps: Iterable[TP]) -> None:
+    def on_released(self, tps: Iterable[TP]) -> None:
         """End the tenures of partitions that the member has released or lost (I5)."""
         for tp in tps:
             if (tenure := self.tenures.pop(tp, None)) is not None:

@@ -46,9 +46,9 @@ class _SpiedOn:
         if event.kind is RebalanceKind.ASSIGNED:
             self._reference.on_assigned(event.partitions)
         elif event.kind is RebalanceKind.LOST:
-            self._reference.on_let_go(event.partitions)
+            self._reference.on_released(event.partitions)
         else:
-            self._let_go_at_the_release(event)
+            self._note_release(event)
         return event
 
     async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
@@ -66,14 +66,14 @@ class _SpiedOn:
         await self._client.commit(offsets, timeout)
         self._tell(self._reference.on_committed, offsets, tenures)
 
-    def _let_go_at_the_release(self, event: Rebalance) -> None:
+    def _note_release(self, event: Rebalance) -> None:
         release = event._release
 
-        def let_go(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
-            self._reference.on_let_go(event.partitions)
+        def note_and_release(seek: Mapping[TP, int], pause: frozenset[TP]) -> None:
+            self._reference.on_released(event.partitions)
             release(seek, pause)
 
-        event._release = let_go
+        event._release = note_and_release
 
     def _tell(self, on_event: Any, *args: Any) -> None:
         try:

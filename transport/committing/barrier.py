@@ -172,7 +172,7 @@ class BarrierCommitter:
             except TransportError as exc:
                 errors.append(exc)
 
-        await self._transactions.stop_gone()
+        await self._transactions.stop_released()
         async with trio.open_nursery() as nursery:
             for scope in list(self._transactions.scopes):
                 if self._is_meant(scope, attempt.topics):

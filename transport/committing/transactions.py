@@ -125,7 +125,7 @@ class TransactionManager:
         self.consumer = consumer
         self.producer = producer
         self._scopes: dict[TP | None, Scope] = {}
-        self._gone: list[Scope] = []  # released scopes, whose producers are still open
+        self._released: list[Scope] = []  # their producers are still open
         self._loss = trio.Event()  # set at the next loss of partitions
         if self.app.settings.transactions == "member":
             self._scopes[None] = Scope(self._id_of_member())
@@ -178,16 +178,19 @@ class TransactionManager:
         Their open transactions are aborted. A checkpoint. Cancelled: the ids are released all the
         same.
         """
-        self.let_go(revoked)
-        await self.stop_what_is_gone()
+        self.release(revoked)
+        await self.settle_released()
 
-    def let_go(self, tps: Collection[TP]) -> None:
-        """Forbid all further sends for these partitions. Not a checkpoint."""
-        self._gone += [self._scopes.pop(tp) for tp in tps if tp in self._scopes]
+    def release(self, tps: Collection[TP]) -> None:
+        """Remove the scopes of these partitions: nothing more can be sent in them.
 
-    async def stop_what_is_gone(self) -> None:
-        """End the producers of released partitions. A checkpoint."""
-        if self._gone:
+        A scope of the whole member stays. Not a checkpoint.
+        """
+        self._released += [self._scopes.pop(tp) for tp in tps if tp in self._scopes]
+
+    async def settle_released(self) -> None:
+        """Let the committer end the producers of released partitions. A checkpoint."""
+        if self._released:
             await self._settle(())
         else:
             await trio.lowlevel.checkpoint()
@@ -205,15 +208,15 @@ class TransactionManager:
         scope.is_ready = True
 
     @trio.lowlevel.enable_ki_protection
-    async def stop_gone(self) -> None:
-        """End the producers of the released scopes.
+    async def stop_released(self) -> None:
+        """End the producers of the released scopes. For the committer.
 
         A warning names a producer that does not close cleanly. The app sends nothing with it any
         more, and its error must not end a commit of other scopes.
         """
-        gone, self._gone = self._gone, []
+        released, self._released = self._released, []
         async with trio.open_nursery() as nursery:
-            for scope in gone:
+            for scope in released:
                 nursery.start_soon(self._stop, scope.transactional_id)
 
     async def _stop(self, transactional_id: str) -> None:

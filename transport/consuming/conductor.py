@@ -310,11 +310,11 @@ class Conductor(Service, MutableSet["Listener"]):
 
     def on_epoch(self, ledger: Ledger) -> None:
         """Open a lane for each channel: the partition is assigned, or begins a new epoch."""
-        self.on_let_go(ledger.tp)
+        self.forget_decoded(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():
             ledger.open_lane(channel.load)
 
-    def on_let_go(self, tp: TP) -> None:
+    def forget_decoded(self, tp: TP) -> None:
         """Forget the decoded records of the partition: its epoch has ended."""
         for channel in self._channels.get(tp.topic, {}).values():
             if tp.topic in channel.decoded:

@@ -795,7 +795,7 @@ class Consumer(Service):
     def stop_abandoned(self) -> None:
         """Start to stop the producers of abandoned partitions. For the rebalance handler."""
         if self._phase is _Phase.OPEN:
-            self.spawn("abandon", self.transactions.stop_what_is_gone)
+            self.spawn("abandon", self.transactions.settle_released)
 
     async def _serve_rebalances(self) -> None:
         with self.ending_quietly():

@@ -90,13 +90,13 @@ class Ownership:
         self._requests.note_change()
         return ledger
 
-    # Partitions go
+    # Partitions are removed
 
     @trio.lowlevel.enable_ki_protection
     def drop(self, tps: Collection[TP]) -> None:
         """Remove lost partitions, or those of a consumer that ends, without a commit."""
         tps = list(tps)  # a copy: `tps` may be the assignment itself
-        self._forget(tps, self._assignment.let_go(tps, lost=True))
+        self._forget(tps, self._assignment.remove(tps, lost=True))
 
     def abandon(self, tps: Collection[TP]) -> None:
         """Remove partitions that were not released in time, as `drop` does.
@@ -107,17 +107,17 @@ class Ownership:
         tps = list(tps)
         self.drop(tps)
         if self._transactions is not None:
-            self._transactions.let_go(tps)
+            self._transactions.release(tps)
 
-    def let_go(self, tps: Collection[TP], generation: int) -> None:
+    def release(self, tps: Collection[TP], generation: int) -> None:
         """Release revoked partitions after their last commit, in this generation."""
         if generation >= 0:
             self._assignment.generation = generation
-        self._forget(tps, self._assignment.let_go(tps))
+        self._forget(tps, self._assignment.remove(tps))
 
     def _forget(self, tps: Collection[TP], gone: Sequence[Ledger]) -> None:
         for ledger in gone:
-            self._conductor.on_let_go(ledger.tp)
+            self._conductor.forget_decoded(ledger.tp)
         self._tell_acked(gone)
         self._flow.forget(tps)
 

@@ -176,7 +176,7 @@ class RebalanceHandler:
                 self._ownership.abandon(event.partitions)
                 self._steps.stop_abandoned()
         if in_time:
-            self._ownership.let_go(event.partitions, event.generation)
+            self._ownership.release(event.partitions, event.generation)
 
     async def _on_assigned(self, event: Rebalance) -> None:
         self._starts = self._assignment.assign(

@@ -1,6 +1,6 @@
 """The partitions that are assigned to this consumer, and the open ledger of each.
 
-A partition is assigned from `assign` to `let_go`. In between it has exactly one open ledger, and a
+A partition is assigned from `assign` to `remove`. In between it has exactly one open ledger, and a
 new one after each seek. Ledgers are opened only here, so no offset of a partition that is not
 assigned can be committed. Nothing here knows trio or Kafka.
 """
@@ -68,7 +68,7 @@ class Assignment(Mapping[TP, Ledger]):
         ledger.is_proven = is_proven
         return ledger
 
-    def let_go(self, tps: Collection[TP], *, lost: bool = False) -> list[Ledger]:
+    def remove(self, tps: Collection[TP], *, lost: bool = False) -> list[Ledger]:
         """Remove partitions from the assignment and shut their ledgers; return these ledgers.
 
         Partitions that are not assigned are skipped.

@@ -201,6 +201,7 @@ class Consumer(Service):
         self.client: ConsumerClient = self.transport.driver.consumer(settings.client)
         self.committer = self._make_committer()
         self.pauses = Pauses(self.assignment, self.flow, app.conductor.is_held_back)
+        self._membership = Membership(app.id, settings.client.session_timeout)
         self.rebalances = RebalanceHandler(
             self,
             self.client,
@@ -209,7 +210,7 @@ class Consumer(Service):
             self.flow,
             self.pauses,
             self.requests,
-            Membership(app.id, settings.client.session_timeout),
+            self._membership,
         )
         self.resets = Resets(
             self.assignment,
@@ -331,8 +332,8 @@ class Consumer(Service):
         with self.ending_quietly():
             await self.client.open()
             self.spawn("rebalance", self._serve_rebalances)
-            waits = self.app.conductor.wait_for_subscriptions
-            self.spawn("joining", self.rebalances.tell_of_waiting, waits)
+            subscribed = self.app.conductor.wait_for_subscriptions
+            self.spawn("joining", self._membership.warn_if_not_joined, subscribed)
             self.spawn("starts", self._commit_starts)
             self.spawn("commit ticker", tick, self.commit_interval, self._autocommit.beat)
             self.spawn(

@@ -6,11 +6,12 @@ There is one line for each change, in the logger `transport.consumer`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
 from transport.drivers.base import Rebalance, RebalanceKind
+from transport.errors import AppClosed
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
@@ -34,7 +35,7 @@ class Membership:
         self._session_timeout = session_timeout
         self._joined = trio.Event()
 
-    def changed(self, event: Rebalance) -> None:
+    def log(self, event: Rebalance) -> None:
         """Log a rebalance that is about to be served. Not a checkpoint."""
         names = names_of(event.partitions)
         if event.kind is RebalanceKind.LOST:
@@ -56,11 +57,18 @@ class Membership:
             logger.info("%s: was assigned %s", self._app, names)
 
     @trio.lowlevel.enable_ki_protection
-    async def tell_of_waiting(self) -> None:
-        """Warn once if the app does not join its group soon.
+    async def warn_if_not_joined(self, subscribed: Callable[[], Awaitable[None]]) -> None:
+        """Warn once if the app does not join its group soon after its subscription.
 
         A checkpoint; cancelling changes nothing.
+
+        Args:
+            subscribed: waits for the subscription. It raises AppClosed if there will be none.
         """
+        try:
+            await subscribed()
+        except AppClosed:
+            return
         with trio.move_on_after(SOON) as soon:
             await self._joined.wait()
         if soon.cancelled_caught:

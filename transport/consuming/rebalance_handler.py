@@ -24,7 +24,7 @@ from transport.delivering.assignment import Assignment
 from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
-from transport.errors import AppClosed, RebalanceInProgress
+from transport.errors import RebalanceInProgress
 from transport.excerpt import listed
 from transport.types import TP
 
@@ -33,7 +33,7 @@ logger = logging.getLogger("transport.consumer")
 Ts = TypeVarTuple("Ts")
 
 
-def handing_over() -> RebalanceInProgress:
+def in_progress() -> RebalanceInProgress:
     """Return the error of requests to the polling task during a rebalance."""
     return RebalanceInProgress(
         "a rebalance is under way and may wait for your handlers and hooks: try again after it"
@@ -95,7 +95,7 @@ class RebalanceHandler:
         self._membership = membership
         self._serving = trio.CancelScope()
         self._has_ended = False
-        self._coming: frozenset[TP] = frozenset()  # newly assigned and not released yet ...
+        self._unreleased: frozenset[TP] = frozenset()  # newly assigned and not released yet ...
         self._starts: dict[TP, int] = {}  # ... and their start offsets
         # Between the two rebalances for a topic that was created again:
         self._paused_of_old: frozenset[TP] = frozenset()
@@ -115,23 +115,16 @@ class RebalanceHandler:
             self.is_under_way = True
             try:
                 if not self._has_ended:
-                    self._membership.changed(event)
-                    refusing = self._requests.refusing(handing_over)
+                    self._membership.log(event)
+                    refusing = self._requests.refusing(in_progress)
                     with refusing, trio.CancelScope() as self._serving, self._steps.serving(event):
                         await serve[event.kind](event)
             finally:
                 self.is_under_way = False
-                self._coming = frozenset()
+                self._unreleased = frozenset()
                 # A poll always waits for the release. Assigned partitions that are not released
                 # until here belong to an app that ends or has failed: they start paused.
                 event.release(pause=event.partitions)
-
-    @trio.lowlevel.enable_ki_protection
-    async def tell_of_waiting(self, subscribed: Callable[[], Awaitable[None]]) -> None:
-        """Warn if the app does not join its group soon after the subscription. A checkpoint."""
-        with contextlib.suppress(AppClosed):
-            await subscribed()
-            await self._membership.tell_of_waiting()
 
     def end(self) -> None:
         """Cancel the rebalance under way, and serve no other. Not a checkpoint.
@@ -143,7 +136,7 @@ class RebalanceHandler:
 
     def start_at(self, tp: TP, offset: int) -> bool:
         """Let a partition start at `offset`; return False unless it is being assigned now."""
-        if tp not in self._coming:
+        if tp not in self._unreleased:
             return False
         self._starts[tp] = offset
         return self._ownership.begin_epoch(tp, offset, is_proven=False)
@@ -165,7 +158,7 @@ class RebalanceHandler:
         for ledger in ledgers:
             ledger.drain()
         self._flow.not_fetching.open()  # the poll under way returns nothing before the release
-        self._requests.refuse_waiting(handing_over())
+        self._requests.refuse_waiting(in_progress())
         in_time = False
         try:
             in_time = await _within(event, self._steps.on_partitions_revoked, event.partitions)
@@ -186,7 +179,7 @@ class RebalanceHandler:
         self._flow.pause(self._paused_of_old & event.of_new_topic, self._assignment)
         self._warn_of_new_topics(event, [])
         self._paused_of_old, self._known_as_new = frozenset(), frozenset()
-        self._coming = event.partitions
+        self._unreleased = event.partitions
         step = self._steps.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
             _warn_of_hook(event)

@@ -20,7 +20,7 @@ from tests.records import fetched
 from transport import TP, App, BrokerUnavailable
 from transport.consuming.stuck import (
     Answer,
-    Sight,
+    Observation,
     Stuck,
     StuckCase,
     Timeouts,
@@ -41,13 +41,13 @@ TIMEOUTS = Timeouts(fetch=10.0, response=20.0, highwater=30.0, ack=40.0, commit=
 # The rules
 
 
-def sight(**seen: Any) -> Sight:
+def observation(**seen: Any) -> Observation:
     """Return the state of a partition; by default it is read to its end at 10, and committed."""
     well = {
         "tp": ONE,
         "is_wanted": True,
         "late_at": None,
-        "heard_at": 0.0,
+        "moved_at": 0.0,
         "position": 10,
         "highwater": 10,
         "begun": None,
@@ -58,15 +58,15 @@ def sight(**seen: Any) -> Sight:
         "behind_at": 0.0,
         "answer": Answer(end=10, position=10),
     }
-    return Sight(**{**well, **seen})
+    return Observation(**{**well, **seen})
 
 
-def judged(seen: Sight, now: float) -> Stuck | None:
+def judged(seen: Observation, now: float) -> Stuck | None:
     return fetching(seen, now, TIMEOUTS) or handling(seen, now, TIMEOUTS)
 
 
 def test_quiet_partition_at_its_end_is_not_stuck() -> None:
-    assert judged(sight(), LATE) is None
+    assert judged(observation(), LATE) is None
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_quiet_partition_at_its_end_is_not_stuck() -> None:
 def test_each_case_is_found_after_its_timeout(
     seen: dict[str, Any], case: StuckCase, timeout: float, offset: int | None
 ) -> None:
-    assert judged(sight(**seen), timeout - 0.1) is None
-    stuck = judged(sight(**seen), timeout)
+    assert judged(observation(**seen), timeout - 0.1) is None
+    stuck = judged(observation(**seen), timeout)
     assert stuck is not None
     assert (stuck.tp, stuck.case, stuck.since) == (ONE, case, 0.0)
     assert (stuck.position, stuck.offset) == (10, offset)
 
 
 def test_reason_distinguishes_open_transaction_from_missing_fetches() -> None:
-    readable = judged(sight(answer=Answer(12, 10), highwater=12), LATE)
-    not_yet = judged(sight(answer=Answer(10, 10), highwater=12), LATE)
+    readable = judged(observation(answer=Answer(12, 10), highwater=12), LATE)
+    not_yet = judged(observation(answer=Answer(10, 10), highwater=12), LATE)
     assert readable is not None
     assert not_yet is not None
     assert "transaction" not in readable.why
@@ -103,24 +103,24 @@ def test_reason_distinguishes_open_transaction_from_missing_fetches() -> None:
 
 
 def test_markers_at_the_end_are_no_missing_messages() -> None:
-    assert judged(sight(position=8, answer=Answer(10, 10)), LATE) is None
+    assert judged(observation(position=8, answer=Answer(10, 10)), LATE) is None
 
 
 def test_partition_that_is_not_wanted_is_not_stuck() -> None:
-    assert fetching(sight(is_wanted=False, answer=Answer(12, 10)), LATE, TIMEOUTS) is None
+    assert fetching(observation(is_wanted=False, answer=Answer(12, 10)), LATE, TIMEOUTS) is None
 
 
 def test_broker_that_was_not_asked_is_no_finding() -> None:
-    assert judged(sight(answer=None, highwater=12), LATE) is None
+    assert judged(observation(answer=None, highwater=12), LATE) is None
 
 
 def test_messages_that_wait_behind_a_handler_are_no_finding() -> None:
-    stuck = handling(sight(waiting=3, begun=7, begun_at=LATE), LATE + 30, TIMEOUTS)
+    stuck = handling(observation(waiting=3, begun=7, begun_at=LATE), LATE + 30, TIMEOUTS)
     assert stuck is None
 
 
 def test_first_stuck_stage_is_the_finding() -> None:
-    stuck = judged(sight(late_at=0.0, answer=Answer(None, None), begun=1, due=1), LATE)
+    stuck = judged(observation(late_at=0.0, answer=Answer(None, None), begun=1, due=1), LATE)
     assert stuck is not None
     assert stuck.case is StuckCase.NO_FETCH
 
@@ -129,7 +129,7 @@ def test_first_stuck_stage_is_the_finding() -> None:
 
 
 @attrs.define
-class Looks:
+class Checks:
     """Checks of a partition with four delivered messages."""
 
     watch: Watch = attrs.field(factory=Watch)
@@ -148,70 +148,70 @@ class Looks:
     def ledger(self) -> Ledger:
         return self.assignment[ONE]
 
-    def look(self, now: float, **seen: Any) -> Sight:
+    def observe(self, now: float, **seen: Any) -> Observation:
         well = {"is_wanted": True, "is_delivered": True, "late_at": None, "highwater": 4}
-        return self.watch.look(self.ledger, now, **{**well, **seen})
+        return self.watch.observe(self.ledger, now, **{**well, **seen})
 
 
 def test_times_start_at_the_first_check() -> None:
-    seen = Looks().look(7.0)
-    assert (seen.heard_at, seen.begun_at, seen.behind_at) == (7.0, 7.0, 7.0)
+    seen = Checks().observe(7.0)
+    assert (seen.moved_at, seen.begun_at, seen.behind_at) == (7.0, 7.0, 7.0)
 
 
 def test_new_records_and_new_high_watermark_are_progress() -> None:
-    looks = Looks()
-    looks.look(0.0)
-    assert looks.look(5.0).heard_at == 0.0
-    assert looks.look(10.0, highwater=5).heard_at == 10.0
-    looks.ledger.fetched(fetched(4))
-    assert looks.look(15.0, highwater=5).heard_at == 15.0
+    checks = Checks()
+    checks.observe(0.0)
+    assert checks.observe(5.0).moved_at == 0.0
+    assert checks.observe(10.0, highwater=5).moved_at == 10.0
+    checks.ledger.fetched(fetched(4))
+    assert checks.observe(15.0, highwater=5).moved_at == 15.0
 
 
 def test_no_time_passes_while_partition_is_not_wanted() -> None:
-    looks = Looks()
-    looks.look(0.0)
-    assert looks.look(50.0, is_wanted=False).heard_at == 50.0
-    assert looks.look(60.0).heard_at == 50.0
+    checks = Checks()
+    checks.observe(0.0)
+    assert checks.observe(50.0, is_wanted=False).moved_at == 50.0
+    assert checks.observe(60.0).moved_at == 50.0
 
 
 def test_only_ack_of_the_oldest_message_restarts_its_time() -> None:
-    looks = Looks()
-    looks.look(0.0)
-    looks.messages[2].ack()
-    assert looks.look(5.0).begun_at == 0.0
-    looks.messages[0].ack()
-    assert (looks.look(10.0).begun, looks.look(10.0).begun_at) == (1, 10.0)
+    checks = Checks()
+    checks.observe(0.0)
+    checks.messages[2].ack()
+    assert checks.observe(5.0).begun_at == 0.0
+    checks.messages[0].ack()
+    assert (checks.observe(10.0).begun, checks.observe(10.0).begun_at) == (1, 10.0)
 
 
 def test_acks_do_not_restart_the_time_of_the_commit() -> None:
-    looks = Looks()
-    looks.look(0.0)
-    for number, message in enumerate(looks.messages):
+    checks = Checks()
+    checks.observe(0.0)
+    for number, message in enumerate(checks.messages):
         message.ack()
-        assert looks.look(10.0 + number).behind_at == 0.0 or number == 0
-    looks.ledger.committed = 4
-    assert looks.look(20.0).behind_at == 20.0
+        assert checks.observe(10.0 + number).behind_at == 0.0 or number == 0
+    checks.ledger.committed = 4
+    assert checks.observe(20.0).behind_at == 20.0
 
 
 def test_finding_is_new_once_and_again_after_its_end() -> None:
-    looks = Looks()
-    watch, ledger = looks.watch, looks.ledger
+    checks = Checks()
+    watch, ledger = checks.watch, checks.ledger
     stuck = Stuck(ONE, StuckCase.NOT_ACKED, 0.0, 4, 0, "")
-    assert watch.is_news(ledger, stuck)
-    assert not watch.is_news(ledger, stuck)
-    assert watch.is_news(ledger, attrs.evolve(stuck, case=StuckCase.NO_FETCH))
-    assert not watch.is_news(ledger, None)
-    assert watch.is_news(ledger, stuck)
+    assert watch.is_new(ledger, stuck)
+    assert not watch.is_new(ledger, stuck)
+    assert watch.is_new(ledger, attrs.evolve(stuck, case=StuckCase.NO_FETCH))
+    assert not watch.is_new(ledger, None)
+    assert watch.is_new(ledger, stuck)
 
 
 def test_new_epoch_restarts_times_and_old_ledger_is_forgotten() -> None:
-    looks = Looks()
-    looks.look(0.0)
-    old = looks.ledger
-    looks.assignment.seek(ONE, 0)
-    assert looks.look(50.0).heard_at == 50.0
-    looks.watch.keep([looks.ledger])
-    assert old not in looks.watch._seen
+    checks = Checks()
+    checks.observe(0.0)
+    old = checks.ledger
+    checks.assignment.seek(ONE, 0)
+    assert checks.observe(50.0).moved_at == 50.0
+    checks.watch.keep([checks.ledger])
+    assert old not in checks.watch._seen
 
 
 # Each case in an app

@@ -276,14 +276,14 @@ class Consumer(Service):
             # The messages that are unacked now will never be acked. A rebalance must not wait for
             # them, so that the poll that waits for the rebalance can end.
             self.rebalances.end()
-            self._tell_what_is_left()
+            self._warn_of_unacked()
             self.ownership.abandon(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
             self._phase = _Phase.CLOSING
             await self.client.close(left * _LEAVE_SHARE)
 
-    def _tell_what_is_left(self) -> None:
+    def _warn_of_unacked(self) -> None:
         """Warn about the delivered messages that will never be acked."""
         for tp, ledger in self.assignment.items():
             if offsets := [message.offset for message in ledger.unacked]:
@@ -340,10 +340,10 @@ class Consumer(Service):
                 "stall detector", tick, self._stuck_interval, self.verify_all_partitions_active
             )
             if self.app.probe is not None:
-                self.spawn("lag", tick, self.app.settings.lag_interval, self.ends.look)
-            self.spawn("patterns", self._look_for_topics)
+                self.spawn("lag", tick, self.app.settings.lag_interval, self.ends.refresh)
+            self.spawn("patterns", self._find_topics)
             if self.app.settings.client.client_only:
-                self.spawn("client only", self._tell_of_client_only)
+                self.spawn("client only", self._call_client_only_hook)
             await self.add_service(self.fetcher)
 
     @trio.lowlevel.enable_ki_protection
@@ -352,7 +352,7 @@ class Consumer(Service):
             await self.resets.run()
 
     @trio.lowlevel.enable_ki_protection
-    async def _look_for_topics(self) -> None:
+    async def _find_topics(self) -> None:
         conductor, interval = self.app.conductor, self.app.settings.pattern_interval
         while True:
             await conductor.wait_for_patterns()
@@ -380,7 +380,7 @@ class Consumer(Service):
         return None
 
     @trio.lowlevel.enable_ki_protection
-    async def _tell_of_client_only(self) -> None:
+    async def _call_client_only_hook(self) -> None:
         with contextlib.suppress(AppClosed):  # the app may end before the first subscription
             await exposed(self.app.conductor.on_client_only_start)
 
@@ -749,7 +749,7 @@ class Consumer(Service):
         """
         await trio.lowlevel.checkpoint()
         if self._phase is _Phase.OPEN:
-            await self._stall_detector.look_at_all()
+            await self._stall_detector.check_all()
 
     def verify_event_path(self, now: float, tp: TP) -> Stuck | None:
         """Return where a partition is stuck, without asking the broker; None: it is not stuck.
@@ -762,8 +762,8 @@ class Consumer(Service):
             now: seconds on trio's clock.
             tp: for a partition that is not assigned, the result is None.
         """
-        _check_look(now, tp)
-        return self._stall_detector.look_at(now, tp, whole=True)
+        _check_arguments(now, tp)
+        return self._stall_detector.check(now, tp, whole=True)
 
     def verify_recovery_event_path(self, now: float, tp: TP) -> Stuck | None:
         """Return the same for a partition that is read to catch up with a state kept elsewhere.
@@ -771,8 +771,8 @@ class Consumer(Service):
         Only polling is checked, not handlers and commits. Polling is checked also while delivery is
         stopped or the partition is paused, because polling keeps the membership. Not a checkpoint.
         """
-        _check_look(now, tp)
-        return self._stall_detector.look_at(now, tp, whole=False)
+        _check_arguments(now, tp)
+        return self._stall_detector.check(now, tp, whole=False)
 
     # Ownership
 
@@ -852,7 +852,7 @@ class Consumer(Service):
         await exposed(self._on_partitions_revoked, lost)
 
 
-def _check_look(now: float, tp: TP) -> None:
+def _check_arguments(now: float, tp: TP) -> None:
     if not is_number(now):
         raise wrong_type("now", "a number of seconds on trio's clock", now)
     topic_partition("tp", tp)

@@ -22,7 +22,7 @@ from transport.types import TP
 
 
 @attrs.frozen
-class _Told:
+class _Answer:
     """An answer of a broker about one log.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ends:
         self._positions = positions
         self._timeout = timeout
         self._seen: Mapping[Ledger, int | None] = {}
-        self._told: Mapping[Ledger, _Told] = {}
+        self._answers: Mapping[Ledger, _Answer] = {}
 
     def end_of(self, ledger: Ledger) -> int | None:
         """Return the end of a partition's log; None: the end is not known yet.
@@ -64,13 +64,13 @@ class Ends:
         With `isolation="read_committed"` an answer to a request is the last stable offset: records
         of an open transaction cannot be read, and are no lag.
         """
-        told = self._told.get(ledger)
-        if told is not None and told.position == ledger.position:
-            return told.end
+        answer = self._answers.get(ledger)
+        if answer is not None and answer.position == ledger.position:
+            return answer.end
         return self._client.highwater(ledger.tp)
 
     @trio.lowlevel.enable_ki_protection
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask for the ends of the logs from which no fetch has come since the last call.
 
         A checkpoint. If the call is cancelled or no answer comes, the old answers stay.
@@ -85,13 +85,15 @@ class Ends:
             if self._client.highwater(ledger.tp) is None or self._seen.get(ledger, -1) == position
         }
         self._seen = now
-        self._told = {ledger: told for ledger, told in self._told.items() if ledger in now}
+        self._answers = {
+            ledger: answer for ledger, answer in self._answers.items() if ledger in now
+        }
         if not quiet:
             return
         with contextlib.suppress(TransportError):
             ends = await self._client.current_ends(list(quiet), self._timeout)
-            found = {quiet[tp]: _Told(end, now[quiet[tp]]) for tp, end in ends.items()}
-            self._told = {**self._told, **found}
+            found = {quiet[tp]: _Answer(end, now[quiet[tp]]) for tp, end in ends.items()}
+            self._answers = {**self._answers, **found}
 
     @trio.lowlevel.enable_ki_protection
     async def _find_positions(self) -> None:

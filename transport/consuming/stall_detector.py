@@ -14,7 +14,15 @@ import trio
 
 from transport.consuming.pauses import Pauses
 from transport.consuming.poll_requests import PollRequests
-from transport.consuming.stuck import Answer, Sight, Stuck, Timeouts, Watch, fetching, handling
+from transport.consuming.stuck import (
+    Answer,
+    Observation,
+    Stuck,
+    Timeouts,
+    Watch,
+    fetching,
+    handling,
+)
 from transport.delivering.assignment import Assignment
 from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger
@@ -76,39 +84,42 @@ class StallDetector:
         self._watch = Watch()
 
     @trio.lowlevel.enable_ki_protection
-    async def look_at_all(self) -> None:
+    async def check_all(self) -> None:
         """Search all partitions: see `Consumer.verify_all_partitions_active`."""
         self._requests.note_change()  # a polling task that hangs does not see the request
-        answers = await self._ask(self._quiet(trio.current_time()))
+        answers = await self._query(self._quiet(trio.current_time()))
         now = trio.current_time()
         ledgers = list(self._assignment.values())
         self._watch.keep(ledgers)
-        found = [self._judge(now, ledger, answers.get(ledger)) for ledger in ledgers]
+        found = [self._finding(now, ledger, answers.get(ledger)) for ledger in ledgers]
         self.stuck = tuple(stuck for stuck in found if stuck is not None)
 
     @trio.lowlevel.enable_ki_protection
-    def look_at(self, now: float, tp: TP, *, whole: bool) -> Stuck | None:
-        """Check one partition. With `whole=False`, check only fetching, even if it is paused."""
-        ledger = self._assignment.get(tp)
-        return None if ledger is None else self._judge(now, ledger, None, whole=whole)
+    def check(self, now: float, tp: TP, *, whole: bool) -> Stuck | None:
+        """Return the finding about one partition; None: it is not stuck, or not assigned.
 
-    def _judge(
+        With `whole=False`, check only polling, even if the partition is paused.
+        """
+        ledger = self._assignment.get(tp)
+        return None if ledger is None else self._finding(now, ledger, None, whole=whole)
+
+    def _finding(
         self, now: float, ledger: Ledger, answer: Answer | None, *, whole: bool = True
     ) -> Stuck | None:
-        sight = self._see(now, ledger, answer)
+        seen = self._observe(now, ledger, answer)
         stuck = None
-        if sight.is_wanted or not whole:
-            stuck = fetching(sight, now, self._timeouts)
+        if seen.is_wanted or not whole:
+            stuck = fetching(seen, now, self._timeouts)
         if stuck is None and whole:
-            stuck = handling(sight, now, self._timeouts)
-        if self._watch.is_news(ledger, stuck) and stuck is not None:
+            stuck = handling(seen, now, self._timeouts)
+        if self._watch.is_new(ledger, stuck) and stuck is not None:
             _warn(stuck, now)
         return stuck
 
-    def _see(self, now: float, ledger: Ledger, answer: Answer | None = None) -> Sight:
+    def _observe(self, now: float, ledger: Ledger, answer: Answer | None = None) -> Observation:
         is_rebalancing = self._is_rebalancing()
         is_moving = not ledger.is_draining and not is_rebalancing
-        return self._watch.look(
+        return self._watch.observe(
             ledger,
             now,
             is_wanted=is_moving and self._pauses.is_wanted(ledger.tp),
@@ -122,13 +133,11 @@ class StallDetector:
     def _quiet(self, now: float) -> list[Ledger]:
         """Return the partitions that should be fetched from and have been quiet for a while."""
         least = min(self._timeouts.response, self._timeouts.highwater)
-        sights = [(ledger, self._see(now, ledger)) for ledger in self._assignment.values()]
-        return [
-            ledger for ledger, sight in sights if sight.is_wanted and now - sight.heard_at >= least
-        ]
+        every = [(ledger, self._observe(now, ledger)) for ledger in self._assignment.values()]
+        return [ledger for ledger, seen in every if seen.is_wanted and now - seen.moved_at >= least]
 
     @trio.lowlevel.enable_ki_protection
-    async def _ask(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
+    async def _query(self, ledgers: Sequence[Ledger]) -> dict[Ledger, Answer]:
         """Return the positions and log ends of these partitions, as far as the client answers."""
         if not ledgers:
             return {}

@@ -73,13 +73,13 @@ class Answer:
 
 
 @attrs.frozen
-class Sight:
+class Observation:
     """The state of a partition at one check. Times are in seconds on trio's clock.
 
     Attributes:
         is_wanted: whether to fetch from it: not paused, not held back, no rebalance under way.
         late_at: the time of a request that the polling task has not seen; None: it has seen all.
-        heard_at: the check at which the position or the high watermark last changed.
+        moved_at: the check at which the position or the high watermark last changed.
         begun: the offset of the oldest unacked message ...
         begun_at: ... and the time since which it is the oldest.
         waiting: the number of waiting messages.
@@ -91,7 +91,7 @@ class Sight:
     tp: TP
     is_wanted: bool
     late_at: float | None
-    heard_at: float
+    moved_at: float
     position: int | None
     highwater: int | None
     begun: int | None
@@ -103,54 +103,54 @@ class Sight:
     answer: Answer | None = None
 
 
-def fetching(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
+def fetching(seen: Observation, now: float, timeouts: Timeouts) -> Stuck | None:
     """Return the finding if polling or fetching stands still."""
-    if sight.late_at is not None and now - sight.late_at >= timeouts.fetch:
-        return _stuck(sight, StuckCase.NO_FETCH, sight.late_at, None, "the client is not polled")
-    quiet = now - sight.heard_at
-    answer = sight.answer
-    if not sight.is_wanted or answer is None:
+    if seen.late_at is not None and now - seen.late_at >= timeouts.fetch:
+        return _stuck(seen, StuckCase.NO_FETCH, seen.late_at, None, "the client is not polled")
+    quiet = now - seen.moved_at
+    answer = seen.answer
+    if not seen.is_wanted or answer is None:
         return None
-    position = sight.position
+    position = seen.position
     if answer.position is not None and (position is None or answer.position > position):
         position = answer.position
     if answer.end is None:
         if quiet >= timeouts.response:
             why = "the broker does not answer"
-            return _stuck(sight, StuckCase.NO_RESPONSE, sight.heard_at, None, why)
+            return _stuck(seen, StuckCase.NO_RESPONSE, seen.moved_at, None, why)
         return None
-    if sight.highwater is not None and sight.highwater > (position or 0):
+    if seen.highwater is not None and seen.highwater > (position or 0):
         if quiet >= timeouts.highwater:
             why = (
                 "the log has messages that the client does not fetch"
                 if answer.end > (position or 0)
                 else "the next messages belong to an open transaction"
             )
-            return _stuck(sight, StuckCase.HIGHWATER_AHEAD, sight.heard_at, sight.highwater, why)
-    elif quiet >= timeouts.response and (sight.highwater is None or answer.end > (position or 0)):
+            return _stuck(seen, StuckCase.HIGHWATER_AHEAD, seen.moved_at, seen.highwater, why)
+    elif quiet >= timeouts.response and (seen.highwater is None or answer.end > (position or 0)):
         why = "the client receives nothing from the log, although the broker answers"
-        return _stuck(sight, StuckCase.NO_RESPONSE, sight.heard_at, answer.end, why)
+        return _stuck(seen, StuckCase.NO_RESPONSE, seen.moved_at, answer.end, why)
     return None
 
 
-def handling(sight: Sight, now: float, timeouts: Timeouts) -> Stuck | None:
+def handling(seen: Observation, now: float, timeouts: Timeouts) -> Stuck | None:
     """Return the finding if the delivery, the acks or the commits stand still."""
-    if sight.begun is not None and now - sight.begun_at >= timeouts.ack:
+    if seen.begun is not None and now - seen.begun_at >= timeouts.ack:
         why = "a handler has not acked the message at that offset"
-        return _stuck(sight, StuckCase.NOT_ACKED, sight.begun_at, sight.begun, why)
-    if now - sight.behind_at < timeouts.commit:
+        return _stuck(seen, StuckCase.NOT_ACKED, seen.begun_at, seen.begun, why)
+    if now - seen.behind_at < timeouts.commit:
         return None
-    if sight.due is not None:
+    if seen.due is not None:
         why = "acked offsets are not committed"
-    elif sight.waiting and sight.begun is None:
+    elif seen.waiting and seen.begun is None:
         why = "no handler takes the waiting messages"
     else:
         return None
-    return _stuck(sight, StuckCase.NOT_COMMITTED, sight.behind_at, sight.committed, why)
+    return _stuck(seen, StuckCase.NOT_COMMITTED, seen.behind_at, seen.committed, why)
 
 
-def _stuck(sight: Sight, case: StuckCase, since: float, offset: int | None, why: str) -> Stuck:
-    return Stuck(sight.tp, case, since, sight.position, offset, why)
+def _stuck(seen: Observation, case: StuckCase, since: float, offset: int | None, why: str) -> Stuck:
+    return Stuck(seen.tp, case, since, seen.position, offset, why)
 
 
 @attrs.frozen
@@ -158,7 +158,7 @@ class _Seen:
     """The state of a ledger at the last check, and the times since which it has not changed."""
 
     flow: tuple[int | None, int | None]  # position, high watermark
-    heard_at: float
+    moved_at: float
     begun: int | None
     begun_at: float
     committed: int | None
@@ -170,9 +170,9 @@ class Watch:
     """The states of the ledgers at the last check, and the findings that were reported."""
 
     _seen: dict[Ledger, _Seen] = attrs.field(factory=dict)
-    _told: set[tuple[Ledger, StuckCase]] = attrs.field(factory=set)
+    _reported: set[tuple[Ledger, StuckCase]] = attrs.field(factory=set)
 
-    def look(
+    def observe(
         self,
         ledger: Ledger,
         now: float,
@@ -182,7 +182,7 @@ class Watch:
         late_at: float | None,
         highwater: int | None,
         answer: Answer | None = None,
-    ) -> Sight:
+    ) -> Observation:
         """Return the state of a partition now.
 
         No time passes for a stage while the partition is not to be fetched from, or not delivered.
@@ -198,17 +198,17 @@ class Watch:
         old = self._seen.get(ledger) or _Seen(flow, now, begun, now, committed, now)
         seen = self._seen[ledger] = _Seen(
             flow,
-            old.heard_at if is_wanted and flow == old.flow else now,
+            old.moved_at if is_wanted and flow == old.flow else now,
             begun,
             old.begun_at if begun == old.begun else now,
             committed,
             old.behind_at if is_behind and committed == old.committed else now,
         )
-        return Sight(
+        return Observation(
             tp=ledger.tp,
             is_wanted=is_wanted,
             late_at=late_at,
-            heard_at=seen.heard_at,
+            moved_at=seen.moved_at,
             position=ledger.position,
             highwater=highwater,
             begun=begun,
@@ -220,15 +220,15 @@ class Watch:
             answer=answer,
         )
 
-    def is_news(self, ledger: Ledger, stuck: Stuck | None) -> bool:
+    def is_new(self, ledger: Ledger, stuck: Stuck | None) -> bool:
         """Return whether a finding is new. A finding that ended and began again is new."""
         cases = set() if stuck is None else {(ledger, stuck.case)}
-        is_news = not cases <= self._told
-        self._told = {told for told in self._told if told[0] is not ledger} | cases
-        return is_news
+        is_new = not cases <= self._reported
+        self._reported = {each for each in self._reported if each[0] is not ledger} | cases
+        return is_new
 
     def keep(self, ledgers: Iterable[Ledger]) -> None:
         """Forget all other ledgers."""
         kept = set(ledgers)
         self._seen = {ledger: seen for ledger, seen in self._seen.items() if ledger in kept}
-        self._told = {told for told in self._told if told[0] in kept}
+        self._reported = {each for each in self._reported if each[0] in kept}

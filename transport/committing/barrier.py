@@ -82,7 +82,7 @@ class BarrierCommitter:
         self._is_last = False
         # The scopes with a commit in flight or of unknown outcome, and the offsets of that commit.
         self._unanswered: dict[Scope, dict[Ledger, int]] = {}
-        self._drains: set[trio.CancelScope] = set()
+        self._waits: set[trio.CancelScope] = set()
         self._begins: set[trio.CancelScope] = set()
         self._queue = CommitQueue(self._make, fatal=_FATAL, around=around)
 
@@ -159,7 +159,7 @@ class BarrierCommitter:
     def end(self) -> None:
         """Stop waiting for handlers, and begin no transaction. Not a checkpoint."""
         self._is_last = True
-        for waiting in self._drains | self._begins:
+        for waiting in self._waits | self._begins:
             waiting.cancel()
 
     @trio.lowlevel.enable_ki_protection
@@ -209,11 +209,11 @@ class BarrierCommitter:
     @trio.lowlevel.enable_ki_protection
     async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
         with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
-            self._drains.add(drain)
+            self._waits.add(drain)
             try:
                 await begun_are_done(ledgers)
             finally:
-                self._drains.discard(drain)
+                self._waits.discard(drain)
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
@@ -239,7 +239,7 @@ class BarrierCommitter:
                 due = self._due(scope)  # partitions may be lost during the wait
             except CommitFailed:
                 del self._unanswered[scope]
-                await self._hear_of_loss(due)
+                await self._wait_for_loss(due)
                 raise
             except TransportError:
                 del self._unanswered[scope]
@@ -252,18 +252,18 @@ class BarrierCommitter:
         attempt.moved = attempt.moved or bool(due)
 
     @trio.lowlevel.enable_ki_protection
-    async def _hear_of_loss(self, due: Collection[Ledger]) -> None:
+    async def _wait_for_loss(self, due: Collection[Ledger]) -> None:
         """Wait until the evicted member loses the partitions, for `bound` seconds at most.
 
         Delivery stays suspended, because another member handles the messages of these partitions.
         """
         if not any(ledger.is_shut for ledger in due):
             with trio.move_on_after(0.0 if self._is_last else self._bound) as waiting:
-                self._drains.add(waiting)
+                self._waits.add(waiting)
                 try:
                     await self._transactions.next_loss()
                 finally:
-                    self._drains.discard(waiting)
+                    self._waits.discard(waiting)
 
     async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
         """Abort the transaction, and redeliver its messages."""
@@ -272,16 +272,16 @@ class BarrierCommitter:
             scope.transactional_id,
             why,
         )
-        asked = self._unanswered.get(scope, {})
+        unanswered = self._unanswered.get(scope, {})
         unknown = {}  # the new epochs of the partitions in that commit, and its offsets
         for ledger in self._ledgers(scope):
             if (offset := ledger.uncommitted) is not None:
                 begun = self._rewind(ledger.tp, offset)
-                if ledger in asked:
-                    unknown[begun] = asked[ledger]
+                if ledger in unanswered:
+                    unknown[begun] = unanswered[ledger]
         aborted = TransactionAborted(f"the transaction was aborted after {why!r}")
-        await _insist(lambda: self._transactions.abort_scope(scope, aborted))
-        await _insist(lambda: self._look_back(unknown))
+        await _until_answered(lambda: self._transactions.abort_scope(scope, aborted))
+        await _until_answered(lambda: self._settle(unknown))
         self._unanswered.pop(scope, None)
         if scope.aborts >= self._attempts:
             raise TransactionFailed(
@@ -289,7 +289,7 @@ class BarrierCommitter:
                 f" the last one: {why}"
             ) from why
 
-    async def _look_back(self, unknown: Mapping[Ledger, int]) -> None:
+    async def _settle(self, unknown: Mapping[Ledger, int]) -> None:
         """Find out whether a commit without an answer was made; if so, continue after it.
 
         By now it was made as a whole, or not at all. It was made if the committed offsets equal its
@@ -359,7 +359,7 @@ class BarrierCommitter:
         )
 
 
-async def _insist(call: Callable[[], Awaitable[None]]) -> None:
+async def _until_answered(call: Callable[[], Awaitable[None]]) -> None:
     """Retry a call until it is answered, because no other step may come before that."""
     backoff = Backoff(_LONGEST_WAIT)
     while True:

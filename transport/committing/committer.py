@@ -33,7 +33,7 @@ logger = logging.getLogger("transport.consumer")
 # The longest wait before a retry of a commit that a rebalance prevented, in seconds.
 _LONGEST_WAIT = 0.5
 # Seconds for which an offset of a partition that the broker does not have is not committed.
-_HOMELESS = 30.0
+_LEFT_OUT = 30.0
 # Extra seconds beyond the client's own timeout, so that its more specific error wins.
 _MARGIN = 2.0
 
@@ -75,14 +75,14 @@ class Committer:
         self._can_join = can_join
         self._suspend = suspend
         self._resume = resume
-        self._is_holding = False
+        self._has_suspended = False
         self._queue = CommitQueue(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # the offsets of the commit in flight
         self._unknown: set[Ledger] = set()
         # For partitions that the broker does not have: the offset that could not be committed, and
         # until when that offset is left out.
         self._deleted: dict[Ledger, tuple[int, float]] = {}
-        self._left: set[Ledger] = set()  # of partitions that are about to be released
+        self._leaving: set[Ledger] = set()  # of partitions that are about to be released
         self.is_refused = False
 
     @property
@@ -132,7 +132,7 @@ class Committer:
         """
         await trio.lowlevel.checkpoint()
         leaving = {self._assignment[tp] for tp in tps if tp in self._assignment}
-        self._left = {ledger for ledger in self._left if not ledger.is_shut} | leaving
+        self._leaving = {ledger for ledger in self._leaving if not ledger.is_shut} | leaving
         while not leaving.isdisjoint(self._carried):
             await self._queue.wait_for_running()
 
@@ -171,7 +171,7 @@ class Committer:
         except BaseException as exc:  # the outcome of a cancelled commit is unknown, too
             is_open = isinstance(exc, CommitUnknown) and not isinstance(exc, CommitWithdrawn)
             if is_open or not isinstance(exc, TransportError):
-                self._lose_track()
+                self._note_unknown()
             raise
         finally:
             self._carried = {}
@@ -194,7 +194,7 @@ class Committer:
                 self.is_refused = True
                 is_out = isinstance(exc, CommitFailed)
                 if is_out:
-                    self._is_holding = True
+                    self._has_suspended = True
                     self._suspend()
                 if backoff.is_spent or (is_out and not self._can_join()):
                     logger.warning(
@@ -205,15 +205,15 @@ class Committer:
                     return
                 await backoff.wait()
             except PartitionGone as exc:
-                self._go_on_without(exc, due)
+                self._leave_out(exc, due)
             else:
                 self._unknown.difference_update(due)
                 for ledger, offset in due.items():
                     ledger.committed = offset
                 attempt.moved = True
                 break
-        if self._is_holding:  # the commit succeeded, or its partitions are lost
-            self._is_holding = False
+        if self._has_suspended:  # the commit succeeded, or its partitions are lost
+            self._has_suspended = False
             self._resume()
 
     def _due(self, topics: Collection[str | TP] | None) -> dict[Ledger, int]:
@@ -221,28 +221,28 @@ class Committer:
         return {
             ledger: offset
             for ledger, offset in self._assignment.due(topics).items()
-            if ledger not in self._left and not self._is_homeless(ledger, offset)
+            if ledger not in self._leaving and not self._is_left_out(ledger, offset)
         }
 
-    def _is_homeless(self, ledger: Ledger, offset: int) -> bool:
+    def _is_left_out(self, ledger: Ledger, offset: int) -> bool:
         if (kept := self._deleted.get(ledger)) is None:
             return False
         at, until = kept
         return at == offset and trio.current_time() < until
 
-    def _go_on_without(self, error: PartitionGone, due: Mapping[Ledger, int]) -> None:
-        """Leave out the offsets of partitions that the broker does not have, for `_HOMELESS` s.
+    def _leave_out(self, error: PartitionGone, due: Mapping[Ledger, int]) -> None:
+        """Leave out the offsets of partitions that the broker does not have, for `_LEFT_OUT` s.
 
         If their topic was deleted, a rebalance takes the partitions away soon. But a broker that
         has just started may not know its topics yet. So a later offset is committed at once, and
         the same offset after this time.
         """
         gone = error.partitions
-        until = trio.current_time() + _HOMELESS
-        homeless = {ledger: kept for ledger, kept in self._deleted.items() if not ledger.is_shut}
-        known = {ledger.tp for ledger in homeless}
+        until = trio.current_time() + _LEFT_OUT
+        before = {ledger: kept for ledger, kept in self._deleted.items() if not ledger.is_shut}
+        known = {ledger.tp for ledger in before}
         of_gone = {ledger: (at, until) for ledger, at in due.items() if ledger.tp in gone}
-        self._deleted = homeless | of_gone
+        self._deleted = before | of_gone
         if isinstance(error, TopicReplaced):
             return  # the rebalance handler warns of it
         if new := sorted(set(gone) - known):
@@ -263,7 +263,7 @@ class Committer:
                 f"the client did not answer within commit_timeout ({self._timeout:g} s)"
             ) from None
 
-    def _lose_track(self) -> None:
+    def _note_unknown(self) -> None:
         """Note that the commit in flight may or may not have been applied."""
         carried = (*self._unknown, *self._carried)
         self._unknown = {ledger for ledger in carried if not ledger.is_shut}

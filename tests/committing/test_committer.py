@@ -15,7 +15,6 @@ import trio.testing
 
 from tests.nurseries.clock import jumping
 from tests.records import fetched
-from transport.committing.autocommit import LivelockWatch
 from transport.committing.committer import Committer
 from transport.delivering.assignment import Assignment
 from transport.delivering.ledger import BufferUsage
@@ -698,68 +697,3 @@ async def test_wait_for_running_returns_false_if_no_commit_is_in_flight() -> Non
     async with at_work(ScriptedClient()) as rig:
         with trio.testing.assert_checkpoints():
             assert not await rig.committer.wait_for_running()
-
-
-# An offset that stands still while acks go on
-
-
-@attrs.define
-class Watched:
-    """A partition with messages to ack, and a livelock check with a timeout of 10 seconds."""
-
-    assignment: Assignment = attrs.field(factory=Assignment)
-    watch: LivelockWatch = attrs.field(factory=lambda: LivelockWatch(10.0))
-    messages: list[Message] = attrs.field(factory=list)
-
-    def __attrs_post_init__(self) -> None:
-        self.assignment.assign([A], 1)
-        ledger = self.assignment[A]
-        lane = ledger.open_lane(BufferUsage(100))
-        ledger.fetched(fetched(*range(100, 110)))
-        lane.ready()
-        self.messages = list(lane.take_batch(10))
-
-    def look(self, now: float) -> list[tuple[TP, int, float]]:
-        return self.watch.look(self.assignment, now)
-
-
-def test_offset_that_stands_still_while_acks_go_on_is_reported_once() -> None:
-    watched = Watched()
-    assert watched.look(0.0) == []
-    watched.messages[3].ack()
-    assert watched.look(9.0) == []
-    assert watched.look(10.0) == [(A, 100, 10.0)]
-    watched.messages[4].ack()
-    assert watched.look(30.0) == []
-
-
-def test_livelock_is_reported_again_after_the_offset_has_moved() -> None:
-    watched = Watched()
-    watched.look(0.0)
-    watched.messages[3].ack()
-    assert watched.look(10.0)
-    watched.messages[0].ack()
-    assert watched.look(20.0) == []
-    watched.messages[5].ack()
-    assert watched.look(29.0) == []
-    assert watched.look(30.0) == [(A, 101, 10.0)]
-
-
-def test_offset_that_stands_still_without_acks_is_no_livelock() -> None:
-    watched = Watched()
-    assert [watched.look(now) for now in (0.0, 20.0, 40.0)] == [[], [], []]
-
-
-def test_offset_that_moves_slowly_is_no_livelock() -> None:
-    watched = Watched()
-    for step, message in enumerate(watched.messages):
-        message.ack()
-        assert watched.look(step * 9.0) == []
-
-
-def test_livelock_check_starts_again_with_each_epoch() -> None:
-    watched = Watched()
-    watched.look(0.0)
-    watched.messages[3].ack()
-    watched.assignment.seek(A, 100)
-    assert watched.look(50.0) == []

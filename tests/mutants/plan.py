@@ -60,6 +60,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         *APPS,
         *TRANSACTIONS,
     ),
+    "committing/livelock.py": ("committing/test_livelock.py", "committing/test_autocommit.py"),
     "committing/transactions.py": (
         *TRANSACTIONS,
         *ARGUMENTS,

@@ -1,4 +1,4 @@
-"""Automatic commits: one at each interval, and one at the end. And a check for livelocks.
+"""Automatic commits: one at each interval, and one at the end.
 
 Nothing awaits the commits at the interval. If one gets no answer, that is only logged. Without
 transactions, a refused one ends the app.
@@ -14,11 +14,10 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-import attrs
 import trio
 
+from transport.committing.livelock import LivelockWatch
 from transport.delivering.assignment import Assignment
-from transport.delivering.ledger import Ledger
 from transport.errors import AppClosed, CommitUnknown, TransportError
 from transport.types import TP
 
@@ -30,11 +29,7 @@ class AnyCommitter(Protocol):
 
     @property
     def is_refused(self) -> bool:
-        """Whether no commit is in flight, and none has an unknown outcome."""
-
-    @property
-    def unknown(self) -> set[TP]:
-        """Partitions whose last commit got no answer, until the commit is settled."""
+        """Whether the commit under way has changed nothing, and no request of it is in flight."""
 
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
@@ -107,7 +102,7 @@ class AutoCommitter:
             if self._raises_refusals:
                 raise
             # The committer has warned of an abort. It raises all other errors itself.
-        for tp, offset, age in self._watch.look(self._assignment, trio.current_time()):
+        for tp, offset, age in self._watch.check(self._assignment, trio.current_time()):
             logger.warning(
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
                 " were acked. The message at that offset is not acked: check its handler",
@@ -140,34 +135,3 @@ class AutoCommitter:
             )
         elif bound.cancelled_caught:
             raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")
-
-
-@attrs.define
-class LivelockWatch:
-    """A check for partitions whose offset to commit stands still while acks go on.
-
-    One message that is never acked holds back the commit of all later messages.
-
-    Args:
-        timeout: seconds for which an offset may stand still.
-    """
-
-    timeout: float
-    _seen: dict[Ledger, tuple[int, int | None, float, bool]] = attrs.field(factory=dict)
-
-    def look(self, assignment: Assignment, now: float) -> list[tuple[TP, int, float]]:
-        """Return partition, offset and age in seconds of each new case, each case once."""
-        cases = []
-        seen = {}
-        for tp, ledger in assignment.items():
-            acked, safe = ledger.acked, ledger.safe
-            old_acked, old_safe, since, told = self._seen.get(ledger, (acked, safe, now, False))
-            age = now - since
-            if safe != old_safe:
-                old_acked, since, told = acked, now, False
-            elif safe is not None and acked > old_acked and age >= self.timeout and not told:
-                cases.append((tp, safe, age))
-                told = True
-            seen[ledger] = (old_acked, safe, since, told)
-        self._seen = seen
-        return cases

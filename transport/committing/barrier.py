@@ -91,11 +91,6 @@ class BarrierCommitter:
         """Whether no commit is in flight, and none has an unknown outcome."""
         return not self._unanswered
 
-    @property
-    def unknown(self) -> set[TP]:
-        """Always empty: a commit without an answer is settled before the next delivery."""
-        return set()
-
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
     ) -> bool:

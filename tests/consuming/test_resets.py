@@ -133,7 +133,7 @@ async def test_two_members_of_a_new_group_read_only_new_records(place: Place) ->
 async def until_shared(one: App, two: App) -> None:
     """Wait until two members have two partitions each."""
     for app in (one, two):
-        while len(app.consumer.assignment) != 2:  # noqa: ASYNC110 - it is told of in no event
+        while len(app.consumer.assignment) != 2:  # noqa: ASYNC110 - no event reports it
             await trio.sleep(0.05)
 
 

@@ -140,7 +140,7 @@ def test_partition_suspended_at_its_turn_delivers_first_after_it_resumes() -> No
         assert bench.channel.take_batch(3) is None
         for ledger in bench.ledgers.values():
             ledger.is_suspended = False
-        bench.channel.resume()
+        bench.channel.reschedule()
     assert turns == [A, B, C, A, B, C]
 
 
@@ -151,10 +151,10 @@ def test_suspended_partition_has_no_turn_when_others_resume() -> None:
         bench.ledgers[tp].is_suspended = True
     assert bench.take() == []
     bench.ledgers[B].is_suspended = False
-    bench.channel.resume()
+    bench.channel.reschedule()
     assert [message.tp for message in bench.take()] == [B]
     bench.ledgers[A].is_suspended = False
-    bench.channel.resume()
+    bench.channel.reschedule()
     assert [message.tp for message in bench.take()] == [A]
 
 
@@ -169,7 +169,7 @@ def test_partition_shut_or_closed_while_suspended_has_no_turn(goes: str) -> None
     else:
         bench.ledgers[A].close_lanes_of(bench.channel.load)
     bench.ledgers[A].is_suspended = False
-    bench.channel.resume()
+    bench.channel.reschedule()
     assert bench.take() == []
 
 

@@ -193,13 +193,13 @@ def test_a_position_that_advances_is_proven() -> None:
 def test_delivery_goes_on_once_must_commit_is_committed() -> None:
     ledger = new_ledger(position=5)
     ledger.must_commit = 5
-    assert not ledger.may_go_on()
+    assert not ledger.clear_must_commit()
     ledger.committed = 4
-    assert not ledger.may_go_on()
+    assert not ledger.clear_must_commit()
     ledger.committed = 5
-    assert ledger.may_go_on()
+    assert ledger.clear_must_commit()
     assert ledger.must_commit is None
-    assert not ledger.may_go_on()
+    assert not ledger.clear_must_commit()
 
 
 def test_nothing_is_due_without_a_position() -> None:

@@ -48,7 +48,7 @@ class AioReader(Generic[M]):
             if (taken := self._take()) is None:
                 if channel.ended:
                     raise StopAsyncIteration
-                await guest.wait(self._call_at_news)
+                await guest.wait(self._call_at_change)
                 continue
             if channel.must_decode and not await self._decode(taken):
                 continue
@@ -58,9 +58,9 @@ class AioReader(Generic[M]):
                 in_hand.set(taken)
             return taken
 
-    def _call_at_news(self, answer: Answer[None]) -> Leave:
+    def _call_at_change(self, answer: Answer[None]) -> Leave:
         call = functools.partial(answer, outcome.Value(None))
-        self._channel.call_at_news(call)
+        self._channel.call_at_change(call)
         return functools.partial(self._channel.call_off, call)
 
     async def _decode(self, taken: Message | Batch) -> bool:

@@ -74,7 +74,7 @@ class Conductor(Service, MutableSet["Listener"]):
         self._found: frozenset[str] = frozenset()  # all names ever subscribed to
         self._multiplied: set[str] = set()  # the names that had a warning
         self._has_ended = False
-        self._turned = trio.Event()  # set and replaced at each change of the above
+        self._change = trio.Event()  # set and replaced at each change of the above
         self.on_change: Callable[[], None] = lambda: None
 
     # The set
@@ -163,13 +163,13 @@ class Conductor(Service, MutableSet["Listener"]):
         """Note that the consumer is subscribed to exactly these topics."""
         self._subscribed = topics
         self._found |= topics
-        self._turn()
+        self._notify()
 
     async def wait_until_wanted(self) -> None:
         """Wait until there is a topic or a pattern in the set. A checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self._channels and not self._patterns:
-            await self._turned.wait()
+            await self._change.wait()
 
     # Patterns
 
@@ -177,11 +177,11 @@ class Conductor(Service, MutableSet["Listener"]):
         """Wait until there is a pattern in the set. A checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self._patterns:
-            await self._turned.wait()
+            await self._change.wait()
 
     async def wait_for_change(self) -> None:
         """Wait until the set or the subscription changes, or delivery ends."""
-        await self._turned.wait()
+        await self._change.wait()
 
     @trio.lowlevel.enable_ki_protection
     def on_topics(self, names: Collection[str]) -> None:
@@ -207,7 +207,7 @@ class Conductor(Service, MutableSet["Listener"]):
         while not self._channels or self.wanted != self._subscribed:
             if self._has_ended:
                 raise AppClosed("the app is closing")
-            await self._turned.wait()
+            await self._change.wait()
 
     async def maybe_wait_for_subscriptions(self) -> None:
         """Do the same, but return at once if there is no topic to subscribe to."""
@@ -266,9 +266,9 @@ class Conductor(Service, MutableSet["Listener"]):
         """Return the channels that listen, in the order of their topics."""
         return [channel for channels in self._channels.values() for channel in channels.values()]
 
-    def next_news(self) -> list[trio.Event]:
+    def next_changes(self) -> list[trio.Event]:
         """Return events, one of which is set by a message, a new channel or the end."""
-        return [self._turned, *(channel.next_news() for channel in self.channels())]
+        return [self._change, *(channel.next_change() for channel in self.channels())]
 
     def is_held_back(self, tp: TP) -> bool:
         """Return whether the partition's topic has no channel, or a channel that has enough.
@@ -324,16 +324,16 @@ class Conductor(Service, MutableSet["Listener"]):
         """Resume delivery of these ledgers."""
         for ledger in ledgers:
             ledger.is_suspended = False
-        self.offer(ledgers)
+        self.reschedule(ledgers)
 
-    def offer(self, ledgers: Collection[Ledger]) -> None:
+    def reschedule(self, ledgers: Collection[Ledger]) -> None:
         """Let the channels retry partitions from which they could deliver nothing."""
         for topic in {ledger.tp.topic for ledger in ledgers}:
             for channel in self._channels.get(topic, {}).values():
-                channel.resume()
+                channel.reschedule()
 
-    def wake_iterators(self) -> None:
-        """Wake all iterators, so that they try to take a message: flow was resumed."""
+    def notify_iterators(self) -> None:
+        """Let all iterators try to take a message: flow was resumed."""
         for topic in self:
             topic.channel.notify()
 
@@ -351,7 +351,7 @@ class Conductor(Service, MutableSet["Listener"]):
         if self._has_ended:
             return
         self._has_ended = True
-        self._turn()
+        self._notify()
         for channel in list(self._known):
             channel.end()
 
@@ -423,12 +423,12 @@ class Conductor(Service, MutableSet["Listener"]):
                     channel.decoded[name] = decoded
 
     def _changed(self) -> None:
-        self._turn()
+        self._notify()
         self.on_change()
 
-    def _turn(self) -> None:
-        self._turned.set()
-        self._turned = trio.Event()
+    def _notify(self) -> None:
+        self._change.set()
+        self._change = trio.Event()
 
 
 def _check_topic(topic: object) -> None:

@@ -216,7 +216,7 @@ class Consumer(Service):
             self.assignment,
             self.ownership,
             self.committer.commit,
-            app.conductor.offer,
+            app.conductor.reschedule,
             in_transaction=self.in_transaction,
             policy=settings.client.auto_offset_reset,
             probe=app.probe,
@@ -445,7 +445,7 @@ class Consumer(Service):
         if self._phase is _Phase.CLOSING or self.state in (State.STOPPING, State.ENDED):
             return
         self.flow.resume()
-        self.app.conductor.wake_iterators()
+        self.app.conductor.notify_iterators()
         self.requests.note_change()
 
     async def wait_for_stopped_flow(self) -> None:
@@ -623,7 +623,7 @@ class Consumer(Service):
         try:
             return await self.committer.commit(topics, goes_on=start_new_transaction)
         finally:
-            self.resets.resume()
+            self.resets.after_commit()
 
     def _prove(self) -> None:
         """Prove sought positions that their logs are known to reach."""

@@ -40,10 +40,10 @@ class GetMany:
             if self._has_begun or self._conductor.has_ended:
                 raise StopAsyncIteration
             # The events are made before the last try, so a message that arrives after it sets one.
-            news = self._conductor.next_news()
+            changes = self._conductor.next_changes()
             if (found := await self._take()) is not None:
                 break
-            if not await self._first_of(news):
+            if not await self._first_of(changes):
                 raise StopAsyncIteration
         self._has_begun = True
         return found.tp, found

@@ -70,7 +70,7 @@ class Ownership:
         if (old := self._assignment.get(tp)) is None:
             return False
         self.enter_epoch(self._assignment.seek(tp, offset, is_proven=is_proven))
-        self._tell_acked([old])
+        self._report_acked([old])
         return True
 
     @trio.lowlevel.enable_ki_protection
@@ -84,7 +84,7 @@ class Ownership:
         ledger = self._assignment.seek(tp, offset)
         ledger.must_refetch = True
         self.enter_epoch(ledger)
-        self._tell_acked([old])
+        self._report_acked([old])
         if was_draining:
             ledger.drain()
         self._requests.note_change()
@@ -118,9 +118,9 @@ class Ownership:
     def _forget(self, tps: Collection[TP], gone: Sequence[Ledger]) -> None:
         for ledger in gone:
             self._conductor.forget_decoded(ledger.tp)
-        self._tell_acked(gone)
+        self._report_acked(gone)
         self._flow.forget(tps)
 
-    def _tell_acked(self, ledgers: Sequence[Ledger]) -> None:
+    def _report_acked(self, ledgers: Sequence[Ledger]) -> None:
         if self._probe is not None:
             self._probe.acked(ledgers)

@@ -40,12 +40,12 @@ class Pauses:
             unwanted |= self._paused  # while flow is stopped, no dropped partition is resumed
         return unwanted - self._paused, self._paused - unwanted
 
-    def told(self, paused: frozenset[TP], resumed: frozenset[TP]) -> None:
+    def note_applied(self, paused: frozenset[TP], resumed: frozenset[TP]) -> None:
         """Note the pauses and resumes that the client has made."""
         self._paused = (self._paused | paused) - resumed
 
-    def start_anew(self, tps: frozenset[TP]) -> frozenset[TP]:
-        """Note that the client starts these partitions; return those that must start paused."""
+    def paused_at_start(self, tps: frozenset[TP]) -> frozenset[TP]:
+        """Return which of these partitions must start paused; note that the client starts all."""
         paused = frozenset(tp for tp in tps if not self.is_wanted(tp))
         self._paused = self._paused - tps | paused
         return paused

@@ -171,7 +171,7 @@ class Polling:
             await self._client.pause(sorted(pause))
         if resume:
             await self._client.resume(sorted(resume))
-        self._pauses.told(pause, resume)
+        self._pauses.note_applied(pause, resume)
         if not self._flow.active:
             self._flow.not_fetching.open()
 

@@ -183,7 +183,7 @@ class RebalanceHandler:
         step = self._steps.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
             _warn_of_hook(event)
-        paused = self._pauses.start_anew(event.partitions)
+        paused = self._pauses.paused_at_start(event.partitions)
         begun = self._assignment
         self._unsettled.append((event, [begun[tp] for tp in self._starts if tp in begun]))
         event.release(self._starts, paused)

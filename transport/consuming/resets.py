@@ -36,7 +36,7 @@ class Resets:
 
     Args:
         commit: commits the safe offsets of partitions.
-        offer: lets the channels retry partitions that may be delivered again.
+        reschedule: lets the channels retry partitions that may be delivered again.
         in_transaction: whether the commits are made in transactions.
         policy: the setting `auto_offset_reset`, for the log.
         probe: None: there is no monitor.
@@ -47,7 +47,7 @@ class Resets:
         assignment: Assignment,
         ownership: Ownership,
         commit: Callable[[Collection[TP]], Awaitable[object]],
-        offer: Callable[[Collection[Ledger]], None],
+        reschedule: Callable[[Collection[Ledger]], None],
         *,
         in_transaction: bool,
         policy: str,
@@ -56,7 +56,7 @@ class Resets:
         self._assignment = assignment
         self._ownership = ownership
         self._commit = commit
-        self._offer = offer
+        self._reschedule = reschedule
         self._in_transaction = in_transaction
         self._policy = policy
         self._probe = probe
@@ -70,7 +70,7 @@ class Resets:
             if ledger is None or ledger.is_draining:
                 continue
             if not reset.is_new:
-                self._tell(reset)
+                self._report(reset)
             self._enter(ledger, reset)
 
     async def run(self) -> None:
@@ -95,14 +95,14 @@ class Resets:
                     if not self._in_transaction:
                         raise
                     # An abort has its own warning, and the committer raises fatal errors.
-                if not self.resume():
+                if not self.after_commit():
                     await backoff.wait()
 
     @trio.lowlevel.enable_ki_protection
-    def resume(self) -> bool:
-        """Resume the partitions whose awaited commit is made; return whether there are any."""
-        begun = [ledger for ledger in self._waiting() if ledger.may_go_on()]
-        self._offer(begun)
+    def after_commit(self) -> bool:
+        """Deliver from partitions whose awaited commit is made; return whether there are any."""
+        begun = [ledger for ledger in self._waiting() if ledger.clear_must_commit()]
+        self._reschedule(begun)
         return bool(begun)
 
     def _waiting(self) -> list[Ledger]:
@@ -119,7 +119,7 @@ class Resets:
             ledger.must_commit = reset.new
             self._wanted.set()
 
-    def _tell(self, reset: Reset) -> None:
+    def _report(self, reset: Reset) -> None:
         if reset.old is None:
             logger.warning(
                 "%s: the group is not new but has no committed offset of this partition:"

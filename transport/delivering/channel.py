@@ -80,7 +80,7 @@ class Channel:
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # the lane that has the turn
         self.quota = 0  # how many more messages this lane may deliver in its turn
-        self._news: trio.Event | None = None  # wakes the trio tasks that wait for a message
+        self._change: trio.Event | None = None  # wakes the trio tasks that wait for a message
         self._calls: list[Callable[[], object]] = []  # the callbacks of readers outside trio
         self.must_decode = key is not None or value is not None
         self.decoded: dict[str, Decoded] = {}  # by topic, shared with channels of the same codecs
@@ -108,7 +108,7 @@ class Channel:
         self._passed_over.pop(lane, None)
         self._on_fall()
 
-    def resume(self) -> None:
+    def reschedule(self) -> None:
         """Schedule the lanes that may deliver again, in the order in which they lost their turn."""
         for lane in [lane for lane in self._passed_over if not lane.ledger.is_suspended]:
             del self._passed_over[lane]
@@ -116,10 +116,10 @@ class Channel:
         self.notify()
 
     def notify(self) -> None:
-        """Wake all readers that wait for news: there may be a message, or the channel has ended."""
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+        """Wake all waiting readers: there may be a message, or the channel has ended."""
+        if self._change is not None:
+            self._change.set()
+            self._change = None
         if self._calls:
             calls, self._calls = self._calls, []
             for call in calls:
@@ -152,22 +152,22 @@ class Channel:
         self.quota = 0
         return batch
 
-    async def news(self) -> None:
-        """Wait for news: a change after which a message may be delivered, or the end."""
-        await self.next_news().wait()
+    async def wait_for_change(self) -> None:
+        """Wait for a change after which a message may be delivered, or for the end."""
+        await self.next_change().wait()
 
-    def next_news(self) -> trio.Event:
-        """Return an event that is set at the next news."""
-        if self._news is None:
-            self._news = trio.Event()
-        return self._news
+    def next_change(self) -> trio.Event:
+        """Return an event that is set at the next change; see `wait_for_change`."""
+        if self._change is None:
+            self._change = trio.Event()
+        return self._change
 
-    def call_at_news(self, fn: Callable[[], object]) -> None:
-        """Call `fn` once at the next news, for a reader that is not a trio task."""
+    def call_at_change(self, fn: Callable[[], object]) -> None:
+        """Call `fn` once at the next change, for a reader that is not a trio task."""
         self._calls.append(fn)
 
     def call_off(self, fn: Callable[[], object]) -> None:
-        """Cancel a `call_at_news`."""
+        """Cancel a `call_at_change`."""
         if fn in self._calls:
             self._calls.remove(fn)
 
@@ -336,7 +336,7 @@ class Messages(_Reader):
             if (message := channel.take()) is None:
                 if channel.ended:
                     raise StopAsyncIteration
-                await channel.news()
+                await channel.wait_for_change()
                 continue
             if channel.must_decode and (failure := channel.try_decode(message)) is not None:
                 await channel.settle(*failure)
@@ -368,7 +368,7 @@ class Batches(_Reader):
             if (batch := channel.take_batch(self._most)) is None:
                 if channel.ended:
                     raise StopAsyncIteration
-                await channel.news()
+                await channel.wait_for_change()
                 continue
             if channel.must_decode and not await channel.decode_batch(batch):
                 continue

@@ -655,7 +655,7 @@ class Ledger:
         if self.position is not None and self.position <= end:
             self.is_proven = True
 
-    def may_go_on(self) -> bool:
+    def clear_must_commit(self) -> bool:
         """Clear `must_commit` if the group has committed that offset; return whether it did."""
         if self.must_commit is None or self.committed is None or self.committed < self.must_commit:
             return False

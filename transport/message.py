@@ -53,7 +53,7 @@ class Owner(Protocol):
     def refuse(self, message: Message) -> None:
         """Count an ack that changes nothing."""
 
-    def enter_hands(self, held: Message | Batch) -> None:
+    def put_in_hand(self, held: Message | Batch) -> None:
         """Make a message or batch the source of what this task sends, if sources are in use."""
 
 
@@ -225,7 +225,7 @@ class Message:
         return self.decref()
 
     async def __aenter__(self) -> Self:
-        self.lane.enter_hands(self)
+        self.lane.put_in_hand(self)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
@@ -364,7 +364,7 @@ class Batch(Sequence[Message]):
         return len(given_up), sum(message.weight for message in given_up)
 
     async def __aenter__(self) -> Self:
-        self.lane.enter_hands(self)
+        self.lane.put_in_hand(self)
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:

@@ -38,7 +38,7 @@ def of_headers(headers: Headers) -> int:
 
 
 @attrs.define(eq=False)
-class Held:
+class MemoryUsage:
     """The weight of all messages that one app has fetched and not acked, over all topics.
 
     A message counts once for each topic object. `Lane` adds and subtracts. It subtracts inline

@@ -105,7 +105,7 @@ def stuck(job: Job) -> Done:
     measures = {
         "nanoseconds": seconds / job.messages * 1e9,
         "commit_nanoseconds": commit * 1e9,
-        "held": float(lane.load.held),
+        "held": float(lane.usage.held),
     }
     return Done(job.messages, 0, seconds, measures)
 

@@ -62,8 +62,8 @@ async def test_paused_partition_is_paused_again_after_eager_rebalance() -> None:
             await trio.sleep(A_WHILE)
             ledgers = one.consumer.assignment.values()
             assert len(ledgers) == partitions
-            assert topic.channel.load.held == sum(ledger.position or 0 for ledger in ledgers)
-            return topic.channel.load.held
+            assert topic.channel.usage.held == sum(ledger.position or 0 for ledger in ledgers)
+            return topic.channel.usage.held
 
         assert BUFFER <= await held_of(2) < BUFFER + 2 * FETCH
         async with app_on(broker, **settings) as two:

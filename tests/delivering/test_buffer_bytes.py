@@ -13,7 +13,7 @@ from tests.records import FakeRecord, fetched
 from transport import TP, App, Message
 from transport.delivering.ledger import BufferUsage, Ledger, Tally
 from transport.drivers.memory import MemoryBroker
-from transport.weights import HEADER_BYTES, RECORD_BYTES, Held, weight_of
+from transport.weights import HEADER_BYTES, RECORD_BYTES, MemoryUsage, weight_of
 
 ORDERS, BILLS = TP("orders", 0), TP("bills", 0)
 LARGE = b"." * 10_000
@@ -48,7 +48,7 @@ def test_weight_is_the_size_of_the_decoded_record() -> None:
 
 def test_memory_is_full_at_its_limit_until_half_of_it_is_freed() -> None:
     falls: list[int] = []
-    held = Held(10)
+    held = MemoryUsage(10)
     held.on_fall = lambda: falls.append(held.bytes)
     held.add(9)
     assert not held.is_full
@@ -82,7 +82,7 @@ async def test_all_topics_share_one_bound() -> None:
         for name in names:
             app.topic(name).listen()
         await trio.sleep(A_WHILE)
-        held = [channel.load.held for channel in app.conductor.channels()]
+        held = [channel.usage.held for channel in app.conductor.channels()]
         assert app.conductor.memory.bytes == WEIGHT * sum(held)
         assert sum(held) <= (LIMIT + FETCH) / WEIGHT + len(names) * FETCH / WEIGHT
         assert min(held) > 0, "each topic object holds messages to deliver"
@@ -170,7 +170,7 @@ async def test_dropped_messages_and_stale_acks_leave_no_weight(ending: str) -> N
 
 def test_acks_after_a_lane_is_closed_resume_fetching_for_other_topics() -> None:
     falls: list[int] = []
-    held = Held(10 * RECORD_BYTES)
+    held = MemoryUsage(10 * RECORD_BYTES)
     held.on_fall = lambda: falls.append(held.bytes)
     ledger = Ledger(BILLS, 1, 1, Tally(), position=0)
     lane = ledger.open_lane(BufferUsage(100, memory=held))

@@ -47,7 +47,7 @@ class Bench:
         )
         for tp in (A, B, C):
             self.ledgers[tp] = Ledger(tp, 1, 1, Tally())
-            self.ledgers[tp].open_lane(self.channel.load)
+            self.ledgers[tp].open_lane(self.channel.usage)
 
     def fetched(self, tp: TP, *offsets: int) -> None:
         assert self.ledgers[tp].fetched(fetched(*offsets))
@@ -167,7 +167,7 @@ def test_partition_shut_or_closed_while_suspended_has_no_turn(goes: str) -> None
     if goes == "shut":
         bench.ledgers[A].shut()
     else:
-        bench.ledgers[A].close_lanes_of(bench.channel.load)
+        bench.ledgers[A].close_lanes_of(bench.channel.usage)
     bench.ledgers[A].is_suspended = False
     bench.channel.reschedule()
     assert bench.take() == []
@@ -230,7 +230,7 @@ def test_closed_lanes_free_room_in_the_channel() -> None:
     bench = Bench(limit=2)
     bench.fetched(A, 0, 1)
     for ledger in bench.ledgers.values():
-        ledger.close_lanes_of(bench.channel.load)
+        ledger.close_lanes_of(bench.channel.usage)
     assert bench.turns == [True, False]
     assert bench.take() == []
 
@@ -548,7 +548,7 @@ async def test_a_slow_handler_holds_at_most_the_buffer_and_one_fetch() -> None:
     most = 0
     async with app:
         async for message in app.topic("orders"):
-            most = max(most, app.consumer.assignment[ORDERS].lanes[0].load.held)
+            most = max(most, app.consumer.assignment[ORDERS].lanes[0].usage.held)
             await trio.sleep(1)
             if message.offset == 499:
                 break

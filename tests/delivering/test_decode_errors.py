@@ -46,7 +46,7 @@ async def test_other_messages_of_a_batch_are_delivered_again_after_a_decode_erro
             with pytest.raises(DecodeError, match=f"offset {bad}") as caught:
                 await anext(batches)
             assert offsets(app.consumer.unacked) == [bad]
-            assert topic.channel.load.begun == 1
+            assert topic.channel.usage.begun == 1
             assert caught.value.message.ack()
         batch = await anext(batches)
         assert [(message.offset, message.value) for message in batch] == [
@@ -55,7 +55,7 @@ async def test_other_messages_of_a_batch_are_delivered_again_after_a_decode_erro
         assert batch.ack()
         assert await app.consumer.commit()
         assert committed(broker) == {ORDERS: 6}
-        assert topic.channel.load.held == 0
+        assert topic.channel.usage.held == 0
 
 
 @jumping
@@ -155,7 +155,7 @@ async def test_a_cancelled_hook_leaves_no_message_taken(
             await read(app, topic, had)
         assert scope.cancelled_caught
         assert app.consumer.unacked == set(had)
-        assert topic.channel.load.begun == len(had)
+        assert topic.channel.usage.begun == len(had)
         topic.on_value_decode_error = skip
         had += await take(topic.noack(), 4 - len(had))
         assert offsets(had) == [0, 2, 3, 5]
@@ -240,7 +240,7 @@ async def test_messages_given_back_to_an_ended_partition_are_dropped(then: str) 
                     app.stop()
             nursery.cancel_scope.cancel()
         assert app.consumer.unacked == set()
-        assert topic.channel.load.begun == 0
+        assert topic.channel.usage.begun == 0
         if then == "sought":
             topic.on_value_decode_error = skip
             assert offsets(await anext(topic.batches(noack=True))) == [2, 3, 5]

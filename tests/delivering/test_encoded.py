@@ -16,7 +16,7 @@ from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
 from transport.errors import UnreadableBatch
 from transport.message import Batch, Message
 from transport.types import TP
-from transport.weights import Held
+from transport.weights import MemoryUsage
 
 ORDERS = TP("orders", 0)
 DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
@@ -29,7 +29,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def lane(ledger: Ledger) -> Lane:
-    return ledger.open_lane(BufferUsage(1000, memory=Held()))
+    return ledger.open_lane(BufferUsage(1000, memory=MemoryUsage()))
 
 
 def take(lane: Lane, count: int) -> list[Message]:
@@ -84,18 +84,18 @@ def test_a_header_that_claims_a_wrong_number_is_corrected(
     ledger: Ledger, lane: Lane, claimed: int
 ) -> None:
     ledger.fetched(Encoded([0, 1], [2, 3], count=claimed))
-    assert lane.load.held == claimed
+    assert lane.usage.held == claimed
     messages = take(lane, 4)
-    assert (lane.load.held, lane.waiting) == (4, 0)
+    assert (lane.usage.held, lane.waiting) == (4, 0)
     for message in messages:
         message.ack()
-    assert lane.load.held == 0
+    assert lane.usage.held == 0
 
 
 def test_fetch_without_records_leaves_nothing_waiting(ledger: Ledger, lane: Lane) -> None:
     """All of its records lie before the requested offset, or were compacted."""
     falls: list[int] = []
-    lane.load.mark, lane.load.on_fall = math.inf, lambda: falls.append(lane.load.held)
+    lane.usage.mark, lane.usage.on_fall = math.inf, lambda: falls.append(lane.usage.held)
     ledger.fetched(Encoded(first=0, end=3, count=3))
     ledger.fetched(Encoded([3]))
     assert [message.offset for message in take(lane, 9)] == [3]
@@ -141,13 +141,13 @@ def test_unreadable_records_are_fetched_again_after_a_drain(ledger: Ledger, lane
     assert (ledger.position, ledger.must_refetch) == (1, True)
     assert lane.error is None
     message.ack()
-    assert lane.load.held == 0
+    assert lane.usage.held == 0
 
 
 def test_memory_is_that_of_the_encoded_fetches_and_of_the_decoded_messages(
     ledger: Ledger, lane: Lane
 ) -> None:
-    memory = lane.load.memory
+    memory = lane.usage.memory
     ledger.fetched(Encoded([0, 1], [2], weight=10))
     assert memory.bytes == 10
     first, second = take(lane, 2)
@@ -193,9 +193,9 @@ def test_a_batch_is_one_entry_and_makes_no_messages_until_they_are_used(
     assert batch.keys() == [None] * 3
     assert [record.offset for record in batch.records] == [0, 1, 2]
     assert batch.left is None, "no message is made yet"
-    assert (ledger.oldest_begun, lane.load.begun) == (0, 3)
+    assert (ledger.oldest_begun, lane.usage.begun) == (0, 3)
     assert batch.ack()
-    assert (ledger.safe, lane.load.begun, lane.load.held) == (3, 0, 1)
+    assert (ledger.safe, lane.usage.begun, lane.usage.held) == (3, 0, 1)
 
 
 def test_messages_of_a_batch_can_be_acked_one_by_one(ledger: Ledger, lane: Lane) -> None:
@@ -240,7 +240,7 @@ def test_acks_of_messages_made_after_the_epoch_are_stale(ledger: Ledger, lane: L
     assert lane.ready()
     batch = lane.take_batch(9)
     ledger.shut()
-    assert lane.load.held == lane.load.begun == lane.load.memory.bytes == 0
+    assert lane.usage.held == lane.usage.begun == lane.usage.memory.bytes == 0
     assert not batch.is_open
     assert not batch[0].ack()
     assert not batch.ack()
@@ -333,7 +333,7 @@ def test_batch_given_back_in_part_leaves_an_entry_for_each_other_message(
     again.ack()
     assert (ledger.safe, kept.is_open, done) == (1, True, [])
     assert kept.ack()
-    assert (ledger.safe, lane.load.held, lane.load.memory.bytes) == (3, 0, 0)
+    assert (ledger.safe, lane.usage.held, lane.usage.memory.bytes) == (3, 0, 0)
     assert done
 
 

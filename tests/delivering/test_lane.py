@@ -10,7 +10,7 @@ from transport.errors import UnreadableBatch
 from transport.fetched import PORTION
 from transport.message import Batch, Message
 from transport.types import TP
-from transport.weights import Held, weight_of
+from transport.weights import MemoryUsage, weight_of
 
 ORDERS = TP("orders", 0)
 DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
@@ -23,7 +23,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def lane(ledger: Ledger) -> Lane:
-    return ledger.open_lane(BufferUsage(1000, memory=Held()))
+    return ledger.open_lane(BufferUsage(1000, memory=MemoryUsage()))
 
 
 def take(lane: Lane, count: int = 1) -> list[Message]:
@@ -131,9 +131,9 @@ def test_missing_records_that_the_header_claims_free_room_like_acks(
 ) -> None:
     fallen: list[int] = []
     ledger.fetched(Encoded([0], [1], count=claim))
-    lane.load.mark, lane.load.on_fall = mark, lambda: fallen.append(lane.load.held)
+    lane.usage.mark, lane.usage.on_fall = mark, lambda: fallen.append(lane.usage.held)
     take(lane, 2)
-    assert lane.load.held == 2
+    assert lane.usage.held == 2
     assert fallen == [2] * falls
 
 
@@ -143,7 +143,7 @@ def test_records_beyond_the_claim_of_the_header_are_counted(
 ) -> None:
     ledger.fetched(Encoded([0, 1, 2], count=claim))
     take(lane)
-    assert (lane.load.held, lane.waiting) == (3, 2)
+    assert (lane.usage.held, lane.waiting) == (3, 2)
 
 
 def test_acked_counts_single_messages_and_batches(ledger: Ledger, lane: Lane) -> None:
@@ -159,7 +159,7 @@ def test_acked_counts_single_messages_and_batches(ledger: Ledger, lane: Lane) ->
     take_batch(lane, 2)
     ledger.shut()
     assert lane.acked == 4
-    assert (lane.load.held, lane.load.begun) == (0, 0)
+    assert (lane.usage.held, lane.usage.begun) == (0, 0)
 
 
 # How much memory the lane counts
@@ -170,7 +170,7 @@ def test_weight_of_a_fetch_is_replaced_by_that_of_its_decoded_records(
 ) -> None:
     """The records of `FetchedRecords` are already decoded, so reading them adds no weight."""
     several = fetched(*range(PORTION + 2))
-    memory = lane.load.memory
+    memory = lane.usage.memory
     ledger.fetched(several)
     whole = memory.bytes
     assert whole == several.weight
@@ -186,7 +186,7 @@ def test_weight_of_a_fetch_is_replaced_by_that_of_its_decoded_records(
 def test_the_weight_of_an_encoded_fetch_is_counted_until_all_of_it_is_decoded(
     ledger: Ledger, lane: Lane
 ) -> None:
-    memory = lane.load.memory
+    memory = lane.usage.memory
     ledger.fetched(Encoded([0], [1], weight=100))
     assert memory.bytes == 100
     take(lane)
@@ -201,15 +201,15 @@ def test_an_acked_batch_leaves_no_weight(ledger: Ledger, lane: Lane, is_opened: 
     batch = take_batch(lane)
     if is_opened:
         assert [message.weight for message in batch] == [7, 7, 7]
-    assert lane.load.memory.bytes == 21
+    assert lane.usage.memory.bytes == 21
     assert batch.ack()
-    assert lane.load.memory.bytes == 0
+    assert lane.usage.memory.bytes == 0
     assert not batch.is_open
     assert [message.acked for message in batch] == [True] * 3
 
 
 def test_give_back_does_not_change_the_weight(ledger: Ledger, lane: Lane) -> None:
-    memory = lane.load.memory
+    memory = lane.usage.memory
     ledger.fetched(Encoded([0], weight=100))
     ledger.fetched(Encoded([1, 2], weight=10))
     messages = take(lane)
@@ -223,7 +223,7 @@ def test_give_back_does_not_change_the_weight(ledger: Ledger, lane: Lane) -> Non
 
 
 def test_memory_is_0_after_shares_of_weight_are_rounded(ledger: Ledger, lane: Lane) -> None:
-    memory = lane.load.memory
+    memory = lane.usage.memory
     for offset, weight in enumerate((100, 10, 3)):
         ledger.fetched(Encoded([offset], weight=weight))
     ledger.give_back(lane, take(lane, 3))
@@ -235,7 +235,7 @@ def test_memory_is_0_after_shares_of_weight_are_rounded(ledger: Ledger, lane: La
 def full(lane: Lane, limit: int) -> list[int]:
     """Set the memory's limit so that it is full; return a list that gets its size at each fall."""
     fallen: list[int] = []
-    memory = lane.load.memory
+    memory = lane.usage.memory
     memory.limit, memory.on_fall = limit, lambda: fallen.append(memory.bytes)
     memory.add(0)
     assert memory.is_full
@@ -282,7 +282,7 @@ def test_decoding_the_end_of_a_fetch_resumes_fetching(ledger: Ledger, lane: Lane
 def test_empty_channel_is_fetched_for_while_others_fill_the_memory(
     ledger: Ledger, lane: Lane
 ) -> None:
-    lane.load.memory.add(1000)  # of another channel
+    lane.usage.memory.add(1000)  # of another channel
     ledger.fetched(Encoded([0, 1], weight=10))
     messages = take(lane, 2)
     fallen = full(lane, 500)
@@ -290,7 +290,7 @@ def test_empty_channel_is_fetched_for_while_others_fill_the_memory(
     assert fallen == []
     messages[1].ack()
     assert fallen == [1000]
-    assert lane.load.memory.is_full
+    assert lane.usage.memory.is_full
 
 
 # Messages that are given back
@@ -344,13 +344,13 @@ def test_batch_given_back_in_part_counts_each_message_once(ledger: Ledger, lane:
     batch[0].ack()
     lane.when_empty(lambda: done.append(True))
     ledger.give_back(lane, [batch[3]])
-    assert (lane.load.begun, lane.load.held, lane.acked) == (2, 3, 1)
+    assert (lane.usage.begun, lane.usage.held, lane.acked) == (2, 3, 1)
     assert ledger.safe == 1
     batch[1].ack()
     assert not done
     batch[2].ack()
     assert done, "all messages that were unacked then are done or wait again"
-    assert (lane.load.begun, lane.acked, ledger.safe) == (0, 3, 3)
+    assert (lane.usage.begun, lane.acked, ledger.safe) == (0, 3, 3)
 
 
 def test_acks_of_an_opened_batch_after_its_epoch_are_stale(ledger: Ledger, lane: Lane) -> None:
@@ -369,9 +369,9 @@ def test_a_message_left_out_of_a_batch_is_not_acked_with_it(ledger: Ledger, lane
     batch = take_batch(lane)
     left_out, *batch.messages = batch
     assert batch.ack()
-    assert (ledger.safe, ledger.acked, lane.load.held) == (0, 2, 1)
+    assert (ledger.safe, ledger.acked, lane.usage.held) == (0, 2, 1)
     assert left_out.ack()
-    assert (ledger.safe, ledger.acked, lane.load.held) == (3, 3, 0)
+    assert (ledger.safe, ledger.acked, lane.usage.held) == (3, 3, 0)
 
 
 def test_a_second_ack_of_an_opened_batch_is_counted(ledger: Ledger, lane: Lane) -> None:
@@ -395,9 +395,9 @@ def test_messages_given_back_during_a_drain_are_dropped_and_fetched_again(
     first, second = take(lane, 2)
     ledger.drain()
     ledger.give_back(lane, [second])
-    assert (lane.waiting, lane.load.held, ledger.safe) == (0, 1, 0)
+    assert (lane.waiting, lane.usage.held, ledger.safe) == (0, 1, 0)
     first.ack()
-    assert (lane.load.held, ledger.safe) == (0, 1)
+    assert (lane.usage.held, ledger.safe) == (0, 1)
 
 
 def test_messages_given_back_to_the_last_closed_channel_are_fetched_again(
@@ -407,22 +407,22 @@ def test_messages_given_back_to_the_last_closed_channel_are_fetched_again(
     first, second = take(lane, 2)
     ledger.close_lane(lane)
     ledger.give_back(lane, [second])
-    assert (lane.waiting, lane.load.held) == (0, 1)
+    assert (lane.waiting, lane.usage.held) == (0, 1)
     first.ack()
     assert (ledger.refetching, ledger.safe) == (None, 1)
-    ledger.open_lane(lane.load)
+    ledger.open_lane(lane.usage)
     assert ledger.refetching == 1
 
 
 def test_messages_given_back_to_a_closed_channel_stay_with_the_others(
     ledger: Ledger, lane: Lane
 ) -> None:
-    other = ledger.open_lane(BufferUsage(1000, memory=Held()))
+    other = ledger.open_lane(BufferUsage(1000, memory=MemoryUsage()))
     ledger.fetched(Encoded([0, 1]))
     (mine,) = take(lane)
     ledger.close_lane(lane)
     ledger.give_back(lane, [mine])
-    assert (lane.waiting, lane.load.held) == (0, 0)
+    assert (lane.waiting, lane.usage.held) == (0, 0)
     assert (ledger.refetching, ledger.safe) == (None, 0)
     for message in take(other, 2):
         message.ack()

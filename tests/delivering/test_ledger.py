@@ -330,21 +330,21 @@ def test_each_of_two_lanes_delivers_all_of_a_fetch(ledger: Ledger) -> None:
 def test_buffer_usage_counts_held_and_unacked_messages(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(fetched(0, 1, 2))
     first = take(lane)
-    assert (lane.load.held, lane.load.begun) == (3, 1)
+    assert (lane.usage.held, lane.usage.begun) == (3, 1)
     first.ack()
-    assert (lane.load.held, lane.load.begun) == (2, 0)
+    assert (lane.usage.held, lane.usage.begun) == (2, 0)
     take_batch(lane, 5).ack()
-    assert (lane.load.held, lane.load.begun) == (0, 0)
+    assert (lane.usage.held, lane.usage.begun) == (0, 0)
 
 
 def test_on_fall_is_called_at_acks_at_or_below_the_mark(ledger: Ledger) -> None:
     held: list[int] = []
-    load = BufferUsage(9, on_fall=lambda: held.append(load.held))
-    lane = ledger.open_lane(load)
+    usage = BufferUsage(9, on_fall=lambda: held.append(usage.held))
+    lane = ledger.open_lane(usage)
     ledger.fetched(fetched(0, 1, 2, 3, 4))
     take(lane).ack()
     assert held == []  # the mark is -1
-    load.mark = math.inf
+    usage.mark = math.inf
     take(lane).ack()
     take_batch(lane, 2).ack()
     ledger.shut()
@@ -368,7 +368,7 @@ def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> N
     assert batch.ack()
     assert not batch.ack()
     assert ledger.tally.doubled == 2
-    assert lane.load.held == 0
+    assert lane.usage.held == 0
 
 
 def test_ack_of_a_batch_acks_the_messages_that_are_left(ledger: Ledger, lane: Lane) -> None:
@@ -502,7 +502,7 @@ def test_a_closed_lane_gets_no_later_fetch(ledger: Ledger, lane: Lane) -> None:
     message.ack()
     for left in take_all(other):
         left.ack()
-    assert lane.load.held == 0
+    assert lane.usage.held == 0
     assert ledger.safe == 2
 
 
@@ -571,7 +571,7 @@ def test_a_drain_drops_the_waiting_messages(ledger: Ledger, lane: Lane) -> None:
     assert ledger.safe == 0
     message.ack()
     assert ledger.safe == 1  # the dropped messages will be fetched again
-    assert lane.load.held == 0
+    assert lane.usage.held == 0
 
 
 def test_a_drain_drops_all_waiting_fetches(ledger: Ledger, lane: Lane) -> None:
@@ -676,7 +676,7 @@ def test_a_shut_ledger_leaves_no_count_in_any_channel(ledger: Ledger) -> None:
     messages = [take(lane) for lane in lanes]
     ledger.close_lane(lanes[0])
     ledger.shut()
-    assert [(lane.load.held, lane.load.begun) for lane in lanes] == [(0, 0)] * 3
+    assert [(lane.usage.held, lane.usage.begun) for lane in lanes] == [(0, 0)] * 3
     assert not any(message.ack() for message in messages)
     assert ledger.tally.stale == 3
 

@@ -19,7 +19,7 @@ from transport.delivering.assignment import Assignment
 from transport.delivering.ledger import BufferUsage, Lane, Ledger, ledger_of
 from transport.message import Batch, Message
 from transport.types import TP
-from transport.weights import Held
+from transport.weights import MemoryUsage
 
 ORDERS = TP("orders", 0)
 LIMIT = 1000
@@ -96,8 +96,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.doubled = self.stale = 0
         self.hands: list[Given] = []
         self.batches: list[tuple[Batch, list[Given]]] = []
-        self.memory = Held()
-        self.loads = [BufferUsage(LIMIT, memory=self.memory) for _ in range(3)]
+        self.memory = MemoryUsage()
+        self.usages = [BufferUsage(LIMIT, memory=self.memory) for _ in range(3)]
         self.listeners = {0}
         self.assignment.assign([ORDERS], self.generation)
         self.begin_epoch(position=start, known=False)
@@ -209,7 +209,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def listen(self, who: int) -> None:
         self.listeners.add(who)
         if who not in self.open_channels:
-            channel = Channel(self.ledger.open_lane(self.loads[who]))
+            channel = Channel(self.ledger.open_lane(self.usages[who]))
             self.channels.append(channel)
             self.open_channels[who] = channel
 
@@ -444,8 +444,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def buffer_usage_counts_waiting_and_unacked_messages(self) -> None:
-        assert sum(load.begun for load in self.loads) == sum(len(c.begun) for c in self.channels)
-        held = sum(load.held for load in self.loads)
+        assert sum(usage.begun for usage in self.usages) == sum(len(c.begun) for c in self.channels)
+        held = sum(usage.held for usage in self.usages)
         waiting = sum(channel.lane.waiting for channel in self.channels)
         assert held == sum(len(c.begun) for c in self.channels) + waiting
         if not any(channel.waits_for for channel in self.channels):

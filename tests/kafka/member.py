@@ -108,13 +108,13 @@ async def handle(topic: Topic, diary: Diary, batch: int, pause: float) -> None:
 
 
 async def watch(app: App, topic: Topic, diary: Diary) -> None:
-    load = topic.channel.load
+    usage = topic.channel.usage
     while True:
         generation = app.consumer.assignment.generation if app.consumer.assignment else -1
         diary.write(
             [
                 f"seen {time.monotonic():.3f} {generation} {len(app.consumer.unacked)}"
-                f" {load.begun} {load.held} {rss()}"
+                f" {usage.begun} {usage.held} {rss()}"
             ]
         )
         await trio.sleep(_WATCH_INTERVAL)

@@ -54,7 +54,7 @@ class AioReader(Generic[M]):
                 continue
             if self._acks:
                 self._current = taken
-            if channel.load.names_source:
+            if channel.usage.names_source:
                 in_hand.set(taken)
             return taken
 

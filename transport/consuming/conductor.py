@@ -23,7 +23,7 @@ from transport.delivering.ledger import Ledger
 from transport.errors import AppClosed
 from transport.fetched import Fetched, FetchedRecords
 from transport.types import TP, Record
-from transport.weights import Held
+from transport.weights import MemoryUsage
 
 logger = logging.getLogger("transport.consumer")
 
@@ -65,7 +65,7 @@ class Conductor(Service, MutableSet["Listener"]):
     def __init__(self, app: Host) -> None:
         super().__init__("Conductor")
         self.app = app
-        self.memory = Held(app.settings.buffer_bytes, on_fall=lambda: self.on_change())
+        self.memory = MemoryUsage(app.settings.buffer_bytes, on_fall=lambda: self.on_change())
         self._channels: dict[str, dict[Listener, Channel]] = {}
         self._patterns: dict[Listener, None] = {}
         # All channels that have ever listened: iterators of a discarded topic must end as well.
@@ -282,7 +282,7 @@ class Conductor(Service, MutableSet["Listener"]):
             return True
         is_full = self.memory.is_full
         return any(
-            channel.is_full or (is_full and channel.load.held) for channel in channels.values()
+            channel.is_full or (is_full and channel.usage.held) for channel in channels.values()
         )
 
     @property
@@ -312,7 +312,7 @@ class Conductor(Service, MutableSet["Listener"]):
         """Open a lane for each channel: the partition is assigned, or begins a new epoch."""
         self.forget_decoded(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():
-            ledger.open_lane(channel.load)
+            ledger.open_lane(channel.usage)
 
     def forget_decoded(self, tp: TP) -> None:
         """Forget the decoded records of the partition: its epoch has ended."""
@@ -376,7 +376,7 @@ class Conductor(Service, MutableSet["Listener"]):
         self._share_decoding(name)
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name and not ledger.is_draining:
-                ledger.open_lane(topic.channel.load)
+                ledger.open_lane(topic.channel.usage)
 
     def _warn_of_many(self, topic: Listener, name: str) -> None:
         """Warn once about a name with many topic objects: each worker may have made its own."""
@@ -398,10 +398,10 @@ class Conductor(Service, MutableSet["Listener"]):
 
     def _ignore(self, topic: Listener, name: str) -> None:
         channels = self._channels[name]
-        load = channels.pop(topic).load
+        usage = channels.pop(topic).usage
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name:
-                ledger.close_lanes_of(load)
+                ledger.close_lanes_of(usage)
         topic.channel.decoded.pop(name, None)
         self._share_decoding(name)
         if not channels:

@@ -56,7 +56,7 @@ class GetMany:
             while (message := channel.take()) is not None:
                 if not channel.must_decode or await channel.decode(message):
                     self._turn = (self._turn + step + (channel.quota == 0)) % len(channels)
-                    if channel.load.names_source:
+                    if channel.usage.names_source:
                         in_hand.set(message)
                     return message
         return None

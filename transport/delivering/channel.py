@@ -18,7 +18,7 @@ from transport.errors import UnreadableBatch
 from transport.excerpt import excerpt_of_error
 from transport.message import Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.weights import Held
+from transport.weights import MemoryUsage
 
 # An iterator runs a full checkpoint once a turn, and at the first message after this many seconds.
 _GIVE_WAY = 0.001
@@ -54,13 +54,13 @@ class Channel:
         on_unreadable: Callable[[UnreadableBatch], None] = lambda error: None,
         scheduler: SchedulingStrategy[Lane] | None = None,
         names_source: bool = False,
-        memory: Held | None = None,
+        memory: MemoryUsage | None = None,
     ) -> None:
         self.name = name
-        self.load = BufferUsage(
+        self.usage = BufferUsage(
             limit,
             names_source=names_source,
-            memory=Held() if memory is None else memory,
+            memory=MemoryUsage() if memory is None else memory,
             on_fall=self._on_fall,
             on_filled=self._on_filled,
             on_suspended=self._on_suspended,
@@ -93,9 +93,9 @@ class Channel:
 
     def _on_filled(self, lane: Lane) -> None:
         self._scheduler.add(lane)
-        if self.load.held >= self.load.limit and not self.is_full:
+        if self.usage.held >= self.usage.limit and not self.is_full:
             self.is_full = True
-            self.load.mark = max(self.load.mark, self.load.limit // 2)
+            self.usage.mark = max(self.usage.mark, self.usage.limit // 2)
             self._on_full(self)
         self.notify()
 
@@ -260,10 +260,10 @@ class Channel:
             return None
         if self.quota > 0:
             return self._lane
-        load = self.load
-        room = load.limit - load.begun
+        usage = self.usage
+        room = usage.limit - usage.begun
         if room <= 0:
-            load.mark = math.inf  # the first ack makes room
+            usage.mark = math.inf  # the first ack makes room
             return None
         while (lane := self._scheduler.turn()) is not None:
             if ready := lane.ready():
@@ -283,14 +283,14 @@ class Channel:
 
     def _set_mark(self) -> None:
         """Request calls only for the acks after which the channel may no longer be full."""
-        self.load.mark = self.load.limit // 2 if self.is_full else -1
+        self.usage.mark = self.usage.limit // 2 if self.is_full else -1
 
     def _on_fall(self) -> None:
-        load = self.load
-        if self.is_full and load.held <= load.limit // 2:
+        usage = self.usage
+        if self.is_full and usage.held <= usage.limit // 2:
             self.is_full = False
             self._on_full(self)
-        if load.begun < load.limit:
+        if usage.begun < usage.limit:
             self.notify()
             self._set_mark()
 
@@ -343,7 +343,7 @@ class Messages(_Reader):
                 continue
             if self._acks:
                 self._current = message
-            if channel.load.names_source:
+            if channel.usage.names_source:
                 in_hand.set(message)
             return message
 
@@ -374,6 +374,6 @@ class Batches(_Reader):
                 continue
             if self._acks:
                 self._current = batch
-            if channel.load.names_source:
+            if channel.usage.names_source:
                 in_hand.set(batch)
             return batch

@@ -45,7 +45,7 @@ from transport.errors import UnreadableBatch
 from transport.fetched import Fetched, Portion
 from transport.message import Batch, Message
 from transport.types import TP, Record
-from transport.weights import Held
+from transport.weights import MemoryUsage
 
 
 @attrs.define
@@ -84,7 +84,7 @@ class BufferUsage:
     names_source: bool = False
     held: int = 0
     begun: int = 0
-    memory: Held = attrs.field(factory=Held)
+    memory: MemoryUsage = attrs.field(factory=MemoryUsage)
     mark: float = -1
     on_fall: Callable[[], None] = lambda: None
     on_filled: Callable[[Lane], None] = lambda lane: None
@@ -157,14 +157,14 @@ class Lane:
         "_waiters",
         "begun",
         "ledger",
-        "load",
         "taken",
         "thread",
+        "usage",
     )
 
-    def __init__(self, ledger: Ledger, load: BufferUsage) -> None:
+    def __init__(self, ledger: Ledger, usage: BufferUsage) -> None:
         self.ledger = ledger
-        self.load = load
+        self.usage = usage
         self.begun: dict[int, Message | Batch] = {}
         self.taken = 0
         self._given_up = 0  # taken messages that were not acked when the epoch ended
@@ -228,8 +228,8 @@ class Lane:
     def put(self, fetched: Fetched) -> None:
         """Append a fetch to those that were put before."""
         self._queue.append(fetched)
-        self.load.held += fetched.count
-        self.load.memory.add(fetched.weight)
+        self.usage.held += fetched.count
+        self.usage.memory.add(fetched.weight)
 
     def ready(self) -> int:
         """Open a portion if none is open; return how many of its messages may be taken now.
@@ -252,7 +252,7 @@ class Lane:
         self._records[self._next] = None
         self._next += 1
         self.taken += 1
-        self.load.begun += 1
+        self.usage.begun += 1
         self.begun[message.offset] = message
         if self._next == len(self._records):
             self._read()
@@ -281,7 +281,7 @@ class Lane:
             if not self._allowed():
                 break
         self.taken += len(records)
-        self.load.begun += len(records)
+        self.usage.begun += len(records)
         batch = Batch(self, records, weight)
         self.begun[batch.first] = batch
         self._in_batches += len(records) - 1
@@ -303,25 +303,25 @@ class Lane:
         reading = self._reading
         if reading is None:
             return
-        load, portion = self.load, reading.next()
+        usage, portion = self.usage, reading.next()
         if portion is None:
             if reading.error is None:
                 self._reading = None
-                load.held -= reading.unread  # the headers claimed more records than there are
-                load.memory.bytes -= reading.weight
-                if reading.unread and load.held <= load.mark:
-                    load.on_fall()
+                usage.held -= reading.unread  # the headers claimed more records than there are
+                usage.memory.bytes -= reading.weight
+                if reading.unread and usage.held <= usage.mark:
+                    usage.on_fall()
                 self._after_fall()
             return
         records = list(portion.records)
         self._records, self._next = records, 0
         self._share = portion.weight // len(records)
-        load.memory.add(self._share * len(records) - portion.freed)
+        usage.memory.add(self._share * len(records) - portion.freed)
         reading.weight -= portion.freed
         reading.at = records[-1].offset + 1
         reading.unread -= len(records)
         if reading.unread < 0:  # the headers claimed fewer records than there are
-            load.held -= reading.unread
+            usage.held -= reading.unread
             reading.unread = 0
 
     def _allowed(self) -> int:
@@ -335,21 +335,21 @@ class Lane:
         """Enter the ack of a message. If the lane is shut, count a stale ack and return False."""
         key = message.offset
         if message.batch is not None:
-            key = self._let_go(message, message.batch)
+            key = self._remove_from_batch(message, message.batch)
         elif self.begun.pop(key, None) is None:
             self.refuse(message)
             return False
         message.acked = True
-        load = self.load
-        load.held -= 1
-        load.begun -= 1
-        memory = load.memory
+        usage = self.usage
+        usage.held -= 1
+        usage.begun -= 1
+        memory = usage.memory
         memory.bytes -= message.weight
-        if load.held <= load.mark or memory.is_full or self._waiters:
+        if usage.held <= usage.mark or memory.is_full or self._waiters:
             self._after((key,))
         return True
 
-    def _let_go(self, message: Message, batch: Batch) -> int:
+    def _remove_from_batch(self, message: Message, batch: Batch) -> int:
         """Remove an acked message from its batch.
 
         Return the key of the batch if this was its last unacked message, and otherwise the offset
@@ -398,14 +398,14 @@ class Lane:
         """Remove a batch of which the last `count` messages were acked together."""
         del self.begun[batch.first]
         self._in_batches -= count - 1
-        self.load.held -= count
-        self.load.begun -= count
-        self.load.memory.bytes -= weight
+        self.usage.held -= count
+        self.usage.begun -= count
+        self.usage.memory.bytes -= weight
         self._after((batch.first,))
 
-    def enter_hands(self, held: Source) -> None:
+    def put_in_hand(self, held: Source) -> None:
         """Make a message or batch the source of what this task sends, if sources are in use."""
-        if self.load.names_source:
+        if self.usage.names_source:
             in_hand.set(held)
 
     def refuse(self, message: Message) -> None:
@@ -425,8 +425,8 @@ class Lane:
             weight += self._reading.weight
         self._records, self._next, self._reading = [], 0, None
         self._queue.clear()
-        self.load.held -= count
-        self.load.memory.bytes -= weight
+        self.usage.held -= count
+        self.usage.memory.bytes -= weight
         self._after_fall()
         return first
 
@@ -444,7 +444,7 @@ class Lane:
             message.refcount = 0
             del self.begun[message.offset]
         self.taken -= len(given)
-        self.load.begun -= len(given)
+        self.usage.begun -= len(given)
         # Every taken message has a lower offset than the records that are not read yet. So all of
         # these messages belong into the current portion.
         waiting = [message.record for message in given] + self._records[self._next :]
@@ -453,7 +453,7 @@ class Lane:
         waiting.sort(key=_offset)
         self._records, self._next = waiting, 0
         self._share = weight // len(waiting)
-        self.load.memory.bytes -= weight - self._share * len(waiting)
+        self.usage.memory.bytes -= weight - self._share * len(waiting)
         self._is_disordered = bool(self.begun)
         self._after([message.offset for message in given])
 
@@ -492,31 +492,31 @@ class Lane:
         keys = list(self.begun)
         for entry in self.begun.values():
             count, weight = entry.give_up()
-            self.load.held -= count
-            self.load.begun -= count
-            self.load.memory.bytes -= weight
+            self.usage.held -= count
+            self.usage.begun -= count
+            self.usage.memory.bytes -= weight
             self._given_up += count
         self.begun.clear()
         self._in_batches = 0
         self._after(keys)
-        self.load.on_gone(self)
+        self.usage.on_gone(self)
 
     def _after_fall(self) -> None:
-        memory = self.load.memory
+        memory = self.usage.memory
         if memory.is_full:
             memory.has_fallen()
-            if not self.load.held and memory.is_full:
+            if not self.usage.held and memory.is_full:
                 memory.on_fall()  # an empty channel is fetched for even if the memory is full
 
     def _after(self, keys: Sequence[int]) -> None:
         """Make the calls that are due after the entries of these keys changed or were removed."""
-        if self.load.held <= self.load.mark:
-            self.load.on_fall()
+        if self.usage.held <= self.usage.mark:
+            self.usage.on_fall()
         self._after_fall()
         if self._waiters:
-            self._tell_waiters(keys)
+            self._call_waiters(keys)
 
-    def _tell_waiters(self, keys: Sequence[int]) -> None:
+    def _call_waiters(self, keys: Sequence[int]) -> None:
         gone = [key for key in keys if key not in self.begun]
         waiters: list[_Waiter] = []
         done: list[_Waiter] = []
@@ -572,9 +572,9 @@ class Ledger:
         self.is_proven = True
         self.must_refetch = False  # the client is ahead of the position and must seek back first
 
-    def open_lane(self, load: BufferUsage) -> Lane:
+    def open_lane(self, usage: BufferUsage) -> Lane:
         """Return a new lane for one more channel; it receives all fetches from now on."""
-        lane = Lane(self, load)
+        lane = Lane(self, usage)
         self.lanes.append(lane)
         return lane
 
@@ -582,23 +582,23 @@ class Ledger:
         """Close the lane of a channel. Its unacked messages still hold the safe offset back."""
         self.lanes.remove(lane)
         first = lane.drop_waiting()
-        lane.load.on_gone(lane)
+        lane.usage.on_gone(lane)
         if not self.lanes:
             self._rewind(first)  # no other lane has the dropped messages
         left = (*self._left, lane)
         self._acked_of_gone += sum(lane.acked for lane in left if not lane.begun)
         self._left = [lane for lane in left if lane.begun]
 
-    def close_lanes_of(self, load: BufferUsage) -> None:
+    def close_lanes_of(self, usage: BufferUsage) -> None:
         """Close the lane of a channel, if it has one."""
-        for lane in [lane for lane in self.lanes if lane.load is load]:
+        for lane in [lane for lane in self.lanes if lane.usage is usage]:
             self.close_lane(lane)
 
     def suspend(self) -> None:
         """Let no waiting message be taken until `is_suspended` is set to False."""
         self.is_suspended = True
         for lane in self.lanes:
-            lane.load.on_suspended(lane)
+            lane.usage.on_suspended(lane)
 
     def give_back(self, lane: Lane, messages: Sequence[Message]) -> None:
         """Return messages that reached no handler to the waiting ones of their lane.
@@ -631,7 +631,7 @@ class Ledger:
             lane.put(fetched)
         self.position = fetched.end
         for lane in self.lanes:
-            lane.load.on_filled(lane)
+            lane.usage.on_filled(lane)
         return True
 
     def is_behind(self, offset: int) -> bool:

@@ -11,7 +11,7 @@ from transport import App
 from transport.drivers.client_options import PASSED
 from transport.drivers.settings import ClientSettings
 from transport.settings import Settings
-from transport.synonyms import _OTHERS, told_of
+from transport.synonyms import _OTHERS, explanation_of
 
 SETTINGS = {field.name for kind in (Settings, ClientSettings) for field in attrs.fields(kind)}
 
@@ -57,7 +57,7 @@ def test_each_of_several_unknown_settings_is_named() -> None:
 
 @pytest.mark.parametrize("name", _OTHERS)
 def test_the_suggested_setting_exists(name: str) -> None:
-    told = told_of(name, SETTINGS)
+    told = explanation_of(name, SETTINGS)
     assert name not in SETTINGS
     named = re.findall(r"here it is (?:the )?(\w+)", told)
     there = SETTINGS | {*PASSED, "broker", "first", "an", "in"}

@@ -15,7 +15,7 @@ from transport.drivers.settings import ClientSettings
 from transport.partitioner import Partitioner, java_partitioner
 from transport.probe import Points
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.synonyms import told_of
+from transport.synonyms import explanation_of
 
 _duration = setting(seconds, most=MOST_SECONDS)
 _size = setting(whole, least=1)
@@ -136,8 +136,8 @@ def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:
         "transactional_id",
     }
     if unknown := sorted(set(options) - mine - theirs):
-        told = "; ".join(told_of(name, mine | theirs) for name in unknown)
-        raise TypeError(f"unknown settings: {told}")
+        explained = "; ".join(explanation_of(name, mine | theirs) for name in unknown)
+        raise TypeError(f"unknown settings: {explained}")
     client = ClientSettings(
         group_id=group_id, **{name: value for name, value in options.items() if name in theirs}
     )

@@ -100,7 +100,7 @@ _OTHERS: Mapping[str, str] = {
 }
 
 
-def told_of(name: str, settings: Collection[str]) -> str:
+def explanation_of(name: str, settings: Collection[str]) -> str:
     """Return the error text for a name that is not one of these settings."""
     plain = name.replace(".", "_").replace("-", "_").lower()
     if plain in settings:

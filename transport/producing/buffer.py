@@ -80,7 +80,7 @@ class ProducerBuffer:
             self._held[message] = None
             self._messages.append(message)
             if len(self._messages) == 1:
-                self._token.run_sync_soon(self._wake)
+                self._token.run_sync_soon(self._notify)
 
     async def wait(self) -> None:
         """Wait for the outcomes of all messages that are queued at the call. A checkpoint."""
@@ -181,7 +181,7 @@ class ProducerBuffer:
         if not fut.is_done:
             fut.end(why, self._producer.failures.add(fut.message.topic, why))
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         self._filled.set()
 
 

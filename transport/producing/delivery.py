@@ -149,15 +149,15 @@ class Delivery(Outgoing):
         """
         self._outcome = outcome
         self._on_seen = on_seen
-        self._tell()
+        self._notify()
 
     def end_at(self, place: Place, at: int) -> None:
         """Record that the message was written, and notify the waiters. For the producer."""
         self._place, self._at = place, at
         if self._waiter is not None or self._ended is not None or self.on_end is not None:
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Notify the waiters that the outcome is known."""
         if self.on_end is not None:
             self.on_end(self)
@@ -332,7 +332,7 @@ class InFlight:
         self._bytes = 0
         self._turn = 0
         self._flushes: list[_Flush] = []
-        self._line: collections.OrderedDict[_Place, None] = collections.OrderedDict()
+        self._line: collections.OrderedDict[_Sender, None] = collections.OrderedDict()
         self._is_line = False  # the last argument of `on_line`
         self.on_line: Callable[[bool], object] = lambda waits: None
 
@@ -385,7 +385,7 @@ class InFlight:
         now. Until then, the returned function removes the sender from the line, as cancelling does.
         """
         leave = self._line_up(messages, accept, answer)
-        self._call_next()
+        self._accept_next()
         return leave
 
     def _line_up(
@@ -394,36 +394,36 @@ class InFlight:
         accept: Callable[[Delivery], object],
         answer: Callable[[Value[None] | Error], object],
     ) -> Callable[[], None]:
-        place = _Place(messages, accept, answer)
-        self._line[place] = None
-        self._look_at_line()
+        sender = _Sender(messages, accept, answer)
+        self._line[sender] = None
+        self._report_line()
 
         def leave() -> None:
-            if place in self._line:
-                del self._line[place]
-                self._call_next()  # a smaller message behind it may fit
+            if sender in self._line:
+                del self._line[sender]
+                self._accept_next()  # a smaller message behind it may fit
 
         return leave
 
-    def call_all(self) -> None:
-        """Call `accept` for all messages that wait for room, whether or not they fit.
+    def refuse_all(self) -> None:
+        """Refuse the messages that wait for room, at the end of the producer.
 
-        For the end of the producer, where `accept` raises AppClosed.
+        This calls `accept` for all senders, whether or not their messages fit. It raises AppClosed.
         """
         line, self._line = self._line, collections.OrderedDict()
-        for place in line:
-            place.call(lambda _: True)
-        self._look_at_line()
+        for sender in line:
+            sender.accept_fitting(lambda _: True)
+        self._report_line()
 
-    def _call_next(self) -> None:
+    def _accept_next(self) -> None:
         while self._line:
-            place = next(iter(self._line))
-            if not place.call(self._fits):
+            sender = next(iter(self._line))
+            if not sender.accept_fitting(self._fits):
                 break
-            del self._line[place]
-        self._look_at_line()
+            del self._line[sender]
+        self._report_line()
 
-    def _look_at_line(self) -> None:
+    def _report_line(self) -> None:
         if self._is_line != bool(self._line):
             self._is_line = not self._is_line
             self.on_line(self._is_line)
@@ -510,15 +510,15 @@ class InFlight:
         self._bytes -= freed
         for flush in self._flushes:
             flush.left.difference_update(ended)
-            flush.look()
-        self._call_next()
+            flush.check()
+        self._accept_next()
         return ended, failed
 
     @contextlib.contextmanager
     def flushing(self) -> Iterator[trio.Event]:
         """Yield an event, which is set in the block once all messages in flight now have ended."""
         flush = _Flush(set(self._deliveries.values()))
-        flush.look()
+        flush.check()
         self._flushes.append(flush)
         try:
             yield flush.ended
@@ -527,15 +527,15 @@ class InFlight:
 
 
 @attrs.define(eq=False)
-class _Place:
-    """The place in line of a sender that waits for room, for one message or several."""
+class _Sender:
+    """A sender that waits for room, for one message or several."""
 
     messages: Sequence[Delivery]
     accept: Callable[[Delivery], object]
     answer: Callable[[Value[None] | Error], object]  # resumes the sender
     accepted: int = 0
 
-    def call(self, fits: Callable[[int], bool]) -> bool:
+    def accept_fitting(self, fits: Callable[[int], bool]) -> bool:
         """Accept the messages that fit now, and return whether the sender leaves the line.
 
         The messages are accepted before the sender resumes, so that no other comes between. Once
@@ -561,6 +561,6 @@ class _Flush:
     left: set[Delivery]
     ended: trio.Event = attrs.field(factory=trio.Event)
 
-    def look(self) -> None:
+    def check(self) -> None:
         if not self.left:
             self.ended.set()

@@ -128,7 +128,7 @@ class Producer(Service):
                 await self.buffer.wait()
         self.buffer.refuse_all(AppClosed("the producer was closed before the message was accepted"))
         self._accepts = False
-        self._in_flight.call_all()
+        self._in_flight.refuse_all()
         if self._is_killed:
             return
         await self.stop_children()
@@ -163,7 +163,7 @@ class Producer(Service):
         self._is_killed = True
         self.buffer.close()
         self._accepts = False
-        self._in_flight.call_all()
+        self._in_flight.refuse_all()
         for writer in self.transactional:
             await writer.kill()
         await self.client.kill()

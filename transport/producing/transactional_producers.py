@@ -25,11 +25,11 @@ class TransactionalProducers:
 
     def __init__(self, owner: Producer) -> None:
         self._owner = owner
-        self._writers: dict[str, Producer] = {}
+        self._producers: dict[str, Producer] = {}
 
     def __iter__(self) -> Iterator[Producer]:
         """Return an iterator over the producers at the time of the call. They may end meanwhile."""
-        return iter(list(self._writers.values()))
+        return iter(list(self._producers.values()))
 
     def is_open(self, transactional_id: str) -> bool:
         """Return whether a transaction of this id is open."""
@@ -37,55 +37,55 @@ class TransactionalProducers:
 
     def in_transaction(self, transactional_id: str) -> Producer:
         """Return the producer with this id. Raises TransactionAborted: it has none open."""
-        if (writer := self._open(transactional_id)) is None:
+        if (producer := self._open(transactional_id)) is None:
             raise TransactionAborted(f"no transaction of {transactional_id!r} is open")
-        return writer
+        return producer
 
     def transaction_of(self, transactional_id: str) -> Transaction:
         """Return the `Transaction` of this id. Raises TransactionAborted: none was ever begun."""
-        writer = self._writers.get(transactional_id)
-        if writer is None or writer.transaction is None:
+        producer = self._producers.get(transactional_id)
+        if producer is None or producer.transaction is None:
             raise TransactionAborted(f"no transaction of {transactional_id!r} was begun")
-        return writer.transaction
+        return producer.transaction
 
     async def begin(self, transactional_id: str) -> None:
         """See `Producer.begin_transaction`."""
-        if (writer := self._writers.get(transactional_id)) is None:
-            writer = await self._start(transactional_id)
-        assert writer.transaction is not None
-        if writer.transaction.is_open or writer.state is not State.RUNNING:
+        if (producer := self._producers.get(transactional_id)) is None:
+            producer = await self._start(transactional_id)
+        assert producer.transaction is not None
+        if producer.transaction.is_open or producer.state is not State.RUNNING:
             raise RuntimeError(f"a transaction of {transactional_id!r} is open already")
-        await writer.transaction.begin()
+        await producer.transaction.begin()
 
     async def stop(self, transactional_id: str) -> None:
         """See `Producer.stop_transaction`."""
-        if (writer := self._writers.pop(transactional_id, None)) is not None:
-            await writer.stop()
+        if (producer := self._producers.pop(transactional_id, None)) is not None:
+            await producer.stop()
         else:
             await trio.lowlevel.checkpoint()
 
     def _open(self, transactional_id: str) -> Producer | None:
-        writer = self._writers.get(transactional_id)
-        if writer is None or writer.transaction is None or not writer.transaction.is_open:
+        producer = self._producers.get(transactional_id)
+        if producer is None or producer.transaction is None or not producer.transaction.is_open:
             return None
-        return writer
+        return producer
 
     @trio.lowlevel.enable_ki_protection
     async def _start(self, transactional_id: str) -> Producer:
         owner = self._owner
-        writer = owner.transport.create_producer(transactional_id=transactional_id)
+        producer = owner.transport.create_producer(transactional_id=transactional_id)
         # Registered before it starts: a second producer with this id would fence the first.
-        self._writers[transactional_id] = writer
+        self._producers[transactional_id] = producer
         started = False
         try:
-            await owner.add_service(writer)
+            await owner.add_service(producer)
             started = True
         except BaseExceptionGroup as group:  # a Cancelled comes out of it unchanged
             raise _only_error(group) from group
         finally:
             if not started:
-                del self._writers[transactional_id]
-        return writer
+                del self._producers[transactional_id]
+        return producer
 
 
 def _only_error(error: BaseException) -> BaseException:

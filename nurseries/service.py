@@ -113,14 +113,14 @@ class _Child:
         finally:
             self.siblings.remove(self)
 
-    def let_go(self, deadline: float) -> None:
+    def cancel(self, deadline: float) -> None:
         """Cancel the task. A service has until the deadline to stop in order."""
         self.shelter.cancel()
         if self.service is not None:
             self.service.stop_soon()
             self.service._bound.deadline = min(self.service._bound.deadline, deadline)
 
-    def look(self) -> Node:
+    def node(self) -> Node:
         if self.service is not None:
             return self.service.tree()
         return Node(self.name, State.RUNNING, _waits_in(self.task))
@@ -325,7 +325,7 @@ class Service:
 
     def tree(self) -> Node:
         """Return a snapshot of the service and all nodes below it."""
-        below = tuple(child.look() for child in self._children)
+        below = tuple(child.node() for child in self._children)
         return Node(self.name, self.state, _waits_in(self._hook), below)
 
     # For the hooks
@@ -445,7 +445,7 @@ class Service:
             still_there = ", ".join(child.name for child in self._children) or "its on_stop"
             self._nursery = None
             for child in self._children:
-                child.let_go(self._bound.deadline)
+                child.cancel(self._bound.deadline)
         if self._bound.cancelled_caught:
             allowed = max(self._bound.deadline - since, 0)
             raise StopTimeout(

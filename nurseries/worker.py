@@ -217,14 +217,14 @@ class Worker:
     def _work(self) -> None:
         while (call := self._queue.get()) is not None:
             if call._claimed():
-                self._tell(self._record, call, capture(call._run))
+                self._call_in_trio(self._record, call, capture(call._run))
 
     def _thread_ended(self, result: Outcome[None]) -> None:
         self._alive = False
-        self._tell(self._joined.set)
+        self._call_in_trio(self._joined.set)
         result.unwrap()
 
-    def _tell(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
+    def _call_in_trio(self, fn: Callable[[*Ts], object], *args: *Ts) -> None:
         assert self._token is not None
         # An abandoned thread may outlive the trio run. Then there is no task to notify.
         with contextlib.suppress(trio.RunFinishedError):

@@ -54,7 +54,7 @@ class Run:
     after_crash: trio.Event = attrs.field(factory=trio.Event)
     shown: int = 0
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         self.say(f"{time.monotonic() - self.began:5.1f} s  {text}")
 
     async def show_progress(self) -> None:
@@ -64,7 +64,7 @@ class Run:
         if self.crashed is not None and done == self.shown < self.orders:
             waits = f"; waiting for the session of {self.crashed} to time out"
         self.shown = done
-        self.tell(f"{done:,} of {self.orders:,} handled ({shares or 'joining'}){waits}")
+        self.report(f"{done:,} of {self.orders:,} handled ({shares or 'joining'}){waits}")
 
     def app(self, group: str) -> App:
         return App(
@@ -115,7 +115,7 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
     if orders < LEAST:
         raise ValueError(f"the demo needs {LEAST} orders or more, not {orders}")
     run = Run(broker, orders, f"demo-{os.urandom(3).hex()}", say)
-    run.tell(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
+    run.report(f"{orders:,} orders through {broker.split('@')[-1]}, topic {run.name}")
     # Before the members open their apps, so that a broker that does not answer is one error.
     async with run.app("till") as app:
         await app.producer.create_topic(run.name, PARTITIONS)
@@ -127,7 +127,7 @@ async def demo(broker: str, orders: int = 100_000, say: Callable[[str], None] = 
                 members.start_soon(_member, run, "bert", False)
                 await _produce(run)
         if patience.cancelled_caught:
-            run.tell(f"some orders were not handled within {PATIENCE:g} s")
+            run.report(f"some orders were not handled within {PATIENCE:g} s")
         nursery.cancel_scope.cancel()
     return await _check(run)
 
@@ -146,7 +146,7 @@ async def _produce(run: Run) -> None:
                 partition=number % PARTITIONS,
             )
         await app.producer.flush()
-    run.tell("all orders are sent")
+    run.report("all orders are sent")
 
 
 async def _member(run: Run, name: str, crashes: bool) -> None:
@@ -154,14 +154,16 @@ async def _member(run: Run, name: str, crashes: bool) -> None:
         nursery.start_soon(_handle, run, name, app)
         if crashes:
             await run.half.wait()
-            run.tell(f"half is done, and {name} is about to crash. The tree of {name}:")
+            run.report(f"half is done, and {name} is about to crash. The tree of {name}:")
             for line in app.tree().lines("         "):
                 run.say(line)
             await app.kill()
             run.crashed = name
             run.after_crash.set()
-            run.tell(f"{name} has crashed: it committed nothing more, and did not leave the group")
-            run.tell(
+            run.report(
+                f"{name} has crashed: it committed nothing more, and did not leave the group"
+            )
+            run.report(
                 f"its partitions have no owner until its session has timed out, in {SESSION:g} s"
             )
         else:
@@ -176,7 +178,7 @@ async def _handle(run: Run, name: str, app: App) -> None:
 
 async def _check(run: Run) -> Findings:
     """Read the topic and the group's offsets back, outside of the group, and report the result."""
-    run.tell("reading all orders back, to check")
+    run.report("reading all orders back, to check")
     app = run.app("audit")
     reader = app.driver.consumer(ClientSettings(group_id=f"{run.name}-kitchen"))
     await reader.open()
@@ -195,12 +197,12 @@ async def _check(run: Run) -> Findings:
         committed=sum(committed.get(tp, 0) for tp in tps),
         end=sum(ends.values()),
     )
-    run.tell(
+    run.report(
         f"read back: produced {findings.produced:,}, handled at least once {findings.handled:,},"
         f" more than once {findings.twice:,}; committed {findings.committed:,} of"
         f" {findings.end:,}, lag {findings.lag}"
     )
-    run.tell("good" if findings.is_good else "NOT GOOD")
+    run.report("good" if findings.is_good else "NOT GOOD")
     return findings
 
 

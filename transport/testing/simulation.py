@@ -186,7 +186,7 @@ class _Simulation:
         self._members: list[_Member] = []
         self._names = 0
         self._broken: dict[str, list[Fault]] = {}
-        self._looked = trio.Event()
+        self._changed = trio.Event()
         for topic, partitions in [*history.topics.items(), *outputs.items()]:
             self._broker.create_topic(topic, partitions)
 
@@ -201,7 +201,7 @@ class _Simulation:
             await self._do_the_rest()
             self._nursery.cancel_scope.cancel()
         if self.violation is None:
-            self._look(lambda: self.books.check_end(self._ends()))
+            self._check(lambda: self.books.check_end(self._ends()))
 
     async def _do_the_rest(self) -> None:
         with trio.move_on_after(self._patience):
@@ -209,8 +209,8 @@ class _Simulation:
                 if not self._members:
                     await trio.sleep(1)  # a supervisor restarts a process after a while
                     await self.start()
-                self._looked = trio.Event()
-                await self._looked.wait()
+                self._changed = trio.Event()
+                await self._changed.wait()
             # Readers of committed records wait for transactions that a crash has left open.
             transactions = self._broker.transactions
             while (deadline := transactions.next_deadline()) < math.inf:
@@ -303,7 +303,7 @@ class _Simulation:
             if member in self._members:
                 self._members.remove(member)
             member.ended.set()
-            self._looked.set()
+            self._changed.set()
 
     def _on_failure(self, member: _Member, error: BaseException) -> None:
         if isinstance(error, BaseExceptionGroup):
@@ -333,13 +333,13 @@ class _Simulation:
         mine = {tp: offset for tp, offset in offsets.items() if tp.topic in self._history.topics}
         places = ", ".join(f"{tp}: {offset}" for tp, offset in sorted(mine.items()))
         self.timeline.add("", f"{group} has committed {places}")
-        self._look(lambda: self.books.on_committed(mine))
-        self._looked.set()
+        self._check(lambda: self.books.on_committed(mine))
+        self._changed.set()
 
-    def _look(self, look: Callable[[], None]) -> None:
+    def _check(self, check: Callable[[], None]) -> None:
         """Check the books. The first violation ends the simulation."""
         try:
-            look()
+            check()
         except InvariantViolated as violation:
             self.timeline.add("", str(violation))
             self.violation = self.violation or violation

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from transport.arguments import function, setting, wrong_type
 from transport.errors import TransportError
-
-if TYPE_CHECKING:
-    from transport.message import Message
+from transport.message import Message
 
 
 class DecodeError(TransportError):

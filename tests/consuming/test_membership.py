@@ -10,7 +10,8 @@ import trio
 from tests.apps import app_on, broker_with, take
 from tests.nurseries.clock import jumping
 from transport import TP, App
-from transport.consuming.membership import names_of
+from transport.consuming.membership import Membership
+from transport.drivers.base import Rebalance, RebalanceKind
 
 ORDERS = [TP("orders", 0), TP("orders", 1)]
 
@@ -90,8 +91,7 @@ async def test_app_without_topics_does_not_warn_about_the_join(
     assert caplog.messages == []
 
 
-def test_log_line_names_first_partitions_and_counts_the_rest() -> None:
-    names = names_of([TP("t", number) for number in range(1000)])
-    assert names.startswith("t-0, t-1, ")
-    assert names.endswith("t-9 and 990 more")
-    assert names_of([]) == "no partition"
+def test_join_without_partitions_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    nothing = Rebalance(RebalanceKind.ASSIGNED, frozenset(), 1, 10.0, lambda seek, pause: None)
+    Membership("kitchen", 45.0).log(nothing)
+    assert caplog.messages == ["kitchen: joined its group, and was assigned no partition"]

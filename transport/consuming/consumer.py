@@ -812,7 +812,7 @@ class Consumer(Service):
         try:
             await self.committer.commit(revoked)
         except (AppClosed, CommitUnknown, CommitRefused, TransactionAborted) as exc:
-            logger.warning("the last commit of %s failed: %s", _names(revoked), exc)
+            logger.warning("the last commit of %s failed: %s", listed(sorted(revoked)), exc)
         await self.transactions.on_partitions_revoked(revoked)
         await exposed(self._on_partitions_revoked, revoked)
         await self.committer.leave(revoked)
@@ -856,7 +856,3 @@ def _check_arguments(now: float, tp: TP) -> None:
     if not is_number(now):
         raise wrong_type("now", "a number of seconds on trio's clock", now)
     topic_partition("tp", tp)
-
-
-def _names(tps: Iterable[TP]) -> str:
-    return listed(sorted(tps))

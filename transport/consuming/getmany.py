@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from transport.consuming.conductor import Conductor
 from transport.delivering.in_hand import in_hand
 from transport.message import Message
 from transport.types import TP
-
-if TYPE_CHECKING:
-    from transport.consuming.conductor import Conductor
 
 
 class GetMany:

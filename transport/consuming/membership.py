@@ -6,20 +6,18 @@ There is one line for each change, in the logger `transport.consumer`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from transport.drivers.base import Rebalance, RebalanceKind
 from transport.errors import AppClosed
-from transport.types import TP
+from transport.excerpt import listed
 
 logger = logging.getLogger("transport.consumer")
 
 # Seconds after which a warning says that the app has not joined its group.
 SOON = 5.0
-# The most partitions that a line names.
-_MOST_NAMES = 10
 
 
 class Membership:
@@ -37,7 +35,7 @@ class Membership:
 
     def log(self, event: Rebalance) -> None:
         """Log a rebalance that is about to be served. Not a checkpoint."""
-        names = names_of(event.partitions)
+        names = listed(sorted(event.partitions)) or "no partition"
         if event.kind is RebalanceKind.LOST:
             # For a topic that was created again the rebalance handler warns, and the member stays
             # in the group.
@@ -77,12 +75,3 @@ class Membership:
                 " a killed member counts until its session_timeout is over (here: %g s)",
                 *(self._app, SOON, self._session_timeout),
             )
-
-
-def names_of(tps: Collection[TP]) -> str:
-    """Return the names of partitions for a log line: the first few, and the number of the rest."""
-    if not tps:
-        return "no partition"
-    names = [str(tp) for tp in sorted(tps)[:_MOST_NAMES]]
-    more = len(tps) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import trio
 
+from transport.app import App
+from transport.consuming.consumer import Consumer
 from transport.consuming.stuck import Stuck
 from transport.delivering.ledger import Ledger
 from transport.monitoring.sensor import Sensor
+from transport.producing.producer import Producer
 from transport.types import TP, RecordMetadata
-
-if TYPE_CHECKING:
-    from transport.app import App
-    from transport.consuming.consumer import Consumer
-    from transport.producing.producer import Producer
 
 
 @attrs.define

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from transport.errors import AppClosed, BufferFull, TransportError
+from transport.producing.delivery import Delivery
 from transport.producing.pending import FutureMessage
 
 if TYPE_CHECKING:
-    from transport.producing.delivery import Delivery
     from transport.producing.producer import Producer
 
 

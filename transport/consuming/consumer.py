@@ -331,10 +331,10 @@ class Consumer(Service):
         self.spawn("committer", self.committer.run)
         with self.ending_quietly():
             await self.client.open()
-            self.spawn("rebalance", self._serve_rebalances)
+            self.spawn("rebalance", self._until_closed, self.rebalances.run)
             subscribed = self.app.conductor.wait_for_subscriptions
             self.spawn("joining", self._membership.warn_if_not_joined, subscribed)
-            self.spawn("starts", self._commit_starts)
+            self.spawn("starts", self._until_closed, self.resets.run)
             self.spawn("commit ticker", tick, self.commit_interval, self._autocommit.beat)
             self.spawn(
                 "stall detector", tick, self._stuck_interval, self.verify_all_partitions_active
@@ -345,11 +345,6 @@ class Consumer(Service):
             if self.app.settings.client.client_only:
                 self.spawn("client only", self._call_client_only_hook)
             await self.add_service(self.fetcher)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _commit_starts(self) -> None:
-        with self.ending_quietly():
-            await self.resets.run()
 
     @trio.lowlevel.enable_ki_protection
     async def _find_topics(self) -> None:
@@ -383,6 +378,11 @@ class Consumer(Service):
     async def _call_client_only_hook(self) -> None:
         with contextlib.suppress(AppClosed):  # the app may end before the first subscription
             await exposed(self.app.conductor.on_client_only_start)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _until_closed(self, run: Callable[[], Awaitable[None]]) -> None:
+        with self.ending_quietly():
+            await run()
 
     @contextlib.contextmanager
     def ending_quietly(self) -> Iterator[None]:
@@ -797,10 +797,6 @@ class Consumer(Service):
         """Start to stop the producers of abandoned partitions. For the rebalance handler."""
         if self._phase is _Phase.OPEN:
             self.spawn("abandon", self.transactions.settle_released)
-
-    async def _serve_rebalances(self) -> None:
-        with self.ending_quietly():
-            await self.rebalances.run()
 
     async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
         """Wait for the unacked messages of these partitions, commit, and call the app's hook.

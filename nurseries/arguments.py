@@ -38,7 +38,7 @@ def wrong_value(name: str, expected: str, value: object) -> ValueError:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is an int or a float. A bool does not count."""
+    """Return whether a value is an int or a float. A bool does not count."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -121,7 +121,7 @@ def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def _is_like(value: object, other: object) -> bool:
-    """Whether two values have the same type. True is not 1."""
+    """Return whether two values have the same type. True is not 1."""
     return isinstance(value, type(other)) and isinstance(value, bool) == isinstance(other, bool)
 
 

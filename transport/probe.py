@@ -132,17 +132,19 @@ class Probe(Service):
         """Report the rebalance that is served in the block. `polled` reports its end."""
         sensor = self.sensor
         state = self(sensor.on_rebalance_start, app, event.kind.value, event.partitions)
-        comes = event.kind is RebalanceKind.ASSIGNED
-        coming = self(sensor.on_assignment_start, consumer, event.partitions) if comes else None
+        assigns = event.kind is RebalanceKind.ASSIGNED
+        assignment = (
+            self(sensor.on_assignment_start, consumer, event.partitions) if assigns else None
+        )
         try:
             yield
         except BaseException as exc:  # also Cancelled, by the end of the app
-            if comes:
-                self(sensor.on_assignment_error, consumer, coming, exc)
+            if assigns:
+                self(sensor.on_assignment_error, consumer, assignment, exc)
             raise
         else:
-            if comes:
-                self(sensor.on_assignment_completed, consumer, coming)
+            if assigns:
+                self(sensor.on_assignment_completed, consumer, assignment)
         finally:
             self(sensor.on_rebalance_return, app, state)
             self._rebalances.append(state)

@@ -22,47 +22,47 @@ async def nothing(attempt: CommitAttempt) -> None:
 
 
 def test_caller_joins_and_widens_an_attempt_that_has_not_begun() -> None:
-    rounds = CommitQueue(nothing)
-    attempt = rounds.join(["a"])
-    assert rounds.join([B0]) is attempt
+    queue = CommitQueue(nothing)
+    attempt = queue.join(["a"])
+    assert queue.join([B0]) is attempt
     assert attempt.topics == {"a", B0}
 
 
 def test_attempt_for_all_topics_stays_for_all_when_others_join() -> None:
-    rounds = CommitQueue(nothing)
-    attempt = rounds.join([A0])
-    rounds.join(None)
+    queue = CommitQueue(nothing)
+    attempt = queue.join([A0])
+    queue.join(None)
     assert attempt.topics is None
-    rounds.join([B0])
+    queue.join([B0])
     assert attempt.topics is None
 
 
 @jumping
 async def test_ended_attempt_is_not_in_flight() -> None:
-    rounds = CommitQueue(nothing)
+    queue = CommitQueue(nothing)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
-        await rounds.join(None).wait()
-        assert rounds.running is None
+        nursery.start_soon(queue.run)
+        await queue.join(None).wait()
+        assert queue.running is None
         with assert_checkpoints():
-            assert await rounds.wait_for_running() is False
+            assert await queue.wait_for_running() is False
         nursery.cancel_scope.cancel()
 
 
 @jumping
 async def test_wait_for_running_returns_false_before_the_first_attempt() -> None:
-    rounds = CommitQueue(nothing)
-    assert rounds.running is None
-    assert await rounds.wait_for_running() is False
+    queue = CommitQueue(nothing)
+    assert queue.running is None
+    assert await queue.wait_for_running() is False
 
 
 @jumping
 async def test_wait_for_running_waits_for_an_attempt_that_has_not_begun() -> None:
-    rounds = CommitQueue(nothing)
-    attempt = rounds.join(None)
+    queue = CommitQueue(nothing)
+    attempt = queue.join(None)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
-        assert await rounds.wait_for_running() is True
+        nursery.start_soon(queue.run)
+        assert await queue.wait_for_running() is True
         assert attempt.ended.is_set()
         nursery.cancel_scope.cancel()
 
@@ -84,12 +84,12 @@ async def test_attempt_has_its_outcome_when_the_block_around_it_ends() -> None:
         if (error := errors[len(seen)]) is not None:
             raise error
 
-    rounds = CommitQueue(make, around=around)
+    queue = CommitQueue(make, around=around)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
+        nursery.start_soon(queue.run)
         with pytest.raises(CommitRefused):
-            await rounds.join(None).wait()
-        await rounds.join(None).wait()
+            await queue.join(None).wait()
+        await queue.join(None).wait()
         nursery.cancel_scope.cancel()
     assert seen == errors
 
@@ -106,16 +106,16 @@ async def test_end_raises_commit_unknown_if_the_attempt_had_begun_else_app_close
             await attempt.wait()
         told.append(raised.type)
 
-    rounds = CommitQueue(make)
+    queue = CommitQueue(make)
     async with trio.open_nursery() as waiting:
         with trio.move_on_after(1.0):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(rounds.run)
-                waiting.start_soon(wait, rounds.join(None))
+                nursery.start_soon(queue.run)
+                waiting.start_soon(wait, queue.join(None))
                 await wait_all_tasks_blocked()
-                waiting.start_soon(wait, rounds.join(None))
+                waiting.start_soon(wait, queue.join(None))
     assert sorted(told, key=str) == [AppClosed, CommitUnknown]
-    assert rounds.running is None
+    assert queue.running is None
 
 
 @pytest.mark.parametrize("error", [Fenced, ZeroDivisionError])
@@ -124,19 +124,19 @@ async def test_fatal_and_unexpected_errors_end_the_queue(error: type[Exception])
     async def make(attempt: CommitAttempt) -> None:
         raise error
 
-    rounds = CommitQueue(make, fatal=(Fenced,))
-    attempt = rounds.join(None)
+    queue = CommitQueue(make, fatal=(Fenced,))
+    attempt = queue.join(None)
     with pytest.raises(error):
-        await rounds.run()
+        await queue.run()
     with pytest.raises(Fenced if error is Fenced else CommitUnknown):
         await attempt.wait()
 
 
 @jumping
 async def test_join_raises_app_closed_after_the_end() -> None:
-    rounds = CommitQueue(nothing)
+    queue = CommitQueue(nothing)
     with trio.CancelScope() as scope:
         scope.cancel()
-        await rounds.run()
+        await queue.run()
     with pytest.raises(AppClosed):
-        rounds.join(None)
+        queue.join(None)

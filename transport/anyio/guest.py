@@ -133,6 +133,7 @@ class Guest:
         )
 
     async def ready(self) -> None:
+        """Wait until the trio run has begun."""
         await asyncio.shield(self._ready)
 
     def start(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> Call[T]:
@@ -189,6 +190,7 @@ class Guest:
         self.gave_way = time.monotonic()
 
     def soon(self, fn: Callable[[], object]) -> None:
+        """Call `fn` in the guest's next turn, unless the trio run has ended."""
         assert self._token is not None
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(fn)

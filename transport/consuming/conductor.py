@@ -210,7 +210,7 @@ class Conductor(Service, MutableSet["Listener"]):
             await self._change.wait()
 
     async def maybe_wait_for_subscriptions(self) -> None:
-        """Do the same, but return at once if there is no topic to subscribe to."""
+        """Wait as `wait_for_subscriptions` does; return at once if there is no topic."""
         if self._channels:
             await self.wait_for_subscriptions()
         else:

@@ -308,7 +308,7 @@ class Consumer(Service):
             self.resume_flow()
 
     def on_ended(self) -> None:
-        """End delivery: after a failed restart, or a stop during a restart, it has not ended."""
+        """End delivery. `on_stop` does not end it before a restart, and the restart may fail."""
         self.app.conductor.end()
 
     async def kill(self) -> None:
@@ -489,7 +489,7 @@ class Consumer(Service):
     def on_buffer_full(self, tp: TP) -> None:
         """Notify the monitor that a channel of the partition's topic is full.
 
-        The polling task calls this. It pauses the partition before its next poll.
+        The polling task calls this, and pauses the partition before its next poll.
         """
         if (probe := self.app.probe) is not None:
             probe(probe.sensor.on_topic_buffer_full, tp)
@@ -766,7 +766,7 @@ class Consumer(Service):
         return self._stall_detector.check(now, tp, whole=True)
 
     def verify_recovery_event_path(self, now: float, tp: TP) -> Stuck | None:
-        """Return the same for a partition that is read to catch up with a state kept elsewhere.
+        """Return whether polling is stuck, for a partition that is read to rebuild a state.
 
         Only polling is checked, not handlers and commits. Polling is checked also while delivery is
         stopped or the partition is paused, because polling keeps the membership. Not a checkpoint.

@@ -1,4 +1,4 @@
-"""Which partitions the client fetches from, and which it should fetch from.
+"""The pauses of a client, as they are and as they should be.
 
 Pauses have two sources: the user (`Flow`), and full channels (the conductor). Before each poll the
 polling task applies the difference to the client.

@@ -123,7 +123,7 @@ class Polling:
 
     def _take(self, found: Mapping[TP, Sequence[Fetched]]) -> None:
         """Enter the fetches of a poll into the ledgers. Not a checkpoint."""
-        self._rebalances.settle()
+        self._rebalances.after_poll()
         self._resets.take(self._client.resets())
         for tp, several in found.items():
             if tp in self._assignment and not self._assignment[tp].is_draining:

@@ -3,7 +3,7 @@
 Rebalances are served one after the other, each within its bound. No poll returns until the
 rebalance is released, so a fetch is always entered into the ledgers of the current assignment. Past
 the bound the client continues without the release. Then revoked partitions are lost, and the start
-offsets of newly assigned partitions must be applied to the client again (`settle`).
+offsets of newly assigned partitions must be applied to the client again (`after_poll`).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RebalanceHandler:
         # Between the two rebalances for a topic that was created again:
         self._paused_of_old: frozenset[TP] = frozenset()
         self._known_as_new: frozenset[str] = frozenset()
-        self._unsettled: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
+        self._released: list[tuple[Rebalance, list[Ledger]]] = []  # since the last poll
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> NoReturn:
@@ -141,10 +141,10 @@ class RebalanceHandler:
         self._starts[tp] = offset
         return self._ownership.begin_epoch(tp, offset, is_proven=False)
 
-    def settle(self) -> None:
-        """After a poll, refetch from start offsets that were released late. Not a checkpoint."""
-        unsettled, self._unsettled = self._unsettled, []
-        for event, ledgers in unsettled:
+    def after_poll(self) -> None:
+        """Refetch from the start offsets of rebalances that were released late."""
+        released, self._released = self._released, []
+        for event, ledgers in released:
             if event.expired.is_set():
                 self._pauses.forget(event.partitions)
                 for ledger in ledgers:
@@ -185,7 +185,7 @@ class RebalanceHandler:
             _warn_of_hook(event)
         paused = self._pauses.paused_at_start(event.partitions)
         begun = self._assignment
-        self._unsettled.append((event, [begun[tp] for tp in self._starts if tp in begun]))
+        self._released.append((event, [begun[tp] for tp in self._starts if tp in begun]))
         event.release(self._starts, paused)
 
     async def _on_lost(self, event: Rebalance) -> None:

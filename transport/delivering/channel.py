@@ -178,7 +178,7 @@ class Channel:
         """
         if (failure := self.try_decode(message)) is None:
             return True
-        await self.settle(*failure)
+        await self.call_hook(*failure)
         return False
 
     async def decode_batch(self, batch: Batch) -> bool:
@@ -194,7 +194,7 @@ class Channel:
                 decoded.append(message)
                 continue
             try:
-                await self.settle(*failure)
+                await self.call_hook(*failure)
             except BaseException:  # no message may be lost if a hook is cancelled
                 self._give_back([*decoded, *messages[index + 1 :]])
                 raise
@@ -226,7 +226,7 @@ class Channel:
             shared.keep(message.tp, message.offset, message.key, message.value)
         return None
 
-    async def settle(self, error: DecodeError, hook: DecodeErrorHook) -> None:
+    async def call_hook(self, error: DecodeError, hook: DecodeErrorHook) -> None:
         """Call the hook for a message that could not be decoded, then ack the message.
 
         An error that the hook raises leaves the message unacked; `DecodeError.message` has it. If
@@ -339,7 +339,7 @@ class Messages(_Reader):
                 await channel.wait_for_change()
                 continue
             if channel.must_decode and (failure := channel.try_decode(message)) is not None:
-                await channel.settle(*failure)
+                await channel.call_hook(*failure)
                 continue
             if self._acks:
                 self._current = message

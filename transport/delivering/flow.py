@@ -47,6 +47,7 @@ class Flow:
         self.gate.open()
 
     def pause(self, tps: Iterable[TP], assigned: Collection[TP]) -> None:
+        """Store these pauses of the user. Count the partitions that are not assigned."""
         for tp in tps:
             if tp in assigned:
                 self.paused.add(tp)
@@ -54,6 +55,7 @@ class Flow:
                 self.ignored += 1
 
     def unpause(self, tps: Iterable[TP], assigned: Collection[TP]) -> None:
+        """Undo `pause`."""
         for tp in tps:
             if tp in assigned:
                 self.paused.discard(tp)

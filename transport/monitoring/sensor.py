@@ -77,7 +77,7 @@ class Sensor:
         """Called when messages failed, also those that never reached the client."""
 
     def on_assignment_start(self, consumer: Consumer, assigned: frozenset[TP]) -> Any:
-        """Called when partitions were assigned, before they are fetched from. May be none."""
+        """Called when partitions (maybe none) were assigned, before they are fetched from."""
 
     def on_assignment_completed(self, consumer: Consumer, state: Any) -> None:
         """Called when the assignment is done: fetching from its partitions begins."""

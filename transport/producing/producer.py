@@ -74,7 +74,8 @@ class Producer(Service):
         super().__init__(name, grace=settings.grace)
         self.transaction: Transaction | None = None
         if transactional_id is not None:
-            self.transaction = Transaction(self, transactional_id)
+            timeout = settings.client.commit_timeout
+            self.transaction = Transaction(self, transactional_id, timeout=timeout)
         self.transactional = TransactionalProducers(self)
         self._client_settings = attrs.evolve(settings.client, transactional_id=transactional_id)
         self.client_id = settings.client.client_id

@@ -25,15 +25,18 @@ class Transaction:
     cannot know which. Call `abort` then. All calls raise what the driver raises, and Fenced, after
     which no call succeeds.
 
+    Args:
+        timeout: seconds for each request that ends a transaction.
+
     Attributes:
         is_open: a transaction was begun and is not known to have ended.
     """
 
-    def __init__(self, producer: Producer, transactional_id: str) -> None:
+    def __init__(self, producer: Producer, transactional_id: str, *, timeout: float) -> None:
         self.transactional_id = transactional_id
         self.is_open = False
         self._producer = producer
-        self._timeout = producer.app.settings.client.commit_timeout
+        self._timeout = timeout
 
     async def begin(self) -> None:
         """Begin a transaction if none is open."""

@@ -308,7 +308,7 @@ class Conductor(Service, MutableSet["Listener"]):
         offsets. `assigned` may be empty. The hook is cancelled when `drain_timeout` has passed.
         """
 
-    def on_epoch(self, ledger: Ledger) -> None:
+    def open_lanes(self, ledger: Ledger) -> None:
         """Open a lane for each channel: the partition is assigned, or begins a new epoch."""
         self.forget_decoded(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():

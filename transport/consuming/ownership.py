@@ -53,7 +53,7 @@ class Ownership:
 
     def enter_epoch(self, ledger: Ledger) -> None:
         """Open the lanes of a new epoch, which is suspended while its scope does not deliver."""
-        self._conductor.on_epoch(ledger)
+        self._conductor.open_lanes(ledger)
         if self._transactions is not None and not self._transactions.delivers(ledger.tp):
             ledger.suspend()
 

@@ -3,7 +3,8 @@
 Start reading at `producer.py`.
 
 - `pending.py`: a message before it is accepted.
-- `delivery.py`: the messages in flight, their bounds and their outcomes.
+- `in_flight.py`: the messages in flight, and their bounds.
+- `delivery.py`: the outcomes of messages.
 - `buffer.py`, `threaded.py`: sending from code that cannot wait, and from other threads.
 - `transaction.py`, `transactional_producers.py`: transactions, with a producer for each id.
 

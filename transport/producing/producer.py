@@ -33,8 +33,9 @@ from transport.errors import (
 )
 from transport.partitioner import Partitioner, java_partitioner
 from transport.producing.buffer import ProducerBuffer
-from transport.producing.delivery import Delivery, Failures, InFlight, ManyDeliveries
+from transport.producing.delivery import Delivery, Failures, ManyDeliveries
 from transport.producing.host import Host, Maker
+from transport.producing.in_flight import InFlight
 from transport.producing.pending import FutureMessage, always, numbered, outgoing_of
 from transport.producing.threaded import ThreadedProducer
 from transport.producing.topic_creation import Creations

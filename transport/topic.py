@@ -15,9 +15,8 @@ from transport.arguments import flag, function, instance, shown, whole, wrong_ty
 from transport.codec import TEXT, Codec, CodecArg, codec_for
 from transport.consuming.host import Host
 from transport.delivering.channel import Batches, DecodeErrorHook, Messages
-from transport.delivering.in_hand import IN_HAND, InHand, Source
+from transport.delivering.in_hand import IN_HAND, InHand, Source, check_source
 from transport.errors import AppClosed
-from transport.message import Batch, Message
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
 from transport.producing.producer import Producer
@@ -273,7 +272,7 @@ class Topic:
         The check raises if the source is acked or belongs to an earlier epoch.
         """
         if source is not IN_HAND:
-            _check_source(source)
+            check_source(source)
         consumer = self.app.consumer
         if source is None or not consumer.in_transaction:
             return self.app.producer, always
@@ -295,7 +294,7 @@ class Topic:
         raises here, as in `send`.
         """
         if source is not IN_HAND:
-            _check_source(source)
+            check_source(source)
         message = PendingMessage(
             topic=self._sent_to(),
             key=_encode(self, "key", self._key, key),
@@ -355,11 +354,6 @@ def _parts(item: Any) -> Iterable[Any]:
             f"a message has no argument {shown(unknown[0])}: use one of {', '.join(_PARTS)}"
         )
     return map(item.get, _PARTS)
-
-
-def _check_source(source: object) -> None:
-    if source is not None:
-        instance("source", source, (Message, Batch, InHand), "a Message, a Batch or None")
 
 
 def _encode(topic: Topic, part: str, codec: Codec | None, data: Any) -> bytes | None:

@@ -20,7 +20,7 @@ import trio
 
 from transport.arguments import flag, instance, offsets_of, text, topic_partition
 from transport.delivering.assignment import Assignment
-from transport.delivering.in_hand import IN_HAND, InHand, Source, in_hand
+from transport.delivering.in_hand import IN_HAND, InHand, Source, check_source, in_hand
 from transport.delivering.ledger import Ledger, ledger_of
 from transport.drivers.base import ConsumerClient
 from transport.errors import (
@@ -32,7 +32,6 @@ from transport.errors import (
     TransportError,
 )
 from transport.excerpt import listed
-from transport.message import Batch, Message
 from transport.producing.delivery import Delivery
 from transport.producing.pending import FutureMessage, outgoing_of
 from transport.producing.producer import Producer
@@ -274,8 +273,8 @@ class TransactionManager:
             TransactionAborted: the transaction of the source was aborted, so the source is
                 redelivered.
         """
-        if source is not IN_HAND and source is not None:
-            _check_source(source)
+        if source is not IN_HAND:
+            check_source(source)
         if transactional_id is not None or source is None:
             return await self.producer.send(
                 topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
@@ -299,8 +298,8 @@ class TransactionManager:
         only in trio's thread. Not a checkpoint. Raises as `send` and `Producer.send_soon` do.
         """
         instance("fut", fut, FutureMessage, "a FutureMessage")
-        if source is not IN_HAND and source is not None:
-            _check_source(source)
+        if source is not IN_HAND:
+            check_source(source)
         if source is None:
             self.producer.send_soon(fut)
         else:
@@ -456,10 +455,6 @@ class TransactionManager:
     def _id_of_member(self) -> str:
         client = self.app.settings.client
         return f"{self.app.id}-{client.group_instance_id or uuid.uuid4()}"
-
-
-def _check_source(source: object) -> None:
-    instance("source", source, (Message, Batch, InHand), "a Message, a Batch or None")
 
 
 def _origin(source: Source | InHand) -> Source:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Final, TypeAlias
 
+from transport.arguments import instance
 from transport.message import Batch, Message
 
 Source: TypeAlias = Message | Batch
@@ -25,3 +26,9 @@ class InHand:
 
 
 IN_HAND: Final = InHand()
+
+
+def check_source(source: object) -> None:
+    """Check the argument `source` of a call that sends."""
+    if source is not None:
+        instance("source", source, (Message, Batch, InHand), "a Message, a Batch or None")

@@ -608,14 +608,14 @@ async def test_unanswered_commit_is_settled_by_the_committed_offsets(
                 await client.begin()
             raise CommitUnknown("no answer")
 
-        look = app.consumer.client.committed
+        committed_now = app.consumer.client.committed
 
-        async def look_late(tps: Collection[TP]) -> dict[TP, int]:
+        async def answer_late(tps: Collection[TP]) -> dict[TP, int]:
             await wait_all_tasks_blocked()  # redelivered messages are fetched by then
-            return await look(tps)
+            return await committed_now(tps)
 
         client.commit = lose_the_answer
-        app.consumer.client.committed = look_late
+        app.consumer.client.committed = answer_late
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
         assert app.consumer.committer.is_refused, "the outcome is known by now"
@@ -668,7 +668,7 @@ async def test_nothing_is_delivered_until_an_unanswered_commit_is_settled(
             await out.send(value=message.value)
         scope = next(iter(app.consumer.transactions.scopes))
         lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=True)
-        look = app.consumer.client.committed
+        committed_now = app.consumer.client.committed
         tries: list[float] = []
         moved_until = trio.current_time() + 10.0
 
@@ -677,7 +677,7 @@ async def test_nothing_is_delivered_until_an_unanswered_commit_is_settled(
             assert not tries or 0 < now - tries[-1] < 1.1, "not at once, and not much later"
             tries.append(now)
             if now > moved_until:
-                return await look(tps)
+                return await committed_now(tps)
             raise TransportError("the group's coordinator has moved")
 
         app.consumer.client.committed = refuse

@@ -95,12 +95,12 @@ async def test_failed_topic_search_is_repeated_after_any_error(
     async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
         topics = app.consumer.client.topics
 
-        async def tell_later() -> Collection[str]:
+        async def answer_later() -> Collection[str]:
             if trio.current_time() - began < 5.0:
                 raise error
             return await topics()
 
-        app.consumer.client.topics, began = tell_later, trio.current_time()
+        app.consumer.client.topics, began = answer_later, trio.current_time()
         assert (await anext(app.topic(SHOP).noack())).tp == ORDERS
         assert "group: the search for topics that match a pattern failed" in caplog.text
         assert "nobody is there" in caplog.text

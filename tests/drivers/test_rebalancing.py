@@ -225,7 +225,7 @@ async def test_poll_waits_for_release(rig: Rig) -> None:
         await sender.fill(topic, 1, partitions=1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poll)
-            await until_told(member, 1)
+            await until_notified(member, 1)
             member.client.interrupt()
             await trio.sleep(1.0)
             assert polled == []
@@ -233,7 +233,7 @@ async def test_poll_waits_for_release(rig: Rig) -> None:
     assert polled
 
 
-async def until_told(member: Member, count: int) -> None:
+async def until_notified(member: Member, count: int) -> None:
     while len([rebalance for rebalance in member.told if rebalance.partitions]) < count:
         await member.heard.wait()
 
@@ -277,7 +277,7 @@ async def test_fetched_records_wait_for_release_even_after_expiry(rig: Rig) -> N
     ):
         await sender.fill(topic, 10, partitions=1)
         nursery.start_soon(member.poll)
-        await until_told(member, 1)
+        await until_notified(member, 1)
         member.assigned.clear()  # a poll that returns records before the release fails the test
         await member.told[0].expired.wait()
         await trio.sleep(1.0)

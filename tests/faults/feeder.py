@@ -21,7 +21,7 @@ import time
 
 import trio
 
-from tests.kafka.member import Diary, setting, tell_what_is_alive
+from tests.kafka.member import Diary, report_what_is_alive, setting
 from transport import App, Delivery, DeliveryFailed, TransportError
 
 # The most messages without an outcome, so that a long cut does not end in a flood.
@@ -89,7 +89,7 @@ async def main(args: argparse.Namespace) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(wait_to_be_asked, asked)
         async with app, trio.open_nursery() as beside:
-            beside.start_soon(tell_what_is_alive, diary)
+            beside.start_soon(report_what_is_alive, diary)
             async with trio.open_nursery() as work:
                 work.start_soon(feed, app, args, diary, send, asked)
                 work.start_soon(write_outcomes, receive, diary)

@@ -30,7 +30,7 @@ from transport.delivering.ledger import Ledger
 PROMPTLY = 10.0
 
 
-def told_of_subscriptions(app: App) -> list[Collection[str]]:
+def subscriptions_of(app: App) -> list[Collection[str]]:
     """Return a list that gets the topics of each later subscription of the client."""
     asked: list[Collection[str]] = []
     subscribe = app.consumer.client.subscribe
@@ -62,7 +62,7 @@ async def test_add_discard_clear(place: Place) -> None:
     """A mutable set of topics; a burst of changes is one change of the subscription."""
     async with place.opened(1) as app:
         conductor = app.conductor
-        asked = told_of_subscriptions(app)
+        asked = subscriptions_of(app)
         a, b, c, d = [app.topic(name) for name in await names(app, place, 4)]
         assert len(conductor) == 0
         conductor |= {a, b}

@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from tests.kafka.member import Diary, setting, tell_what_is_alive
+from tests.kafka.member import Diary, report_what_is_alive, setting
 from transport import TP, App, Batch, Topic, TransactionAborted
 from transport.drivers.base import Rebalance
 
@@ -142,7 +142,7 @@ async def main(args: argparse.Namespace) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(stop_when_asked, app)
         async with app, trio.open_nursery() as beside:
-            beside.start_soon(tell_what_is_alive, diary)
+            beside.start_soon(report_what_is_alive, diary)
             async with trio.open_nursery() as handlers:
                 if args.zombie:
                     commits = args.zombie == "commits"

@@ -120,7 +120,7 @@ async def watch(app: App, topic: Topic, diary: Diary) -> None:
         await trio.sleep(_WATCH_INTERVAL)
 
 
-async def tell_what_is_alive(diary: Diary) -> None:
+async def report_what_is_alive(diary: Diary) -> None:
     while True:
         tasks = trio.lowlevel.current_statistics().tasks_living
         threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
@@ -157,7 +157,7 @@ async def main(args: argparse.Namespace) -> None:
                 topic = app.topic(args.topic)
                 async with trio.open_nursery() as beside:
                     beside.start_soon(watch, app, topic, diary)
-                    beside.start_soon(tell_what_is_alive, diary)
+                    beside.start_soon(report_what_is_alive, diary)
                     async with trio.open_nursery() as handlers:
                         for _ in range(args.tasks):
                             handlers.start_soon(handle, topic, diary, args.batch, args.pause)

@@ -54,17 +54,17 @@ class _SpiedOn:
     async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
         found = await self._client.poll()
         offsets = {tp: [record.offset for record in read(found[tp])] for tp in found}
-        self._tell(self._reference.on_fetched, offsets)
+        self._check(self._reference.on_fetched, offsets)
         return found
 
     async def seek(self, tp: TP, offset: int) -> None:
         await self._client.seek(tp, offset)
-        self._tell(self._reference.on_sought, tp, offset)
+        self._check(self._reference.on_sought, tp, offset)
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
         tenures = dict(self._reference.tenures)
         await self._client.commit(offsets, timeout)
-        self._tell(self._reference.on_committed, offsets, tenures)
+        self._check(self._reference.on_committed, offsets, tenures)
 
     def _note_release(self, event: Rebalance) -> None:
         release = event._release
@@ -75,7 +75,7 @@ class _SpiedOn:
 
         event._release = note_and_release
 
-    def _tell(self, on_event: Any, *args: Any) -> None:
+    def _check(self, on_event: Any, *args: Any) -> None:
         try:
             on_event(*args)
         except InvariantViolated as violation:

@@ -77,11 +77,11 @@ class Puppet:
                     task_status.started()
                     await self.to_end.wait()
         except* CommitUnknown as group:
-            self._stage.told(self.name, f"ends with {group.exceptions!r}")  # a stop must report it
+            self._stage.log(self.name, f"ends with {group.exceptions!r}")  # a stop must report it
         except* TransportError as group:
             if not self.has_crashed:
                 raise
-            self._stage.told(self.name, f"crashed: {group.exceptions!r}")
+            self._stage.log(self.name, f"crashed: {group.exceptions!r}")
 
     async def take(self, count: int) -> None:
         """Receive messages as a handler, until `count` of them or until none is left."""
@@ -92,7 +92,7 @@ class Puppet:
 
     def hold(self, message: Message) -> None:
         """Check and keep a message that a handler has received."""
-        self._stage.told(self.name, f"takes {message.tp} offset {message.offset}")
+        self._stage.log(self.name, f"takes {message.tp} offset {message.offset}")
         with self._stage.watched():
             tenure = self.reference.on_delivered(message.tp, message.offset)
             self.hands.append(Held(message, tenure))
@@ -105,7 +105,7 @@ class Puppet:
         tp, offset = held.message.tp, held.message.offset
         self._stage.books.on_done(tp, offset)
         counted = held.message.ack()
-        self._stage.told(self.name, f"acks {tp} offset {offset}: {counted}")
+        self._stage.log(self.name, f"acks {tp} offset {offset}: {counted}")
         with self._stage.watched():
             self.reference.on_acked(held.tenure, offset, counted)
 
@@ -114,14 +114,14 @@ class Puppet:
         try:
             await self.app.consumer.seek(tp, offset)
         except TransportError as error:
-            self._stage.told(self.name, f"cannot seek: {error!r}")
+            self._stage.log(self.name, f"cannot seek: {error!r}")
             self.reference.on_seek_refused(tp, offset)
 
     async def commit(self) -> None:
         try:
             await self.app.consumer.commit()
         except TransportError as error:
-            self._stage.told(self.name, f"cannot commit: {error!r}")
+            self._stage.log(self.name, f"cannot commit: {error!r}")
 
 
 @attrs.frozen
@@ -152,17 +152,17 @@ class Stage:
         """Play the events, then let one member do the remaining work (I3, I4)."""
         async with trio.open_nursery() as self.nursery:
             for event in events:
-                self.told("", str(event))
+                self.log("", str(event))
                 await event.happen(self)
                 await trio.sleep(event.then)
-                self._look()
+                self._raise_violation()
             self._broken.clear()
             for puppet in list(self.puppets):
                 self.end(puppet)
             await self._do_the_rest()
         with self.watched():
             self.books.check_end(self._ends())
-        self._look()
+        self._raise_violation()
 
     # For events
 
@@ -219,23 +219,23 @@ class Stage:
 
     # Checks
 
-    def told(self, who: str, what: str) -> None:
+    def log(self, who: str, what: str) -> None:
         self.timeline.add(who, what)
 
     def accuse(self, violation: InvariantViolated) -> None:
         """Keep a violation. `play` raises the first one."""
-        self.told("", str(violation))
+        self.log("", str(violation))
         self._violation = self._violation or violation
 
     def watched(self) -> _Watched:
         return _Watched(self.accuse)
 
-    def _look(self) -> None:
+    def _raise_violation(self) -> None:
         if self._violation is not None:
             raise self._violation
 
     def _on_commit(self, group: str, offsets: Mapping[TP, int]) -> None:
-        self.told("", f"committed: {', '.join(f'{tp}: {o}' for tp, o in sorted(offsets.items()))}")
+        self.log("", f"committed: {', '.join(f'{tp}: {o}' for tp, o in sorted(offsets.items()))}")
         with self.watched():
             self.books.on_committed(offsets)
         self._committed.set()

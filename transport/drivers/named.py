@@ -15,11 +15,11 @@ def check_named(named: Collection[TP] | None, counts: Mapping[str, int]) -> None
         named: the setting `partitions`; None: all partitions are read.
         counts: the number of partitions of each subscribed topic.
     """
-    absent = sorted(
+    missing = sorted(
         tp for tp in named or () if tp.topic in counts and tp.partition >= counts[tp.topic]
     )
-    if absent:
-        names = ", ".join(map(str, absent))
-        topics = sorted({tp.topic for tp in absent})
+    if missing:
+        names = ", ".join(map(str, missing))
+        topics = sorted({tp.topic for tp in missing})
         there = ", ".join(f"{topic!r} has {counts[topic]} partitions" for topic in topics)
         raise UnknownTopic(f"no such partition: {names}, named by the setting partitions; {there}")

@@ -147,7 +147,7 @@ def _start(
     """Return the start of one partition, and the begin of its topic if that is new."""
     count = group.partitions.get(tp.topic, tp.partition + 1)
     began = known.get(tp.topic)
-    news = None
+    first = None
     if began is not None and tp.partition < began.partitions:
         since, is_new = began.at_ms, True
     elif began is not None or has_commits:
@@ -155,15 +155,15 @@ def _start(
     elif group.has_begun:
         since = min((each.at_ms for each in known.values()), default=0)
         is_new = since > 0 and group.now_ms - since < BEGINNING_MS
-        news = Began(since, count)
+        first = Began(since, count)
     else:
         since, is_new = group.now_ms, True
-        news = Began(since, count)
+        first = Began(since, count)
     if tp.topic in group.created:
         since = 0
-        news = news and Began(0, count)
+        first = first and Began(0, count)
     if policy == "earliest" or since == 0:
-        return Start(Place.BEGINNING, is_new), news
-    if news is not None and not group.has_begun:
-        return Start(Place.END, is_new), news
-    return Start(Place.SINCE, is_new, since), news
+        return Start(Place.BEGINNING, is_new), first
+    if first is not None and not group.has_begun:
+        return Start(Place.END, is_new), first
+    return Start(Place.SINCE, is_new, since), first

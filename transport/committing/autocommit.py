@@ -2,57 +2,22 @@
 
 Nothing awaits the commits at the interval. If one gets no answer, that is only logged. Without
 transactions, a refused one ends the app.
-
-The committer makes the commits. There are two: `Committer` commits offsets alone, and
-`BarrierCommitter` commits them in a transaction, together with the messages that were sent in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 import trio
 
+from transport.committing.contract import AnyCommitter
 from transport.committing.livelock import LivelockWatch
 from transport.delivering.assignment import Assignment
 from transport.errors import AppClosed, CommitUnknown, TransportError
-from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
-
-
-class AnyCommitter(Protocol):
-    """A committer of one consumer, `Committer` or `BarrierCommitter`. One commit at a time."""
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the commit under way has changed nothing, and no request of it is in flight."""
-
-    async def commit(
-        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
-    ) -> bool:
-        """Commit the safe offsets of `topics` (None: of all); return whether an offset moved.
-
-        `goes_on`: with transactions, whether the next one begins.
-        """
-
-    async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
-        """Undo all uncommitted work and redeliver its messages. False: that is not possible."""
-
-    async def leave(self, tps: Collection[TP]) -> None:
-        """Stop committing these partitions, which are about to be released."""
-
-    async def wait_for_running(self) -> bool:
-        """Wait for the commit in flight, or the next one; return whether there was one."""
-
-    async def run(self) -> None:
-        """Make the commits, until cancelled."""
-
-    def end(self) -> None:
-        """Stop waiting for handlers. Not a checkpoint."""
 
 
 class AutoCommitter:

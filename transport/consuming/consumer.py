@@ -28,9 +28,10 @@ from transport.arguments import (
     wrong_type,
 )
 from transport.arguments import offset as offset_of
-from transport.committing.autocommit import AnyCommitter, AutoCommitter
+from transport.committing.autocommit import AutoCommitter
 from transport.committing.barrier import BarrierCommitter, begun_are_done
 from transport.committing.committer import Committer
+from transport.committing.contract import AnyCommitter
 from transport.consuming.ends import Ends
 from transport.consuming.getmany import GetMany
 from transport.consuming.host import Host, Maker

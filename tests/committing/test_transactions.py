@@ -1570,8 +1570,8 @@ async def test_shared_commit_begins_the_next_transaction_only_if_all_callers_wan
         (message,) = await take(app.topic("in").noack(), 1)
         message.ack()
         async with trio.open_nursery() as nursery:
-            for goes_on in (True, False, True):
-                nursery.start_soon(partial(app.consumer.committer.commit, goes_on=goes_on))
+            for begins_next in (True, False, True):
+                nursery.start_soon(partial(app.consumer.committer.commit, begins_next=begins_next))
         assert committed(broker) == {IN[0]: 1}
         assert not app.consumer.transactions.delivers(IN[0])
 

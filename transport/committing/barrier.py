@@ -92,7 +92,7 @@ class BarrierCommitter:
         return not self._unanswered
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+        self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
     ) -> bool:
         """Commit the transactions of `topics`, and return whether an offset moved.
 
@@ -101,7 +101,7 @@ class BarrierCommitter:
 
         Args:
             topics: names and partitions, mixed; None: all.
-            goes_on: begin the next transaction. Otherwise nothing is delivered until the next
+            begins_next: begin the next transaction. If False, nothing is delivered until the next
                 commit.
 
         Raises:
@@ -114,7 +114,7 @@ class BarrierCommitter:
         if held is not None and held.is_open and ledger_of(held) in self._mine():
             raise NotInTransaction(f"a commit waits for {held!r}, which is in hand: ack it first")
         attempt = self._queue.join(topics)
-        attempt.goes_on = attempt.goes_on and goes_on
+        attempt.begins_next = attempt.begins_next and begins_next
         return await attempt.wait()
 
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
@@ -196,7 +196,7 @@ class BarrierCommitter:
             except TransportError as exc:
                 await self._abort_and_rewind(scope, exc)
                 failure = exc
-            if attempt.goes_on and not self._is_last:
+            if attempt.begins_next and not self._is_last:
                 await self._begin(scope)
         if failure is not None:
             raise TransactionAborted(f"the transaction was aborted after {failure!r}") from failure

@@ -23,14 +23,14 @@ class CommitAttempt:
 
     Attributes:
         topics: names and partitions; None: all.
-        goes_on: whether the next transaction is to begin after it.
-        is_abort: whether it is to abort the transaction instead of committing it.
+        begins_next: whether the next transaction begins after it.
+        is_abort: whether it aborts the transaction instead of committing it.
         moved: whether an offset moved.
         error: why it failed. None: it has not ended, or it succeeded.
     """
 
     topics: set[str | TP] | None
-    goes_on: bool = True
+    begins_next: bool = True
     is_abort: bool = False
     moved: bool = False
     error: Exception | None = None

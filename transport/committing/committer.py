@@ -91,7 +91,7 @@ class Committer:
         return {ledger.tp for ledger in self._unknown if not ledger.is_shut}
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+        self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
     ) -> bool:
         """Commit the safe offsets of `topics`, and return whether an offset moved.
 
@@ -101,7 +101,7 @@ class Committer:
 
         Args:
             topics: names and partitions, mixed; None: all.
-            goes_on: has no effect here: without transactions a commit does not stop delivery.
+            begins_next: has no effect here: without transactions a commit does not stop delivery.
 
         Raises:
             CommitUnknown: no answer within the timeout. The next commit settles it.

@@ -20,11 +20,13 @@ class AnyCommitter(Protocol):
         """Whether the commit under way has changed nothing, and no request of it is in flight."""
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, *, goes_on: bool = True
+        self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
     ) -> bool:
-        """Commit the safe offsets of `topics` (None: of all); return whether an offset moved.
+        """Commit the safe offsets of `topics`; return whether an offset moved.
 
-        `goes_on`: with transactions, whether the next one begins.
+        Args:
+            topics: names and partitions, mixed; None: all.
+            begins_next: with transactions, begin the next one.
         """
 
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:

@@ -622,7 +622,7 @@ class Consumer(Service):
         await self._catch_up()
         self._prove()
         try:
-            return await self.committer.commit(topics, goes_on=start_new_transaction)
+            return await self.committer.commit(topics, begins_next=start_new_transaction)
         finally:
             self.resets.after_commit()
 

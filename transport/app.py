@@ -198,10 +198,10 @@ class App:
         """Stop the app in order when the process gets SIGTERM or Ctrl-C (SIGINT).
 
         Call it first in the block of `async with app:`. The first signal does what `stop` does: the
-        handlers finish their messages, the app commits the acked offsets and leaves the group, so
-        that the next member need not wait for the session to time out. A later SIGTERM does
-        nothing. A second Ctrl-C raises KeyboardInterrupt, as if this had not been called. When the
-        app has closed, the previous signal handlers are restored.
+        handlers finish their messages, and the app commits the acked offsets and leaves the group.
+        So the next member need not wait for the session to time out. A later SIGTERM does nothing.
+        A second Ctrl-C raises KeyboardInterrupt, as if this had not been called. When the app has
+        closed, the previous signal handlers are restored.
 
         Not a checkpoint. It works on trio, and on asyncio through `transport.anyio`.
 

@@ -1,7 +1,7 @@
 """Exponential backoff for operations whose completion can be detected only by retrying.
 
 For example, a member that keeps its partitions in a rebalance is not notified of the end of the
-join, and no event reports that a broker is available again.
+join. And no event reports that a broker is available again.
 """
 
 from __future__ import annotations

@@ -54,13 +54,13 @@ class Settings:
             fetched and not acked, its partitions are paused until half of them are acked.
         buffer_bytes: the most memory of messages that are fetched and not acked, over all topics.
             At this bound nothing more is fetched until half of it is acked, except for topic
-            objects that hold no message. A fetch counts as its bytes until it is decoded, a decoded
-            message as its bytes and 512 more, and each header as its bytes and 160.
+            objects that hold no message. A fetch counts as its bytes until it is decoded. A decoded
+            message counts as its bytes and 512 more, and each header as its bytes and 160.
         grace: the time that the app may take to close in order.
         send_buffer_messages, send_buffer_bytes: the most messages and bytes that may be accepted
             and not delivered. At this bound `send` waits.
-        on_task_error: "fail" or "go_on". What `Consumer.on_task_error` does after its commit: raise
-            the error again, or log it.
+        on_task_error: "fail" or "go_on": `Consumer.on_task_error` raises the error again after its
+            commit, or logs it.
         pattern_interval: the time between two searches for topics that match a pattern.
         partitioner: a function of a key and a number of partitions that returns the key's
             partition.

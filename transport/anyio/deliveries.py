@@ -97,7 +97,7 @@ class AioManyDeliveries(Sequence[AioDelivery]):
         return (AioDelivery(each, self._guest) for each in self.native)
 
     async def outcomes(self) -> list[Outcome]:
-        """See `ManyDeliveries.outcomes`."""
+        """Wait for all outcomes and return them in order; see `ManyDeliveries.outcomes`."""
         if left := [each for each in self.native if not each.is_done]:
             await self._guest.wait(functools.partial(_call_at_ends, left))
         else:

@@ -51,24 +51,24 @@ class AioApp:
         key_type: CodecArg = None,
         value_type: CodecArg = None,
     ) -> AioTopic:
-        """See `App.topic`."""
+        """Return a topic object for asyncio's tasks; see `App.topic`."""
         topic = self.native.topic(name, key_type=key_type, value_type=value_type)
         return AioTopic(topic, self._guest)
 
     def stop(self) -> None:
-        """See `App.stop`."""
+        """End all iterators, each after the message that its loop handles; see `App.stop`."""
         self.native.stop()
 
     def stop_on_signals(self, *, timeout: float = 8.0) -> None:
-        """See `App.stop_on_signals`."""
+        """Stop the app in order at SIGTERM or Ctrl-C; see `App.stop_on_signals`."""
         self.native.stop_on_signals(timeout=timeout)
 
     def tree(self) -> Node:
-        """See `App.tree`."""
+        """Return the tree of services and tasks; see `App.tree`."""
         return self.native.tree()
 
     async def kill(self) -> None:
-        """See `App.kill`."""
+        """End as a crash would; see `App.kill`."""
         await self._guest.call(self.native.kill)
 
 
@@ -82,48 +82,48 @@ class AioConsumer:
     async def commit(
         self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
     ) -> bool:
-        """See `Consumer.commit`."""
+        """Commit the safe offsets, and return whether an offset moved; see `Consumer.commit`."""
         return await self._guest.call(self.native.commit, topics, start_new_transaction)
 
     async def seek(self, partition: TP, offset: int) -> None:
-        """See `Consumer.seek`."""
+        """Continue at `offset` in a new epoch; see `Consumer.seek`."""
         await self._guest.call(self.native.seek, partition, offset)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """See `Consumer.seek_to_committed`."""
+        """Seek every partition to its committed offset; see `Consumer.seek_to_committed`."""
         return await self._guest.call(self.native.seek_to_committed)
 
     async def wait_empty(self) -> None:
-        """See `Consumer.wait_empty`."""
+        """Wait until all delivered messages are acked, then commit; see `Consumer.wait_empty`."""
         await self._guest.call(self.native.wait_empty)
 
     async def wait_for_stopped_flow(self) -> None:
-        """See `Consumer.wait_for_stopped_flow`."""
+        """Wait until flow is really stopped; see `Consumer.wait_for_stopped_flow`."""
         await self._guest.call(self.native.wait_for_stopped_flow)
 
     async def restart(self) -> None:
-        """See `Consumer.on_restart`."""
+        """Leave the group, and join it again as a new member; see `Consumer.on_restart`."""
         await self._guest.call(self.native.restart)
 
     def stop_flow(self) -> None:
-        """See `Consumer.stop_flow`."""
+        """Stop delivery of all messages; see `Consumer.stop_flow`."""
         self.native.stop_flow()
 
     def resume_flow(self) -> None:
-        """See `Consumer.resume_flow`."""
+        """Resume delivery; see `Consumer.resume_flow`."""
         self.native.resume_flow()
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
-        """See `Consumer.pause_partitions`."""
+        """Stop fetching from partitions; see `Consumer.pause_partitions`."""
         self.native.pause_partitions(tps)
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """See `Consumer.resume_partitions`."""
+        """Fetch from paused partitions again; see `Consumer.resume_partitions`."""
         self.native.resume_partitions(tps)
 
     @property
     def unacked(self) -> set[Message]:
-        """See `Consumer.unacked`."""
+        """The messages that are delivered and not acked."""
         return self.native.unacked
 
 
@@ -137,16 +137,16 @@ class AioProducer:
     async def create_topic(
         self, topic: str, partitions: int, replication: int = 1, **options: Any
     ) -> None:
-        """See `Producer.create_topic`."""
+        """Create a topic; see `Producer.create_topic`."""
         create = functools.partial(self.native.create_topic, **options)
         await self._guest.call(create, topic, partitions, replication)
 
     async def flush(self) -> None:
-        """See `Producer.flush`."""
+        """Wait until all accepted messages are delivered or have failed; see `Producer.flush`."""
         await self._guest.call(self.native.flush)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """See `Producer.key_partition`."""
+        """Return the partition of a key; see `Producer.key_partition`."""
         return self.native.key_partition(topic, key)
 
 
@@ -172,7 +172,10 @@ class AioTopic:
 
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:
-        """See `Topic.on_key_decode_error`. The asyncio task that iterates awaits the hook."""
+        """The hook for keys that cannot be decoded; see `Topic.on_key_decode_error`.
+
+        The asyncio task that iterates awaits the hook.
+        """
         return self.native.on_key_decode_error
 
     @on_key_decode_error.setter
@@ -198,7 +201,9 @@ class AioTopic:
         headers: HeadersArg = None,
         source: Source | InHand | None = IN_HAND,
     ) -> AioDelivery:
-        """See `Topic.send`. Cancelled while it waits for room: the message may be accepted.
+        """Send a message; see `Topic.send`.
+
+        Cancelled while it waits for room: the message may be accepted.
 
         If the message fits and the topic's partitions are known, the call gives way to other tasks
         only once a millisecond.
@@ -222,7 +227,7 @@ class AioTopic:
         *,
         source: Source | InHand | None = IN_HAND,
     ) -> AioManyDeliveries:
-        """See `Topic.send_many`."""
+        """Send several messages in one call; see `Topic.send_many`."""
         listed = self.native.addressed_many(messages)
         writer, check = self.native.writer_for(source)
         guest = self._guest
@@ -263,9 +268,9 @@ class AioTopic:
         return AioReader(self.native, self._guest, take, acks=acks)
 
     def send_soon(self, **message: Any) -> AioFutureMessage:
-        """See `Topic.send_soon`."""
+        """Queue a message, without waiting; see `Topic.send_soon`."""
         return AioFutureMessage(self.native.send_soon(**message), self._guest)
 
     async def send_and_wait(self, **message: Any) -> RecordMetadata:
-        """See `Topic.send_and_wait`."""
+        """Send a message and wait for its outcome; see `Topic.send_and_wait`."""
         return await (await self.send(**message))

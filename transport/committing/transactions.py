@@ -342,11 +342,11 @@ class TransactionManager:
                 await self.producer.writer(scope.transactional_id).flush()
 
     async def create_topic(self, topic: str, partitions: int, *args: Any, **options: Any) -> None:
-        """See `Producer.create_topic`."""
+        """Create a topic; see `Producer.create_topic`."""
         await self.producer.create_topic(topic, partitions, *args, **options)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """See `Producer.key_partition`."""
+        """Return the partition of a key; see `Producer.key_partition`."""
         return self.producer.key_partition(topic, key)
 
     def supports_headers(self) -> bool:

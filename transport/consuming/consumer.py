@@ -590,10 +590,11 @@ class Consumer(Service):
         """Commit the safe offsets; return whether an offset moved.
 
         Overlapping calls share one commit. False if there is nothing to commit, such as before the
-        consumer joins its group and after its end. False also if the group was in a rebalance, or
-        the consumer was not its member, for longer than the bound of a rebalance (a warning says
-        so). A checkpoint. Cancelled: the commit is made as a whole or not at all, and its outcome
-        is entered into the ledgers.
+        consumer joins its group and after its end. False also, with a warning, if a rebalance of
+        the group lasted longer than its bound, or the consumer was not a member for that time.
+
+        A checkpoint. Cancelled: the commit is made as a whole or not at all, and its outcome is
+        entered into the ledgers.
 
         Args:
             topics: names and partitions, mixed; None: everything assigned.

@@ -84,7 +84,7 @@ class Creations:
         deleting: bool | None,
         ensure_created: bool,
     ) -> None:
-        """See `Producer.create_topic`."""
+        """Create a topic; see `Producer.create_topic`."""
         topic_name("topic", topic)
         partitions = whole(f"partitions of {topic!r}", partitions, least=1, most=MOST)
         replication = whole(f"replication of {topic!r}", replication, least=1, most=_MOST_REPLICAS)

@@ -49,7 +49,7 @@ class TransactionalProducers:
         return producer.transaction
 
     async def begin(self, transactional_id: str) -> None:
-        """See `Producer.begin_transaction`."""
+        """Begin a transaction; see `Producer.begin_transaction`."""
         if (producer := self._producers.get(transactional_id)) is None:
             producer = await self._start(transactional_id)
         assert producer.transaction is not None
@@ -58,7 +58,7 @@ class TransactionalProducers:
         await producer.transaction.begin()
 
     async def stop(self, transactional_id: str) -> None:
-        """See `Producer.stop_transaction`."""
+        """End the producer of an id; see `Producer.stop_transaction`."""
         if (producer := self._producers.pop(transactional_id, None)) is not None:
             await producer.stop()
         else:

@@ -108,7 +108,7 @@ class Books:
         return {place: times for place, times in sorted(self.done.items()) if times > 1}
 
     def is_at_rest(self, ends: Mapping[TP, int]) -> bool:
-        """Whether all records are done, and committed up to the ends of these logs.
+        """Return whether all records are done, and committed up to the ends of these logs.
 
         Args:
             ends: the end offsets of the logs that the group reads.

@@ -328,7 +328,7 @@ class Consumer(Service):
         if self._phase is _Phase.CLOSING:
             return
         self._phase = _Phase.OPEN
-        # The committer runs before the client connects, so that a call of `commit` returns then.
+        # The committer runs before the client connects, so that a `commit` made meanwhile ends.
         self.spawn("committer", self.committer.run)
         with self.ending_quietly():
             await self.client.open()

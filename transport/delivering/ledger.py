@@ -446,7 +446,7 @@ class Lane:
         self.taken -= len(given)
         self.usage.begun -= len(given)
         # Every taken message has a lower offset than the records that are not read yet. So all of
-        # these messages belong into the current portion.
+        # these messages belong to the current portion.
         waiting = [message.record for message in given] + self._records[self._next :]
         weight = sum(message.weight for message in given)
         weight += self._share * (len(waiting) - len(given))

@@ -370,7 +370,7 @@ class Producer(Service):
         A checkpoint. Cancelling ends only the waiting.
         """
         with self._in_flight.flushing() as flushed, self.client.without_linger():
-            await self.buffer.wait()  # for the same moment: there is no checkpoint in between
+            await self.buffer.wait()  # of the same moment: there is no checkpoint in between
             await flushed.wait()
 
     async def create_topic(

@@ -70,7 +70,7 @@ class Transaction:
                 f"{left} messages were not delivered before the deadline of the commit"
             )
         failures = self._producer.failures
-        # A refused message that a task has seen does not fail the commit, as where `send` raises.
+        # A message that was not even accepted fails the commit only if no task has seen its error.
         failure = failures.unseen if failures.first is None else failures.first
         if failure is not None:
             raise TransactionAborted(f"a message was not delivered: {failure}") from failure

@@ -409,9 +409,9 @@ def test_messages_given_back_to_the_last_closed_channel_are_fetched_again(
     ledger.give_back(lane, [second])
     assert (lane.waiting, lane.usage.held) == (0, 1)
     first.ack()
-    assert (ledger.refetching, ledger.safe) == (None, 1)
+    assert (ledger.refetch_from, ledger.safe) == (None, 1)
     ledger.open_lane(lane.usage)
-    assert ledger.refetching == 1
+    assert ledger.refetch_from == 1
 
 
 def test_messages_given_back_to_a_closed_channel_stay_with_the_others(
@@ -423,7 +423,7 @@ def test_messages_given_back_to_a_closed_channel_stay_with_the_others(
     ledger.close_lane(lane)
     ledger.give_back(lane, [mine])
     assert (lane.waiting, lane.usage.held) == (0, 0)
-    assert (ledger.refetching, ledger.safe) == (None, 0)
+    assert (ledger.refetch_from, ledger.safe) == (None, 0)
     for message in take(other, 2):
         message.ack()
     assert ledger.safe == 2

@@ -249,7 +249,7 @@ def test_fetches_are_discarded_until_the_client_seeks_back(ledger: Ledger, lane:
     ledger.must_refetch = True
     assert not ledger.is_behind(0)
     assert not ledger.fetched(fetched(0, 1))
-    assert ledger.refetching == 8
+    assert ledger.refetch_from == 8
 
 
 # Taking
@@ -513,10 +513,10 @@ def test_waiting_messages_of_the_last_closed_lane_are_fetched_again(
     take(lane).ack()
     ledger.close_lane(lane)
     assert ledger.safe == 1
-    assert ledger.refetching is None  # there is no lane
+    assert ledger.refetch_from is None  # there is no lane
     again = open_lane(ledger)
-    assert ledger.refetching == 1
-    ledger.sought_back()
+    assert ledger.refetch_from == 1
+    ledger.end_refetch()
     ledger.fetched(fetched(1, 2))
     assert [message.offset for message in take_all(again)] == [1, 2]
 
@@ -527,8 +527,8 @@ def test_records_fetched_without_lanes_are_fetched_again(ledger: Ledger, lane: L
     ledger.close_lane(lane)  # it has an unacked message
     assert ledger.fetched(fetched(1, 2)) == 0
     again = open_lane(ledger)
-    assert ledger.refetching == 1
-    ledger.sought_back()
+    assert ledger.refetch_from == 1
+    ledger.end_refetch()
     ledger.fetched(fetched(1, 2))
     message.ack()
     assert ledger.safe == 1
@@ -554,7 +554,7 @@ def test_last_closed_lane_is_fetched_again_while_another_has_unacked_messages(
     begun.ack()
     assert ledger.safe == 0
     open_lane(ledger)
-    assert ledger.refetching == 0
+    assert ledger.refetch_from == 0
 
 
 # The end of an epoch

@@ -129,11 +129,11 @@ class LedgerMachine(RuleBasedStateMachine):
     # The client
 
     def seek_back_if_asked(self) -> None:
-        wanted = self.ledger.refetching
+        wanted = self.ledger.refetch_from
         if self.missed is not None and self.open_channels:
             assert self.is_same_place(wanted, self.missed)
             assert wanted is not None
-            self.ledger.sought_back()
+            self.ledger.end_refetch()
             self.client_position = self.entered = wanted
             self.missed = None
         else:

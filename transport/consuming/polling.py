@@ -161,9 +161,9 @@ class Polling:
 
     async def _refetch(self) -> None:
         for ledger in list(self._assignment.values()):
-            if not ledger.is_shut and (position := ledger.refetching) is not None:
+            if not ledger.is_shut and (position := ledger.refetch_from) is not None:
                 await self._client.seek(ledger.tp, position)
-                ledger.sought_back()
+                ledger.end_refetch()
 
     async def _pause_and_resume(self) -> None:
         pause, resume = self._pauses.changes()

@@ -663,12 +663,12 @@ class Ledger:
         return True
 
     @property
-    def refetching(self) -> int | None:
+    def refetch_from(self) -> int | None:
         """The offset to which the client must seek before the next fetch; None: no seek."""
         return self.position if self.must_refetch and self.lanes else None
 
-    def sought_back(self) -> None:
-        """Note that the client has sought to `refetching`: fetches are put into lanes again."""
+    def end_refetch(self) -> None:
+        """Put fetches into lanes again: the client has sought to `refetch_from`."""
         self.must_refetch = False
 
     def _rewind(self, first: int | None) -> None:

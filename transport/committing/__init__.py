@@ -1,8 +1,12 @@
 """From acks to a committed offset, with and without transactions.
 
-Start reading at `committer.py`. `contract.py` has the calls of every committer. `commit_queue.py`
-makes commits one at a time. `autocommit.py` decides when to commit, and `livelock.py` finds offsets
-that stand still. `barrier.py` and `transactions.py` commit offsets together with the messages that
-handlers have sent.
-Imports: `delivering`, `producing`, the drivers' contract, and values.
+Start reading at `committer.py`.
+
+- `contract.py`: the calls of every committer. `commit_queue.py`: one commit at a time.
+- `committer.py`: the committer without transactions.
+- `autocommit.py`: when commits happen without a call. `livelock.py`: offsets that stand still.
+- `barrier.py`: the committer with transactions. `transactions.py`: which transaction a message
+  belongs to.
+
+Imports: `delivering`, `producing`, the settings, the drivers' contract, and values.
 """

@@ -44,6 +44,11 @@ PLAN: dict[str, tuple[str, ...]] = {
         "committing/test_transactions.py",
     ),
     "delivering/assignment.py": (*CORE, "consuming/test_rebalances.py"),
+    "delivering/drain.py": (
+        "consuming/test_rebalance_handler.py",
+        "committing/test_transactions.py",
+        "items/test_consumer.py",
+    ),
     "delivering/flow.py": ("delivering/test_flow.py", "items/test_consumer.py"),
     "scheduler.py": ("delivering/test_scheduler.py", "delivering/test_channel.py"),
     "backoff.py": ("test_backoff.py", "committing/test_committer.py"),

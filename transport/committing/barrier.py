@@ -22,6 +22,7 @@ from transport.backoff import Backoff
 from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
 from transport.committing.transactions import Scope, TransactionManager
 from transport.delivering.assignment import Assignment
+from transport.delivering.drain import until_done
 from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import Ledger, ledger_of
 from transport.drivers.base import ConsumerClient
@@ -206,7 +207,7 @@ class BarrierCommitter:
         with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
             self._waits.add(drain)
             try:
-                await begun_are_done(ledgers)
+                await until_done(ledgers)
             finally:
                 self._waits.discard(drain)
         left = [message for ledger in ledgers for message in ledger.unacked]
@@ -365,19 +366,3 @@ async def _until_answered(call: Callable[[], Awaitable[None]]) -> None:
         except TransportError as exc:
             logger.warning("a transaction cannot be ended yet: %s", exc)
             await backoff.wait()
-
-
-async def begun_are_done(ledgers: Collection[Ledger]) -> None:
-    """Wait until all messages of these ledgers that are unacked at the call are done.
-
-    A checkpoint. Cancelling changes nothing.
-    """
-    events = [trio.Event() for _ in ledgers]
-    forgets = [ledger.when_empty(event.set) for ledger, event in zip(ledgers, events, strict=True)]
-    try:
-        await trio.lowlevel.checkpoint()
-        for event in events:
-            await event.wait()
-    finally:
-        for forget in forgets:
-            forget()

@@ -29,7 +29,7 @@ from transport.arguments import (
 )
 from transport.arguments import offset as offset_of
 from transport.committing.autocommit import AutoCommitter
-from transport.committing.barrier import BarrierCommitter, begun_are_done
+from transport.committing.barrier import BarrierCommitter
 from transport.committing.committer import Committer
 from transport.committing.contract import AnyCommitter
 from transport.consuming.ends import Ends
@@ -45,6 +45,7 @@ from transport.consuming.resets import Resets
 from transport.consuming.stall_detector import StallDetector, timeouts_of
 from transport.consuming.stuck import Stuck
 from transport.delivering.assignment import Assignment
+from transport.delivering.drain import until_done
 from transport.delivering.flow import Flow
 from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import Ledger, ledger_of
@@ -672,7 +673,7 @@ class Consumer(Service):
         waits for its own message waits forever: use a cancel scope. A checkpoint; cancelling
         changes nothing. Raises the errors of `commit`.
         """
-        await begun_are_done(list(self.assignment.values()))
+        await until_done(list(self.assignment.values()))
         await self.commit()
 
     # Seek
@@ -805,7 +806,7 @@ class Consumer(Service):
 
         The partitions are draining already. The caller cancels this at the bound of the rebalance.
         """
-        await begun_are_done([self.assignment[tp] for tp in revoked if tp in self.assignment])
+        await until_done([self.assignment[tp] for tp in revoked if tp in self.assignment])
         self._prove()
         try:
             await self.committer.commit(revoked)

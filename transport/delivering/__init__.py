@@ -6,6 +6,7 @@ Start reading at `ledger.py`.
   of the assigned partitions. Both know neither trio nor Kafka.
 - `channel.py`: the buffer of a topic object, and the iterators that deliver its messages.
 - `decoding.py`: decoded values that several topic objects share.
+- `drain.py`: the wait until unacked messages are done.
 - `flow.py`: the switch for all delivery, and the partitions that the user has paused.
 - `in_hand.py`: the message that a task handles, for transactions.
 

@@ -138,6 +138,13 @@ def replaced(app: App, call: str, function: Function) -> Iterator[None]:
         restore(app, call)
 
 
+def hold(app: App, call: str) -> trio.Event:
+    """Let a call wait for the returned event, and then be made."""
+    may_go_on = trio.Event()
+    replace(app, call, waits_for(may_go_on))
+    return may_go_on
+
+
 def _driver_of(app: App) -> ScriptedDriver:
     driver = app.driver
     assert isinstance(driver, ScriptedDriver), "make this app with app_on() or scripted()"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 
 import pytest
 import trio
@@ -11,6 +10,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, hold, replace, waits_for
 from transport import TP, App, AppClosed, NotAssigned
 from transport.drivers.memory import MemoryBroker
 
@@ -26,14 +26,8 @@ async def test_nothing_is_delivered_during_a_seek() -> None:
         messages = app.topic("orders").noack()
         assert [message.offset for message in await take(messages, 2)] == [0, 1]
         assert app.consumer.assignment[ORDERS[0]].position == 5
-        seek, asked, may_seek = app.consumer.client.seek, trio.Event(), trio.Event()
-
-        async def seek_late(tp: TP, offset: int) -> None:
-            asked.set()
-            await may_seek.wait()
-            await seek(tp, offset)
-
-        app.consumer.client.seek = seek_late
+        asked, may_seek = trio.Event(), trio.Event()
+        replace(app, "seek", waits_for(may_seek, asked=asked))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(app.consumer.seek, ORDERS[0], 1)
             await asked.wait()
@@ -107,18 +101,6 @@ async def test_reset_to_earlier_offset_begins_new_epoch() -> None:
 # Requests
 
 
-def hold(app: App, call: str) -> trio.Event:
-    """Let later calls of a method of the client wait for the returned event."""
-    make, may_go_on = getattr(app.consumer.client, call), trio.Event()
-
-    async def make_late(*args: Any, **options: Any) -> Any:
-        await may_go_on.wait()
-        return await make(*args, **options)
-
-    setattr(app.consumer.client, call, make_late)
-    return may_go_on
-
-
 async def hold_the_next_poll(app: App) -> trio.Event:
     may_poll = hold(app, "poll")
     app.consumer.requests.note_change()
@@ -176,11 +158,7 @@ async def test_seek_raises_the_error_of_the_client_and_drops_the_partition() -> 
     """After a failed seek the position of the client is unknown."""
     async with reader(records=3) as app:
         await take(app.topic("orders").noack(), 6)
-
-        async def refuse(tp: TP, offset: int) -> None:
-            raise NotAssigned("not any more")
-
-        app.consumer.client.seek = refuse
+        replace(app, "seek", fails(NotAssigned("not any more")))
         with pytest.raises(NotAssigned, match="not any more"):
             await app.consumer.seek(ORDERS[0], 1)
         assert set(app.consumer.assignment) == {ORDERS[1]}
@@ -207,15 +185,14 @@ async def test_seek_raises_if_partition_is_dropped_before_it_begins() -> None:
 async def test_partition_dropped_during_a_refetch_is_not_sought() -> None:
     async with reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
-        client, ownership = app.consumer.client, app.consumer.ownership
-        seek, sought = client.seek, []
+        ownership, sought = app.consumer.ownership, []
 
-        async def seek_and_lose(tp: TP, offset: int) -> None:
+        async def seek_and_lose(seek: Function, tp: TP, offset: int) -> None:
             sought.append(tp)
             ownership.drop(set(ORDERS) - {tp})
             await seek(tp, offset)
 
-        client.seek = seek_and_lose
+        replace(app, "seek", seek_and_lose)
         for tp in ORDERS:
             ownership.rewind(tp, 0)
         await trio.sleep(A_WHILE)
@@ -230,13 +207,10 @@ async def test_unknown_error_in_a_request_ends_the_app_and_fails_the_caller() ->
         await is_closed_to(lambda: app.consumer.seek(ORDERS[0], 0))
         told.append(True)
 
-    async def fail(tp: TP, offset: int) -> None:
-        raise ZeroDivisionError
-
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery, reader(records=1) as app:
             await take(app.topic("orders").noack(), 2)
-            app.consumer.client.seek = fail
+            replace(app, "seek", fails(ZeroDivisionError))
             nursery.start_soon(ask, app)
             await trio.sleep(A_WHILE)
     assert told == [True]
@@ -288,13 +262,13 @@ async def test_commit_asks_positions_only_of_idle_partitions() -> None:
     broker.gap(ORDERS[0], 3)
     async with reader(broker) as app:
         first, second = await take(app.topic("orders").noack(), 2)
-        positions, asked = app.consumer.client.positions, []
+        asked = []
 
-        async def noted(tps: Collection[TP]) -> dict[TP, int]:
+        async def noted(positions: Function, tps: Collection[TP]) -> dict[TP, int]:
             asked.append(list(tps))
             return await positions(tps)
 
-        app.consumer.client.positions = noted
+        replace(app, "positions", noted)
         first.ack()
         await app.consumer.commit()
         assert asked == []

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
+from tests.scripted import fails, replace, replaced
 from transport import (
     TP,
     App,
@@ -345,11 +346,7 @@ async def test_fatal_error_of_the_last_commit_ends_the_app(error: type[Exception
         async with app_on(broker, commit_interval=1e6) as app:
             messages = await take(app.topic("orders").noack(), 3)
             messages[0].ack()
-
-            async def refuse(*_: object) -> None:
-                raise error
-
-            app.consumer.client.commit = refuse
+            replace(app, "commit", fails(error))
             app.conductor.clear()
             await trio.sleep(1)
             messages[1].ack()
@@ -365,16 +362,10 @@ async def test_refused_last_commit_is_a_warning(
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, commit_interval=1e6) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
-        commit = app.consumer.client.commit
-
-        async def refuse(*_: object) -> None:
-            raise error("as the broker says")
-
-        app.consumer.client.commit = refuse
-        app.conductor.clear()
-        message.ack()
-        await trio.sleep(1)
-        app.consumer.client.commit = commit
+        with replaced(app, "commit", fails(error("as the broker says"))):
+            app.conductor.clear()
+            message.ack()
+            await trio.sleep(1)
         assert not app.consumer.assignment
     assert "the last commit of orders-0 failed: as the broker says" in caplog.text
 

@@ -14,6 +14,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, hold, replace, replaced
 from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
 from transport.delivering.ledger import ledger_of
 from transport.drivers.memory import MemoryBroker
@@ -171,10 +172,8 @@ async def test_partition_is_not_released_during_a_commit_of_it() -> None:
     asked: list[Mapping[TP, int]] = []
     answered = trio.Event()
     async with one, trio.open_nursery() as nursery:
-        client = one.consumer.client
-        make = client.commit
 
-        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
+        async def commit(make: Function, offsets: Mapping[TP, int], timeout: float) -> None:
             asked.append(offsets)
             if len(asked) == 1:  # the last commit of the revoked partition; another is for all
                 nursery.start_soon(one.consumer.commit)
@@ -183,7 +182,7 @@ async def test_partition_is_not_released_during_a_commit_of_it() -> None:
             await answered.wait()
             await make(offsets, timeout)
 
-        client.commit = commit
+        replace(one, "commit", commit)
         for message in await take(one.topic("orders").noack(), 6):
             message.ack()
         async with other:
@@ -404,23 +403,16 @@ async def test_refused_commit_suspends_delivery_until_the_loss() -> None:
     async with app_on(broker, commit_interval=0.5) as app:
         messages = app.topic("orders").noack()
         (first,) = await take(messages, 1)
-        poll, commit = app.consumer.client.poll, app.consumer.client.commit
-        let_poll = trio.Event()
 
-        async def poll_late() -> Mapping[TP, object]:
-            await let_poll.wait()
-            return await poll()
-
-        async def thrown_out(offsets: Mapping[TP, int], timeout: float) -> None:
-            app.consumer.client.commit = commit
+        async def thrown_out(commit: Function, *args: object) -> None:
             group = broker.group("group")
             group.leave(next(iter(group.members)), trio.current_time())
-            await commit(offsets, timeout)
+            await commit(*args)
 
-        app.consumer.client.poll = poll_late  # the loss is raised by a poll
+        let_poll = hold(app, "poll")  # the loss is raised by a poll
         app.consumer.client.interrupt()
         await wait_all_tasks_blocked()
-        app.consumer.client.commit = thrown_out
+        replace(app, "commit", thrown_out, once=True)
         first.ack()
         await trio.sleep(0.6)
         assert await nothing_comes(messages, 20)
@@ -436,17 +428,11 @@ async def test_delivery_resumes_when_a_later_commit_is_accepted() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker, commit_interval=0.5) as app:
         messages = app.topic("orders").noack()
-        commit = app.consumer.client.commit
-
-        async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
-            raise CommitFailed("no member")
-
-        app.consumer.client.commit = refuse
-        (first,) = await take(messages, 1)
-        first.ack()
-        await trio.sleep(1)
-        assert await nothing_comes(messages, 60)
-        app.consumer.client.commit = commit
+        with replaced(app, "commit", fails(CommitFailed("no member"))):
+            (first,) = await take(messages, 1)
+            first.ack()
+            await trio.sleep(1)
+            assert await nothing_comes(messages, 60)
         (second,) = await take(messages, 1)
         assert second.offset == 1
         assert ledger_of(second) is ledger_of(first)

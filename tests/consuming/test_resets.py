@@ -11,6 +11,7 @@ import trio
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER, Place
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, hold, replace
 from transport import TP, App, Monitor, OffsetOutOfRange, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
@@ -165,20 +166,13 @@ async def test_crash_before_the_first_commit_loses_no_message(
 async def test_delivery_waits_for_the_commit_of_the_start_offset() -> None:
     broker = broker_with(ONE, records=3)
     app = app_on(broker, **LATEST)
-    commit = app.consumer.client.commit
-    made = trio.Event()
-
-    async def late(offsets: object, timeout: float) -> None:
-        await made.wait()
-        await commit(offsets, timeout)
-
-    app.consumer.client.commit = late
+    may_commit = hold(app, "commit")
     async with app:
         messages = app.topic("orders").noack()
         await trio.sleep(1)
         write(broker, ONE)
         assert await nothing_comes(messages, 5)
-        made.set()
+        may_commit.set()
         assert (await anext(messages)).offset == 3
 
 
@@ -186,14 +180,14 @@ async def test_delivery_waits_for_the_commit_of_the_start_offset() -> None:
 async def test_refused_commit_of_the_start_offset_is_retried() -> None:
     broker = broker_with(ONE, records=3)
     app = app_on(broker, **LATEST, max_poll_interval=20.0)
-    commit, until = app.consumer.client.commit, trio.current_time() + 30
+    until = trio.current_time() + 30
 
-    async def refuse(offsets: object, timeout: float) -> None:
+    async def refuse(commit: Function, *args: object) -> None:
         if trio.current_time() < until:
             raise RebalanceInProgress("a join")
-        await commit(offsets, timeout)
+        await commit(*args)
 
-    app.consumer.client.commit = refuse
+    replace(app, "commit", refuse)
     async with app:
         messages = app.topic("orders").noack()
         await trio.sleep(1)

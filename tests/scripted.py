@@ -59,7 +59,7 @@ class ScriptedDriver:
         self._replaced[call, id] = _Replacement(function, once)
 
     def restore(self, call: str, id: str | None) -> None:
-        del self._replaced[call, id]
+        self._replaced.pop((call, id), None)
 
     def method(self, call: str, id: str | None, own: Any) -> Any:
         """Return the function that makes this call of the client with this transactional id."""

@@ -8,7 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.apps import app_on
 from tests.lanes import Place
+from tests.scripted import replace
 from transport import (
     JSON,
     TP,
@@ -194,14 +196,14 @@ async def test_a_crash_in_the_tree_cancels_the_block_which_raises_its_error() ->
 
 
 async def test_a_cancelled_block_raises_an_error_of_closing_the_app() -> None:
-    async def fail(timeout: float) -> None:
+    async def fail(_: object, timeout: float) -> None:
         raise ZeroDivisionError
 
-    app = App("app", MemoryBroker())
+    app = app_on(MemoryBroker())
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         with anyio.CancelScope() as scope:
             async with open_app(app):
-                app.producer.client.close = fail  # type: ignore[method-assign]
+                replace(app, "producer.close", fail)
                 scope.cancel()
                 await anyio.sleep_forever()
 

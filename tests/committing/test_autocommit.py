@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -14,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, replace
 from transport import (
     TP,
     App,
@@ -38,18 +38,16 @@ class Answers:
     tried: int = 0
 
     def __attrs_post_init__(self) -> None:
-        make = self.app.consumer.client.commit
+        replace(self.app, "commit", self._commit)
 
-        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
-            self.tried += 1
-            answer = self.script.pop(0) if self.script else 0.0
-            if isinstance(answer, Exception):
-                await trio.lowlevel.checkpoint()
-                raise answer
-            await trio.sleep(answer)
-            await make(offsets, timeout)
-
-        self.app.consumer.client.commit = commit
+    async def _commit(self, make: Function, *args: object) -> None:
+        self.tried += 1
+        answer = self.script.pop(0) if self.script else 0.0
+        if isinstance(answer, Exception):
+            await trio.lowlevel.checkpoint()
+            raise answer
+        await trio.sleep(answer)
+        await make(*args)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> str:

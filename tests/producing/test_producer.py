@@ -15,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with
 from tests.nurseries.clock import jumping
+from tests.scripted import replace, scripted
 from transport import (
     JSON,
     TP,
@@ -25,7 +26,6 @@ from transport import (
     DeliveryFailed,
     MessageTooLarge,
     RecordMetadata,
-    Transport,
     UnknownTopic,
 )
 from transport.drivers.base import Outcome, Outgoing, Reports
@@ -105,12 +105,7 @@ def app_with(client: HeldBack, **settings: Any) -> App:
         def producer(self, settings: object) -> Any:
             return client
 
-    class Held(Transport):
-        def __init__(self, url: Any, app: App) -> None:
-            super().__init__(url, app)
-            self.driver = Driver()
-
-    return type("App", (App,), {"Transport": Held})("app", **settings)
+    return scripted(App)("app", Driver(), **settings)
 
 
 # Arguments and partitions
@@ -266,19 +261,18 @@ async def test_create_topic_makes_its_options_the_topics_configuration() -> None
 
 @jumping
 async def test_creations_of_one_topic_run_one_at_a_time() -> None:
-    client = HeldBack()
     under_way: list[str] = []
     most: dict[str, int] = {}
 
-    async def create_topic(topic: str, *args: Any, **options: Any) -> None:
+    async def create_topic(_: object, topic: str, *args: Any, **options: Any) -> None:
         under_way.append(topic)
         most[topic] = max(most.get(topic, 0), under_way.count(topic))
         most["all"] = max(most.get("all", 0), len(under_way))
         await trio.sleep(1)
         under_way.remove(topic)
 
-    client.create_topic = create_topic  # type: ignore[method-assign]
-    async with app_with(client) as app, trio.open_nursery() as nursery:
+    async with app_with(HeldBack()) as app, trio.open_nursery() as nursery:
+        replace(app, "producer.create_topic", create_topic)
         for topic in ("a", "b", "a", "b", "a"):
             nursery.start_soon(app.producer.create_topic, topic, 1)
         await wait_all_tasks_blocked()
@@ -289,17 +283,18 @@ async def test_creations_of_one_topic_run_one_at_a_time() -> None:
 
 @jumping
 async def test_identical_create_topic_calls_share_one_request() -> None:
-    client = HeldBack()
     asked: list[int] = []
 
-    async def create_topic(topic: str, partitions: int, *args: Any, **options: Any) -> None:
+    async def create_topic(
+        _: object, topic: str, partitions: int, *args: Any, **options: Any
+    ) -> None:
         asked.append(partitions)
         await trio.sleep(1)
         if partitions == 7:
             raise BrokerUnavailable("no")
 
-    client.create_topic = create_topic  # type: ignore[method-assign]
-    async with app_with(client) as app:
+    async with app_with(HeldBack()) as app:
+        replace(app, "producer.create_topic", create_topic)
         create = app.producer.create_topic
 
         async def fail() -> None:
@@ -323,15 +318,14 @@ async def test_identical_create_topic_calls_share_one_request() -> None:
 
 @jumping
 async def test_after_a_cancelled_create_topic_waiting_calls_make_a_new_request() -> None:
-    client = HeldBack()
     asked: list[float] = []
 
     async def create_topic(*args: Any, **options: Any) -> None:
         asked.append(trio.current_time())
         await trio.sleep(1)
 
-    client.create_topic = create_topic  # type: ignore[method-assign]
-    async with app_with(client) as app, trio.open_nursery() as nursery:
+    async with app_with(HeldBack()) as app, trio.open_nursery() as nursery:
+        replace(app, "producer.create_topic", create_topic)
         with trio.move_on_after(0.5) as scope:
             for _ in range(2):
                 nursery.start_soon(_after_a_moment, app.producer.create_topic, "a", 1)
@@ -535,13 +529,13 @@ async def test_flush_that_waits_for_queued_messages_does_not_wait_for_later_send
     client = HeldBack()
     answered = trio.Event()
 
-    async def partition_count(topic: str, timeout: float) -> int:
+    async def partition_count(_: object, topic: str, timeout: float) -> int:
         if topic == "slow":
             await answered.wait()
         return 1
 
-    client.partition_count = partition_count  # type: ignore[method-assign]
     async with app_with(client) as app, trio.open_nursery() as nursery:
+        replace(app, "producer.partition_count", partition_count)
         slow = app.topic("slow").send_soon(value=b"soon")
         await wait_all_tasks_blocked()
         flushed = trio.Event()

@@ -78,7 +78,9 @@ class ScriptedDriver:
 
 
 class _ScriptedClient:
-    """A client whose methods a `ScriptedDriver` chooses."""
+    """A client whose methods a `ScriptedDriver` chooses. No attribute can be set on it."""
+
+    __slots__ = ("_client", "_driver", "_prefix", "_transactional_id")
 
     def __init__(
         self, client: object, driver: ScriptedDriver, prefix: str, transactional_id: str | None

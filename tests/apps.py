@@ -48,6 +48,13 @@ def committed(broker: MemoryBroker, group: str = "group") -> dict[TP, int]:
     return broker.group(group).offsets
 
 
+def evict_all(broker: MemoryBroker, group: str = "group") -> None:
+    """Remove all members from the group, as if their sessions had expired."""
+    members = broker.group(group)
+    for name in list(members.members):
+        members.leave(name, trio.current_time())
+
+
 async def take(messages: AsyncIterator[T], count: int) -> list[T]:
     """Return the next `count` messages or batches."""
     return [await anext(messages) for _ in range(count)]

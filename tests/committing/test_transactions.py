@@ -12,7 +12,16 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from nurseries.service import Node
-from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import (
+    A_WHILE,
+    app_on,
+    broker_with,
+    committed,
+    evict_all,
+    nothing_comes,
+    take,
+    write,
+)
 from tests.nurseries.clock import jumping
 from tests.scripted import (
     Function,
@@ -1027,8 +1036,7 @@ async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode
         async with trio.open_nursery() as nursery:
             nursery.start_soon(commit)
             assert await nothing_comes(messages, 20.0)  # within the bound of the barrier
-            group = broker.group("group")
-            group.leave(next(iter(group.members)), trio.current_time())
+            evict_all(broker)
         (message,) = await take(messages, 1)
         assert message.offset == 0
     assert results(broker) == []
@@ -1772,8 +1780,7 @@ async def test_lost_partition_that_is_assigned_again_has_a_new_transaction() -> 
         messages = app.topic("in").noack()
         (message,) = await take(messages, 1)
         (scope,) = app.consumer.transactions.scopes
-        group = broker.group("group")
-        group.leave(next(iter(group.members)), trio.current_time())
+        evict_all(broker)
         async with await anext(messages) as again:
             await app.topic("out").send(value=again.value)
         assert not message.ack()

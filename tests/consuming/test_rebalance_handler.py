@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.apps import app_on, broker_with, committed, take, write
+from tests.apps import app_on, broker_with, committed, evict_all, take, write
 from tests.nurseries.clock import jumping
 from tests.scripted import fails, replace, replaced
 from transport import (
@@ -24,7 +24,6 @@ from transport import (
 )
 from transport.consuming.rebalance_handler import _within
 from transport.drivers.base import Rebalance, RebalanceKind
-from transport.drivers.memory import MemoryBroker
 from transport.errors import ClientClosed
 
 ORDERS = TP("orders", 0)
@@ -64,13 +63,6 @@ class SeeksBack(SlowAndShielded):
 
 
 slow = pytest.mark.parametrize("kind", [Slow, SlowAndShielded])
-
-
-def throw_out(broker: MemoryBroker) -> None:
-    """Remove all members from the group, as if their sessions had expired."""
-    group = broker.group("group")
-    for name in list(group.members):
-        group.leave(name, trio.current_time())
 
 
 @slow
@@ -113,7 +105,7 @@ async def test_slow_hook_after_a_loss_loses_no_message(kind: type[App]) -> None:
     async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
         orders = aiter(app.topic("orders"))
         handled = [message.offset for message in await take(orders, 4)]  # the last one is unacked
-        throw_out(broker)
+        evict_all(broker)
         write(broker, ORDERS, 2)
         while handled[-1] != 11:
             handled.append((await anext(orders)).offset)
@@ -190,7 +182,7 @@ async def test_hook_after_a_loss_is_a_warning_only_if_cancelled(
     async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=1e6) as app:
         await anext(app.topic("orders").noack())
         caplog.clear()
-        throw_out(broker)
+        evict_all(broker)
         await trio.sleep(seconds + 1)
         cut_off = [text for text in warnings(caplog) if "hook was cancelled" in text]
         assert [str(ORDERS) in text for text in cut_off] == ([True] if seconds else [])
@@ -217,7 +209,7 @@ async def test_lost_partitions_are_removed_before_the_hook() -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Hearing) as app:
         message = await anext(app.topic("orders").noack())
-        throw_out(broker)
+        evict_all(broker)
         await trio.sleep(1)
         assert heard == [(frozenset({ORDERS}), frozenset())]
         assert not message.ack()

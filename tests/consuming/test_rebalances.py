@@ -12,7 +12,16 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import (
+    A_WHILE,
+    app_on,
+    broker_with,
+    committed,
+    evict_all,
+    nothing_comes,
+    take,
+    write,
+)
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hold, replace, replaced
 from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
@@ -332,9 +341,7 @@ async def test_lost_partitions_are_not_committed() -> None:
         for message in first:
             if message.offset == 0:
                 message.ack()
-        group = broker.group("group")
-        for name in list(group.members):  # the group evicts the member
-            group.leave(name, trio.current_time())
+        evict_all(broker)
         await trio.sleep(A_WHILE)
         assert committed(broker) == {}
         assert not any(message.ack() for message in first if message.offset == 1)
@@ -404,15 +411,14 @@ async def test_refused_commit_suspends_delivery_until_the_loss() -> None:
         messages = app.topic("orders").noack()
         (first,) = await take(messages, 1)
 
-        async def thrown_out(commit: Function, *args: object) -> None:
-            group = broker.group("group")
-            group.leave(next(iter(group.members)), trio.current_time())
+        async def evicted(commit: Function, *args: object) -> None:
+            evict_all(broker)
             await commit(*args)
 
         let_poll = hold(app, "poll")  # the loss is raised by a poll
         app.consumer.client.interrupt()
         await wait_all_tasks_blocked()
-        replace(app, "commit", thrown_out, once=True)
+        replace(app, "commit", evicted, once=True)
         first.ack()
         await trio.sleep(0.6)
         assert await nothing_comes(messages, 20)

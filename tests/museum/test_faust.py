@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from nurseries import tick
-from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import app_on, broker_with, committed, evict_all, nothing_comes, take, write
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Member, Work, every, leave_a_gap, member, send
 from tests.nurseries.clock import jumping
@@ -24,13 +24,6 @@ from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
 both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-
-
-def throw_out(broker: MemoryBroker) -> None:
-    """Evict all members from the group, as if their sessions had expired."""
-    group = broker.group("group")
-    for name in list(group.members):
-        group.leave(name, trio.current_time())
 
 
 # robinhood/faust 401
@@ -81,7 +74,7 @@ async def test_robinhood_faust_559_stale_acks_do_not_block_commits() -> None:
         await app.consumer.commit()
         for message in before[3:6]:
             message.ack()
-        throw_out(broker)
+        evict_all(broker)
         again = await take(messages, 7)
         assert [message.offset for message in again] == [3, 4, 5, 6, 7, 8, 9]
         for old in before:

@@ -2,110 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with
 from tests.nurseries.clock import jumping
-from tests.scripted import replace, scripted
+from tests.nurseries.errors import leaves
+from tests.producing.held_back import HeldBack, app_with
+from tests.scripted import replace
 from transport import (
     JSON,
     TP,
     App,
     AppClosed,
     BrokerUnavailable,
-    ClientClosed,
     DeliveryFailed,
     MessageTooLarge,
     RecordMetadata,
     UnknownTopic,
 )
-from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.memory import MemoryBroker, MemoryDriver
+from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
-
-
-@attrs.define(slots=False)
-class HeldBack:
-    """A producer's client that reports an outcome only when a test calls `end`."""
-
-    report: Reports = lambda reports: None
-    taken: list[Outgoing] = attrs.field(factory=list)
-    is_open: bool = False
-    asked: int = 0
-    lingers: bool = True
-
-    async def open(self, report: Reports) -> None:
-        self.report = report
-        self.is_open = True
-
-    async def keep_deadlines(self) -> NoReturn:
-        await trio.sleep_forever()
-
-    async def partition_count(self, topic: str, timeout: float) -> int:
-        self.asked += 1
-        return 4
-
-    def topic_id(self, topic: str) -> object:
-        return None
-
-    def send_now(self, batch: Sequence[Outgoing]) -> bool:
-        return False
-
-    async def send(self, batch: Sequence[Outgoing]) -> None:
-        await trio.lowlevel.checkpoint()
-        if not self.is_open:
-            raise ClientClosed("it was killed")
-        self.taken += batch
-
-    async def create_topic(
-        self,
-        topic: str,
-        partitions: int,
-        replication: int,
-        config: Mapping[str, str],
-        timeout: float,
-        *,
-        wait: bool = True,
-    ) -> None: ...
-
-    async def close(self, timeout: float) -> None:
-        self.is_open = False
-
-    async def kill(self) -> None:
-        self.is_open = False
-
-    @contextlib.contextmanager
-    def without_linger(self) -> Iterator[None]:
-        self.lingers = False
-        yield
-        self.lingers = True
-
-    def end(self, count: int = 1, error: Exception | None = None) -> None:
-        """Report the outcome of the first `count` messages that the client has."""
-        ended, self.taken = self.taken[:count], self.taken[count:]
-        outcomes: list[tuple[Outgoing, Outcome]] = [
-            (outgoing, error or RecordMetadata(outgoing.topic, outgoing.partition or 0, 7, 1.0))
-            for outgoing in ended
-        ]
-        self.report(outcomes)
-
-
-def app_with(client: HeldBack, **settings: Any) -> App:
-    class Driver(MemoryDriver):
-        def producer(self, settings: object) -> Any:
-            return client
-
-    return scripted(App)("app", Driver(), **settings)
 
 
 # Arguments and partitions
@@ -458,7 +382,7 @@ async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
             client.end(2, DeliveryFailed("no"))
             with pytest.raises(DeliveryFailed):
                 await seen
-    (error,) = _flat(caught.value)
+    (error,) = leaves(caught.value)
     assert isinstance(error.__cause__, DeliveryFailed)
 
 
@@ -485,14 +409,6 @@ async def test_a_failure_after_a_cancelled_wait_counts_as_unseen() -> None:
             with trio.move_on_after(1):
                 await delivery
             client.end(error=DeliveryFailed("no"))
-
-
-def _flat(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
 
 
 # Flush
@@ -550,7 +466,7 @@ async def test_flush_that_waits_for_queued_messages_does_not_wait_for_later_send
         await wait_all_tasks_blocked()
         answered.set()
         await wait_all_tasks_blocked()
-        assert [outgoing.value for outgoing in client.taken] == [b"later", b"soon"]
+        assert client.values == [b"later", b"soon"]
         assert not flushed.is_set()
         client.taken.reverse()
         client.end(1)
@@ -677,7 +593,7 @@ async def test_send_cancelled_while_it_waits_for_room_accepts_nothing() -> None:
         await first
         await orders.send(value=b"next")
         await wait_all_tasks_blocked()
-        assert [outgoing.value for outgoing in client.taken] == [b"next"]
+        assert client.values == [b"next"]
         client.end()
 
 

@@ -11,7 +11,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
-from tests.producing.test_producer import HeldBack, app_with
+from tests.producing.held_back import HeldBack, app_with
 from tests.producing.test_send_soon import all_of, values
 from transport import (
     JSON,

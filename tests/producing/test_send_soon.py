@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take
 from tests.nurseries.clock import jumping
-from tests.producing.test_producer import HeldBack, app_with
+from tests.producing.held_back import HeldBack, app_with
 from tests.scripted import hangs, replace
 from transport import (
     TP,
@@ -177,7 +177,7 @@ async def test_a_topic_without_metadata_delays_no_other_topic() -> None:
         assert (await quick).topic == "quick"
         answered.set()
         await wait_all_tasks_blocked()
-        assert [outgoing.value for outgoing in client.taken] == [b"0", b"1"]
+        assert client.values == [b"0", b"1"]
         client.end(2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import attrs
@@ -12,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.lanes import NEVER
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, replace
 from transport import (
@@ -50,10 +50,6 @@ class Answers:
         await make(*args)
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> str:
-    return "\n".join(r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
-
-
 # At each interval
 
 
@@ -67,7 +63,7 @@ async def test_unanswered_commit_is_logged_and_settled_by_the_next(
         answers = Answers(app, [CommitUnknown("lost on the way")])
         message.ack()
         await trio.sleep(1.5)
-        assert "lost on the way" in warnings(caplog)
+        assert "lost on the way" in "\n".join(warnings_in(caplog))
         assert committed(broker) == {}
         await trio.sleep(1.0)
         assert committed(broker) == {ORDERS: 1}
@@ -164,7 +160,7 @@ async def test_rebalance_that_ended_before_the_shutdown_is_not_logged(
             nursery.start_soon(app.consumer.commit)
             await wait_all_tasks_blocked()
             app.consumer.ownership.drop({ORDERS})
-    assert warnings(caplog) == ""
+    assert warnings_in(caplog) == []
 
 
 @pytest.mark.parametrize("transactions", ["member", "partition"])

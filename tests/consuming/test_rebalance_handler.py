@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, evict_all, take, write
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import fails, replace, replaced
 from transport import (
@@ -158,17 +157,13 @@ async def test_seek_in_a_late_hook_is_applied_after_the_bound(kind: type[Slow]) 
         assert [message.offset for message in messages] == [first, first + 1, first + 2]
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-
-
 @jumping
 async def test_cancelled_assigned_hook_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
         (await anext(app.topic("orders").noack())).ack()
         assert trio.current_time() == BOUND
-    (warning,) = warnings(caplog)
+    (warning,) = warnings_in(caplog)
     assert "assigned" in warning
     assert str(ORDERS) in warning
 
@@ -184,7 +179,7 @@ async def test_hook_after_a_loss_is_a_warning_only_if_cancelled(
         caplog.clear()
         evict_all(broker)
         await trio.sleep(seconds + 1)
-        cut_off = [text for text in warnings(caplog) if "hook was cancelled" in text]
+        cut_off = [text for text in warnings_in(caplog) if "hook was cancelled" in text]
         assert [str(ORDERS) in text for text in cut_off] == ([True] if seconds else [])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -22,6 +21,7 @@ from tests.apps import (
     take,
     write,
 )
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hold, replace, replaced
 from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
@@ -143,9 +143,8 @@ async def test_late_acks_after_a_rebalance_are_stale(
             assert one.consumer.assignment.tally.stale == 4
             await trio.sleep(A_WHILE)
             assert all(committed(broker).get(tp, 0) == 0 for tp in taken)
-    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for tp in taken:
-        warning = next(text for text in warnings if str(tp) in text)
+        warning = next(text for text in warnings_in(caplog) if str(tp) in text)
         assert "2 unacked messages" in warning
         assert "from offset 0 on" in warning
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 import pytest
@@ -10,6 +9,7 @@ import trio
 
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER, Place
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, hold, replace
 from transport import TP, App, Monitor, OffsetOutOfRange, RebalanceInProgress
@@ -21,8 +21,7 @@ LATEST = {"auto_offset_reset": "latest", "commit_interval": NEVER}
 
 def resets(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the warnings about resets."""
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    return [text for text in told if "reading" in text]
+    return [text for text in warnings_in(caplog) if "reading" in text]
 
 
 # "latest" is only for the start of a group

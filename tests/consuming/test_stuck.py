@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from trio.testing import assert_checkpoints
 from tests.apps import app_on, broker_with, take, write
 from tests.kafka.cluster import Broker
 from tests.lanes import Place
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.records import fetched
 from tests.scripted import fails, hangs, hold, replace, replaced
@@ -253,7 +253,7 @@ async def test_healthy_app_has_no_finding(caplog: pytest.LogCaptureFixture) -> N
         app.consumer.stop_flow()
         await trio.sleep(LATE)
         assert app.consumer.stuck == ()
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings_in(caplog) == []
 
 
 @jumping

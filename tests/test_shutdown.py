@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from nurseries import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hangs, is_not_called, late, replace
 from transport import TP, App, AppClosed, ClientClosed, CommitUnknown, RebalanceInProgress
@@ -20,7 +21,7 @@ ORDERS = [TP("orders", number) for number in range(4)]
 @jumping
 async def test_acked_messages_are_committed_and_unacked_ones_are_redelivered() -> None:
     broker = broker_with(ORDERS[0], records=5)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         for message in await take(app.topic("orders").noack(), 4):
             if message.offset < 3:
                 message.ack()
@@ -37,7 +38,7 @@ async def test_a_rebalance_until_the_end_makes_no_unknown_commit(
 ) -> None:
     """The broker answered each try: nothing is committed, and the acked message is redelivered."""
     broker = broker_with(ORDERS[0], records=1)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
         message.ack()
         replace(app, "commit", fails(RebalanceInProgress("for as long as the app lives")))
@@ -48,7 +49,7 @@ async def test_a_rebalance_until_the_end_makes_no_unknown_commit(
 @jumping
 async def test_a_kill_during_the_last_commit_commits_nothing_and_raises_nothing() -> None:
     broker = broker_with(ORDERS[0], records=1)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
         message.ack()
         replace(app, "commit", late(1.0))
@@ -72,7 +73,7 @@ async def test_a_break_leaves_the_current_message_unacked() -> None:
 async def test_a_cancelled_app_commits_acked_messages() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):
-        async with app_on(broker, commit_interval=1e6) as app:
+        async with app_on(broker, commit_interval=NEVER) as app:
             async for message in app.topic("orders"):
                 if message.offset == 2:
                     await trio.sleep_forever()
@@ -84,7 +85,7 @@ async def test_a_cancelled_app_commits_acked_messages() -> None:
 async def test_an_iterator_that_is_cancelled_while_it_waits_has_acked_the_last_message() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):
-        async with app_on(broker, commit_interval=1e6) as app:
+        async with app_on(broker, commit_interval=NEVER) as app:
             async for _ in app.topic("orders"):
                 pass
     assert committed(broker) == {ORDERS[0]: 5}
@@ -98,7 +99,7 @@ async def test_an_app_that_is_cancelled_at_any_step_commits_acked_messages(steps
     async with trio.open_nursery() as nursery:
 
         async def work() -> None:
-            async with app_on(broker, commit_interval=1e6) as app:
+            async with app_on(broker, commit_interval=NEVER) as app:
                 async for message in app.topic("orders"):
                     await trio.lowlevel.checkpoint()
                     done[message.tp] = message.offset + 1
@@ -291,7 +292,7 @@ async def test_each_step_of_the_end_has_its_share_of_the_grace() -> None:
     steps: dict[str, float] = {}
     with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
         broker = broker_with(ORDERS[0], records=1)
-        async with app_on(broker, grace=10.0, commit_timeout=30.0, commit_interval=1e6) as app:
+        async with app_on(broker, grace=10.0, commit_timeout=30.0, commit_interval=NEVER) as app:
             (await anext(app.topic("orders").noack())).ack()
 
             async def stop_for_ever() -> None:

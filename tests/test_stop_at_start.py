@@ -14,7 +14,6 @@ from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.testing import FaultyDriver, Script, slow
 
 TRANSACTIONS = pytest.mark.parametrize("transactions", [None, "member", "partition"])
-NEVER = 1e6
 # For each step: the call of the driver that hangs, and its number.
 STEPS = {
     "connecting": ("open", 0),
@@ -49,7 +48,7 @@ async def test_a_hanging_step_of_the_start_does_not_delay_the_end(
 ) -> None:
     broker = MemoryBroker()
     broker.create_topic("orders", 2)
-    driver = FaultyDriver(MemoryDriver(broker=broker), Script({STEPS[step]: slow(NEVER)}))
+    driver = FaultyDriver(MemoryDriver(broker=broker), Script({STEPS[step]: slow(1e6)}))
     app = App("group", driver, transactions=transactions)
     assert await stopped_after(app, "orders", 5.0) == 0
     assert warnings_in(caplog) == []

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from tests.apps import app_on
-from tests.lanes import Place
+from tests.lanes import NEVER, Place
 from tests.scripted import replace
 from transport import (
     JSON,
@@ -30,7 +30,7 @@ PATIENCE = 20.0
 
 
 def app_of(there: Place, **settings: Any) -> App:
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "commit_interval": 1e6, **settings}
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "commit_interval": NEVER, **settings}
     return App(there.name, there.url, **options)
 
 
@@ -303,7 +303,7 @@ async def test_messages_are_sent_in_the_transaction_of_their_source(
 async def test_commit_and_seek_raise_while_the_task_handles_a_message() -> None:
     """Such a call would wait for its own task, on either backend."""
     broker = MemoryBroker()
-    async with open_app(App("app", broker, transactions="member", commit_interval=1e6)) as app:
+    async with open_app(App("app", broker, transactions="member", commit_interval=NEVER)) as app:
         await app.topic("in").send_and_wait(value=b"v", source=None)
         with anyio.fail_after(PATIENCE):
             async for message in app.topic("in"):

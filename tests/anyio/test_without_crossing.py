@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.lanes import NEVER
 from tests.producing.held_back import HeldBack, app_with
 from transport import (
     App,
@@ -320,7 +321,7 @@ async def test_all_waiting_senders_get_app_closed_at_the_end(kill: bool) -> None
 
 async def test_a_source_acked_while_its_sender_waits_sends_nothing() -> None:
     broker = MemoryBroker()
-    settings: dict[str, Any] = {"transactions": "member", "commit_interval": 1e6}
+    settings: dict[str, Any] = {"transactions": "member", "commit_interval": NEVER}
     async with open_app(App("app", broker, send_buffer_messages=1, **settings)) as app:
         await app.topic("in").send_and_wait(value=b"v", source=None)
         messages = app.topic("in").noack()

@@ -22,6 +22,7 @@ from tests.apps import (
     take,
     write,
 )
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import (
     Function,
@@ -68,7 +69,7 @@ MODES = pytest.mark.parametrize("mode", ["member", "partition"])
 
 
 def exactly_once(broker: MemoryBroker, mode: str = "member", **settings: object) -> App:
-    options: dict[str, object] = {"commit_interval": 1e6, "commit_timeout": 5.0, **settings}
+    options: dict[str, object] = {"commit_interval": NEVER, "commit_timeout": 5.0, **settings}
     return app_on(broker, transactions=mode, **options)
 
 

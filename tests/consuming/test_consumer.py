@@ -10,6 +10,7 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, replace, replaced
 from transport import TP, App, AppClosed, CommitRefused, Record
@@ -244,7 +245,7 @@ async def test_seek_back_moves_committed_offset_back() -> None:
 async def test_seek_without_transactions_commits_nothing() -> None:
     """Messages that were acked before the seek may have been acked by mistake."""
     broker = broker_with(ORDERS, records=3)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         for message in await take(app.topic("orders").noack(), 3):
             message.ack()
         await app.consumer.seek(ORDERS, 1)
@@ -288,7 +289,7 @@ async def test_seek_is_refused_while_the_app_ends() -> None:
         await cannot_seek(app)
         refused.set()
 
-    async with trio.open_nursery() as nursery, app_on(broker, commit_interval=1e6) as app:
+    async with trio.open_nursery() as nursery, app_on(broker, commit_interval=NEVER) as app:
         (await anext(app.topic("orders").noack())).ack()
 
         async def commit_last(commit: Function, *args: object) -> None:
@@ -385,7 +386,7 @@ async def test_failed_commit_does_not_hide_the_error_of_the_handler(
     policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=2)
-    async with app_on(broker, commit_interval=1e6, on_task_error=policy) as app:
+    async with app_on(broker, commit_interval=NEVER, on_task_error=policy) as app:
         first, _ = await take(app.topic("orders").noack(), 2)
         first.ack()
         raises = pytest.raises(ZeroDivisionError) if policy == "fail" else nullcontext()
@@ -443,7 +444,7 @@ async def test_wait_empty_waits_only_for_messages_delivered_before_it() -> None:
     """Handlers take a new message before they ack the old one, so some are always unacked."""
     tps = [TP("orders", number) for number in range(3)]
     broker = broker_with(*tps, records=40)
-    async with app_on(broker, commit_interval=1e6) as app, trio.open_nursery() as nursery:
+    async with app_on(broker, commit_interval=NEVER) as app, trio.open_nursery() as nursery:
         messages = app.topic("orders").noack()
 
         async def handle() -> None:

@@ -9,6 +9,7 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hold, replace, waits_for
 from transport import TP, App, AppClosed, NotAssigned
@@ -22,7 +23,7 @@ FETCH = 5  # records in one fetch of a partition
 @jumping
 async def test_nothing_is_delivered_during_a_seek() -> None:
     """This holds however long the client takes for the seek."""
-    async with app_on(broker_with(ORDERS[0], records=5), commit_interval=1e6) as app:
+    async with app_on(broker_with(ORDERS[0], records=5), commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
         assert [message.offset for message in await take(messages, 2)] == [0, 1]
         assert app.consumer.assignment[ORDERS[0]].position == 5
@@ -45,7 +46,7 @@ async def test_paused_partition_is_paused_again_after_eager_rebalance() -> None:
         "assignment": "eager",
         "buffer_size": BUFFER,
         "max_partition_fetch_bytes": FETCH * 21,
-        "commit_interval": 1e6,
+        "commit_interval": NEVER,
     }
 
     async with app_on(broker, **settings) as one:
@@ -70,7 +71,7 @@ async def test_paused_partition_is_paused_again_after_eager_rebalance() -> None:
 
 
 def reader(broker: MemoryBroker | None = None, *, records: int = 0) -> App:
-    return app_on(broker or broker_with(*ORDERS, records=records), commit_interval=1e6)
+    return app_on(broker or broker_with(*ORDERS, records=records), commit_interval=NEVER)
 
 
 @jumping
@@ -301,7 +302,7 @@ async def test_kill_ends_wait_for_stopped_flow() -> None:
 @jumping
 async def test_restarted_fetcher_continues_at_its_position() -> None:
     broker = broker_with(ORDERS[0], records=3)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
         await take(messages, 3)
         await app.consumer.fetcher.restart()

@@ -7,6 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, evict_all, take, write
+from tests.lanes import NEVER
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import fails, replace, replaced
@@ -149,7 +150,7 @@ async def anext_for_a_while(messages: object) -> None:
 async def test_seek_in_a_late_hook_is_applied_after_the_bound(kind: type[Slow]) -> None:
     broker = broker_with(ORDERS, records=10)
     broker.group("group").offsets[ORDERS] = 5
-    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    settings = {"drain_timeout": BOUND, "commit_interval": NEVER}
     async with app_on(broker, kind=kind, **settings) as app:
         messages = await take(app.topic("orders").noack(), 3)
         first = kind.seeks
@@ -174,7 +175,7 @@ async def test_hook_after_a_loss_is_a_warning_only_if_cancelled(
     kind: type[App], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
-    async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=1e6) as app:
+    async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=NEVER) as app:
         await anext(app.topic("orders").noack())
         caplog.clear()
         evict_all(broker)
@@ -228,7 +229,7 @@ async def test_wait_for_stopped_flow_does_not_wait_for_handlers() -> None:
 @jumping
 async def test_producer_of_abandoned_partition_is_stopped() -> None:
     broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
-    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    settings = {"drain_timeout": BOUND, "commit_interval": NEVER}
     async with app_on(broker, transactions="partition", **settings) as app:
         await take(app.topic("orders").noack(), 2)  # never acked
 
@@ -330,7 +331,7 @@ async def test_rebalance_after_the_end_waits_for_no_handler_and_calls_no_hook() 
 async def test_fatal_error_of_the_last_commit_ends_the_app(error: type[Exception]) -> None:
     broker = broker_with(ORDERS, records=3)
     with pytest.RaisesGroup(error, flatten_subgroups=True):
-        async with app_on(broker, commit_interval=1e6) as app:
+        async with app_on(broker, commit_interval=NEVER) as app:
             messages = await take(app.topic("orders").noack(), 3)
             messages[0].ack()
             replace(app, "commit", fails(error))
@@ -347,7 +348,7 @@ async def test_refused_last_commit_is_a_warning(
     error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
         with replaced(app, "commit", fails(error("as the broker says"))):
             app.conductor.clear()

@@ -21,6 +21,7 @@ from tests.apps import (
     take,
     write,
 )
+from tests.lanes import NEVER
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hold, replace, replaced
@@ -114,7 +115,7 @@ async def test_partition_is_handled_by_one_member_at_a_time(assignment: str) -> 
 @jumping
 async def test_revocation_waits_for_unacked_message_and_commits_it(assignment: str) -> None:
     broker = broker_with(ORDERS[0], records=3)
-    one, other = [app_on(broker, assignment=assignment, commit_interval=1e6) for _ in range(2)]
+    one, other = [app_on(broker, assignment=assignment, commit_interval=NEVER) for _ in range(2)]
     async with one, other:
         in_hand = await anext(one.topic("orders").noack())
         one.conductor.clear()  # the partition is revoked
@@ -176,7 +177,7 @@ async def test_kept_partition_is_acked_and_committed_during_a_rebalance() -> Non
 async def test_partition_is_not_released_during_a_commit_of_it() -> None:
     """Otherwise the commit could reach the broker after the next owner's, and undo that (I2)."""
     broker = broker_with(*ORDERS[:2], records=3)
-    one, other = [app_on(broker, commit_interval=1e6) for _ in range(2)]
+    one, other = [app_on(broker, commit_interval=NEVER) for _ in range(2)]
     asked: list[Mapping[TP, int]] = []
     answered = trio.Event()
     async with one, trio.open_nursery() as nursery:
@@ -333,7 +334,7 @@ async def test_error_of_revoked_hook_ends_the_app() -> None:
 @jumping
 async def test_lost_partitions_are_not_committed() -> None:
     broker = broker_with(*ORDERS, records=2)
-    app = app_on(broker, commit_interval=1e6)
+    app = app_on(broker, commit_interval=NEVER)
     async with app:
         messages = app.topic("orders").noack()
         first = await take(messages, 8)
@@ -351,7 +352,7 @@ async def test_lost_partitions_are_not_committed() -> None:
 @jumping
 async def test_commit_of_evicted_member_loses_all_partitions() -> None:
     broker = broker_with(*ORDERS, records=1)
-    app = app_on(broker, commit_interval=1e6)
+    app = app_on(broker, commit_interval=NEVER)
     async with app:
         messages = app.topic("orders").noack()
         first = await take(messages, 4)
@@ -369,7 +370,7 @@ async def test_commit_of_evicted_member_loses_all_partitions() -> None:
 @jumping
 async def test_next_member_gets_uncommitted_messages_of_killed_member() -> None:
     broker = broker_with(*ORDERS, records=10)
-    one, other = [app_on(broker, commit_interval=1e6, session_timeout=10.0) for _ in range(2)]
+    one, other = [app_on(broker, commit_interval=NEVER, session_timeout=10.0) for _ in range(2)]
     async with one:
         messages = one.topic("orders").noack()
         for message in await take(messages, 20):

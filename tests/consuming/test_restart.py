@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import hold
 from transport import TP
@@ -73,7 +74,7 @@ async def test_restart_with_transactions_writes_each_result_once(mode: str) -> N
     for tp in ORDERS:
         broker.log(tp).append(None, b"v", (), 0)
         broker.log(tp).append(None, b"w", (), 0)
-    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+    async with app_on(broker, transactions=mode, commit_interval=NEVER) as app:
         out, messages = app.topic("out"), app.topic("orders").noack()
         async with await anext(messages) as message:
             await out.send(value=message.value)

@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.producing.held_back import HeldBack, app_with
 from tests.scripted import hangs, replace
@@ -368,7 +369,7 @@ async def test_send_soon_sends_in_the_transaction_of_its_source(mode: str) -> No
     """The commit waits for the message, so the source may be acked before it is sent."""
     broker = broker_with(ORDERS, TP("out", 0), records=0)
     broker.log(ORDERS).append(None, b"v", (), 0)
-    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+    async with app_on(broker, transactions=mode, commit_interval=NEVER) as app:
         out = app.topic("out")
         (message,) = await take(app.topic("orders").noack(), 1)
         fut = out.send_soon(value=b"result", source=message)

@@ -33,7 +33,7 @@ class _Replacement:
 
 
 class ScriptedDriver:
-    """A driver whose clients call functions of the test in the place of their own methods."""
+    """A driver whose clients call functions of the test instead of their own methods."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -58,8 +58,8 @@ class ScriptedDriver:
         assert name in vars(protocol), f"{protocol.__name__} has no method {name!r}"
         self._replaced[call, id] = _Replacement(function, once)
 
-    def restore(self, call: str, id: str | None) -> None:
-        self._replaced.pop((call, id), None)
+    def restore(self, call: str) -> None:
+        self._replaced.pop((call, None), None)
 
     def method(self, call: str, id: str | None, own: Any) -> Any:
         """Return the function that makes this call of the client with this transactional id."""
@@ -125,14 +125,14 @@ def replace(
     _driver_of(app).replace(call, function, transactional_id, once=once)
 
 
-def restore(app: App, call: str, *, transactional_id: str | None = None) -> None:
-    """Let the clients make a call themselves again."""
-    _driver_of(app).restore(call, transactional_id)
+def restore(app: App, call: str) -> None:
+    """Let the clients make a call themselves again, which was replaced for all of them."""
+    _driver_of(app).restore(call)
 
 
 @contextlib.contextmanager
 def replaced(app: App, call: str, function: Function) -> Iterator[None]:
-    """Replace a call in a block."""
+    """Replace a call while the block runs."""
     replace(app, call, function)
     try:
         yield

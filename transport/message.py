@@ -126,9 +126,7 @@ class Message:
     @property
     def is_open(self) -> bool:
         """Whether an ack of it would still count."""
-        if self.batch is None:
-            return self.lane.begun.get(self.offset) is self
-        return self.batch.left is not None and self.batch.left.get(self.offset) is self
+        return self.batch is not None or self.lane.begun.get(self.offset) is self
 
     @property
     def oldest(self) -> int:
@@ -339,13 +337,12 @@ class Batch(Sequence[Message]):
 
     def open_messages(self) -> Iterable[Message]:
         """Return its unacked messages. For the transport."""
-        if self._messages is None:
-            return list(self.messages)
-        return list((self.left or {}).values())
+        return list(self.messages if self.left is None else self.left.values())
 
     def dissolve(self) -> Mapping[int, Message]:
         """Detach its unacked messages from it; return them by offset. For the transport."""
-        left, self.left = self.left or {}, {}
+        assert self.left is not None  # one of its messages is given back
+        left, self.left = self.left, {}
         for message in left.values():
             message.batch = None
         return left

@@ -797,3 +797,31 @@ def test_messages_given_up_at_the_end_of_an_epoch_do_not_count_as_acked(
     first.ack()
     ledger.shut()
     assert (lane.acked, ledger.acked) == (1, 1)
+
+
+# Calls to the channels
+
+
+def test_suspended_ledger_calls_the_channel_of_each_lane(ledger: Ledger) -> None:
+    called: list[Lane] = []
+    lanes = [ledger.open_lane(BufferUsage(100, on_suspended=called.append)) for _ in range(2)]
+    ledger.suspend()
+    assert called == lanes
+
+
+def test_lane_that_is_closed_or_shut_is_gone_for_its_channel(ledger: Ledger) -> None:
+    gone: list[Lane] = []
+    closed, shut = (ledger.open_lane(BufferUsage(100, on_gone=gone.append)) for _ in range(2))
+    ledger.close_lane(closed)
+    assert gone == [closed]
+    ledger.shut()
+    assert gone == [closed, shut]
+
+
+def test_ledger_is_idle_if_no_message_waits_or_is_unacked(ledger: Ledger, lane: Lane) -> None:
+    ledger.fetched(fetched(0))
+    assert not ledger.is_idle
+    message = take(lane)
+    assert not ledger.is_idle
+    message.ack()
+    assert ledger.is_idle

@@ -125,3 +125,9 @@ def test_no_message_of_a_batch_is_open_after_its_epoch(ledger: Ledger, lane: Lan
     first, _ = take_batch(ledger, lane, 2)
     ledger.shut()
     assert not first.is_open
+
+
+def test_unacked_messages_of_a_batch_are_made_for_the_ledger(ledger: Ledger, lane: Lane) -> None:
+    batch = take_batch(ledger, lane, 2)
+    assert list(ledger.unacked) == list(batch)
+    assert [message.offset for message in batch] == [0, 1]

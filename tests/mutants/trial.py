@@ -235,16 +235,25 @@ def transplant(mutant: Mutant) -> None:
     module = importlib.import_module(module_name(mutant.file))
     changed = types.ModuleType(module.__name__)
     exec(compile(mutant.source, str(TRANSPORT / mutant.file), "exec"), changed.__dict__)
-    path = mutant.function.partition(":")[0].split(".")
-    _function(module, path).__code__ = _function(changed, path).__code__
+    name, _, line = mutant.function.partition(":")
+    path = name.split(".")
+    _function(module, path, int(line)).__code__ = _function(changed, path, int(line)).__code__
 
 
-def _function(module: types.ModuleType, path: Sequence[str]) -> Any:
+def _away(accessor: Any, line: int) -> int:
+    """How far the accessor of a property is from a line: both accessors have one name."""
+    while hasattr(accessor, "__wrapped__"):
+        accessor = accessor.__wrapped__
+    return abs(int(accessor.__code__.co_firstlineno) - line)
+
+
+def _function(module: types.ModuleType, path: Sequence[str], line: int) -> Any:
     found: Any = module
     for name in path:
         found = vars(found)[name]
     if isinstance(found, property):
-        found = found.fget
+        getter, setter = found.fget, found.fset
+        found = getter if setter is None else min(getter, setter, key=lambda f: _away(f, line))
     elif isinstance(found, staticmethod | classmethod):
         found = found.__func__
     while hasattr(found, "__wrapped__"):

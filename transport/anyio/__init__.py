@@ -11,7 +11,9 @@
 On trio, `app` is the app itself. On asyncio, the same tree runs as a trio *guest* of the asyncio
 loop, in the same thread. Each loop has one guest, which runs while at least one app is open.
 
-Start reading at `opening.py`. Nothing else in `transport` imports this package.
+Start reading at `opening.py`. `guest.py` runs trio in the asyncio loop. `wrappers.py`, `reader.py`
+and `deliveries.py` have the calls for asyncio tasks. Nothing else in `transport` imports this
+package.
 """
 
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries

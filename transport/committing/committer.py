@@ -221,10 +221,10 @@ class Committer:
         return {
             ledger: offset
             for ledger, offset in self._assignment.due(topics).items()
-            if ledger not in self._left and not self._is_homeless(ledger, offset)
+            if ledger not in self._left and not self._is_deleted(ledger, offset)
         }
 
-    def _is_homeless(self, ledger: Ledger, offset: int) -> bool:
+    def _is_deleted(self, ledger: Ledger, offset: int) -> bool:
         if (kept := self._deleted.get(ledger)) is None:
             return False
         at, until = kept

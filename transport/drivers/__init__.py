@@ -1,4 +1,4 @@
-"""Drivers, chosen by the scheme of a broker's URL.
+"""Drivers, chosen by the scheme of a broker's URL. To add a driver, start with `base.py`.
 
     memory://NAME                             a broker inside this process
     kafka://HOST:PORT,HOST:PORT               Kafka, in the clear

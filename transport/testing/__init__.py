@@ -2,6 +2,7 @@
 
 - `simulate` runs an app through crashes, rebalances and lost answers, and counts its work.
 - `cancel_everywhere` cancels a call or a whole program at each of its steps.
+- `FaultyDriver` stands between an app and its driver, and makes calls fail or take long.
 - `run` is `trio.run` on a clock that jumps.
 - `transport.testing.strategies` draws histories with Hypothesis.
 - `transport.testing.fixtures` has fixtures for pytest.

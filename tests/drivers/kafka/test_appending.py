@@ -28,7 +28,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka.appending import Appending, FilledBatch, Part
-from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
+from transport.drivers.kafka.deliveries import Deliveries, HandedBatch, Run
 from transport.drivers.kafka.workarounds.rejected_record import (
     spare_neighbors,
     tolerate_rejected_records,
@@ -163,7 +163,7 @@ class Watch:
             self.outcomes[each] = outcome
 
     def append(self, messages: list[Outgoing], tp: TopicPartition = TP) -> None:
-        batch = Batch(messages, trio.current_time() + 60.0)
+        batch = HandedBatch(messages, trio.current_time() + 60.0)
         self.deliveries.add(batch)
         appended = self.rig.append(messages, tp)
         runs = [Run(batch, part) for part in appended.parts]
@@ -431,7 +431,7 @@ async def test_outcome_before_batch_is_tracked_is_not_lost() -> None:
     rig = Rig()
     watch = Watch(rig)
     messages = numbered(3)
-    batch = Batch(messages, trio.current_time() + 60.0)
+    batch = HandedBatch(messages, trio.current_time() + 60.0)
     watch.deliveries.add(batch)
     parts = rig.append(messages).parts
     rig.answer(rig.drain())
@@ -467,7 +467,7 @@ async def test_split_before_batch_is_tracked_loses_no_outcome() -> None:
     rig = Rig()
     watch = Watch(rig)
     messages = numbered(4)
-    batch = Batch(messages, trio.current_time() + 60.0)
+    batch = HandedBatch(messages, trio.current_time() + 60.0)
     watch.deliveries.add(batch)
     parts = rig.append(messages).parts
     rig.answer(rig.drain(), TOO_LARGE)

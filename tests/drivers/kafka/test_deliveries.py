@@ -17,7 +17,7 @@ from tests.nurseries.clock import jumping
 from transport import ClientClosed, DeliveryFailed, DeliveryTimeout
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka.appending import FilledBatch, Part
-from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
+from transport.drivers.kafka.deliveries import Deliveries, HandedBatch, Run
 
 TIMEOUT = 100.0
 
@@ -52,7 +52,7 @@ class Rig:
     def hand_over(self, value: bytes, left: float = TIMEOUT) -> None:
         """Pass a message to a client that never resolves it."""
         outgoing = Outgoing("t", 0, None, value, (), None)
-        batch = Batch([outgoing], trio.current_time() + left)
+        batch = HandedBatch([outgoing], trio.current_time() + left)
         self.deliveries.add(batch)
         self.deliveries.taken(batch, [Run(batch, part_of([outgoing]))], [], [])
 
@@ -120,7 +120,7 @@ async def test_message_keeps_its_outcome_if_a_later_one_has_none(how: str) -> No
     futures = part.held._record_futures  # as if the client had split the batch
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deliveries.keep_deadlines, lambda: None)
-        batch = Batch(messages, trio.current_time() + TIMEOUT)
+        batch = HandedBatch(messages, trio.current_time() + TIMEOUT)
         deliveries.add(batch)
         deliveries.taken(batch, [Run(batch, part)], [], [])
         await trio.testing.wait_all_tasks_blocked()

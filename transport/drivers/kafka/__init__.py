@@ -1,8 +1,9 @@
 """The Kafka driver: kafka-python 3, whose blocking clients run in worker threads.
 
-Start reading at `consumer.py` and `producer.py`. Only this package uses private parts of the
-client. A comment at each use gives the reason. `tests/drivers/kafka/test_private_names.py` tests
-each name that the package relies on.
+Start reading at `consumer.py` and `producer.py`. `workarounds/` has one file for each unexpected
+behavior of the client. `records/` decodes and encodes records. Only this package uses private parts
+of the client. A comment at each use gives the reason. `tests/drivers/kafka/test_private_names.py`
+tests each name that the package relies on.
 """
 
 from __future__ import annotations

@@ -211,8 +211,8 @@ class Appending:
                     # `_incomplete`: a flush, and the end of the client, wait for these batches.
                     accumulator._incomplete.add(held)
                     self.must_wake = True
-            if len(queue) > 1 or (queue and queue[-1].records.is_full()):
-                self.must_wake = True
+            if held is not None and held.records.is_full():
+                self.must_wake = True  # just now: a batch that is full takes no message
         return taken
 
     def _new_batch(self, tp: TopicPartition) -> FilledBatch:

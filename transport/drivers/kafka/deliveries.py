@@ -38,7 +38,7 @@ from transport.types import RecordMetadata
 
 @attrs.define(eq=False)
 class Run:
-    """Messages of one `Batch` that are in one batch of the client, in order.
+    """Messages of one `HandedBatch` that are in one batch of the client, in order.
 
     Attributes:
         is_done: whether all of them have been reported.
@@ -46,7 +46,7 @@ class Run:
             client's future.
     """
 
-    batch: Batch
+    batch: HandedBatch
     part: Part
     is_done: bool = False
     waiting: list[tuple[Outgoing, Any]] | None = None
@@ -60,7 +60,7 @@ class Run:
 
 
 @attrs.define(eq=False)
-class Batch:
+class HandedBatch:
     """The messages of one call of `send`.
 
     Attributes:
@@ -119,7 +119,9 @@ class Deliveries:
         self._answered = answered
         self._translate = translate
         self._token = trio.lowlevel.current_trio_token()
-        self._batches: collections.deque[Batch] = collections.deque()  # with unreported messages
+        self._batches: collections.deque[HandedBatch] = (
+            collections.deque()
+        )  # with unreported messages
         self._next_deadline = float("inf")  # that `keep_deadlines` waits for
         self._sooner = trio.Event()  # an earlier deadline was added
         self._landed: collections.deque[Run] = collections.deque()
@@ -127,7 +129,7 @@ class Deliveries:
         self._given_again: weakref.WeakSet[Outgoing] = weakref.WeakSet()
         self._collecting = False
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: HandedBatch) -> None:
         """Track a batch from now on."""
         batch.is_short = batch.deadline - trio.current_time() < self._timeout * GIVES_UP_AFTER
         at = len(self._batches)
@@ -139,7 +141,7 @@ class Deliveries:
 
     def taken(
         self,
-        batch: Batch,
+        batch: HandedBatch,
         runs: list[Run],
         refused: Sequence[tuple[Outgoing, Outcome]],
         absent: Sequence[Outgoing],
@@ -273,7 +275,7 @@ class Deliveries:
             if first is not None and first.left:
                 self._expire(first, discard)
 
-    def _expire(self, first: Batch, discard: Callable[[], None]) -> None:
+    def _expire(self, first: HandedBatch, discard: Callable[[], None]) -> None:
         now = trio.current_time()
         if first.is_short:
             held = [b for b in self._batches if b.is_short and b.deadline <= now]
@@ -282,7 +284,7 @@ class Deliveries:
             discard()
         self._fail(held, DeliveryTimeout(f"not acknowledged within {self._timeout:g} s"))
 
-    def _fail(self, batches: Sequence[Batch], error: TransportError) -> None:
+    def _fail(self, batches: Sequence[HandedBatch], error: TransportError) -> None:
         # A message may have an outcome while a later one of its run has none: report it first.
         for batch in batches:
             self._landed.extend(batch.runs or ())
@@ -296,7 +298,7 @@ class Deliveries:
 
     def enter(
         self,
-        batch: Batch,
+        batch: HandedBatch,
         runs: list[Run],
         refused: Sequence[tuple[Outgoing, Outcome]],
         absent: Sequence[Outgoing],

@@ -21,7 +21,7 @@ from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.appending import Appending, Part
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
 from transport.drivers.kafka.connecting import Attempt
-from transport.drivers.kafka.deliveries import Batch, Deliveries, Run
+from transport.drivers.kafka.deliveries import Deliveries, HandedBatch, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
 from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.options import admin_options, producer_options
@@ -70,7 +70,7 @@ MOMENT = 0.25
 _FEW, _FEW_WITHOUT, _SMALL = 1024, 256, 256 << 10
 
 Taken: TypeAlias = Callable[
-    [Batch, list[Run], Sequence[tuple[Outgoing, Outcome]], Sequence[Outgoing]], None
+    [HandedBatch, list[Run], Sequence[tuple[Outgoing, Outcome]], Sequence[Outgoing]], None
 ]
 
 
@@ -301,7 +301,7 @@ class KafkaProducerClient:
         if self._submit_here(messages, deadline, again=again):
             await trio.lowlevel.checkpoint()
             return
-        handed = Batch(list(messages), deadline)
+        handed = HandedBatch(list(messages), deadline)
         with self._calls.errors():
             call = self._sending.submit("send", self._send, handed, again, self._opened.taken)
             if handed.messages:
@@ -313,7 +313,7 @@ class KafkaProducerClient:
         self._calls.check_open()
         if (here := self._client_here(messages)) is None:
             return False
-        handed = Batch(list(messages), deadline)
+        handed = HandedBatch(list(messages), deadline)
         self._opened.add(handed)
         try:
             self._send(handed, again, self._opened.enter, here)
@@ -543,7 +543,7 @@ class KafkaProducerClient:
 
     @trio.lowlevel.enable_ki_protection  # a batch of the client must not be torn
     def _send(
-        self, batch: Batch, again: bool, taken: Taken, here: KafkaProducer | None = None
+        self, batch: HandedBatch, again: bool, taken: Taken, here: KafkaProducer | None = None
     ) -> None:
         """Append messages. `here` is the client if this is trio's thread, which makes no other."""
         refused: list[tuple[Outgoing, Outcome]] = []

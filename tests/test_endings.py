@@ -17,7 +17,9 @@ from tests.apps import app_on, broker_with, take
 from tests.nurseries.clock import jumping
 from tests.scripted import hangs, replace
 from transport import TP, App, AppClosed, DeliveryFailed, Fetched, Topic
-from transport.drivers.base import ConsumerClient, Outgoing
+from transport.drivers.base import Outgoing
+from transport.drivers.memory import MemoryDriver
+from transport.drivers.memory.consumer import MemoryConsumer
 from transport.drivers.settings import ClientSettings
 
 ORDERS = TP("orders", 0)
@@ -163,19 +165,24 @@ async def test_a_call_between_the_stop_and_the_end_ends_at_once(
 
 @jumping
 async def test_an_iterator_ends_when_a_restart_fails() -> None:
-    def refuse(settings: ClientSettings) -> ConsumerClient:
-        raise OSError("no other client can be made")
+    class OneClient(MemoryDriver):
+        made = False
+
+        def consumer(self, settings: ClientSettings) -> MemoryConsumer:
+            if self.made:
+                raise OSError("no other client can be made")
+            self.made = True
+            return super().consumer(settings)
 
     async def restart(outside: trio.Nursery) -> None:
-        async with app_on(broker_with(ORDERS)) as app:
+        async with App("group", OneClient(broker=broker_with(ORDERS))) as app:
             topic = app.topic("orders")
             await take_none(topic)
             outside.start_soon(iterate, app, topic)
-            app.driver.consumer = refuse  # type: ignore[method-assign]
             await app.consumer.restart()
 
     async with trio.open_nursery() as outside:
-        with pytest.raises(ExceptionGroup):
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True):
             await restart(outside)
 
 

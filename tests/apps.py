@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import trio
 
-from transport import TP, App, Transport
-from transport.drivers.memory import MemoryBroker, MemoryDriver
+from tests.scripted import scripted
+from transport import TP, App
+from transport.drivers.memory import MemoryBroker
 
 T = TypeVar("T")
 
@@ -18,14 +19,11 @@ A_WHILE = 60.0  # seconds; long enough for all expected events. The tests' clock
 def app_on(
     broker: MemoryBroker, id: str = "group", *, kind: type[App] = App, **settings: Any
 ) -> App:
-    """Return an app of this broker; `kind` may be a subclass with hooks."""
+    """Return an app of this broker, whose calls the test can replace (`tests.scripted`).
 
-    class Here(Transport):
-        def __init__(self, url: Any, app: App) -> None:
-            super().__init__(url, app)
-            self.driver = MemoryDriver(broker=broker)
-
-    return type(kind.__name__, (kind,), {"Transport": Here})(id, **settings)
+    `kind` may be a subclass with hooks.
+    """
+    return scripted(kind)(id, broker, **settings)
 
 
 def broker_with(*tps: TP, records: int = 0, **options: Any) -> MemoryBroker:
@@ -48,6 +46,13 @@ def write(broker: MemoryBroker, tp: TP, count: int = 1, value: bytes = b"value")
 
 def committed(broker: MemoryBroker, group: str = "group") -> dict[TP, int]:
     return broker.group(group).offsets
+
+
+def evict_all(broker: MemoryBroker, group: str = "group") -> None:
+    """Remove all members from the group, as if their sessions had expired."""
+    members = broker.group(group)
+    for name in list(members.members):
+        members.leave(name, trio.current_time())
 
 
 async def take(messages: AsyncIterator[T], count: int) -> list[T]:

@@ -14,6 +14,7 @@ import transport
 from tests.apps import app_on, broker_with, committed, write
 from tests.nurseries.clock import run
 from tests.nurseries.ctrl_c import AtLine
+from tests.nurseries.errors import leaves
 from transport import TP, App
 from transport.drivers.memory import MemoryBroker
 
@@ -65,12 +66,6 @@ class Scenario:
         for tp, offset in committed(self.broker).items():
             assert all((tp, before) in self.done for before in range(offset)), (tp, offset)
         assert not self.broker.group("group").members
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in leaves(part)]
-    return [error]
 
 
 def test_ctrl_c_at_any_line_commits_no_unhandled_message() -> None:

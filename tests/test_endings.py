@@ -15,8 +15,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, take
 from tests.nurseries.clock import jumping
+from tests.scripted import hangs, replace
 from transport import TP, App, AppClosed, DeliveryFailed, Fetched, Topic
-from transport.drivers.base import ConsumerClient, Outgoing
+from transport.drivers.base import Outgoing
+from transport.drivers.memory import MemoryDriver
+from transport.drivers.memory.consumer import MemoryConsumer
 from transport.drivers.settings import ClientSettings
 
 ORDERS = TP("orders", 0)
@@ -162,19 +165,24 @@ async def test_a_call_between_the_stop_and_the_end_ends_at_once(
 
 @jumping
 async def test_an_iterator_ends_when_a_restart_fails() -> None:
-    def refuse(settings: ClientSettings) -> ConsumerClient:
-        raise OSError("no other client can be made")
+    class OneClient(MemoryDriver):
+        made = False
+
+        def consumer(self, settings: ClientSettings) -> MemoryConsumer:
+            if self.made:
+                raise OSError("no other client can be made")
+            self.made = True
+            return super().consumer(settings)
 
     async def restart(outside: trio.Nursery) -> None:
-        async with app_on(broker_with(ORDERS)) as app:
+        async with App("group", OneClient(broker=broker_with(ORDERS))) as app:
             topic = app.topic("orders")
             await take_none(topic)
             outside.start_soon(iterate, app, topic)
-            app.driver.consumer = refuse  # type: ignore[method-assign]
             await app.consumer.restart()
 
     async with trio.open_nursery() as outside:
-        with pytest.raises(ExceptionGroup):
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True):
             await restart(outside)
 
 
@@ -221,11 +229,7 @@ async def test_flow_is_not_resumed_after_the_end() -> None:
 # Calls that wait for the broker
 
 
-async def never(*args: object) -> None:
-    await trio.sleep_forever()
-
-
-async def slow(*args: object) -> dict[TP, Sequence[Fetched]]:
+async def slow(*_: object) -> dict[TP, Sequence[Fetched]]:
     await trio.sleep(1.0)
     return {}
 
@@ -237,7 +241,7 @@ async def test_a_commit_and_the_end_do_not_wait_for_a_connecting_client(
 ) -> None:
     async with trio.open_nursery() as outside:
         async with app_on(broker_with(ORDERS), transactions=transactions) as app:
-            app.consumer.client.open = never  # type: ignore[method-assign]
+            replace(app, "open", hangs)
             app.conductor.add(app.topic("orders"))
             await wait_all_tasks_blocked()
             assert not await app.consumer.commit()
@@ -263,7 +267,7 @@ async def test_a_call_that_waits_for_a_hanging_client_ends_with_the_app(
     async with trio.open_nursery() as outside:
         async with app_on(broker_with(ORDERS, records=2), commit_timeout=5.0) as app:
             messages = await take(app.topic("orders").noack(), 2)
-            app.consumer.client.poll = slow
+            replace(app, "poll", slow)
             app.consumer.requests.note_change()
             await wait_all_tasks_blocked()
             outside.start_soon(waiting, "empty", app.consumer.wait_empty)
@@ -282,7 +286,7 @@ async def test_a_call_that_waits_for_a_send_or_an_outcome_ends_with_the_app(
 ) -> None:
     ended: list[str] = []
 
-    async def send_on(messages: Sequence[Outgoing]) -> None:
+    async def send_on(_: object, messages: Sequence[Outgoing]) -> None:
         """Accept the messages, and never report an outcome."""
 
     async def waiting(
@@ -299,8 +303,7 @@ async def test_a_call_that_waits_for_a_send_or_an_outcome_ends_with_the_app(
         async with app_on(broker_with(ORDERS), send_buffer_messages=2) as app:
             topic = app.topic("orders")
             await topic.send_and_wait(value=b"1")
-            app.producer.client.send = send_on  # type: ignore[method-assign]
-            app.producer.client.flush = never  # type: ignore[attr-defined]
+            replace(app, "producer.send", send_on)
             outside.start_soon(
                 waiting, "wait", lambda: topic.send_and_wait(value=b"2"), DeliveryFailed
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -10,7 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from nurseries import Node
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, hangs, is_not_called, late, replace
 from transport import TP, App, AppClosed, ClientClosed, CommitUnknown, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
@@ -19,7 +21,7 @@ ORDERS = [TP("orders", number) for number in range(4)]
 @jumping
 async def test_acked_messages_are_committed_and_unacked_ones_are_redelivered() -> None:
     broker = broker_with(ORDERS[0], records=5)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         for message in await take(app.topic("orders").noack(), 4):
             if message.offset < 3:
                 message.ack()
@@ -35,16 +37,11 @@ async def test_a_rebalance_until_the_end_makes_no_unknown_commit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The broker answered each try: nothing is committed, and the acked message is redelivered."""
-
-    async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
-        await trio.sleep(0.01)
-        raise RebalanceInProgress("for as long as the app lives")
-
     broker = broker_with(ORDERS[0], records=1)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
         message.ack()
-        app.consumer.client.commit = refuse
+        replace(app, "commit", fails(RebalanceInProgress("for as long as the app lives")))
     assert committed(broker) == {}
     assert "the last commit was not made within" in caplog.text
 
@@ -52,16 +49,10 @@ async def test_a_rebalance_until_the_end_makes_no_unknown_commit(
 @jumping
 async def test_a_kill_during_the_last_commit_commits_nothing_and_raises_nothing() -> None:
     broker = broker_with(ORDERS[0], records=1)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
         message.ack()
-        commit = app.consumer.client.commit
-
-        async def commit_late(offsets: Mapping[TP, int], timeout: float) -> None:
-            await trio.sleep(1.0)
-            await commit(offsets, timeout)
-
-        app.consumer.client.commit = commit_late
+        replace(app, "commit", late(1.0))
         app.consumer.close()
         await wait_all_tasks_blocked()
         await app.kill()
@@ -82,7 +73,7 @@ async def test_a_break_leaves_the_current_message_unacked() -> None:
 async def test_a_cancelled_app_commits_acked_messages() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):
-        async with app_on(broker, commit_interval=1e6) as app:
+        async with app_on(broker, commit_interval=NEVER) as app:
             async for message in app.topic("orders"):
                 if message.offset == 2:
                     await trio.sleep_forever()
@@ -94,7 +85,7 @@ async def test_a_cancelled_app_commits_acked_messages() -> None:
 async def test_an_iterator_that_is_cancelled_while_it_waits_has_acked_the_last_message() -> None:
     broker = broker_with(ORDERS[0], records=5)
     with trio.move_on_after(A_WHILE):
-        async with app_on(broker, commit_interval=1e6) as app:
+        async with app_on(broker, commit_interval=NEVER) as app:
             async for _ in app.topic("orders"):
                 pass
     assert committed(broker) == {ORDERS[0]: 5}
@@ -108,7 +99,7 @@ async def test_an_app_that_is_cancelled_at_any_step_commits_acked_messages(steps
     async with trio.open_nursery() as nursery:
 
         async def work() -> None:
-            async with app_on(broker, commit_interval=1e6) as app:
+            async with app_on(broker, commit_interval=NEVER) as app:
                 async for message in app.topic("orders"):
                     await trio.lowlevel.checkpoint()
                     done[message.tp] = message.offset + 1
@@ -167,16 +158,17 @@ async def test_an_iterator_that_begins_after_the_stop_ends_at_once() -> None:
 async def test_the_end_does_not_wait_for_a_client_that_is_being_opened() -> None:
     closed = trio.Event()
 
-    async def open() -> None:
+    async def open(_: object) -> None:
         await closed.wait()
         raise ClientClosed("the client was closed")
 
-    async def close(timeout: float) -> None:
+    async def close(_: object, timeout: float) -> None:
         await trio.lowlevel.checkpoint()
         closed.set()
 
     app = app_on(broker_with(ORDERS[0]))
-    app.consumer.client.open, app.consumer.client.close = open, close
+    replace(app, "open", open)
+    replace(app, "close", close)
     async with app:
         app.topic("orders").noack()
         await wait_all_tasks_blocked()
@@ -224,11 +216,8 @@ async def test_the_end_does_not_wait_for_a_hook_of_a_rebalance() -> None:
 @pytest.mark.parametrize("is_killed", [True, False])
 @jumping
 async def test_a_client_that_was_killed_or_never_opened_is_not_closed(is_killed: bool) -> None:
-    async def close(timeout: float) -> None:
-        pytest.fail("close() was called: it may leave the group, and wait for the answer")
-
     async with app_on(broker_with(ORDERS[0], records=1)) as app:
-        app.consumer.client.close = close
+        replace(app, "close", is_not_called("it may leave the group, and wait for the answer"))
         if is_killed:
             await anext(app.topic("orders").noack())
             await app.kill()
@@ -244,9 +233,6 @@ async def test_after_a_kill_nothing_is_delivered_or_acked_no_hook_runs_and_no_gr
         async def on_partitions_revoked(self, revoked: frozenset[TP]) -> None:
             told.append(revoked)
 
-    async def open() -> None:
-        pytest.fail("the client was opened after the kill")
-
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker, kind=Told) as one, app_on(broker) as other, app_on(broker) as idle:
         held = await take(one.topic("orders").noack(), 4)
@@ -254,14 +240,8 @@ async def test_after_a_kill_nothing_is_delivered_or_acked_no_hook_runs_and_no_gr
         await wait_all_tasks_blocked()
         assert one.consumer.rebalances.is_under_way
         told.clear()
-        idle.consumer.client.open = open
-        kill = one.consumer.client.kill
-
-        async def kill_late() -> None:  # as a client does that joins threads
-            await trio.sleep(1.0)
-            await kill()
-
-        one.consumer.client.kill = kill_late
+        replace(idle, "open", is_not_called("the app was killed before"))
+        replace(one, "kill", late(1.0))  # as a client does that joins threads
         for app in (one, idle):
             await app.kill()
             assert not app.consumer.flow_active
@@ -312,24 +292,21 @@ async def test_each_step_of_the_end_has_its_share_of_the_grace() -> None:
     steps: dict[str, float] = {}
     with pytest.RaisesGroup(CommitUnknown, flatten_subgroups=True):
         broker = broker_with(ORDERS[0], records=1)
-        async with app_on(broker, grace=10.0, commit_timeout=30.0, commit_interval=1e6) as app:
+        async with app_on(broker, grace=10.0, commit_timeout=30.0, commit_interval=NEVER) as app:
             (await anext(app.topic("orders").noack())).ack()
-            consumer, close = app.consumer, app.consumer.client.close
-
-            async def commit_for_ever(offsets: Mapping[TP, int], timeout: float) -> None:
-                await trio.sleep_forever()
 
             async def stop_for_ever() -> None:
                 steps["the fetcher stops"] = trio.current_time() - began
                 await trio.sleep_forever()
 
-            async def close_in_time(timeout: float) -> None:
+            async def close_in_time(close: Function, timeout: float) -> None:
                 steps["the client closes"] = trio.current_time() - began
                 steps["its timeout"] = timeout
                 await close(timeout)
 
-            consumer.client.commit, consumer.client.close = commit_for_ever, close_in_time
-            consumer.fetcher.stop = stop_for_ever  # type: ignore[method-assign]
+            replace(app, "commit", hangs)
+            replace(app, "close", close_in_time)
+            app.consumer.fetcher.stop = stop_for_ever  # type: ignore[method-assign]
             began = trio.current_time()
     assert steps == pytest.approx(
         {"the fetcher stops": 4.0, "the client closes": 5.0, "its timeout": 2.0}

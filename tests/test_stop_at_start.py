@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import trio
 
 from tests.kafka.cluster import Broker
 from tests.lanes import Place
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from transport import App
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.testing import FaultyDriver, Script, slow
 
 TRANSACTIONS = pytest.mark.parametrize("transactions", [None, "member", "partition"])
-NEVER = 1e6
 # For each step: the call of the driver that hangs, and its number.
 STEPS = {
     "connecting": ("open", 0),
@@ -50,10 +48,10 @@ async def test_a_hanging_step_of_the_start_does_not_delay_the_end(
 ) -> None:
     broker = MemoryBroker()
     broker.create_topic("orders", 2)
-    driver = FaultyDriver(MemoryDriver(broker=broker), Script({STEPS[step]: slow(NEVER)}))
+    driver = FaultyDriver(MemoryDriver(broker=broker), Script({STEPS[step]: slow(1e6)}))
     app = App("group", driver, transactions=transactions)
     assert await stopped_after(app, "orders", 5.0) == 0
-    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+    assert warnings_in(caplog) == []
 
 
 @TRANSACTIONS
@@ -65,7 +63,7 @@ async def test_a_stop_at_any_moment_of_the_start_is_quick(
     await place.create(2, b"1", b"2")
     app = App(place.name, place.url, transactions=transactions)
     assert await stopped_after(app, place.name, seconds) < 3
-    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    warnings = warnings_in(caplog)
     assert not [text for text in warnings if "not acked at shutdown" not in text]
 
 
@@ -79,7 +77,7 @@ async def test_a_stop_while_a_topic_is_missing_is_quick(
         await other.producer.create_topic(f"none_{place.name}", 1)
     app = App(place.name, place.url, transactions=transactions)
     assert await stopped_after(app, f"none.{place.name}", 1.0) < 3
-    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    warnings = warnings_in(caplog)
     # The only warning names the missing topic.
     assert not [text for text in warnings if f"'none.{place.name}' does not exist" not in text]
 

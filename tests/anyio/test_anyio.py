@@ -8,7 +8,9 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.lanes import Place
+from tests.apps import app_on
+from tests.lanes import NEVER, Place
+from tests.scripted import replace
 from transport import (
     JSON,
     TP,
@@ -28,7 +30,7 @@ PATIENCE = 20.0
 
 
 def app_of(there: Place, **settings: Any) -> App:
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "commit_interval": 1e6, **settings}
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "commit_interval": NEVER, **settings}
     return App(there.name, there.url, **options)
 
 
@@ -194,14 +196,14 @@ async def test_a_crash_in_the_tree_cancels_the_block_which_raises_its_error() ->
 
 
 async def test_a_cancelled_block_raises_an_error_of_closing_the_app() -> None:
-    async def fail(timeout: float) -> None:
+    async def fail(_: object, timeout: float) -> None:
         raise ZeroDivisionError
 
-    app = App("app", MemoryBroker())
+    app = app_on(MemoryBroker())
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         with anyio.CancelScope() as scope:
             async with open_app(app):
-                app.producer.client.close = fail  # type: ignore[method-assign]
+                replace(app, "producer.close", fail)
                 scope.cancel()
                 await anyio.sleep_forever()
 
@@ -301,7 +303,7 @@ async def test_messages_are_sent_in_the_transaction_of_their_source(
 async def test_commit_and_seek_raise_while_the_task_handles_a_message() -> None:
     """Such a call would wait for its own task, on either backend."""
     broker = MemoryBroker()
-    async with open_app(App("app", broker, transactions="member", commit_interval=1e6)) as app:
+    async with open_app(App("app", broker, transactions="member", commit_interval=NEVER)) as app:
         await app.topic("in").send_and_wait(value=b"v", source=None)
         with anyio.fail_after(PATIENCE):
             async for message in app.topic("in"):

@@ -9,19 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.apps import broker_with
 from transport import TP, App
 from transport.anyio import open_app
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
-
-
-def broker_with(records: int) -> MemoryBroker:
-    broker = MemoryBroker()
-    broker.create_topic("orders", 1)
-    for _ in range(records):
-        broker.log(ORDERS).append(None, b"value", (), 0.0)
-    return broker
 
 
 async def handle(
@@ -41,7 +34,7 @@ async def handle(
 
 @pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGINT"], ["SIGTERM", "SIGTERM"]])
 def test_a_signal_lets_the_handler_finish_the_message_in_hand(signals: list[str]) -> None:
-    broker, done = broker_with(10), list[int]()
+    broker, done = broker_with(ORDERS, records=10), list[int]()
     asyncio.run(handle(broker, done, *(signal.Signals[name] for name in signals)))
     assert done == [0, 1]
     assert broker.committed("orders") == {ORDERS: 2}
@@ -49,7 +42,7 @@ def test_a_signal_lets_the_handler_finish_the_message_in_hand(signals: list[str]
 
 
 def test_a_handler_that_takes_too_long_is_cancelled() -> None:
-    broker, done = broker_with(10), list[int]()
+    broker, done = broker_with(ORDERS, records=10), list[int]()
 
     async def main() -> None:
         with anyio.fail_after(20.0):
@@ -61,7 +54,7 @@ def test_a_handler_that_takes_too_long_is_cancelled() -> None:
 
 
 def test_a_second_ctrl_c_raises_keyboard_interrupt() -> None:
-    broker, done = broker_with(10), list[int]()
+    broker, done = broker_with(ORDERS, records=10), list[int]()
     with pytest.raises(KeyboardInterrupt):
         asyncio.run(handle(broker, done, signal.SIGINT, signal.SIGINT))
     assert done == [0]

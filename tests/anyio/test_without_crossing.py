@@ -13,7 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.producing.test_producer import HeldBack, app_with
+from tests.lanes import NEVER
+from tests.producing.held_back import HeldBack, app_with
 from transport import (
     App,
     AppClosed,
@@ -65,10 +66,6 @@ async def held_app(
             yield app, app.topic(topic)
 
 
-def values(client: HeldBack) -> list[bytes | None]:
-    return [outgoing.value for outgoing in client.taken]
-
-
 async def outcome_of(call: Coroutine[Any, Any, Any]) -> Any:
     """Return the result of a call, or the error that it raises."""
     try:
@@ -88,7 +85,7 @@ async def test_a_message_is_accepted_without_a_turn_of_the_guest() -> None:
         assert app.native.producer.in_flight == 4
         assert client.taken == [], "the guest had no turn"
         await all_wait(app)
-        assert values(client) == [b"1", b"2", b"3", b"4"]
+        assert client.values == [b"1", b"2", b"3", b"4"]
         client.end(4)
         assert without_a_turn(one.wait()).offset == 7
         assert without_a_turn(two.wait()).offset == 7
@@ -140,7 +137,7 @@ async def test_the_guest_asks_for_the_partitions_of_an_unknown_topic() -> None:
         with pytest.raises(ValueError, match="message 1 of send_many: 'more' has 4 partitions"):
             await app.topic("more").send_many([{"value": b"v"}, {"value": b"v", "partition": 4}])
         await all_wait(app)
-        assert values(client) == [b"v"] * 3
+        assert client.values == [b"v"] * 3
         client.end(3)
 
 
@@ -207,10 +204,10 @@ async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
             for value in messages:
                 tasks.start_soon(lambda v: orders.send(value=v), value)
                 await all_wait(app)
-            assert values(client) == messages[:5]
+            assert client.values == messages[:5]
             seen: list[bytes | None] = []
             for freed in (1, 3, 5, 2, 5, 4):
-                seen += values(client)[:freed]
+                seen += client.values[:freed]
                 client.end(freed)
                 await all_wait(app)
         assert seen == messages
@@ -227,12 +224,12 @@ async def test_a_sender_does_not_overtake_waiting_senders_of_trio_or_asyncio() -
             for value in (b"A" * 600, b"a"):
                 tasks.start_soon(lambda v: orders.send(value=v), value)
                 await all_wait(app)
-            assert [value[:1] for value in values(client) if value] == [b"L"]
+            assert [value[:1] for value in client.values if value] == [b"L"]
             for first in (b"T", b"A"):
                 client.end()
                 await all_wait(app)
-                assert [value[:1] for value in values(client) if value][:1] == [first]
-            assert values(client)[1:] == [b"a"]
+                assert [value[:1] for value in client.values if value][:1] == [first]
+            assert client.values[1:] == [b"a"]
             client.end(2)
 
 
@@ -262,7 +259,7 @@ async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
         assert large.cancelled()
         assert small.done()
         accepted = when == "in its turn"
-        assert values(client) == [b"2" * 600] * accepted + [b"3"]
+        assert client.values == [b"2" * 600] * accepted + [b"3"]
         client.end(2)
         assert app.native.producer.in_flight == 0
 
@@ -273,17 +270,17 @@ async def test_messages_of_one_send_many_wait_together_and_accepted_ones_are_sen
         await all_wait(app)
         one = asyncio.create_task(orders.send(value=b"one"))
         await all_wait(app)
-        assert values(client) == [b"0", b"1", b"2"]
+        assert client.values == [b"0", b"1", b"2"]
         client.end(2)
         await all_wait(app)
-        assert values(client) == [b"2", b"3", b"4"]
+        assert client.values == [b"2", b"3", b"4"]
         assert len(many.result()) == 5
         assert not one.done()
         cut = asyncio.create_task(orders.send_many([(None, b"a"), (None, b"b"), (None, b"c")]))
         await all_wait(app)
         client.end(2)
         await all_wait(app)
-        assert values(client) == [b"4", b"one", b"a"]
+        assert client.values == [b"4", b"one", b"a"]
         cut.cancel()
         await all_wait(app)
         client.end(3)
@@ -324,7 +321,7 @@ async def test_all_waiting_senders_get_app_closed_at_the_end(kill: bool) -> None
 
 async def test_a_source_acked_while_its_sender_waits_sends_nothing() -> None:
     broker = MemoryBroker()
-    settings: dict[str, Any] = {"transactions": "member", "commit_interval": 1e6}
+    settings: dict[str, Any] = {"transactions": "member", "commit_interval": NEVER}
     async with open_app(App("app", broker, send_buffer_messages=1, **settings)) as app:
         await app.topic("in").send_and_wait(value=b"v", source=None)
         messages = app.topic("in").noack()

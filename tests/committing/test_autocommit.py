@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -13,7 +11,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.lanes import NEVER
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, replace
 from transport import (
     TP,
     App,
@@ -38,22 +38,16 @@ class Answers:
     tried: int = 0
 
     def __attrs_post_init__(self) -> None:
-        make = self.app.consumer.client.commit
+        replace(self.app, "commit", self._commit)
 
-        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
-            self.tried += 1
-            answer = self.script.pop(0) if self.script else 0.0
-            if isinstance(answer, Exception):
-                await trio.lowlevel.checkpoint()
-                raise answer
-            await trio.sleep(answer)
-            await make(offsets, timeout)
-
-        self.app.consumer.client.commit = commit
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> str:
-    return "\n".join(r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+    async def _commit(self, make: Function, *args: object) -> None:
+        self.tried += 1
+        answer = self.script.pop(0) if self.script else 0.0
+        if isinstance(answer, Exception):
+            await trio.lowlevel.checkpoint()
+            raise answer
+        await trio.sleep(answer)
+        await make(*args)
 
 
 # At each interval
@@ -69,7 +63,7 @@ async def test_unanswered_commit_is_logged_and_settled_by_the_next(
         answers = Answers(app, [CommitUnknown("lost on the way")])
         message.ack()
         await trio.sleep(1.5)
-        assert "lost on the way" in warnings(caplog)
+        assert "lost on the way" in "\n".join(warnings_in(caplog))
         assert committed(broker) == {}
         await trio.sleep(1.0)
         assert committed(broker) == {ORDERS: 1}
@@ -166,7 +160,7 @@ async def test_rebalance_that_ended_before_the_shutdown_is_not_logged(
             nursery.start_soon(app.consumer.commit)
             await wait_all_tasks_blocked()
             app.consumer.ownership.drop({ORDERS})
-    assert warnings(caplog) == ""
+    assert warnings_in(caplog) == []
 
 
 @pytest.mark.parametrize("transactions", ["member", "partition"])

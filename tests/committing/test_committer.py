@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.records import fetched
 from transport.committing.committer import Committer
@@ -660,7 +660,7 @@ async def test_commit_is_given_up_with_a_warning_if_the_member_cannot_join_again
         rig.can_join = can_join
         rig.ack(A)
         assert not await rig.committer.commit()
-        (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        (warning,) = warnings_in(caplog)
         assert "no member" in warning
         # While a rebalance is served, the member cannot join: the commit is given up at once.
         assert (29 < trio.current_time() <= 30) if can_join else trio.current_time() == 0

@@ -18,6 +18,7 @@ import trio
 
 from tests.apps import app_on, broker_with, committed, write
 from tests.effort import SEEDS
+from tests.scripted import loses_the_answer, replace
 from transport import (
     TP,
     App,
@@ -193,19 +194,11 @@ class History:
         scopes = [scope for scope in app.consumer.transactions.scopes if scope.is_ready]
         if not scopes:
             return
-        client: Any = app.producer.writer(self.draw.choice(scopes).transactional_id).client
+        id = self.draw.choice(scopes).transactional_id
         name = self.draw.choice(["commit", "send_offsets"])
-        if name in vars(client):
-            return  # one at a time
-        make, was_made = getattr(client, name), self.draw.random() < 0.5
-
-        async def fail(*args: Any) -> None:
-            delattr(client, name)
-            if was_made:
-                await make(*args)
-            raise (CommitUnknown if name == "commit" else TransactionAborted)("by chance")
-
-        setattr(client, name, fail)
+        error = (CommitUnknown if name == "commit" else TransactionAborted)("by chance")
+        lose = loses_the_answer(error, made=self.draw.random() < 0.5)
+        replace(app, f"producer.{name}", lose, transactional_id=id, once=True)
 
     async def do_the_rest(self) -> None:
         ends = {tp: self.broker.log(tp).end for tp in ORDERS}

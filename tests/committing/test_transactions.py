@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import attrs
 import pytest
@@ -13,8 +12,30 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from nurseries.service import Node
-from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import (
+    A_WHILE,
+    app_on,
+    broker_with,
+    committed,
+    evict_all,
+    nothing_comes,
+    take,
+    write,
+)
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import (
+    Function,
+    fails,
+    hangs,
+    is_not_called,
+    late,
+    loses_the_answer,
+    replace,
+    replaced,
+    restore,
+    waits_for,
+)
 from transport import (
     TP,
     App,
@@ -48,7 +69,7 @@ MODES = pytest.mark.parametrize("mode", ["member", "partition"])
 
 
 def exactly_once(broker: MemoryBroker, mode: str = "member", **settings: object) -> App:
-    options: dict[str, object] = {"commit_interval": 1e6, "commit_timeout": 5.0, **settings}
+    options: dict[str, object] = {"commit_interval": NEVER, "commit_timeout": 5.0, **settings}
     return app_on(broker, transactions=mode, **options)
 
 
@@ -93,50 +114,39 @@ def filled(broker: MemoryBroker, records: int, partitions: int) -> MemoryBroker:
 
 def lose_the_answer_to_a_commit(app: App, transactional_id: str, *, was_made: bool) -> None:
     """Let the next commit of a transaction raise CommitUnknown."""
-    client = app.producer.writer(transactional_id).client
-    make = client.commit
-
-    async def lose_it(timeout: float) -> None:
-        client.commit = make
-        if was_made:
-            await make(timeout)
-        raise CommitUnknown("no answer")
-
-    client.commit = lose_it
+    lose = loses_the_answer(CommitUnknown("no answer"), made=was_made)
+    replace(app, "producer.commit", lose, transactional_id=transactional_id, once=True)
 
 
 def commits_wait_for(app: App, asked: trio.Event, answer: trio.Event) -> None:
     """Let the commits of the open transactions wait for `answer`; set `asked` when one is sent."""
+    wait = waits_for(answer, asked=asked)
     for scope in app.consumer.transactions.scopes:
-        client = app.producer.writer(scope.transactional_id).client
-
-        async def commit_late(timeout: float, make: Any = client.commit) -> None:
-            asked.set()
-            await answer.wait()
-            await make(timeout)
-
-        client.commit = commit_late
+        replace(app, "producer.commit", wait, transactional_id=scope.transactional_id)
 
 
 def linger_until_hurried(app: App) -> None:
     """Let messages of the open transaction linger until `hurry` or `without_linger` is called."""
     (scope,) = app.consumer.transactions.scopes
-    client = app.producer.writer(scope.transactional_id).client
     is_hurried = trio.Event()
     token = trio.lowlevel.current_trio_token()
-    send = client.send
-
-    async def linger(batch: Any) -> None:
-        await is_hurried.wait()
-        await send(batch)
 
     @contextlib.contextmanager
-    def without_linger() -> Iterator[None]:
+    def without_linger(_: object) -> Iterator[None]:
         is_hurried.set()
         yield
 
-    client.send, client.without_linger = linger, without_linger
-    client.hurry = lambda: token.run_sync_soon(is_hurried.set)  # also called in threads
+    def hurry(_: object) -> None:  # also called in threads
+        token.run_sync_soon(is_hurried.set)
+
+    script = {"send": waits_for(is_hurried), "without_linger": without_linger, "hurry": hurry}
+    for call, function in script.items():
+        replace(app, f"producer.{call}", function, transactional_id=scope.transactional_id)
+
+
+def without_membership(_: object) -> GroupMetadata:
+    """Return the metadata of a client that is not a member of its group."""
+    return GroupMetadata("group", -1, "")
 
 
 async def fails_as_closed(call: Callable[[], Awaitable[object]]) -> None:
@@ -599,23 +609,19 @@ async def test_unanswered_commit_is_settled_by_the_committed_offsets(
             await out.send(value=first.value)
         scope = next(iter(app.consumer.transactions.scopes))
         client = app.producer.writer(scope.transactional_id).client
-        make = client.commit
 
-        async def lose_the_answer(timeout: float) -> None:
-            client.commit = make
+        async def lose_the_answer(commit: Function, timeout: float) -> None:
             if was_made:
-                await make(timeout)
+                await commit(timeout)
                 await client.begin()
             raise CommitUnknown("no answer")
 
-        committed_now = app.consumer.client.committed
-
-        async def answer_late(tps: Collection[TP]) -> dict[TP, int]:
+        async def look_late(committed: Function, tps: Collection[TP]) -> dict[TP, int]:
             await wait_all_tasks_blocked()  # redelivered messages are fetched by then
-            return await committed_now(tps)
+            return await committed(tps)
 
-        client.commit = lose_the_answer
-        app.consumer.client.committed = answer_late
+        replace(app, "producer.commit", lose_the_answer, once=True)
+        replace(app, "committed", look_late)
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
         assert app.consumer.committer.is_refused, "the outcome is known by now"
@@ -668,19 +674,18 @@ async def test_nothing_is_delivered_until_an_unanswered_commit_is_settled(
             await out.send(value=message.value)
         scope = next(iter(app.consumer.transactions.scopes))
         lose_the_answer_to_a_commit(app, scope.transactional_id, was_made=True)
-        committed_now = app.consumer.client.committed
         tries: list[float] = []
         moved_until = trio.current_time() + 10.0
 
-        async def refuse(tps: Collection[TP]) -> dict[TP, int]:
+        async def refuse(committed: Function, tps: Collection[TP]) -> dict[TP, int]:
             now = trio.current_time()
             assert not tries or 0 < now - tries[-1] < 1.1, "not at once, and not much later"
             tries.append(now)
             if now > moved_until:
-                return await committed_now(tps)
+                return await committed(tps)
             raise TransportError("the group's coordinator has moved")
 
-        app.consumer.client.committed = refuse
+        replace(app, "committed", refuse)
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
         assert len(tries) > 10
@@ -705,24 +710,15 @@ async def test_refused_commit_counts_as_not_made_without_a_query(
             message.ack()
         await app.consumer.commit()
         await app.consumer.seek(IN[0], 0)
-        (scope,) = app.consumer.transactions.scopes
-        client = app.producer.writer(scope.transactional_id).client
-        send_offsets = client.send_offsets
-
-        async def refuse(*_: object) -> None:
-            raise error("as the broker says")
-
-        async def ask(tps: Collection[TP]) -> dict[TP, int]:
-            pytest.fail("the committed offsets were queried after a refusal")
-
-        client.send_offsets = refuse
-        app.consumer.client.committed = ask
+        replace(app, "committed", is_not_called("the answer to the commit is known: a refusal"))
         for message in await take(messages, 2):
             async with message:
                 await out.send(value=b"undone")
-        with pytest.raises(TransactionAborted):
+        with (
+            replaced(app, "producer.send_offsets", fails(error("as the broker says"))),
+            pytest.raises(TransactionAborted),
+        ):
             await app.consumer.commit()
-        client.send_offsets = send_offsets
         for message in await take(messages, 2):
             async with message:
                 await out.send(value=message.value)
@@ -791,12 +787,7 @@ async def test_partition_is_released_even_if_its_transaction_cannot_be_aborted(
         messages = app.topic("in").noack()
         for message in await take(messages, 2):
             message.ack()
-
-        async def fail(timeout: float) -> None:
-            raise BrokerUnavailable("nobody is there")
-
-        for scope in app.consumer.transactions.scopes:
-            app.producer.writer(scope.transactional_id).client.abort = fail
+        replace(app, "producer.abort", fails(BrokerUnavailable("nobody is there")))
         async with app_on(broker) as other:
             other.topic("in").listen()
             await trio.sleep(A_WHILE)
@@ -835,15 +826,9 @@ async def test_transaction_that_cannot_begin_is_begun_by_the_next_commit(
     async with exactly_once(broker) as app:
         messages = app.topic("in").noack()
         (await anext(messages)).ack()
-        (scope,) = app.consumer.transactions.scopes
-        client = app.producer.writer(scope.transactional_id).client
-        begin = client.begin
-
-        async def refuse() -> None:
-            client.begin = begin
-            raise TransportError("the coordinator is loading")
-
-        client.begin = refuse
+        replace(
+            app, "producer.begin", fails(TransportError("the coordinator is loading")), once=True
+        )
         in_hand.set(None)
         assert await app.consumer.commit()
         assert "the next commit retries: the coordinator is loading" in caplog.text
@@ -856,14 +841,10 @@ async def test_transaction_that_cannot_begin_is_begun_by_the_next_commit(
 @MODES
 @jumping
 async def test_fence_at_the_begin_of_the_next_transaction_ends_the_app(mode: str) -> None:
-    async def refuse() -> None:
-        raise Fenced("another has it")
-
     with pytest.RaisesGroup(Fenced, flatten_subgroups=True):
         async with exactly_once(pipeline(records=1), mode) as app:
             (await anext(app.topic("in").noack())).ack()
-            (scope,) = app.consumer.transactions.scopes
-            app.producer.writer(scope.transactional_id).client.begin = refuse
+            replace(app, "producer.begin", fails(Fenced("another has it")))
             with pytest.raises(Fenced):
                 await app.consumer.commit()
             await trio.sleep_forever()  # the app ends by itself
@@ -875,14 +856,9 @@ async def test_closed_client_at_the_begin_of_the_next_transaction_raises_to_the_
     mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No later commit attempt begins it, so nothing may wait for that."""
-
-    async def refuse() -> None:
-        raise ClientClosed("it was killed")
-
     async with exactly_once(pipeline(records=1), mode) as app:
         (await anext(app.topic("in").noack())).ack()
-        (scope,) = app.consumer.transactions.scopes
-        app.producer.writer(scope.transactional_id).client.begin = refuse
+        replace(app, "producer.begin", fails(ClientClosed("it was killed")))
         with pytest.raises(ClientClosed):
             await app.consumer.commit()
         assert caplog.messages == []
@@ -894,14 +870,12 @@ async def test_kill_during_a_release_raises_no_error() -> None:
     async with exactly_once(broker, "partition") as app:
         await take(app.topic("in").noack(), 2)
         first, second = [scope.transactional_id for scope in app.consumer.transactions.scopes]
-        client = app.producer.writer(first).client
-        kill = client.kill
 
-        async def kill_late() -> None:
+        async def kill_late(kill: Function) -> None:
             await app.producer.stop_transaction(second)
             await kill()
 
-        client.kill = kill_late
+        replace(app, "producer.kill", kill_late, transactional_id=first)
         await app.kill()
 
 
@@ -911,16 +885,15 @@ async def test_app_fails_after_transaction_attempts_aborts_in_a_row(mode: str) -
     broker = pipeline(records=1)
     refused: list[Mapping[TP, int]] = []
 
-    async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+    async def refuse(_: object, offsets: Mapping[TP, int], *args: object) -> None:
         refused.append(offsets)
         raise TransactionAborted("for ever")
 
     with pytest.RaisesGroup(TransactionFailed, flatten_subgroups=True):
         async with exactly_once(broker, mode, commit_interval=1.0, transaction_attempts=3) as app:
+            replace(app, "producer.send_offsets", refuse)
             async for message in app.topic("in"):
                 await app.topic("out").send(value=message.value)
-                (scope,) = app.consumer.transactions.scopes
-                app.producer.writer(scope.transactional_id).client.send_offsets = refuse
     assert refused == [{IN[0]: 1}] * 3
     assert results(broker) == []
 
@@ -1001,15 +974,11 @@ async def test_barrier_aborts_if_a_message_is_not_delivered_within_its_bound(mod
     async with exactly_once(broker, mode, transaction_timeout=10.0) as app:
         messages, out = app.topic("in").noack(), app.topic("out")
         async with await anext(messages):
-            (scope,) = app.consumer.transactions.scopes
-            client = app.producer.writer(scope.transactional_id).client
-            deliver = client.send
 
-            async def lose(batch: object) -> None:
-                client.send = deliver
+            async def lose(*_: object) -> None:
                 await trio.lowlevel.checkpoint()
 
-            client.send = lose
+            replace(app, "producer.send", lose, once=True)
             await out.send(value=b"lost")
         began = trio.current_time()
         with pytest.raises(TransactionAborted, match="1 messages were not delivered"):
@@ -1058,25 +1027,17 @@ async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode
         (message,) = await take(messages, 1)
         await app.topic("out").send(value=b"undone", source=message)
         message.ack()
-        (scope,) = app.consumer.transactions.scopes
-        client = app.producer.writer(scope.transactional_id).client
-        send_offsets = client.send_offsets
-
-        async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
-            client.send_offsets = send_offsets
-            raise CommitFailed("no such member")
 
         async def commit() -> None:
             in_hand.set(None)
             with pytest.raises(TransactionAborted):
                 await app.consumer.commit()
 
-        client.send_offsets = refuse
+        replace(app, "producer.send_offsets", fails(CommitFailed("no such member")), once=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(commit)
             assert await nothing_comes(messages, 20.0)  # within the bound of the barrier
-            group = broker.group("group")
-            group.leave(next(iter(group.members)), trio.current_time())
+            evict_all(broker)
         (message,) = await take(messages, 1)
         assert message.offset == 0
     assert results(broker) == []
@@ -1094,24 +1055,19 @@ async def test_consumer_without_membership_commits_nothing(
         messages, out = app.topic("in").noack(), app.topic("out")
         async with await anext(messages) as message:
             await out.send(value=b"undone")
-        (scope,) = app.consumer.transactions.scopes
-        writer = app.producer.writer(scope.transactional_id)
-        group_metadata, send_offsets = (
-            app.consumer.client.group_metadata,
-            writer.client.send_offsets,
-        )
         sent: list[Mapping[TP, int]] = []
 
-        async def noted(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
+        async def noted(send_offsets: Function, offsets: Mapping[TP, int], *args: object) -> None:
             sent.append(offsets)
-            await send_offsets(offsets, group, timeout)
+            await send_offsets(offsets, *args)
 
-        writer.client.send_offsets = noted
-        app.consumer.client.group_metadata = lambda: GroupMetadata("group", *identity)
-        with pytest.raises(TransactionAborted, match="not a member"):
+        replace(app, "producer.send_offsets", noted)
+        with (
+            replaced(app, "group_metadata", lambda _: GroupMetadata("group", *identity)),
+            pytest.raises(TransactionAborted, match="not a member"),
+        ):
             await app.consumer.commit()
         assert (sent, committed(broker), results(broker)) == ([], {}, [])
-        app.consumer.client.group_metadata = group_metadata
         async with await anext(messages) as message:
             await out.send(value=message.value)
         await app.consumer.commit()
@@ -1209,14 +1165,8 @@ async def test_failed_message_is_redelivered_at_once_with_on_task_error_go_on(mo
 
 
 def refuse_the_next_commit(app: App, transactional_id: str) -> None:
-    client = app.producer.writer(transactional_id).client
-    make = client.send_offsets
-
-    async def refuse(offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
-        client.send_offsets = make
-        raise TransactionAborted("refused")
-
-    client.send_offsets = refuse
+    refuse = fails(TransactionAborted("refused"))
+    replace(app, "producer.send_offsets", refuse, transactional_id=transactional_id, once=True)
 
 
 def test_scope_delivers_from_its_begin_and_not_at_a_barrier() -> None:
@@ -1301,15 +1251,7 @@ async def test_flush_waits_for_messages_inside_and_outside_of_transactions(
     async with exactly_once(broker, mode) as app:
         transactions = app.consumer.transactions
         (message,) = await take(app.topic("in").noack(), 1)
-        (scope,) = transactions.scopes
-        writer = app.producer.writer(scope.transactional_id) if inside else app.producer
-        send = writer.client.send
-
-        async def send_late(batch: Any) -> None:
-            await trio.sleep(5.0)
-            await send(batch)
-
-        writer.client.send = send_late
+        replace(app, "producer.send", late(5.0))
         source = message if inside else None
         delivery = await transactions.send("out", None, b"v", source=source)
         await transactions.flush()
@@ -1499,7 +1441,8 @@ async def test_fatal_error_is_raised_whatever_the_outcome_of_other_partitions(
                     await trio.sleep(after)
                     raise why
 
-                app.producer.writer(scope.transactional_id).client.send_offsets = fail
+                id = scope.transactional_id
+                replace(app, "producer.send_offsets", fail, transactional_id=id)
             with pytest.raises(Fenced):
                 await app.consumer.commit()
             await trio.sleep_forever()  # the app ends by itself
@@ -1521,14 +1464,12 @@ async def test_transaction_commit_without_membership_is_refused(
     broker = pipeline(records=1)
     async with exactly_once(broker) as app:
         (message,) = await take(app.topic("in").noack(), 1)
-        client = app.consumer.client
-        true = client.group_metadata
-        client.group_metadata = lambda: attrs.evolve(
-            true(), generation_id=generation, member_id=member
-        )
-        with pytest.raises(error):
+
+        def other(own: Function) -> GroupMetadata:
+            return attrs.evolve(own(), generation_id=generation, member_id=member)
+
+        with replaced(app, "group_metadata", other), pytest.raises(error):
             await app.consumer.transactions.commit({IN[0]: 1})
-        client.group_metadata = true
         message.ack()
 
 
@@ -1596,13 +1537,11 @@ async def test_commit_during_a_rebalance_is_made_after_it(mode: str) -> None:
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
         async with await anext(app.topic("in").noack()) as message:
             await app.topic("out").send(value=message.value)
-        client = app.consumer.client
-        as_it_is = client.group_metadata
-        client.group_metadata = lambda: GroupMetadata("group", -1, "")
+        replace(app, "group_metadata", without_membership)
 
         async def join_again() -> None:
             await trio.sleep(2.0)
-            client.group_metadata = as_it_is
+            restore(app, "group_metadata")
 
         nursery.start_soon(join_again)
         assert await app.consumer.commit()
@@ -1619,22 +1558,15 @@ async def test_commit_that_waits_for_a_rebalance_leaves_out_lost_partitions(
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
         for message in await take(app.topic("in").noack(), 2):
             message.ack()
-        last = app.producer.writer([*app.consumer.transactions.scopes][-1].transactional_id).client
-        commit = last.commit
-
-        async def commit_late(timeout: float) -> None:  # the first has committed by then
-            await trio.sleep(1.0)
-            await commit(timeout)
-
-        last.commit = commit_late
-        client = app.consumer.client
-        as_it_is = client.group_metadata
-        client.group_metadata = lambda: GroupMetadata("group", -1, "")
+        last = [*app.consumer.transactions.scopes][-1].transactional_id
+        # The first has committed by then.
+        replace(app, "producer.commit", late(1.0), transactional_id=last)
+        replace(app, "group_metadata", without_membership)
 
         async def join_without_the_second() -> None:
             await trio.sleep(2.0)
             app.consumer.ownership.drop(IN[1:])
-            client.group_metadata = as_it_is
+            restore(app, "group_metadata")
 
         nursery.start_soon(join_without_the_second)
         assert await app.consumer.commit()
@@ -1702,9 +1634,6 @@ async def test_seek_to_committed_undoes_uncommitted_work(mode: str) -> None:
 @MODES
 @jumping
 async def test_seek_to_committed_raises_app_closed_if_the_app_ends_meanwhile(mode: str) -> None:
-    async def abort_for_ever(timeout: float) -> None:
-        await trio.sleep_forever()
-
     async def abort_and_rewind() -> None:
         with pytest.raises(AppClosed):
             await app.consumer.seek_to_committed()
@@ -1712,8 +1641,7 @@ async def test_seek_to_committed_raises_app_closed_if_the_app_ends_meanwhile(mod
     async with trio.open_nursery() as nursery, exactly_once(pipeline(records=1), mode) as app:
         (message,) = await take(app.topic("in").noack(), 1)
         await app.topic("out").send(value=b"undone", source=message)
-        (scope,) = app.consumer.transactions.scopes
-        app.producer.writer(scope.transactional_id).client.abort = abort_for_ever
+        replace(app, "producer.abort", hangs)
         nursery.start_soon(abort_and_rewind)
         await wait_all_tasks_blocked()
         await app.kill()
@@ -1754,7 +1682,7 @@ async def test_rebalance_that_outlasts_the_end_is_logged_and_no_unknown_commit(
     async with exactly_once(broker, mode) as app:
         async with await anext(app.topic("in").noack()) as message:
             await app.topic("out").send(value=message.value)
-        app.consumer.client.group_metadata = lambda: GroupMetadata("group", -1, "")
+        replace(app, "group_metadata", without_membership)
     assert "the last commit was not made within" in caplog.text
     assert (results(broker), committed(broker)) == ([], {})
 
@@ -1852,8 +1780,7 @@ async def test_lost_partition_that_is_assigned_again_has_a_new_transaction() -> 
         messages = app.topic("in").noack()
         (message,) = await take(messages, 1)
         (scope,) = app.consumer.transactions.scopes
-        group = broker.group("group")
-        group.leave(next(iter(group.members)), trio.current_time())
+        evict_all(broker)
         async with await anext(messages) as again:
             await app.topic("out").send(value=again.value)
         assert not message.ack()

@@ -10,7 +10,9 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, replace, replaced
 from transport import TP, App, AppClosed, CommitRefused, Record
 
 ORDERS, ORDERS_1 = TP("orders", 0), TP("orders", 1)
@@ -77,9 +79,8 @@ async def test_wait_for_stopped_flow_waits_for_stop_flow() -> None:
 async def test_wait_for_stopped_flow_waits_for_poll_under_way() -> None:
     async with app_on(broker_with(ORDERS)) as app, trio.open_nursery() as nursery:
         consumer, stopped, may_end = app.consumer, trio.Event(), trio.Event()
-        poll = consumer.client.poll
 
-        async def poll_late() -> Mapping[TP, Sequence[Record]]:
+        async def poll_late(poll: Function) -> Mapping[TP, Sequence[Record]]:
             try:
                 return await poll()
             finally:
@@ -90,7 +91,7 @@ async def test_wait_for_stopped_flow_waits_for_poll_under_way() -> None:
             await consumer.wait_for_stopped_flow()
             stopped.set()
 
-        consumer.client.poll = poll_late
+        replace(app, "poll", poll_late)
         app.topic("orders").noack()
         await wait_all_tasks_blocked()
         consumer.stop_flow()
@@ -244,7 +245,7 @@ async def test_seek_back_moves_committed_offset_back() -> None:
 async def test_seek_without_transactions_commits_nothing() -> None:
     """Messages that were acked before the seek may have been acked by mistake."""
     broker = broker_with(ORDERS, records=3)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         for message in await take(app.topic("orders").noack(), 3):
             message.ack()
         await app.consumer.seek(ORDERS, 1)
@@ -288,16 +289,15 @@ async def test_seek_is_refused_while_the_app_ends() -> None:
         await cannot_seek(app)
         refused.set()
 
-    async with trio.open_nursery() as nursery, app_on(broker, commit_interval=1e6) as app:
+    async with trio.open_nursery() as nursery, app_on(broker, commit_interval=NEVER) as app:
         (await anext(app.topic("orders").noack())).ack()
-        commit = app.consumer.client.commit
 
-        async def commit_last(offsets: Mapping[TP, int], timeout: float) -> None:
+        async def commit_last(commit: Function, *args: object) -> None:
             nursery.start_soon(seek, app)
             await refused.wait()
-            await commit(offsets, timeout)
+            await commit(*args)
 
-        app.consumer.client.commit = commit_last
+        replace(app, "commit", commit_last)
     assert committed(broker) == {ORDERS: 1}
 
 
@@ -385,18 +385,13 @@ async def test_start_offset_of_latest_is_committed() -> None:
 async def test_failed_commit_does_not_hide_the_error_of_the_handler(
     policy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
-        raise CommitRefused("as the broker says")
-
     broker = broker_with(ORDERS, records=2)
-    async with app_on(broker, commit_interval=1e6, on_task_error=policy) as app:
+    async with app_on(broker, commit_interval=NEVER, on_task_error=policy) as app:
         first, _ = await take(app.topic("orders").noack(), 2)
         first.ack()
-        commit, app.consumer.client.commit = app.consumer.client.commit, refuse
         raises = pytest.raises(ZeroDivisionError) if policy == "fail" else nullcontext()
-        with raises:
+        with raises, replaced(app, "commit", fails(CommitRefused("as the broker says"))):
             await app.consumer.on_task_error(ZeroDivisionError())
-        app.consumer.client.commit = commit
     assert "after an error of a handler failed: as the broker says" in caplog.text
     assert ("its message stays unacked" in caplog.text) == (policy == "go_on")
 
@@ -449,7 +444,7 @@ async def test_wait_empty_waits_only_for_messages_delivered_before_it() -> None:
     """Handlers take a new message before they ack the old one, so some are always unacked."""
     tps = [TP("orders", number) for number in range(3)]
     broker = broker_with(*tps, records=40)
-    async with app_on(broker, commit_interval=1e6) as app, trio.open_nursery() as nursery:
+    async with app_on(broker, commit_interval=NEVER) as app, trio.open_nursery() as nursery:
         messages = app.topic("orders").noack()
 
         async def handle() -> None:

@@ -6,6 +6,7 @@ import trio
 
 from tests.apps import app_on, broker_with, take, write
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, is_not_called, replace
 from transport import TP, App, Monitor
 from transport.drivers.memory import MemoryBroker
 
@@ -118,13 +119,12 @@ async def test_lag_of_other_partitions_is_known_without_answer_for_one() -> None
         app.topic("payments").noack()
         await trio.sleep(2.5)
         assert lag(app) == 10
-        current_ends = app.consumer.client.current_ends
 
-        async def without_payments(tps: list[TP], timeout: float) -> dict[TP, int]:
-            found = await current_ends(tps, timeout)
+        async def without_payments(current_ends: Function, *args: object) -> dict[TP, int]:
+            found = await current_ends(*args)
             return {tp: end for tp, end in found.items() if tp.topic == "orders"}
 
-        app.consumer.client.current_ends = without_payments
+        replace(app, "current_ends", without_payments)
         write(broker, ONE, 3)
         await trio.sleep(2.5)
         assert lag(app) == 13
@@ -135,13 +135,12 @@ async def test_ends_are_requested_only_for_quiet_logs() -> None:
     broker = broker_with(*ORDERS)
     async with watched(broker) as app:
         asked: list[list[TP]] = []
-        current_ends = app.consumer.client.current_ends
 
-        async def note(tps: list[TP], timeout: float) -> dict[TP, int]:
+        async def note(current_ends: Function, tps: list[TP], timeout: float) -> dict[TP, int]:
             asked.append(sorted(tps))
             return await current_ends(tps, timeout)
 
-        app.consumer.client.current_ends = note
+        replace(app, "current_ends", note)
         messages = app.topic("orders").noack()
         for _ in range(12):
             write(broker, ONE)
@@ -155,8 +154,6 @@ async def test_ends_are_requested_only_for_quiet_logs() -> None:
 async def test_ends_are_not_requested_without_a_monitor() -> None:
     broker = broker_with(ONE, records=5)
     async with app_on(broker, lag_interval=1.0) as app:
-        asked: list[object] = []
-        app.consumer.client.current_ends = lambda *args: asked.append(args)
+        replace(app, "current_ends", is_not_called("only a monitor needs the ends"))
         app.topic("orders").noack()
         await trio.sleep(30)
-        assert not asked

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, hold, replace, waits_for
 from transport import TP, App, AppClosed, NotAssigned
 from transport.drivers.memory import MemoryBroker
 
@@ -22,18 +23,12 @@ FETCH = 5  # records in one fetch of a partition
 @jumping
 async def test_nothing_is_delivered_during_a_seek() -> None:
     """This holds however long the client takes for the seek."""
-    async with app_on(broker_with(ORDERS[0], records=5), commit_interval=1e6) as app:
+    async with app_on(broker_with(ORDERS[0], records=5), commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
         assert [message.offset for message in await take(messages, 2)] == [0, 1]
         assert app.consumer.assignment[ORDERS[0]].position == 5
-        seek, asked, may_seek = app.consumer.client.seek, trio.Event(), trio.Event()
-
-        async def seek_late(tp: TP, offset: int) -> None:
-            asked.set()
-            await may_seek.wait()
-            await seek(tp, offset)
-
-        app.consumer.client.seek = seek_late
+        asked, may_seek = trio.Event(), trio.Event()
+        replace(app, "seek", waits_for(may_seek, asked=asked))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(app.consumer.seek, ORDERS[0], 1)
             await asked.wait()
@@ -51,7 +46,7 @@ async def test_paused_partition_is_paused_again_after_eager_rebalance() -> None:
         "assignment": "eager",
         "buffer_size": BUFFER,
         "max_partition_fetch_bytes": FETCH * 21,
-        "commit_interval": 1e6,
+        "commit_interval": NEVER,
     }
 
     async with app_on(broker, **settings) as one:
@@ -76,7 +71,7 @@ async def test_paused_partition_is_paused_again_after_eager_rebalance() -> None:
 
 
 def reader(broker: MemoryBroker | None = None, *, records: int = 0) -> App:
-    return app_on(broker or broker_with(*ORDERS, records=records), commit_interval=1e6)
+    return app_on(broker or broker_with(*ORDERS, records=records), commit_interval=NEVER)
 
 
 @jumping
@@ -105,18 +100,6 @@ async def test_reset_to_earlier_offset_begins_new_epoch() -> None:
 
 
 # Requests
-
-
-def hold(app: App, call: str) -> trio.Event:
-    """Let later calls of a method of the client wait for the returned event."""
-    make, may_go_on = getattr(app.consumer.client, call), trio.Event()
-
-    async def make_late(*args: Any, **options: Any) -> Any:
-        await may_go_on.wait()
-        return await make(*args, **options)
-
-    setattr(app.consumer.client, call, make_late)
-    return may_go_on
 
 
 async def hold_the_next_poll(app: App) -> trio.Event:
@@ -176,11 +159,7 @@ async def test_seek_raises_the_error_of_the_client_and_drops_the_partition() -> 
     """After a failed seek the position of the client is unknown."""
     async with reader(records=3) as app:
         await take(app.topic("orders").noack(), 6)
-
-        async def refuse(tp: TP, offset: int) -> None:
-            raise NotAssigned("not any more")
-
-        app.consumer.client.seek = refuse
+        replace(app, "seek", fails(NotAssigned("not any more")))
         with pytest.raises(NotAssigned, match="not any more"):
             await app.consumer.seek(ORDERS[0], 1)
         assert set(app.consumer.assignment) == {ORDERS[1]}
@@ -207,15 +186,14 @@ async def test_seek_raises_if_partition_is_dropped_before_it_begins() -> None:
 async def test_partition_dropped_during_a_refetch_is_not_sought() -> None:
     async with reader(records=1) as app:
         await take(app.topic("orders").noack(), 2)
-        client, ownership = app.consumer.client, app.consumer.ownership
-        seek, sought = client.seek, []
+        ownership, sought = app.consumer.ownership, []
 
-        async def seek_and_lose(tp: TP, offset: int) -> None:
+        async def seek_and_lose(seek: Function, tp: TP, offset: int) -> None:
             sought.append(tp)
             ownership.drop(set(ORDERS) - {tp})
             await seek(tp, offset)
 
-        client.seek = seek_and_lose
+        replace(app, "seek", seek_and_lose)
         for tp in ORDERS:
             ownership.rewind(tp, 0)
         await trio.sleep(A_WHILE)
@@ -230,13 +208,10 @@ async def test_unknown_error_in_a_request_ends_the_app_and_fails_the_caller() ->
         await is_closed_to(lambda: app.consumer.seek(ORDERS[0], 0))
         told.append(True)
 
-    async def fail(tp: TP, offset: int) -> None:
-        raise ZeroDivisionError
-
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery, reader(records=1) as app:
             await take(app.topic("orders").noack(), 2)
-            app.consumer.client.seek = fail
+            replace(app, "seek", fails(ZeroDivisionError))
             nursery.start_soon(ask, app)
             await trio.sleep(A_WHILE)
     assert told == [True]
@@ -288,13 +263,13 @@ async def test_commit_asks_positions_only_of_idle_partitions() -> None:
     broker.gap(ORDERS[0], 3)
     async with reader(broker) as app:
         first, second = await take(app.topic("orders").noack(), 2)
-        positions, asked = app.consumer.client.positions, []
+        asked = []
 
-        async def noted(tps: Collection[TP]) -> dict[TP, int]:
+        async def noted(positions: Function, tps: Collection[TP]) -> dict[TP, int]:
             asked.append(list(tps))
             return await positions(tps)
 
-        app.consumer.client.positions = noted
+        replace(app, "positions", noted)
         first.ack()
         await app.consumer.commit()
         assert asked == []
@@ -327,7 +302,7 @@ async def test_kill_ends_wait_for_stopped_flow() -> None:
 @jumping
 async def test_restarted_fetcher_continues_at_its_position() -> None:
     broker = broker_with(ORDERS[0], records=3)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         messages = app.topic("orders").noack()
         await take(messages, 3)
         await app.consumer.fetcher.restart()

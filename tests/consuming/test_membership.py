@@ -7,7 +7,7 @@ import logging
 import pytest
 import trio
 
-from tests.apps import app_on, broker_with, take
+from tests.apps import app_on, broker_with, evict_all, take
 from tests.nurseries.clock import jumping
 from transport import TP, App
 from transport.consuming.membership import Membership
@@ -54,9 +54,7 @@ async def test_lost_partitions_are_a_warning(caplog: pytest.LogCaptureFixture) -
     broker = broker_with(*ORDERS, records=1)
     async with app_on(broker, "kitchen") as app:
         await take(app.topic("orders").noack(), 2)
-        group = broker.group("kitchen")
-        for name in list(group.members):  # as if their sessions had expired
-            group.leave(name, trio.current_time())
+        evict_all(broker, "kitchen")
         await trio.sleep(30)
     lost = [record for record in caplog.records if "lost" in record.getMessage()]
     assert [record.levelname for record in lost] == ["WARNING"]

@@ -11,6 +11,7 @@ import trio
 from tests.apps import A_WHILE, app_on, broker_with, nothing_comes, take, write
 from tests.lanes import Place
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, is_not_called, replace
 from transport import (
     TP,
     App,
@@ -68,11 +69,8 @@ async def test_pattern_without_match_finds_later_topic() -> None:
 
 @jumping
 async def test_topics_are_not_requested_without_a_pattern() -> None:
-    async def topics() -> Collection[str]:
-        pytest.fail("the app asked for all topics, and a large cluster has many")
-
     async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
-        app.consumer.client.topics = topics
+        replace(app, "topics", is_not_called("a large cluster has many topics"))
         await anext(app.topic("shop.orders").noack())
         await trio.sleep(A_WHILE)
 
@@ -93,14 +91,14 @@ async def test_failed_topic_search_is_repeated_after_any_error(
     caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
-        topics = app.consumer.client.topics
+        began = trio.current_time()
 
-        async def answer_later() -> Collection[str]:
+        async def fail_at_first(topics: Function) -> Collection[str]:
             if trio.current_time() - began < 5.0:
                 raise error
             return await topics()
 
-        app.consumer.client.topics, began = answer_later, trio.current_time()
+        replace(app, "topics", fail_at_first)
         assert (await anext(app.topic(SHOP).noack())).tp == ORDERS
         assert "group: the search for topics that match a pattern failed" in caplog.text
         assert "nobody is there" in caplog.text
@@ -109,13 +107,9 @@ async def test_failed_topic_search_is_repeated_after_any_error(
 @jumping
 @pytest.mark.parametrize("error", [AuthorizationFailed, Fenced])
 async def test_permanent_error_of_topic_search_ends_the_app(error: type[Exception]) -> None:
-    async def refuse() -> Collection[str]:
-        await trio.lowlevel.checkpoint()
-        raise error("for good")
-
     with pytest.RaisesGroup(error, flatten_subgroups=True):
         async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:
-            app.consumer.client.topics = refuse
+            replace(app, "topics", fails(error("for good")))
             await anext(app.topic(SHOP).noack())
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.apps import app_on, broker_with, committed, take, write
+from tests.apps import app_on, broker_with, committed, evict_all, take, write
+from tests.lanes import NEVER
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
+from tests.scripted import fails, replace, replaced
 from transport import (
     TP,
     App,
@@ -23,7 +24,6 @@ from transport import (
 )
 from transport.consuming.rebalance_handler import _within
 from transport.drivers.base import Rebalance, RebalanceKind
-from transport.drivers.memory import MemoryBroker
 from transport.errors import ClientClosed
 
 ORDERS = TP("orders", 0)
@@ -63,13 +63,6 @@ class SeeksBack(SlowAndShielded):
 
 
 slow = pytest.mark.parametrize("kind", [Slow, SlowAndShielded])
-
-
-def throw_out(broker: MemoryBroker) -> None:
-    """Remove all members from the group, as if their sessions had expired."""
-    group = broker.group("group")
-    for name in list(group.members):
-        group.leave(name, trio.current_time())
 
 
 @slow
@@ -112,7 +105,7 @@ async def test_slow_hook_after_a_loss_loses_no_message(kind: type[App]) -> None:
     async with app_on(broker, kind=kind, drain_timeout=BOUND) as app:
         orders = aiter(app.topic("orders"))
         handled = [message.offset for message in await take(orders, 4)]  # the last one is unacked
-        throw_out(broker)
+        evict_all(broker)
         write(broker, ORDERS, 2)
         while handled[-1] != 11:
             handled.append((await anext(orders)).offset)
@@ -157,16 +150,12 @@ async def anext_for_a_while(messages: object) -> None:
 async def test_seek_in_a_late_hook_is_applied_after_the_bound(kind: type[Slow]) -> None:
     broker = broker_with(ORDERS, records=10)
     broker.group("group").offsets[ORDERS] = 5
-    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    settings = {"drain_timeout": BOUND, "commit_interval": NEVER}
     async with app_on(broker, kind=kind, **settings) as app:
         messages = await take(app.topic("orders").noack(), 3)
         first = kind.seeks
         assert first is not None
         assert [message.offset for message in messages] == [first, first + 1, first + 2]
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 
 
 @jumping
@@ -175,7 +164,7 @@ async def test_cancelled_assigned_hook_is_a_warning(caplog: pytest.LogCaptureFix
     async with app_on(broker, kind=Slow, drain_timeout=BOUND) as app:
         (await anext(app.topic("orders").noack())).ack()
         assert trio.current_time() == BOUND
-    (warning,) = warnings(caplog)
+    (warning,) = warnings_in(caplog)
     assert "assigned" in warning
     assert str(ORDERS) in warning
 
@@ -186,12 +175,12 @@ async def test_hook_after_a_loss_is_a_warning_only_if_cancelled(
     kind: type[App], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
-    async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=1e6) as app:
+    async with app_on(broker, kind=kind, drain_timeout=BOUND, commit_interval=NEVER) as app:
         await anext(app.topic("orders").noack())
         caplog.clear()
-        throw_out(broker)
+        evict_all(broker)
         await trio.sleep(seconds + 1)
-        cut_off = [text for text in warnings(caplog) if "hook was cancelled" in text]
+        cut_off = [text for text in warnings_in(caplog) if "hook was cancelled" in text]
         assert [str(ORDERS) in text for text in cut_off] == ([True] if seconds else [])
 
 
@@ -216,7 +205,7 @@ async def test_lost_partitions_are_removed_before_the_hook() -> None:
     broker = broker_with(ORDERS, records=1)
     async with app_on(broker, kind=Hearing) as app:
         message = await anext(app.topic("orders").noack())
-        throw_out(broker)
+        evict_all(broker)
         await trio.sleep(1)
         assert heard == [(frozenset({ORDERS}), frozenset())]
         assert not message.ack()
@@ -240,7 +229,7 @@ async def test_wait_for_stopped_flow_does_not_wait_for_handlers() -> None:
 @jumping
 async def test_producer_of_abandoned_partition_is_stopped() -> None:
     broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
-    settings = {"drain_timeout": BOUND, "commit_interval": 1e6}
+    settings = {"drain_timeout": BOUND, "commit_interval": NEVER}
     async with app_on(broker, transactions="partition", **settings) as app:
         await take(app.topic("orders").noack(), 2)  # never acked
 
@@ -342,14 +331,10 @@ async def test_rebalance_after_the_end_waits_for_no_handler_and_calls_no_hook() 
 async def test_fatal_error_of_the_last_commit_ends_the_app(error: type[Exception]) -> None:
     broker = broker_with(ORDERS, records=3)
     with pytest.RaisesGroup(error, flatten_subgroups=True):
-        async with app_on(broker, commit_interval=1e6) as app:
+        async with app_on(broker, commit_interval=NEVER) as app:
             messages = await take(app.topic("orders").noack(), 3)
             messages[0].ack()
-
-            async def refuse(*_: object) -> None:
-                raise error
-
-            app.consumer.client.commit = refuse
+            replace(app, "commit", fails(error))
             app.conductor.clear()
             await trio.sleep(1)
             messages[1].ack()
@@ -363,18 +348,12 @@ async def test_refused_last_commit_is_a_warning(
     error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, records=1)
-    async with app_on(broker, commit_interval=1e6) as app:
+    async with app_on(broker, commit_interval=NEVER) as app:
         (message,) = await take(app.topic("orders").noack(), 1)
-        commit = app.consumer.client.commit
-
-        async def refuse(*_: object) -> None:
-            raise error("as the broker says")
-
-        app.consumer.client.commit = refuse
-        app.conductor.clear()
-        message.ack()
-        await trio.sleep(1)
-        app.consumer.client.commit = commit
+        with replaced(app, "commit", fails(error("as the broker says"))):
+            app.conductor.clear()
+            message.ack()
+            await trio.sleep(1)
         assert not app.consumer.assignment
     assert "the last commit of orders-0 failed: as the broker says" in caplog.text
 

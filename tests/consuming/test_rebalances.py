@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -12,8 +11,20 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import (
+    A_WHILE,
+    app_on,
+    broker_with,
+    committed,
+    evict_all,
+    nothing_comes,
+    take,
+    write,
+)
+from tests.lanes import NEVER
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, hold, replace, replaced
 from transport import TP, App, CommitFailed, CommitUnknown, NotAssigned, RebalanceInProgress
 from transport.delivering.ledger import ledger_of
 from transport.drivers.memory import MemoryBroker
@@ -104,7 +115,7 @@ async def test_partition_is_handled_by_one_member_at_a_time(assignment: str) -> 
 @jumping
 async def test_revocation_waits_for_unacked_message_and_commits_it(assignment: str) -> None:
     broker = broker_with(ORDERS[0], records=3)
-    one, other = [app_on(broker, assignment=assignment, commit_interval=1e6) for _ in range(2)]
+    one, other = [app_on(broker, assignment=assignment, commit_interval=NEVER) for _ in range(2)]
     async with one, other:
         in_hand = await anext(one.topic("orders").noack())
         one.conductor.clear()  # the partition is revoked
@@ -133,9 +144,8 @@ async def test_late_acks_after_a_rebalance_are_stale(
             assert one.consumer.assignment.tally.stale == 4
             await trio.sleep(A_WHILE)
             assert all(committed(broker).get(tp, 0) == 0 for tp in taken)
-    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for tp in taken:
-        warning = next(text for text in warnings if str(tp) in text)
+        warning = next(text for text in warnings_in(caplog) if str(tp) in text)
         assert "2 unacked messages" in warning
         assert "from offset 0 on" in warning
 
@@ -167,14 +177,12 @@ async def test_kept_partition_is_acked_and_committed_during_a_rebalance() -> Non
 async def test_partition_is_not_released_during_a_commit_of_it() -> None:
     """Otherwise the commit could reach the broker after the next owner's, and undo that (I2)."""
     broker = broker_with(*ORDERS[:2], records=3)
-    one, other = [app_on(broker, commit_interval=1e6) for _ in range(2)]
+    one, other = [app_on(broker, commit_interval=NEVER) for _ in range(2)]
     asked: list[Mapping[TP, int]] = []
     answered = trio.Event()
     async with one, trio.open_nursery() as nursery:
-        client = one.consumer.client
-        make = client.commit
 
-        async def commit(offsets: Mapping[TP, int], timeout: float) -> None:
+        async def commit(make: Function, offsets: Mapping[TP, int], timeout: float) -> None:
             asked.append(offsets)
             if len(asked) == 1:  # the last commit of the revoked partition; another is for all
                 nursery.start_soon(one.consumer.commit)
@@ -183,7 +191,7 @@ async def test_partition_is_not_released_during_a_commit_of_it() -> None:
             await answered.wait()
             await make(offsets, timeout)
 
-        client.commit = commit
+        replace(one, "commit", commit)
         for message in await take(one.topic("orders").noack(), 6):
             message.ack()
         async with other:
@@ -326,16 +334,14 @@ async def test_error_of_revoked_hook_ends_the_app() -> None:
 @jumping
 async def test_lost_partitions_are_not_committed() -> None:
     broker = broker_with(*ORDERS, records=2)
-    app = app_on(broker, commit_interval=1e6)
+    app = app_on(broker, commit_interval=NEVER)
     async with app:
         messages = app.topic("orders").noack()
         first = await take(messages, 8)
         for message in first:
             if message.offset == 0:
                 message.ack()
-        group = broker.group("group")
-        for name in list(group.members):  # the group evicts the member
-            group.leave(name, trio.current_time())
+        evict_all(broker)
         await trio.sleep(A_WHILE)
         assert committed(broker) == {}
         assert not any(message.ack() for message in first if message.offset == 1)
@@ -346,7 +352,7 @@ async def test_lost_partitions_are_not_committed() -> None:
 @jumping
 async def test_commit_of_evicted_member_loses_all_partitions() -> None:
     broker = broker_with(*ORDERS, records=1)
-    app = app_on(broker, commit_interval=1e6)
+    app = app_on(broker, commit_interval=NEVER)
     async with app:
         messages = app.topic("orders").noack()
         first = await take(messages, 4)
@@ -364,7 +370,7 @@ async def test_commit_of_evicted_member_loses_all_partitions() -> None:
 @jumping
 async def test_next_member_gets_uncommitted_messages_of_killed_member() -> None:
     broker = broker_with(*ORDERS, records=10)
-    one, other = [app_on(broker, commit_interval=1e6, session_timeout=10.0) for _ in range(2)]
+    one, other = [app_on(broker, commit_interval=NEVER, session_timeout=10.0) for _ in range(2)]
     async with one:
         messages = one.topic("orders").noack()
         for message in await take(messages, 20):
@@ -404,23 +410,15 @@ async def test_refused_commit_suspends_delivery_until_the_loss() -> None:
     async with app_on(broker, commit_interval=0.5) as app:
         messages = app.topic("orders").noack()
         (first,) = await take(messages, 1)
-        poll, commit = app.consumer.client.poll, app.consumer.client.commit
-        let_poll = trio.Event()
 
-        async def poll_late() -> Mapping[TP, object]:
-            await let_poll.wait()
-            return await poll()
+        async def evicted(commit: Function, *args: object) -> None:
+            evict_all(broker)
+            await commit(*args)
 
-        async def thrown_out(offsets: Mapping[TP, int], timeout: float) -> None:
-            app.consumer.client.commit = commit
-            group = broker.group("group")
-            group.leave(next(iter(group.members)), trio.current_time())
-            await commit(offsets, timeout)
-
-        app.consumer.client.poll = poll_late  # the loss is raised by a poll
+        let_poll = hold(app, "poll")  # the loss is raised by a poll
         app.consumer.client.interrupt()
         await wait_all_tasks_blocked()
-        app.consumer.client.commit = thrown_out
+        replace(app, "commit", evicted, once=True)
         first.ack()
         await trio.sleep(0.6)
         assert await nothing_comes(messages, 20)
@@ -436,17 +434,11 @@ async def test_delivery_resumes_when_a_later_commit_is_accepted() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker, commit_interval=0.5) as app:
         messages = app.topic("orders").noack()
-        commit = app.consumer.client.commit
-
-        async def refuse(offsets: Mapping[TP, int], timeout: float) -> None:
-            raise CommitFailed("no member")
-
-        app.consumer.client.commit = refuse
-        (first,) = await take(messages, 1)
-        first.ack()
-        await trio.sleep(1)
-        assert await nothing_comes(messages, 60)
-        app.consumer.client.commit = commit
+        with replaced(app, "commit", fails(CommitFailed("no member"))):
+            (first,) = await take(messages, 1)
+            first.ack()
+            await trio.sleep(1)
+            assert await nothing_comes(messages, 60)
         (second,) = await take(messages, 1)
         assert second.offset == 1
         assert ledger_of(second) is ledger_of(first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 
 import pytest
@@ -10,7 +9,9 @@ import trio
 
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER, Place
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, hold, replace
 from transport import TP, App, Monitor, OffsetOutOfRange, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
@@ -20,8 +21,7 @@ LATEST = {"auto_offset_reset": "latest", "commit_interval": NEVER}
 
 def resets(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the warnings about resets."""
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    return [text for text in told if "reading" in text]
+    return [text for text in warnings_in(caplog) if "reading" in text]
 
 
 # "latest" is only for the start of a group
@@ -165,20 +165,13 @@ async def test_crash_before_the_first_commit_loses_no_message(
 async def test_delivery_waits_for_the_commit_of_the_start_offset() -> None:
     broker = broker_with(ONE, records=3)
     app = app_on(broker, **LATEST)
-    commit = app.consumer.client.commit
-    made = trio.Event()
-
-    async def late(offsets: object, timeout: float) -> None:
-        await made.wait()
-        await commit(offsets, timeout)
-
-    app.consumer.client.commit = late
+    may_commit = hold(app, "commit")
     async with app:
         messages = app.topic("orders").noack()
         await trio.sleep(1)
         write(broker, ONE)
         assert await nothing_comes(messages, 5)
-        made.set()
+        may_commit.set()
         assert (await anext(messages)).offset == 3
 
 
@@ -186,14 +179,14 @@ async def test_delivery_waits_for_the_commit_of_the_start_offset() -> None:
 async def test_refused_commit_of_the_start_offset_is_retried() -> None:
     broker = broker_with(ONE, records=3)
     app = app_on(broker, **LATEST, max_poll_interval=20.0)
-    commit, until = app.consumer.client.commit, trio.current_time() + 30
+    until = trio.current_time() + 30
 
-    async def refuse(offsets: object, timeout: float) -> None:
+    async def refuse(commit: Function, *args: object) -> None:
         if trio.current_time() < until:
             raise RebalanceInProgress("a join")
-        await commit(offsets, timeout)
+        await commit(*args)
 
-    app.consumer.client.commit = refuse
+    replace(app, "commit", refuse)
     async with app:
         messages = app.topic("orders").noack()
         await trio.sleep(1)

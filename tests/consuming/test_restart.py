@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pytest
 import trio
 
 from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import hold
 from transport import TP
-from transport.drivers.base import ConsumerClient
-from transport.drivers.settings import ClientSettings
 
 ORDERS = [TP("orders", number) for number in range(2)]
 
@@ -50,20 +48,7 @@ async def test_subscription_is_reported_after_the_new_client_has_subscribed() ->
         messages = app.topic("orders").noack()
         (await anext(messages)).ack()
         assert app.conductor.subscribed == {"orders"}
-        make, may_subscribe = app.driver.consumer, trio.Event()
-
-        def slow(settings: ClientSettings) -> ConsumerClient:
-            client = make(settings)
-            subscribe = client.subscribe
-
-            async def subscribe_late(topics: Collection[str], **options: object) -> None:
-                await may_subscribe.wait()
-                await subscribe(topics, **options)
-
-            client.subscribe = subscribe_late
-            return client
-
-        app.driver.consumer = slow
+        may_subscribe = hold(app, "subscribe")
         await app.consumer.restart()
         assert app.conductor.subscribed == frozenset()
         with trio.move_on_after(A_WHILE) as waiting:
@@ -89,7 +74,7 @@ async def test_restart_with_transactions_writes_each_result_once(mode: str) -> N
     for tp in ORDERS:
         broker.log(tp).append(None, b"v", (), 0)
         broker.log(tp).append(None, b"w", (), 0)
-    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+    async with app_on(broker, transactions=mode, commit_interval=NEVER) as app:
         out, messages = app.topic("out"), app.topic("orders").noack()
         async with await anext(messages) as message:
             await out.send(value=message.value)

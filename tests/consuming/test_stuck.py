@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,8 +14,10 @@ from trio.testing import assert_checkpoints
 from tests.apps import app_on, broker_with, take, write
 from tests.kafka.cluster import Broker
 from tests.lanes import Place
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.records import fetched
+from tests.scripted import fails, hangs, hold, replace, replaced
 from transport import TP, App, BrokerUnavailable
 from transport.consuming.stuck import (
     Answer,
@@ -252,7 +253,7 @@ async def test_healthy_app_has_no_finding(caplog: pytest.LogCaptureFixture) -> N
         app.consumer.stop_flow()
         await trio.sleep(LATE)
         assert app.consumer.stuck == ()
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings_in(caplog) == []
 
 
 @jumping
@@ -260,14 +261,7 @@ async def test_hanging_subscribe_is_no_fetch(caplog: pytest.LogCaptureFixture) -
     broker = broker_with(*ORDERS, records=1)
     async with watched(broker, grace=5.0) as app:
         (await anext(app.topic("orders").noack())).ack()
-        goes_on = trio.Event()
-        subscribe = app.consumer.client.subscribe
-
-        async def hang(topics: Any, **options: Any) -> None:
-            await goes_on.wait()
-            await subscribe(topics, **options)
-
-        app.consumer.client.subscribe = hang
+        may_subscribe = hold(app, "subscribe")
         app.topic("parcels").noack()
         await trio.sleep(100)
         assert not app.consumer.stuck
@@ -279,7 +273,7 @@ async def test_hanging_subscribe_is_no_fetch(caplog: pytest.LogCaptureFixture) -
         assert recovery is not None
         assert recovery.case is StuckCase.NO_FETCH
         assert app.consumer.verify_event_path(now, ONE) is None
-        goes_on.set()
+        may_subscribe.set()
         await trio.sleep(15)
         assert app.consumer.verify_recovery_event_path(trio.current_time(), ONE) is None
     assert "orders-0 is stuck: no fetch" in caplog.text
@@ -290,20 +284,13 @@ async def test_hanging_poll_is_no_fetch() -> None:
     broker = broker_with(ONE, records=1)
     async with watched(broker, stuck_response_timeout=LATE, stuck_highwater_timeout=LATE) as app:
         (await anext(app.topic("orders").noack())).ack()
-        goes_on = trio.Event()
-
-        async def hang() -> dict[TP, Any]:
-            await goes_on.wait()
-            return {}
-
-        poll, app.consumer.client.poll = app.consumer.client.poll, hang
+        may_poll = hold(app, "poll")
         app.consumer.requests.note_change()
         await trio.sleep(100)
         assert not app.consumer.stuck
         await trio.sleep(50)
         assert found(app) == {ONE: StuckCase.NO_FETCH}
-        app.consumer.client.poll = poll
-        goes_on.set()
+        may_poll.set()
         await trio.sleep(15)
         assert not app.consumer.stuck
 
@@ -315,11 +302,7 @@ async def test_unknown_error_of_the_client_does_not_end_the_app(
     async with watched(broker_with(*ORDERS, records=1)) as app:
         for message in await take(app.topic("orders").noack(), 2):
             message.ack()
-
-        async def break_down(*_: object) -> dict[TP, int]:
-            raise RuntimeError("what is this?")
-
-        app.consumer.client.end_offsets = break_down
+        replace(app, "end_offsets", fails(RuntimeError("what is this?")))
         await trio.sleep(250)
         assert not app.consumer.stuck
     assert "what is this?" in caplog.text
@@ -331,16 +314,11 @@ async def test_unavailable_broker_is_no_response() -> None:
     async with watched(broker) as app:
         for message in await take(app.topic("orders").noack(), 2):
             message.ack()
-
-        async def unavailable(*_: object) -> dict[TP, int]:
-            raise BrokerUnavailable("127.0.0.1:9092")
-
-        app.consumer.client.end_offsets = unavailable
-        await trio.sleep(150)
-        assert not app.consumer.stuck
-        await trio.sleep(100)
-        assert found(app) == dict.fromkeys(ORDERS, StuckCase.NO_RESPONSE)
-        del app.consumer.client.end_offsets
+        with replaced(app, "end_offsets", fails(BrokerUnavailable("127.0.0.1:9092"))):
+            await trio.sleep(150)
+            assert not app.consumer.stuck
+            await trio.sleep(100)
+            assert found(app) == dict.fromkeys(ORDERS, StuckCase.NO_RESPONSE)
         await trio.sleep(20)
         assert not app.consumer.stuck
 
@@ -350,7 +328,7 @@ async def test_hanging_query_is_no_response_within_its_bound() -> None:
     broker = broker_with(ONE, records=1)
     async with watched(broker, commit_timeout=3.0) as app:
         (await anext(app.topic("orders").noack())).ack()
-        app.consumer.client.end_offsets = lambda *_: trio.Event().wait()
+        replace(app, "end_offsets", hangs)
         await trio.sleep(LATE)
         before = trio.current_time()
         await app.consumer.verify_all_partitions_active()
@@ -403,20 +381,14 @@ async def test_hanging_commit_is_not_committed() -> None:
     async with watched(broker) as app:
         for message in await take(app.topic("orders").noack(), 2):
             message.ack()
-        commit, goes_on = app.consumer.client.commit, trio.Event()
-
-        async def hang(offsets: Any, timeout: float) -> None:
-            await goes_on.wait()
-            await commit(offsets, timeout)
-
-        app.consumer.client.commit = hang
+        may_commit = hold(app, "commit")
         await trio.sleep(200)
         assert not app.consumer.stuck
         await trio.sleep(200)
         (stuck,) = app.consumer.stuck
         assert (stuck.tp, stuck.case, stuck.position) == (ONE, StuckCase.NOT_COMMITTED, 2)
         assert "acked" in stuck.why
-        goes_on.set()
+        may_commit.set()
         await trio.sleep(15)
         assert not app.consumer.stuck
 

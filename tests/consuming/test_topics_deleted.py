@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, replace
 from transport import TP, App, Message, TransactionAborted
 from transport.drivers.memory import MemoryBroker
 
@@ -261,21 +262,20 @@ async def test_commit_for_the_old_topic_does_not_reach_the_new_one() -> None:
         orders = app.topic("orders").noack()
         for _ in range(5):
             await done(orders)
-        commit, reached, go_on = app.consumer.client.commit, trio.Event(), trio.Event()
+        reached, go_on = trio.Event(), trio.Event()
 
-        async def late(offsets: Mapping[TP, int], timeout: float) -> None:
+        async def commit_late(commit: Function, *args: object) -> None:
             reached.set()
             with trio.CancelScope(shield=True):
                 await go_on.wait()
-            await commit(offsets, timeout)
+            await commit(*args)
 
+        replace(app, "commit", commit_late, once=True)
         async with trio.open_nursery() as nursery:
-            app.consumer.client.commit = late  # type: ignore[method-assign]
             nursery.start_soon(app.consumer.commit)
             await reached.wait()
             create_again(broker)
             go_on.set()
-        app.consumer.client.commit = commit  # type: ignore[method-assign]
         assert committed(broker).get(ORDERS, 0) == 0
         write(broker, ORDERS, 1, value=b"new")
         assert (await done(orders)).offset == 0

@@ -10,35 +10,16 @@ import pytest
 import trio
 
 from tests.apps import app_on, broker_with
+from tests.delivering.lanes import take, take_all
 from tests.nurseries.clock import jumping
 from tests.records import Encoded
-from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
+from transport.delivering.ledger import BufferUsage, Lane, Ledger
 from transport.errors import UnreadableBatch
-from transport.message import Batch, Message
+from transport.message import Batch
 from transport.types import TP
-from transport.weights import MemoryUsage
 
 ORDERS = TP("orders", 0)
 DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
-
-
-@pytest.fixture
-def ledger() -> Ledger:
-    return Ledger(ORDERS, 1, 1, Tally(), position=0)
-
-
-@pytest.fixture
-def lane(ledger: Ledger) -> Lane:
-    return ledger.open_lane(BufferUsage(1000, memory=MemoryUsage()))
-
-
-def take(lane: Lane, count: int) -> list[Message]:
-    taken = []
-    while len(taken) < count and lane.ready():
-        message = lane.take()
-        assert message is not None
-        taken.append(message)
-    return taken
 
 
 def test_a_fetch_is_not_decoded_before_a_message_is_taken(ledger: Ledger, lane: Lane) -> None:
@@ -98,7 +79,7 @@ def test_fetch_without_records_leaves_nothing_waiting(ledger: Ledger, lane: Lane
     lane.usage.mark, lane.usage.on_fall = math.inf, lambda: falls.append(lane.usage.held)
     ledger.fetched(Encoded(first=0, end=3, count=3))
     ledger.fetched(Encoded([3]))
-    assert [message.offset for message in take(lane, 9)] == [3]
+    assert [message.offset for message in take_all(lane)] == [3]
     assert falls == [1], "on_fall is called because room was freed"
 
 
@@ -106,7 +87,7 @@ def test_each_lane_decodes_a_fetch_separately(ledger: Ledger, lane: Lane) -> Non
     other = ledger.open_lane(BufferUsage(1000))
     fetched = Encoded([0], [1])
     ledger.fetched(fetched)
-    assert [m.offset for m in take(lane, 9)] == [m.offset for m in take(other, 9)] == [0, 1]
+    assert [m.offset for m in take_all(lane)] == [m.offset for m in take_all(other)] == [0, 1]
     assert fetched.decoded == 4
 
 
@@ -116,7 +97,7 @@ def test_unreadable_batch_is_an_error_after_all_records_before_it(
     ledger.fetched(Encoded([0, 1], DAMAGED, end=9, count=4))
     first = take(lane, 1)
     assert lane.error is None
-    last = take(lane, 9)
+    last = take_all(lane)
     assert [message.offset for message in first + last] == [0, 1]
     for _ in range(2):
         assert lane.ready() == 0
@@ -136,7 +117,7 @@ def test_a_batch_ends_before_unreadable_records(ledger: Ledger, lane: Lane) -> N
 
 def test_unreadable_records_are_fetched_again_after_a_drain(ledger: Ledger, lane: Lane) -> None:
     ledger.fetched(Encoded([0], DAMAGED, end=9, count=4))
-    (message,) = take(lane, 9)
+    (message,) = take_all(lane)
     ledger.drain()
     assert (ledger.position, ledger.must_refetch) == (1, True)
     assert lane.error is None
@@ -171,7 +152,7 @@ def test_messages_given_back_do_not_let_later_ones_pass_must_commit(
     ledger.give_back(lane, [messages[1]])
     assert lane.ready() == 1
     taken = (
-        [m.offset for m in take(lane, 9)]
+        [m.offset for m in take_all(lane)]
         if most is None
         else [record.offset for record in lane.take_batch(most).records]
     )

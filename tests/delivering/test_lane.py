@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from tests.delivering.lanes import take, take_batch
 from tests.records import Encoded, fetched
-from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
+from transport.delivering.ledger import BufferUsage, Lane, Ledger
 from transport.errors import UnreadableBatch
 from transport.fetched import PORTION
-from transport.message import Batch, Message
 from transport.types import TP
 from transport.weights import MemoryUsage, weight_of
 
 ORDERS = TP("orders", 0)
 DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
-
-
-@pytest.fixture
-def ledger() -> Ledger:
-    return Ledger(ORDERS, 1, 1, Tally(), position=0)
-
-
-@pytest.fixture
-def lane(ledger: Ledger) -> Lane:
-    return ledger.open_lane(BufferUsage(1000, memory=MemoryUsage()))
-
-
-def take(lane: Lane, count: int = 1) -> list[Message]:
-    taken = []
-    for _ in range(count):
-        assert lane.ready()
-        message = lane.take()
-        assert message is not None
-        taken.append(message)
-    return taken
-
-
-def take_batch(lane: Lane, most: int = 9) -> Batch:
-    assert lane.ready()
-    return lane.take_batch(most)
 
 
 # Which records wait

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.delivering.lanes import take_all, take_batch
 from tests.records import fetched, records
 from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
@@ -34,18 +35,6 @@ def take(lane: Lane) -> Message:
     message = lane.take()
     assert message is not None
     return message
-
-
-def take_all(lane: Lane) -> list[Message]:
-    taken = []
-    while lane.ready():
-        taken.append(take(lane))
-    return taken
-
-
-def take_batch(lane: Lane, most: int) -> Batch:
-    assert lane.ready()
-    return lane.take_batch(most)
 
 
 @pytest.fixture

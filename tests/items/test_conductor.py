@@ -12,6 +12,7 @@ from tests.apps import take
 from tests.items.codecs import Counting
 from tests.lanes import Place
 from tests.records import read
+from tests.scripted import Function, replace, scripted
 from transport import (
     JSON,
     TP,
@@ -33,13 +34,12 @@ PROMPTLY = 10.0
 def subscriptions_of(app: App) -> list[Collection[str]]:
     """Return a list that gets the topics of each later subscription of the client."""
     asked: list[Collection[str]] = []
-    subscribe = app.consumer.client.subscribe
 
-    async def noted(topics: Collection[str], **options: object) -> None:
+    async def noted(subscribe: Function, topics: Collection[str], **options: object) -> None:
         asked.append(topics)
         await subscribe(topics, **options)
 
-    app.consumer.client.subscribe = noted
+    replace(app, "subscribe", noted)
     return asked
 
 
@@ -60,7 +60,7 @@ async def came(topic: Topic) -> str:
 
 async def test_add_discard_clear(place: Place) -> None:
     """A mutable set of topics; a burst of changes is one change of the subscription."""
-    async with place.opened(1) as app:
+    async with place.opened(1, kind=scripted(App)) as app:
         conductor = app.conductor
         asked = subscriptions_of(app)
         a, b, c, d = [app.topic(name) for name in await names(app, place, 4)]

@@ -15,6 +15,7 @@ from tests.apps import nothing_comes, take
 from tests.items.fetched import Fetched
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Member, member, send
+from tests.scripted import Function, replace, scripted
 from transport import (
     TP,
     App,
@@ -264,7 +265,7 @@ async def test_commit_force_commit(place: Place) -> None:
     """They take names and partitions, return whether an offset moved, and share one commit."""
     tps = place.tps(3)
     other = TP(f"{place.name}.b", 0)
-    async with place.opened(3) as app:
+    async with place.opened(3, kind=scripted(App)) as app:
         await app.producer.create_topic(other.topic, 1)
         await send(app, [*tps, other], 2)
         for topic, count in ((place.name, 6), (other.topic, 2)):
@@ -301,7 +302,7 @@ async def test_maybe_wait_for_commit_to_finish(place: Place) -> None:
 
 
 async def test_commit_interval(place: Place) -> None:
-    async with place.opened(1, b"0", b"1", commit_interval=0.2) as app:
+    async with place.opened(1, b"0", b"1", kind=scripted(App), commit_interval=0.2) as app:
         assert app.consumer.commit_interval == 0.2
         commits, messages = Commits(app), app.topic(place.name).noack()
         for offset in (1, 2):
@@ -601,10 +602,9 @@ async def test_consumer_stopped_errors(
     """They end the fetcher quietly while the client closes. Other or earlier errors end the app."""
     comes_out = contextlib.nullcontext() if is_quiet else pytest.RaisesGroup(error, **FLAT)
     with comes_out:
-        async with place.opened(1, b"0", kind=app_with(kind)) as app:
-            poll = app.consumer.client.poll
+        async with place.opened(1, b"0", kind=scripted(app_with(kind))) as app:
 
-            async def fails() -> Any:
+            async def fails(poll: Function) -> Any:
                 try:
                     batch = await poll()
                 except ClientClosed:
@@ -613,7 +613,7 @@ async def test_consumer_stopped_errors(
                     raise error
                 return batch
 
-            app.consumer.client.poll = fails
+            replace(app, "poll", fails)
             await anext(app.topic(place.name).noack())
             await app.kill()
     assert Consumer.consumer_stopped_errors == (ClientClosed,)

@@ -6,6 +6,8 @@ import trio
 
 from tests.apps import take
 from tests.lanes import Place
+from tests.scripted import Function, replace, scripted
+from transport import App
 
 
 async def test_app(place: Place) -> None:
@@ -15,11 +17,10 @@ async def test_app(place: Place) -> None:
 
 async def test_on_stop(place: Place) -> None:
     """It stops fetching, and returns only when no poll is under way."""
-    async with place.opened(1, b"0") as app:
+    async with place.opened(1, b"0", kind=scripted(App)) as app:
         polls, began = 0, trio.Event()
-        poll = app.consumer.client.poll
 
-        async def counted() -> object:
+        async def counted(poll: Function) -> object:
             nonlocal polls
             polls += 1
             began.set()
@@ -30,7 +31,7 @@ async def test_on_stop(place: Place) -> None:
                     await trio.sleep(0.1)  # the poll returns late
                 polls -= 1
 
-        app.consumer.client.poll = counted
+        replace(app, "poll", counted)
         messages = app.topic(place.name).noack()
         await take(messages, 1)
         await began.wait()

@@ -11,6 +11,7 @@ import trio
 
 from tests.apps import take
 from tests.lanes import Place, wait_for_threads
+from tests.scripted import Function, replace, scripted
 from transport import (
     TP,
     App,
@@ -124,12 +125,11 @@ async def test_flush(place: Place) -> None:
 async def test_create_topic(place: Place) -> None:
     """It takes all options, durations in seconds or as timedelta, and an existing topic."""
     told: list[tuple[Any, ...]] = []
-    async with place.opened(1) as app:
-        client, topic = app.producer.client, f"{place.name}.new"
-        create = client.create_topic
+    async with place.opened(1, kind=scripted(App)) as app:
+        topic = f"{place.name}.new"
         under_way = 0
 
-        async def noted(*args: Any, wait: bool) -> None:
+        async def noted(create: Function, *args: Any, wait: bool) -> None:
             nonlocal under_way
             told.append((*args, wait))
             under_way += 1
@@ -137,7 +137,7 @@ async def test_create_topic(place: Place) -> None:
             await create(*args, wait=wait)
             under_way -= 1
 
-        client.create_topic = noted
+        replace(app, "producer.create_topic", noted)
         options: dict[str, Any] = {
             "config": {"max.message.bytes": 5000},
             "compacting": True,

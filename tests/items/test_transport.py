@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.lanes import Place
 from tests.museum.members import Commits
+from tests.scripted import scripted
 from transport import (
     TP,
     App,
@@ -96,7 +97,7 @@ async def test_create_consumer_create_producer_create_transaction_manager_create
     place: Place,
 ) -> None:
     """They make instances of the nested classes, and pass keyword arguments on."""
-    async with place.opened(1, b"0", kind=QuickApp) as app:
+    async with place.opened(1, b"0", kind=scripted(QuickApp)) as app:
         consumer, producer, transport = app.consumer, app.producer, app.transport
         assert type(consumer) is Mine.Consumer
         assert consumer.commit_livelock_soft_timeout == 9.0

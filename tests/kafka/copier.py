@@ -24,6 +24,7 @@ from typing import Any
 import trio
 
 from tests.kafka.member import Diary, report_what_is_alive, setting
+from tests.scripted import Function, replace, scripted
 from transport import TP, App, Batch, Topic, TransactionAborted
 from transport.drivers.base import Rebalance
 
@@ -77,18 +78,17 @@ class Hearing:
 
     def __init__(self, app: App) -> None:
         self.again = trio.Event()
-        client = app.consumer.client
-        next_rebalance, has_some = client.next_rebalance, False
+        has_some = False
 
-        async def hear() -> Rebalance:
+        async def hear(next_rebalance: Function) -> Rebalance:
             nonlocal has_some
             if has_some:
                 await self.again.wait()
-            rebalance = await next_rebalance()
+            rebalance: Rebalance = await next_rebalance()
             has_some = has_some or bool(rebalance.partitions)
             return rebalance
 
-        client.next_rebalance = hear  # type: ignore[method-assign]
+        replace(app, "next_rebalance", hear)
 
 
 async def rise_again(
@@ -137,7 +137,8 @@ async def main(args: argparse.Namespace) -> None:
         "max_poll_interval": 20.0,
         **dict(args.setting),
     }
-    app = Copier(args.group, broker=f"kafka://{args.bootstrap}", transactions=args.mode, **settings)
+    kind = scripted(Copier) if args.zombie else Copier
+    app = kind(args.group, broker=f"kafka://{args.bootstrap}", transactions=args.mode, **settings)
     source, target = app.topic(args.source), app.topic(args.target)
     async with trio.open_nursery() as nursery:
         await nursery.start(stop_when_asked, app)

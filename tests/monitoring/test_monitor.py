@@ -16,6 +16,7 @@ import trio.testing
 from tests.apps import app_on, broker_with, nothing_comes, take, write
 from tests.lanes import NEVER, Place
 from tests.nurseries.clock import jumping
+from tests.scripted import Function, fails, replace
 from transport import (
     TP,
     App,
@@ -27,7 +28,6 @@ from transport import (
     Sensor,
     StuckCase,
 )
-from transport.drivers.base import ProducerClient
 
 ORDERS = [TP("orders", number) for number in range(2)]
 ONE = ORDERS[0]
@@ -152,15 +152,9 @@ async def test_on_commit_error_receives_the_error() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE, records=1), monitor=diary, commit_interval=NEVER) as app:
         (await anext(app.topic("orders").noack())).ack()
-        commit = app.consumer.client.commit
-
-        async def unknown(*_: object) -> None:
-            raise CommitUnknown("no answer")
-
-        app.consumer.client.commit = unknown
+        replace(app, "commit", fails(CommitUnknown("no answer")), once=True)
         with pytest.raises(CommitUnknown):
             await app.consumer.commit()
-        app.consumer.client.commit = commit
         ((_, _, error),) = diary.told("on_commit_error")
         assert isinstance(error, CommitUnknown)
         assert not diary.told("on_commit_completed")
@@ -185,12 +179,11 @@ async def test_send_events_count_messages_and_receive_their_metadata() -> None:
 async def test_on_sends_error_receives_the_errors() -> None:
     diary = Diary()
     async with app_on(broker_with(ONE), monitor=diary) as app:
-        client: ProducerClient = app.producer.client
 
-        async def refuse(batch: Any) -> None:
+        async def refuse(_: object, batch: Any) -> None:
             app.producer._report([(outgoing, MessageTooLarge("too large")) for outgoing in batch])
 
-        client.send = refuse  # type: ignore[method-assign]
+        replace(app, "producer.send", refuse)
         delivery = await app.topic("orders").send(value=b"value", partition=0)
         with pytest.raises(DeliveryFailed):
             await delivery
@@ -401,13 +394,13 @@ async def test_snapshot_times_commits_assignments_and_rebalances() -> None:
     monitor = Monitor()
     broker = broker_with(ONE, records=2)
     async with app_on(broker, kind=Slow, monitor=monitor, commit_interval=NEVER) as app:
-        commit, seconds = app.consumer.client.commit, iter([2.0, 4.0, 0.0])
+        seconds = iter([2.0, 4.0, 0.0])
 
-        async def slow(*args: Any) -> None:
+        async def slow(commit: Function, *args: Any) -> None:
             await trio.sleep(next(seconds))
             await commit(*args)
 
-        app.consumer.client.commit = slow
+        replace(app, "commit", slow)
         for message in await take(app.topic("orders").noack(), 2):
             message.ack()
             await app.consumer.commit()
@@ -428,10 +421,10 @@ async def test_snapshot_counts_messages_in_flight_and_failed() -> None:
     async with app_on(broker_with(ONE), monitor=monitor) as app:
         kept: list[Any] = []
 
-        async def keep(batch: Any) -> None:
+        async def keep(_: object, batch: Any) -> None:
             kept.extend(batch)
 
-        app.producer.client.send = keep  # type: ignore[method-assign]
+        replace(app, "producer.send", keep)
         deliveries = [await app.topic("orders").send(value=b"v", partition=0) for _ in range(3)]
         await trio.sleep(1)
         seen = monitor.snapshot()

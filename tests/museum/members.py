@@ -10,6 +10,7 @@ import trio
 from kafka import KafkaProducer
 
 from tests.lanes import Place
+from tests.scripted import Function, replace
 from transport import TP, App, Message, Topic
 from transport.drivers.memory import MemoryBroker
 
@@ -45,9 +46,9 @@ class Member(App):
         self._turned = trio.Event()
 
 
-def member(place: Place, **settings: Any) -> Member:
+def member(place: Place, kind: type[Member] = Member, **settings: Any) -> Member:
     """Return a member of the group of the place, which learns of rebalances quickly."""
-    return place.app(Member, **settings)
+    return place.app(kind, **settings)
 
 
 async def send(app: App, tps: Iterable[TP], count: int) -> None:
@@ -93,7 +94,7 @@ def every(tps: Iterable[TP], offsets: Iterable[int]) -> set[tuple[TP, int]]:
 
 
 class Commits:
-    """A recorder of the commits of a consumer from now on.
+    """A recorder of the commits of a scripted member from now on.
 
     Attributes:
         tried: the offsets that were passed to the client, in order.
@@ -103,16 +104,14 @@ class Commits:
         self.tried: list[dict[TP, int]] = []
         self._made: dict[TP, int] = {}
         self._turned = trio.Event()
-        commit = app.consumer.client.commit
+        replace(app, "commit", self._commit)
 
-        async def noted(offsets: Mapping[TP, int], timeout: float) -> None:
-            self.tried.append(dict(offsets))
-            await commit(offsets, timeout)
-            self._made.update(offsets)
-            self._turned.set()
-            self._turned = trio.Event()
-
-        app.consumer.client.commit = noted  # type: ignore[method-assign]
+    async def _commit(self, make: Function, offsets: Mapping[TP, int], timeout: float) -> None:
+        self.tried.append(dict(offsets))
+        await make(offsets, timeout)
+        self._made.update(offsets)
+        self._turned.set()
+        self._turned = trio.Event()
 
     async def reach(self, tp: TP, offset: int) -> None:
         """Wait until `offset` of the partition is committed."""

@@ -14,22 +14,16 @@ import trio
 import trio.testing
 
 from nurseries import tick
-from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
+from tests.apps import app_on, broker_with, committed, evict_all, nothing_comes, take, write
 from tests.lanes import NEVER, Place
-from tests.museum.members import Commits, Work, every, leave_a_gap, member, send
+from tests.museum.members import Commits, Member, Work, every, leave_a_gap, member, send
 from tests.nurseries.clock import jumping
+from tests.scripted import hold, scripted
 from transport import TP
 from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
 both_ways = pytest.mark.parametrize("assignment", ["cooperative", "eager"])
-
-
-def throw_out(broker: MemoryBroker) -> None:
-    """Evict all members from the group, as if their sessions had expired."""
-    group = broker.group("group")
-    for name in list(group.members):
-        group.leave(name, trio.current_time())
 
 
 # robinhood/faust 401
@@ -39,7 +33,7 @@ async def test_robinhood_faust_401_commits_pass_gaps_in_the_offsets(place: Place
     """A compacted topic, or one with transactions, has offsets without a message. Faust waited for
     their acks, and the lag grew without end."""
     (tp,) = await place.create(1)
-    async with member(place, commit_interval=NEVER) as app:
+    async with member(place, scripted(Member), commit_interval=NEVER) as app:
         await leave_a_gap(place, tp)
         messages = app.topic(place.name).noack()
         taken = []
@@ -80,7 +74,7 @@ async def test_robinhood_faust_559_stale_acks_do_not_block_commits() -> None:
         await app.consumer.commit()
         for message in before[3:6]:
             message.ack()
-        throw_out(broker)
+        evict_all(broker)
         again = await take(messages, 7)
         assert [message.offset for message in again] == [3, 4, 5, 6, 7, 8, 9]
         for old in before:
@@ -330,10 +324,6 @@ async def test_faust_source_ack_waits_for_no_commit_app_or_thread() -> None:
     """Every ack of every app in the process took one lock. Here an ack waits for nothing: not for a
     hanging commit, not for another app, and not for another thread."""
     brokers = [broker_with(ORDERS, records=3) for _ in range(2)]
-    hung = trio.Event()
-
-    async def hang(*_: object) -> None:
-        await hung.wait()
 
     def in_a_thread(broker: MemoryBroker) -> None:
         async def main() -> None:
@@ -345,8 +335,8 @@ async def test_faust_source_ack_waits_for_no_commit_app_or_thread() -> None:
 
     async with app_on(brokers[0], commit_interval=NEVER) as one:
         ones = await take(one.topic("orders").noack(), 3)
-        commit, one.consumer.client.commit = one.consumer.client.commit, hang
         assert ones[0].ack()
+        may_commit = hold(one, "commit")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.consumer.commit)
             await trio.testing.wait_all_tasks_blocked()
@@ -356,6 +346,5 @@ async def test_faust_source_ack_waits_for_no_commit_app_or_thread() -> None:
             assert not other.is_alive()
             assert ones[1].ack()
             assert ones[2].ack()
-            one.consumer.client.commit = commit
-            hung.set()
+            may_commit.set()
     assert [committed(broker) for broker in brokers] == [{ORDERS: 3}, {ORDERS: 3}]

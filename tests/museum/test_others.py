@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import time
 import uuid
-from collections.abc import Mapping, Sequence
 from importlib.metadata import requires, version
 
 import pytest
@@ -20,8 +19,9 @@ from tests.apps import app_on, broker_with, committed, nothing_comes, take, writ
 from tests.drivers.inside import move_all_brokers, on_the_loop
 from tests.kafka.cluster import Broker
 from tests.lanes import NEVER, Place
-from tests.museum.members import Commits, Work, every, member, send
+from tests.museum.members import Commits, Member, Work, every, member, send
 from tests.nurseries.clock import jumping
+from tests.scripted import fails, hangs, hold, replace, restore, scripted
 from transport import (
     JSON,
     TP,
@@ -30,7 +30,6 @@ from transport import (
     CommitUnknown,
     DecodeError,
     RebalanceInProgress,
-    Record,
     Sensor,
     TransactionAborted,
     TransportError,
@@ -107,12 +106,7 @@ async def test_librdkafka_2933_faststream_1414_failed_commits_in_a_rebalance_sto
         ones = one.topic("orders").noack()
         for message in await take(ones, 10):
             message.ack()
-        commit = one.consumer.client.commit
-
-        async def refuse(*_: object) -> None:
-            raise error("between two generations")
-
-        one.consumer.client.commit = refuse
+        replace(one, "commit", fails(error("between two generations")))
         async with app_on(broker) as two:
             twos = two.topic("orders").noack()
             again = await anext(twos)  # redelivered, because its commit failed
@@ -125,13 +119,13 @@ async def test_librdkafka_2933_faststream_1414_failed_commits_in_a_rebalance_sto
             if error is CommitFailed:
                 # The consumer must assume its eviction: all that it delivers would come twice.
                 assert await nothing_comes(ones, 100)
-                one.consumer.client.commit = commit
+                restore(one, "commit")
             mine = await anext(ones)
             kept = mine.tp
             mine.ack()
             (await anext(twos)).ack()
             await trio.sleep(100)
-            one.consumer.client.commit = commit
+            restore(one, "commit")
             write(broker, kept)
             (await anext(ones)).ack()
     assert {tp: broker.log(tp).end for tp in ORDERS} == committed(broker)
@@ -174,7 +168,7 @@ async def test_alpakka_kafka_750_sentry_95753_later_commits_leave_out_revoked_pa
     partition is acked after the bound of the rebalance."""
     tps = set(await place.create(2))
     settings = {"commit_interval": 0.05, "drain_timeout": 1.0}
-    async with (one := member(place, **settings)):
+    async with (one := member(place, scripted(Member), **settings)):
         ones = one.topic(place.name).noack()
         await send(one, tps, 3)
         late = await take(ones, 6)
@@ -252,11 +246,7 @@ async def test_confluent_kafka_python_1801_hanging_commit_does_not_stop_the_cons
         async with app_on(broker, grace=20.0, commit_timeout=10.0) as app:
             messages = app.topic("orders").noack()
             (await anext(messages)).ack()
-
-            async def hang(*_: object) -> None:
-                await trio.sleep_forever()
-
-            app.consumer.client.commit = hang
+            replace(app, "commit", hangs)
             with trio.fail_after(15.0), pytest.raises(CommitUnknown):
                 await app.consumer.commit()
             write(broker, ORDERS[0], 2)
@@ -274,22 +264,15 @@ async def test_confluent_kafka_python_1801_hanging_poll_does_not_stop_commits() 
     async with app_on(broker, grace=20.0, commit_timeout=5.0, commit_interval=NEVER) as app:
         for message in await take(app.topic("orders").noack(), 3):
             message.ack()
-
-        poll, goes_on = app.consumer.client.poll, trio.Event()
-
-        async def hang() -> Mapping[TP, Sequence[Record]]:
-            await goes_on.wait()
-            return await poll()
-
-        app.consumer.client.poll = hang
+        may_poll = hold(app, "poll")
         app.consumer.resume_partitions(ORDERS)  # ends the poll in flight
         await trio.sleep(1.0)
         broker.gap(ORDERS[0])
-        app.consumer.client.highwater = lambda tp: 4  # lets a commit ask for the client's position
+        replace(app, "highwater", lambda _, tp: 4)  # lets a commit ask for the client's position
         with trio.fail_after(10.0):
             assert await app.consumer.commit()
         assert committed(broker) == {ORDERS[0]: 3}
-        goes_on.set()
+        may_poll.set()
     assert committed(broker) == {ORDERS[0]: 4}
 
 

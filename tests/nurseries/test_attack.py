@@ -22,6 +22,7 @@ import nurseries.service
 from nurseries import Service, ServiceError, State, running
 from tests.nurseries.clock import run
 from tests.nurseries.ctrl_c import AtLine
+from tests.nurseries.errors import leaves
 
 
 class Attack(Exception):
@@ -154,12 +155,6 @@ class AtStep(trio.abc.Instrument):
             except BaseException as error:
                 self.error = error
                 raise
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in leaves(part)]
-    return [error]
 
 
 def errors_of(scenario: Scenario, served: str, instruments: Sequence[Any] = ()) -> list[Any]:

@@ -10,14 +10,9 @@ from trio.testing import assert_checkpoints, assert_no_checkpoints
 
 from nurseries import Node, Service, ServiceError, State, StopTimeout, running
 from tests.nurseries.clock import jumping, run
+from tests.nurseries.errors import leaves
 
 Hook = Callable[["Noted"], Awaitable[object]]
-
-
-def _flat(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _flat(part)]
-    return [error]
 
 
 class Noted(Service):
@@ -56,7 +51,7 @@ class Noted(Service):
             await (default() if given is None else given(self))
         except BaseException as error:
             # trio may raise Cancelled in groups
-            self.note(f"{hook}: {', '.join({type(leaf).__name__ for leaf in _flat(error)})}")
+            self.note(f"{hook}: {', '.join({type(leaf).__name__ for leaf in leaves(error)})}")
             raise
         self.note(f"{hook} done")
 
@@ -513,7 +508,7 @@ async def test_exceeded_grace_is_a_stop_timeout_that_names_the_running_children(
         async with running(service):
             pass
     assert trio.current_time() == 2
-    assert {str(error) for error in _flat(raised.value)} == {
+    assert {str(error) for error in leaves(raised.value)} == {
         "top did not stop within 2 s; still running: child, task",
         "child did not stop within 2 s; still running: its on_stop",
     }
@@ -525,7 +520,7 @@ async def test_stop_timeout_names_the_hook_if_no_child_runs() -> None:
     with pytest.RaisesGroup(pytest.RaisesGroup(StopTimeout)) as raised:
         async with running(Noted(stop=forever, grace=0.5)):
             pass
-    (error,) = _flat(raised.value)
+    (error,) = leaves(raised.value)
     assert str(error) == "service did not stop within 0.5 s; still running: its on_stop"
 
 
@@ -538,7 +533,7 @@ async def test_grace_of_the_parent_bounds_all_services_below() -> None:
         async with running(top):
             pass
     assert trio.current_time() == 3
-    assert {str(error) for error in _flat(raised.value)} == {
+    assert {str(error) for error in leaves(raised.value)} == {
         "top did not stop within 3 s; still running: middle",
         "middle did not stop within 3 s; still running: low",
         "low did not stop within 3 s; still running: its on_stop",
@@ -554,7 +549,7 @@ async def test_child_with_less_grace_stops_within_its_own() -> None:
         async with running(top):
             pass
     assert trio.current_time() == 1
-    (error,) = _flat(raised.value)
+    (error,) = leaves(raised.value)
     assert "child did not stop within 1 s" in str(error)
 
 
@@ -596,7 +591,7 @@ async def test_child_that_restarts_when_the_grace_ends_has_no_new_grace(phase: s
             await top.serve()
         except* StopTimeout as group:
             assert phase != "restart"  # in this phase there is nothing to stop
-            (error,) = _flat(group)
+            (error,) = leaves(group)
             assert str(error).startswith("child did not stop within")
 
     async with trio.open_nursery() as nursery:
@@ -661,8 +656,8 @@ async def test_crash_of_a_child_service_is_raised_by_the_parent() -> None:
     top = Noted("top", start=adding(other, child))
     with pytest.raises(ExceptionGroup) as raised:
         await top.serve()
-    assert _flat(raised.value) == [error]
-    assert _flat(raised.value)[0] is error
+    assert leaves(raised.value) == [error]
+    assert leaves(raised.value)[0] is error
     assert child.notes[-1] == "child stop done"
     assert other.notes[-1] == "other stop done"
     assert_ended(top, other, child)
@@ -677,7 +672,7 @@ async def test_crash_of_a_child_during_the_start_of_the_parent_ends_the_parent()
     async with trio.open_nursery() as nursery:
         with pytest.raises(ExceptionGroup) as raised:
             await nursery.start(top.serve)
-    assert [*_flat(raised.value)] == [error]
+    assert [*leaves(raised.value)] == [error]
     assert trio.current_time() == 1
     assert top.notes == ["top start", "top start: Cancelled", "top stop", "top stop done"]
     assert slow.notes == ["slow start", "slow start: Cancelled", "slow stop", "slow stop done"]
@@ -986,7 +981,7 @@ async def test_the_block_is_cancelled_when_the_service_crashes() -> None:
 
     with pytest.raises(ExceptionGroup) as raised:
         await block()
-    assert _flat(raised.value) == [error]
+    assert leaves(raised.value) == [error]
     assert service.notes[2:] == ["service stop", "service stop done"]
     assert_ended(service)
 
@@ -1026,7 +1021,7 @@ async def test_error_of_the_block_is_raised_with_the_error_of_on_stop() -> None:
     with pytest.raises(ExceptionGroup) as raised:
         async with running(service):
             raise error
-    assert set(_flat(raised.value)) == {error, other}
+    assert set(leaves(raised.value)) == {error, other}
     assert_ended(service)
 
 
@@ -1223,7 +1218,7 @@ def test_ctrl_c_interrupts_the_users_code_and_stops_in_order(where: str, served:
 
     with pytest.raises(BaseExceptionGroup) as raised:
         run(main)
-    assert {type(error) for error in _flat(raised.value)} == {KeyboardInterrupt}
+    assert {type(error) for error in leaves(raised.value)} == {KeyboardInterrupt}
     assert not any("went on" in note for note in notes)
     assert "top stop" in notes
     assert notes.count("child stop done") == notes.count("child start") > 0

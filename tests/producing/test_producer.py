@@ -2,115 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with
 from tests.nurseries.clock import jumping
+from tests.nurseries.errors import leaves
+from tests.producing.held_back import HeldBack, app_with
+from tests.scripted import replace
 from transport import (
     JSON,
     TP,
     App,
     AppClosed,
     BrokerUnavailable,
-    ClientClosed,
     DeliveryFailed,
     MessageTooLarge,
     RecordMetadata,
-    Transport,
     UnknownTopic,
 )
-from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.memory import MemoryBroker, MemoryDriver
+from transport.drivers.memory import MemoryBroker
 
 ORDERS = TP("orders", 0)
-
-
-@attrs.define(slots=False)
-class HeldBack:
-    """A producer's client that reports an outcome only when a test calls `end`."""
-
-    report: Reports = lambda reports: None
-    taken: list[Outgoing] = attrs.field(factory=list)
-    is_open: bool = False
-    asked: int = 0
-    lingers: bool = True
-
-    async def open(self, report: Reports) -> None:
-        self.report = report
-        self.is_open = True
-
-    async def keep_deadlines(self) -> NoReturn:
-        await trio.sleep_forever()
-
-    async def partition_count(self, topic: str, timeout: float) -> int:
-        self.asked += 1
-        return 4
-
-    def topic_id(self, topic: str) -> object:
-        return None
-
-    def send_now(self, batch: Sequence[Outgoing]) -> bool:
-        return False
-
-    async def send(self, batch: Sequence[Outgoing]) -> None:
-        await trio.lowlevel.checkpoint()
-        if not self.is_open:
-            raise ClientClosed("it was killed")
-        self.taken += batch
-
-    async def create_topic(
-        self,
-        topic: str,
-        partitions: int,
-        replication: int,
-        config: Mapping[str, str],
-        timeout: float,
-        *,
-        wait: bool = True,
-    ) -> None: ...
-
-    async def close(self, timeout: float) -> None:
-        self.is_open = False
-
-    async def kill(self) -> None:
-        self.is_open = False
-
-    @contextlib.contextmanager
-    def without_linger(self) -> Iterator[None]:
-        self.lingers = False
-        yield
-        self.lingers = True
-
-    def end(self, count: int = 1, error: Exception | None = None) -> None:
-        """Report the outcome of the first `count` messages that the client has."""
-        ended, self.taken = self.taken[:count], self.taken[count:]
-        outcomes: list[tuple[Outgoing, Outcome]] = [
-            (outgoing, error or RecordMetadata(outgoing.topic, outgoing.partition or 0, 7, 1.0))
-            for outgoing in ended
-        ]
-        self.report(outcomes)
-
-
-def app_with(client: HeldBack, **settings: Any) -> App:
-    class Driver(MemoryDriver):
-        def producer(self, settings: object) -> Any:
-            return client
-
-    class Held(Transport):
-        def __init__(self, url: Any, app: App) -> None:
-            super().__init__(url, app)
-            self.driver = Driver()
-
-    return type("App", (App,), {"Transport": Held})("app", **settings)
 
 
 # Arguments and partitions
@@ -266,19 +185,18 @@ async def test_create_topic_makes_its_options_the_topics_configuration() -> None
 
 @jumping
 async def test_creations_of_one_topic_run_one_at_a_time() -> None:
-    client = HeldBack()
     under_way: list[str] = []
     most: dict[str, int] = {}
 
-    async def create_topic(topic: str, *args: Any, **options: Any) -> None:
+    async def create_topic(_: object, topic: str, *args: Any, **options: Any) -> None:
         under_way.append(topic)
         most[topic] = max(most.get(topic, 0), under_way.count(topic))
         most["all"] = max(most.get("all", 0), len(under_way))
         await trio.sleep(1)
         under_way.remove(topic)
 
-    client.create_topic = create_topic  # type: ignore[method-assign]
-    async with app_with(client) as app, trio.open_nursery() as nursery:
+    async with app_with(HeldBack()) as app, trio.open_nursery() as nursery:
+        replace(app, "producer.create_topic", create_topic)
         for topic in ("a", "b", "a", "b", "a"):
             nursery.start_soon(app.producer.create_topic, topic, 1)
         await wait_all_tasks_blocked()
@@ -289,17 +207,18 @@ async def test_creations_of_one_topic_run_one_at_a_time() -> None:
 
 @jumping
 async def test_identical_create_topic_calls_share_one_request() -> None:
-    client = HeldBack()
     asked: list[int] = []
 
-    async def create_topic(topic: str, partitions: int, *args: Any, **options: Any) -> None:
+    async def create_topic(
+        _: object, topic: str, partitions: int, *args: Any, **options: Any
+    ) -> None:
         asked.append(partitions)
         await trio.sleep(1)
         if partitions == 7:
             raise BrokerUnavailable("no")
 
-    client.create_topic = create_topic  # type: ignore[method-assign]
-    async with app_with(client) as app:
+    async with app_with(HeldBack()) as app:
+        replace(app, "producer.create_topic", create_topic)
         create = app.producer.create_topic
 
         async def fail() -> None:
@@ -323,15 +242,14 @@ async def test_identical_create_topic_calls_share_one_request() -> None:
 
 @jumping
 async def test_after_a_cancelled_create_topic_waiting_calls_make_a_new_request() -> None:
-    client = HeldBack()
     asked: list[float] = []
 
     async def create_topic(*args: Any, **options: Any) -> None:
         asked.append(trio.current_time())
         await trio.sleep(1)
 
-    client.create_topic = create_topic  # type: ignore[method-assign]
-    async with app_with(client) as app, trio.open_nursery() as nursery:
+    async with app_with(HeldBack()) as app, trio.open_nursery() as nursery:
+        replace(app, "producer.create_topic", create_topic)
         with trio.move_on_after(0.5) as scope:
             for _ in range(2):
                 nursery.start_soon(_after_a_moment, app.producer.create_topic, "a", 1)
@@ -464,7 +382,7 @@ async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
             client.end(2, DeliveryFailed("no"))
             with pytest.raises(DeliveryFailed):
                 await seen
-    (error,) = _flat(caught.value)
+    (error,) = leaves(caught.value)
     assert isinstance(error.__cause__, DeliveryFailed)
 
 
@@ -491,14 +409,6 @@ async def test_a_failure_after_a_cancelled_wait_counts_as_unseen() -> None:
             with trio.move_on_after(1):
                 await delivery
             client.end(error=DeliveryFailed("no"))
-
-
-def _flat(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    return [
-        leaf
-        for error in group.exceptions
-        for leaf in (_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
 
 
 # Flush
@@ -535,13 +445,13 @@ async def test_flush_that_waits_for_queued_messages_does_not_wait_for_later_send
     client = HeldBack()
     answered = trio.Event()
 
-    async def partition_count(topic: str, timeout: float) -> int:
+    async def partition_count(_: object, topic: str, timeout: float) -> int:
         if topic == "slow":
             await answered.wait()
         return 1
 
-    client.partition_count = partition_count  # type: ignore[method-assign]
     async with app_with(client) as app, trio.open_nursery() as nursery:
+        replace(app, "producer.partition_count", partition_count)
         slow = app.topic("slow").send_soon(value=b"soon")
         await wait_all_tasks_blocked()
         flushed = trio.Event()
@@ -556,7 +466,7 @@ async def test_flush_that_waits_for_queued_messages_does_not_wait_for_later_send
         await wait_all_tasks_blocked()
         answered.set()
         await wait_all_tasks_blocked()
-        assert [outgoing.value for outgoing in client.taken] == [b"later", b"soon"]
+        assert client.values == [b"later", b"soon"]
         assert not flushed.is_set()
         client.taken.reverse()
         client.end(1)
@@ -683,7 +593,7 @@ async def test_send_cancelled_while_it_waits_for_room_accepts_nothing() -> None:
         await first
         await orders.send(value=b"next")
         await wait_all_tasks_blocked()
-        assert [outgoing.value for outgoing in client.taken] == [b"next"]
+        assert client.values == [b"next"]
         client.end()
 
 

@@ -10,8 +10,9 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take, write
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
-from tests.producing.test_producer import HeldBack, app_with
+from tests.producing.held_back import HeldBack, app_with
 from tests.producing.test_send_soon import all_of, values
 from transport import (
     JSON,
@@ -427,7 +428,7 @@ async def test_send_many_raises_app_closed_if_the_app_is_not_open() -> None:
 async def test_send_many_sends_in_the_transaction_of_its_source(mode: str) -> None:
     broker = broker_with(IN, OUT)
     write(broker, IN, 2)
-    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+    async with app_on(broker, transactions=mode, commit_interval=NEVER) as app:
         messages = app.topic("in").noack()
         for message in await take(messages, 2):
             await app.topic("out").send_many(pairs(3), source=message)
@@ -444,7 +445,7 @@ async def test_send_many_sends_in_the_transaction_of_its_source(mode: str) -> No
 async def test_the_default_source_is_the_message_that_the_task_handles() -> None:
     broker = broker_with(IN, OUT)
     write(broker, IN, 1)
-    async with app_on(broker, transactions="member", commit_interval=1e6) as app:
+    async with app_on(broker, transactions="member", commit_interval=NEVER) as app:
         with pytest.raises(NotInTransaction):
             await app.topic("out").send_many(pairs(1))
         await app.topic("out").send_many([(None, b"outside")], source=None)
@@ -464,7 +465,7 @@ async def test_the_default_source_is_the_message_that_the_task_handles() -> None
 async def test_send_many_for_an_acked_source_raises_not_in_transaction() -> None:
     broker = broker_with(IN, OUT)
     write(broker, IN, 1)
-    async with app_on(broker, transactions="member", commit_interval=1e6) as app:
+    async with app_on(broker, transactions="member", commit_interval=NEVER) as app:
         (message,) = await take(app.topic("in").noack(), 1)
         message.ack()
         with pytest.raises(NotInTransaction):

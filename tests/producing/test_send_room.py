@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.nurseries.clock import jumping
-from tests.producing.test_producer import HeldBack, app_with
+from tests.producing.held_back import HeldBack, app_with
 from transport import App, AppClosed, Delivery, DeliveryFailed
 
 SMALL, LARGE = b"s", b"L" * 600
@@ -16,10 +16,6 @@ BYTES = 1000
 
 def app_of(client: HeldBack, **settings: int) -> App:
     return app_with(client, **{"send_buffer_bytes": BYTES, **settings})
-
-
-def values(client: HeldBack) -> list[bytes | None]:
-    return [outgoing.value for outgoing in client.taken]
 
 
 async def send_all(
@@ -50,7 +46,7 @@ async def test_messages_are_accepted_in_the_order_of_their_sends() -> None:
         seen: list[bytes | None] = []
         for freed in (1, 3, 5, 2, 5, 5, 4, 5, 5, 5):
             await wait_all_tasks_blocked()
-            seen += values(client)[:freed]
+            seen += client.values[:freed]
             client.end(freed)
         assert seen == messages
 
@@ -93,10 +89,10 @@ async def test_a_small_message_does_not_overtake_a_waiting_large_one() -> None:
     client = HeldBack()
     async with (app := app_of(client)), trio.open_nursery() as nursery:
         await send_all(app, nursery, [LARGE, LARGE, SMALL])
-        assert values(client) == [LARGE]
+        assert client.values == [LARGE]
         client.end()
         await wait_all_tasks_blocked()
-        assert values(client) == [LARGE, SMALL]
+        assert client.values == [LARGE, SMALL]
         client.end(2)
 
 
@@ -146,7 +142,7 @@ async def test_a_cancelled_sender_keeps_no_room(when: str) -> None:
         await wait_all_tasks_blocked()
         was_accepted = when == "in its turn"
         assert len(accepted) == was_accepted, "an accepted message has a delivery for its sender"
-        assert values(client) == [LARGE] * was_accepted + [SMALL, SMALL]
+        assert client.values == [LARGE] * was_accepted + [SMALL, SMALL]
         client.end(10)
         assert app.producer.in_flight == 0
         await topic.send(value=LARGE)

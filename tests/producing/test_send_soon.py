@@ -11,8 +11,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
-from tests.producing.test_producer import HeldBack, app_with
+from tests.producing.held_back import HeldBack, app_with
+from tests.scripted import hangs, replace
 from transport import (
     TP,
     AppClosed,
@@ -161,13 +163,13 @@ async def test_a_topic_without_metadata_delays_no_other_topic() -> None:
     client = HeldBack()
     answered = trio.Event()
 
-    async def partition_count(topic: str, timeout: float) -> int:
+    async def partition_count(_: object, topic: str, timeout: float) -> int:
         if topic == "slow":
             await answered.wait()
         return 1
 
-    client.partition_count = partition_count  # type: ignore[method-assign]
     async with app_with(client) as app:
+        replace(app, "producer.partition_count", partition_count)
         slow = [soon("slow", b"%d" % number) for number in range(2)]
         for fut in (*slow, quick := soon("quick")):
             app.producer.send_soon(fut)
@@ -176,7 +178,7 @@ async def test_a_topic_without_metadata_delays_no_other_topic() -> None:
         assert (await quick).topic == "quick"
         answered.set()
         await wait_all_tasks_blocked()
-        assert [outgoing.value for outgoing in client.taken] == [b"0", b"1"]
+        assert client.values == [b"0", b"1"]
         client.end(2)
 
 
@@ -293,16 +295,15 @@ def test_a_pending_message_with_a_field_of_a_wrong_type_raises_type_error(
 @jumping
 async def test_one_failed_query_fails_all_messages_that_wait_for_the_topic() -> None:
     """One query serves all messages queued by then, and one more serves all later messages."""
-    client = HeldBack()
     protected: list[bool] = []
 
-    async def partition_count(topic: str, timeout: float) -> int:
+    async def partition_count(_: object, topic: str, timeout: float) -> int:
         protected.append(trio.lowlevel.currently_ki_protected())
         await trio.sleep(timeout)
         raise UnknownTopic(topic)
 
-    client.partition_count = partition_count  # type: ignore[method-assign]
-    async with app_with(client, connect_timeout=10.0) as app:
+    async with app_with(HeldBack(), connect_timeout=10.0) as app:
+        replace(app, "producer.partition_count", partition_count)
         start = trio.current_time()
         early = [soon("nowhere") for _ in range(100)]
         for fut in early:
@@ -331,16 +332,10 @@ async def test_closing_the_app_sends_queued_messages() -> None:
 
 @jumping
 async def test_queued_messages_that_cannot_be_sent_at_the_end_fail() -> None:
-    client = HeldBack()
-
-    async def partition_count(topic: str, timeout: float) -> int:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    client.partition_count = partition_count  # type: ignore[method-assign]
     futures = [soon(), soon("another")]
     with pytest.RaisesGroup(DeliveryFailed, flatten_subgroups=True):
-        async with app_with(client) as app:
+        async with app_with(HeldBack()) as app:
+            replace(app, "producer.partition_count", hangs)
             for fut in futures:
                 app.producer.send_soon(fut)
     for fut in futures:
@@ -374,7 +369,7 @@ async def test_send_soon_sends_in_the_transaction_of_its_source(mode: str) -> No
     """The commit waits for the message, so the source may be acked before it is sent."""
     broker = broker_with(ORDERS, TP("out", 0), records=0)
     broker.log(ORDERS).append(None, b"v", (), 0)
-    async with app_on(broker, transactions=mode, commit_interval=1e6) as app:
+    async with app_on(broker, transactions=mode, commit_interval=NEVER) as app:
         out = app.topic("out")
         (message,) = await take(app.topic("orders").noack(), 1)
         fut = out.send_soon(value=b"result", source=message)

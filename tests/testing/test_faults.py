@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.apps import broker_with, take, write
+from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from transport import TP, App, BrokerUnavailable, ClientClosed, CommitUnknown
 from transport.drivers.base import ConsumerClient, Outgoing, ProducerClient
@@ -26,7 +27,6 @@ from transport.testing import (
 from transport.testing.faults import CALLS_OF_A_CONSUMER, CALLS_OF_A_PRODUCER
 
 ORDERS = TP("orders", 0)
-NEVER = 1e6
 
 
 def app_with(broker: MemoryBroker, faults: Faults | None) -> tuple[App, FaultyDriver]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import re
 import socket
@@ -168,16 +167,6 @@ def open_sockets() -> int:
         if os.path.lexists(f"/proc/self/fd/{fd}")
     )
     return sum(kind.startswith(("socket", "anon_inode:[eventpoll]")) for kind in kinds)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Silence the client's log: pytest would keep its records, and so errors and their sockets."""
-    log = logging.getLogger("kafka")
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(logging.NOTSET)
-    gc.collect()
 
 
 @pytest.fixture

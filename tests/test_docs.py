@@ -75,8 +75,9 @@ def blocks_of(name: str, text: str) -> Iterator[Block]:
 
 
 def prose_of(page: Path) -> list[str]:
-    """Return the lines outside of fences."""
-    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE).split("\n")
+    """Return the lines outside of fences, and of the options of the reference's objects."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^(:::.*)\n(?: {4}.*\n)+", r"\1\n", text, flags=re.MULTILINE).split("\n")
 
 
 # Without drawings, which the browser renders.

@@ -370,6 +370,25 @@ async def test_each_await_of_a_failed_delivery_raises_its_error() -> None:
 
 
 @jumping
+async def test_loop_over_one_known_outcome_lets_other_tasks_run() -> None:
+    client = HeldBack()
+    async with app_with(client) as app:
+        delivery = await app.topic("orders").send(value=b"v")
+        await wait_all_tasks_blocked()
+        client.end(error=DeliveryFailed("no"))
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop)
+            for _ in range(100):
+                with pytest.raises(DeliveryFailed):
+                    await delivery
+        assert nursery.cancel_scope.cancelled_caught
+
+
+@jumping
 async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
     client = HeldBack()
     with pytest.RaisesGroup(

@@ -90,6 +90,12 @@ class Member:
             await self.poll_for(0.1)
         return positions
 
+    async def reset(self) -> None:
+        """Poll until the driver has reported one more reset of a position."""
+        before = len(self.resets)
+        while len(self.resets) == before:
+            await self.poll_for(0.1)
+
     async def nothing_comes(self, seconds: float = 0.5) -> None:
         """Poll for this time, and check that no records arrive."""
         before = len(self.records)

@@ -177,6 +177,7 @@ async def test_position_outside_log_is_reset_by_policy(rig: Rig, policy: str) ->
         elif policy == "earliest":
             assert by_partition(await member.take(3)) == {tp: [0, 1, 2]}
         else:
+            await member.reset()
             await member.nothing_comes()
             assert await member.client.positions([tp]) == {tp: 3}
 

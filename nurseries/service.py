@@ -66,7 +66,7 @@ class Node:
 
 @attrs.define(eq=False)
 class _Child:
-    """A task that is shielded by its service. It is in `siblings` until it has ended."""
+    """A task of a service, which shields the task. `siblings` has the task until its end."""
 
     name: str
     siblings: list[_Child]

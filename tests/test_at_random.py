@@ -154,7 +154,7 @@ class History:
         with trio.fail_after(600):
             async with self.app(commit_interval=0.5) as app, trio.open_nursery() as nursery:
                 nursery.start_soon(self.read, "the last", app.topic("orders"))
-                while self.committed_ends() != ends:  # noqa: ASYNC110 - it is looked at from outside
+                while self.committed_ends() != ends:  # noqa: ASYNC110 - no event reports it
                     await trio.sleep(1)
                 nursery.cancel_scope.cancel()
 

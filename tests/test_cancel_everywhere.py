@@ -77,7 +77,7 @@ class Calling:
         await self.clean_up()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.handle)
-            while self.books.lost:  # noqa: ASYNC110 - it is looked at from outside
+            while self.books.lost:  # noqa: ASYNC110 - no event reports it
                 await trio.sleep(1)
             await self.app.consumer.wait_empty()
             nursery.cancel_scope.cancel()

@@ -208,7 +208,7 @@ class History:
                 nursery.start_soon(self.read, app.topic("orders"), app.topic("results"), 10)
                 # For a partition that stayed empty, the committed offset may be 0 or missing.
                 nothing = dict.fromkeys(ORDERS, 0)
-                while nothing | committed(self.broker) != ends:  # noqa: ASYNC110 - it is looked at from outside
+                while nothing | committed(self.broker) != ends:  # noqa: ASYNC110 - no event reports it
                     await trio.sleep(1)
                 nursery.cancel_scope.cancel()
         await trio.sleep(TIMEOUT)

@@ -798,7 +798,7 @@ async def test_partition_is_released_even_if_its_transaction_cannot_be_aborted(
 
 @jumping
 async def test_kill_during_the_release_of_an_abandoned_partition_raises_no_error() -> None:
-    """It was abandoned after the bound of the rebalance, and waits for a commit in flight."""
+    """The bound of the rebalance has passed, and the release waits for a commit in flight."""
     broker = pipeline(records=1, partitions=2)
     async with exactly_once(broker, "partition", drain_timeout=2.0) as app:
         for message in await take(app.topic("in").noack(), 2):

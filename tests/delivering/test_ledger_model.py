@@ -433,7 +433,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def match_unacked_messages(self) -> None:
-        """Compare `Ledger.unacked`. It is no invariant because it makes the messages of batches."""
+        """Compare `Ledger.unacked`. An invariant would make the messages of every batch."""
         expected = sorted(offset for channel in self.channels for offset in channel.begun)
         assert sorted(message.offset for message in self.ledger.unacked) == expected
 

@@ -293,7 +293,7 @@ def _create(topic: str, partitions: int, admin: KafkaAdminClient) -> None:
     """Create a topic whose name the broker may still be deleting.
 
     Requests of members may create the topic meanwhile, with the broker's default of 4 partitions.
-    That is also a new topic.
+    Such a topic counts as the new one.
     """
     while True:
         try:

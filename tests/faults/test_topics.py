@@ -76,7 +76,7 @@ async def test_a_deleted_topic_does_not_disturb_another_one(
 
     async def until(condition: Callable[[], bool]) -> None:
         with trio.fail_after(120):
-            while not condition():  # noqa: ASYNC110 - what others do tells of itself nowhere
+            while not condition():  # noqa: ASYNC110 - no event reports it
                 await trio.sleep(0.1)
 
     async with outsider, trio.open_nursery() as feeding:

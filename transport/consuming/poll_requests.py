@@ -58,7 +58,7 @@ class PollRequests:
     """The requests to one polling task.
 
     Args:
-        interrupt: ends a poll that is under way. Not a checkpoint.
+        interrupt: ends the poll in progress. Not a checkpoint.
 
     Attributes:
         late_at: the time of the first request that the polling task has not seen yet. None: the

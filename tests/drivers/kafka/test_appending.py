@@ -296,6 +296,24 @@ def test_network_thread_is_woken_only_for_new_and_full_batches() -> None:
     assert rig.wakes == 2
 
 
+def test_network_thread_is_woken_by_the_message_that_fills_a_batch() -> None:
+    size = Rig(batch_size=500).append([message(), message()]).parts[0].held.records._builder.size()
+    rig = Rig(batch_size=size)
+    rig.append([message()])
+    assert rig.wakes == 1
+    rig.append([message()])
+    assert rig.wakes == 2
+
+
+def test_network_thread_is_not_woken_again_while_full_batches_wait() -> None:
+    rig = Rig(batch_size=500)
+    rig.append(numbered(20, size=50))
+    before, batches = rig.wakes, len(rig.queue())
+    rig.append([message()])
+    assert len(rig.queue()) == batches > 1
+    assert rig.wakes == before
+
+
 def test_a_batch_lingers_unless_it_is_full() -> None:
     rig = Rig(batch_size=500, linger_ms=5000)
     cluster: Any = SimpleNamespace(leader_for_partition=lambda tp: 0)

@@ -21,6 +21,9 @@ ROWS ?=
 # Tests with many cases: `make test` runs a fixed few of them, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
   tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py
+# The files and folders in which codespell checks the spelling.
+SPELLED := README.md CHANGELOG.md docs transport nurseries tests examples benchmarks Makefile mkdocs.yml \
+  pyproject.toml .ci/run
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,11 +76,12 @@ soak: $(READY) ## Run the same faults in random order: MINUTES=10 SEED=7
 	@$(TOOLCHAIN) --faults
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-check: $(READY) ## Run ruff, mypy --strict and import-linter, and build the docs without a warning
+check: $(READY) ## Run ruff, mypy --strict, import-linter and codespell, and build the docs without a warning
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell $(SPELLED)
 	@# Without --quiet, which hides warnings from --strict, too.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

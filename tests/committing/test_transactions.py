@@ -1136,8 +1136,8 @@ async def test_transactional_producers_are_in_the_tree_and_end_with_the_app(mode
 
 def test_unknown_argument_of_the_transaction_manager_is_refused() -> None:
     app = exactly_once(pipeline())
-    with pytest.raises(TypeError, match="comsumer"):
-        app.transport.create_transaction_manager(app.consumer, app.producer, comsumer=None)
+    with pytest.raises(TypeError, match="consumers"):
+        app.transport.create_transaction_manager(app.consumer, app.producer, consumers=None)
 
 
 @MODES

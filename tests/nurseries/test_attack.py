@@ -43,7 +43,7 @@ class Part(Service):
         assert self.starts == self.stops
         self.starts += 1
         await trio.sleep(1)
-        self.spawn("crasher", self._crash)
+        self.spawn("crash", self._crash)
         self.spawn("task", self._task)
         for part in self.parts:
             await self.add_service(part)

@@ -10,7 +10,7 @@ from tests.apps import app_on, broker_with, committed, evict_all, take, write
 from tests.lanes import NEVER
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
-from tests.scripted import fails, replace, replaced
+from tests.scripted import fails, loses_the_answer, replace, replaced
 from transport import (
     TP,
     App,
@@ -245,17 +245,13 @@ async def test_producer_of_abandoned_partition_is_stopped() -> None:
 
 
 @jumping
-async def test_producer_that_does_not_close_cleanly_fails_no_commit(
+async def test_released_producer_that_does_not_close_cleanly_fails_neither_a_commit_nor_the_app(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = broker_with(*[TP("orders", number) for number in range(2)], records=1)
     async with app_on(broker, transactions="partition") as app:
-
-        async def get_stuck(transactional_id: str) -> None:
-            await trio.lowlevel.checkpoint()
-            raise TransportError("abandoned: a thread")
-
-        app.producer.stop_transaction = get_stuck
+        get_stuck = loses_the_answer(TransportError("abandoned: a thread"))
+        replace(app, "producer.close", get_stuck, once=True)
         messages = app.topic("orders").noack()
         in_hand = await take(messages, 2)
         async with app_on(broker) as other:

@@ -208,21 +208,14 @@ class TransactionManager:
 
     @trio.lowlevel.enable_ki_protection
     async def stop_released(self) -> None:
-        """End the producers of the released scopes. For the committer.
+        """Abort the open transactions of the released scopes, and end their producers.
 
-        A warning names a producer that does not close cleanly. The app sends nothing with it any
-        more, and its error must not end a commit of other scopes.
+        For the committer.
         """
         released, self._released = self._released, []
         async with trio.open_nursery() as nursery:
             for scope in released:
-                nursery.start_soon(self._stop, scope.transactional_id)
-
-    async def _stop(self, transactional_id: str) -> None:
-        try:
-            await self.producer.stop_transaction(transactional_id)
-        except TransportError as exc:
-            logger.warning("the producer of %r did not close cleanly: %s", transactional_id, exc)
+                nursery.start_soon(self.producer.stop_transaction, scope.transactional_id)
 
     def on_partitions_lost(self, lost: Collection[TP]) -> None:
         """Warn of transactions that the loss undoes, and wake the barriers that wait for it.
@@ -398,7 +391,7 @@ class TransactionManager:
             raise TransactionAborted(f"the topic of {', '.join(map(str, gone))} was deleted")
         transaction = self.producer.transactional.transaction_of(scope.transactional_id)
         await transaction.commit(offsets, group, deadline)
-        if scope.written or self._moves(offsets):
+        if self._moves(offsets):
             scope.aborts = 0
         scope.is_ready = False
         scope.written.clear()
@@ -418,10 +411,7 @@ class TransactionManager:
         """
         assignment = self.consumer.assignment
         starts = {tp: assignment[tp].start for tp in offsets if tp in assignment}
-        return any(
-            tp not in starts or (start := starts[tp]) is None or offset > start
-            for tp, offset in offsets.items()
-        )
+        return any(offset != starts.get(tp) for tp, offset in offsets.items())
 
     def _fence(self) -> GroupMetadata:
         group = self.consumer.client.group_metadata()

@@ -139,7 +139,7 @@ class Producer(Service):
             with trio.move_on_after(left * 0.6):
                 await self._finish()
         finally:
-            await self.client.close(max(0.1, left * 0.3))
+            await self._close_client(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # the messages that `close` failed are reported now
             self._fail(DeliveryFailed("the producer was closed before the message was delivered"))
         self.failures.check()
@@ -159,6 +159,15 @@ class Producer(Service):
                     self.name,
                     exc,
                 )
+
+    async def _close_client(self, timeout: float) -> None:
+        try:
+            await self.client.close(timeout)
+        except TransportError as exc:
+            if self.transaction is None:
+                raise
+            # The partitions of this producer may be released, and the app goes on.
+            logger.warning("%s did not close cleanly: %s", self.name, exc)
 
     async def kill(self) -> None:
         """End as a crash would. For demonstrations and tests."""

@@ -230,6 +230,12 @@ def test_a_broker_is_a_url_or_a_driver(wrong: Any) -> None:
         (lambda app: app.producer.writer(5), "transactional_id must be"),
         (lambda app: app.consumer.transactions.transactional_id("orders"), "tp must be a TP"),
         (lambda app: app.consumer.transactions.send_soon(5), "fut must be a FutureMessage"),
+        (
+            lambda app: app.consumer.transactions.send_soon(
+                FutureMessage(PendingMessage(topic="orders")), source="m"
+            ),
+            "source must be a Message",
+        ),
     ],
 )
 @jumping
@@ -294,6 +300,7 @@ async def test_a_sync_call_refuses_a_bad_argument(
         (lambda app: app.producer.commit_transactions({"t": {}}, 5), "group_id must be"),
         (lambda app: app.consumer.transactions.commit({ORDERS: "5"}), "offset of orders-0"),
         (lambda app: app.consumer.transactions.commit([ORDERS]), "offsets must be a mapping"),
+        (lambda app: app.consumer.transactions.commit({}, "no"), "start_new_transaction must be"),
         (
             lambda app: app.consumer.transactions.send("orders", None, b"v", source="m"),
             "source must be a Message",

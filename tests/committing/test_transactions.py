@@ -1020,24 +1020,32 @@ async def test_member_evicted_within_a_transaction_undoes_it_and_joins_again(
 
 @MODES
 @jumping
-async def test_commit_of_an_evicted_member_delivers_nothing_before_the_loss(mode: str) -> None:
+async def test_commit_of_an_evicted_member_fails_at_the_loss_and_delivers_nothing_before(
+    mode: str,
+) -> None:
     broker = pipeline(records=1)
+    failed_at = []
+
+    async def commit() -> None:
+        in_hand.set(None)
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+        failed_at.append(trio.current_time())
+
     async with exactly_once(broker, mode) as app:
         messages = app.topic("in").noack()
-        (message,) = await take(messages, 1)
-        await app.topic("out").send(value=b"undone", source=message)
-        message.ack()
-
-        async def commit() -> None:
-            in_hand.set(None)
-            with pytest.raises(TransactionAborted):
-                await app.consumer.commit()
-
-        replace(app, "producer.send_offsets", fails(CommitFailed("no such member")), once=True)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(commit)
-            assert await nothing_comes(messages, 20.0)  # within the bound of the barrier
-            evict_all(broker)
+        for _ in range(2):
+            (message,) = await take(messages, 1)
+            assert message.offset == 0
+            await app.topic("out").send(value=b"undone", source=message)
+            message.ack()
+            replace(app, "producer.send_offsets", fails(CommitFailed("no such member")), once=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(commit)
+                assert await nothing_comes(messages, 20.0)  # within the bound of the barrier
+                evicted_at = trio.current_time()
+                evict_all(broker)
+            assert failed_at.pop() == evicted_at
         (message,) = await take(messages, 1)
         assert message.offset == 0
     assert results(broker) == []
@@ -1298,6 +1306,23 @@ async def test_commit_with_work_resets_the_count_of_aborts(mode: str) -> None:
                     await app.consumer.commit()
             await trio.sleep_forever()  # the app ends by itself
     assert results(broker) == [b"0-0"]
+
+
+@MODES
+@jumping
+async def test_commit_of_acked_messages_without_output_resets_the_count_of_aborts(
+    mode: str,
+) -> None:
+    async with exactly_once(pipeline(records=3), mode, transaction_attempts=2) as app:
+        messages = app.topic("in").noack()
+        for _ in range(2):
+            (await anext(messages)).ack()
+            (scope,) = app.consumer.transactions.scopes
+            refuse_the_next_commit(app, scope.transactional_id)
+            with pytest.raises(TransactionAborted):
+                await app.consumer.commit()
+            (await anext(messages)).ack()
+            assert await app.consumer.commit()
 
 
 @MODES

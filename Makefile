@@ -76,12 +76,13 @@ soak: $(READY) ## Run the same faults in random order: MINUTES=10 SEED=7
 	@$(TOOLCHAIN) --faults
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-check: $(READY) ## Run ruff, mypy --strict, import-linter and codespell, and build the docs without a warning
+check: $(READY) ## Run ruff, mypy, import-linter and codespell, check the links, and build the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(SPELLED)
+	$(BIN)/pytest -q tests/test_links.py
 	@# Without --quiet, which hides warnings from --strict, too.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -1,4 +1,4 @@
-"""Each test that docs/promises.md and docs/client.md name exists."""
+"""The tests and files that docs/promises.md, docs/client.md and docs/workarounds.md name exist."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / "promises.md").read_text())
+KAFKA = ROOT / "transport" / "drivers" / "kafka"
+PROMISES = (ROOT / "docs" / "promises.md").read_text()
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
-@pytest.mark.parametrize(("path", "name"), NAMED)
+@pytest.mark.parametrize(("path", "name"), TEST.findall(PROMISES))
 def test_a_named_test_exists(path: str, name: str) -> None:
     assert re.search(rf"^(async def|def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE)
 
 
+def test_each_promise_names_a_test() -> None:
+    table = PROMISES[PROMISES.index("| promise |") :].partition("\n\n")[0]
+    promises = table.splitlines()[2:]
+    assert len(promises) > 10
+    assert [row for row in promises if not TEST.search(row)] == []
+    # A test that is named in another form would not be checked.
+    assert "`tests/" not in TEST.sub("", table)
+
+
 def test_each_invariant_has_a_row() -> None:
-    rows = re.findall(r"^\| (I\d+):", (ROOT / "docs" / "promises.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (I\d+):", PROMISES, re.MULTILINE)
     assert rows == [f"I{number}" for number in range(1, 11)]
 
 
@@ -38,3 +49,11 @@ def test_each_case_of_the_client_names_tests_that_exist(case: str, tests: str) -
         where = ROOT / path if path.startswith("tests/") else ROOT / "tests" / "drivers" / path
         pattern = rf"^(async def|def) {name}\b" if name else ""
         assert re.search(pattern, where.read_text(), re.MULTILINE), name
+
+
+def test_the_page_of_workarounds_has_each_file_of_them() -> None:
+    page = (ROOT / "docs" / "workarounds.md").read_text()
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", page.partition("\n## ")[2]))
+    files = {path.name for path in (KAFKA / "workarounds").glob("*.py")} - {"__init__.py"}
+    assert {name for name in named if "workarounds/" in name} == {f"workarounds/{f}" for f in files}
+    assert [name for name in named if not (KAFKA / name).exists()] == []

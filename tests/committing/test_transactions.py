@@ -624,7 +624,7 @@ async def test_unanswered_commit_is_settled_by_the_committed_offsets(
         replace(app, "committed", look_late)
         with pytest.raises(TransactionAborted):
             await app.consumer.commit()
-        assert app.consumer.committer.is_refused, "the outcome is known by now"
+        assert app.consumer.committer.commit_had_no_effect, "the outcome is known by now"
         for message in await take(messages, 1 if was_made else 2):
             async with message:
                 await out.send(value=message.value)
@@ -1625,16 +1625,16 @@ async def test_commit_outcome_is_unknown_from_the_request_to_the_answer(
     async with exactly_once(pipeline(records=1), mode) as app:
         committer = app.consumer.committer
         (message,) = await take(app.topic("in").noack(), 1)
-        assert committer.is_refused
+        assert committer.commit_had_no_effect
         message.ack()
         asked, answer = trio.Event(), trio.Event()
         commits_wait_for(app, asked, answer)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(committer.commit)
             await asked.wait()
-            assert not committer.is_refused
+            assert not committer.commit_had_no_effect
             answer.set()
-        assert committer.is_refused
+        assert committer.commit_had_no_effect
 
 
 @MODES

@@ -310,7 +310,6 @@ async def test_a_commit_to_a_frozen_broker_is_unknown_until_the_next_one(
             with pytest.raises(CommitUnknown):
                 await consumer.commit()
             assert trio.current_time() - began < timeout + 1.0
-            assert consumer.committer.unknown == set(reader.tps)
             assert reader.ledger_has() == before, "an unknown commit counts as made"
             # Waiting messages are delivered and acked meanwhile, and committed later.
             await reader.ack_one_of_each()
@@ -318,7 +317,6 @@ async def test_a_commit_to_a_frozen_broker_is_unknown_until_the_next_one(
             kafka_broker.thaw()
 
         assert await consumer.commit()
-        assert consumer.committer.unknown == set()
         committed = await reader.broker_has()
         assert reader.ledger_has() == committed
         assert all(committed[tp] >= before[tp] + 2 for tp in reader.tps)

@@ -292,12 +292,10 @@ async def test_confluent_kafka_python_1801_every_commit_has_a_bound_and_an_outco
         try:
             with trio.fail_after(5.0), pytest.raises(CommitUnknown):
                 await app.consumer.commit()
-            assert app.consumer.committer.unknown == {tp}
         finally:
             kafka_broker.thaw()
         second.ack()
         assert await app.consumer.commit()
-        assert app.consumer.committer.unknown == set()
         await send(app, [tp], 1)
         assert (await anext(messages)).offset == 2
         assert await place.committed() == {tp: 2}

@@ -91,7 +91,7 @@ class AutoCommitter:
             self._ending_quietly(),  # the consumer may be killed meanwhile
         ):
             await self._commit_last()
-        if bound.cancelled_caught and committer.is_refused:
+        if bound.cancelled_caught and committer.commit_had_no_effect:
             logger.warning(
                 "the last commit was not made within %.1f s, because the group was in a rebalance"
                 " or a transaction had to be aborted. Messages acked since the commit before it"

@@ -88,7 +88,7 @@ class BarrierCommitter:
         self._queue = CommitQueue(self._make, fatal=_FATAL, around=around)
 
     @property
-    def is_refused(self) -> bool:
+    def commit_had_no_effect(self) -> bool:
         """Whether no commit is in flight, and none has an unknown outcome."""
         return not self._unanswered
 

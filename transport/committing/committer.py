@@ -19,11 +19,9 @@ from transport.drivers.base import ConsumerClient
 from transport.errors import (
     CommitFailed,
     CommitUnknown,
-    CommitWithdrawn,
     PartitionGone,
     RebalanceInProgress,
     TopicReplaced,
-    TransportError,
 )
 from transport.excerpt import listed
 from transport.types import TP
@@ -53,7 +51,7 @@ class Committer:
         around: returns a block that is entered around each commit attempt.
 
     Attributes:
-        is_refused: the last request was refused and changed nothing, and none is in flight.
+        commit_had_no_effect: the last request was refused, and none is in flight.
     """
 
     def __init__(
@@ -78,17 +76,11 @@ class Committer:
         self._has_suspended = False
         self._queue = CommitQueue(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # the offsets of the commit in flight
-        self._unknown: set[Ledger] = set()
         # For partitions that the broker does not have: the offset that could not be committed, and
         # until when that offset is left out.
         self._deleted: dict[Ledger, tuple[int, float]] = {}
         self._leaving: set[Ledger] = set()  # of partitions that are about to be released
-        self.is_refused = False
-
-    @property
-    def unknown(self) -> set[TP]:
-        """Partitions whose last commit got no answer, until the next commit settles it."""
-        return {ledger.tp for ledger in self._unknown if not ledger.is_shut}
+        self.commit_had_no_effect = False
 
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
@@ -165,14 +157,8 @@ class Committer:
         return self._queue.join(topics)
 
     async def _make(self, attempt: CommitAttempt) -> None:
-        """Make a commit attempt; if it gets no answer, note its partitions as unknown."""
         try:
             await self._try(attempt)
-        except BaseException as exc:  # the outcome of a cancelled commit is unknown, too
-            is_open = isinstance(exc, CommitUnknown) and not isinstance(exc, CommitWithdrawn)
-            if is_open or not isinstance(exc, TransportError):
-                self._note_unknown()
-            raise
         finally:
             self._carried = {}
 
@@ -187,11 +173,11 @@ class Committer:
         while due := self._due(attempt.topics):
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
-            self.is_refused = False
+            self.commit_had_no_effect = False
             try:
                 await self._commit(offsets)
             except (RebalanceInProgress, CommitFailed) as exc:
-                self.is_refused = True
+                self.commit_had_no_effect = True
                 is_out = isinstance(exc, CommitFailed)
                 if is_out:
                     self._has_suspended = True
@@ -207,7 +193,6 @@ class Committer:
             except PartitionGone as exc:
                 self._leave_out(exc, due)
             else:
-                self._unknown.difference_update(due)
                 for ledger, offset in due.items():
                     ledger.committed = offset
                 attempt.moved = True
@@ -262,8 +247,3 @@ class Committer:
             raise CommitUnknown(
                 f"the client did not answer within commit_timeout ({self._timeout:g} s)"
             ) from None
-
-    def _note_unknown(self) -> None:
-        """Note that the commit in flight may or may not have been applied."""
-        carried = (*self._unknown, *self._carried)
-        self._unknown = {ledger for ledger in carried if not ledger.is_shut}

@@ -16,8 +16,11 @@ class AnyCommitter(Protocol):
     """A committer of one consumer, `Committer` or `BarrierCommitter`. One commit at a time."""
 
     @property
-    def is_refused(self) -> bool:
-        """Whether the commit under way has changed nothing, and no request of it is in flight."""
+    def commit_had_no_effect(self) -> bool:
+        """Whether it is certain that the commit under way had no effect.
+
+        Then no request of it is in flight, and none is without an answer.
+        """
 
     async def commit(
         self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True

@@ -108,11 +108,6 @@ class Settings:
     monitor: Points | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
     client: ClientSettings = attrs.field(factory=ClientSettings, validator=setting(_client))
 
-    @property
-    def metadata_max_age(self) -> float:
-        """The setting of the client; see `ClientSettings`."""
-        return self.client.metadata_max_age
-
     def __attrs_post_init__(self) -> None:
         if self.transactions is not None and not self.client.is_member:
             raise ValueError("transactions need a group: do not set client_only or partitions")

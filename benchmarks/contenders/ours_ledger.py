@@ -36,7 +36,7 @@ def lane_of(messages: int) -> tuple[Ledger, Lane]:
     lane = ledger.open_lane(BufferUsage(limit=messages + 1))
     for first in range(0, messages, FETCH):
         last = min(first + FETCH, messages)
-        ledger.fetched(FetchedRecords([Stored(offset) for offset in range(first, last)]))
+        ledger.put(FetchedRecords([Stored(offset) for offset in range(first, last)]))
     return ledger, lane
 
 

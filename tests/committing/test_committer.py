@@ -89,7 +89,7 @@ class Rig:
         for tp in tps:
             ledger = self.assignment[tp]
             lane = ledger.open_lane(BufferUsage(100))
-            ledger.fetched(fetched(*range(10)))
+            ledger.put(fetched(*range(10)))
             ledger.committed = 0
             lane.ready()
             self.messages[tp] = list(lane.take_batch(10))

@@ -25,7 +25,7 @@ class Watched:
         self.assignment.assign([A], 1)
         ledger = self.assignment[A]
         lane = ledger.open_lane(BufferUsage(100))
-        ledger.fetched(fetched(*range(100, 110)))
+        ledger.put(fetched(*range(100, 110)))
         lane.ready()
         self.messages = list(lane.take_batch(10))
 

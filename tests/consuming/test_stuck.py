@@ -140,7 +140,7 @@ class Checks:
     def __attrs_post_init__(self) -> None:
         self.assignment.assign([ONE], 1)
         lane = self.ledger.open_lane(BufferUsage(100))
-        self.ledger.fetched(fetched(0, 1, 2, 3))
+        self.ledger.put(fetched(0, 1, 2, 3))
         self.ledger.committed = 0
         lane.ready()
         self.messages = list(lane.take_batch(4))
@@ -164,7 +164,7 @@ def test_new_records_and_new_high_watermark_are_progress() -> None:
     checks.observe(0.0)
     assert checks.observe(5.0).moved_at == 0.0
     assert checks.observe(10.0, highwater=5).moved_at == 10.0
-    checks.ledger.fetched(fetched(4))
+    checks.ledger.put(fetched(4))
     assert checks.observe(15.0, highwater=5).moved_at == 15.0
 
 

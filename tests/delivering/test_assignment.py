@@ -20,7 +20,7 @@ def assignment() -> Assignment:
 def deliver(ledger: Ledger, *offsets: int, acked: int) -> Lane:
     """Fetch records at these offsets, take all of them, and ack the first `acked`."""
     lane = ledger.open_lane(BufferUsage(100))
-    ledger.fetched(fetched(*offsets))
+    ledger.put(fetched(*offsets))
     lane.ready()
     for message in lane.take_batch(100)[:acked]:
         message.ack()
@@ -106,7 +106,7 @@ def test_reassigned_partition_starts_at_its_first_undelivered_record(
 ) -> None:
     assignment.assign([A0], 1)
     assignment[A0].open_lane(BufferUsage(100))
-    assignment[A0].fetched(fetched(4, 5))
+    assignment[A0].put(fetched(4, 5))
     [gone] = assignment.remove([A0])
     assert gone.position == 4
     assert assignment.assign([A0], 2) == {A0: 4}

@@ -174,7 +174,7 @@ def test_acks_after_a_lane_is_closed_resume_fetching_for_other_topics() -> None:
     held.on_fall = lambda: falls.append(held.bytes)
     ledger = Ledger(BILLS, 1, 1, Tally(), position=0)
     lane = ledger.open_lane(BufferUsage(100, memory=held))
-    ledger.fetched(fetched(*range(12)))
+    ledger.put(fetched(*range(12)))
     assert held.is_full
     assert lane.ready() == 12
     in_hand = [message for _ in range(11) if (message := lane.take())]

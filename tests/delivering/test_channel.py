@@ -49,8 +49,8 @@ class Bench:
             self.ledgers[tp] = Ledger(tp, 1, 1, Tally())
             self.ledgers[tp].open_lane(self.channel.usage)
 
-    def fetched(self, tp: TP, *offsets: int) -> None:
-        assert self.ledgers[tp].fetched(fetched(*offsets))
+    def put(self, tp: TP, *offsets: int) -> None:
+        assert self.ledgers[tp].put(fetched(*offsets))
 
     def take(self) -> list[Message]:
         """Return all messages that may be delivered now."""
@@ -73,7 +73,7 @@ class Bench:
 def test_partitions_take_turns() -> None:
     bench = Bench()
     for tp in (A, B, C):
-        bench.fetched(tp, *range(200))
+        bench.put(tp, *range(200))
     turns: list[TP] = []
     for message in bench.take():
         if not turns or turns[-1] != message.tp:
@@ -83,18 +83,18 @@ def test_partitions_take_turns() -> None:
 
 def test_a_busy_partition_does_not_starve_a_quiet_one() -> None:
     bench = Bench(limit=10**6)
-    bench.fetched(A, *range(10000))
+    bench.put(A, *range(10000))
     bench.channel.take()
-    bench.fetched(B, 0)
+    bench.put(B, 0)
     delivered = [bench.channel.take() for _ in range(2 * 64)]
     assert any(message is not None and message.tp == B for message in delivered)
 
 
 def test_messages_of_a_partition_are_delivered_in_offset_order() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1, 5)
-    bench.fetched(B, 7, 8)
-    bench.fetched(A, 9)
+    bench.put(A, 0, 1, 5)
+    bench.put(B, 7, 8)
+    bench.put(A, 9)
     messages = bench.take()
     assert [m.offset for m in messages if m.tp == A] == [0, 1, 5, 9]
     assert [m.offset for m in messages if m.tp == B] == [7, 8]
@@ -103,7 +103,7 @@ def test_messages_of_a_partition_are_delivered_in_offset_order() -> None:
 def test_batches_take_turns_too() -> None:
     bench = Bench()
     for tp in (A, B):
-        bench.fetched(tp, *range(5))
+        bench.put(tp, *range(5))
     batches = [bench.channel.take_batch(3) for _ in range(4)]
     assert [(batch.tp, len(batch)) for batch in batches if batch] == [
         (A, 3),
@@ -117,7 +117,7 @@ def test_batches_take_turns_too() -> None:
 def test_a_batch_spans_several_fetches_of_its_partition() -> None:
     bench = Bench(limit=5)
     for first in range(0, 9, 3):
-        bench.fetched(A, first, first + 1, first + 2)
+        bench.put(A, first, first + 1, first + 2)
     batch = bench.channel.take_batch(4)
     assert batch is not None
     assert [message.offset for message in batch] == [0, 1, 2, 3]
@@ -130,7 +130,7 @@ def test_partition_suspended_at_its_turn_delivers_first_after_it_resumes() -> No
     """All partitions are suspended and resumed together, as around each transaction."""
     bench = Bench()
     for tp in (A, B, C):
-        bench.fetched(tp, *range(9))
+        bench.put(tp, *range(9))
     turns: list[TP] = []
     for _ in range(3):
         batches = [bench.channel.take_batch(3) for _ in range(2)]
@@ -147,7 +147,7 @@ def test_partition_suspended_at_its_turn_delivers_first_after_it_resumes() -> No
 def test_suspended_partition_has_no_turn_when_others_resume() -> None:
     bench = Bench()
     for tp in (A, B):
-        bench.fetched(tp, 0)
+        bench.put(tp, 0)
         bench.ledgers[tp].is_suspended = True
     assert bench.take() == []
     bench.ledgers[B].is_suspended = False
@@ -161,7 +161,7 @@ def test_suspended_partition_has_no_turn_when_others_resume() -> None:
 @pytest.mark.parametrize("goes", ["shut", "closed"])
 def test_partition_shut_or_closed_while_suspended_has_no_turn(goes: str) -> None:
     bench = Bench()
-    bench.fetched(A, 0)
+    bench.put(A, 0)
     bench.ledgers[A].is_suspended = True
     assert bench.take() == []
     if goes == "shut":
@@ -175,8 +175,8 @@ def test_partition_shut_or_closed_while_suspended_has_no_turn(goes: str) -> None
 
 def test_waiting_messages_are_not_delivered_after_their_epoch_ends() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1, 2)
-    bench.fetched(B, 0)
+    bench.put(A, 0, 1, 2)
+    bench.put(B, 0)
     assert bench.channel.take() is not None  # in the middle of A's turn
     bench.ledgers[A].shut()
     assert [message.tp for message in bench.take()] == [B]
@@ -187,7 +187,7 @@ def test_waiting_messages_are_not_delivered_after_their_epoch_ends() -> None:
 
 def test_no_more_than_the_limit_is_delivered_and_unacked() -> None:
     bench = Bench(limit=5)
-    bench.fetched(A, *range(10))
+    bench.put(A, *range(10))
     messages = bench.take()
     assert len(messages) == 5
     messages[3].ack()
@@ -197,7 +197,7 @@ def test_no_more_than_the_limit_is_delivered_and_unacked() -> None:
 
 def test_batch_size_is_bounded_by_the_free_room_of_the_channel() -> None:
     bench = Bench(limit=5)
-    bench.fetched(A, *range(10))
+    bench.put(A, *range(10))
     bench.channel.take()
     batch = bench.channel.take_batch(9)
     assert batch is not None
@@ -206,9 +206,9 @@ def test_batch_size_is_bounded_by_the_free_room_of_the_channel() -> None:
 
 def test_channel_is_full_from_its_limit_until_it_is_half_empty() -> None:
     bench = Bench(limit=6)
-    bench.fetched(A, 0, 1, 2)
+    bench.put(A, 0, 1, 2)
     assert bench.turns == []
-    bench.fetched(B, 0, 1, 2)
+    bench.put(B, 0, 1, 2)
     assert bench.turns == [True]
     messages = bench.take()
     for message in messages[:2]:
@@ -220,15 +220,15 @@ def test_channel_is_full_from_its_limit_until_it_is_half_empty() -> None:
 
 def test_end_of_an_epoch_frees_room_in_the_channel() -> None:
     bench = Bench(limit=4)
-    bench.fetched(A, 0, 1, 2)
-    bench.fetched(B, 0)
+    bench.put(A, 0, 1, 2)
+    bench.put(B, 0)
     bench.ledgers[A].shut()
     assert bench.turns == [True, False]
 
 
 def test_closed_lanes_free_room_in_the_channel() -> None:
     bench = Bench(limit=2)
-    bench.fetched(A, 0, 1)
+    bench.put(A, 0, 1)
     for ledger in bench.ledgers.values():
         ledger.close_lanes_of(bench.channel.usage)
     assert bench.turns == [True, False]
@@ -237,7 +237,7 @@ def test_closed_lanes_free_room_in_the_channel() -> None:
 
 def test_nothing_is_delivered_while_flow_is_stopped() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1)
+    bench.put(A, 0, 1)
     bench.channel.take()  # in the middle of a turn
     bench.flow.stop()
     assert bench.channel.take() is None
@@ -252,7 +252,7 @@ def test_nothing_is_delivered_while_flow_is_stopped() -> None:
 @jumping
 async def test_anext_acks_the_current_message_before_anything_else() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1)
+    bench.put(A, 0, 1)
     messages = bench.acked()
     first = await anext(messages)
     assert not first.acked
@@ -266,7 +266,7 @@ async def test_anext_acks_the_current_message_before_anything_else() -> None:
 @jumping
 async def test_anext_acks_the_current_message_while_flow_is_stopped() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1)
+    bench.put(A, 0, 1)
     messages = bench.acked()
     first = await anext(messages)
     bench.flow.stop()
@@ -282,7 +282,7 @@ async def test_a_cancelled_wait_loses_no_message() -> None:
         with trio.move_on_after(1) as scope:
             await anext(messages)
         assert scope.cancelled_caught
-    bench.fetched(A, 0)
+    bench.put(A, 0)
     assert (await anext(messages)).offset == 0
 
 
@@ -298,7 +298,7 @@ async def test_a_wait_cancelled_as_a_message_arrives_loses_no_message(steps: int
 
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
-        bench.fetched(A, 0, 1)
+        bench.put(A, 0, 1)
         for _ in range(steps):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -320,7 +320,7 @@ async def test_iterators_of_one_channel_share_its_messages() -> None:
         for _ in range(3):
             nursery.start_soon(read)
         await wait_all_tasks_blocked()
-        bench.fetched(A, *range(9))
+        bench.put(A, *range(9))
         await trio.sleep(3.5)
         assert sorted(got) == list(range(9))
         bench.channel.end()
@@ -329,7 +329,7 @@ async def test_iterators_of_one_channel_share_its_messages() -> None:
 @jumping
 async def test_an_iterator_lets_other_tasks_run() -> None:
     bench = Bench(limit=10**6)
-    bench.fetched(A, *range(10000))
+    bench.put(A, *range(10000))
     turns: list[str] = []
     async with trio.open_nursery() as nursery:
 
@@ -364,7 +364,7 @@ async def test_iterators_end_with_their_channel() -> None:
 @jumping
 async def test_anext_acks_the_current_batch() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1, 2)
+    bench.put(A, 0, 1, 2)
     batches = Batches(bench.channel, acks=True, most=2)
     first = await anext(batches)
     assert [message.offset for message in first] == [0, 1]
@@ -376,7 +376,7 @@ async def test_anext_acks_the_current_batch() -> None:
 @jumping
 async def test_without_acks_the_handler_acks_batches_itself() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1, 2)
+    bench.put(A, 0, 1, 2)
     batches = Batches(bench.channel, acks=False, most=2)
     first, _ = await take(batches, 2)
     assert bench.ledgers[A].safe == 0
@@ -390,7 +390,7 @@ async def test_without_acks_the_handler_acks_batches_itself() -> None:
 @jumping
 async def test_a_clean_exit_acks() -> None:
     bench = Bench()
-    bench.fetched(A, 0)
+    bench.put(A, 0)
     async with await anext(bench.noack()) as message:
         assert not message.acked
     assert message.acked
@@ -399,7 +399,7 @@ async def test_a_clean_exit_acks() -> None:
 @jumping
 async def test_an_exception_does_not_ack() -> None:
     bench = Bench()
-    bench.fetched(A, 0)
+    bench.put(A, 0)
     message = await anext(bench.noack())
     with pytest.raises(ZeroDivisionError):
         async with message:
@@ -410,7 +410,7 @@ async def test_an_exception_does_not_ack() -> None:
 @jumping
 async def test_a_cancellation_does_not_ack() -> None:
     bench = Bench()
-    bench.fetched(A, 0)
+    bench.put(A, 0)
     message = await anext(bench.noack())
     with trio.move_on_after(1):
         async with message:
@@ -421,7 +421,7 @@ async def test_a_cancellation_does_not_ack() -> None:
 @jumping
 async def test_clean_exit_acks_even_if_the_task_is_cancelled() -> None:
     bench = Bench()
-    bench.fetched(A, 0, 1)
+    bench.put(A, 0, 1)
     batches = Batches(bench.channel, acks=False, most=2)
     with trio.CancelScope() as scope:
         async with await anext(batches) as batch:
@@ -442,7 +442,7 @@ def decoding(**hooks: object) -> Bench:
 
 def feed(bench: Bench, *contents: tuple[bytes | None, bytes | None]) -> None:
     found = [FakeRecord(offset, key, value) for offset, (key, value) in enumerate(contents)]
-    bench.ledgers[A].fetched(FetchedRecords(found))
+    bench.ledgers[A].put(FetchedRecords(found))
 
 
 @jumping

@@ -24,7 +24,7 @@ DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
 
 def test_a_fetch_is_not_decoded_before_a_message_is_taken(ledger: Ledger, lane: Lane) -> None:
     fetched = Encoded([0, 1], [2, 3])
-    ledger.fetched(fetched)
+    ledger.put(fetched)
     assert (lane.waiting, ledger.safe, ledger.position) == (4, 0, 4)
     assert fetched.decoded == 0
 
@@ -33,8 +33,8 @@ def test_the_next_portion_is_decoded_when_all_of_the_one_before_is_taken(
     ledger: Ledger, lane: Lane
 ) -> None:
     first, second = Encoded([0, 1], [2, 3]), Encoded([4])
-    ledger.fetched(first)
-    ledger.fetched(second)
+    ledger.put(first)
+    ledger.put(second)
     decoded = []
     for _ in range(5):
         take(lane, 1)
@@ -43,7 +43,7 @@ def test_the_next_portion_is_decoded_when_all_of_the_one_before_is_taken(
 
 
 def test_encoded_records_hold_back_the_commit(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([1, 2], [5, 6], first=0, end=9))
+    ledger.put(Encoded([1, 2], [5, 6], first=0, end=9))
     assert ledger.safe == 0, "the headers give only the first offset"
     for message in take(lane, 2):
         message.ack()
@@ -53,7 +53,7 @@ def test_encoded_records_hold_back_the_commit(ledger: Ledger, lane: Lane) -> Non
 def test_when_all_is_acked_the_next_commit_reaches_the_end_of_the_fetch(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([1, 2], first=0, end=9))
+    ledger.put(Encoded([1, 2], first=0, end=9))
     for message in take(lane, 2):
         message.ack()
     assert ledger.safe == 9
@@ -64,7 +64,7 @@ def test_when_all_is_acked_the_next_commit_reaches_the_end_of_the_fetch(
 def test_a_header_that_claims_a_wrong_number_is_corrected(
     ledger: Ledger, lane: Lane, claimed: int
 ) -> None:
-    ledger.fetched(Encoded([0, 1], [2, 3], count=claimed))
+    ledger.put(Encoded([0, 1], [2, 3], count=claimed))
     assert lane.usage.held == claimed
     messages = take(lane, 4)
     assert (lane.usage.held, lane.waiting) == (4, 0)
@@ -77,8 +77,8 @@ def test_fetch_without_records_leaves_nothing_waiting(ledger: Ledger, lane: Lane
     """All of its records lie before the requested offset, or were compacted."""
     falls: list[int] = []
     lane.usage.mark, lane.usage.on_fall = math.inf, lambda: falls.append(lane.usage.held)
-    ledger.fetched(Encoded(first=0, end=3, count=3))
-    ledger.fetched(Encoded([3]))
+    ledger.put(Encoded(first=0, end=3, count=3))
+    ledger.put(Encoded([3]))
     assert [message.offset for message in take_all(lane)] == [3]
     assert falls == [1], "on_fall is called because room was freed"
 
@@ -86,7 +86,7 @@ def test_fetch_without_records_leaves_nothing_waiting(ledger: Ledger, lane: Lane
 def test_each_lane_decodes_a_fetch_separately(ledger: Ledger, lane: Lane) -> None:
     other = ledger.open_lane(BufferUsage(1000))
     fetched = Encoded([0], [1])
-    ledger.fetched(fetched)
+    ledger.put(fetched)
     assert [m.offset for m in take_all(lane)] == [m.offset for m in take_all(other)] == [0, 1]
     assert fetched.decoded == 4
 
@@ -94,7 +94,7 @@ def test_each_lane_decodes_a_fetch_separately(ledger: Ledger, lane: Lane) -> Non
 def test_unreadable_batch_is_an_error_after_all_records_before_it(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1], DAMAGED, end=9, count=4))
+    ledger.put(Encoded([0, 1], DAMAGED, end=9, count=4))
     first = take(lane, 1)
     assert lane.error is None
     last = take_all(lane)
@@ -108,7 +108,7 @@ def test_unreadable_batch_is_an_error_after_all_records_before_it(
 
 
 def test_a_batch_ends_before_unreadable_records(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0], [1], DAMAGED, end=9, count=4))
+    ledger.put(Encoded([0], [1], DAMAGED, end=9, count=4))
     assert lane.ready()
     assert [record.offset for record in lane.take_batch(9).records] == [0, 1]
     assert lane.ready() == 0
@@ -116,7 +116,7 @@ def test_a_batch_ends_before_unreadable_records(ledger: Ledger, lane: Lane) -> N
 
 
 def test_unreadable_records_are_fetched_again_after_a_drain(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0], DAMAGED, end=9, count=4))
+    ledger.put(Encoded([0], DAMAGED, end=9, count=4))
     (message,) = take_all(lane)
     ledger.drain()
     assert (ledger.position, ledger.must_refetch) == (1, True)
@@ -129,7 +129,7 @@ def test_memory_is_that_of_the_encoded_fetches_and_of_the_decoded_messages(
     ledger: Ledger, lane: Lane
 ) -> None:
     memory = lane.usage.memory
-    ledger.fetched(Encoded([0, 1], [2], weight=10))
+    ledger.put(Encoded([0, 1], [2], weight=10))
     assert memory.bytes == 10
     first, second = take(lane, 2)
     assert memory.bytes == 10 + 3 * 10, "the second portion is decoded too"
@@ -144,10 +144,10 @@ def test_memory_is_that_of_the_encoded_fetches_and_of_the_decoded_messages(
 def test_messages_given_back_do_not_let_later_ones_pass_must_commit(
     ledger: Ledger, lane: Lane, most: int | None
 ) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     messages = take(lane, 2)
     ledger.must_commit = 5
-    ledger.fetched(Encoded([5, 6], first=5))
+    ledger.put(Encoded([5, 6], first=5))
     assert lane.ready() == 0
     ledger.give_back(lane, [messages[1]])
     assert lane.ready() == 1
@@ -166,7 +166,7 @@ def test_messages_given_back_do_not_let_later_ones_pass_must_commit(
 def test_a_batch_is_one_entry_and_makes_no_messages_until_they_are_used(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1], [2, 3]))
+    ledger.put(Encoded([0, 1], [2, 3]))
     assert lane.ready()
     batch = lane.take_batch(3)
     assert len(lane.begun) == 1
@@ -180,7 +180,7 @@ def test_a_batch_is_one_entry_and_makes_no_messages_until_they_are_used(
 
 
 def test_messages_of_a_batch_can_be_acked_one_by_one(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2]))
+    ledger.put(Encoded([0, 1, 2]))
     assert lane.ready()
     batch = lane.take_batch(9)
     assert batch[0].ack()
@@ -196,7 +196,7 @@ def test_messages_of_a_batch_can_be_acked_one_by_one(ledger: Ledger, lane: Lane)
 def test_shared_message_stays_unacked_after_the_ack_of_its_batch(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     assert lane.ready()
     batch = lane.take_batch(9)
     batch[0].incref()
@@ -207,7 +207,7 @@ def test_shared_message_stays_unacked_after_the_ack_of_its_batch(
 
 
 def test_messages_made_after_the_ack_of_their_batch_are_acked(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     assert lane.ready()
     batch = lane.take_batch(9)
     batch.ack()
@@ -217,7 +217,7 @@ def test_messages_made_after_the_ack_of_their_batch_are_acked(ledger: Ledger, la
 
 
 def test_acks_of_messages_made_after_the_epoch_are_stale(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     assert lane.ready()
     batch = lane.take_batch(9)
     ledger.shut()
@@ -273,7 +273,7 @@ def test_a_done_batch_leaves_no_reference_cycle(
     ledger: Ledger, lane: Lane, finish: Callable[[Batch, Ledger], None]
 ) -> None:
     """With a cycle of references, hundreds of done batches would stay in memory."""
-    ledger.fetched(Encoded([0, 1, 2]))
+    ledger.put(Encoded([0, 1, 2]))
     assert lane.ready()
     gc.collect()
     gc.disable()
@@ -288,7 +288,7 @@ def test_when_empty_waits_until_all_messages_of_a_batch_are_acked(
     ledger: Ledger, lane: Lane
 ) -> None:
     done: list[bool] = []
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     assert lane.ready()
     batch = lane.take_batch(9)
     ledger.when_empty(lambda: done.append(True))
@@ -302,7 +302,7 @@ def test_batch_given_back_in_part_leaves_an_entry_for_each_other_message(
     ledger: Ledger, lane: Lane
 ) -> None:
     done: list[bool] = []
-    ledger.fetched(Encoded([0, 1, 2]))
+    ledger.put(Encoded([0, 1, 2]))
     assert lane.ready()
     batch = lane.take_batch(9)
     kept = batch[1]

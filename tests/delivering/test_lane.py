@@ -22,15 +22,15 @@ DAMAGED = UnreadableBatch("orders-0 offset 2: a bad CRC")
 def test_an_unreadable_first_batch_holds_the_commit_at_the_start_of_the_fetch(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded(DAMAGED, [7], first=5, count=2))
+    ledger.put(Encoded(DAMAGED, [7], first=5, count=2))
     assert not lane.ready()
     assert lane.error is DAMAGED
     assert (lane.first_waiting, ledger.safe) == (5, 5)
 
 
 def test_no_later_fetch_is_read_past_an_unreadable_batch(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0], DAMAGED, end=2, count=2))
-    ledger.fetched(Encoded([2, 3]))
+    ledger.put(Encoded([0], DAMAGED, end=2, count=2))
+    ledger.put(Encoded([2, 3]))
     take(lane)
     assert not lane.ready()
     assert not lane.ready()
@@ -40,7 +40,7 @@ def test_no_later_fetch_is_read_past_an_unreadable_batch(ledger: Ledger, lane: L
 def test_an_unreadable_batch_is_no_error_while_a_message_before_it_waits(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1], DAMAGED, end=3, count=3))
+    ledger.put(Encoded([0, 1], DAMAGED, end=3, count=3))
     taken = take(lane, 2)
     assert lane.error is DAMAGED
     ledger.give_back(lane, taken[1:])
@@ -50,7 +50,7 @@ def test_an_unreadable_batch_is_no_error_while_a_message_before_it_waits(
 
 
 def test_no_message_is_ready_while_delivery_is_suspended(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     ledger.is_suspended = True
     assert lane.ready() == 0
     ledger.is_suspended = False
@@ -63,7 +63,7 @@ def test_a_batch_spans_portions_and_fetches_up_to_its_size(
 ) -> None:
     several = [Encoded([0, 1]), Encoded([2, 3]), Encoded([4])]
     for each in several:
-        ledger.fetched(each)
+        ledger.put(each)
     batch = take_batch(lane, most)
     assert [record.offset for record in batch.records] == list(range(min(most, 5)))
     assert sum(each.decoded for each in several) == portions, "no portion is decoded early"
@@ -73,8 +73,8 @@ def test_a_batch_of_a_whole_portion_decodes_the_next_one_of_its_fetch_only(
     ledger: Ledger, lane: Lane
 ) -> None:
     first, second = Encoded([0, 1], [2, 3]), Encoded([4])
-    ledger.fetched(first)
-    ledger.fetched(second)
+    ledger.put(first)
+    ledger.put(second)
     take_batch(lane, 2)
     assert (first.decoded, second.decoded) == (2, 0)
     take_batch(lane, 2)
@@ -82,7 +82,7 @@ def test_a_batch_of_a_whole_portion_decodes_the_next_one_of_its_fetch_only(
 
 
 def test_a_batch_ends_before_must_commit(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1], [2, 3]))
+    ledger.put(Encoded([0, 1], [2, 3]))
     ledger.must_commit = 2
     assert lane.ready() == 2
     assert len(lane.take_batch(9)) == 2
@@ -105,7 +105,7 @@ def test_missing_records_that_the_header_claims_free_room_like_acks(
     ledger: Ledger, lane: Lane, claim: int, mark: int, falls: int
 ) -> None:
     fallen: list[int] = []
-    ledger.fetched(Encoded([0], [1], count=claim))
+    ledger.put(Encoded([0], [1], count=claim))
     lane.usage.mark, lane.usage.on_fall = mark, lambda: fallen.append(lane.usage.held)
     take(lane, 2)
     assert lane.usage.held == 2
@@ -116,13 +116,13 @@ def test_missing_records_that_the_header_claims_free_room_like_acks(
 def test_records_beyond_the_claim_of_the_header_are_counted(
     ledger: Ledger, lane: Lane, claim: int
 ) -> None:
-    ledger.fetched(Encoded([0, 1, 2], count=claim))
+    ledger.put(Encoded([0, 1, 2], count=claim))
     take(lane)
     assert (lane.usage.held, lane.waiting) == (3, 2)
 
 
 def test_acked_counts_single_messages_and_batches(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3, 4, 5]))
+    ledger.put(Encoded([0, 1, 2, 3, 4, 5]))
     alone, batch = take(lane)[0], take_batch(lane, 3)
     assert lane.acked == 0
     batch[1].ack()
@@ -146,7 +146,7 @@ def test_weight_of_a_fetch_is_replaced_by_that_of_its_decoded_records(
     """The records of `FetchedRecords` are already decoded, so reading them adds no weight."""
     several = fetched(*range(PORTION + 2))
     memory = lane.usage.memory
-    ledger.fetched(several)
+    ledger.put(several)
     whole = memory.bytes
     assert whole == several.weight
     messages = take(lane, PORTION + 1)
@@ -162,7 +162,7 @@ def test_the_weight_of_an_encoded_fetch_is_counted_until_all_of_it_is_decoded(
     ledger: Ledger, lane: Lane
 ) -> None:
     memory = lane.usage.memory
-    ledger.fetched(Encoded([0], [1], weight=100))
+    ledger.put(Encoded([0], [1], weight=100))
     assert memory.bytes == 100
     take(lane)
     assert memory.bytes == 100 + 200
@@ -172,7 +172,7 @@ def test_the_weight_of_an_encoded_fetch_is_counted_until_all_of_it_is_decoded(
 
 @pytest.mark.parametrize("is_opened", [False, True])
 def test_an_acked_batch_leaves_no_weight(ledger: Ledger, lane: Lane, is_opened: bool) -> None:
-    ledger.fetched(Encoded([0, 1, 2], weight=7))
+    ledger.put(Encoded([0, 1, 2], weight=7))
     batch = take_batch(lane)
     if is_opened:
         assert [message.weight for message in batch] == [7, 7, 7]
@@ -185,8 +185,8 @@ def test_an_acked_batch_leaves_no_weight(ledger: Ledger, lane: Lane, is_opened: 
 
 def test_give_back_does_not_change_the_weight(ledger: Ledger, lane: Lane) -> None:
     memory = lane.usage.memory
-    ledger.fetched(Encoded([0], weight=100))
-    ledger.fetched(Encoded([1, 2], weight=10))
+    ledger.put(Encoded([0], weight=100))
+    ledger.put(Encoded([1, 2], weight=10))
     messages = take(lane)
     assert lane.ready()
     assert memory.bytes == 100 + 20 + 10
@@ -200,7 +200,7 @@ def test_give_back_does_not_change_the_weight(ledger: Ledger, lane: Lane) -> Non
 def test_memory_is_0_after_shares_of_weight_are_rounded(ledger: Ledger, lane: Lane) -> None:
     memory = lane.usage.memory
     for offset, weight in enumerate((100, 10, 3)):
-        ledger.fetched(Encoded([offset], weight=weight))
+        ledger.put(Encoded([offset], weight=weight))
     ledger.give_back(lane, take(lane, 3))
     for message in take(lane, 3):
         message.ack()
@@ -218,7 +218,7 @@ def full(lane: Lane, limit: int) -> list[int]:
 
 
 def test_acks_resume_fetching_at_half_of_the_memory_limit(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3], weight=10))
+    ledger.put(Encoded([0, 1, 2, 3], weight=10))
     messages = take(lane, 4)
     fallen = full(lane, 40)
     messages[0].ack()
@@ -232,7 +232,7 @@ def test_acks_resume_fetching_at_half_of_the_memory_limit(ledger: Ledger, lane: 
 def test_batch_ack_drain_and_end_of_epoch_resume_fetching(
     ledger: Ledger, lane: Lane, end: str
 ) -> None:
-    ledger.fetched(Encoded([0, 1], [2, 3], weight=10))
+    ledger.put(Encoded([0, 1], [2, 3], weight=10))
     batch = take_batch(lane, 2)
     fallen = full(lane, 40)
     if end == "an ack of a batch":
@@ -247,7 +247,7 @@ def test_batch_ack_drain_and_end_of_epoch_resume_fetching(
 
 
 def test_decoding_the_end_of_a_fetch_resumes_fetching(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0], weight=100))
+    ledger.put(Encoded([0], weight=100))
     assert lane.ready()
     fallen = full(lane, 200)
     take(lane)
@@ -258,7 +258,7 @@ def test_empty_channel_is_fetched_for_while_others_fill_the_memory(
     ledger: Ledger, lane: Lane
 ) -> None:
     lane.usage.memory.add(1000)  # of another channel
-    ledger.fetched(Encoded([0, 1], weight=10))
+    ledger.put(Encoded([0, 1], weight=10))
     messages = take(lane, 2)
     fallen = full(lane, 500)
     messages[0].ack()
@@ -274,7 +274,7 @@ def test_empty_channel_is_fetched_for_while_others_fill_the_memory(
 def test_message_given_back_holds_back_the_commit_and_is_taken_first(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3]))
+    ledger.put(Encoded([0, 1, 2, 3]))
     old, other = take(lane, 2)
     ledger.give_back(lane, [old])
     assert (ledger.safe, lane.acked, lane.waiting) == (0, 0, 3)
@@ -289,7 +289,7 @@ def test_message_given_back_holds_back_the_commit_and_is_taken_first(
 
 
 def test_messages_given_back_are_taken_again_in_offset_order(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3]))
+    ledger.put(Encoded([0, 1, 2, 3]))
     taken = take(lane, 3)
     ledger.give_back(lane, [taken[0]])
     ledger.give_back(lane, [taken[2], taken[1]])
@@ -298,7 +298,7 @@ def test_messages_given_back_are_taken_again_in_offset_order(ledger: Ledger, lan
 
 
 def test_safe_offset_is_the_least_after_begun_is_out_of_order(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3]))
+    ledger.put(Encoded([0, 1, 2, 3]))
     taken = take(lane, 2)
     ledger.give_back(lane, [taken[0]])
     assert taken[1].ack()
@@ -313,7 +313,7 @@ def test_safe_offset_is_the_least_after_begun_is_out_of_order(ledger: Ledger, la
 
 
 def test_batch_given_back_in_part_counts_each_message_once(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3]))
+    ledger.put(Encoded([0, 1, 2, 3]))
     batch = take_batch(lane, 4)
     done: list[bool] = []
     batch[0].ack()
@@ -329,7 +329,7 @@ def test_batch_given_back_in_part_counts_each_message_once(ledger: Ledger, lane:
 
 
 def test_acks_of_an_opened_batch_after_its_epoch_are_stale(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     batch = take_batch(lane)
     assert len(list(batch)) == 2
     ledger.shut()
@@ -340,7 +340,7 @@ def test_acks_of_an_opened_batch_after_its_epoch_are_stale(ledger: Ledger, lane:
 
 
 def test_a_message_left_out_of_a_batch_is_not_acked_with_it(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1, 2]))
+    ledger.put(Encoded([0, 1, 2]))
     batch = take_batch(lane)
     left_out, *batch.messages = batch
     assert batch.ack()
@@ -350,7 +350,7 @@ def test_a_message_left_out_of_a_batch_is_not_acked_with_it(ledger: Ledger, lane
 
 
 def test_a_second_ack_of_an_opened_batch_is_counted(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     batch = take_batch(lane)
     assert len(list(batch)) == 2
     assert batch.ack()
@@ -366,7 +366,7 @@ def test_a_second_ack_of_an_opened_batch_is_counted(ledger: Ledger, lane: Lane) 
 def test_messages_given_back_during_a_drain_are_dropped_and_fetched_again(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1, 2, 3]))
+    ledger.put(Encoded([0, 1, 2, 3]))
     first, second = take(lane, 2)
     ledger.drain()
     ledger.give_back(lane, [second])
@@ -378,7 +378,7 @@ def test_messages_given_back_during_a_drain_are_dropped_and_fetched_again(
 def test_messages_given_back_to_the_last_closed_channel_are_fetched_again(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     first, second = take(lane, 2)
     ledger.close_lane(lane)
     ledger.give_back(lane, [second])
@@ -393,7 +393,7 @@ def test_messages_given_back_to_a_closed_channel_stay_with_the_others(
     ledger: Ledger, lane: Lane
 ) -> None:
     other = ledger.open_lane(BufferUsage(1000, memory=MemoryUsage()))
-    ledger.fetched(Encoded([0, 1]))
+    ledger.put(Encoded([0, 1]))
     (mine,) = take(lane)
     ledger.close_lane(lane)
     ledger.give_back(lane, [mine])

@@ -51,7 +51,7 @@ def lane(ledger: Ledger) -> Lane:
 
 
 def test_offset_0_is_committed_like_any_other(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     assert ledger.safe == 0
     message = take(lane)
     assert ledger.safe == ledger.due == 0
@@ -60,28 +60,28 @@ def test_offset_0_is_committed_like_any_other(ledger: Ledger, lane: Lane) -> Non
 
 
 def test_a_committed_0_is_not_due_again(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     ledger.committed = 0
     assert ledger.due is None
 
 
 def test_a_gap_in_the_offsets_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 7, 8, 20))
+    ledger.put(fetched(0, 1, 7, 8, 20))
     for message in take_all(lane):
         message.ack()
     assert ledger.due == 21
 
 
 def test_a_gap_between_two_fetches_does_not_stop_commits(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
-    ledger.fetched(fetched(50, 51))
+    ledger.put(fetched(0, 1))
+    ledger.put(fetched(50, 51))
     for message in take_all(lane):
         message.ack()
     assert ledger.due == 52
 
 
 def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     first, second, third = take_all(lane)
     assert first.ack()
     assert not first.ack()
@@ -94,7 +94,7 @@ def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> N
 
 
 def test_a_message_without_references_is_still_unacked(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     take(lane)  # no reference to it is kept
     assert [message.offset for message in ledger.unacked] == [0]
 
@@ -113,12 +113,12 @@ def test_start_position_of_an_epoch_is_safe() -> None:
 
 
 def test_waiting_messages_hold_the_offset_back(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(3, 4))
+    ledger.put(fetched(3, 4))
     assert ledger.safe == 3
 
 
 def test_unacked_messages_hold_the_offset_back(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(3, 4))
+    ledger.put(fetched(3, 4))
     take_all(lane)
     assert ledger.safe == 3
 
@@ -126,7 +126,7 @@ def test_unacked_messages_hold_the_offset_back(ledger: Ledger, lane: Lane) -> No
 def test_acks_in_any_order_move_the_offset_to_the_oldest_unacked_message(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(fetched(0, 1, 2, 3))
+    ledger.put(fetched(0, 1, 2, 3))
     messages = take_all(lane)
     seen = []
     for index in (2, 0, 3, 1):
@@ -136,7 +136,7 @@ def test_acks_in_any_order_move_the_offset_to_the_oldest_unacked_message(
 
 
 def test_with_all_acked_the_position_is_safe(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     for message in take_all(lane):
         message.ack()
     assert ledger.is_idle
@@ -162,14 +162,14 @@ def test_sought_position_is_due_once_the_log_is_known_to_reach_it() -> None:
 def test_a_fetch_proves_the_sought_position() -> None:
     ledger = sought_to(7)
     open_lane(ledger)
-    ledger.fetched(fetched(7))
+    ledger.put(fetched(7))
     assert ledger.due == 7
 
 
 def test_a_fetch_before_the_client_seeks_back_does_not_prove_the_position() -> None:
     ledger = sought_to(7)
     ledger.must_refetch = True
-    ledger.fetched(fetched(3))
+    ledger.put(fetched(3))
     assert ledger.due is None
 
 
@@ -199,20 +199,20 @@ def test_only_an_offset_past_the_committed_one_is_due() -> None:
     ledger = new_ledger(position=7, committed=7)
     assert ledger.due is None
     lane = open_lane(ledger)
-    ledger.fetched(fetched(7))
+    ledger.put(fetched(7))
     take(lane).ack()
     assert ledger.due == 8
 
 
 def test_a_position_past_markers_lets_the_lag_reach_0(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     take(lane).ack()
     ledger.advance(3)
     assert ledger.due == 3
 
 
 def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     ledger.advance(1)
     assert ledger.position == 2
 
@@ -220,7 +220,7 @@ def test_a_position_never_goes_back(ledger: Ledger, lane: Lane) -> None:
 def test_unacked_messages_hold_the_offset_back_if_the_position_advances(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     take(lane)
     ledger.advance(9)
     assert ledger.safe == 0
@@ -228,16 +228,16 @@ def test_unacked_messages_hold_the_offset_back_if_the_position_advances(
 
 def test_a_fetch_before_the_position_is_behind(ledger: Ledger, lane: Lane) -> None:
     assert not ledger.is_behind(0)
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     assert ledger.is_behind(2)
     assert not ledger.is_behind(3)
 
 
 def test_fetches_are_discarded_until_the_client_seeks_back(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(5, 6, 7))
+    ledger.put(fetched(5, 6, 7))
     ledger.must_refetch = True
     assert not ledger.is_behind(0)
-    assert not ledger.fetched(fetched(0, 1))
+    assert not ledger.put(fetched(0, 1))
     assert ledger.refetch_from == 8
 
 
@@ -247,15 +247,15 @@ def test_fetches_are_discarded_until_the_client_seeks_back(ledger: Ledger, lane:
 def test_a_message_has_its_epoch_and_its_generation() -> None:
     ledger = Ledger(ORDERS, 5, 3, Tally())
     lane = open_lane(ledger)
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     assert (message.epoch, message.generation_id) == (5, 3)
     assert (message.topic, message.partition) == ORDERS
 
 
 def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
-    ledger.fetched(fetched(4))
+    ledger.put(fetched(0, 1))
+    ledger.put(fetched(4))
     assert lane.waiting == 3
     assert [message.offset for message in take_all(lane)] == [0, 1, 4]
     assert lane.waiting == 0
@@ -264,8 +264,8 @@ def test_messages_are_taken_in_offset_order_across_fetches(ledger: Ledger, lane:
 
 def test_ready_counts_the_rest_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
     assert lane.ready() == 0
-    ledger.fetched(fetched(0, 1, 2))
-    ledger.fetched(fetched(3))
+    ledger.put(fetched(0, 1, 2))
+    ledger.put(fetched(3))
     assert lane.ready() == 3
     take(lane)
     assert lane.ready() == 2
@@ -276,7 +276,7 @@ def test_ready_counts_the_rest_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_suspended_messages_are_not_ready_and_not_lost(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     ledger.is_suspended = True
     assert lane.ready() == 0
     assert lane.waiting == 2
@@ -285,9 +285,9 @@ def test_suspended_messages_are_not_ready_and_not_lost(ledger: Ledger, lane: Lan
 
 
 def test_a_batch_spans_several_fetches_up_to_its_size(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
-    ledger.fetched(fetched(3))
-    ledger.fetched(fetched(5, 6, 7))
+    ledger.put(fetched(0, 1, 2))
+    ledger.put(fetched(3))
+    ledger.put(fetched(5, 6, 7))
     assert [message.offset for message in take_batch(lane, 2)] == [0, 1]
     assert [message.offset for message in take_batch(lane, 3)] == [2, 3, 5]
     assert lane.ready() == 2
@@ -302,7 +302,7 @@ def test_acked_messages_are_freed(
 ) -> None:
     found = records(0, 1, 2)
     seen = [weakref.ref(record) for record in found]
-    ledger.fetched(FetchedRecords(found))
+    ledger.put(FetchedRecords(found))
     del found
     for done in range(3):
         taken(lane).ack()
@@ -311,13 +311,13 @@ def test_acked_messages_are_freed(
 
 def test_each_of_two_lanes_delivers_all_of_a_fetch(ledger: Ledger) -> None:
     first, second = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     assert [message.offset for message in take_all(first)] == [0, 1]
     assert [message.offset for message in take_all(second)] == [0, 1]
 
 
 def test_buffer_usage_counts_held_and_unacked_messages(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     first = take(lane)
     assert (lane.usage.held, lane.usage.begun) == (3, 1)
     first.ack()
@@ -330,7 +330,7 @@ def test_on_fall_is_called_at_acks_at_or_below_the_mark(ledger: Ledger) -> None:
     held: list[int] = []
     usage = BufferUsage(9, on_fall=lambda: held.append(usage.held))
     lane = ledger.open_lane(usage)
-    ledger.fetched(fetched(0, 1, 2, 3, 4))
+    ledger.put(fetched(0, 1, 2, 3, 4))
     take(lane).ack()
     assert held == []  # the mark is -1
     usage.mark = math.inf
@@ -344,7 +344,7 @@ def test_on_fall_is_called_at_acks_at_or_below_the_mark(ledger: Ledger) -> None:
 
 
 def test_a_batch_is_acked_as_a_whole(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     batch = take_batch(lane, 5)
     assert batch.ack()
     assert all(message.acked for message in batch)
@@ -352,7 +352,7 @@ def test_a_batch_is_acked_as_a_whole(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     batch = take_batch(lane, 5)
     assert batch.ack()
     assert not batch.ack()
@@ -361,7 +361,7 @@ def test_a_second_ack_of_a_batch_does_not_count(ledger: Ledger, lane: Lane) -> N
 
 
 def test_ack_of_a_batch_acks_the_messages_that_are_left(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     batch = take_batch(lane, 5)
     batch[1].ack()
     assert batch.ack()
@@ -372,7 +372,7 @@ def test_ack_of_a_batch_acks_the_messages_that_are_left(ledger: Ledger, lane: La
 def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     batch = take_batch(lane, 5)
     batch[0].incref()
     assert not batch.ack()
@@ -382,7 +382,7 @@ def test_a_batch_with_a_shared_message_waits_for_the_other_holder(
 
 
 def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     batch = take_batch(lane, 5)
     for message in batch:
         message.incref()
@@ -393,7 +393,7 @@ def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, 
 
 
 def test_acked_messages_have_no_holder(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     first, second = take(lane), take_batch(lane, 1)
     assert (first.refcount, second[0].refcount) == (1, 1)
     first.ack()
@@ -402,7 +402,7 @@ def test_acked_messages_have_no_holder(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     message.incref(2)
     assert not message.ack()
@@ -414,7 +414,7 @@ def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane
 
 
 def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     ledger.shut()
     assert not message.ack()
@@ -423,7 +423,7 @@ def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lan
 
 
 def test_ack_of_a_batch_from_an_ended_epoch_changes_nothing(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     batch = take_batch(lane, 5)
     ledger.shut()
     assert not batch.ack()
@@ -436,7 +436,7 @@ async def test_async_with_sets_the_source_only_with_names_source() -> None:
         ledger.open_lane(BufferUsage(9)),
         ledger.open_lane(BufferUsage(9, names_source=True)),
     )
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     async with take(plain), take_batch(plain, 1):
         assert in_hand.get() is None
     async with take(naming) as message:
@@ -451,7 +451,7 @@ async def test_async_with_sets_the_source_only_with_names_source() -> None:
 
 def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     for message in take_all(one):
         message.ack()
     assert ledger.safe == 0
@@ -461,9 +461,9 @@ def test_the_slowest_channel_holds_the_offset_back(ledger: Ledger) -> None:
 
 
 def test_a_new_lane_gets_only_later_fetches(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     late = open_lane(ledger)
-    ledger.fetched(fetched(2))
+    ledger.put(fetched(2))
     assert [message.offset for message in take_all(late)] == [2]
 
 
@@ -471,7 +471,7 @@ def test_closed_lane_holds_the_offset_back_until_its_unacked_messages_are_acked(
     ledger: Ledger, lane: Lane
 ) -> None:
     open_lane(ledger)
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     message = take(lane)
     ledger.close_lane(lane)
     for other in take_all(ledger.lanes[-1]):
@@ -483,10 +483,10 @@ def test_closed_lane_holds_the_offset_back_until_its_unacked_messages_are_acked(
 
 def test_a_closed_lane_gets_no_later_fetch(ledger: Ledger, lane: Lane) -> None:
     other = open_lane(ledger)
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)
-    ledger.fetched(fetched(1))
+    ledger.put(fetched(1))
     assert lane.waiting == 0
     message.ack()
     for left in take_all(other):
@@ -498,7 +498,7 @@ def test_a_closed_lane_gets_no_later_fetch(ledger: Ledger, lane: Lane) -> None:
 def test_waiting_messages_of_the_last_closed_lane_are_fetched_again(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     take(lane).ack()
     ledger.close_lane(lane)
     assert ledger.safe == 1
@@ -506,26 +506,26 @@ def test_waiting_messages_of_the_last_closed_lane_are_fetched_again(
     again = open_lane(ledger)
     assert ledger.refetch_from == 1
     ledger.end_refetch()
-    ledger.fetched(fetched(1, 2))
+    ledger.put(fetched(1, 2))
     assert [message.offset for message in take_all(again)] == [1, 2]
 
 
 def test_records_fetched_without_lanes_are_fetched_again(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)  # it has an unacked message
-    assert ledger.fetched(fetched(1, 2)) == 0
+    assert ledger.put(fetched(1, 2)) == 0
     again = open_lane(ledger)
     assert ledger.refetch_from == 1
     ledger.end_refetch()
-    ledger.fetched(fetched(1, 2))
+    ledger.put(fetched(1, 2))
     message.ack()
     assert ledger.safe == 1
     assert [message.offset for message in take_all(again)] == [1, 2]
 
 
 def test_without_lanes_the_safe_offset_does_not_move(ledger: Ledger) -> None:
-    assert ledger.fetched(fetched(5, 6)) == 0
+    assert ledger.put(fetched(5, 6)) == 0
     assert ledger.safe == 5
     ledger.advance(9)
     assert ledger.safe == 5
@@ -535,7 +535,7 @@ def test_last_closed_lane_is_fetched_again_while_another_has_unacked_messages(
     ledger: Ledger, lane: Lane
 ) -> None:
     other = open_lane(ledger)
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     take(lane).ack()
     begun = take(lane)
     ledger.close_lane(lane)
@@ -550,7 +550,7 @@ def test_last_closed_lane_is_fetched_again_while_another_has_unacked_messages(
 
 
 def test_a_drain_drops_the_waiting_messages(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     message = take(lane)
     assert not ledger.is_draining
     ledger.drain()
@@ -564,9 +564,9 @@ def test_a_drain_drops_the_waiting_messages(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_drain_drops_all_waiting_fetches(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
-    ledger.fetched(fetched(1))
-    ledger.fetched(fetched(2))
+    ledger.put(fetched(0))
+    ledger.put(fetched(1))
+    ledger.put(fetched(2))
     take(lane).ack()
     ledger.drain()
     assert lane.waiting == lane.ready() == 0
@@ -577,7 +577,7 @@ def test_a_drain_goes_back_to_the_first_message_that_a_lane_has_not_delivered(
     ledger: Ledger,
 ) -> None:
     fast, slow = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     for message in take_all(fast):
         message.ack()
     take(slow).ack()
@@ -589,7 +589,7 @@ def test_a_drain_goes_back_to_the_slowest_of_several_lanes(
     ledger: Ledger,
 ) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(fetched(0, 1, 2, 3))
+    ledger.put(fetched(0, 1, 2, 3))
     for lane, had in zip(lanes, (2, 1, 3), strict=True):
         take_batch(lane, had).ack()
     ledger.drain()
@@ -600,7 +600,7 @@ def test_a_drain_ends_when_no_lane_has_unacked_messages(
     ledger: Ledger,
 ) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     mine, theirs = take(one), take(other)
     ledger.drain()
     ends: list[str] = []
@@ -613,7 +613,7 @@ def test_a_drain_ends_when_no_lane_has_unacked_messages(
 
 def test_later_acks_of_one_lane_do_not_count_for_another(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     mine, theirs = take(one), take(other)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
@@ -625,7 +625,7 @@ def test_later_acks_of_one_lane_do_not_count_for_another(ledger: Ledger) -> None
 
 
 def test_a_drain_waits_for_a_closed_lane_too(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     ledger.close_lane(lane)
     ledger.drain()
@@ -644,7 +644,7 @@ def test_when_empty_calls_at_once_without_unacked_messages(ledger: Ledger, lane:
 
 
 def test_when_empty_calls_at_the_end_of_the_epoch(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     take(lane)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
@@ -653,7 +653,7 @@ def test_when_empty_calls_at_the_end_of_the_epoch(ledger: Ledger, lane: Lane) ->
 
 
 def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     take(lane).ack()
     ledger.shut()
     assert ledger.due is None
@@ -661,7 +661,7 @@ def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
 
 def test_a_shut_ledger_leaves_no_count_in_any_channel(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     messages = [take(lane) for lane in lanes]
     ledger.close_lane(lanes[0])
     ledger.shut()
@@ -671,7 +671,7 @@ def test_a_shut_ledger_leaves_no_count_in_any_channel(ledger: Ledger) -> None:
 
 
 def test_a_cancelled_when_empty_makes_no_call(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     message = take(lane)
     ends: list[str] = []
     leave = ledger.when_empty(lambda: ends.append("empty"))
@@ -683,7 +683,7 @@ def test_a_cancelled_when_empty_makes_no_call(ledger: Ledger, lane: Lane) -> Non
 
 
 def test_each_when_empty_makes_one_call(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     first, second = take_all(lane)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("one"))
@@ -696,7 +696,7 @@ def test_each_when_empty_makes_one_call(ledger: Ledger, lane: Lane) -> None:
 
 
 def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     batch = take_batch(lane, 2)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
@@ -710,7 +710,7 @@ def test_a_drain_ends_with_the_ack_of_a_batch(ledger: Ledger, lane: Lane) -> Non
 def test_start_of_an_epoch_is_the_given_position(ledger: Ledger) -> None:
     ledger = new_ledger(position=5)
     open_lane(ledger)
-    ledger.fetched(fetched(7))
+    ledger.put(fetched(7))
     assert ledger.start == 5
     ledger.advance(9)
     assert ledger.start == 5
@@ -720,8 +720,8 @@ def test_start_of_an_epoch_without_a_position_is_the_first_fetched_offset(
     ledger: Ledger, lane: Lane
 ) -> None:
     assert ledger.start is None
-    ledger.fetched(fetched(7, 8))
-    ledger.fetched(fetched(9))
+    ledger.put(fetched(7, 8))
+    ledger.put(fetched(9))
     assert ledger.start == 7
 
 
@@ -732,14 +732,14 @@ def test_start_of_an_epoch_without_records_is_its_first_position(ledger: Ledger)
 
 
 def test_start_of_an_epoch_without_lanes_is_the_first_fetched_offset(ledger: Ledger) -> None:
-    ledger.fetched(fetched(7, 8))
-    ledger.fetched(fetched(9))
+    ledger.put(fetched(7, 8))
+    ledger.put(fetched(9))
     assert (ledger.start, ledger.position) == (7, 7)
 
 
 def test_uncommitted_is_the_committed_offset_or_else_the_start(ledger: Ledger, lane: Lane) -> None:
     assert ledger.uncommitted is None
-    ledger.fetched(fetched(7, 8))
+    ledger.put(fetched(7, 8))
     assert ledger.uncommitted == 7
     ledger.committed = 0
     assert ledger.uncommitted == 0
@@ -747,7 +747,7 @@ def test_uncommitted_is_the_committed_offset_or_else_the_start(ledger: Ledger, l
 
 def test_oldest_begun_is_the_least_over_the_lanes(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     assert ledger.oldest_begun is None
     for lane in lanes[:2]:
         take_all(lane)
@@ -759,14 +759,14 @@ def test_oldest_begun_is_the_least_over_the_lanes(ledger: Ledger) -> None:
 
 def test_waiting_is_the_sum_over_the_lanes(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     take(one)
     assert (ledger.waiting, one.waiting, other.waiting) == (5, 2, 3)
 
 
 def test_acked_is_the_sum_over_open_and_closed_lanes(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
-    ledger.fetched(fetched(0, 1))
+    ledger.put(fetched(0, 1))
     assert ledger.acked == ledger.newly_acked() == 0
     for lane in lanes:
         take(lane).ack()
@@ -782,7 +782,7 @@ def test_acked_is_the_sum_over_open_and_closed_lanes(ledger: Ledger) -> None:
 
 
 def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     batch = take_batch(lane, 2)
     assert lane.acked == 0
     batch.ack()
@@ -792,7 +792,7 @@ def test_acks_of_batches_are_counted(ledger: Ledger, lane: Lane) -> None:
 def test_messages_given_up_at_the_end_of_an_epoch_do_not_count_as_acked(
     ledger: Ledger, lane: Lane
 ) -> None:
-    ledger.fetched(fetched(0, 1, 2))
+    ledger.put(fetched(0, 1, 2))
     first, *_ = take_all(lane)
     first.ack()
     ledger.shut()
@@ -819,7 +819,7 @@ def test_lane_that_is_closed_or_shut_is_gone_for_its_channel(ledger: Ledger) -> 
 
 
 def test_ledger_is_idle_if_no_message_waits_or_is_unacked(ledger: Ledger, lane: Lane) -> None:
-    ledger.fetched(fetched(0))
+    ledger.put(fetched(0))
     assert not ledger.is_idle
     message = take(lane)
     assert not ledger.is_idle

@@ -177,7 +177,7 @@ class LedgerMachine(RuleBasedStateMachine):
         parts = [found[at : at + portion] for at in range(0, len(found), portion)]
         count = len(found) + claim
         self.client_position = end
-        new = self.ledger.fetched(Encoded(*parts, first=first, end=end, count=count, weight=weight))
+        new = self.ledger.put(Encoded(*parts, first=first, end=end, count=count, weight=weight))
         if not self.open_channels:
             assert not new
             if self.missed is None:

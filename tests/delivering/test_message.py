@@ -23,7 +23,7 @@ def lane(ledger: Ledger) -> Lane:
 
 
 def take(ledger: Ledger, lane: Lane, record: FakeRecord) -> Message:
-    ledger.fetched(FetchedRecords([record]))
+    ledger.put(FetchedRecords([record]))
     assert lane.ready()
     message = lane.take()
     assert message is not None
@@ -33,7 +33,7 @@ def take(ledger: Ledger, lane: Lane, record: FakeRecord) -> Message:
 def take_batch(ledger: Ledger, lane: Lane, count: int) -> Batch:
     """Return a batch of `count` messages, whose keys and values contain the offset."""
     records = [FakeRecord(i, key=b"key %d" % i, value=b"value %d" % i) for i in range(count)]
-    ledger.fetched(FetchedRecords(records))
+    ledger.put(FetchedRecords(records))
     assert lane.ready()
     return lane.take_batch(count)
 

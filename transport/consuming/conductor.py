@@ -255,7 +255,7 @@ class Conductor(Service, MutableSet["Listener"]):
 
         Call this in the order of the polls.
         """
-        if ledger.fetched(fetched) and (probe := self.app.probe) is not None:
+        if ledger.put(fetched) and (probe := self.app.probe) is not None:
             probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
 
     def on_message(self, ledger: Ledger, record: Record) -> None:

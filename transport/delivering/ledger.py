@@ -612,7 +612,7 @@ class Ledger:
             if not is_closed or not self.lanes:
                 self._rewind(first)
 
-    def fetched(self, fetched: Fetched) -> bool:
+    def put(self, fetched: Fetched) -> bool:
         """Put a fetch into every lane; return whether it was put.
 
         Without lanes, the fetch is discarded, and the records must be fetched again once there is a

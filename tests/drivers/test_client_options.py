@@ -134,6 +134,12 @@ def test_invalid_secret_is_not_shown(option: str) -> None:
             "less than connections_max_idle_ms (20 s)",
         ),
         (
+            "kafka://h:1",
+            {"linger": 5.0, "delivery_timeout": 5.55},
+            "delivery_timeout must be at least 5.557 s, not 5.55 s: the client gives a message up"
+            " after 90% of it, and linger (5 s)",
+        ),
+        (
             "memory://",
             {"acks": 1, "client_options": {"enable_idempotence": True}},
             "enable_idempotence in client_options needs",
@@ -153,6 +159,13 @@ def test_contradicting_settings_are_refused(url: str, settings: dict[str, Any], 
         settings = {**settings, "ssl_context": ssl.create_default_context()}
     with pytest.raises(ValueError, match=re.escape(told)):
         App("group", url, **settings)
+
+
+def test_least_delivery_timeout_is_accepted_by_the_client() -> None:
+    settings = ClientSettings(linger=5.0, delivery_timeout=5.557)
+    options = producer_options(["h:1"], {}, settings)
+    assert options["delivery_timeout_ms"] >= options["linger_ms"] + options["request_timeout_ms"]
+    assert options["request_timeout_ms"] == 1
 
 
 # Passed: each value differs from the client's default.

@@ -383,8 +383,8 @@ class ProducerClient(Protocol):
     def hurry(self) -> None:
         """Let no message of the open transaction wait for others to fill its batch (the linger).
 
-        Call it before you wait for a delivery of the transaction, or for its end. From any thread.
-        Not a checkpoint. Raises nothing. Does nothing without a transaction.
+        Call it before you wait for a delivery of the transaction. From any thread. Not a
+        checkpoint. Raises nothing. Does nothing without a transaction.
         """
 
     async def send_offsets(

@@ -62,7 +62,6 @@ class Transaction:
         CommitFailed: the group does not know this member. CommitUnknown: the broker did not answer.
         After each of these, call `abort`.
         """
-        self._producer.client.hurry()
         with trio.move_on_at(deadline) as waiting:
             await self._producer.flush()
         if waiting.cancelled_caught and (left := self._producer.unfinished):

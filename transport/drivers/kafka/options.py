@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,21 +57,26 @@ def producer_options(
     # The client gives up a little before the driver's deadline. A message that the client fails
     # costs no other. A message that the driver fails costs all messages of the client. Besides the
     # linger, the client requires time for one request.
-    delivery = settings.delivery_timeout * GIVES_UP_AFTER
-    linger = settings.producer_linger
-    request = min(settings.request_timeout, delivery - linger)
-    if request <= 0:
+    delivery = _ms(settings.delivery_timeout * GIVES_UP_AFTER)
+    linger = _ms(settings.producer_linger)
+    request = min(_ms(settings.request_timeout), delivery - linger)
+    if request < 1:
         name = "linger" if settings.transactional_id is None else "transaction_linger"
-        raise ValueError(f"delivery_timeout must be longer than {name}")
+        least = math.ceil((linger + 1) / GIVES_UP_AFTER) / 1000
+        raise ValueError(
+            f"delivery_timeout must be at least {least:g} s, not {settings.delivery_timeout:g} s:"
+            f" the client gives a message up after {GIVES_UP_AFTER:.0%} of it, and {name}"
+            f" ({settings.producer_linger:g} s) is a part of that time"
+        )
     return {
         **_common(servers, security, settings),
         "acks": settings.acks,
-        "linger_ms": _ms(linger),
+        "linger_ms": linger,
         "batch_size": settings.max_batch_size,
         "max_request_size": settings.max_request_size,
         "compression_type": settings.compression_type,
-        "delivery_timeout_ms": _ms(delivery),
-        "request_timeout_ms": max(1, _ms(request) - 1),
+        "delivery_timeout_ms": delivery,
+        "request_timeout_ms": request,
         # `init_transactions` waits this long at most. No message waits for metadata in the client.
         "max_block_ms": _ms(settings.connect_timeout),
         **_transactional(settings),

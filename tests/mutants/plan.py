@@ -45,12 +45,17 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "delivering/assignment.py": (*CORE, "consuming/test_rebalances.py"),
     "delivering/drain.py": (
+        "delivering/test_drain.py",
         "consuming/test_rebalance_handler.py",
         "committing/test_transactions.py",
         "items/test_consumer.py",
     ),
     "delivering/flow.py": ("delivering/test_flow.py", "items/test_consumer.py"),
-    "scheduler.py": ("delivering/test_scheduler.py", "delivering/test_channel.py"),
+    "scheduler.py": (
+        "delivering/test_scheduler.py",
+        "delivering/test_channel.py",
+        "test_arguments.py",
+    ),
     "backoff.py": ("test_backoff.py", "committing/test_committer.py"),
     "committing/commit_queue.py": (
         "committing/test_commit_queue.py",

@@ -18,12 +18,11 @@ async def until_done(ledgers: Collection[Ledger]) -> None:
 
     A checkpoint. Cancelling changes nothing.
     """
-    events = [trio.Event() for _ in ledgers]
-    forgets = [ledger.when_empty(event.set) for ledger, event in zip(ledgers, events, strict=True)]
+    waits = [(event := trio.Event(), ledger.when_empty(event.set)) for ledger in ledgers]
     try:
         await trio.lowlevel.checkpoint()
-        for event in events:
+        for event, _ in waits:
             await event.wait()
     finally:
-        for forget in forgets:
+        for _, forget in waits:
             forget()

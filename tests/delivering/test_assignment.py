@@ -64,6 +64,13 @@ def test_a_seek_sets_the_position_and_keeps_the_generation(assignment: Assignmen
     assert assignment[A0] is ledger
 
 
+def test_sought_offset_that_may_lie_beyond_the_log_is_not_due(assignment: Assignment) -> None:
+    assignment.assign([A0, A1], 1)
+    proven = assignment.seek(A0, 5)
+    assignment.seek(A1, 5, is_proven=False)
+    assert assignment.due() == {proven: 5}
+
+
 def test_kept_partition_keeps_its_ledger_in_the_next_generation(
     assignment: Assignment,
 ) -> None:

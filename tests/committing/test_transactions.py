@@ -1028,7 +1028,7 @@ async def test_commit_of_an_evicted_member_fails_at_the_loss_and_delivers_nothin
 
     async def commit() -> None:
         in_hand.set(None)
-        with pytest.raises(TransactionAborted):
+        with pytest.raises(TransactionAborted, match="no such member"):
             await app.consumer.commit()
         failed_at.append(trio.current_time())
 
@@ -1583,9 +1583,10 @@ async def test_commit_that_waits_for_a_rebalance_leaves_out_lost_partitions(
     async with exactly_once(broker, mode) as app, trio.open_nursery() as nursery:
         for message in await take(app.topic("in").noack(), 2):
             message.ack()
-        last = [*app.consumer.transactions.scopes][-1].transactional_id
-        # The first has committed by then.
-        replace(app, "producer.commit", late(1.0), transactional_id=last)
+        scope = app.consumer.transactions.scope_of(IN[1])
+        assert scope is not None
+        # The scope of the first partition has committed by then.
+        replace(app, "producer.commit", late(1.0), transactional_id=scope.transactional_id)
         replace(app, "group_metadata", without_membership)
 
         async def join_without_the_second() -> None:
@@ -1696,6 +1697,45 @@ async def test_end_undoes_unacked_work_at_once_and_begins_no_transaction(
         assert trio.current_time() - before < 1
         assert not scope.is_ready
     assert (results(broker), committed(broker)) == ([], {})
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+@MODES
+@jumping
+async def test_end_does_not_wait_for_the_loss_of_an_evicted_member(
+    mode: str, is_last: bool
+) -> None:
+    async def commit() -> None:
+        with pytest.raises(TransactionAborted, match="no such member"):
+            await app.consumer.commit()
+
+    broker = pipeline(records=1)
+    async with trio.open_nursery() as nursery:
+        async with exactly_once(broker, mode) as app:
+            async with await anext(app.topic("in").noack()):
+                await app.topic("out").send(value=b"undone")
+            replace(app, "producer.send_offsets", fails(CommitFailed("no such member")))
+            if not is_last:
+                nursery.start_soon(commit)
+                await wait_all_tasks_blocked()
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+    assert (results(broker), committed(broker)) == ([], {})
+
+
+@MODES
+@jumping
+async def test_end_does_not_wait_for_the_begin_of_the_next_transaction(mode: str) -> None:
+    broker = pipeline(records=1)
+    async with trio.open_nursery() as nursery:
+        async with exactly_once(broker, mode) as app:
+            (await anext(app.topic("in").noack())).ack()
+            replace(app, "producer.begin", hangs)
+            nursery.start_soon(elsewhere, app.consumer.commit)
+            await wait_all_tasks_blocked()
+            before = trio.current_time()
+        assert trio.current_time() - before < 1
+    assert committed(broker) == {IN[0]: 1}
 
 
 @MODES

@@ -13,6 +13,7 @@ So two steps never overlap.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -84,7 +85,6 @@ class BarrierCommitter:
         # The scopes with a commit in flight or of unknown outcome, and the offsets of that commit.
         self._unanswered: dict[Scope, dict[Ledger, int]] = {}
         self._waits: set[trio.CancelScope] = set()
-        self._begins: set[trio.CancelScope] = set()
         self._queue = CommitQueue(self._make, fatal=_FATAL, around=around)
 
     @property
@@ -155,8 +155,8 @@ class BarrierCommitter:
     def end(self) -> None:
         """Stop waiting for handlers, and begin no transaction. Not a checkpoint."""
         self._is_last = True
-        for waiting in self._waits | self._begins:
-            waiting.cancel()
+        for wait in self._waits:
+            wait.cancel()
 
     @trio.lowlevel.enable_ki_protection
     async def _make(self, attempt: CommitAttempt) -> None:
@@ -204,12 +204,8 @@ class BarrierCommitter:
 
     @trio.lowlevel.enable_ki_protection
     async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
-        with trio.move_on_at(trio.current_time() if self._is_last else deadline) as drain:
-            self._waits.add(drain)
-            try:
-                await until_done(ledgers)
-            finally:
-                self._waits.discard(drain)
+        with self._until_end(deadline):
+            await until_done(ledgers)
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
@@ -221,31 +217,32 @@ class BarrierCommitter:
         due = self._due(scope)
         backoff = Backoff(_LONGEST_WAIT, self._bound)
         while True:
-            offsets = {ledger.tp: offset for ledger, offset in due.items()}
-            self._unanswered[scope] = due
             try:
-                await self._transactions.commit_scope(scope, offsets, deadline)
-            except CommitUnknown:
-                raise
+                await self._request(scope, due, deadline)
+                break
             except RebalanceInProgress:
-                del self._unanswered[scope]
                 if backoff.is_spent:
                     raise
                 await backoff.wait()
                 due = self._due(scope)  # partitions may be lost during the wait
             except CommitFailed:
-                del self._unanswered[scope]
                 await self._wait_for_loss(due)
                 raise
-            except TransportError:
-                del self._unanswered[scope]
-                raise
-            else:
-                del self._unanswered[scope]
-                break
         for ledger, offset in due.items():
             ledger.committed = offset
         attempt.moved = attempt.moved or bool(due)
+
+    async def _request(self, scope: Scope, due: dict[Ledger, int], deadline: float) -> None:
+        """Commit the transaction of a scope. Without an answer, the scope stays unanswered."""
+        self._unanswered[scope] = due
+        try:
+            offsets = {ledger.tp: offset for ledger, offset in due.items()}
+            await self._transactions.commit_scope(scope, offsets, deadline)
+        except TransportError as exc:
+            if not isinstance(exc, CommitUnknown):
+                del self._unanswered[scope]
+            raise
+        del self._unanswered[scope]
 
     @trio.lowlevel.enable_ki_protection
     async def _wait_for_loss(self, due: Collection[Ledger]) -> None:
@@ -254,12 +251,8 @@ class BarrierCommitter:
         Delivery stays suspended, because another member handles the messages of these partitions.
         """
         if not any(ledger.is_shut for ledger in due):
-            with trio.move_on_after(0.0 if self._is_last else self._bound) as waiting:
-                self._waits.add(waiting)
-                try:
-                    await self._transactions.next_loss()
-                finally:
-                    self._waits.discard(waiting)
+            with self._until_end(trio.current_time() + self._bound):
+                await self._transactions.next_loss()
 
     async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
         """Abort the transaction, and redeliver its messages."""
@@ -304,8 +297,7 @@ class BarrierCommitter:
     @trio.lowlevel.enable_ki_protection
     async def _begin(self, scope: Scope) -> None:
         """Begin the next transaction; if that fails now, a later commit attempt begins it."""
-        with trio.CancelScope() as begin:
-            self._begins.add(begin)
+        with self._until_end():
             try:
                 await self._transactions.begin_scope(scope)
             except (*_FATAL, ClientClosed):
@@ -317,9 +309,18 @@ class BarrierCommitter:
                     scope.transactional_id,
                     exc,
                 )
-            finally:
-                self._begins.discard(begin)
         self._resume(scope)
+
+    @contextmanager
+    @trio.lowlevel.enable_ki_protection
+    def _until_end(self, deadline: float = math.inf) -> Iterator[None]:
+        """Cancel the block at a deadline on trio's clock, and at the end of the committer."""
+        with trio.move_on_at(trio.current_time() if self._is_last else deadline) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
 
     @contextmanager
     def _suspended(self, scope: Scope) -> Iterator[None]:

@@ -41,7 +41,7 @@ def write(broker: MemoryBroker, tp: TP, count: int = 1, value: bytes = b"value")
     log = broker.log(tp)
     for _ in range(count):
         log.append(None, value, (), broker.clock())
-    log.bell.ring()
+    log.changed.notify()
 
 
 def committed(broker: MemoryBroker, group: str = "group") -> dict[TP, int]:

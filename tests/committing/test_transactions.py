@@ -88,7 +88,7 @@ async def elsewhere(call: Callable[[], Awaitable[object]]) -> None:
 async def wait_for_news(broker: MemoryBroker) -> None:
     """Wait until a transaction has ended."""
     ended = trio.Event()
-    broker.transactions.bell.listen(ended.set)
+    broker.transactions.changed.listen(ended.set)
     await ended.wait()
 
 

@@ -207,7 +207,7 @@ class Stage:
                 self.books.on_written(tp, offsets)
             else:
                 log.end_transaction(transaction, committed=False)
-        log.bell.ring()
+        log.changed.notify()
 
     def break_next(self, call: str, fault: Fault) -> None:
         self._broken.setdefault(call, []).append(fault)

@@ -252,7 +252,7 @@ class _Simulation:
         ]
         self.timeline.add("", f"{tp}: {count} records from {offsets[0]} on")
         self.books.on_written(tp, offsets)
-        log.bell.ring()
+        log.changed.notify()
 
     def write_aborted(self, tp: TP, count: int) -> None:
         log = self._broker.log(tp)
@@ -261,7 +261,7 @@ class _Simulation:
             log.append(None, b"aborted", (), self._broker.clock(), transaction)
         log.end_transaction(transaction, committed=False)
         self.timeline.add("", f"{tp}: {count} records that are aborted")
-        log.bell.ring()
+        log.changed.notify()
 
     def leave_gap(self, tp: TP, count: int) -> None:
         self.timeline.add("", f"{tp}: a gap of {count}")

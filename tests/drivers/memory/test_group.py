@@ -297,19 +297,19 @@ def test_begin_of_poll_clears_poll_deadline() -> None:
     assert group.members == {}
 
 
-def test_bell_rings_only_for_earlier_deadline() -> None:
+def test_group_signals_only_an_earlier_deadline() -> None:
     group = Group(partitions)
     first, second = join(group), join(group)
     changes(first, second)
-    rung: list[float] = []
-    group.bell.listen(lambda: rung.append(group.next_deadline()))
+    signaled: list[float] = []
+    group.changed.listen(lambda: signaled.append(group.next_deadline()))
     group.next_deadline()
     first.end_poll(1.0)
-    assert rung == [1.0 + MAX_POLL]
+    assert signaled == [1.0 + MAX_POLL]
     first.begin_poll(2.0)
     first.end_poll(3.0)
     second.end_poll(3.0)
-    assert len(rung) == 1, "the bell rang for a deadline that is not earlier than 101"
+    assert len(signaled) == 1, "the group signaled a deadline that is not earlier than 101"
 
 
 def test_heir_continues_with_share_of_replaced_member() -> None:

@@ -76,7 +76,7 @@ class FilledBatch(ProducerBatch):  # type: ignore[misc]
                 for part in self.parts
                 for at, stamp in enumerate(part.stamps())
             ]
-            self._tell()
+            self._call_watchers()
         return self._futures
 
     @_record_futures.setter
@@ -86,9 +86,9 @@ class FilledBatch(ProducerBatch):  # type: ignore[misc]
     def _complete_future(self, *result: Any) -> None:
         # `_complete_future`: the client calls it with each outcome of a batch, also with an error.
         super()._complete_future(*result)
-        self._tell()
+        self._call_watchers()
 
-    def _tell(self) -> None:
+    def _call_watchers(self) -> None:
         with self._lock:
             watchers, self._watchers = self._watchers, None
         for call in watchers or ():

@@ -112,9 +112,9 @@ class Attempt:
     def _listen(self, manager: Any) -> None:
         # `_manager`, `get_connection`, `init_future`, `close_future`: the sources of the reason.
         connect = manager.get_connection
-        heard: weakref.WeakSet[Any] = weakref.WeakSet()
+        known: weakref.WeakSet[Any] = weakref.WeakSet()
 
-        def tell_of(connection: Any) -> None:
+        def watch_outcome(connection: Any) -> None:
             node = manager.cluster.broker_metadata(connection.node_id)
             if node is None:
                 return
@@ -137,11 +137,11 @@ class Attempt:
                 manager.cluster.request_update()
                 raise kafka.errors.NodeNotReadyError(str(error)) from error
             keep_unseen(connection)
-            if connection not in heard:
-                heard.add(connection)
+            if connection not in known:
+                known.add(connection)
                 close_on_errors(connection)
                 copy_little(connection)
-                tell_of(connection)
+                watch_outcome(connection)
             if not manager.bootstrapped:
                 connection.init_future.add_errback(failed)
                 connection.close_future.add_errback(lambda error: closed_on(connection, error))

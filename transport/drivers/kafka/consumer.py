@@ -39,7 +39,7 @@ from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_
 from transport.drivers.kafka.topics import known_partitions, partition_counts
 from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
-from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, tell_of_gone
+from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, raise_for_gone
 from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.workarounds.pending_join import drop_join, keep_join
 from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join, wait_regardless
@@ -123,7 +123,7 @@ class KafkaConsumerClient:
         self._reader = None if settings.is_member else Reader(settings)
         self._unreleased: collections.deque[Rebalance] = collections.deque()
         self._events, self._next_event = trio.open_memory_channel[Rebalance](float("inf"))
-        self._told = 0  # how many rebalances `next_rebalance` has returned
+        self._received = 0  # how many rebalances `next_rebalance` has returned
         self._interrupted = False
         self._giving_back = False
         # The fetches that no `poll` has returned yet. Written on the polling thread, or on the IO
@@ -172,7 +172,7 @@ class KafkaConsumerClient:
     async def poll(self) -> Mapping[TP, Sequence[Fetched]]:
         if self._reader is not None:
             await self._reassign(self._reader)
-        await self._tell_of_new_topics()
+        await self._raise_for_new_topics()
         held = await self._call("poll", self._poll)
         while self._unreleased:
             await self._unreleased[0].released.wait()
@@ -199,7 +199,7 @@ class KafkaConsumerClient:
         self._calls.check_open()
         try:
             rebalance = await self._next_event.receive()
-            self._told += 1
+            self._received += 1
             return rebalance
         except trio.EndOfChannel:
             raise ClientClosed("the consumer was closed") from None
@@ -278,7 +278,7 @@ class KafkaConsumerClient:
         # The identity is read first: it changes only after the rebalance that led to it was raised.
         member = self._consumer.group_metadata()
         assert self._listener is not None
-        if self._listener.raised != self._told:
+        if self._listener.raised != self._received:
             raise RebalanceInProgress("the consumer has not received the last rebalance yet")
         return GroupMetadata(
             member.group_id,
@@ -366,7 +366,7 @@ class KafkaConsumerClient:
                 named = {tp: at for tp in tps - anew if (at := reader.start_of(tp)) is not None}
                 await self._assign(reader.assigned | tps, {**named, **starts}, paused)
 
-    async def _tell_of_new_topics(self) -> None:
+    async def _raise_for_new_topics(self) -> None:
         """Raise LOST and ASSIGNED for the partitions of topics that were created again.
 
         Cancelled: the next poll continues.
@@ -483,7 +483,7 @@ class KafkaConsumerClient:
         self._listener.attach(self._consumer)
         self._starts.attach(self._consumer)
         self._identities.use(self._consumer, self._starts.begin_at_the_start)
-        tell_of_gone(self._consumer, self._identities)
+        raise_for_gone(self._consumer, self._identities)
         wait_regardless(self._consumer)
         self._wake.attach(self._consumer)
         self._wake.notify_of_metadata(self._consumer)

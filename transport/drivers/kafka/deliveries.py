@@ -167,9 +167,9 @@ class Deliveries:
             never_sent: list[Outgoing] = []
             before = len(outcomes)
             if run.part.held.futures is None:
-                self._look_at_whole(run, outcomes, never_sent)
+                self._note_whole(run, outcomes, never_sent)
             else:
-                self._look_at_each(run, outcomes.others, never_sent)
+                self._note_each(run, outcomes.others, never_sent)
             run.batch.reported(len(outcomes) - before + len(never_sent))
             if never_sent:
                 self._given_again.update(never_sent)
@@ -179,7 +179,7 @@ class Deliveries:
         if outcomes:
             self._report(outcomes)
 
-    def _look_at_whole(self, run: Run, outcomes: Outcomes, never_sent: list[Outgoing]) -> None:
+    def _note_whole(self, run: Run, outcomes: Outcomes, never_sent: list[Outgoing]) -> None:
         """Note the outcomes of a run in a batch that was not split, if the batch has one."""
         part = run.part
         if not part.held.produce_future.is_done:
@@ -207,7 +207,7 @@ class Deliveries:
         )
         outcomes.add_written(part.messages, place)
 
-    def _look_at_each(
+    def _note_each(
         self, run: Run, outcomes: list[tuple[Outgoing, Outcome]], never_sent: list[Outgoing]
     ) -> None:
         """Note the outcomes of a run in a batch that was split."""

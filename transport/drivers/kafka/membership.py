@@ -105,7 +105,7 @@ class Membership:
         request_rejoin = coordinator.request_rejoin
         subscription = self._consumer._subscription
 
-        async def send_and_look() -> Any:
+        async def send_and_check() -> Any:
             sent_at = time.monotonic()
             try:
                 answer = await send()
@@ -156,7 +156,7 @@ class Membership:
             self._notify()
 
         # `_send_heartbeat_request`: the client at most logs its errors.
-        coordinator._send_heartbeat_request = send_and_look
+        coordinator._send_heartbeat_request = send_and_check
         # `_enable_heartbeat`: called when a join has succeeded.
         coordinator._enable_heartbeat = enable_confirmed
         # `_heartbeat_loop`: one poll raises its error, and only the next join starts it again.

@@ -190,11 +190,11 @@ async def _landed(client: Any, future: Future) -> Any:
     token = trio.lowlevel.current_trio_token()
     done = trio.Event()
 
-    def tell(_: object) -> None:
+    def wake(_: object) -> None:
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(done.set)
 
-    future.add_both(tell)
+    future.add_both(wake)
     await done.wait()
     if future.exception is None:
         return future.value

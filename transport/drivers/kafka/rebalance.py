@@ -68,7 +68,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         """Let the pending rebalance expire; later callbacks return at once. From any thread."""
         self._closed = True
         if (pending := self._pending) is not None:
-            self._tell(pending.expired.set)
+            self._call_in_trio(pending.expired.set)
             pending.release()
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
@@ -130,21 +130,21 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
         def expire() -> None:
             if not answer.is_done:
-                self._tell(rebalance.expired.set)
+                self._call_in_trio(rebalance.expired.set)
                 answer.success(NOTHING)
 
         self._pending = rebalance
         timer = net.call_later(bound, expire)
         try:
             # Checked after `_pending` is set. The other order would miss a close in between.
-            if self._closed or not self._tell(self._deliver, rebalance):
+            if self._closed or not self._call_in_trio(self._deliver, rebalance):
                 return NOTHING
             return await answer  # type: ignore[no-any-return]
         finally:
             self._pending = None
             net.cancel(timer)
 
-    def _tell(self, fn: Callable[..., object], *args: object) -> bool:
+    def _call_in_trio(self, fn: Callable[..., object], *args: object) -> bool:
         try:
             self._token.run_sync_soon(fn, *args)
         except trio.RunFinishedError:

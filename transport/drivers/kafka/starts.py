@@ -92,11 +92,11 @@ class Starts:
         fetcher = consumer._fetcher
         take = fetcher._reset_offset_if_needed
 
-        def take_and_tell(partition: Any, timestamp: int, offset: int) -> None:
+        def take_and_report(partition: Any, timestamp: int, offset: int) -> None:
             take(partition, timestamp, offset)
-            self._tell(TP(*partition), offset)
+            self._report_reset(TP(*partition), offset)
 
-        fetcher._reset_offset_if_needed = take_and_tell
+        fetcher._reset_offset_if_needed = take_and_report
 
     def begin_at_the_start(self, tps: Collection[TP]) -> None:
         """Start partitions of topics that were created again at the beginning of their logs.
@@ -161,12 +161,12 @@ class Starts:
     def _check(self, error: Exception, positions: Mapping[TP, int | None]) -> None:
         if self._settings.auto_offset_reset != "error":
             return
-        told = [
+        places = [
             f"{tp}: {'no committed offset' if at is None else f'offset {at} is not in the log'}"
             for tp, at in sorted(positions.items())
         ]
         raise OffsetOutOfRange(
-            f"{'; '.join(told)}. With auto_offset_reset='error' the app chooses no other offset:"
+            f"{'; '.join(places)}. With auto_offset_reset='error' the app chooses no other offset:"
             " seek to an offset in the log, or commit one for the group",
             positions,
         ) from error
@@ -222,7 +222,7 @@ class Starts:
             place = OffsetAndMetadata(held[0].first, "", -1)
         state.seek(place)
         self._asked[tp] = asked
-        self._tell(tp, place.offset)
+        self._report_reset(tp, place.offset)
 
     def _ask(self, tp: TP, place: int, asked: _Asked) -> None:
         # `_subscription`, `request_offset_reset`: the public calls reset only to an end of the log.
@@ -230,7 +230,7 @@ class Starts:
             self._asked[tp] = asked
             self._subscription.request_offset_reset(TopicPartition(*tp), place)
 
-    def _tell(self, tp: TP, offset: int) -> None:
+    def _report_reset(self, tp: TP, offset: int) -> None:
         state = self._subscription.assignment.get(TopicPartition(*tp))
         at = None if state is None else state.position
         if at is not None and at.offset == offset and (asked := self._asked.pop(tp, None)):

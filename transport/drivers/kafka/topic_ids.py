@@ -156,7 +156,7 @@ class Identities:
         handle = coordinator._handle_offset_fetch_response
 
         def handle_strictly(response: Any) -> Any:
-            valid, anew = self._told_apart(handle(response), _answered(response), consumer)
+            valid, anew = self._valid_offsets(handle(response), _answered(response), consumer)
             begin(anew)
             return valid
 
@@ -214,7 +214,7 @@ class Identities:
         for topic in response.responses:
             topic.topic = self._names[topic.topic_id]
 
-    def _told_apart(
+    def _valid_offsets(
         self, offsets: Mapping[Any, Any], answered: Collection[TP], consumer: Any
     ) -> tuple[dict[Any, Any], list[TP]]:
         """Return the valid offsets, and the partitions without one that wait for a position."""

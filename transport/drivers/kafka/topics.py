@@ -85,7 +85,7 @@ async def _look_up(
     """Do the work of `partition_counts`, on the client's loop."""
     began = time.monotonic()
     cluster, deadline = client.cluster, began + timeout
-    answered = is_told = False
+    answered = is_logged = False
     while True:
         missing = [topic for topic in topics if not cluster.partitions_for_topic(topic)]
         cut_off = not missing and _is_cut_off(cluster, waiting)
@@ -113,8 +113,8 @@ async def _look_up(
             raise BrokerUnavailable(
                 f"no broker answered about topic {names} within {timeout:g} s: {why}"
             )
-        if not is_told and time.monotonic() - began >= SOON:
-            is_told = True
+        if not is_logged and time.monotonic() - began >= SOON:
+            is_logged = True
             if answered:
                 waiting.absent(missing, timeout)  # empty if the brokers cannot be reached
             else:
@@ -127,7 +127,7 @@ async def _look_up(
             raise UnknownTopic(excerpt(str(error))) from error
         try:
             # The client updates no sooner than retry_backoff_ms after its last update.
-            await client._manager.wait_for(cluster.request_update(), _slice(left, is_told) * 1000)
+            await client._manager.wait_for(cluster.request_update(), _slice(left, is_logged) * 1000)
             answered = True
         except kafka.errors.BrokerResponseError:
             answered = True
@@ -140,9 +140,9 @@ def _is_cut_off(cluster: Any, waiting: Waiting) -> bool:
     return waiting.is_cut_off([f"{each.host}:{each.port}" for each in cluster.brokers()])
 
 
-def _slice(left: float, is_told: bool) -> float:
+def _slice(left: float, is_logged: bool) -> float:
     """Return the seconds of the next wait: at first only until the log line is due."""
-    return left if is_told else min(left, SOON)
+    return left if is_logged else min(left, SOON)
 
 
 def _forget(cluster: Any, topics: Sequence[str]) -> None:

@@ -174,8 +174,8 @@ class Look(TxnRequestHandler):  # type: ignore[misc]
             super().on_complete(correlation_id, response_or_exc)
 
     def handle_response(self, response: Any) -> None:
-        (told,) = response.transaction_states
-        error = kafka.errors.for_code(told.error_code)
+        (state,) = response.transaction_states
+        error = kafka.errors.for_code(state.error_code)
         if issubclass(error, kafka.errors.RetriableError):
             # `_lookup_coordinator`: the other requests of the client do the same.
             self.transaction_manager._lookup_coordinator(
@@ -187,7 +187,7 @@ class Look(TxnRequestHandler):  # type: ignore[misc]
         elif error is not kafka.errors.NoError:
             self.fatal_error(error())
         else:
-            holder = holder_of(told.producer_epoch, told.transaction_state, self._last.epoch)
+            holder = holder_of(state.producer_epoch, state.transaction_state, self._last.epoch)
             if holder is Holder.NOT_KNOWN_YET:
                 self.reenqueue()
             else:

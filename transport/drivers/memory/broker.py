@@ -106,7 +106,7 @@ class MemoryBroker:
         self._topics[topic] = [Log() for _ in range(partitions)]
         self._configs[topic] = dict(config or {})
         self._ids[topic] = next(self._ids_given)
-        self._tell_of_topics()
+        self._on_topics_changed()
         return True
 
     def delete_topic(self, topic: str) -> None:
@@ -122,7 +122,7 @@ class MemoryBroker:
         self.transactions.forget(logs, topic)
         for group in self._groups.values():
             group.forget(topic)
-        self._tell_of_topics()
+        self._on_topics_changed()
 
     def topic_id(self, topic: str) -> int | None:
         """Return the id of the topic; None: it does not exist. Creates no topic."""
@@ -133,7 +133,7 @@ class MemoryBroker:
         whole("count", count, least=1)
         self.partitions(topic)
         self._topics[topic] += [Log() for _ in range(count)]
-        self._tell_of_topics()
+        self._on_topics_changed()
 
     def config(self, topic: str) -> Mapping[str, str]:
         """Return the configuration of the topic. Raises UnknownTopic."""
@@ -213,14 +213,14 @@ class MemoryBroker:
         whole("count", count, least=1)
         log = self.log(tp)
         log.skip(count)
-        log.bell.ring()
+        log.changed.notify()
 
     def delete_records(self, tp: TP, before: int) -> None:
         """Delete the partition's records below the offset `before`, as retention does."""
         whole("before", before)
         log = self.log(tp)
         log.trim(before)
-        log.bell.ring()
+        log.changed.notify()
 
     def cut_off(self, tp: TP, end: int) -> None:
         """Drop the partition's records from the offset `end` on.
@@ -231,7 +231,7 @@ class MemoryBroker:
         whole("end", end)
         log = self.log(tp)
         log.cut_off(end)
-        log.bell.ring()
+        log.changed.notify()
 
     def attend(self, era: object, now: float) -> None:
         """Enter `era`, a period with one clock, such as a trio run.
@@ -245,11 +245,11 @@ class MemoryBroker:
                 group.restart(now)
             self.transactions.restart(now)
 
-    def _tell_of_topics(self) -> None:
+    def _on_topics_changed(self) -> None:
         self.topics_version += 1
         for group in self._groups.values():
-            group.look_again()
-        self.topics_changed.ring()
+            group.on_topics_changed()
+        self.topics_changed.notify()
 
     def missing(self, topics: Collection[str], *, create: bool = True) -> list[str]:
         """Return the topics that do not exist, sorted."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class ChangeSignal:
-    """A set of listeners, which `ring` calls in the order in which they were added."""
+    """A set of listeners, which `notify` calls in the order in which they were added."""
 
     def __init__(self) -> None:
         self._listeners: dict[Callable[[], None], None] = {}
@@ -17,6 +17,6 @@ class ChangeSignal:
     def ignore(self, listener: Callable[[], None]) -> None:
         self._listeners.pop(listener, None)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         for listener in list(self._listeners):
             listener()

@@ -119,7 +119,7 @@ class MemoryConsumer:
         self._created |= set(topics) - broker.topics
         with trio.move_on_after(self._settings.connect_timeout):
             while broker.missing(expected, create=self._may_create):
-                await _rung([broker.topics_changed], trio.Event())
+                await _wait_for_change([broker.topics_changed], trio.Event())
         if missing := broker.missing(expected, create=self._may_create):
             raise UnknownTopic(", ".join(missing))
         check_named(
@@ -214,7 +214,7 @@ class MemoryConsumer:
         with trio.move_on_after(timeout):
             while self._committed_only and any(tp in group.unstable for tp in tps):
                 with trio.CancelScope(deadline=transactions.next_deadline()):
-                    await _rung([transactions.bell], trio.Event())
+                    await _wait_for_change([transactions.changed], trio.Event())
                 transactions.expire(trio.current_time())
                 self._connected()
             return {tp: group.offsets[tp] for tp in tps if tp in group.offsets}
@@ -484,20 +484,20 @@ class MemoryConsumer:
     @trio.lowlevel.enable_ki_protection
     async def _change(self, connection: Connection) -> None:
         """Wait for the next event that a poll must handle."""
-        bells = [log.bell for tp, log in self._logs.items() if tp not in self._paused]
+        logs = [log.changed for tp, log in self._logs.items() if tp not in self._paused]
         self._wake = trio.Event()
         group, transactions = connection.group, connection.broker.transactions
         with trio.CancelScope(deadline=min(group.next_deadline(), transactions.next_deadline())):
             topics = connection.broker.topics_changed
-            await _rung([group.bell, transactions.bell, topics, *bells], self._wake)
+            await _wait_for_change([group.changed, transactions.changed, topics, *logs], self._wake)
 
 
-async def _rung(bells: Collection[ChangeSignal], event: trio.Event) -> None:
-    """Wait until one of the signals rings or another task sets the event."""
-    for bell in bells:
-        bell.listen(event.set)
+async def _wait_for_change(signals: Collection[ChangeSignal], event: trio.Event) -> None:
+    """Wait until one of the signals notifies or another task sets the event."""
+    for signal in signals:
+        signal.listen(event.set)
     try:
         await event.wait()
     finally:
-        for bell in bells:
-            bell.ignore(event.set)
+        for signal in signals:
+            signal.ignore(event.set)

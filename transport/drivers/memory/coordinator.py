@@ -53,11 +53,11 @@ class Coordinator:
     """Every transaction of one broker.
 
     Attributes:
-        bell: signals that a transaction has begun or ended.
+        changed: signals that a transaction has begun or ended.
     """
 
     def __init__(self) -> None:
-        self.bell = ChangeSignal()
+        self.changed = ChangeSignal()
         self._holders: dict[str, Holder] = {}
 
     def register(self, transactional_id: str, timeout: float) -> Holder:
@@ -149,7 +149,7 @@ class Coordinator:
         self.check(holder)
         if not holder.is_open:
             holder.deadline = now + holder.timeout
-            self.bell.ring()  # the next deadline may be earlier now
+            self.changed.notify()  # the next deadline may be earlier now
 
     def _end(self, holder: Holder, *, committed: bool) -> None:
         if not holder.is_open:
@@ -164,6 +164,6 @@ class Coordinator:
                 group.release(tp)
             if committed:
                 group.take(offsets, notes)
-        self.bell.ring()
+        self.changed.notify()
         for log in logs.values():
-            log.bell.ring()
+            log.changed.notify()

@@ -74,7 +74,7 @@ class Group:
         offsets: the committed offsets.
         notes: the metadata of the committed offsets.
         unstable: the number of open transactions that hold an offset of each partition.
-        bell: signals that a member may have work, or that `next_deadline` is earlier.
+        changed: signals that a member may have work, or that `next_deadline` is earlier.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class Group:
         self.offsets: dict[TP, int] = {}
         self.notes: dict[TP, str] = {}
         self.unstable: dict[TP, int] = {}
-        self.bell = ChangeSignal()
+        self.changed = ChangeSignal()
         self._partitions = partitions
         self._on_commit = on_commit
         self._names = 0
         self._fenced: set[str] = set()
         self._shared_out: list[TP] = []  # every partition that the current generation has assigned
-        self._must_look = False
+        self._must_compare = False
         self._barrier = math.inf  # its deadline; inf: the barrier is not up
-        self._told = math.inf  # the deadline that callers wait for
+        self._deadline = math.inf  # the deadline that callers wait for
 
     @property
     def rebalancing(self) -> bool:
@@ -123,7 +123,7 @@ class Group:
                 )
                 del self.members[old_id]
                 self._fenced.add(old_id)
-                self.bell.ring()
+                self.changed.notify()
         self.members[member_id] = member
         return member_id
 
@@ -178,8 +178,8 @@ class Group:
         for member_id, member in list(self.members.items()):
             if member.expires <= now:
                 self.leave(member_id, now)
-        if self._must_look:
-            self._must_look = False
+        if self._must_compare:
+            self._must_compare = False
             if self.members and not self.rebalancing and self._wanted() != self._shared_out:
                 self._raise_barrier(now)
         if self._barrier <= now:
@@ -198,20 +198,20 @@ class Group:
             self._raise_barrier(now)
 
     def next_deadline(self) -> float:
-        """Return the time when `expire` must be called; `bell` signals if it becomes earlier."""
-        self._told = min((m.expires for m in self.members.values()), default=math.inf)
-        self._told = min(self._told, self._barrier)
-        return self._told
+        """Return the time when `expire` must be called; `changed` signals if it becomes earlier."""
+        self._deadline = min((m.expires for m in self.members.values()), default=math.inf)
+        self._deadline = min(self._deadline, self._barrier)
+        return self._deadline
 
     def check_identity(self, member_id: str) -> None:
         """Raise Fenced if another member has replaced this one."""
         if member_id in self._fenced:
             raise Fenced(f"another member with its group_instance_id has replaced {member_id!r}")
 
-    def look_again(self) -> None:
+    def on_topics_changed(self) -> None:
         """Note that topics have changed; the next `expire` compares them with the shares."""
-        self._must_look = True
-        self.bell.ring()
+        self._must_compare = True
+        self.changed.notify()
 
     def forget(self, topic: str) -> None:
         """Forget the committed offsets of a deleted topic."""
@@ -272,15 +272,15 @@ class Group:
 
     def _expect(self, member: Member, deadline: float) -> None:
         member.expires = deadline
-        if deadline < self._told:
-            self._told = deadline
-            self.bell.ring()
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self.changed.notify()
 
     def _raise_barrier(self, now: float) -> None:
         if not self.rebalancing:
             patience = max(member.max_poll_interval for member in self.members.values())
             self._barrier = now + patience
-            self.bell.ring()
+            self.changed.notify()
 
     def _try_begin(self) -> None:
         if not all(member.joined for member in self.members.values()):
@@ -295,4 +295,4 @@ class Group:
             member.share = shares[member_id]
             member.generation = self.generation
             member.joined = False
-        self.bell.ring()
+        self.changed.notify()

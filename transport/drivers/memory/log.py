@@ -50,13 +50,14 @@ class Log:
     Attributes:
         start: the first offset that may be read.
         end: the offset of the next record.
-        bell: signals a change of the log. The caller that changes the log rings it, once a batch.
+        changed: signals a change of the log. The caller that changes the log calls `notify`, once
+            for each batch.
     """
 
     def __init__(self) -> None:
         self.start = 0
         self.end = 0
-        self.bell = ChangeSignal()
+        self.changed = ChangeSignal()
         self._records: list[StoredRecord] = []
         self._offsets: list[int] = []
         self._weights: list[int] = []  # cumulative, trimmed records included

@@ -1,7 +1,7 @@
 """The member's side of the group protocol: when it joins, and what it gains and gives up. Pure.
 
 `advance` continues until the member gains or loses partitions, and returns that change. The client
-calls it again after the release of the rebalance. None means: wait for the group's `bell`.
+calls it again after the release of the rebalance. None means: wait for the group's `changed`.
 """
 
 from __future__ import annotations

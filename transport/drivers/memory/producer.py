@@ -81,7 +81,7 @@ class MemoryProducer:
             outcomes.append((message, self._write(broker, message, written)))
         self._sends += 1
         for log in written.values():
-            log.bell.ring()
+            log.changed.notify()
         self._report(outcomes)
         # After all effects, because a cancelled batch is accepted nevertheless.
         await trio.lowlevel.checkpoint()

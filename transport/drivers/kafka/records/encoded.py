@@ -258,7 +258,7 @@ class EncodedRecords:
     def _unreadable(self, place: int, error: Exception) -> UnreadableBatch:
         # The lane keeps the error, and its frames would keep a decompressed batch in memory.
         traceback.clear_frames(error.__traceback__)
-        return UnreadableBatch(f"{self._tp} offset {place}: {_told(error)}")
+        return UnreadableBatch(f"{self._tp} offset {place}: {_excerpt_of(error)}")
 
 
 def runs(data: bytes, at: int, end: int, count: int, most: int) -> Iterator[tuple[int, int, int]]:
@@ -328,7 +328,7 @@ def _size_of(record: Record) -> int:
     return len(record.key or b"") + len(record.value or b"")
 
 
-def _told(error: Exception) -> str:
+def _excerpt_of(error: Exception) -> str:
     if isinstance(error, (ValueError, TooLarge, kafka.errors.KafkaError)):
         return excerpt(str(error))
     return excerpt_of_error(error)

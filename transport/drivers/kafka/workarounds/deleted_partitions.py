@@ -30,7 +30,7 @@ def gone_from(cluster: Any, tps: Iterable[TP]) -> list[TP]:
     return [tp for tp in tps if tp.partition not in known_partitions(cluster, tp.topic)]
 
 
-def tell_of_gone(consumer: Any, identities: Identities) -> None:
+def raise_for_gone(consumer: Any, identities: Identities) -> None:
     """Let a new consumer's commits for deleted topics fail with PartitionGone or TopicReplaced."""
     # `_coordinator`, `_handle_offset_commit_response`: reads the answer, on the client's loop. The
     # error that the client itself raises for such an answer is retriable.

@@ -34,21 +34,21 @@ class Crash:
     """The first unexpected error of one client.
 
     Args:
-        tell: called once, with that error, on the thread where it happened.
+        report: called once, with that error, on the thread where it happened.
 
     Attributes:
         error: the first unexpected error; None: there was none.
     """
 
-    def __init__(self, tell: Callable[[BaseException], object]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[BaseException], object]) -> None:
+        self._report = report
         self.error: BaseException | None = None
 
     def note(self, error: BaseException) -> None:
         """Record an error, from any thread. Later errors change nothing."""
         if self.error is None:
             self.error = error
-            self._tell(error)
+            self._report(error)
 
     def watching(self, fn: F) -> F:
         """Return the function wrapped so that its errors are recorded and raised."""
@@ -70,14 +70,14 @@ def watch_tasks(client: Any, crash: Crash) -> None:
     net, manager = client._net, client._manager
     task_done = net._task_done
 
-    def look_and_drop(task: Any) -> None:
+    def note_and_drop(task: Any) -> None:
         error = task._exc
         # Closing the client also ends its tasks with an error.
         if isinstance(error, Exception) and not manager.closed:
             crash.note(error)
         task_done(task)
 
-    net._task_done = look_and_drop
+    net._task_done = note_and_drop
 
 
 def close_client(client: Any) -> None:
@@ -195,12 +195,12 @@ def _watch_requests(sender: Any, manager: Any, crash: Crash) -> None:
     # `force_close`: in the client it never completes such a request.
     force_close = sender.force_close
 
-    def force_close_and_tell() -> None:
+    def force_close_and_fail() -> None:
         force_close()
         fail_requests()
 
     manager.next_request_handler = next_watched
-    sender.force_close = force_close_and_tell
+    sender.force_close = force_close_and_fail
 
 
 def _end_in_order(sender: Any, crash: Crash, keeps: bool) -> None:

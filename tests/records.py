@@ -1,4 +1,4 @@
-"""Records and fetches for tests that need no broker."""
+"""Records, fetches and messages to send, for tests that need no broker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from transport.fetched import Fetched, FetchedRecords, Portion
+from transport.message import Message
+from transport.producing.pending import FutureMessage, PendingMessage
 from transport.types import Headers, Record
 
 
@@ -73,3 +75,12 @@ class Encoded:
 def read(several: Iterable[Fetched]) -> list[Record]:
     """Return all records of several fetches."""
     return [record for each in several for portion in each.read() for record in portion.records]
+
+
+def offsets(messages: Iterable[Message]) -> list[int]:
+    return [message.offset for message in messages]
+
+
+def soon(topic: str = "orders", value: bytes = b"v") -> FutureMessage:
+    """Return a message to partition 0, for `send_soon` of the producer."""
+    return FutureMessage(PendingMessage(topic=topic, value=value, partition=0))

@@ -6,15 +6,17 @@ from transport.delivering.ledger import Lane
 from transport.message import Batch, Message
 
 
+def take_one(lane: Lane) -> Message:
+    """Return the next message, which must be ready."""
+    assert lane.ready()
+    message = lane.take()
+    assert message is not None
+    return message
+
+
 def take(lane: Lane, count: int = 1) -> list[Message]:
     """Return the next `count` messages, which must be ready."""
-    taken = []
-    for _ in range(count):
-        assert lane.ready()
-        message = lane.take()
-        assert message is not None
-        taken.append(message)
-    return taken
+    return [take_one(lane) for _ in range(count)]
 
 
 def take_all(lane: Lane) -> list[Message]:

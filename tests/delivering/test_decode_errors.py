@@ -6,7 +6,7 @@ holds back the commit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, take, write
 from tests.nurseries.clock import jumping
+from tests.records import offsets
 from transport import JSON, TP, App, DecodeError, MemoryBroker, Message, Topic
 
 ORDERS = TP("orders", 0)
@@ -26,10 +27,6 @@ def broker_of_six() -> MemoryBroker:
     for offset in range(6):
         write(broker, ORDERS, 1, b"{" if offset in BAD else b"%d" % offset)
     return broker
-
-
-def offsets(taken: Iterable[Message]) -> list[int]:
-    return [message.offset for message in taken]
 
 
 async def hook_that_waits(error: DecodeError, message: Message) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.delivering.lanes import take_all, take_batch
+from tests.delivering.lanes import take_all, take_batch, take_one
 from tests.records import fetched, records
 from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import BufferUsage, Lane, Ledger, Tally
@@ -30,13 +30,6 @@ def open_lane(ledger: Ledger, limit: int = 100) -> Lane:
     return ledger.open_lane(BufferUsage(limit))
 
 
-def take(lane: Lane) -> Message:
-    assert lane.ready()
-    message = lane.take()
-    assert message is not None
-    return message
-
-
 @pytest.fixture
 def ledger() -> Ledger:
     return new_ledger()
@@ -53,7 +46,7 @@ def lane(ledger: Ledger) -> Lane:
 def test_offset_0_is_committed_like_any_other(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
     assert ledger.safe == 0
-    message = take(lane)
+    message = take_one(lane)
     assert ledger.safe == ledger.due == 0
     assert message.ack()
     assert ledger.due == 1
@@ -95,7 +88,7 @@ def test_a_duplicate_ack_does_not_block_commits(ledger: Ledger, lane: Lane) -> N
 
 def test_a_message_without_references_is_still_unacked(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    take(lane)  # no reference to it is kept
+    take_one(lane)  # no reference to it is kept
     assert [message.offset for message in ledger.unacked] == [0]
 
 
@@ -200,13 +193,13 @@ def test_only_an_offset_past_the_committed_one_is_due() -> None:
     assert ledger.due is None
     lane = open_lane(ledger)
     ledger.put(fetched(7))
-    take(lane).ack()
+    take_one(lane).ack()
     assert ledger.due == 8
 
 
 def test_a_position_past_markers_lets_the_lag_reach_0(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    take(lane).ack()
+    take_one(lane).ack()
     ledger.advance(3)
     assert ledger.due == 3
 
@@ -221,7 +214,7 @@ def test_unacked_messages_hold_the_offset_back_if_the_position_advances(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.put(fetched(0))
-    take(lane)
+    take_one(lane)
     ledger.advance(9)
     assert ledger.safe == 0
 
@@ -248,7 +241,7 @@ def test_a_message_has_its_epoch_and_its_generation() -> None:
     ledger = Ledger(ORDERS, 5, 3, Tally())
     lane = open_lane(ledger)
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     assert (message.epoch, message.generation_id) == (5, 3)
     assert (message.topic, message.partition) == ORDERS
 
@@ -267,11 +260,11 @@ def test_ready_counts_the_rest_of_one_fetch(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0, 1, 2))
     ledger.put(fetched(3))
     assert lane.ready() == 3
-    take(lane)
+    take_one(lane)
     assert lane.ready() == 2
     take_batch(lane, 2)
     assert lane.ready() == 1
-    take(lane)
+    take_one(lane)
     assert lane.ready() == 0
 
 
@@ -296,7 +289,9 @@ def test_a_batch_spans_several_fetches_up_to_its_size(ledger: Ledger, lane: Lane
     assert lane.ready() == lane.waiting == 0
 
 
-@pytest.mark.parametrize("taken", [take, lambda lane: take_batch(lane, 1)], ids=["take", "batch"])
+@pytest.mark.parametrize(
+    "taken", [take_one, lambda lane: take_batch(lane, 1)], ids=["take", "batch"]
+)
 def test_acked_messages_are_freed(
     ledger: Ledger, lane: Lane, taken: Callable[[Lane], Message | Batch]
 ) -> None:
@@ -318,7 +313,7 @@ def test_each_of_two_lanes_delivers_all_of_a_fetch(ledger: Ledger) -> None:
 
 def test_buffer_usage_counts_held_and_unacked_messages(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0, 1, 2))
-    first = take(lane)
+    first = take_one(lane)
     assert (lane.usage.held, lane.usage.begun) == (3, 1)
     first.ack()
     assert (lane.usage.held, lane.usage.begun) == (2, 0)
@@ -331,10 +326,10 @@ def test_on_fall_is_called_at_acks_at_or_below_the_mark(ledger: Ledger) -> None:
     usage = BufferUsage(9, on_fall=lambda: held.append(usage.held))
     lane = ledger.open_lane(usage)
     ledger.put(fetched(0, 1, 2, 3, 4))
-    take(lane).ack()
+    take_one(lane).ack()
     assert held == []  # the mark is -1
     usage.mark = math.inf
-    take(lane).ack()
+    take_one(lane).ack()
     take_batch(lane, 2).ack()
     ledger.shut()
     assert held == [3, 1, 0]
@@ -394,7 +389,7 @@ def test_a_batch_of_shared_messages_waits_for_the_other_holders(ledger: Ledger, 
 
 def test_acked_messages_have_no_holder(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0, 1))
-    first, second = take(lane), take_batch(lane, 1)
+    first, second = take_one(lane), take_batch(lane, 1)
     assert (first.refcount, second[0].refcount) == (1, 1)
     first.ack()
     second.ack()
@@ -403,7 +398,7 @@ def test_acked_messages_have_no_holder(ledger: Ledger, lane: Lane) -> None:
 
 def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     message.incref(2)
     assert not message.ack()
     assert not message.ack()
@@ -415,7 +410,7 @@ def test_a_shared_message_is_acked_by_its_last_holder(ledger: Ledger, lane: Lane
 
 def test_an_ack_from_an_epoch_that_has_ended_changes_nothing(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     ledger.shut()
     assert not message.ack()
     assert not message.acked
@@ -437,9 +432,9 @@ async def test_async_with_sets_the_source_only_with_names_source() -> None:
         ledger.open_lane(BufferUsage(9, names_source=True)),
     )
     ledger.put(fetched(0, 1))
-    async with take(plain), take_batch(plain, 1):
+    async with take_one(plain), take_batch(plain, 1):
         assert in_hand.get() is None
-    async with take(naming) as message:
+    async with take_one(naming) as message:
         assert in_hand.get() is message
     async with take_batch(naming, 1) as batch:
         assert in_hand.get() is batch
@@ -472,7 +467,7 @@ def test_closed_lane_holds_the_offset_back_until_its_unacked_messages_are_acked(
 ) -> None:
     open_lane(ledger)
     ledger.put(fetched(0, 1))
-    message = take(lane)
+    message = take_one(lane)
     ledger.close_lane(lane)
     for other in take_all(ledger.lanes[-1]):
         other.ack()
@@ -484,7 +479,7 @@ def test_closed_lane_holds_the_offset_back_until_its_unacked_messages_are_acked(
 def test_a_closed_lane_gets_no_later_fetch(ledger: Ledger, lane: Lane) -> None:
     other = open_lane(ledger)
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     ledger.close_lane(lane)
     ledger.put(fetched(1))
     assert lane.waiting == 0
@@ -499,7 +494,7 @@ def test_waiting_messages_of_the_last_closed_lane_are_fetched_again(
     ledger: Ledger, lane: Lane
 ) -> None:
     ledger.put(fetched(0, 1, 2))
-    take(lane).ack()
+    take_one(lane).ack()
     ledger.close_lane(lane)
     assert ledger.safe == 1
     assert ledger.refetch_from is None  # there is no lane
@@ -512,7 +507,7 @@ def test_waiting_messages_of_the_last_closed_lane_are_fetched_again(
 
 def test_records_fetched_without_lanes_are_fetched_again(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     ledger.close_lane(lane)  # it has an unacked message
     assert ledger.put(fetched(1, 2)) == 0
     again = open_lane(ledger)
@@ -536,8 +531,8 @@ def test_last_closed_lane_is_fetched_again_while_another_has_unacked_messages(
 ) -> None:
     other = open_lane(ledger)
     ledger.put(fetched(0, 1))
-    take(lane).ack()
-    begun = take(lane)
+    take_one(lane).ack()
+    begun = take_one(lane)
     ledger.close_lane(lane)
     ledger.close_lane(other)  # it has delivered nothing
     begun.ack()
@@ -551,7 +546,7 @@ def test_last_closed_lane_is_fetched_again_while_another_has_unacked_messages(
 
 def test_a_drain_drops_the_waiting_messages(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0, 1, 2))
-    message = take(lane)
+    message = take_one(lane)
     assert not ledger.is_draining
     ledger.drain()
     assert ledger.is_draining
@@ -567,7 +562,7 @@ def test_a_drain_drops_all_waiting_fetches(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
     ledger.put(fetched(1))
     ledger.put(fetched(2))
-    take(lane).ack()
+    take_one(lane).ack()
     ledger.drain()
     assert lane.waiting == lane.ready() == 0
     assert ledger.safe == 1
@@ -580,7 +575,7 @@ def test_a_drain_goes_back_to_the_first_message_that_a_lane_has_not_delivered(
     ledger.put(fetched(0, 1, 2))
     for message in take_all(fast):
         message.ack()
-    take(slow).ack()
+    take_one(slow).ack()
     ledger.drain()
     assert ledger.safe == 1
 
@@ -601,7 +596,7 @@ def test_a_drain_ends_when_no_lane_has_unacked_messages(
 ) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
     ledger.put(fetched(0))
-    mine, theirs = take(one), take(other)
+    mine, theirs = take_one(one), take_one(other)
     ledger.drain()
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
@@ -614,11 +609,11 @@ def test_a_drain_ends_when_no_lane_has_unacked_messages(
 def test_later_acks_of_one_lane_do_not_count_for_another(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
     ledger.put(fetched(0, 1))
-    mine, theirs = take(one), take(other)
+    mine, theirs = take_one(one), take_one(other)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
     mine.ack()
-    take(one).ack()
+    take_one(one).ack()
     assert not ends
     theirs.ack()
     assert ends == ["empty"]
@@ -626,7 +621,7 @@ def test_later_acks_of_one_lane_do_not_count_for_another(ledger: Ledger) -> None
 
 def test_a_drain_waits_for_a_closed_lane_too(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     ledger.close_lane(lane)
     ledger.drain()
     ends: list[str] = []
@@ -645,7 +640,7 @@ def test_when_empty_calls_at_once_without_unacked_messages(ledger: Ledger, lane:
 
 def test_when_empty_calls_at_the_end_of_the_epoch(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    take(lane)
+    take_one(lane)
     ends: list[str] = []
     ledger.when_empty(lambda: ends.append("empty"))
     ledger.shut()
@@ -654,7 +649,7 @@ def test_when_empty_calls_at_the_end_of_the_epoch(ledger: Ledger, lane: Lane) ->
 
 def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    take(lane).ack()
+    take_one(lane).ack()
     ledger.shut()
     assert ledger.due is None
 
@@ -662,7 +657,7 @@ def test_a_shut_ledger_is_not_due(ledger: Ledger, lane: Lane) -> None:
 def test_a_shut_ledger_leaves_no_count_in_any_channel(ledger: Ledger) -> None:
     lanes = [open_lane(ledger) for _ in range(3)]
     ledger.put(fetched(0, 1))
-    messages = [take(lane) for lane in lanes]
+    messages = [take_one(lane) for lane in lanes]
     ledger.close_lane(lanes[0])
     ledger.shut()
     assert [(lane.usage.held, lane.usage.begun) for lane in lanes] == [(0, 0)] * 3
@@ -672,7 +667,7 @@ def test_a_shut_ledger_leaves_no_count_in_any_channel(ledger: Ledger) -> None:
 
 def test_a_cancelled_when_empty_makes_no_call(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
-    message = take(lane)
+    message = take_one(lane)
     ends: list[str] = []
     leave = ledger.when_empty(lambda: ends.append("empty"))
     ledger.when_empty(lambda: ends.append("still waiting"))
@@ -760,7 +755,7 @@ def test_oldest_begun_is_the_least_over_the_lanes(ledger: Ledger) -> None:
 def test_waiting_is_the_sum_over_the_lanes(ledger: Ledger) -> None:
     one, other = open_lane(ledger), open_lane(ledger)
     ledger.put(fetched(0, 1, 2))
-    take(one)
+    take_one(one)
     assert (ledger.waiting, one.waiting, other.waiting) == (5, 2, 3)
 
 
@@ -769,9 +764,9 @@ def test_acked_is_the_sum_over_open_and_closed_lanes(ledger: Ledger) -> None:
     ledger.put(fetched(0, 1))
     assert ledger.acked == ledger.newly_acked() == 0
     for lane in lanes:
-        take(lane).ack()
+        take_one(lane).ack()
     assert (ledger.acked, ledger.newly_acked()) == (3, 3)
-    left = take(lanes[0])
+    left = take_one(lanes[0])
     ledger.close_lane(lanes[0])  # it has an unacked message
     ledger.close_lane(lanes[1])  # it has none
     assert (ledger.acked, ledger.newly_acked()) == (3, 0)
@@ -821,7 +816,7 @@ def test_lane_that_is_closed_or_shut_is_gone_for_its_channel(ledger: Ledger) -> 
 def test_ledger_is_idle_if_no_message_waits_or_is_unacked(ledger: Ledger, lane: Lane) -> None:
     ledger.put(fetched(0))
     assert not ledger.is_idle
-    message = take(lane)
+    message = take_one(lane)
     assert not ledger.is_idle
     message.ack()
     assert ledger.is_idle

@@ -149,10 +149,9 @@ class Member:
 
 
 @attrs.define(eq=False)
-class Sender:
-    """A producer and a record of its outcomes."""
+class Sent:
+    """A record of the outcomes that a producer's client reports."""
 
-    client: ProducerClient
     outcomes: dict[Outgoing, Outcome] = attrs.field(factory=dict)
     changed: trio.Event = attrs.field(factory=trio.Event)
 
@@ -163,10 +162,19 @@ class Sender:
         self.changed.set()
         self.changed = trio.Event()
 
-    async def reported(self, batch: Sequence[Outgoing]) -> list[Outcome]:
-        while not all(outgoing in self.outcomes for outgoing in batch):
-            await self.changed.wait()
+    async def reported(self, batch: Sequence[Outgoing], within: float = 30.0) -> list[Outcome]:
+        """Wait for the outcomes of the messages, and return them."""
+        with trio.fail_after(within):
+            while not all(outgoing in self.outcomes for outgoing in batch):
+                await self.changed.wait()
         return [self.outcomes[outgoing] for outgoing in batch]
+
+
+@attrs.define(eq=False)
+class Sender(Sent):
+    """A producer and a record of its outcomes."""
+
+    client: ProducerClient = attrs.field(kw_only=True)
 
     async def send(self, batch: Sequence[Outgoing]) -> list[Outcome]:
         """Send the messages and return their outcomes."""
@@ -257,7 +265,7 @@ class Rig:
     @asynccontextmanager
     async def sender(self, **settings: object) -> AsyncIterator[Sender]:
         client = self.driver.producer(attrs.evolve(SETTINGS, **settings))
-        sender = Sender(client)
+        sender = Sender(client=client)
         await client.open(sender.report)
         try:
             async with trio.open_nursery() as nursery:

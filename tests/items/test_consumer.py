@@ -15,13 +15,13 @@ from tests.apps import nothing_comes, take
 from tests.items.fetched import Fetched
 from tests.lanes import NEVER, Place
 from tests.museum.members import Commits, Member, member, send
+from tests.records import offsets
 from tests.scripted import Function, replace, scripted
 from transport import (
     TP,
     App,
     ClientClosed,
     Consumer,
-    Message,
     NotAssigned,
     RoundRobin,
     StuckCase,
@@ -30,10 +30,6 @@ from transport import (
 
 THREE = (b"0", b"1", b"2")
 FLAT: Any = {"flatten_subgroups": True}
-
-
-def offsets(messages: list[Message]) -> list[int]:
-    return [message.offset for message in messages]
 
 
 def app_with(consumer: type[Consumer]) -> type[App]:

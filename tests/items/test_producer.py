@@ -11,6 +11,7 @@ import trio
 
 from tests.apps import take
 from tests.lanes import Place, wait_for_threads
+from tests.records import soon
 from tests.scripted import Function, replace, scripted
 from transport import (
     TP,
@@ -19,10 +20,8 @@ from transport import (
     BufferFull,
     Delivery,
     Fenced,
-    FutureMessage,
     Message,
     MessageTooLarge,
-    PendingMessage,
     RecordMetadata,
     TransactionAborted,
 )
@@ -77,10 +76,6 @@ async def test_send(place: Place) -> None:
     assert written == [first.outcome] * 3
     assert written[0].tp == TP(place.name, 1)
     assert (written[0].offset, written[0].timestamp) == (0, 1.5)
-
-
-def soon(topic: str, value: bytes) -> FutureMessage:
-    return FutureMessage(PendingMessage(topic=topic, value=value, partition=0))
 
 
 async def test_send_soon_buffer(place: Place) -> None:

@@ -14,6 +14,7 @@ from tests.apps import app_on, broker_with, committed, take
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.producing.held_back import HeldBack, app_with
+from tests.records import soon
 from tests.scripted import hangs, replace
 from transport import (
     TP,
@@ -41,10 +42,6 @@ def all_of(broker: MemoryBroker, tp: TP) -> list[tuple[object, ...]]:
         (record.key, record.value, record.timestamp, list(record.headers))
         for record in broker.log(tp).read(0, 1 << 20).records
     ]
-
-
-def soon(topic: str = "orders", value: bytes = b"v") -> FutureMessage:
-    return FutureMessage(PendingMessage(topic=topic, value=value, partition=0))
 
 
 async def in_thread(call: Callable[[], object]) -> None:

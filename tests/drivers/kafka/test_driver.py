@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -21,11 +21,12 @@ from kafka.consumer.fetcher import Fetcher, FetchSessionHandler
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 
+from tests.drivers.rig import Sent, outgoing
 from tests.kafka import cluster
 from tests.kafka.cluster import Broker, describe_group
 from tests.records import read
 from transport.drivers import driver_for
-from transport.drivers.base import Driver, Outcome, Outgoing, Rebalance, RebalanceKind
+from transport.drivers.base import Driver, Outgoing, Rebalance, RebalanceKind
 from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
 from transport.drivers.kafka.consumer import TURN
 from transport.drivers.settings import ClientSettings
@@ -61,29 +62,6 @@ SETTINGS = ClientSettings(
     connect_timeout=3.0,
 )
 MakeTopic = Callable[..., str]
-
-
-@attrs.define(eq=False)
-class Sent:
-    outcomes: dict[Outgoing, Outcome] = attrs.field(factory=dict)
-    changed: trio.Event = attrs.field(factory=trio.Event)
-
-    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
-        for outgoing, outcome in reports:
-            assert outgoing not in self.outcomes
-            self.outcomes[outgoing] = outcome
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def of(self, batch: Sequence[Outgoing], within: float = 10.0) -> list[Outcome]:
-        with trio.fail_after(within):
-            while not self.outcomes.keys() >= set(batch):
-                await self.changed.wait()
-        return [self.outcomes[outgoing] for outgoing in batch]
-
-
-def message(topic: str, partition: int | None = 0, value: bytes = b"v") -> Outgoing:
-    return Outgoing(topic, partition, None, value, (), None)
 
 
 @contextlib.asynccontextmanager
@@ -136,10 +114,10 @@ async def release_all(client: KafkaConsumerClient, told: list[Rebalance] | None 
 
 async def fill(bootstrap: str, topic: str, count: int, partitions: int = 1) -> None:
     async with producing(bootstrap) as (client, sent):
-        batch = [message(topic, n % partitions, b"%d" % n) for n in range(count)]
+        batch = [outgoing(topic, partition=n % partitions, value=b"%d" % n) for n in range(count)]
         await client.partition_count(topic, 5.0)
         await client.send(batch)
-        for outcome in await sent.of(batch):
+        for outcome in await sent.reported(batch):
             assert isinstance(outcome, RecordMetadata)
 
 
@@ -253,9 +231,9 @@ async def test_wrong_login_or_missing_right_is_authorization_failed(
                 await consumer.subscribe(["t"])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(producer.keep_deadlines)
-                batch = [message("t")]
+                batch = [outgoing("t", partition=0)]
                 await producer.send(batch)
-                (outcome,) = await sent.of(batch)
+                (outcome,) = await sent.reported(batch)
                 nursery.cancel_scope.cancel()
             assert isinstance(outcome, RecordMetadata if may else AuthorizationFailed)
             await producer.close(3.0)
@@ -300,7 +278,7 @@ async def test_ended_clients_leave_no_threads_and_sockets(
         with pytest.raises(ClientClosed):
             await call()
     with pytest.raises(ClientClosed):
-        await producer.send([message(topic)])
+        await producer.send([outgoing(topic, partition=0)])
 
 
 async def test_closed_member_leaves_group_and_killed_member_does_not(
@@ -622,9 +600,9 @@ async def test_calls_end_in_time_while_broker_is_frozen(
                 await client.commit({TP("t", 0): 1}, 1.0)
             assert trio.current_time() - before < 1.5
 
-            batch = [message("t") for _ in range(10)]
+            batch = [outgoing("t", partition=0) for _ in range(10)]
             await producer.send(batch)
-            outcomes = await sent.of(batch, within=4.0)
+            outcomes = await sent.reported(batch, within=4.0)
             assert [type(outcome) for outcome in outcomes] == [DeliveryTimeout] * 10
 
             before = trio.current_time()
@@ -632,16 +610,16 @@ async def test_calls_end_in_time_while_broker_is_frozen(
             assert trio.current_time() - before < 1.7
         kafka_broker.thaw()
         # The client with those messages was discarded. Another one takes its place.
-        late = [message("t")]
+        late = [outgoing("t", partition=0)]
         await producer.send(late)
-        assert [type(outcome) for outcome in await sent.of(late)] == [RecordMetadata]
+        assert [type(outcome) for outcome in await sent.reported(late)] == [RecordMetadata]
         kafka_broker.freeze()
-        lost = [message("t")]
+        lost = [outgoing("t", partition=0)]
         await producer.send(lost)
         before = trio.current_time()
         await producer.close(1.0)
         assert trio.current_time() - before < 1.5
-        assert [type(outcome) for outcome in await sent.of(lost)] == [ClientClosed]
+        assert [type(outcome) for outcome in await sent.reported(lost)] == [ClientClosed]
         kafka_broker.thaw()
 
 
@@ -809,11 +787,13 @@ async def test_clients_continue_after_broker_restart(kafka_broker: Broker) -> No
             nursery.start_soon(release_all, client)
             await located(client, "t", 1)
             await trio.to_thread.run_sync(kafka_broker.kill)
-            batch = [message("t") for _ in range(10)]
+            batch = [outgoing("t", partition=0) for _ in range(10)]
             await producer.partition_count("t", 1.0)  # still known
             await producer.send(batch)
             await trio.to_thread.run_sync(kafka_broker.start)
-            assert all(isinstance(o, RecordMetadata) for o in await sent.of(batch, within=20.0))
+            assert all(
+                isinstance(o, RecordMetadata) for o in await sent.reported(batch, within=20.0)
+            )
             with trio.fail_after(20.0):
                 offsets = await take(client, 10)
             assert offsets == {TP("t", 0): list(range(10))}
@@ -851,14 +831,14 @@ async def test_message_refused_by_client_fails_alone(
     async with producing(kafka_bootstrap, max_request_size=10_000) as (client, sent):
         await client.partition_count(topic, 5.0)
         batch = [
-            message(topic, 0),
-            message(topic, 0, b"x" * 20_000),
-            message(topic, 99),
+            outgoing(topic, partition=0),
+            outgoing(topic, partition=0, value=b"x" * 20_000),
+            outgoing(topic, partition=99),
             Outgoing(topic, 1, None, None, (), None),
-            message(topic, None),
+            outgoing(topic, partition=None),
         ]
         await client.send(batch)
-        ok, large, nowhere, empty, anywhere = await sent.of(batch)
+        ok, large, nowhere, empty, anywhere = await sent.reported(batch)
     assert isinstance(ok, RecordMetadata)
     assert isinstance(large, MessageTooLarge)
     assert isinstance(nowhere, TransportError)
@@ -871,12 +851,12 @@ async def test_split_batch_loses_no_message(kafka_bootstrap: str, kafka_topic: M
     topic = kafka_topic(partitions=1, max_message_bytes="2000")
     async with producing(kafka_bootstrap, linger=0.2) as (client, sent):
         await client.partition_count(topic, 5.0)
-        batch = [message(topic, 0, b"%03d" % n * 50) for n in range(100)]
-        large = message(topic, 0, b"x" * 5000)
+        batch = [outgoing(topic, partition=0, value=b"%03d" % n * 50) for n in range(100)]
+        large = outgoing(topic, partition=0, value=b"x" * 5000)
         await client.send([*batch[:50], large, *batch[50:]])
-        outcomes = await sent.of(batch)
+        outcomes = await sent.reported(batch)
         assert sorted(o.offset for o in outcomes if isinstance(o, RecordMetadata)) == [*range(100)]
-        assert [type(o) for o in await sent.of([large])] == [MessageTooLarge]
+        assert [type(o) for o in await sent.reported([large])] == [MessageTooLarge]
 
 
 @pytest.mark.parametrize("acks", [0, 1, "all"])
@@ -886,9 +866,9 @@ async def test_offsets_are_returned_unless_acks_is_0(
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, acks=acks) as (client, sent):
         await client.partition_count(topic, 5.0)
-        batch = [message(topic) for _ in range(3)]
+        batch = [outgoing(topic, partition=0) for _ in range(3)]
         await client.send(batch)
-        offsets = [o.offset for o in await sent.of(batch) if isinstance(o, RecordMetadata)]
+        offsets = [o.offset for o in await sent.reported(batch) if isinstance(o, RecordMetadata)]
     assert offsets == ([-1, -1, -1] if acks == 0 else [0, 1, 2])
 
 
@@ -898,19 +878,19 @@ async def test_messages_of_cancelled_send_are_sent(
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap) as (client, sent):
         await client.partition_count(topic, 5.0)
-        batch = [message(topic) for _ in range(3)]
+        batch = [outgoing(topic, partition=0) for _ in range(3)]
         with trio.CancelScope() as scope:
             scope.cancel()
             await client.send(batch)
         assert scope.cancelled_caught
-        assert all(isinstance(outcome, RecordMetadata) for outcome in await sent.of(batch))
+        assert all(isinstance(outcome, RecordMetadata) for outcome in await sent.reported(batch))
 
 
 async def test_close_sends_lingering_messages(kafka_bootstrap: str, kafka_topic: MakeTopic) -> None:
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
         await client.partition_count(topic, 5.0)
-        batch = [message(topic) for _ in range(3)]
+        batch = [outgoing(topic, partition=0) for _ in range(3)]
         await client.send(batch)
         with trio.fail_after(2.0):
             await client.close(5.0)
@@ -921,7 +901,7 @@ async def test_kill_fails_lingering_messages(kafka_bootstrap: str, kafka_topic: 
     topic = kafka_topic(partitions=1)
     async with producing(kafka_bootstrap, linger=5.0, delivery_timeout=30.0) as (client, sent):
         await client.partition_count(topic, 5.0)
-        batch = [message(topic) for _ in range(3)]
+        batch = [outgoing(topic, partition=0) for _ in range(3)]
         await client.send(batch)
         await client.kill()
         assert all(isinstance(sent.outcomes[each], ClientClosed) for each in batch)
@@ -951,20 +931,20 @@ async def test_message_that_expires_in_client_fails_alone(
     settings = {"delivery_timeout": 6.0, "request_timeout": 1.0}
     async with producing(kafka_broker.bootstrap, **settings) as (client, sent):
         await client.create_topic("t", 1, 1, {}, 10.0)
-        first = [message("t")]
+        first = [outgoing("t", partition=0)]
         await client.send(first)
-        assert isinstance((await sent.of(first))[0], RecordMetadata)
+        assert isinstance((await sent.reported(first))[0], RecordMetadata)
         for _ in range(2):
             kafka_broker.freeze()
-            late = [message("t")]
+            late = [outgoing("t", partition=0)]
             await client.send(late)
-            (outcome,) = await sent.of(late, within=30.0)
+            (outcome,) = await sent.reported(late, within=30.0)
             kafka_broker.thaw()
             assert isinstance(outcome, DeliveryTimeout)
             assert "Expiring" in str(outcome)  # the client's error, and not the driver's
-            batch = [message("t")]
+            batch = [outgoing("t", partition=0)]
             await client.send(batch)
-            (outcome,) = await sent.of(batch, within=30.0)
+            (outcome,) = await sent.reported(batch, within=30.0)
             assert isinstance(outcome, RecordMetadata), outcome
 
 
@@ -990,9 +970,9 @@ async def test_request_of_transaction_survives_failed_connection(
         for _ in range(2):
             await client.begin()
             broken.append(True)
-            batch = [message(settings["transactional_id"])]
+            batch = [outgoing(settings["transactional_id"], partition=0)]
             await client.send(batch)
-            (outcome,) = await sent.of(batch, within=30.0)
+            (outcome,) = await sent.reported(batch, within=30.0)
             assert isinstance(outcome, RecordMetadata), outcome
             await client.commit(10.0)
             assert not broken
@@ -1014,7 +994,7 @@ async def test_later_client_does_not_take_id_from_new_owner(
                 with pytest.raises(Fenced, match="another producer has taken over"):
                     await old.begin()
             await new.begin()
-            batch = [message(settings["transactional_id"])]
+            batch = [outgoing(settings["transactional_id"], partition=0)]
             await new.send(batch)
-            assert isinstance((await sent.of(batch))[0], RecordMetadata)
+            assert isinstance((await sent.reported(batch))[0], RecordMetadata)
             await new.commit(10.0)

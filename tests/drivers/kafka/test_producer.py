@@ -28,7 +28,8 @@ from kafka.producer.transaction_manager import InitProducerIdHandler, Transactio
 from kafka.protocol.producer import ProduceRequest
 from kafka.record.memory_records import MemoryRecordsBuilder
 
-from transport.drivers.base import Outcome, Outgoing
+from tests.drivers.rig import Sent, outgoing
+from transport.drivers.base import Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
 from transport.drivers.kafka.appending import FilledBatch, Part
 from transport.drivers.kafka.records.compiled_code import compiled_code
@@ -39,8 +40,8 @@ from transport.errors import AuthorizationFailed, ClientClosed, TransactionAbort
 from transport.types import RecordMetadata
 
 
-def message(value: bytes, topic: str = "t") -> Outgoing:
-    return Outgoing(topic, 0, None, value, (), None)
+def message(value: bytes) -> Outgoing:
+    return outgoing("t", partition=0, value=value)
 
 
 class Metadata:
@@ -178,25 +179,6 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Metadata:
     return Client.metadata
 
 
-@attrs.define
-class Sent:
-    outcomes: dict[bytes | None, Outcome] = attrs.field(factory=dict)
-    changed: trio.Event = attrs.field(factory=trio.Event)
-
-    def report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
-        for each, outcome in reports:
-            assert each.value not in self.outcomes
-            self.outcomes[each.value] = outcome
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def of(self, value: bytes) -> Outcome:
-        with trio.fail_after(10):
-            while value not in self.outcomes:
-                await self.changed.wait()
-        return self.outcomes[value]
-
-
 @contextlib.asynccontextmanager
 async def producing(**settings: Any) -> AsyncIterator[tuple[KafkaProducerClient, Sent]]:
     client = KafkaDriver(["127.0.0.1:1"]).producer(ClientSettings(**settings))
@@ -232,7 +214,8 @@ async def test_message_sent_during_abort_is_not_in_next_transaction(
     async with producing(**settings) as (client, sent), trio.open_nursery() as nursery:
         await client.begin()
         metadata.held.clear()
-        nursery.start_soon(client.send, [message(b"aborted")])
+        aborted, after = message(b"aborted"), message(b"next")
+        nursery.start_soon(client.send, [aborted])
         await trio.to_thread.run_sync(metadata.asked.wait, 10)
         nursery.start_soon(client.abort, 5.0)
         await trio.testing.wait_all_tasks_blocked()
@@ -240,11 +223,11 @@ async def test_message_sent_during_abort_is_not_in_next_transaction(
         while client._sending.current is not None:
             await trio.testing.wait_all_tasks_blocked(0.01)
         await client.begin()
-        await client.send([message(b"next")])
+        await client.send([after])
         metadata.topics.add("t")
         there.set()
-        assert isinstance(await sent.of(b"next"), RecordMetadata)
-        assert isinstance(await sent.of(b"aborted"), TransactionAborted)
+        outcomes = await sent.reported([after, aborted])
+        assert [type(outcome) for outcome in outcomes] == [RecordMetadata, TransactionAborted]
         assert [client.sent for client in Client.made] == [[b"next"]]
 
 
@@ -262,8 +245,9 @@ async def test_message_that_waits_for_topic_survives_discarded_client(
 
     looking_up(monkeypatch, look)
     async with producing() as (client, sent):
-        await client.send([message(b"1")])
-        assert isinstance(await sent.of(b"1"), RecordMetadata)
+        batch = [message(b"1")]
+        await client.send(batch)
+        assert isinstance((await sent.reported(batch))[0], RecordMetadata)
 
 
 async def test_topic_removed_during_lookup_is_waited_for(
@@ -273,8 +257,9 @@ async def test_topic_removed_during_lookup_is_waited_for(
     async with producing() as (client, sent):
         metadata.topics.add("t")
         metadata.is_swapped = True
-        await client.send([message(b"1")])
-        assert isinstance(await sent.of(b"1"), RecordMetadata)
+        batch = [message(b"1")]
+        await client.send(batch)
+        assert isinstance((await sent.reported(batch))[0], RecordMetadata)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +280,7 @@ async def test_few_messages_are_appended_on_thread_of_trio(
     async with producing(**settings) as (client, sent):
         messages = [message(b"%d" % n + b"." * size) for n in range(count)]
         await client.send(messages)
-        await sent.of(messages[-1].value or b"")
-        assert len(sent.outcomes) == count
+        await sent.reported(messages)
         assert (Client.made[0].threads[0] is threading.current_thread()) is here
 
 
@@ -309,10 +293,11 @@ async def test_messages_keep_their_order_while_the_sending_thread_is_at_work(
         first = [message(b"%d" % n) for n in range(2000)]
         nursery.start_soon(client.send, first)
         await trio.to_thread.run_sync(metadata.asked.wait, 10)
-        nursery.start_soon(client.send, [message(b"later")])
+        later = message(b"later")
+        nursery.start_soon(client.send, [later])
         await trio.testing.wait_all_tasks_blocked()
         metadata.held.set()
-        await sent.of(b"later")
+        await sent.reported([later])
         assert Client.made[0].sent == [*(each.value for each in first), b"later"]
 
 
@@ -321,8 +306,9 @@ async def test_record_codec_setting_chooses_encoder(metadata: Metadata, codec: s
     compiled = codec == "auto" and compiled_code()[0] is not None
     metadata.topics.add("t")
     async with producing(record_codec=codec) as (client, sent):
-        await client.send([message(b"1")])
-        await sent.of(b"1")
+        batch = [message(b"1")]
+        await client.send(batch)
+        await sent.reported(batch)
         assert Client.made[0].compiled == [compiled]
 
 

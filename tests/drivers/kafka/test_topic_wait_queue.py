@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.drivers.rig import outgoing
 from tests.nurseries.clock import jumping
 from transport import BrokerUnavailable, DeliveryFailed, DeliveryTimeout, UnknownTopic
 from transport.drivers.base import Outcome, Outgoing
@@ -17,10 +18,6 @@ from transport.drivers.kafka.topic_wait_queue import TopicWaitQueue
 from transport.errors import ClientClosed, TransactionAborted
 
 PATIENCE, DEADLINE = 10.0, 120.0
-
-
-def message(topic: str, value: bytes) -> Outgoing:
-    return Outgoing(topic, 0, None, value, (), None)
 
 
 @attrs.define
@@ -82,7 +79,7 @@ async def test_unexpected_error_fails_one_topic_only() -> None:
 
     rig.absent.look_up = break_down
     async with at_work(rig) as absent:
-        absent.add([message("bad", b"1"), message("good", b"2")], DEADLINE)
+        absent.add([outgoing("bad", value=b"1"), outgoing("good", value=b"2")], DEADLINE)
         await trio.sleep(DEADLINE)
     ((value, outcome, _),) = rig.failed
     assert value == b"1"
@@ -95,7 +92,10 @@ async def test_unexpected_error_fails_one_topic_only() -> None:
 async def test_messages_leave_queue_once_their_topic_exists() -> None:
     rig = Rig({"a": 3.0, "b": 0.0})
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1"), message("b", b"2"), message("a", b"3")], DEADLINE)
+        absent.add(
+            [outgoing("a", value=b"1"), outgoing("b", value=b"2"), outgoing("a", value=b"3")],
+            DEADLINE,
+        )
         await trio.sleep(DEADLINE)
     assert rig.taken == [(b"2", 1.0), (b"1", 4.0), (b"3", 4.0)]
     assert not absent.topics
@@ -105,7 +105,7 @@ async def test_messages_leave_queue_once_their_topic_exists() -> None:
 async def test_messages_of_missing_topic_fail_after_patience() -> None:
     rig = Rig({"b": 0.0})
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1"), message("b", b"2")], DEADLINE)
+        absent.add([outgoing("a", value=b"1"), outgoing("b", value=b"2")], DEADLINE)
         await trio.sleep(DEADLINE)
     assert rig.taken == [(b"2", 1.0)]
     ((value, outcome, at),) = rig.failed
@@ -119,8 +119,8 @@ async def test_deadline_before_end_of_patience_fails_one_message() -> None:
     """A broker that has just started may not know its topics yet."""
     rig = Rig({"a": 5.0})
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1")], 4.0)
-        absent.add([message("a", b"2")], 6.0)
+        absent.add([outgoing("a", value=b"1")], 4.0)
+        absent.add([outgoing("a", value=b"2")], 6.0)
         await trio.sleep(DEADLINE)
     ((value, outcome, at),) = rig.failed
     assert (value, at) == (b"1", 4.0)
@@ -133,10 +133,10 @@ async def test_deadline_before_end_of_patience_fails_one_message() -> None:
 async def test_later_message_stays_behind_earlier_one() -> None:
     rig = Rig({"a": 2.0}, bounces=1)
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1")], DEADLINE)
+        absent.add([outgoing("a", value=b"1")], DEADLINE)
         await trio.sleep(2.5)  # the client is taking the message, and will add it again
         assert "a" in absent.topics
-        absent.add([message("a", b"2")], DEADLINE + 2.5)
+        absent.add([outgoing("a", value=b"2")], DEADLINE + 2.5)
         await trio.sleep(DEADLINE)
     assert [value for value, _ in rig.taken] == [b"1", b"2"]
 
@@ -147,7 +147,7 @@ async def test_queue_empties_faster_than_messages_arrive() -> None:
     values = [b"%d" % number for number in range(1000)]
     async with at_work(rig) as absent:
         for value in values:
-            absent.add([message("a", value)], trio.current_time() + DEADLINE)
+            absent.add([outgoing("a", value=value)], trio.current_time() + DEADLINE)
             await trio.sleep(0.02)
         await trio.sleep(1.0)
         assert not absent.topics
@@ -158,9 +158,9 @@ async def test_queue_empties_faster_than_messages_arrive() -> None:
 async def test_queue_waits_for_broker_until_deadline() -> None:
     rig = Rig({"a": 0.0}, broker_from=DEADLINE + 1)
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1")], DEADLINE)
+        absent.add([outgoing("a", value=b"1")], DEADLINE)
         await trio.sleep(5.0)
-        absent.add([message("a", b"2")], DEADLINE + 5)
+        absent.add([outgoing("a", value=b"2")], DEADLINE + 5)
         await trio.sleep(2 * DEADLINE)
     ((value, outcome, at),) = rig.failed
     assert value == b"1"
@@ -173,7 +173,7 @@ async def test_queue_waits_for_broker_until_deadline() -> None:
 async def test_abort_leaves_no_message_for_next_transaction() -> None:
     rig = Rig({"a": 3.0})
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1")], DEADLINE)
+        absent.add([outgoing("a", value=b"1")], DEADLINE)
         await trio.testing.wait_all_tasks_blocked()
         absent.fail(TransactionAborted("it was aborted"))
         await trio.sleep(DEADLINE)
@@ -185,7 +185,7 @@ async def test_abort_leaves_no_message_for_next_transaction() -> None:
 async def test_messages_left_after_cancellation_can_be_failed() -> None:
     rig = Rig()
     async with at_work(rig) as absent:
-        absent.add([message("a", b"1"), message("a", b"2")], DEADLINE)
+        absent.add([outgoing("a", value=b"1"), outgoing("a", value=b"2")], DEADLINE)
         await trio.testing.wait_all_tasks_blocked()
     absent.fail(ClientClosed("it was closed"))
     assert [value for value, _, _ in rig.failed] == [b"1", b"2"]
@@ -214,7 +214,7 @@ async def test_adding_a_message_does_not_scan_the_queue(comes: str) -> None:
     count = 5000
     for number in range(count):
         deadline = Counted(number if comes == "in order" else count - number)
-        rig.absent.add([message("a", b"%d" % number)], deadline)
+        rig.absent.add([outgoing("a", value=b"%d" % number)], deadline)
     assert Counted.compared < 60 * count
     rig.absent.fail(ClientClosed("it was closed"))
     failed = [int(value or b"") for value, _, _ in rig.failed]

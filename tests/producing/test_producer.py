@@ -389,6 +389,37 @@ async def test_loop_over_one_known_outcome_lets_other_tasks_run() -> None:
 
 
 @jumping
+async def test_messages_reach_the_client_during_a_loop_of_many_sends() -> None:
+    client = HeldBack(takes_now=True)
+    async with app_with(client) as app:
+        for _ in range(600):
+            await app.topic("orders").send(value=b"v")
+        assert client.taken
+        await wait_all_tasks_blocked()
+        client.end(600)
+
+
+@jumping
+async def test_messages_that_have_waited_for_2_ms_reach_the_client_during_the_next_sends() -> None:
+    client = HeldBack(takes_now=True)
+    async with app_with(client) as app:
+        orders = app.topic("orders")
+        await orders.send(value=b"first")  # waits, because the partitions are not known yet
+        await wait_all_tasks_blocked()
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        await orders.send(value=b"second")
+        await orders.send(value=b"third")
+        assert client.values == [b"first"]
+        for value in (b"fourth", b"fifth"):  # in trio's random order, two sends let all tasks run
+            clock.jump(0.002)  # as work of the program between two sends
+            await orders.send(value=value)
+        assert client.values[:3] == [b"first", b"second", b"third"]
+        await wait_all_tasks_blocked()
+        client.end(5)
+
+
+@jumping
 async def test_an_unseen_failure_is_raised_when_the_app_closes() -> None:
     client = HeldBack()
     with pytest.RaisesGroup(

@@ -18,8 +18,9 @@ from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.written import Outcomes
 from transport.producing.delivery import Delivery, Failures
 
-# At every Nth message, `send` and awaiting a known outcome let other tasks run.
-_TURN = 64
+# At every Nth message, `send` and awaiting a known outcome let other tasks run. With N = 64, each
+# message takes 3 us more of CPU, and with 1 kB 4 us: the client appends smaller parts.
+_TURN = 256
 
 
 class InFlight:

@@ -50,6 +50,9 @@ _OVERHEAD = 70
 # Seconds until a send asks the client again for a topic's number of partitions. The client itself
 # refreshes the number within `metadata_max_age`.
 _TRUST = 1.0
+# Seconds for which a message waits in the queue while its sender runs on. Then `send` lets the
+# producer's task run.
+_TURN_TIME = 0.002
 _UNKNOWN = (0, float("-inf"))
 
 
@@ -102,6 +105,7 @@ class Producer(Service):
         self._most_size = min(self.max_request_size, settings.send_buffer_bytes)
         self._queue: list[Outgoing] = []
         self._filled = trio.Event()
+        self._turn_ends = 0.0  # by trio's clock; then a send lets other tasks run
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: their number, valid until
         self._now: Callable[[], float] = lambda: 0.0  # trio's clock, also outside of trio
         self._topic_ids: dict[str, object] = {}
@@ -195,8 +199,9 @@ class Producer(Service):
     ) -> Delivery:
         """Wait for room, accept a message and return its delivery.
 
-        Each call checks for cancellation. It is a full checkpoint at every Nth message, and
-        whenever it has to wait. Cancelled: the message was not accepted.
+        Each call checks for cancellation. It is a full checkpoint at every Nth message, whenever it
+        has to wait, and if an earlier message has waited for 2 ms for the producer's task.
+        Cancelled: the message was not accepted.
 
         Args:
             partition: None: the key decides (see `key_partition`). Without a key, the client
@@ -256,9 +261,10 @@ class Producer(Service):
 
         Raises what `send` raises, except for errors about the topic's metadata.
         """
+        now = self._now()
         if count is None:
             count, until = self._partitions.get(message.topic, _UNKNOWN)
-            if self._now() >= until:
+            if now >= until:
                 return None
         self._prepare(message, count)
         # As `_accept`, without its call, because this runs for each message.
@@ -272,6 +278,10 @@ class Producer(Service):
             return None
         if not self._queue:
             self._filled.set()
+            self._turn_ends = now + _TURN_TIME
+        elif now >= self._turn_ends:
+            self._turn_ends = now + _TURN_TIME
+            message.gives_way = True
         self._queue.append(message)
         return message
 

@@ -67,7 +67,7 @@ QUICK = 0.25
 MOMENT = 0.25
 # The most messages (with and without compiled code), and the most bytes of their keys and values,
 # that are appended on trio's thread. That takes 1 ms at most, and 3 ms without compiled code.
-_FEW, _FEW_WITHOUT, _SMALL = 1024, 256, 256 << 10
+_FEW, _FEW_WITHOUT, _SMALL = 1024, 256, 512 << 10
 
 Taken: TypeAlias = Callable[
     [HandedBatch, list[Run], Sequence[tuple[Outgoing, Outcome]], Sequence[Outgoing]], None

@@ -28,6 +28,7 @@ from transport.errors import (
     Fenced,
     PartitionGone,
     RebalanceInProgress,
+    TopicReplaced,
     TransportError,
 )
 from transport.message import Message
@@ -69,6 +70,7 @@ class Rig:
     assignment: Assignment = attrs.field(factory=Assignment)
     can_join: bool = True
     holds: bool = False
+    changes: list[bool] = attrs.field(factory=list)  # of `holds`, one for each call
     committer: Committer = attrs.field(init=False)
     messages: dict[TP, list[Message]] = attrs.field(factory=dict)
 
@@ -96,6 +98,7 @@ class Rig:
 
     def hold(self, holds: bool) -> None:
         self.holds = holds
+        self.changes.append(holds)
 
     def lose(self) -> None:
         self.assignment.remove(set(self.assignment), lost=True)
@@ -437,6 +440,20 @@ async def test_partition_deleted_again_after_a_new_assignment_is_logged_again(
         assert caplog.text.count("no partition a-0 any more") == 2
 
 
+@jumping
+async def test_partition_of_a_topic_that_was_created_again_is_left_out_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The rebalance that follows is logged."""
+    client = ScriptedClient([TopicReplaced([A])])
+    async with at_work(client) as rig:
+        rig.ack(A)
+        rig.ack(B)
+        assert await rig.committer.commit()
+        assert client.made == [{B: 1}]
+    assert warnings_in(caplog) == []
+
+
 # Partitions that are about to be released
 
 
@@ -642,6 +659,16 @@ async def test_delivery_is_suspended_from_the_refusal_to_the_next_successful_com
         assert rig.holds is holds
         await trio.sleep(1)
         assert not rig.holds
+
+
+@jumping
+async def test_commit_resumes_delivery_once_and_only_if_it_was_suspended() -> None:
+    """Delivery may be stopped for other reasons."""
+    async with at_work(ScriptedClient([None, CommitFailed("no member")])) as rig:
+        for changes in ([], [True, False], [True, False]):
+            rig.ack(A)
+            assert await rig.committer.commit()
+            assert rig.changes == changes
 
 
 @pytest.mark.parametrize("can_join", [True, False])

@@ -149,11 +149,8 @@ class Committer:
         due = self._due(topics)
         if not due:
             return None
-        running = self._queue.running
-        if running is not None and all(
-            self._carried.get(ledger, -1) >= offset for ledger, offset in due.items()
-        ):
-            return running
+        if due.items() <= self._carried.items():
+            return self._queue.running
         return self._queue.join(topics)
 
     async def _make(self, attempt: CommitAttempt) -> None:

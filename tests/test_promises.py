@@ -1,7 +1,12 @@
-"""The tests and files that docs/promises.md, docs/client.md and docs/workarounds.md name exist."""
+"""What the docs name exists.
+
+That is: the tests in docs/promises.md and docs/client.md, the files in docs/workarounds.md, and the
+files and functions in docs/architecture.md.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -57,3 +62,23 @@ def test_the_page_of_workarounds_has_each_file_of_them() -> None:
     files = {path.name for path in (KAFKA / "workarounds").glob("*.py")} - {"__init__.py"}
     assert {name for name in named if "workarounds/" in name} == {f"workarounds/{f}" for f in files}
     assert [name for name in named if not (KAFKA / name).exists()] == []
+
+
+def test_the_files_and_functions_of_the_architecture_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    sources: dict[str, str] = {}
+    for path in (ROOT / "transport").rglob("*.py"):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                sources[node.name] = ast.get_source_segment(text, node) or ""
+    named = re.findall(r"`([A-Z]\w+)\.(\w+)`", page)
+    assert len(named) > 50
+    missing = [
+        f"{cls}.{name}"
+        for cls, name in named
+        if not re.search(rf"\b{name}\b", sources.get(cls, ""))
+    ]
+    files = re.findall(r"`((?:\w+/)+\w+\.py)`", page)
+    missing += [f for f in files if not any((ROOT / at / f).exists() for at in (".", "transport"))]
+    assert missing == []

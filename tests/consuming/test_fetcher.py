@@ -140,7 +140,7 @@ async def test_request_before_first_poll_waits_for_it() -> None:
 
 
 @jumping
-async def test_first_poll_clears_late_at() -> None:
+async def test_start_of_polling_clears_late_at() -> None:
     app = reader()
     may_open, may_subscribe = hold(app, "open"), hold(app, "subscribe")
     async with app:
@@ -152,6 +152,22 @@ async def test_first_poll_clears_late_at() -> None:
         await wait_all_tasks_blocked()
         assert app.consumer.requests.late_at is None
         may_subscribe.set()
+
+
+@jumping
+async def test_late_at_is_the_time_of_the_first_request_since_the_last_poll_began() -> None:
+    async with reader(records=1) as app:
+        await take(app.topic("orders").noack(), 2)
+        requests, may_poll = app.consumer.requests, await hold_the_next_poll(app)
+        assert requests.late_at is None
+        asked_at = trio.current_time()
+        requests.note_change()
+        await trio.sleep(1)
+        requests.note_change()
+        assert requests.late_at == asked_at
+        may_poll.set()
+        await wait_all_tasks_blocked()
+        assert requests.late_at is None
 
 
 @jumping
@@ -179,6 +195,22 @@ async def test_seek_raises_if_partition_is_dropped_before_it_begins() -> None:
             await wait_all_tasks_blocked()
             app.consumer.ownership.drop({ORDERS[0]})
             may_poll.set()
+        assert set(app.consumer.assignment) == {ORDERS[1]}
+
+
+@jumping
+async def test_seek_raises_if_partition_is_dropped_while_the_client_seeks() -> None:
+    """The end of the consumer drops partitions while the client still seeks."""
+    async with reader(records=1) as app:
+        await take(app.topic("orders").noack(), 2)
+
+        async def seek_and_lose(seek: Function, tp: TP, offset: int) -> None:
+            await seek(tp, offset)
+            app.consumer.ownership.drop({tp})
+
+        replace(app, "seek", seek_and_lose)
+        with pytest.raises(NotAssigned, match="orders-0 was revoked during the seek to offset 1"):
+            await app.consumer.seek(ORDERS[0], 1)
         assert set(app.consumer.assignment) == {ORDERS[1]}
 
 

@@ -56,6 +56,25 @@ async def test_monitor_receives_acks_of_rewound_epoch() -> None:
         assert monitor.messages_out == {ONE: 2}
 
 
+@jumping
+async def test_start_of_an_epoch_is_due_unless_its_offset_is_unproven() -> None:
+    async with reader(records=3) as app:
+        await take(app.topic("orders").noack(), 6)
+        assignment, begin_epoch = app.consumer.assignment, app.consumer.ownership.begin_epoch
+        assert begin_epoch(ONE, 2)
+        assert begin_epoch(ORDERS[1], 2, is_proven=False)
+        assert [assignment[tp].due for tp in ORDERS] == [2, None]
+
+
+@jumping
+async def test_epoch_of_a_partition_that_is_not_assigned_does_not_begin() -> None:
+    async with reader(records=1) as app:
+        await take(app.topic("orders").noack(), 2)
+        app.consumer.ownership.drop({ONE})
+        assert not app.consumer.ownership.begin_epoch(ONE, 0)
+        assert ONE not in app.consumer.assignment
+
+
 # Removed partitions
 
 

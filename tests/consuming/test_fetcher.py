@@ -11,7 +11,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
-from tests.scripted import Function, fails, hold, replace, waits_for
+from tests.scripted import Function, fails, hold, late, replace, waits_for
 from transport import TP, App, AppClosed, NotAssigned
 from transport.drivers.memory import MemoryBroker
 
@@ -320,6 +320,28 @@ async def test_catch_up_without_work_is_a_checkpoint() -> None:
 
 
 # The end
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])  # of the last commit
+@jumping
+async def test_stop_does_not_wait_for_a_missing_topic(seconds: float) -> None:
+    """The client waits for the topic once, also if the last commit leaves time to wait again."""
+    broker, waits = broker_with(ORDERS[0], records=1), []
+    async with reader(broker) as app:
+        (await anext(app.topic("orders").noack())).ack()
+
+        async def wait_for_topic(subscribe: Function, *args: object, **options: object) -> None:
+            waits.append(args)
+            await trio.sleep_forever()
+
+        replace(app, "subscribe", wait_for_topic)
+        replace(app, "commit", late(seconds))
+        app.topic("missing").listen()
+        await trio.sleep(A_WHILE)
+        stopped_at = trio.current_time()
+    assert trio.current_time() == stopped_at + seconds
+    assert waits == [(["missing", "orders"],)]
+    assert committed(broker) == {ORDERS[0]: 1}
 
 
 @jumping

@@ -88,6 +88,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "consuming/polling.py": (
         *APPS,
         "consuming/test_fetcher.py",
+        "consuming/test_resets.py",
         "consuming/test_stuck.py",
         *TRANSACTIONS,
         "model",

@@ -63,14 +63,15 @@ class PollRequests:
     Attributes:
         late_at: the time of the first request that the polling task has not seen yet. None: the
             task has seen all requests.
+        is_closed: all requests are refused, until `reopen`.
     """
 
     def __init__(self, interrupt: Callable[[], None]) -> None:
         self.late_at: float | None = None
+        self.is_closed = False
         self._interrupt = interrupt
         self._waiting: deque[_Request[Any]] = deque()
         self._refusal: Callable[[], TransportError] | None = None
-        self._is_closed = False
 
     def note_change(self) -> None:
         """Let the polling task compare the wanted state with the state of the client, soon.
@@ -90,7 +91,7 @@ class PollRequests:
         Raises the TransportError of `do`. AppClosed: the polling task has ended, or ends before it
         has called `do`. RebalanceInProgress: see `refusing`.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise AppClosed("the app is closing")
         if self._refusal is not None:
             raise self._refusal()
@@ -135,10 +136,10 @@ class PollRequests:
 
     def reopen(self) -> None:
         """Accept requests again, for another polling task. Not a checkpoint."""
-        self._is_closed = False
+        self.is_closed = False
         self.late_at = None
 
     def close(self) -> None:
         """Refuse all later requests, and fail those that have not begun. Not a checkpoint."""
-        self._is_closed = True
+        self.is_closed = True
         self.refuse_waiting(AppClosed("the app is closing"))

@@ -56,27 +56,22 @@ class Polling:
         self._rebalances = rebalances
         self._resets = resets
         self._callback = callback
-        self._stopping = False
         self._subscribed: frozenset[str] = frozenset()
-        self._subscribing = trio.CancelScope()
-        self._gives_up_subscribing = False
+        self._subscribing = trio.CancelScope()  # the last one; cancelled: subscribe no more
 
     # In any task
 
     def start(self) -> None:
         """Accept requests, and let `run` poll. Not a checkpoint."""
-        self._stopping = self._gives_up_subscribing = False
         self._requests.reopen()
 
     def stop(self) -> None:
         """Let `run` end after the poll that is under way. Not a checkpoint."""
-        self._stopping = True
         self._requests.note_change()
         self._requests.close()
 
     def give_up_subscribing(self) -> None:
-        """Cancel the subscribing: an app that ends does not wait for a missing topic."""
-        self._gives_up_subscribing = True
+        """Subscribe no more: a consumer that ends does not wait for a missing topic."""
         self._subscribing.cancel()
 
     async def seek(self, tp: TP, offset: int) -> None:
@@ -106,7 +101,7 @@ class Polling:
     async def run(self) -> None:
         """Poll until `stop`. Raises the errors of the client, such as ClientClosed."""
         try:
-            while not self._stopping:
+            while not self._requests.is_closed:
                 await self._subscribe()
                 await self._requests.make_all()
                 await self._refetch()
@@ -139,7 +134,7 @@ class Polling:
     @trio.lowlevel.enable_ki_protection
     async def _subscribe(self) -> None:
         conductor = self._conductor
-        if conductor.wanted != self._subscribed and not self._gives_up_subscribing:
+        if conductor.wanted != self._subscribed and not self._subscribing.cancel_called:
             wanted = conductor.wanted
             with trio.CancelScope() as self._subscribing:
                 await self._client.subscribe(sorted(wanted), may_be_gone=conductor.may_be_gone)

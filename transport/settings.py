@@ -85,7 +85,7 @@ class Settings:
     stuck_ack_timeout: float = attrs.field(default=300.0, validator=_duration)
     stuck_commit_timeout: float = attrs.field(default=300.0, validator=_duration)
     buffer_size: int = attrs.field(default=16384, validator=_size)
-    buffer_bytes: int = attrs.field(default=64 << 20, validator=_size)
+    buffer_bytes: int = attrs.field(default=48 << 20, validator=_size)
     grace: float = attrs.field(default=20.0, validator=_duration)
     send_buffer_messages: int = attrs.field(default=50_000, validator=_size)
     send_buffer_bytes: int = attrs.field(default=32 << 20, validator=_size)

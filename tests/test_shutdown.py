@@ -13,7 +13,15 @@ from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hangs, is_not_called, late, replace
-from transport import TP, App, AppClosed, ClientClosed, CommitUnknown, RebalanceInProgress
+from transport import (
+    TP,
+    App,
+    AppClosed,
+    ClientClosed,
+    CommitUnknown,
+    RebalanceInProgress,
+    TransportError,
+)
 
 ORDERS = [TP("orders", number) for number in range(4)]
 
@@ -221,6 +229,15 @@ async def test_a_client_that_was_killed_or_never_opened_is_not_closed(is_killed:
         if is_killed:
             await anext(app.topic("orders").noack())
             await app.kill()
+
+
+@jumping
+async def test_a_producer_that_does_not_close_in_time_is_an_error_of_the_app() -> None:
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(TransportError, match="abandoned: a thread"), flatten_subgroups=True
+    ):
+        async with app_on(broker_with(ORDERS[0])) as app:
+            replace(app, "producer.close", fails(TransportError("abandoned: a thread")))
 
 
 @jumping

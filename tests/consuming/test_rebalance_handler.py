@@ -6,7 +6,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.apps import app_on, broker_with, committed, evict_all, take, write
+from tests.apps import (
+    app_on,
+    broker_with,
+    committed,
+    evict_all,
+    nothing_comes,
+    take,
+    write,
+)
 from tests.lanes import NEVER
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
@@ -156,6 +164,42 @@ async def test_seek_in_a_late_hook_is_applied_after_the_bound(kind: type[Slow]) 
         first = kind.seeks
         assert first is not None
         assert [message.offset for message in messages] == [first, first + 1, first + 2]
+
+
+class SeeksTooFar(App):
+    committed: bool | None = None
+
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        await self.consumer.seek(ORDERS, 1000)
+        self.committed = await self.consumer.commit()
+
+
+@jumping
+async def test_seek_past_the_end_in_a_hook_is_not_committed() -> None:
+    broker = broker_with(ORDERS, records=3)
+    async with app_on(broker, kind=SeeksTooFar, commit_interval=NEVER) as app:
+        messages = await take(app.topic("orders").noack(), 3)
+        assert [message.offset for message in messages] == [0, 1, 2]
+        assert app.committed is False
+    assert committed(broker) == {ORDERS: 0}
+
+
+class PausesLate(SlowAndShielded):
+    async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:
+        self.consumer.pause_partitions(assigned)
+        await self._dawdle()
+
+
+@jumping
+async def test_pause_in_a_late_hook_is_applied_after_the_bound() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker, kind=PausesLate, drain_timeout=BOUND) as app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(SLOW + 1)
+        write(broker, ORDERS)
+        assert await nothing_comes(messages)
+        app.consumer.resume_partitions([ORDERS])
+        assert (await anext(messages)).offset == 0
 
 
 @jumping

@@ -95,8 +95,8 @@ class RebalanceHandler:
         self._membership = membership
         self._serving = trio.CancelScope()
         self._has_ended = False
-        self._unreleased: frozenset[TP] = frozenset()  # newly assigned and not released yet ...
-        self._starts: dict[TP, int] = {}  # ... and their start offsets
+        # Newly assigned and not released yet, with their start offsets. None: the committed offset.
+        self._unreleased: dict[TP, int | None] = {}
         # Between the two rebalances for a topic that was created again:
         self._paused_of_old: frozenset[TP] = frozenset()
         self._known_as_new: frozenset[str] = frozenset()
@@ -121,7 +121,7 @@ class RebalanceHandler:
                         await serve[event.kind](event)
             finally:
                 self.is_under_way = False
-                self._unreleased = frozenset()
+                self._unreleased = {}
                 # A poll always waits for the release. Assigned partitions that are not released
                 # until here belong to an app that ends or has failed: they start paused.
                 event.release(pause=event.partitions)
@@ -138,7 +138,7 @@ class RebalanceHandler:
         """Let a partition start at `offset`; return False unless it is being assigned now."""
         if tp not in self._unreleased:
             return False
-        self._starts[tp] = offset
+        self._unreleased[tp] = offset
         return self._ownership.begin_epoch(tp, offset, is_proven=False)
 
     def after_poll(self) -> None:
@@ -172,21 +172,22 @@ class RebalanceHandler:
             self._ownership.release(event.partitions, event.generation)
 
     async def _on_assigned(self, event: Rebalance) -> None:
-        self._starts = self._assignment.assign(
+        assignment = self._assignment
+        known = assignment.assign(
             event.partitions, event.generation, of_new_topic=event.of_new_topic
         )
         # Partitions of the old topic that were paused stay paused in the new one.
-        self._flow.pause(self._paused_of_old & event.of_new_topic, self._assignment)
+        self._flow.pause(self._paused_of_old & event.of_new_topic, assignment)
         self._warn_of_new_topics(event, [])
         self._paused_of_old, self._known_as_new = frozenset(), frozenset()
-        self._unreleased = event.partitions
+        self._unreleased = {tp: known.get(tp) for tp in event.partitions}
         step = self._steps.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
             _warn_of_hook(event)
-        paused = self._pauses.paused_at_start(event.partitions)
-        begun = self._assignment
-        self._released.append((event, [begun[tp] for tp in self._starts if tp in begun]))
-        event.release(self._starts, paused)
+        starts = {tp: start for tp, start in self._unreleased.items() if start is not None}
+        ledgers = [assignment[tp] for tp in starts if tp in assignment]
+        self._released.append((event, ledgers))
+        event.release(starts, self._pauses.paused_at_start(event.partitions))
 
     async def _on_lost(self, event: Rebalance) -> None:
         step = self._steps.on_partitions_lost

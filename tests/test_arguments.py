@@ -19,11 +19,13 @@ from transport import (
     TP,
     App,
     Codec,
+    Consumer,
     FutureMessage,
     MemoryBroker,
     PendingMessage,
     RoundRobin,
     TransactionManager,
+    Transport,
 )
 from transport.anyio import open_app
 from transport.drivers.memory import MemoryDriver
@@ -129,6 +131,20 @@ def test_seconds_are_a_finite_number_above_0(name: str, wrong: Any) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_is_a_whole_number_above_0(name: str, wrong: Any) -> None:
     refuses(lambda: App("group", **{name: wrong}), f"{name} must be a whole number")
+
+
+@pytest.mark.parametrize("wrong", [NAN, INF, -1.0, 0, "1", True, [1]], ids=str)
+@pytest.mark.parametrize("name", ["commit_interval", "commit_livelock_soft_timeout"])
+def test_times_that_a_transport_gives_its_consumer_are_checked(name: str, wrong: Any) -> None:
+    class Mine(Transport):
+        def create_consumer(self, callback: Any, **options: Any) -> Consumer:
+            return super().create_consumer(callback, **options, **{name: wrong})
+
+    class MyApp(App):
+        class Transport(Mine):
+            pass
+
+    refuses(lambda: MyApp("group"), f"{name} must be", "seconds")
 
 
 @pytest.mark.parametrize("wrong", [5, "", b"one", True], ids=str)

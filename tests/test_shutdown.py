@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nurseries import Node
-from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hangs, is_not_called, late, replace
@@ -65,6 +65,26 @@ async def test_a_kill_during_the_last_commit_commits_nothing_and_raises_nothing(
         await wait_all_tasks_blocked()
         await app.kill()
     assert committed(broker) == {}
+
+
+@jumping
+async def test_nothing_is_fetched_during_the_last_commit() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        message.ack()
+        await wait_all_tasks_blocked()
+        waiting = []
+
+        async def commit_late(commit: Function, *args: object) -> None:
+            write(broker, ORDERS[0])
+            await trio.sleep(1.0)
+            waiting.append(app.consumer.assignment[ORDERS[0]].waiting)
+            await commit(*args)
+
+        replace(app, "commit", commit_late)
+    assert waiting == [0]
+    assert committed(broker) == {ORDERS[0]: 1}
 
 
 @jumping

@@ -9,7 +9,7 @@ from tests.apps import A_WHILE, app_on, broker_with, committed, take
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
 from tests.scripted import hold
-from transport import TP
+from transport import TP, App
 
 ORDERS = [TP("orders", number) for number in range(2)]
 
@@ -57,6 +57,24 @@ async def test_subscription_is_reported_after_the_new_client_has_subscribed() ->
         may_subscribe.set()
         await app.conductor.wait_for_subscriptions()
         assert app.conductor.subscribed == {"orders"}
+
+
+@jumping
+async def test_request_after_a_restart_waits_for_the_new_client() -> None:
+    answers = []
+
+    async def ask(app: App) -> None:
+        answers.append(await app.consumer.polling.positions(ORDERS))
+
+    async with app_on(broker_with(*ORDERS, records=1)) as app, trio.open_nursery() as nursery:
+        await take(app.topic("orders").noack(), 2)
+        may_open = hold(app, "open")
+        await app.consumer.restart()
+        nursery.start_soon(ask, app)
+        await trio.sleep(A_WHILE)
+        assert answers == []
+        may_open.set()
+    assert answers == [{}]
 
 
 @jumping

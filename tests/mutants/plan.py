@@ -85,6 +85,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "consuming/test_fetcher.py",
         "consuming/test_resets.py",
         "consuming/test_topics_deleted.py",
+        "consuming/test_membership.py",
+        "consuming/test_ends.py",
+        "committing/test_autocommit.py",
+        "delivering/test_encoded.py",
         "model",
     ),
     "consuming/rebalance_handler.py": (

@@ -108,7 +108,7 @@ class Consumer(Service):
     """
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ClientClosed,)
-    _was_active = True  # whether flow was active before the stop, for a restart
+    _was_active: bool  # whether flow was active before the stop, for a restart
 
     def __init__(
         self,
@@ -303,7 +303,6 @@ class Consumer(Service):
         """Join as a new member, from the committed offsets. The iterators continue."""
         self._become_member()
         self.requests.reopen()
-        self._unreadable = None
         self._phase = _Phase.NEW
         self.app.conductor.on_subscribed(frozenset())
         if self._was_active:

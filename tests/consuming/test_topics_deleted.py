@@ -86,7 +86,9 @@ async def test_topic_of_a_pattern_may_be_deleted_before_the_subscription() -> No
 
 
 @jumping
-async def test_deleted_topic_is_read_once_it_exists_again() -> None:
+async def test_deleted_topic_is_read_once_it_exists_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     broker = broker_with(ORDERS, BILLS, records=1, auto_create=False)
     async with app_on(broker) as app:
         orders = app.topic("orders").noack()
@@ -98,6 +100,7 @@ async def test_deleted_topic_is_read_once_it_exists_again() -> None:
         write(broker, ORDERS, value=b"new")
         (message,) = await take(orders, 1)
         assert (message.tp, message.offset, message.value) == (ORDERS, 0, b"new")
+    assert len(warnings_of(caplog)) == 1
 
 
 # A topic that is created again is another topic: none of its records are skipped.
@@ -137,6 +140,20 @@ async def test_idle_reader_reads_the_new_topic_from_its_beginning(
     assert len(warnings_of(caplog)) == 1
     assert "orders" in warnings_of(caplog)[0]
     assert "lost orders-0" not in caplog.text
+
+
+@jumping
+async def test_each_new_topic_of_the_same_name_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker) as app:
+        orders = app.topic("orders").noack()
+        await done(orders)
+        for _ in range(2):
+            create_again(broker, records=1)
+            assert (await done(orders)).value == b"new"
+    assert len(warnings_of(caplog)) == 2
 
 
 @jumping
@@ -285,7 +302,7 @@ async def test_commit_for_the_old_topic_does_not_reach_the_new_one() -> None:
 @pytest.mark.parametrize("transactions", ["member", "partition"])
 @jumping
 async def test_transaction_with_output_of_the_old_topic_is_aborted(
-    transactions: str,
+    transactions: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = broker_with(ORDERS, BILLS, records=2)
     broker.create_topic("out", 1)
@@ -307,6 +324,7 @@ async def test_transaction_with_output_of_the_old_topic_is_aborted(
             await app.consumer.commit()
     assert [record.value for record in broker.records("out")] == [b"of new"] * 3
     assert committed(broker) == {ORDERS: 3}
+    assert "evicted" not in caplog.text
 
 
 @jumping

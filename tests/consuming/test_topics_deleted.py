@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER
 from tests.nurseries.clock import jumping
-from tests.scripted import Function, is_not_called, replace
+from tests.scripted import Function, is_not_called, replace, replaced
 from transport import TP, App, Message, TransactionAborted
 from transport.drivers.memory import MemoryBroker
 
@@ -359,7 +359,8 @@ async def test_transaction_commits_no_offset_of_a_deleted_topic() -> None:
         assert metadata.of_gone_topics == frozenset()
         create_again(broker)
         assert app.consumer.client.group_metadata().of_gone_topics == {ORDERS}
-        replace(app, "producer.send_offsets", is_not_called("the offset is of the old topic"))
-        with pytest.raises(TransactionAborted, match="was deleted"):
-            await app.consumer.transactions.commit({ORDERS: 2})
+        not_sent = is_not_called("the offset is of the old topic")
+        with replaced(app, "producer.send_offsets", not_sent):
+            with pytest.raises(TransactionAborted, match="was deleted"):
+                await app.consumer.transactions.commit({ORDERS: 2})
         assert committed(broker) == {}

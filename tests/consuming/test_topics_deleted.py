@@ -360,7 +360,9 @@ async def test_transaction_commits_no_offset_of_a_deleted_topic() -> None:
         create_again(broker)
         assert app.consumer.client.group_metadata().of_gone_topics == {ORDERS}
         not_sent = is_not_called("the offset is of the old topic")
-        with replaced(app, "producer.send_offsets", not_sent):
-            with pytest.raises(TransactionAborted, match="was deleted"):
-                await app.consumer.transactions.commit({ORDERS: 2})
+        with (
+            replaced(app, "producer.send_offsets", not_sent),
+            pytest.raises(TransactionAborted, match="was deleted"),
+        ):
+            await app.consumer.transactions.commit({ORDERS: 2})
         assert committed(broker) == {}

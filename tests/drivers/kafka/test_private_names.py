@@ -62,7 +62,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from transport.drivers.kafka.records.codec import codec_for
+from transport.drivers.kafka.records.choice import codec_for
 from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.drivers.kafka.transactional_id import Ask, Look
 from transport.drivers.kafka.unpacking import Share

@@ -268,7 +268,7 @@ async def test_topic_removed_during_lookup_is_waited_for(
         (1, 1, {}, True),
         (256, 1, {"record_codec": "pure"}, True),
         (2000, 1, {}, False),
-        (2, 200_000, {}, False),
+        (2, 300_000, {}, False),
         (1, 1, {"compression_type": "gzip"}, False),
     ],
 )

@@ -12,7 +12,7 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 from transport.drivers.kafka import KafkaDriver
 from transport.drivers.kafka.records import building, compiled_code
 from transport.drivers.kafka.records.building import CompiledBatchBuilder, records_builder
-from transport.drivers.kafka.records.codec import codec_for
+from transport.drivers.kafka.records.choice import codec_for
 from transport.drivers.settings import ClientSettings
 
 KEYS = [None, b"", b"k", b"k" * 300]
@@ -89,7 +89,7 @@ def test_python_code_is_used_without_compiled_code(
 ) -> None:
     monkeypatch.setattr(building, "compiled_code", without_compiled_code)
     monkeypatch.setattr(
-        "transport.drivers.kafka.records.codec.compiled_code", without_compiled_code
+        "transport.drivers.kafka.records.choice.compiled_code", without_compiled_code
     )
     assert not isinstance(records_builder(0, 1000)._builder, CompiledBatchBuilder)
     codec, reason = codec_for("auto")
@@ -129,7 +129,7 @@ def test_driver_shows_its_record_codec_and_logs_it_once(
 
 def test_compiled_codec_is_refused_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "transport.drivers.kafka.records.codec.compiled_code", without_compiled_code
+        "transport.drivers.kafka.records.choice.compiled_code", without_compiled_code
     )
     driver = KafkaDriver(["127.0.0.1:1"])
     for make in (driver.consumer, driver.producer):

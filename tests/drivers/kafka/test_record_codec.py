@@ -29,13 +29,8 @@ from tests.drivers.batches import (
 )
 from tests.drivers.batches_of_others import LIBRDKAFKA
 from transport.drivers.kafka.decompression import TooLarge, decompress
-from transport.drivers.kafka.records.codec import (
-    CONTROL,
-    LOG_APPEND_TIME,
-    TRANSACTIONAL,
-    Codec,
-    codec_for,
-)
+from transport.drivers.kafka.records.choice import codec_for
+from transport.drivers.kafka.records.codec import CONTROL, LOG_APPEND_TIME, TRANSACTIONAL, Codec
 from transport.drivers.kafka.records.encoded import PORTION_BYTES, EncodedRecords
 from transport.drivers.kafka.records.fetch import Extent, extent_of
 from transport.errors import UnreadableBatch

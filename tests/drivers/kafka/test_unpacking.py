@@ -9,7 +9,7 @@ import kafka.errors
 import pytest
 from kafka import TopicPartition
 
-from transport.drivers.kafka.records.codec import codec_for
+from transport.drivers.kafka.records.choice import codec_for
 from transport.drivers.kafka.unpacking import keep_encoded
 from transport.errors import UnreadableBatch
 

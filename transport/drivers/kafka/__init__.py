@@ -17,7 +17,8 @@ import kafka
 from transport.drivers.kafka.consumer import KafkaConsumerClient
 from transport.drivers.kafka.options import consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient
-from transport.drivers.kafka.records.codec import Codec, codec_for
+from transport.drivers.kafka.records.choice import codec_for
+from transport.drivers.kafka.records.codec import Codec
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.kafka.workarounds import first_use_race  # noqa: F401 - it adds a lock
 from transport.drivers.secret import secretive

@@ -5,7 +5,7 @@ in Python. Both read and write the same formats. Look here for formats, bounds a
 
 - `fetch.py`: reading the batch headers of a fetch.
 - `encoded.py`: decoding a fetch in portions, with all checks and bounds.
-- `codec.py`: the contract of an implementation, and the choice of one.
+- `codec.py`: the contract of an implementation. `choice.py`: the choice of one.
 - `pure.py`, `compiled.py`: the implementations. `legacy.py`: the formats before 2.
 - `building.py`: encoding messages.
 """

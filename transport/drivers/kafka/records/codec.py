@@ -1,4 +1,4 @@
-"""The contract of an implementation of the record codec, and the choice of one."""
+"""The contract of an implementation of the record codec, and the layout of a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from transport.drivers.kafka.records.compiled_code import compiled_code
 from transport.types import Record
 
 # The header of a batch in format 2: base offset, length, leader epoch, magic byte, CRC, attributes,
@@ -68,28 +67,3 @@ class Codec(Protocol):
 
     def records(self, run: Run) -> Iterator[Record]:
         """Decode a run of records one by one. Raises some Exception if it is damaged."""
-
-
-def codec_for(name: str) -> tuple[Codec, str]:
-    """Return the implementation for a `record_codec`, and the reason for the choice.
-
-    Args:
-        name: "compiled", "pure", or "auto" for the best that there is.
-
-    Raises:
-        ValueError: "compiled" was asked for, and there is no compiled code.
-    """
-    from transport.drivers.kafka.records.compiled import CompiledCodec
-    from transport.drivers.kafka.records.pure import PureCodec
-
-    if name == "pure":
-        return PureCodec(), "record_codec asks for it"
-    code, found = compiled_code()
-    if code is not None:
-        return CompiledCodec(code, found), "its compiled code is installed"
-    if name == "compiled":
-        raise ValueError(
-            f'record_codec="compiled" needs the compiled record code of aiokafka: {found}. Install'
-            ' it, or set record_codec="auto"'
-        )
-    return PureCodec(), found

@@ -52,6 +52,7 @@ class Reference:
         self._buffer_size = buffer_size
         self._on_seek = on_seek
         self._seeks: set[tuple[TP, int]] = set()  # requested, not made or refused yet
+        self._committing: dict[TP, Tenure] = {}  # at the latest request of a commit
 
     # Between the member and its client
 
@@ -92,14 +93,17 @@ class Reference:
             raise InvariantViolated(f"I3: {tp} goes on at {offset} and skips {sorted(skipped)}")
         tenure.fetched = {each for each in tenure.fetched if each < offset}
 
-    def on_committed(self, offsets: Mapping[TP, int], tenures: Mapping[TP, Tenure]) -> None:
-        """Check offsets that the broker has accepted from the member.
+    def on_commit_asked(self) -> None:
+        """Note the tenures in which the member asks its client for a commit.
 
-        Args:
-            tenures: the tenures at the start of the commit. A seek may have begun others meanwhile.
+        The client may make a later seek first. A member makes one commit at a time.
         """
+        self._committing = dict(self.tenures)
+
+    def on_committed(self, offsets: Mapping[TP, int]) -> None:
+        """Check offsets that the broker has accepted from the member."""
         for tp, offset in offsets.items():
-            tenure = tenures.get(tp, self._tenure(tp, "committed"))
+            tenure = self._committing.get(tp) or self._tenure(tp, "committed")
             if left := {each for each in tenure.fetched if each < offset} - tenure.acked:
                 raise InvariantViolated(
                     f"I1: {tp} is committed up to {offset}, but {sorted(left)} are not acked"

@@ -62,9 +62,8 @@ class _SpiedOn:
         self._check(self._reference.on_sought, tp, offset)
 
     async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
-        tenures = dict(self._reference.tenures)
         await self._client.commit(offsets, timeout)
-        self._check(self._reference.on_committed, offsets, tenures)
+        self._check(self._reference.on_committed, offsets)
 
     def _note_release(self, event: Rebalance) -> None:
         release = event._release

@@ -48,7 +48,7 @@ class Puppet:
         self.hands: list[Held] = []
         self.reference = Reference(stage.settings.buffer_size, stage.books.on_sought)
         self.driver = FaultyDriver(
-            Spy(MemoryDriver(broker=stage.broker), self.reference, stage.accuse), stage
+            Spy(MemoryDriver(broker=stage.broker), self.reference, stage.accuse), self
         )
         self.app = App(
             "group",
@@ -64,6 +64,12 @@ class Puppet:
         self.scope = trio.CancelScope()
         self.has_crashed = False
         self._stage = stage
+
+    def of(self, call: str) -> Fault | None:
+        """Return the fault of a call. This object is the `Faults` of its driver."""
+        if call == "commit":
+            self.reference.on_commit_asked()
+        return self._stage.next_fault(call)
 
     async def restart(self) -> None:
         """Restart the consumer as another member. The iterators go on."""
@@ -212,8 +218,8 @@ class Stage:
     def break_next(self, call: str, fault: Fault) -> None:
         self._broken.setdefault(call, []).append(fault)
 
-    def of(self, call: str) -> Fault | None:
-        """Return the fault of a call. This object is the `Faults` of all drivers."""
+    def next_fault(self, call: str) -> Fault | None:
+        """Return the fault of the next call of this name by any member."""
         faults = self._broken.get(call)
         return faults.pop(0) if faults else None
 

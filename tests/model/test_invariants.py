@@ -74,6 +74,20 @@ def test_commit_in_flight_during_a_seek_may_precede_the_commit_of_the_new_epoch(
     play(Settings(assignment="cooperative", buffer_size=1, commit_interval=1.0), events, seed=0)
 
 
+def test_commit_may_reach_the_broker_after_a_seek_that_was_requested_later() -> None:
+    """The commit belongs to the epoch of its request, although the client seeks before it."""
+    events: list[Event] = [
+        Write(partition=0, count=2),
+        Write(partition=1, kind="gap"),
+        Break("commit", slow(0.0)),
+        Start(then=0.5),
+        Write(partition=0, kind="gap", then=0.5),
+        Write(partition=0, count=6),
+        Seek(0, partition=1, offset=0, patience=0.001),
+    ]
+    play(Settings(assignment="cooperative", buffer_size=3, commit_interval=1.0), events, seed=0)
+
+
 @pytest.mark.parametrize(
     ("seed", "pauses"), [(0, (0.5, 3.0, 0.0, 3.0)), (0, (3.0, 0.5, 3.0, 0.05)), (1, (0, 0, 0, 0))]
 )

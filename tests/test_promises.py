@@ -1,7 +1,8 @@
 """What the docs name exists.
 
-That is: the tests in docs/promises.md and docs/client.md, the files in docs/workarounds.md, and the
-files and functions in docs/architecture.md.
+- docs/promises.md and docs/client.md name tests.
+- docs/workarounds.md names files.
+- docs/architecture.md names files and functions.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ _OVERHEAD = 70
 # Seconds until a send asks the client again for a topic's number of partitions. The client itself
 # refreshes the number within `metadata_max_age`.
 _TRUST = 1.0
-# Seconds for which a message waits in the queue while its sender runs on. Then `send` lets the
+# Seconds. If the oldest message in the queue has waited for so long, the next `send` lets the
 # producer's task run.
 _TURN_TIME = 0.002
 _UNKNOWN = (0, float("-inf"))
@@ -199,9 +199,9 @@ class Producer(Service):
     ) -> Delivery:
         """Wait for room, accept a message and return its delivery.
 
-        Each call checks for cancellation. It is a full checkpoint at every Nth message, whenever it
-        has to wait, and if an earlier message has waited for 2 ms for the producer's task.
-        Cancelled: the message was not accepted.
+        Each call checks for cancellation. These calls are full checkpoints: each one that waits,
+        each Nth one, and one that finds an older message still queued after 2 ms. Cancelled: the
+        message was not accepted.
 
         Args:
             partition: None: the key decides (see `key_partition`). Without a key, the client

@@ -31,7 +31,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Leave: TypeAlias = Callable[[], object]
 
-# A task that sends or reads gives way to other tasks at least this often, in seconds.
+# A task that reads, or awaits known outcomes, gives way to other tasks this often, in seconds.
 GIVE_WAY = 0.001
 
 
@@ -110,6 +110,7 @@ class Guest:
         is_ending: the guest accepts no further calls. A loop has one guest: the next one begins
             once this one has ended.
         gave_way: when a task of asyncio last gave way to others, by the monotonic clock.
+        gives_way: the next `send` lets other tasks run first.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -117,6 +118,7 @@ class Guest:
         self.is_ending = False
         self._loop = loop
         self.gave_way = -1.0
+        self.gives_way = False
         self._thread = get_ident()
         self._calls: set[Call[Any]] = set()  # without an outcome
         self._waits: set[asyncio.Future[outcome.Outcome[Any]]] = set()
@@ -185,7 +187,8 @@ class Guest:
 
     async def give_way(self) -> None:
         """Let other tasks and the guest run."""
-        self.gave_way = time.monotonic()  # set first: one task that gives way is enough
+        # Set first: one task that gives way is enough.
+        self.gave_way, self.gives_way = time.monotonic(), False
         await asyncio.sleep(0)
         self.gave_way = time.monotonic()
 

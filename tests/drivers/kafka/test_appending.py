@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from transport.drivers.base import Outcome, Outgoing
 from transport.drivers.kafka.appending import Appending, FilledBatch, Part
 from transport.drivers.kafka.deliveries import Deliveries, HandedBatch, Run
+from transport.drivers.kafka.sleep import Sleep
 from transport.drivers.kafka.workarounds.rejected_record import (
     spare_neighbors,
     tolerate_rejected_records,
@@ -72,7 +73,9 @@ class Rig:
             **{"message_version": 2, "delivery_timeout_ms": 60_000, **config},
         )
         client = SimpleNamespace(
-            cluster=ClusterMetadata(bootstrap_servers="127.0.0.1:1"), wakeup=self._wake
+            cluster=ClusterMetadata(bootstrap_servers="127.0.0.1:1"),
+            wakeup=self._wake,
+            poll=self._poll,
         )
         self.sender = Sender(
             client, client.cluster, self.accumulator, transaction_manager=self.manager, acks=-1
@@ -83,6 +86,8 @@ class Rig:
         self.producer._transaction_manager = self.manager
         self.producer._metadata = client.cluster
         self.wakes = 0
+        self.sleep = Sleep(self.producer)
+        self.during: Callable[[], object] = lambda: None
         tolerate_rejected_records(self.producer)
         if not transactional:
             spare_neighbors(self.producer)
@@ -94,7 +99,16 @@ class Rig:
         self.wakes += 1
 
     def appending(self) -> Appending:
-        return Appending(self.producer, compiled=self.compiled)
+        return Appending(self.producer, self.sleep, compiled=self.compiled)
+
+    def wakes_in(self, seconds: float, during: Callable[[], object]) -> int:
+        """Let the network thread sleep, call a function meanwhile, and return the wake-ups."""
+        before, self.during = self.wakes, during
+        self.sender._client.poll(timeout_ms=seconds * 1000)
+        return self.wakes - before
+
+    def _poll(self, timeout_ms: float, future: object) -> None:
+        self.during()
 
     def append(self, messages: Sequence[Outgoing], tp: TopicPartition = TP) -> Appending:
         appended = self.appending()
@@ -287,22 +301,40 @@ def test_each_partition_has_its_own_batches_in_order() -> None:
 
 
 def test_network_thread_is_woken_only_for_new_and_full_batches() -> None:
-    rig = Rig(batch_size=500)
-    rig.append([message()])
-    assert rig.wakes == 1
-    rig.append([message()])
-    assert rig.wakes == 1
-    rig.append(numbered(20, size=50))
-    assert rig.wakes == 2
+    rig = Rig(batch_size=500, linger_ms=5000)
+    assert rig.wakes_in(60, lambda: rig.append([message()])) == 1
+    assert rig.wakes_in(60, lambda: rig.append([message()])) == 0
+    assert rig.wakes_in(60, lambda: rig.append(numbered(20, size=50))) == 1
 
 
 def test_network_thread_is_woken_by_the_message_that_fills_a_batch() -> None:
     size = Rig(batch_size=500).append([message(), message()]).parts[0].held.records._builder.size()
-    rig = Rig(batch_size=size)
+    rig = Rig(batch_size=size, linger_ms=5000)
+    assert rig.wakes_in(60, lambda: rig.append([message()])) == 1
+    assert rig.wakes_in(2, lambda: rig.append([message()])) == 1
+
+
+def test_network_thread_is_woken_for_a_batch_that_follows_another() -> None:
+    rig = Rig(batch_size=500, linger_ms=5000)
     rig.append([message()])
-    assert rig.wakes == 1
-    rig.append([message()])
-    assert rig.wakes == 2
+    assert rig.wakes_in(2, lambda: rig.append([message(b"v" * 425)])) == 1
+    assert [batch.records.is_full() for batch in rig.queue()] == [False, False]
+
+
+def test_network_thread_that_wakes_before_the_linger_ends_is_not_woken() -> None:
+    rig = Rig(linger_ms=5000)
+    assert rig.wakes_in(2, lambda: rig.append([message()])) == 0
+    rig.accumulator.begin_flush()  # then no batch lingers
+    assert rig.wakes_in(2, lambda: rig.append([message()], OTHER)) == 1
+
+
+def test_network_thread_is_woken_to_add_a_partition_to_a_transaction() -> None:
+    rig = Rig(transactional=True, linger_ms=5000)
+    rig.manager._current_state = TransactionState.IN_TRANSACTION
+    assert rig.wakes_in(2, lambda: rig.append([message()])) == 1
+    rig.manager._new_partitions_in_transaction.clear()
+    rig.manager._partitions_in_transaction.add(TP)
+    assert rig.wakes_in(2, lambda: rig.append([message()])) == 0
 
 
 def test_network_thread_is_not_woken_again_while_full_batches_wait() -> None:

@@ -37,6 +37,7 @@ from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.coordinator.heartbeat import Heartbeat
 from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
@@ -578,6 +579,38 @@ def test_requests_of_transactions_pass_through_client_send() -> None:
     text = inspect.getsource(Sender._maybe_send_pending_request)
     assert "future = self._client.send(target_node, next_request_handler.request)" in text
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
+
+
+# `_sender`, `_client`, `poll`: who calls it, and how long the sleep may be.
+
+
+def test_network_thread_checks_its_batches_and_then_sleeps_in_poll() -> None:
+    once = inspect.getsource(Sender.run_once)
+    assert once.rstrip().endswith("self._client.poll(timeout_ms=poll_timeout_ms)")
+    assert in_order(once, "self._send_producer_data()", "self._client.poll(timeout_ms=poll_")
+    polls = [line.strip() for line in inspect.getsource(Sender).splitlines() if ".poll(" in line]
+    assert len(polls) == 4
+    assert in_order(
+        inspect.getsource(KafkaNetClient.poll),
+        "def poll(self, timeout_ms=None, future=None):",
+        "return self._net.poll(timeout_ms=timeout_ms, future=future)",
+    )
+    # No sleep is longer than its timeout. The byte of a wake-up ends the sleep of that moment, or
+    # the next one.
+    sleep = inspect.getsource(NetworkSelector._poll_once)
+    assert "timeout = min(timeout, scheduled_timeout) if timeout is not None else" in sleep
+    assert "self._wakeup_w.send(b'\\x00')" in inspect.getsource(NetworkSelector.wakeup)
+    ready = inspect.getsource(RecordAccumulator.ready)
+    assert "full = bool(len(dq) > 1 or batch.records.is_full())" in ready
+    assert "linger = self.config['linger_ms'] / 1000" in ready
+
+
+def test_partition_of_a_transaction_is_pending_until_the_broker_has_added_it() -> None:
+    tp = TopicPartition("t", 0)
+    manager = TransactionManager(transactional_id="id", api_version=(2, 8))
+    assert not manager.is_partition_pending_add(tp)
+    manager._new_partitions_in_transaction.add(tp)
+    assert manager.is_partition_pending_add(tp)
 
 
 # `_accumulator`, `_flushes_in_progress`.

@@ -33,6 +33,7 @@ from transport.drivers.base import Outgoing
 from transport.drivers.kafka import KafkaDriver, KafkaProducerClient, producer, topics
 from transport.drivers.kafka.appending import FilledBatch, Part
 from transport.drivers.kafka.records.compiled_code import compiled_code
+from transport.drivers.kafka.sleep import Sleep
 from transport.drivers.kafka.waiting import Waiting
 from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
 from transport.drivers.settings import ClientSettings
@@ -84,6 +85,8 @@ class Sender:
     def force_close(self) -> None: ...
 
     def wakeup(self) -> None: ...
+
+    def poll(self, timeout_ms: float | None = None, future: object = None) -> None: ...
 
     def _record_exceptions_fn(self, top: object, errors: object, text: object) -> None: ...
 
@@ -154,6 +157,7 @@ class Appending:
     """A fake `Appending`, without an accumulator."""
 
     client: Client
+    sleep: Sleep | None
     compiled: bool
     parts: list[Part] = attrs.field(factory=list)
     refused: tuple[()] = ()

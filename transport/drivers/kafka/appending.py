@@ -7,8 +7,8 @@ without the compiled encoder.
 
 This module also does the other work of `send`, in the same order: it checks the messages, chooses
 missing partitions, adds the partition to the transaction, detects full batches, and wakes the
-network thread. `send` refuses messages without key and value, and headers without a value. This
-module accepts both, as Kafka and the encoder do.
+network thread if it has to (`sleep.py`). `send` refuses messages without key and value, and headers
+without a value. This module accepts both, as Kafka and the encoder do.
 
 The client splits a batch that is too large: it moves the futures of the records to new batches.
 `workarounds/rejected_record.py` does the same for refused records. A `FilledBatch` makes these
@@ -17,6 +17,7 @@ futures when they are first read.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -32,6 +33,7 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 
 from transport.drivers.base import Outgoing
 from transport.drivers.kafka.records.building import records_builder
+from transport.drivers.kafka.sleep import NOW, Sleep
 
 # The most bytes that the client's estimate adds to key and value of a message without headers: the
 # header of a batch, 21 bytes, and the lengths of key, value and headers.
@@ -122,17 +124,19 @@ class Appending:
     """A series of appends to one producer of the client; for one thread at a time.
 
     Attributes:
+        sleep: the sleep of the producer's network thread. None: the producer was discarded.
         compiled: whether compiled code encodes the messages.
         parts: the appended messages.
         refused: the messages that the client refuses, with its errors.
-        must_wake: whether the network thread has something to do.
+        due: when the network thread has something to do, by the monotonic clock.
     """
 
     producer: KafkaProducer
+    sleep: Sleep | None
     compiled: bool = attrs.field(kw_only=True)
     parts: list[Part] = attrs.field(factory=list)
     refused: list[tuple[Outgoing, Exception]] = attrs.field(factory=list)
-    must_wake: bool = False
+    due: float = math.inf
 
     def append(self, tp: TopicPartition, messages: Sequence[Outgoing]) -> None:
         """Append messages to a partition's batches, in order; add refused ones to `refused`.
@@ -147,6 +151,8 @@ class Appending:
         manager = producer._transaction_manager
         if manager is not None and manager.is_transactional():
             manager.maybe_add_partition_to_transaction(tp)
+            if manager.is_partition_pending_add(tp):
+                self.due = NOW  # the thread adds it while the batch lingers
         at = 0
         # `_appends_in_progress`: a client that is closed by force repeats the abort of its batches
         # while an append is under way.
@@ -183,10 +189,12 @@ class Appending:
         return [message for message in messages if id(message) not in done]
 
     def wake(self) -> None:
-        """Wake the network thread if it has something to do."""
-        if self.must_wake:
-            self.must_wake = False
-            self.producer._sender.wakeup()
+        """Wake the network thread if it would sleep for too long."""
+        if self.due < math.inf and self.sleep is not None:
+            # `flush_in_progress`: read last, because the end of a linger counts as a flush.
+            flushes = self.producer._accumulator.flush_in_progress()
+            self.sleep.end_by(NOW if flushes else self.due)
+            self.due = math.inf
 
     def _fill_one(self, tp: TopicPartition, messages: Sequence[Outgoing], at: int) -> int:
         """Append to one batch until it is full; return how many were appended or refused."""
@@ -210,9 +218,12 @@ class Appending:
                     queue.append(held)
                     # `_incomplete`: a flush, and the end of the client, wait for these batches.
                     accumulator._incomplete.add(held)
-                    self.must_wake = True
+                    # `linger_ms`: the thread sends a batch when it is that old, or at once if
+                    # another batch of the partition follows.
+                    linger = accumulator.config["linger_ms"] / 1000
+                    self.due = NOW if len(queue) > 1 else min(self.due, held.created + linger)
             if held is not None and held.records.is_full():
-                self.must_wake = True  # just now: a batch that is full takes no message
+                self.due = NOW  # just now: a batch that is full takes no message
         return taken
 
     def _new_batch(self, tp: TopicPartition) -> FilledBatch:

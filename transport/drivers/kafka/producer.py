@@ -26,6 +26,7 @@ from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_tra
 from transport.drivers.kafka.linger import Linger
 from transport.drivers.kafka.options import admin_options, producer_options
 from transport.drivers.kafka.records.compiled_code import compiled_code
+from transport.drivers.kafka.sleep import Sleep
 from transport.drivers.kafka.topic_creation import Creation
 from transport.drivers.kafka.topic_wait_queue import TopicWaitQueue
 from transport.drivers.kafka.topics import known_id, known_partitions, partition_counts
@@ -127,6 +128,7 @@ class KafkaProducerClient:
         self._creations: set[Creation] = set()  # the creations of topics under way
         self._producer: KafkaProducer | None = None
         self._linger: Linger | None = None  # of the current producer
+        self._sleep: Sleep | None = None  # of its network thread
         self._crash: Crash | None = None  # of the current producer
         # Set after a crash, until trio knows which messages go to the next client. Later messages
         # must not overtake those.
@@ -387,7 +389,8 @@ class KafkaProducerClient:
         """Discard the current client with all its messages; the next `send` makes another."""
         if self._producer is None:
             return
-        producer, self._producer, self._linger = self._producer, None, None
+        producer = self._producer
+        self._producer = self._linger = self._sleep = None
         if self._identity is not None:
             self._was_open = self._was_open or has_open(producer)
         # `_sender`: the public close() waits for the messages, or raises and changes nothing.
@@ -433,6 +436,7 @@ class KafkaProducerClient:
         self._client = made
         self._producer = producer
         self._linger = Linger(producer)
+        self._sleep = Sleep(producer)
         self._crash = crash
         # Messages of a transaction fail with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
@@ -578,7 +582,8 @@ class KafkaProducerClient:
         # `_metadata`: the public calls wait for a missing topic, as `send` does.
         cluster = producer._metadata
         known: dict[str, Collection[int]] = {}
-        appending = Appending(producer, compiled=self._compiled)
+        # `_sleep`, read once: trio may discard the client meanwhile, which wakes its thread.
+        appending = Appending(producer, self._sleep, compiled=self._compiled)
         for (topic, partition), group in _by_place(messages).items():
             if topic not in known:
                 must_wait = not again and self._must_wait(topic)

@@ -239,7 +239,7 @@ def test_the_settings_reference_has_each_setting_with_its_default_and_unit() -> 
         "heartbeat_interval": "`1` s",
         "max_partition_fetch_bytes": "`1048576` bytes (1 MiB)",
         "linger": "`0.005` s",
-        "max_batch_size": "`65536` bytes (64 KiB)",
+        "max_batch_size": "`131072` bytes (128 KiB)",
         "max_request_size": "`1048576` bytes (1 MiB)",
         "compression_type": "`None`",
         "drain_timeout": "`None` (s)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from job import CHECK, COMMIT_INTERVAL, Done, Job, group, main, percentile
+from job import BATCH_BYTES, CHECK, COMMIT_INTERVAL, LINGER_MS, Done, Job, group, main, percentile
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from threads import in_thread
@@ -81,7 +81,9 @@ def handled(job: Job) -> Done:
 def latency(job: Job) -> Done:
     """Send at a steady rate; measure the age of each message when it is received."""
     warm_up, late = job.options["warm_up"], []
-    producer = KafkaProducer(bootstrap_servers=job.bootstrap, linger_ms=5, batch_size=65536)
+    producer = KafkaProducer(
+        bootstrap_servers=job.bootstrap, linger_ms=LINGER_MS, batch_size=BATCH_BYTES
+    )
     consumer = consumer_of(job._replace(topic=job.target))
     total = job.messages + warm_up
 

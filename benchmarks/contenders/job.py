@@ -21,7 +21,7 @@ CHECK = -2
 # All contenders give their clients the same options, which are the defaults of an App.
 COMMIT_INTERVAL = 1.0
 LINGER_MS = 5
-BATCH_BYTES = 65536
+BATCH_BYTES = 131072
 KEYS = tuple(b"key-%d" % number for number in range(1000))
 
 

@@ -181,7 +181,7 @@ class ClientSettings:
         default=0.1, validator=setting(seconds, least=0.0, most=MOST_SECONDS)
     )
     max_batch_size: int = attrs.field(
-        default=64 << 10, validator=setting(whole, least=0, most=MOST)
+        default=128 << 10, validator=setting(whole, least=0, most=MOST)
     )
     max_request_size: int = attrs.field(default=1 << 20, validator=_size)
     compression_type: str | None = attrs.field(

@@ -647,6 +647,53 @@ def test_one_request_of_transactions_is_in_flight_at_a_time() -> None:
     assert "time.sleep(self.config['retry_backoff_ms'] / 1000)" in text
 
 
+# `_sender._client`: `connection_delay`, `_manager._conns`, `initializing`, `paused`; `cluster`:
+# `_lock`, `_need_update`, `_future`. See `sender_spin.py`.
+
+
+def test_network_thread_uses_seconds_as_milliseconds_of_its_wait() -> None:
+    """Without these lines in the client, `sender_spin.py` may be superfluous."""
+    text = inspect.getsource(Sender._send_producer_data)
+    assert "self._metadata.request_update()" in text
+    assert "if not self._client.is_ready(node):" in text
+    assert "node_delay_ms = self._client.connection_delay(node)" in text
+    assert "not_ready_timeout_ms = min(not_ready_timeout_ms, node_delay_ms)" in text
+    assert inspect.getsource(Sender).count("connection_delay") == 1
+    delay = inspect.getsource(KafkaConnectionManager.connection_delay)
+    assert "return max(0, self._backoff[node_id][1] - time.monotonic())" in delay
+    ready = inspect.getsource(KafkaNetClient.is_ready)
+    assert "self._manager._conns.get(node_id)" in ready
+    assert "conn.connected and not conn.paused" in ready
+
+
+def test_each_end_of_a_pause_or_of_connecting_is_in_the_loop() -> None:
+    """So it ends the wait of the network thread."""
+    connection = inspect.getsource(KafkaConnection)
+    assert connection.count("self.unpause(") == 3
+    for end in (
+        KafkaConnection.data_received,
+        KafkaConnection.resume_writing,
+        KafkaConnection._maybe_unthrottle,
+    ):
+        assert "self.unpause(" in inspect.getsource(end)
+    assert "self.net.call_at(throttle_time, self._maybe_unthrottle)" in connection
+    for end in (KafkaConnection._init_complete, KafkaConnection.connection_lost):
+        assert re.search(r"self\.initializing = False", inspect.getsource(end))
+
+
+def test_request_for_metadata_waits_for_its_answer_or_failure() -> None:
+    request = inspect.getsource(ClusterMetadata.request_update)
+    assert in_order(
+        request,
+        "with self._lock:",
+        "self._need_update = True",
+        "self._future = Future()",
+        "self._wakeup.notify()",
+    )
+    for end in (ClusterMetadata.update_metadata, ClusterMetadata.failed_update):
+        assert "self._future = None" in inspect.getsource(end)
+
+
 # `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;
 # `MemoryRecordsBuilder._closed`, `_builder`, `_next_offset`; `ProducerBatch._record_futures`,
 # `_complete_future`; `KafkaProducer._closed`, `_partition`, `_estimate_size_in_bytes`,

@@ -46,6 +46,7 @@ from transport.drivers.kafka.workarounds.rejected_record import (
     spare_neighbors,
     tolerate_rejected_records,
 )
+from transport.drivers.kafka.workarounds.sender_spin import wait_for_brokers
 from transport.drivers.kafka.workarounds.swallowed_errors import Crash, watch_sender, watch_tasks
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -441,6 +442,7 @@ class KafkaProducerClient:
         # Messages of a transaction fail with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
         keep_requests(producer)
+        wait_for_brokers(producer)
         if self._settings.transactional_id is None:
             tolerate_rejected_records(producer)
             spare_neighbors(producer)

@@ -69,6 +69,9 @@ class Metadata:
 class Sender:
     config: ClassVar[dict[str, Any]] = {"retry_backoff_ms": 20, "acks": -1}
 
+    cluster = SimpleNamespace(request_update=None)
+    _manager = None
+
     def __init__(self) -> None:
         self._client = self._accumulator = self
 

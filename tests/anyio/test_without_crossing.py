@@ -194,6 +194,59 @@ async def test_a_task_that_sends_in_a_loop_gives_way_and_can_be_cancelled() -> N
         tasks.cancel_scope.cancel()
 
 
+def gives_way(call: Coroutine[Any, Any, object]) -> bool:
+    """Run a call to its end, and return whether it let other tasks run."""
+    try:
+        call.send(None)
+    except StopIteration:
+        return False
+    with pytest.raises(StopIteration):
+        call.send(None)
+    return True
+
+
+async def test_a_loop_of_sends_gives_way_after_every_nth_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transport.producing.producer._TURN_TIME", 60.0)
+    async with open_app(App("app", MemoryBroker())) as app:
+        orders = app.topic("orders")
+        await orders.send_and_wait(value=b"0")
+        ways = [gives_way(orders.send(value=b"v")) for _ in range(1, 600)]
+        assert [number for number, way in enumerate(ways, 1) if way] == [256, 512]
+
+
+async def test_a_loop_of_sends_gives_way_once_a_message_has_waited_for_2_ms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("transport.producing.producer._TURN_TIME", 0.0)
+    async with open_app(App("app", MemoryBroker())) as app:
+        orders = app.topic("orders")
+        await orders.send_and_wait(value=b"0")
+        assert [gives_way(orders.send(value=b"v")) for _ in range(4)] == [False, False, True, True]
+
+
+async def test_a_send_that_is_cancelled_while_it_gives_way_accepts_nothing() -> None:
+    async with open_app(App("app", MemoryBroker())) as app:
+        orders = app.topic("orders")
+        await orders.send_and_wait(value=b"0")
+        app._guest.gives_way = True
+        call = orders.send(value=b"v")
+        call.send(None)
+        with pytest.raises(asyncio.CancelledError):
+            call.throw(asyncio.CancelledError())
+        assert app.native.producer.in_flight == 0
+
+
+async def test_a_loop_of_refused_sends_gives_way() -> None:
+    async with open_app(App("app", MemoryBroker())) as app:
+        orders = app.topic("orders")
+        await orders.send_and_wait(value=b"0")
+        with pytest.raises(ValueError, match="no partition 99"):
+            await orders.send(value=b"v", partition=99)
+        assert gives_way(orders.send(value=b"v"))
+
+
 # Room
 
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Leave: TypeAlias = Callable[[], object]
 
-# A task that reads, or awaits known outcomes, gives way to other tasks this often, in seconds.
+# The seconds after which a task that reads, or awaits known outcomes, gives way to other tasks.
 GIVE_WAY = 0.001
 
 
@@ -110,7 +110,7 @@ class Guest:
         is_ending: the guest accepts no further calls. A loop has one guest: the next one begins
             once this one has ended.
         gave_way: when a task of asyncio last gave way to others, by the monotonic clock.
-        gives_way: the next `send` lets other tasks run first.
+        gives_way: the next `send` gives way to other tasks before it accepts its message.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -202,23 +202,29 @@ class AioTopic:
     ) -> AioDelivery:
         """Send a message; see `Topic.send`.
 
-        Cancelled while it waits for room: the message may be accepted.
+        Cancelled while it waits for room: the message may be accepted. Cancelled while it gives way
+        to other tasks: the message is not accepted.
 
-        If the message fits and the topic's partitions are known, the call lets other tasks run only
-        as often as on trio (see `Producer.send`).
+        If the message fits and the topic's partitions are known, the call gives way at every Nth
+        message or after 2 ms, as on trio.
         """
         writer, check, message = self.native.addressed(
             key, value, partition, timestamp, headers, source
         )
         guest = self._guest
-        if guest.gives_way:  # before the message is accepted: then the task may be cancelled
+        if guest.gives_way:  # before the message is accepted, because the task may be cancelled
             await guest.give_way()
         guest.check()
-        if writer.accept_now(message, check) is None:
+        try:
+            accepted = writer.accept_now(message, check)
+        except BaseException:
+            guest.gives_way = True  # a loop of refused messages must not keep other tasks
+            raise
+        if accepted is None:
             await self._accept_in_turn(
                 writer, check, (message,), lambda count: writer.accept_now(message, check, count)
             )
-        elif message.gives_way:
+        if message.gives_way:
             guest.gives_way = True
         return AioDelivery(message, guest)
 

@@ -75,7 +75,7 @@ class Rig:
         client = SimpleNamespace(
             cluster=ClusterMetadata(bootstrap_servers="127.0.0.1:1"),
             wakeup=self._wake,
-            poll=self._poll,
+            _net=SimpleNamespace(poll=self._poll),
         )
         self.sender = Sender(
             client, client.cluster, self.accumulator, transaction_manager=self.manager, acks=-1
@@ -86,7 +86,7 @@ class Rig:
         self.producer._transaction_manager = self.manager
         self.producer._metadata = client.cluster
         self.wakes = 0
-        self.sleep = Sleep(self.producer)
+        self.sleep = Sleep(client)
         self.during: Callable[[], object] = lambda: None
         tolerate_rejected_records(self.producer)
         if not transactional:
@@ -104,7 +104,7 @@ class Rig:
     def wakes_in(self, seconds: float, during: Callable[[], object]) -> int:
         """Let the network thread sleep, call a function meanwhile, and return the wake-ups."""
         before, self.during = self.wakes, during
-        self.sender._client.poll(timeout_ms=seconds * 1000)
+        self.sender._client._net.poll(timeout_ms=seconds * 1000)
         return self.wakes - before
 
     def _poll(self, timeout_ms: float, future: object) -> None:
@@ -324,8 +324,12 @@ def test_network_thread_is_woken_for_a_batch_that_follows_another() -> None:
 def test_network_thread_that_wakes_before_the_linger_ends_is_not_woken() -> None:
     rig = Rig(linger_ms=5000)
     assert rig.wakes_in(2, lambda: rig.append([message()])) == 0
-    rig.accumulator.begin_flush()  # then no batch lingers
-    assert rig.wakes_in(2, lambda: rig.append([message()], OTHER)) == 1
+
+
+def test_flush_wakes_network_thread_for_new_batch() -> None:
+    rig = Rig(linger_ms=5000)
+    rig.accumulator.begin_flush()
+    assert rig.wakes_in(2, lambda: rig.append([message()])) == 1
 
 
 def test_network_thread_is_woken_to_add_a_partition_to_a_transaction() -> None:

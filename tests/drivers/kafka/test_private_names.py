@@ -581,22 +581,24 @@ def test_requests_of_transactions_pass_through_client_send() -> None:
     assert "future.add_both(next_request_handler.on_complete, txn_correlation_id)" in text
 
 
-# `_sender`, `_client`, `poll`: who calls it, and how long the sleep may be.
+# `_net`, `poll`: its callers, and the longest sleep.
 
 
 def test_network_thread_checks_its_batches_and_then_sleeps_in_poll() -> None:
     once = inspect.getsource(Sender.run_once)
     assert once.rstrip().endswith("self._client.poll(timeout_ms=poll_timeout_ms)")
     assert in_order(once, "self._send_producer_data()", "self._client.poll(timeout_ms=poll_")
-    polls = [line.strip() for line in inspect.getsource(Sender).splitlines() if ".poll(" in line]
-    assert len(polls) == 4
+    # All waits of the thread are in that call of the loop.
+    waits = [*re.findall(r"\.(\w+)\(", inspect.getsource(KafkaNetClient.await_ready))]
+    assert waits.count("poll") == 2
+    assert "self._net.poll(" in inspect.getsource(KafkaNetClient.send_and_receive)
     assert in_order(
         inspect.getsource(KafkaNetClient.poll),
         "def poll(self, timeout_ms=None, future=None):",
         "return self._net.poll(timeout_ms=timeout_ms, future=future)",
     )
-    # No sleep is longer than its timeout. The byte of a wake-up ends the sleep of that moment, or
-    # the next one.
+    # No sleep is longer than its timeout. The byte of a wake-up ends the current sleep, or the
+    # next one.
     sleep = inspect.getsource(NetworkSelector._poll_once)
     assert "timeout = min(timeout, scheduled_timeout) if timeout is not None else" in sleep
     assert "self._wakeup_w.send(b'\\x00')" in inspect.getsource(NetworkSelector.wakeup)
@@ -652,7 +654,7 @@ def test_one_request_of_transactions_is_in_flight_at_a_time() -> None:
 
 
 def test_network_thread_uses_seconds_as_milliseconds_of_its_wait() -> None:
-    """Without these lines in the client, `sender_spin.py` may be superfluous."""
+    """If the client changes these lines, `sender_spin.py` may be superfluous."""
     text = inspect.getsource(Sender._send_producer_data)
     assert "self._metadata.request_update()" in text
     assert "if not self._client.is_ready(node):" in text
@@ -666,8 +668,8 @@ def test_network_thread_uses_seconds_as_milliseconds_of_its_wait() -> None:
     assert "conn.connected and not conn.paused" in ready
 
 
-def test_each_end_of_a_pause_or_of_connecting_is_in_the_loop() -> None:
-    """So it ends the wait of the network thread."""
+def test_loop_ends_each_pause_and_each_connecting() -> None:
+    """Each such event of the loop ends the wait of the network thread."""
     connection = inspect.getsource(KafkaConnection)
     assert connection.count("self.unpause(") == 3
     for end in (
@@ -692,6 +694,25 @@ def test_request_for_metadata_waits_for_its_answer_or_failure() -> None:
     )
     for end in (ClusterMetadata.update_metadata, ClusterMetadata.failed_update):
         assert "self._future = None" in inspect.getsource(end)
+
+
+# `_manager._connect`, `_backoff`. See `closed_connection.py`.
+
+
+def test_connection_that_closes_at_its_start_loses_its_backoff() -> None:
+    """If the client changes these lines, `closed_connection.py` may be superfluous."""
+    connect = inspect.getsource(KafkaConnectionManager._connect)
+    assert "async def _connect(self, node, conn, " in connect
+    assert in_order(
+        connect,
+        "await conn.initialize(timeout_at=timeout_at)",
+        "self.update_backoff(node.node_id)",
+        "return",
+        "self.reset_backoff(node.node_id)",
+    )
+    assert in_order(
+        inspect.getsource(KafkaConnection.initialize), "except Exception as error:", "self.close("
+    )
 
 
 # `_accumulator`: `_closed`, `_batches`, `_tp_lock`, `_incomplete`, `_appends_in_progress`;

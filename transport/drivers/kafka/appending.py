@@ -7,8 +7,8 @@ without the compiled encoder.
 
 This module also does the other work of `send`, in the same order: it checks the messages, chooses
 missing partitions, adds the partition to the transaction, detects full batches, and wakes the
-network thread if it has to (`sleep.py`). `send` refuses messages without key and value, and headers
-without a value. This module accepts both, as Kafka and the encoder do.
+network thread if that would sleep for too long (`sleep.py`). `send` refuses messages without key
+and value, and headers without a value. This module accepts both, as Kafka and the encoder do.
 
 The client splits a batch that is too large: it moves the futures of the records to new batches.
 `workarounds/rejected_record.py` does the same for refused records. A `FilledBatch` makes these
@@ -128,7 +128,8 @@ class Appending:
         compiled: whether compiled code encodes the messages.
         parts: the appended messages.
         refused: the messages that the client refuses, with its errors.
-        due: when the network thread has something to do, by the monotonic clock.
+        due: the time by which the network thread must check its batches, by the monotonic clock.
+            Infinite: no wake-up is needed.
     """
 
     producer: KafkaProducer
@@ -152,7 +153,7 @@ class Appending:
         if manager is not None and manager.is_transactional():
             manager.maybe_add_partition_to_transaction(tp)
             if manager.is_partition_pending_add(tp):
-                self.due = NOW  # the thread adds it while the batch lingers
+                self.due = NOW  # the thread requests the partition while the batch lingers
         at = 0
         # `_appends_in_progress`: a client that is closed by force repeats the abort of its batches
         # while an append is under way.
@@ -191,7 +192,8 @@ class Appending:
     def wake(self) -> None:
         """Wake the network thread if it would sleep for too long."""
         if self.due < math.inf and self.sleep is not None:
-            # `flush_in_progress`: read last, because the end of a linger counts as a flush.
+            # `flush_in_progress`: read after the appends. A flush that begins later wakes the
+            # thread itself. The end of a linger counts as a flush.
             flushes = self.producer._accumulator.flush_in_progress()
             self.sleep.end_by(NOW if flushes else self.due)
             self.due = math.inf
@@ -223,7 +225,7 @@ class Appending:
                     linger = accumulator.config["linger_ms"] / 1000
                     self.due = NOW if len(queue) > 1 else min(self.due, held.created + linger)
             if held is not None and held.records.is_full():
-                self.due = NOW  # just now: a batch that is full takes no message
+                self.due = NOW  # filled by this call: a batch that was full takes no message
         return taken
 
     def _new_batch(self, tp: TopicPartition) -> FilledBatch:

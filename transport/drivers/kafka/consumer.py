@@ -39,6 +39,7 @@ from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_
 from transport.drivers.kafka.topics import known_partitions, partition_counts
 from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
+from transport.drivers.kafka.workarounds.closed_connection import back_off_when_closed
 from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, raise_for_gone
 from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.workarounds.pending_join import drop_join, keep_join
@@ -464,6 +465,7 @@ class KafkaConsumerClient:
             self._client = client
             watch_tasks(client, self._crash)
             start_anew(client, self._crash)
+            back_off_when_closed(client)
 
         # The client starts its IO thread before it connects. `built` keeps the client, so that its
         # connections can be closed if the attempt fails or is cancelled.

@@ -38,6 +38,7 @@ from transport.drivers.kafka.transaction import (
 )
 from transport.drivers.kafka.transactional_id import has_open, identity_of, take_back, take_over
 from transport.drivers.kafka.waiting import Waiting
+from transport.drivers.kafka.workarounds.closed_connection import back_off_when_closed
 from transport.drivers.kafka.workarounds.concurrent_transactions import ask_again_soon
 from transport.drivers.kafka.workarounds.expired_batch import outlive_expiry
 from transport.drivers.kafka.workarounds.forgotten_requests import keep_requests
@@ -419,10 +420,15 @@ class KafkaProducerClient:
                 current._sender.join(QUICK)  # by then each of its messages has an outcome
                 self._opened.call_soon(self._settle)
 
+        sleep: Sleep | None = None
+
         def built(client: Any) -> None:
+            nonlocal sleep
             self._opening = client
             watch_tasks(client, crash)
             start_anew(client, crash)
+            back_off_when_closed(client)
+            sleep = Sleep(client)
 
         producer = None
         crash = Crash(lambda error: self._on_crash(producer, error))
@@ -437,7 +443,7 @@ class KafkaProducerClient:
         self._client = made
         self._producer = producer
         self._linger = Linger(producer)
-        self._sleep = Sleep(producer)
+        self._sleep = sleep
         self._crash = crash
         # Messages of a transaction fail with it: none of them goes to the next client.
         watch_sender(producer, crash, keeps=self._settings.transactional_id is None)
@@ -584,7 +590,7 @@ class KafkaProducerClient:
         # `_metadata`: the public calls wait for a missing topic, as `send` does.
         cluster = producer._metadata
         known: dict[str, Collection[int]] = {}
-        # `_sleep`, read once: trio may discard the client meanwhile, which wakes its thread.
+        # Trio may discard the client meanwhile. Then `_sleep` is None, and the thread was woken.
         appending = Appending(producer, self._sleep, compiled=self._compiled)
         for (topic, partition), group in _by_place(messages).items():
             if topic not in known:

@@ -1,9 +1,9 @@
 """The sleep of a producer's network thread, and when it must be ended.
 
 The client wakes the thread for each new batch. The thread then sleeps again, until the linger of
-its oldest batch ends. So it has to be woken for a new batch only if it has no older one. At 1,000
-messages a second in 4 partitions, that leaves a third of the wake-ups. Each of them takes a round
-of the client's loop.
+its oldest batch ends. So a new batch needs a wake-up only if the thread would sleep beyond the
+linger of that batch. A full batch and a flush need one at once. At 1,000 messages a second in 4
+partitions, this saves two of three wake-ups. Each wake-up costs one pass of the client's loop.
 """
 
 from __future__ import annotations
@@ -12,33 +12,37 @@ import math
 import time
 from typing import Any
 
-# A time at which the thread always has to be awake.
+# A due time in the past: the thread must wake at once.
 NOW = 0.0
-# Ends of a sleep. An awake thread may have checked its batches. A woken one will check them.
+# Ends of a sleep that are not times.
+# _AWAKE: the thread may have checked its batches already, so a new batch needs a wake-up.
+# _WOKEN: the byte of a wake-up is not consumed yet, or the poll that consumed it has not returned.
+# So the thread checks its batches after that.
 _AWAKE, _WOKEN = math.inf, -math.inf
 
 
 class Sleep:
-    """The sleep of the network thread of a new producer."""
+    """The sleep of the network thread of a producer, whose client is new and not used yet."""
 
-    def __init__(self, producer: Any) -> None:
-        # `_sender`, `_client`, `poll`: the thread checks its batches, and then sleeps in this call.
-        self._sender = producer._sender
-        self._poll = producer._sender._client.poll
+    def __init__(self, client: Any) -> None:
+        # `_net`, `poll`: all waits of the thread are in this call.
+        self._client = client
+        self._poll = client._net.poll
         self._ends = _AWAKE
-        producer._sender._client.poll = self._sleep
+        client._net.poll = self._sleep
 
     def end_by(self, due: float) -> None:
-        """Wake the thread, unless it wakes by `due` without that. From any thread.
+        """Wake the network thread if its sleep ends after `due`. From any thread.
 
-        What the thread has to do must be in the client's queues already.
+        Call it after the batch is in the client's queue.
 
         Args:
             due: by the monotonic clock, or NOW.
         """
         if self._ends > due:
-            self._ends = _WOKEN  # set first: the byte that is sent next ends this or the next sleep
-            self._sender.wakeup()
+            # Set before the byte is sent. The byte ends the current sleep or the next one.
+            self._ends = _WOKEN
+            self._client.wakeup()
 
     def _sleep(self, timeout_ms: float | None = None, future: Any = None) -> Any:
         self._ends = math.inf if timeout_ms is None else time.monotonic() + timeout_ms / 1000

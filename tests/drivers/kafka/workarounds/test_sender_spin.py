@@ -87,25 +87,25 @@ def rig() -> Iterator[SenderRig]:
 # Unknown leaders.
 
 
-def test_update_that_waits_is_not_announced_again(rig: SenderRig) -> None:
-    """Each announcement ends the wait of the network thread."""
-    announced: list[None] = []
-    rig.cluster._wakeup = SimpleNamespace(notify=lambda: announced.append(None))
+def test_pending_metadata_request_does_not_notify_again(rig: SenderRig) -> None:
+    """Each notification ends the wait of the network thread."""
+    notified: list[None] = []
+    rig.cluster._wakeup = SimpleNamespace(notify=lambda: notified.append(None))
     first = rig.cluster.request_update()
     assert rig.cluster.request_update() is first
-    assert len(announced) == 1
+    assert len(notified) == 1
     rig.cluster.failed_update(kafka.errors.KafkaConnectionError("refused"))
     second = rig.cluster.request_update()
     assert second is not first
-    assert len(announced) == 2
+    assert len(notified) == 2
     rig.answer(leader=-1)
     assert second.is_done
     assert not rig.cluster.request_update().is_done
-    assert len(announced) == 3
+    assert len(notified) == 3
 
 
 def test_producer_waits_while_leader_is_unknown_and_broker_refuses(rig: SenderRig) -> None:
-    """Without the workaround, there are some thousand passes."""
+    """Without the workaround, the thread makes thousands of passes."""
     rig.answer(leader=-1)
     assert 0 < rig.passes_within(1.0) < 200
 
@@ -113,7 +113,7 @@ def test_producer_waits_while_leader_is_unknown_and_broker_refuses(rig: SenderRi
 # Known leaders.
 
 
-def test_backoff_of_leader_is_waited_for_in_milliseconds(rig: SenderRig) -> None:
+def test_thread_waits_for_whole_backoff_of_leader(rig: SenderRig) -> None:
     rig.answer(leader=NODE)
     rig.manager._backoff[NODE] = (1, time.monotonic() + 20.0, 10_000)
     assert 10_000 < rig.sender._send_producer_data() <= 20_000
@@ -122,7 +122,7 @@ def test_backoff_of_leader_is_waited_for_in_milliseconds(rig: SenderRig) -> None
 @pytest.mark.parametrize(
     "state", [{"initializing": True}, {"connected": True, "paused": {"max_in_flight"}}]
 )
-def test_pending_connection_is_waited_for_until_the_loop_ends_the_wait(
+def test_thread_waits_while_connection_is_pending(
     rig: SenderRig, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.answer(leader=NODE)

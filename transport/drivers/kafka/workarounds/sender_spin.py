@@ -1,12 +1,12 @@
-"""Passes of the producer's network thread that do not wait while a broker cannot be reached.
+"""Waits for the producer's network thread, which otherwise spins while it cannot reach a broker.
 
-Look here when a producer uses CPU time without sending. The client makes pass after pass while
-messages wait for a broker, for two reasons:
+Look here when a producer uses CPU time without sending. While messages wait for a broker, the
+client's thread loops without a pause, for two reasons:
 
 - If the leader of a partition is unknown, each pass requests new metadata, and each request ends
   the wait of the same pass. This uses a whole core until the partition has a leader.
-- The client takes the seconds of a backoff for milliseconds. It does not wait at all while it
-  connects, while a connection is throttled, or while it has its maximum of requests in flight.
+- The client uses the seconds of a backoff as milliseconds. It does not wait at all for a connection
+  that is connecting, throttled, or at its maximum of requests in flight.
 
 The corrections do not delay a message. Metadata is requested again as soon as before, and a
 connection that becomes usable ends the wait.
@@ -30,8 +30,8 @@ def _request_once(cluster: Any) -> None:
     request_update = cluster.request_update
 
     def request_if_none_waits() -> Any:
-        # `_lock`, `_need_update`, `_future`: the request that waits. The metadata loop has been
-        # notified of it, and only the backoff or an answer comes first.
+        # `_lock`, `_need_update`, `_future`: the pending request. The metadata loop knows of it,
+        # and sends it after the backoff, or has sent it.
         with cluster._lock:
             waiting = cluster._future if cluster._need_update else None
         if waiting is None or waiting.is_done:
@@ -43,13 +43,15 @@ def _request_once(cluster: Any) -> None:
 
 def _delay_in_milliseconds(client: Any) -> None:
     # `connection_delay`: the network thread calls it for each leader that is not ready, and waits
-    # for so many milliseconds. `_manager` has the backoffs, in seconds, and the connections.
+    # for the returned number of milliseconds. `_manager` has the backoffs, in seconds, and the
+    # connections.
     manager = client._manager
 
     def delay(node_id: Any) -> float:
         if (seconds := manager.connection_delay(node_id)) > 0:
             return float(seconds * 1000)
-        # `_conns`, `initializing`, `paused`: the loop that ends these states also ends the wait.
+        # `_conns`, `initializing`, `paused`: the client's loop ends these states, and each event of
+        # the loop ends the thread's wait.
         connection = manager._conns.get(node_id)
         is_pending = connection is not None and (connection.initializing or connection.paused)
         return math.inf if is_pending else 0.0

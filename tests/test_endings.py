@@ -218,6 +218,20 @@ async def test_a_flow_call_during_a_restart_holds_after_it(was_active: bool) -> 
         assert app.consumer.flow_active is not was_active
 
 
+@pytest.mark.parametrize("has_joined", [True, False])
+@pytest.mark.parametrize("ending", [kill, close_the_consumer])
+@jumping
+async def test_flow_is_not_resumed_after_the_end_of_the_consumer(
+    ending: Callable[[App], Awaitable[None]], has_joined: bool
+) -> None:
+    async with app_on(broker_with(ORDERS)) as app:
+        if has_joined:
+            await take_none(app.topic("orders"))
+        await ending(app)
+        app.consumer.resume_flow()
+        assert not app.consumer.flow_active
+
+
 @jumping
 async def test_flow_is_not_resumed_after_the_end() -> None:
     async with app_on(broker_with(ORDERS)) as app:

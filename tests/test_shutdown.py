@@ -88,6 +88,21 @@ async def test_nothing_is_fetched_during_the_last_commit() -> None:
 
 
 @jumping
+async def test_iterators_end_before_the_last_commit() -> None:
+    broker = broker_with(ORDERS[0], records=1)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        messages = app.topic("orders").noack()
+        (await anext(messages)).ack()
+        replace(app, "commit", late(1.0))
+        began = trio.current_time()
+        app.consumer.close()
+        assert [message async for message in messages] == []
+        assert trio.current_time() == began
+        assert not app.consumer.ended.is_set()
+    assert committed(broker) == {ORDERS[0]: 1}
+
+
+@jumping
 async def test_a_break_leaves_the_current_message_unacked() -> None:
     broker = broker_with(ORDERS[0], records=5)
     async with app_on(broker) as app:

@@ -17,6 +17,7 @@ from transport import (
     App,
     AuthorizationFailed,
     BrokerUnavailable,
+    ClientClosed,
     Fenced,
     Message,
     TransportError,
@@ -105,7 +106,7 @@ async def test_failed_topic_search_is_repeated_after_any_error(
 
 
 @jumping
-@pytest.mark.parametrize("error", [AuthorizationFailed, Fenced])
+@pytest.mark.parametrize("error", [AuthorizationFailed, ClientClosed, Fenced])
 async def test_permanent_error_of_topic_search_ends_the_app(error: type[Exception]) -> None:
     with pytest.RaisesGroup(error, flatten_subgroups=True):
         async with app_on(broker_with(ORDERS, records=1), pattern_interval=1.0) as app:

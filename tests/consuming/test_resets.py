@@ -6,13 +6,14 @@ import re
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, committed, nothing_comes, take, write
 from tests.lanes import NEVER, Place
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
-from tests.scripted import Function, hold, replace
-from transport import TP, App, Monitor, OffsetOutOfRange, RebalanceInProgress
+from tests.scripted import Function, fails, hold, replace
+from transport import TP, App, CommitUnknown, Monitor, OffsetOutOfRange, RebalanceInProgress
 
 ORDERS = [TP("orders", number) for number in range(4)]
 ONE = ORDERS[0]
@@ -196,6 +197,23 @@ async def test_refused_commit_of_the_start_offset_is_retried() -> None:
 
 
 @jumping
+async def test_delivery_begins_after_any_commit_of_the_start_offset() -> None:
+    """A call of `commit` succeeds before the commit without an answer is retried."""
+    broker = broker_with(ONE, records=3)
+    app = app_on(broker, **LATEST)
+    replace(app, "commit", fails(CommitUnknown("no answer")), once=True)
+    async with app:
+        messages = app.topic("orders").noack()
+        await wait_all_tasks_blocked()
+        assert committed(broker) == {}
+        assert await app.consumer.commit()
+        assert committed(broker) == {ONE: 3}
+        write(broker, ONE)
+        with trio.fail_after(30):
+            assert (await anext(messages)).offset == 3
+
+
+@jumping
 async def test_delivery_with_earliest_does_not_wait_for_a_commit() -> None:
     broker = broker_with(ONE, records=3)
     async with app_on(broker, commit_interval=NEVER) as app:
@@ -338,3 +356,19 @@ async def test_seek_within_the_log_is_committed(offset: int) -> None:
         await app.consumer.seek(ONE, offset)
         assert await app.consumer.commit()
     assert committed(broker) == {ONE: offset}
+
+
+@jumping
+async def test_seek_within_the_log_is_committed_at_a_revocation() -> None:
+    broker = broker_with(ONE, records=10)
+    async with app_on(broker, commit_interval=NEVER) as app:
+        # A client of Kafka knows the end of the log until the partition is released.
+        replace(app, "highwater", lambda _, tp: broker.log(tp).end)
+        orders = app.topic("orders")
+        await take(orders.noack(), 5)
+        app.consumer.pause_partitions([ONE])
+        await app.consumer.seek(ONE, 3)
+        app.conductor.discard(orders)
+        await wait_all_tasks_blocked()
+        assert ONE not in app.consumer.assignment
+        assert committed(broker) == {ONE: 3}

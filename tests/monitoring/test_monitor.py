@@ -226,6 +226,18 @@ async def test_assignment_and_rebalance_events_come_in_order_with_their_states()
 
 
 @jumping
+async def test_end_of_a_rebalance_is_reported_at_once_without_a_new_message() -> None:
+    diary = Diary()
+    broker = broker_with(ONE)
+    broker.group("group").take({ONE: 0})  # a start without a committed offset ends the poll as well
+    async with app_on(broker, monitor=diary) as app:
+        app.topic("orders").noack()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(diary.told("on_rebalance_return")) == 1
+        assert len(diary.told("on_rebalance_end")) == 1
+
+
+@jumping
 async def test_on_assignment_error_receives_the_error_of_the_hook() -> None:
     class Fails(App):
         async def on_partitions_assigned(self, assigned: frozenset[TP]) -> None:

@@ -82,6 +82,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         *READERS,
         *TRANSACTIONS,
         *ARGUMENTS,
+        "test_endings.py",
         "consuming/test_fetcher.py",
         "consuming/test_resets.py",
         "consuming/test_topics_deleted.py",

@@ -85,7 +85,6 @@ async def test_a_stop_while_a_topic_is_missing_is_quick(
 @TRANSACTIONS
 @pytest.mark.kafka
 @pytest.mark.usefixtures("quiet_client")
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_a_stop_while_no_broker_answers_is_quick(
     kafka_broker: Broker, transactions: str | None
 ) -> None:

@@ -602,7 +602,6 @@ async def test_librdkafka_3255_recreated_topic_is_read_from_its_first_message(
 
 
 @pytest.mark.kafka
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_kafka_python_1683_clients_find_brokers_that_have_moved(
     kafka_bootstrap: str,
 ) -> None:

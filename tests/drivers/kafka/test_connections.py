@@ -20,11 +20,7 @@ from transport.errors import AuthorizationFailed, BrokerUnavailable, TransportEr
 from transport.types import RecordMetadata
 
 kafka_lane = pytest.mark.kafka
-# The client drops the socket of a failed connection, and the garbage collector closes it.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.usefixtures("quiet_client"),
-]
+pytestmark = pytest.mark.usefixtures("quiet_client")
 
 
 def client_of(owner: Any) -> Any:

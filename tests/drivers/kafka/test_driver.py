@@ -49,8 +49,6 @@ from transport.types import TP, RecordMetadata
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a failed connection, and the garbage collector closes it.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
 

@@ -17,8 +17,6 @@ from transport.errors import AuthorizationFailed, Fenced, TransportError
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a failed connection, and the garbage collector closes it.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
 SOON = {"heartbeat_interval": 0.2}

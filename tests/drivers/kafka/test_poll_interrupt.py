@@ -239,8 +239,6 @@ def test_heartbeats_are_fast_after_a_join_and_slow_down_again(
 
 # With a broker. A turn and a fetch take much longer than a test here, so only an event ends them.
 
-# The client drops the socket of a failed connection, and the garbage collector closes it.
-with_a_broker = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 PATIENT = {
     "request_timeout": 2 * LONG,
     "max_poll_interval": 4 * LONG,
@@ -284,7 +282,6 @@ ACTS: dict[str, Act] = {
 }
 
 
-@with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 @pytest.mark.parametrize("paused", [False, True])
@@ -305,7 +302,6 @@ async def test_each_call_ends_the_wait_at_once(kafka_rig: Rig, what: str, paused
                     member.client.interrupt()
 
 
-@with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 @pytest.mark.parametrize("paused", [False, True])
@@ -324,7 +320,6 @@ async def test_idle_poll_wakes_only_for_events(
         assert polling.rounds <= 3
 
 
-@with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 async def test_a_rebalance_ends_the_wait(kafka_rig: Rig) -> None:
@@ -338,7 +333,6 @@ async def test_a_rebalance_ends_the_wait(kafka_rig: Rig) -> None:
             await until(lambda: len(member.assigned) == 2, member)
 
 
-@with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 async def test_lost_membership_ends_the_wait(kafka_rig: Rig) -> None:
@@ -353,7 +347,6 @@ async def test_lost_membership_ends_the_wait(kafka_rig: Rig) -> None:
                 coordinator.reset_generation()
 
 
-@with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("no_turns", "quiet_client")
 async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None:
@@ -367,7 +360,6 @@ async def test_added_partitions_end_the_wait_of_a_reader(kafka_rig: Rig) -> None
             await until(lambda: len(member.assigned) == 3, member)
 
 
-@with_a_broker
 @pytest.mark.kafka
 @pytest.mark.usefixtures("quiet_client")
 async def test_second_member_gets_partitions_soon_with_default_heartbeats(kafka_rig: Rig) -> None:

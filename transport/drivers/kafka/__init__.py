@@ -20,7 +20,10 @@ from transport.drivers.kafka.producer import KafkaProducerClient
 from transport.drivers.kafka.records.choice import codec_for
 from transport.drivers.kafka.records.codec import Codec
 from transport.drivers.kafka.waiting import Waiting
-from transport.drivers.kafka.workarounds import first_use_race  # noqa: F401 - it adds a lock
+from transport.drivers.kafka.workarounds import (
+    first_use_race,  # noqa: F401 - it adds a lock
+    unclosed_socket,  # noqa: F401 - it closes sockets
+)
 from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 

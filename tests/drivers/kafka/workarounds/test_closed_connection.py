@@ -13,11 +13,7 @@ from kafka.net.compat import KafkaNetClient
 
 from transport.drivers.kafka.workarounds.closed_connection import back_off_when_closed
 
-pytestmark = [
-    # The client drops the socket of a failed connection, and the garbage collector closes it.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.usefixtures("quiet_client"),
-]
+pytestmark = pytest.mark.usefixtures("quiet_client")
 
 
 class ClosingBroker:

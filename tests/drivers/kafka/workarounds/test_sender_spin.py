@@ -32,11 +32,7 @@ from transport.types import RecordMetadata
 
 NODE = 1
 TP = TopicPartition("t", 0)
-pytestmark = [
-    # The client drops the socket of a failed connection, and the garbage collector closes it.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.usefixtures("quiet_client"),
-]
+pytestmark = pytest.mark.usefixtures("quiet_client")
 
 
 class SenderRig:

@@ -15,8 +15,6 @@ from transport.types import RecordMetadata
 
 pytestmark = [
     pytest.mark.kafka,
-    # The client drops the socket of a failed connection, and the garbage collector closes it.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.usefixtures("quiet_client"),
 ]
 

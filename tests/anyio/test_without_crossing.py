@@ -205,25 +205,23 @@ def gives_way(call: Coroutine[Any, Any, object]) -> bool:
     return True
 
 
-async def test_a_loop_of_sends_gives_way_after_every_nth_message(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("seconds", "messages", "expected"),
+    [
+        pytest.param(60.0, 600, [256, 512], id="every_nth"),
+        pytest.param(0.0, 5, [3, 4], id="a_message_has_waited"),
+    ],
+)
+async def test_a_loop_of_sends_gives_way_as_on_trio(
+    seconds: float, messages: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transport.producing.producer._TURN_TIME", 60.0)
+    """At every Nth message, or once the oldest queued message has waited for so many seconds."""
+    monkeypatch.setattr("transport.producing.producer._TURN_TIME", seconds)
     async with open_app(App("app", MemoryBroker())) as app:
         orders = app.topic("orders")
         await orders.send_and_wait(value=b"0")
-        ways = [gives_way(orders.send(value=b"v")) for _ in range(1, 600)]
-        assert [number for number, way in enumerate(ways, 1) if way] == [256, 512]
-
-
-async def test_a_loop_of_sends_gives_way_once_a_message_has_waited_for_2_ms(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("transport.producing.producer._TURN_TIME", 0.0)
-    async with open_app(App("app", MemoryBroker())) as app:
-        orders = app.topic("orders")
-        await orders.send_and_wait(value=b"0")
-        assert [gives_way(orders.send(value=b"v")) for _ in range(4)] == [False, False, True, True]
+        ways = [gives_way(orders.send(value=b"v")) for _ in range(1, messages)]
+        assert [number for number, way in enumerate(ways, 1) if way] == expected
 
 
 async def test_a_send_that_is_cancelled_while_it_gives_way_accepts_nothing() -> None:

@@ -217,8 +217,8 @@ class AioTopic:
         guest.check()
         try:
             accepted = writer.accept_now(message, check)
-        except BaseException:
-            guest.gives_way = True  # a loop of refused messages must not keep other tasks
+        except Exception:  # refused: a loop of such calls must not keep other tasks either
+            guest.gives_way = True
             raise
         if accepted is None:
             await self._accept_in_turn(

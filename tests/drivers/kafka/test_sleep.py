@@ -73,7 +73,7 @@ def test_due_now_ends_even_a_short_sleep(thread: Thread, sleep: Sleep) -> None:
 
 
 def test_awake_thread_is_woken_once_before_its_next_sleep(thread: Thread, sleep: Sleep) -> None:
-    """It may have checked its batches already. The byte of the wake-up ends its next sleep."""
+    """An awake thread may have checked its batches already. The wake-up ends its next sleep."""
     thread.sleeps(0.001, lambda: None)
     sleep.end_by(due_in(60))
     sleep.end_by(due_in(60))

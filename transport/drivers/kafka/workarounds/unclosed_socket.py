@@ -1,8 +1,8 @@
 """Closing of sockets whose connection fails while it is made.
 
 The client drops such a socket without closing it. A reference cycle with the error keeps it open
-until the garbage collector runs, which may be minutes later. While a broker is down, that is
-several open files a second.
+until the garbage collector runs, which may be minutes later. While a broker is down, each attempt
+to connect leaves an open file.
 
 No single client owns the functions that connect. So importing this module corrects them.
 """

@@ -108,8 +108,8 @@ class App:
         self,
         name: str | re.Pattern[str],
         *,
-        key_type: CodecArg = None,
-        value_type: CodecArg = None,
+        key_type: CodecArg[Any] = None,
+        value_type: CodecArg[Any] = None,
     ) -> Topic:
         """Return a topic object, to send to and to iterate over. Sends nothing to the broker.
 

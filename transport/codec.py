@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
 from transport.arguments import function, setting, wrong_type
 from transport.errors import TransportError
 from transport.message import Message
+
+T = TypeVar("T")
 
 
 class DecodeError(TransportError):
@@ -26,21 +28,27 @@ class DecodeError(TransportError):
 
 
 @attrs.frozen
-class Codec:
-    """A pair of functions that encode and decode. None stays None without a call (a tombstone)."""
+class Codec(Generic[T]):
+    """A pair of functions that encode and decode keys or values of one type.
 
-    encode: Callable[[Any], bytes] = attrs.field(validator=setting(function))
-    decode: Callable[[bytes], Any] = attrs.field(validator=setting(function))
+    None stays None without a call (a tombstone).
+    """
+
+    encode: Callable[[T], bytes] = attrs.field(validator=setting(function))
+    decode: Callable[[bytes], T] = attrs.field(validator=setting(function))
 
 
-TEXT = Codec(str.encode, bytes.decode)
-JSON = Codec(lambda value: json.dumps(value, separators=(",", ":")).encode(), json.loads)
+TEXT: Codec[str] = Codec(str.encode, bytes.decode)
+JSON: Codec[Any] = Codec(
+    lambda value: json.dumps(value, separators=(",", ":")).encode(), json.loads
+)
 """Values that are JSON in UTF-8."""
 
-CodecArg = Codec | type[bytes] | type[str] | None
+CodecArg: TypeAlias = type[T] | Codec[T] | None
+"""The argument `key_type` or `value_type` of a topic with keys or values of this type."""
 
 
-def codec_for(kind: CodecArg, name: str = "a key or value type") -> Codec | None:
+def codec_for(kind: CodecArg[Any], name: str = "a key or value type") -> Codec[Any] | None:
     """Return the codec for a topic's `key_type` or `value_type`; None: bytes stay as they are.
 
     Args:

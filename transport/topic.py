@@ -51,8 +51,8 @@ class Topic:
         app: Host,
         name: str | re.Pattern[str],
         *,
-        key_type: CodecArg = None,
-        value_type: CodecArg = None,
+        key_type: CodecArg[Any] = None,
+        value_type: CodecArg[Any] = None,
     ) -> None:
         if isinstance(name, re.Pattern):
             self.pattern: re.Pattern[str] | None = name
@@ -356,7 +356,7 @@ def _parts(item: Any) -> Iterable[Any]:
     return map(item.get, _PARTS)
 
 
-def _encode(topic: Topic, part: str, codec: Codec | None, data: Any) -> bytes | None:
+def _encode(topic: Topic, part: str, codec: Codec[Any] | None, data: Any) -> bytes | None:
     """Return a key or a value as bytes. An error names the part and the topic."""
     if data is None:
         return None

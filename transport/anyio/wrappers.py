@@ -47,8 +47,8 @@ class AioApp:
         self,
         name: str | re.Pattern[str],
         *,
-        key_type: CodecArg = None,
-        value_type: CodecArg = None,
+        key_type: CodecArg[Any] = None,
+        value_type: CodecArg[Any] = None,
     ) -> AioTopic:
         """Return a topic object for asyncio's tasks; see `App.topic`."""
         topic = self.native.topic(name, key_type=key_type, value_type=value_type)

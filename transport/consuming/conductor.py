@@ -9,7 +9,7 @@ import logging
 import re
 import weakref
 from collections.abc import Callable, Collection, Iterator, MutableSet
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import trio
 
@@ -226,7 +226,7 @@ class Conductor(Service, MutableSet["Listener"]):
 
     # Messages
 
-    def new_channel(self, name: str, key: Codec | None, value: Codec | None) -> Channel:
+    def new_channel(self, name: str, key: Codec[Any] | None, value: Codec[Any] | None) -> Channel:
         """Return a channel for a topic object, which does not listen yet."""
         consumer, settings = self.app.consumer, self.app.settings
         return Channel(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -48,8 +48,8 @@ class Channel:
         flow: Flow,
         *,
         limit: int,
-        key: Codec | None = None,
-        value: Codec | None = None,
+        key: Codec[Any] | None = None,
+        value: Codec[Any] | None = None,
         on_full: Callable[[Channel], None] = lambda channel: None,
         on_unreadable: Callable[[UnreadableBatch], None] = lambda error: None,
         scheduler: SchedulingStrategy[Lane] | None = None,

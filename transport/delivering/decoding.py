@@ -24,7 +24,7 @@ import attrs
 from transport.codec import Codec
 from transport.types import TP
 
-Codecs = tuple[Codec | None, Codec | None]  # of the key and of the value
+Codecs = tuple[Codec[Any] | None, Codec[Any] | None]  # of the key and of the value
 
 AGAIN: Final = object()
 """A placeholder for a key or a value that each channel has to decode itself."""

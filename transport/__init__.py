@@ -54,7 +54,7 @@ from transport.producing.pending import FutureMessage, PendingMessage
 from transport.producing.producer import Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.settings import Settings
-from transport.topic import Topic
+from transport.topic import MessageArgs, Topic
 from transport.types import TP, GroupMetadata, Record, RecordMetadata
 
 __all__ = [
@@ -89,6 +89,7 @@ __all__ = [
     "ManyDeliveries",
     "MemoryBroker",
     "Message",
+    "MessageArgs",
     "MessageTooLarge",
     "Messages",
     "Monitor",

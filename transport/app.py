@@ -24,7 +24,7 @@ from transport.probe import Probe
 from transport.settings import Settings, settings_from
 from transport.signals import SignalHandlers
 from transport.topic import Topic
-from transport.types import TP
+from transport.types import TP, K, V
 
 logger = logging.getLogger("transport.app")
 
@@ -108,10 +108,15 @@ class App:
         self,
         name: str | re.Pattern[str],
         *,
-        key_type: CodecArg[Any] = None,
-        value_type: CodecArg[Any] = None,
-    ) -> Topic:
+        key_type: CodecArg[K] = None,
+        value_type: CodecArg[V] = None,
+    ) -> Topic[K, V]:
         """Return a topic object, to send to and to iterate over. Sends nothing to the broker.
+
+        The types are those of its messages for type checkers, too: with `key_type=str` and
+        `value_type=Order` it is a `Topic[str, Order]`. A record may have no key or no value (a
+        tombstone). Then the message has None there, in spite of the type. To have such places
+        checked, annotate: `orders: Topic[str, Order | None] = app.topic(...)`.
 
         Args:
             name: the topic's name, or a compiled pattern for all topics whose whole name it

@@ -10,7 +10,7 @@ import attrs
 
 from transport.arguments import function, setting, wrong_type
 from transport.errors import TransportError
-from transport.message import Message
+from transport.message import AnyMessage
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ class DecodeError(TransportError):
         message: the message. It is unacked; ack it to skip it.
     """
 
-    def __init__(self, text: str, message: Message) -> None:
+    def __init__(self, text: str, message: AnyMessage) -> None:
         super().__init__(text)
         self.message = message
 

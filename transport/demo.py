@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import trio
@@ -75,7 +76,7 @@ class Run:
             commit_interval=0.5,
         )
 
-    def handle(self, member: str, batch: Batch) -> None:
+    def handle(self, member: str, batch: Batch[str, Any]) -> None:
         self.handled.update(message.value["order"] for message in batch)
         self.by_member[member] += len(batch)
         if len(self.handled) >= self.orders // 2:

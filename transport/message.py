@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import get_ident
-from typing import Any, Protocol, Self, overload
+from typing import Any, Generic, Protocol, Self, TypeAlias, overload
 
 from trio.lowlevel import enable_ki_protection
 
 from transport.arguments import whole
-from transport.types import TP, Headers, Record
+from transport.types import TP, Headers, K_co, Record, V_co
 
 
 class Epoch(Protocol):
@@ -37,32 +37,33 @@ class Owner(Protocol):
     def ledger(self) -> Epoch: ...
 
     @property
-    def begun(self) -> Mapping[int, Message | Batch]:
+    def begun(self) -> Mapping[int, AnyMessage | AnyBatch]:
         """The unacked messages and batches, by first offset."""
 
     @property
     def thread(self) -> int:
         """The only thread that may ack."""
 
-    def ack(self, message: Message) -> bool:
+    def ack(self, message: AnyMessage) -> bool:
         """Enter the ack of a message; return whether it counted."""
 
-    def ack_batch(self, batch: Batch) -> bool:
+    def ack_batch(self, batch: AnyBatch) -> bool:
         """Enter the ack of a batch; return whether all of it counted."""
 
-    def refuse(self, message: Message) -> None:
+    def refuse(self, message: AnyMessage) -> None:
         """Count an ack that changes nothing."""
 
-    def put_in_hand(self, held: Message | Batch) -> None:
+    def put_in_hand(self, held: AnyMessage | AnyBatch) -> None:
         """Make a message or batch the source of what this task sends, if sources are in use."""
 
 
-class Message:
+class Message(Generic[K_co, V_co]):
     """One delivered record, to be acked by your handler.
 
     Attributes:
         offset: its offset in the partition.
-        key, value: decoded by the topic's types. Without a type: bytes. None stays None.
+        key, value: decoded by the topic's types. Without a type: bytes. A record without a key or a
+            value has None, although the type does not say so; see `App.topic`.
         record: the record of the broker's client. All topic objects share it: do not change it.
         weight: its size in memory, in bytes: an equal share of what was decoded together.
         batch: the batch that it was taken with, while it is unacked. None: it was taken alone, or
@@ -85,16 +86,19 @@ class Message:
         "weight",
     )
 
+    key: K_co
+    value: V_co
+
     def __init__(
-        self, lane: Owner, record: Record, weight: int, batch: Batch | None = None
+        self, lane: Owner, record: Record, weight: int, batch: AnyBatch | None = None
     ) -> None:
         self.lane = lane
         self.weight = weight
         self.batch = batch
         self.record = record
         self.offset = record.offset
-        self.key: Any = record.key
-        self.value: Any = record.value
+        self.key = record.key  # type: ignore[assignment] # the channel decodes it
+        self.value = record.value  # type: ignore[assignment]
         self.refcount = 1
         self.acked = False
 
@@ -133,7 +137,7 @@ class Message:
         """Its offset; see `Batch.oldest`. For the transport."""
         return self.offset
 
-    def open_messages(self) -> Iterable[Message]:
+    def open_messages(self) -> Iterable[Self]:
         """Return the message itself; see `Batch.open_messages`. For the transport."""
         return (self,)
 
@@ -236,7 +240,7 @@ class Message:
         return f"<Message {self.tp} {self.offset} {state}>"
 
 
-class Batch(Sequence[Message]):
+class Batch(Sequence[Message[K_co, V_co]], Generic[K_co, V_co]):
     """Messages of one partition, in offset order, to be acked as a whole.
 
     A delivered batch is never empty. It is one entry in its ledger. Its messages are made when they
@@ -258,11 +262,11 @@ class Batch(Sequence[Message]):
     def __init__(self, lane: Owner, records: Sequence[Record], weight: int) -> None:
         self.lane = lane
         self._records = records
-        self._messages: list[Message] | None = None
+        self._messages: list[Message[K_co, V_co]] | None = None
         self.first = records[0].offset
         self.weight = weight
         self.is_acked = False
-        self.left: dict[int, Message] | None = None
+        self.left: dict[int, Message[K_co, V_co]] | None = None
 
     @property
     def tp(self) -> TP:
@@ -270,14 +274,16 @@ class Batch(Sequence[Message]):
 
     @property
     @enable_ki_protection
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[Message[K_co, V_co]]:
         """Its messages, in offset order."""
         if self._messages is None:
             records = self._records
             share, rest = divmod(self.weight, len(records))
             is_open = self.is_open
             batch = self if is_open else None
-            messages = [Message(self.lane, record, share, batch) for record in records]
+            messages: list[Message[K_co, V_co]] = [
+                Message(self.lane, record, share, batch) for record in records
+            ]
             messages[0].weight += rest
             self.left = {message.offset: message for message in messages} if is_open else {}
             if self.is_acked:
@@ -287,7 +293,7 @@ class Batch(Sequence[Message]):
         return self._messages
 
     @messages.setter
-    def messages(self, messages: Sequence[Message]) -> None:
+    def messages(self, messages: Sequence[AnyMessage]) -> None:
         """Replace the list of messages, to leave out those that are handled one by one.
 
         `ack` does not ack messages that are left out.
@@ -301,16 +307,18 @@ class Batch(Sequence[Message]):
             return self._records
         return [message.record for message in self._messages]
 
-    def values(self) -> list[Any]:
+    def values(self) -> list[V_co]:
         """Return the value of each message, decoded by the topic's type."""
         if self._messages is None:
-            return [record.value for record in self._records]
+            values: list[Any] = [record.value for record in self._records]
+            return values
         return [message.value for message in self._messages]
 
-    def keys(self) -> list[Any]:
+    def keys(self) -> list[K_co]:
         """Return the key of each message, decoded by the topic's type."""
         if self._messages is None:
-            return [record.key for record in self._records]
+            keys: list[Any] = [record.key for record in self._records]
+            return keys
         return [message.key for message in self._messages]
 
     @enable_ki_protection
@@ -335,11 +343,11 @@ class Batch(Sequence[Message]):
         """The offset of its first unacked message. For the transport."""
         return self.first if self.left is None else next(iter(self.left), self.first)
 
-    def open_messages(self) -> Iterable[Message]:
+    def open_messages(self) -> Iterable[Message[K_co, V_co]]:
         """Return its unacked messages. For the transport."""
         return list(self.messages if self.left is None else self.left.values())
 
-    def dissolve(self) -> Mapping[int, Message]:
+    def dissolve(self) -> Mapping[int, Message[K_co, V_co]]:
         """Detach its unacked messages from it; return them by offset. For the transport."""
         assert self.left is not None  # one of its messages is given back
         left, self.left = self.left, {}
@@ -371,14 +379,14 @@ class Batch(Sequence[Message]):
     def __len__(self) -> int:
         return len(self._records if self._messages is None else self._messages)
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Iterator[Message[K_co, V_co]]:
         return iter(self.messages)
 
     @overload
-    def __getitem__(self, index: int) -> Message: ...
+    def __getitem__(self, index: int) -> Message[K_co, V_co]: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Message]: ...
-    def __getitem__(self, index: int | slice) -> Message | list[Message]:
+    def __getitem__(self, index: slice) -> list[Message[K_co, V_co]]: ...
+    def __getitem__(self, index: int | slice) -> Message[K_co, V_co] | list[Message[K_co, V_co]]:
         return self.messages[index]
 
     def __repr__(self) -> str:
@@ -387,7 +395,12 @@ class Batch(Sequence[Message]):
         return f"<Batch {self.tp} {where}>"
 
 
-def _foreign_thread(held: Message | Batch) -> RuntimeError:
+# For code that handles keys and values of every type.
+AnyMessage: TypeAlias = Message[Any, Any]
+AnyBatch: TypeAlias = Batch[Any, Any]
+
+
+def _foreign_thread(held: AnyMessage | AnyBatch) -> RuntimeError:
     return RuntimeError(
         f"{held!r} can be acked or shared only in the thread of its app, not in the thread"
         f" {threading.current_thread().name!r}. Call trio.from_thread.run_sync(held.ack) there, or"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
@@ -20,17 +20,28 @@ from transport.errors import AppClosed
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
 from transport.producing.producer import Producer
-from transport.types import HeadersArg, RecordMetadata, is_topic_name
+from transport.types import HeadersArg, K, RecordMetadata, V, is_topic_name
 
-R = TypeVar("R", Messages, Batches)
+R = TypeVar("R", bound=Messages[Any, Any] | Batches[Any, Any])
 
-# The arguments of `send` that a message of `send_many` may have.
-_PARTS = ("key", "value", "partition", "timestamp", "headers")
 _ONE = "a pair of key and value, or a mapping of the arguments of send"
 _MANY = "pairs of key and value, or mappings of the arguments of send"
 
 
-class Topic:
+class MessageArgs(TypedDict, Generic[K, V], total=False):
+    """A message of `Topic.send_many`, as a mapping: the arguments of `Topic.send`."""
+
+    key: K | None
+    value: V | None
+    partition: int | None
+    timestamp: float | None
+    headers: HeadersArg
+
+
+_PARTS = tuple(MessageArgs.__annotations__)
+
+
+class Topic(Generic[K, V]):
     """One topic of an app, made by `App.topic`.
 
     The iterators of one topic object share its messages. Each topic object of the same name gets
@@ -51,8 +62,8 @@ class Topic:
         app: Host,
         name: str | re.Pattern[str],
         *,
-        key_type: CodecArg[Any] = None,
-        value_type: CodecArg[Any] = None,
+        key_type: CodecArg[K] = None,
+        value_type: CodecArg[V] = None,
     ) -> None:
         if isinstance(name, re.Pattern):
             self.pattern: re.Pattern[str] | None = name
@@ -74,7 +85,7 @@ class Topic:
 
     # Reading
 
-    def __aiter__(self) -> Messages:
+    def __aiter__(self) -> Messages[K, V]:
         """Return an iterator over the messages, which acks each when the loop asks for the next.
 
         From now on the topic object receives messages, also after the loop has ended. The next loop
@@ -87,7 +98,7 @@ class Topic:
         """
         return self._listen(Messages(self.channel, acks=True))
 
-    def noack(self) -> Messages:
+    def noack(self) -> Messages[K, V]:
         """Return an iterator over messages that your handler acks.
 
         The handler acks with `async with message:` or `message.ack()`. All else is as in
@@ -95,7 +106,7 @@ class Topic:
         """
         return self._listen(Messages(self.channel, acks=False))
 
-    def batches(self, max_size: int | None = None, *, noack: bool = False) -> Batches:
+    def batches(self, max_size: int | None = None, *, noack: bool = False) -> Batches[K, V]:
         """Return an iterator over batches, each of one partition's messages: the fastest way.
 
         All else is as in `__aiter__`.
@@ -154,8 +165,8 @@ class Topic:
     async def send(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: K | None = None,
+        value: V | None = None,
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
@@ -182,7 +193,7 @@ class Topic:
 
     async def send_many(
         self,
-        messages: Iterable[tuple[Any, Any] | Mapping[str, Any]],
+        messages: Iterable[tuple[K | None, V | None] | MessageArgs[K, V]],
         *,
         source: Source | InHand | None = IN_HAND,
     ) -> ManyDeliveries:
@@ -237,7 +248,7 @@ class Topic:
         return *self.writer_for(source), message
 
     def addressed_many(
-        self, messages: Iterable[tuple[Any, Any] | Mapping[str, Any]]
+        self, messages: Iterable[tuple[K | None, V | None] | MessageArgs[K, V]]
     ) -> list[Delivery]:
         """Return the messages of `send_many`, encoded and checked. Not a checkpoint.
 
@@ -246,6 +257,8 @@ class Topic:
         name = self._sent_to()
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
             raise wrong_type("messages", _MANY, messages)
+        key: Any
+        value: Any
         listed: list[Delivery] = []
         add, key_codec, value_codec = listed.append, self._key, self._value
         with numbered() as at:
@@ -281,8 +294,8 @@ class Topic:
     def send_soon(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: K | None = None,
+        value: V | None = None,
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
@@ -314,8 +327,8 @@ class Topic:
     async def send_and_wait(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: K | None = None,
+        value: V | None = None,
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
@@ -356,7 +369,7 @@ def _parts(item: Any) -> Iterable[Any]:
     return map(item.get, _PARTS)
 
 
-def _encode(topic: Topic, part: str, codec: Codec[Any] | None, data: Any) -> bytes | None:
+def _encode(topic: Topic[Any, Any], part: str, codec: Codec[Any] | None, data: Any) -> bytes | None:
     """Return a key or a value as bytes. An error names the part and the topic."""
     if data is None:
         return None
@@ -379,5 +392,5 @@ def _encode(topic: Topic, part: str, codec: Codec[Any] | None, data: Any) -> byt
     return bytes(encoded)
 
 
-def _not_encoded(topic: Topic, part: str, expected: str, data: object) -> TypeError:
+def _not_encoded(topic: Topic[Any, Any], part: str, expected: str, data: object) -> TypeError:
     return wrong_type(f"the {part} of a message for {topic.name!r}", expected, data)

@@ -7,6 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 import attrs
+from typing_extensions import TypeVar
+
+# The types of keys and values. Without a type they are bytes, so `Message` means
+# `Message[bytes, bytes]`. Read-only objects are covariant: a function of a `Message[str, object]`
+# takes a `Message[str, Order]`.
+K = TypeVar("K", default=bytes)
+V = TypeVar("V", default=bytes)
+K_co = TypeVar("K_co", default=bytes, covariant=True)
+V_co = TypeVar("V_co", default=bytes, covariant=True)
 
 # A header may have no value. None is not the same as an empty value.
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import outcome
 
 from transport.anyio.guest import GIVE_WAY, Answer, Guest, Leave
 from transport.delivering.in_hand import in_hand
-from transport.message import Batch, Message
+from transport.message import AnyBatch, AnyMessage, Message
 from transport.topic import Topic
 
-M = TypeVar("M", Message, Batch)
+M = TypeVar("M", bound=AnyMessage | AnyBatch)
 
 
 class AioReader(Generic[M]):
@@ -27,7 +27,7 @@ class AioReader(Generic[M]):
     _current: M | None = None
 
     def __init__(
-        self, topic: Topic, guest: Guest, take: Callable[[], M | None], *, acks: bool
+        self, topic: Topic[Any, Any], guest: Guest, take: Callable[[], M | None], *, acks: bool
     ) -> None:
         self._channel = topic.channel
         self._guest = guest
@@ -63,7 +63,7 @@ class AioReader(Generic[M]):
         self._channel.call_at_change(call)
         return functools.partial(self._channel.call_off, call)
 
-    async def _decode(self, taken: Message | Batch) -> bool:
+    async def _decode(self, taken: AnyMessage | AnyBatch) -> bool:
         """Decode in place; False: nothing is left. Hooks for errors run in the asyncio task."""
         if isinstance(taken, Message):
             return await self._channel.decode(taken)

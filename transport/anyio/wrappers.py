@@ -9,7 +9,7 @@ import asyncio
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nurseries import Node
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
@@ -20,13 +20,13 @@ from transport.codec import CodecArg
 from transport.consuming.consumer import Consumer
 from transport.delivering.channel import DecodeErrorHook
 from transport.delivering.in_hand import IN_HAND, InHand, Source
-from transport.message import Batch, Message
+from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.producer import Producer
-from transport.topic import Topic
-from transport.types import TP, HeadersArg, RecordMetadata
+from transport.topic import MessageArgs, Topic
+from transport.types import TP, HeadersArg, K, RecordMetadata, V
 
-M = TypeVar("M", Message, Batch)
+M = TypeVar("M", bound=AnyMessage | AnyBatch)
 
 
 class AioApp:
@@ -47,9 +47,9 @@ class AioApp:
         self,
         name: str | re.Pattern[str],
         *,
-        key_type: CodecArg[Any] = None,
-        value_type: CodecArg[Any] = None,
-    ) -> AioTopic:
+        key_type: CodecArg[K] = None,
+        value_type: CodecArg[V] = None,
+    ) -> AioTopic[K, V]:
         """Return a topic object for asyncio's tasks; see `App.topic`."""
         topic = self.native.topic(name, key_type=key_type, value_type=value_type)
         return AioTopic(topic, self._guest)
@@ -121,7 +121,7 @@ class AioConsumer:
         self.native.resume_partitions(tps)
 
     @property
-    def unacked(self) -> set[Message]:
+    def unacked(self) -> set[AnyMessage]:
         """The messages that are delivered and not acked."""
         return self.native.unacked
 
@@ -149,22 +149,24 @@ class AioProducer:
         return self.native.key_partition(topic, key)
 
 
-class AioTopic:
+class AioTopic(Generic[K, V]):
     """A topic object for asyncio's tasks; see `Topic` for each call."""
 
-    def __init__(self, topic: Topic, guest: Guest) -> None:
+    def __init__(self, topic: Topic[K, V], guest: Guest) -> None:
         self.native = topic
         self._guest = guest
 
-    def __aiter__(self) -> AioReader[Message]:
+    def __aiter__(self) -> AioReader[Message[K, V]]:
         """Return an iterator over the messages, which acks each when the loop asks for the next."""
         return self._read(self.native.channel.take, acks=True)
 
-    def noack(self) -> AioReader[Message]:
+    def noack(self) -> AioReader[Message[K, V]]:
         """Return an iterator over messages that your handler acks."""
         return self._read(self.native.channel.take, acks=False)
 
-    def batches(self, max_size: int | None = None, *, noack: bool = False) -> AioReader[Batch]:
+    def batches(
+        self, max_size: int | None = None, *, noack: bool = False
+    ) -> AioReader[Batch[K, V]]:
         """Return an iterator over batches, each of one partition's messages."""
         most = self.native.batch_size(max_size)
         return self._read(lambda: self.native.channel.take_batch(most), acks=not noack)
@@ -193,8 +195,8 @@ class AioTopic:
     async def send(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: K | None = None,
+        value: V | None = None,
         partition: int | None = None,
         timestamp: float | None = None,
         headers: HeadersArg = None,
@@ -230,7 +232,7 @@ class AioTopic:
 
     async def send_many(
         self,
-        messages: Iterable[tuple[Any, Any] | Mapping[str, Any]],
+        messages: Iterable[tuple[K | None, V | None] | MessageArgs[K, V]],
         *,
         source: Source | InHand | None = IN_HAND,
     ) -> AioManyDeliveries:
@@ -274,10 +276,44 @@ class AioTopic:
         self.native.listen()
         return AioReader(self.native, self._guest, take, acks=acks)
 
-    def send_soon(self, **message: Any) -> AioFutureMessage:
+    def send_soon(
+        self,
+        *,
+        key: K | None = None,
+        value: V | None = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> AioFutureMessage:
         """Queue a message, without waiting; see `Topic.send_soon`."""
-        return AioFutureMessage(self.native.send_soon(**message), self._guest)
+        message = self.native.send_soon(
+            key=key,
+            value=value,
+            partition=partition,
+            timestamp=timestamp,
+            headers=headers,
+            source=source,
+        )
+        return AioFutureMessage(message, self._guest)
 
-    async def send_and_wait(self, **message: Any) -> RecordMetadata:
+    async def send_and_wait(
+        self,
+        *,
+        key: K | None = None,
+        value: V | None = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: HeadersArg = None,
+        source: Source | InHand | None = IN_HAND,
+    ) -> RecordMetadata:
         """Send a message and wait for its outcome; see `Topic.send_and_wait`."""
-        return await (await self.send(**message))
+        delivery = await self.send(
+            key=key,
+            value=value,
+            partition=partition,
+            timestamp=timestamp,
+            headers=headers,
+            source=source,
+        )
+        return await delivery

@@ -65,7 +65,7 @@ from transport.errors import (
 )
 from transport.excerpt import excerpt_of_error, listed
 from transport.fetched import Fetched
-from transport.message import Message
+from transport.message import AnyMessage, Message
 from transport.types import TP
 
 logger = logging.getLogger("transport.consumer")
@@ -533,7 +533,7 @@ class Consumer(Service):
         seconds("timeout", timeout, least=0, finite=False)
         return GetMany(self.app.conductor, trio.current_time() + timeout)
 
-    def track_message(self, message: Message) -> None:
+    def track_message(self, message: AnyMessage) -> None:
         """Check that a message is tracked: a message is tracked from its delivery on (I1).
 
         Raises ValueError: the message is not an unacked message of this consumer.
@@ -569,11 +569,11 @@ class Consumer(Service):
     # Acks and commits
 
     @property
-    def unacked(self) -> set[Message]:
+    def unacked(self) -> set[AnyMessage]:
         """The messages that are delivered and not acked."""
         return {message for ledger in self.assignment.values() for message in ledger.unacked}
 
-    def ack(self, message: Message) -> bool:
+    def ack(self, message: AnyMessage) -> bool:
         """Ack a message: see `Message.ack`. A message of another consumer is counted as stale."""
         if type(message) is not Message:
             instance("message", message, Message, "a Message")

@@ -10,7 +10,7 @@ from trio.lowlevel import enable_ki_protection
 
 from transport.consuming.conductor import Conductor
 from transport.delivering.in_hand import in_hand
-from transport.message import Message
+from transport.message import AnyMessage
 from transport.types import TP
 
 
@@ -32,7 +32,7 @@ class GetMany:
         return self
 
     @enable_ki_protection
-    async def __anext__(self) -> tuple[TP, Message]:
+    async def __anext__(self) -> tuple[TP, AnyMessage]:
         await trio.lowlevel.checkpoint()
         while (found := await self._take()) is None:
             if self._has_begun or self._conductor.has_ended:
@@ -46,7 +46,7 @@ class GetMany:
         self._has_begun = True
         return found.tp, found
 
-    async def _take(self) -> Message | None:
+    async def _take(self) -> AnyMessage | None:
         """Return the next message, if any; a channel keeps its turn while its partition has one."""
         channels = self._conductor.channels()
         for step in range(len(channels)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -16,17 +16,18 @@ from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import BufferUsage, Lane, lane_of
 from transport.errors import UnreadableBatch
 from transport.excerpt import excerpt_of_error
-from transport.message import Batch, Message
+from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
+from transport.types import K_co, V_co
 from transport.weights import MemoryUsage
 
 # An iterator runs a full checkpoint once a turn, and at the first message after this many seconds.
 _GIVE_WAY = 0.001
 
-DecodeErrorHook = Callable[[DecodeError, Message], Awaitable[None]]
+DecodeErrorHook = Callable[[DecodeError, AnyMessage], Awaitable[None]]
 
 
-async def raise_decode_error(error: DecodeError, message: Message) -> None:
+async def raise_decode_error(error: DecodeError, message: AnyMessage) -> None:
     """Raise the error from the iterator; the message stays unacked. This hook is the default."""
     raise error
 
@@ -133,7 +134,7 @@ class Channel:
     # Called by the iterators
 
     @enable_ki_protection
-    def take(self) -> Message | None:
+    def take(self) -> AnyMessage | None:
         """Take and return the next message; None: none may be delivered now."""
         while (lane := self._turn()) is not None:
             if (message := lane.take()) is not None:
@@ -143,7 +144,7 @@ class Channel:
         return None
 
     @enable_ki_protection
-    def take_batch(self, most: int) -> Batch | None:
+    def take_batch(self, most: int) -> AnyBatch | None:
         """Take up to `most` messages of one partition; None: none may be delivered now."""
         self.quota = 0  # a batch is a turn of its own
         if (lane := self._turn(most)) is None:
@@ -171,7 +172,7 @@ class Channel:
         if fn in self._calls:
             self._calls.remove(fn)
 
-    async def decode(self, message: Message) -> bool:
+    async def decode(self, message: AnyMessage) -> bool:
         """Decode key and value in place; False: decoding failed, and the hook handled the error.
 
         If the hook is cancelled, the message waits again. Raises what the hook raises.
@@ -181,13 +182,13 @@ class Channel:
         await self.call_hook(*failure)
         return False
 
-    async def decode_batch(self, batch: Batch) -> bool:
+    async def decode_batch(self, batch: AnyBatch) -> bool:
         """Decode a batch in place and remove the messages whose errors the hooks have handled.
 
         Return False if no message is left. If a hook raises, the other messages wait again. If a
         hook is cancelled, its message waits again too.
         """
-        decoded: list[Message] = []
+        decoded: list[AnyMessage] = []
         messages = batch.messages
         for index, message in enumerate(messages):
             if (failure := self.try_decode(message)) is None:
@@ -201,7 +202,7 @@ class Channel:
         batch.messages = decoded
         return bool(decoded)
 
-    def try_decode(self, message: Message) -> tuple[DecodeError, DecodeErrorHook] | None:
+    def try_decode(self, message: AnyMessage) -> tuple[DecodeError, DecodeErrorHook] | None:
         """Decode key and value in place; if decoding fails, return the error and its hook."""
         shared = self.decoded.get(message.topic) if self.decoded else None
         ready = None if shared is None else shared.take(message.tp, message.offset)
@@ -244,7 +245,7 @@ class Channel:
         error.message.ack()
 
     @enable_ki_protection
-    def _give_back(self, messages: Sequence[Message]) -> None:
+    def _give_back(self, messages: Sequence[AnyMessage]) -> None:
         """Return taken messages of one partition that reached no handler to the waiting ones."""
         if not messages:
             return
@@ -295,7 +296,7 @@ class Channel:
             self._set_mark()
 
 
-class _Reader:
+class _Reader(Generic[K_co, V_co]):
     """The common part of the iterators: the channel, and the full checkpoints."""
 
     def __init__(self, channel: Channel, *, acks: bool) -> None:
@@ -312,17 +313,17 @@ class _Reader:
         self._gave_way = self._clock.current_time()
 
 
-class Messages(_Reader):
+class Messages(_Reader[K_co, V_co]):
     """An async iterator over a topic's messages.
 
     With acks on, the first thing that a request for the next message does is ack the current one.
     Cancelling the wait for the next message does not undo that ack.
     """
 
-    _current: Message | None = None
+    _current: Message[K_co, V_co] | None = None
 
     @enable_ki_protection
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> Message[K_co, V_co]:
         if (done := self._current) is not None:
             self._current = None
             done.ack()
@@ -348,17 +349,17 @@ class Messages(_Reader):
             return message
 
 
-class Batches(_Reader):
+class Batches(_Reader[K_co, V_co]):
     """An async iterator over batches, each of one partition. Acks are as in `Messages`."""
 
-    _current: Batch | None = None
+    _current: Batch[K_co, V_co] | None = None
 
     def __init__(self, channel: Channel, *, acks: bool, most: int) -> None:
         super().__init__(channel, acks=acks)
         self._most = most
 
     @enable_ki_protection
-    async def __anext__(self) -> Batch:
+    async def __anext__(self) -> Batch[K_co, V_co]:
         if (done := self._current) is not None:
             self._current = None
             done.ack()

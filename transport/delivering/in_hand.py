@@ -11,9 +11,9 @@ from contextvars import ContextVar
 from typing import Final, TypeAlias
 
 from transport.arguments import instance
-from transport.message import Batch, Message
+from transport.message import AnyBatch, AnyMessage, Batch, Message
 
-Source: TypeAlias = Message | Batch
+Source: TypeAlias = AnyMessage | AnyBatch
 
 in_hand: ContextVar[Source | None] = ContextVar("in_hand", default=None)
 

@@ -43,7 +43,7 @@ import attrs
 from transport.delivering.in_hand import Source, in_hand
 from transport.errors import UnreadableBatch
 from transport.fetched import Fetched, Portion
-from transport.message import Batch, Message
+from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.types import TP, Record
 from transport.weights import MemoryUsage
 
@@ -165,7 +165,7 @@ class Lane:
     def __init__(self, ledger: Ledger, usage: BufferUsage) -> None:
         self.ledger = ledger
         self.usage = usage
-        self.begun: dict[int, Message | Batch] = {}
+        self.begun: dict[int, AnyMessage | AnyBatch] = {}
         self.taken = 0
         self._given_up = 0  # taken messages that were not acked when the epoch ended
         self._in_batches = 0  # unacked messages in batches, less one for each batch
@@ -242,7 +242,7 @@ class Lane:
             self._open_next()
         return self._allowed()
 
-    def take(self) -> Message | None:
+    def take(self) -> AnyMessage | None:
         """Take the next message of the portion that `ready` opened; None at the portion's end."""
         try:
             record = self._records[self._next]
@@ -258,7 +258,7 @@ class Lane:
             self._read()
         return message
 
-    def take_batch(self, most: int) -> Batch:
+    def take_batch(self, most: int) -> AnyBatch:
         """Take from 1 to `most` messages as a batch, after `ready` has returned at least 1.
 
         A batch may span several fetches, so a slow handler receives all messages that wait for it.
@@ -331,7 +331,7 @@ class Lane:
             return len(self._records) - self._next
         return sum(record.offset < first for record in self._records[self._next :])
 
-    def ack(self, message: Message) -> bool:
+    def ack(self, message: AnyMessage) -> bool:
         """Enter the ack of a message. If the lane is shut, count a stale ack and return False."""
         key = message.offset
         if message.batch is not None:
@@ -349,7 +349,7 @@ class Lane:
             self._after((key,))
         return True
 
-    def _remove_from_batch(self, message: Message, batch: Batch) -> int:
+    def _remove_from_batch(self, message: AnyMessage, batch: AnyBatch) -> int:
         """Remove an acked message from its batch.
 
         Return the key of the batch if this was its last unacked message, and otherwise the offset
@@ -364,7 +364,7 @@ class Lane:
         del self.begun[batch.first]
         return batch.first
 
-    def ack_batch(self, batch: Batch) -> bool:
+    def ack_batch(self, batch: AnyBatch) -> bool:
         """Ack each message of a batch as `Message.ack` does; return whether all acks counted."""
         if batch.left is not None:
             return self._ack_opened(batch, batch.left)
@@ -379,7 +379,7 @@ class Lane:
         self._end(batch, count, batch.weight)
         return True
 
-    def _ack_opened(self, batch: Batch, left: dict[int, Message]) -> bool:
+    def _ack_opened(self, batch: AnyBatch, left: dict[int, AnyMessage]) -> bool:
         messages = batch.messages
         if len(left) != len(messages) or any(message.refcount != 1 for message in messages):
             unacked = [message for message in messages if not message.acked]
@@ -394,7 +394,7 @@ class Lane:
         self._end(batch, len(messages), weight)
         return True
 
-    def _end(self, batch: Batch, count: int, weight: int) -> None:
+    def _end(self, batch: AnyBatch, count: int, weight: int) -> None:
         """Remove a batch of which the last `count` messages were acked together."""
         del self.begun[batch.first]
         self._in_batches -= count - 1
@@ -408,7 +408,7 @@ class Lane:
         if self.usage.names_source:
             in_hand.set(held)
 
-    def refuse(self, message: Message) -> None:
+    def refuse(self, message: AnyMessage) -> None:
         """Count an ack that changes nothing."""
         if message.acked:
             self.ledger.tally.doubled += 1
@@ -430,7 +430,7 @@ class Lane:
         self._after_fall()
         return first
 
-    def give_back(self, messages: Sequence[Message]) -> None:
+    def give_back(self, messages: Sequence[AnyMessage]) -> None:
         """Return taken messages to the waiting ones, in offset order. Acks of them are stale.
 
         Messages that are not unacked are skipped.
@@ -457,7 +457,7 @@ class Lane:
         self._is_disordered = bool(self.begun)
         self._after([message.offset for message in given])
 
-    def _dissolve(self, batch: Batch) -> None:
+    def _dissolve(self, batch: AnyBatch) -> None:
         """Replace the entry of a batch by an entry for each of its unacked messages.
 
         Some of them will wait again, and a new batch may begin at the same offset.
@@ -600,7 +600,7 @@ class Ledger:
         for lane in self.lanes:
             lane.usage.on_suspended(lane)
 
-    def give_back(self, lane: Lane, messages: Sequence[Message]) -> None:
+    def give_back(self, lane: Lane, messages: Sequence[AnyMessage]) -> None:
         """Return messages that reached no handler to the waiting ones of their lane.
 
         After `drain` or `close_lane`, all waiting messages of the lane are then dropped.
@@ -706,7 +706,7 @@ class Ledger:
         return all(not lane.begun and lane.first_waiting is None for lane in self._all_lanes)
 
     @property
-    def unacked(self) -> Iterator[Message]:
+    def unacked(self) -> Iterator[AnyMessage]:
         """The messages that were delivered and not acked, in all lanes."""
         for lane in self._all_lanes:
             for entry in lane.begun.values():

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 import kafka.errors
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
-from transport import App
+from transport import App, ClientSettings, Settings, SettingsArgs
 from transport.drivers.kafka.options import admin_options, consumer_options, producer_options
 from transport.drivers.secret import secretive
-from transport.drivers.settings import ClientSettings
 
 DURATIONS = [
     "session_timeout",
@@ -29,6 +28,24 @@ DURATIONS = [
     "commit_interval",
     "grace",
 ]
+
+
+def test_the_keywords_of_an_app_have_the_names_and_types_of_its_settings() -> None:
+    set_by_the_app = {"client", "group_id", "transactional_id"}
+    fields = {**get_type_hints(Settings), **get_type_hints(ClientSettings)}
+    assert get_type_hints(SettingsArgs) == {
+        name: kind for name, kind in fields.items() if name not in set_by_the_app
+    }
+    assert not SettingsArgs.__required_keys__
+
+
+def test_an_app_takes_each_of_its_keywords_with_the_default() -> None:
+    app = App("group")
+    given = {
+        name: getattr(app.settings if hasattr(app.settings, name) else app.settings.client, name)
+        for name in get_type_hints(SettingsArgs)
+    }
+    assert App("group", **given).settings == app.settings
 
 
 @pytest.mark.parametrize("name", DURATIONS)

@@ -53,7 +53,7 @@ from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage, PendingMessage
 from transport.producing.producer import Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.settings import Settings
+from transport.settings import Settings, SettingsArgs
 from transport.topic import MessageArgs, Topic
 from transport.types import TP, GroupMetadata, Record, RecordMetadata
 
@@ -107,6 +107,7 @@ __all__ = [
     "SchedulingStrategy",
     "Sensor",
     "Settings",
+    "SettingsArgs",
     "Snapshot",
     "Stuck",
     "StuckCase",

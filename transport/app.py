@@ -10,7 +10,7 @@ import re
 import signal
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import trio
 
@@ -21,7 +21,7 @@ from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.parts import Transport
 from transport.probe import Probe
-from transport.settings import Settings, settings_from
+from transport.settings import Settings, SettingsArgs, settings_from
 from transport.signals import SignalHandlers
 from transport.topic import Topic
 from transport.types import TP, K, V
@@ -62,7 +62,8 @@ class App:
         broker: a URL, or several URLs of one cluster: `memory://NAME`,
             `kafka://HOST:PORT,HOST:PORT`, `kafka+ssl://`, `kafka+sasl://user:password@…`,
             `kafka+sasl+ssl://`. Or a `MemoryBroker`, or another `Driver`.
-        **settings: the fields of `Settings` and of `ClientSettings`.
+        **settings: the fields of `Settings` and of `ClientSettings`. Type checkers know them from
+            `SettingsArgs`.
 
     Raises:
         ValueError: a URL has no driver. TypeError: a setting is unknown.
@@ -74,7 +75,7 @@ class App:
         self,
         id: str,
         broker: str | Sequence[str] | MemoryBroker | Driver = "memory://",
-        **settings: Any,
+        **settings: Unpack[SettingsArgs],
     ) -> None:
         text("id", id)
         self.id = id

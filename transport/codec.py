@@ -13,6 +13,8 @@ from transport.errors import TransportError
 from transport.message import AnyMessage
 
 T = TypeVar("T")
+# Covariant, so that the codec of a type also serves for topics where the value may be None.
+T_co = TypeVar("T_co", covariant=True)
 
 
 class DecodeError(TransportError):
@@ -28,14 +30,14 @@ class DecodeError(TransportError):
 
 
 @attrs.frozen
-class Codec(Generic[T]):
+class Codec(Generic[T_co]):
     """A pair of functions that encode and decode keys or values of one type.
 
     None stays None without a call (a tombstone).
     """
 
-    encode: Callable[[T], bytes] = attrs.field(validator=setting(function))
-    decode: Callable[[bytes], T] = attrs.field(validator=setting(function))
+    encode: Callable[[T_co], bytes] = attrs.field(validator=setting(function))
+    decode: Callable[[bytes], T_co] = attrs.field(validator=setting(function))
 
 
 TEXT: Codec[str] = Codec(str.encode, bytes.decode)

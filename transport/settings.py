@@ -6,16 +6,19 @@ Look here when an app refuses a setting. `drivers/settings.py` has those of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
 from transport.arguments import MOST_SECONDS, choice, function, instance, seconds, setting, whole
-from transport.drivers.settings import ClientSettings
+from transport.drivers.settings import ClientSettings, ClientSettingsArgs
 from transport.partitioner import Partitioner, java_partitioner
 from transport.probe import Points
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.synonyms import explanation_of
+
+OnTaskError: TypeAlias = Literal["fail", "go_on"]
+TransactionScope: TypeAlias = Literal["member", "partition"]
 
 _duration = setting(seconds, most=MOST_SECONDS)
 _size = setting(whole, least=1)
@@ -90,8 +93,8 @@ class Settings:
     send_buffer_messages: int = attrs.field(default=50_000, validator=_size)
     send_buffer_bytes: int = attrs.field(default=32 << 20, validator=_size)
     pattern_interval: float = attrs.field(default=10.0, validator=_duration)
-    on_task_error: str = attrs.field(
-        default="fail", validator=setting(choice, choices=("fail", "go_on"))
+    on_task_error: OnTaskError = attrs.field(
+        default="fail", validator=setting(choice, choices=get_args(OnTaskError))
     )
     partitioner: Partitioner = attrs.field(
         default=java_partitioner,
@@ -101,8 +104,8 @@ class Settings:
         default=RoundRobin,
         validator=setting(function, expected="a function that makes a SchedulingStrategy"),
     )
-    transactions: str | None = attrs.field(
-        default=None, validator=setting(choice, choices=(None, "member", "partition"))
+    transactions: TransactionScope | None = attrs.field(
+        default=None, validator=setting(choice, choices=(None, *get_args(TransactionScope)))
     )
     transaction_attempts: int = attrs.field(default=10, validator=_size)
     monitor: Points | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
@@ -118,6 +121,35 @@ class Settings:
                 "transactions need enable_idempotence: remove it from client_options, where it is"
                 " False"
             )
+
+
+class SettingsArgs(ClientSettingsArgs, total=False):
+    """The keyword arguments of `App`, for type checkers.
+
+    The fields are those of `Settings` and of `ClientSettings`, which document them.
+    """
+
+    commit_interval: float
+    commit_livelock_soft_timeout: float
+    lag_interval: float
+    stuck_interval: float
+    stuck_fetch_timeout: float
+    stuck_response_timeout: float
+    stuck_highwater_timeout: float
+    stuck_ack_timeout: float
+    stuck_commit_timeout: float
+    buffer_size: int
+    buffer_bytes: int
+    grace: float
+    send_buffer_messages: int
+    send_buffer_bytes: int
+    pattern_interval: float
+    on_task_error: OnTaskError
+    partitioner: Partitioner
+    scheduler: Callable[[], SchedulingStrategy[Any]]
+    transactions: TransactionScope | None
+    transaction_attempts: int
+    monitor: Points | None
 
 
 def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:

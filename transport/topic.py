@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
@@ -28,14 +28,18 @@ _ONE = "a pair of key and value, or a mapping of the arguments of send"
 _MANY = "pairs of key and value, or mappings of the arguments of send"
 
 
-class MessageArgs(TypedDict, Generic[K, V], total=False):
-    """A message of `Topic.send_many`, as a mapping: the arguments of `Topic.send`."""
+class MessageArgs(TypedDict, Generic[K, V]):
+    """A message of `Topic.send_many`, as a mapping of the arguments of `Topic.send`.
+
+    `send_many` takes None for a key or a value that is not in the mapping. Type checkers want both
+    in it, because pyright infers the types of a mapping only from these two.
+    """
 
     key: K | None
     value: V | None
-    partition: int | None
-    timestamp: float | None
-    headers: HeadersArg
+    partition: NotRequired[int | None]
+    timestamp: NotRequired[float | None]
+    headers: NotRequired[HeadersArg]
 
 
 _PARTS = tuple(MessageArgs.__annotations__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
@@ -25,6 +25,13 @@ from transport.arguments import (
 from transport.drivers.client_options import check_client_options
 from transport.drivers.secret import secretive
 from transport.types import TP
+
+OffsetReset: TypeAlias = Literal["earliest", "latest", "error"]
+Assignor: TypeAlias = Literal["cooperative", "eager"]
+Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
+RecordCodec: TypeAlias = Literal["auto", "compiled", "pure"]
+Acks: TypeAlias = Literal["all", -1, 0, 1]
+Compression: TypeAlias = Literal["gzip", "snappy", "lz4", "zstd"]
 
 # The client counts in whole milliseconds, in 32 bits.
 _duration = setting(seconds, least=0.001, most=MOST_SECONDS)
@@ -142,11 +149,11 @@ class ClientSettings:
     group_instance_id: str | None = attrs.field(
         default=None, validator=setting(_instance_id, optional=True)
     )
-    auto_offset_reset: str = attrs.field(
-        default="earliest", validator=setting(choice, choices=("earliest", "latest", "error"))
+    auto_offset_reset: OffsetReset = attrs.field(
+        default="earliest", validator=setting(choice, choices=get_args(OffsetReset))
     )
-    assignment: str = attrs.field(
-        default="cooperative", validator=setting(choice, choices=("cooperative", "eager"))
+    assignment: Assignor = attrs.field(
+        default="cooperative", validator=setting(choice, choices=get_args(Assignor))
     )
     client_only: bool = attrs.field(default=False, validator=setting(flag))
     partitions: Mapping[TP, int | None] | None = attrs.field(default=None, converter=_by_tp)
@@ -157,23 +164,21 @@ class ClientSettings:
         default=None,
         validator=setting(seconds, optional=True, least=0.001, most=MOST_SECONDS),
     )
-    isolation: str = attrs.field(
+    isolation: Isolation = attrs.field(
         default="read_committed",
-        validator=setting(choice, choices=("read_committed", "read_uncommitted")),
+        validator=setting(choice, choices=get_args(Isolation)),
     )
     fetch_max_bytes: int = attrs.field(default=16 << 20, validator=_size)
     max_partition_fetch_bytes: int = attrs.field(default=1 << 20, validator=_size)
     max_decompressed_bytes: int = attrs.field(default=64 << 20, validator=_size)
-    record_codec: str = attrs.field(
-        default="auto", validator=setting(choice, choices=("auto", "compiled", "pure"))
+    record_codec: RecordCodec = attrs.field(
+        default="auto", validator=setting(choice, choices=get_args(RecordCodec))
     )
     request_timeout: float = attrs.field(default=30.0, validator=_duration)
     connect_timeout: float = attrs.field(default=10.0, validator=_duration)
     commit_timeout: float = attrs.field(default=10.0, validator=_duration)
     metadata_max_age: float = attrs.field(default=300.0, validator=_duration)
-    acks: int | str = attrs.field(
-        default="all", validator=setting(choice, choices=("all", -1, 0, 1))
-    )
+    acks: Acks = attrs.field(default="all", validator=setting(choice, choices=get_args(Acks)))
     linger: float = attrs.field(
         default=0.005, validator=setting(seconds, least=0.0, most=MOST_SECONDS)
     )
@@ -184,9 +189,9 @@ class ClientSettings:
         default=128 << 10, validator=setting(whole, least=0, most=MOST)
     )
     max_request_size: int = attrs.field(default=1 << 20, validator=_size)
-    compression_type: str | None = attrs.field(
+    compression_type: Compression | None = attrs.field(
         default=None,
-        validator=setting(choice, choices=(None, "gzip", "snappy", "lz4", "zstd")),
+        validator=setting(choice, choices=(None, *get_args(Compression))),
     )
     delivery_timeout: float = attrs.field(default=120.0, validator=_duration)
     ssl_context: ssl.SSLContext | None = attrs.field(
@@ -254,3 +259,37 @@ class ClientSettings:
     @property
     def _most(self) -> float:
         return self.max_poll_interval - self.commit_timeout - self.heartbeat_interval - 1.0
+
+
+class ClientSettingsArgs(TypedDict, total=False):
+    """The settings of the client that `App` takes as keyword arguments, for type checkers."""
+
+    client_id: str
+    group_instance_id: str | None
+    auto_offset_reset: OffsetReset
+    assignment: Assignor
+    client_only: bool
+    partitions: Mapping[TP, int | None] | None
+    session_timeout: float
+    heartbeat_interval: float
+    max_poll_interval: float
+    drain_timeout: float | None
+    isolation: Isolation
+    fetch_max_bytes: int
+    max_partition_fetch_bytes: int
+    max_decompressed_bytes: int
+    record_codec: RecordCodec
+    request_timeout: float
+    connect_timeout: float
+    commit_timeout: float
+    metadata_max_age: float
+    acks: Acks
+    linger: float
+    transaction_linger: float
+    max_batch_size: int
+    max_request_size: int
+    compression_type: Compression | None
+    delivery_timeout: float
+    ssl_context: ssl.SSLContext | None
+    transaction_timeout: float
+    client_options: Mapping[str, object]

@@ -15,8 +15,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.apps import app_on, broker_with, take
 from tests.nurseries.clock import jumping
-from tests.scripted import hangs, replace
-from transport import TP, App, AppClosed, DeliveryFailed, Fetched, Topic
+from tests.scripted import fails, hangs, replace
+from transport import TP, App, AppClosed, BrokerUnavailable, DeliveryFailed, Fetched, Topic
 from transport.drivers.base import Outgoing
 from transport.drivers.memory import MemoryDriver
 from transport.drivers.memory.consumer import MemoryConsumer
@@ -57,6 +57,10 @@ async def wait_for_stopped_flow(app: App, topic: Topic) -> None:
     await app.consumer.wait_for_stopped_flow()
 
 
+async def wait_stopped(app: App, topic: Topic) -> None:
+    await app.wait_stopped()
+
+
 WAITS: list[Wait] = [
     iterate,
     iterate_noack,
@@ -64,6 +68,7 @@ WAITS: list[Wait] = [
     get_many,
     wait_for_subscriptions,
     wait_for_stopped_flow,
+    wait_stopped,
 ]
 
 # Ways to end an app. Each is called within the app's block, which ends after the call.
@@ -135,6 +140,16 @@ async def test_a_waiting_call_ends_with_the_app(
         await wait_all_tasks_blocked()
         assert ended
         outside.cancel_scope.cancel()
+
+
+@jumping
+async def test_wait_stopped_returns_if_the_app_could_not_be_opened() -> None:
+    app = app_on(broker_with(ORDERS))
+    replace(app, "producer.open", fails(BrokerUnavailable("refused")))
+    async with trio.open_nursery() as outside:
+        outside.start_soon(app.wait_stopped)
+        with pytest.raises(ExceptionGroup):
+            await app.__aenter__()
 
 
 async def take_none(topic: Topic) -> None:

@@ -21,8 +21,9 @@ from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.parts import Transport
 from transport.probe import Probe
+from transport.running import Program, check_place
 from transport.settings import Settings, SettingsArgs, settings_from
-from transport.signals import SignalHandlers
+from transport.signals import SignalHandlers, passed_to
 from transport.topic import Topic
 from transport.types import TP, K, V
 
@@ -47,6 +48,10 @@ class _Root(Service):
         await self.add_service(self._app.producer)
         await self.add_service(self._app.conductor)
         await self.add_service(self._app.consumer)
+
+    def on_ended(self) -> None:
+        """End delivery, also if the app ends before its consumer was started."""
+        self._app.conductor.end()
 
 
 class App:
@@ -164,10 +169,7 @@ class App:
         Raises BrokerUnavailable (with the addresses) or AuthorizationFailed in an exception group.
         RuntimeError: the app was opened before, or the call was made outside of trio.
         """
-        if self._running is not None:
-            raise RuntimeError(
-                f"the app {self.id!r} was opened before: make a new App each time you open one"
-            )
+        self._check_new()
         if not trio.lowlevel.in_trio_task():
             raise RuntimeError(
                 f"the app {self.id!r} was opened outside of trio. Run the program with trio.run(),"
@@ -190,6 +192,41 @@ class App:
             if self._handlers is not None:
                 self._handlers.remove()
 
+    def _check_new(self) -> None:
+        if self._running is not None:
+            raise RuntimeError(
+                f"the app {self.id!r} was opened before: make a new App each time you open one"
+            )
+
+    def run(self) -> None:
+        """Run the app as the whole program, until it is stopped or fails.
+
+        For a program whose work is done by handlers. It opens the app in a trio run of its own, and
+        closes it when a handler has called `stop` or the process gets a signal:
+
+        - The first SIGTERM or Ctrl-C (SIGINT) stops the app in order, within `grace` seconds.
+        - A second one ends the process at once, with exit code 143 (SIGTERM) or 130 (SIGINT). The
+          app then commits nothing more, and does not leave its group.
+        - A signal that the process ignores, or for which the program has its own handler, has the
+          same effect as without `run`.
+
+        It returns after an orderly end, so the exit code is 0 if the program does nothing else. If
+        the app fails, at its start, at work or in closing, the exit code is 1. stderr then has one
+        traceback for each error, without the frames of this library. A KeyboardInterrupt or
+        SystemExit of your handlers leaves this call.
+
+        `run` configures no logging. If the program has configured none either, the lines about
+        signals go to stderr.
+
+        Raises:
+            SystemExit: the app failed. The `__cause__` is the error, as `async with app` raises it.
+            RuntimeError: the app was opened before, or the call was made inside trio, inside an
+                asyncio loop, or outside of the main thread.
+        """
+        check_place(self.id)
+        self._check_new()
+        Program(self.id, self._root.name, self.settings.grace, self).run()
+
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
         """End all iterators, each after the message that its loop handles. Not a checkpoint.
@@ -198,6 +235,14 @@ class App:
         """
         self.consumer.stop_flow()
         self.conductor.end()
+
+    async def wait_stopped(self) -> None:
+        """Wait until `stop` was called, or delivery has ended for another reason.
+
+        Other reasons are a signal of `stop_on_signals` and the end of the app. So a program whose
+        block has no loop of its own can wait here. A checkpoint; cancelling changes nothing.
+        """
+        await self.conductor.wait_until_ended()
 
     @trio.lowlevel.enable_ki_protection
     def stop_on_signals(self, *, timeout: float = 8.0) -> None:
@@ -235,7 +280,7 @@ class App:
             self._root.end_block_by(trio.current_time() + timeout)
 
         if self._handlers is None:
-            handlers = SignalHandlers(self._token, stop)
+            handlers = SignalHandlers(passed_to(self._token, stop))
             handlers.install()
             self._handlers = handlers
 

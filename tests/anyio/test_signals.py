@@ -61,6 +61,17 @@ def test_a_second_ctrl_c_raises_keyboard_interrupt() -> None:
     assert broker.committed("orders") == {ORDERS: 1}
 
 
+def test_wait_stopped_returns_at_a_signal() -> None:
+    async def main() -> None:
+        async with open_app(App("orders")) as app:
+            app.stop_on_signals()
+            asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+            with anyio.fail_after(20.0):
+                await app.wait_stopped()
+
+    asyncio.run(main())
+
+
 def test_opening_an_app_on_asyncio_without_open_app_raises_an_error_that_names_it() -> None:
     async def main() -> None:
         async with App("orders"):

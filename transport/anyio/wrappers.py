@@ -58,6 +58,10 @@ class AioApp:
         """End all iterators, each after the message that its loop handles; see `App.stop`."""
         self.native.stop()
 
+    async def wait_stopped(self) -> None:
+        """Wait until delivery has ended; see `App.wait_stopped`."""
+        await self._guest.call(self.native.wait_stopped)
+
     def stop_on_signals(self, *, timeout: float = 8.0) -> None:
         """Stop the app in order at SIGTERM or Ctrl-C; see `App.stop_on_signals`."""
         self.native.stop_on_signals(timeout=timeout)

@@ -73,7 +73,7 @@ class Conductor(Service, MutableSet["Listener"]):
         self._subscribed: frozenset[str] = frozenset()
         self._found: frozenset[str] = frozenset()  # all names ever subscribed to
         self._multiplied: set[str] = set()  # the names that had a warning
-        self._has_ended = False
+        self._end = trio.Event()  # delivery has ended permanently
         self._change = trio.Event()  # set and replaced at each change of the above
         self.on_change: Callable[[], None] = lambda: None
 
@@ -96,7 +96,7 @@ class Conductor(Service, MutableSet["Listener"]):
         if topic in self:
             return
         self._known[topic.channel] = None
-        if self._has_ended:
+        if self.has_ended:
             topic.channel.end()
         if topic.pattern is None:
             self._listen(topic, topic.name)
@@ -205,7 +205,7 @@ class Conductor(Service, MutableSet["Listener"]):
         """
         await trio.lowlevel.checkpoint()
         while not self._channels or self.wanted != self._subscribed:
-            if self._has_ended:
+            if self.has_ended:
                 raise AppClosed("the app is closing")
             await self._change.wait()
 
@@ -340,7 +340,11 @@ class Conductor(Service, MutableSet["Listener"]):
     @property
     def has_ended(self) -> bool:
         """Whether delivery has ended permanently."""
-        return self._has_ended
+        return self._end.is_set()
+
+    async def wait_until_ended(self) -> None:
+        """Wait until delivery has ended permanently. A checkpoint."""
+        await self._end.wait()
 
     @trio.lowlevel.enable_ki_protection
     def end(self) -> None:
@@ -348,9 +352,9 @@ class Conductor(Service, MutableSet["Listener"]):
 
         A later iterator ends at once. Not a checkpoint; a second call changes nothing.
         """
-        if self._has_ended:
+        if self.has_ended:
             return
-        self._has_ended = True
+        self._end.set()
         self._notify()
         for channel in list(self._known):
             channel.end()

@@ -188,6 +188,7 @@ class Service:
         self._bound = trio.CancelScope(shield=True)  # of on_stop; a parent may shorten it
         self._restarted: trio.Event | None = None  # not None while a restart is pending
         self._was_ready = False
+        self._has_crashed = False
         self._on_crash: Callable[[], None] = lambda: None  # called upward, before any stop
         self._block: trio.CancelScope | None = None  # of the block inside `running`
         self._ended = trio.Event()
@@ -240,7 +241,7 @@ class Service:
             raise ServiceError(f"{self.name} is {self.state.value} already")
         if self._ended.is_set():
             self._ended = trio.Event()
-        self._was_ready = False
+        self._was_ready = self._has_crashed = False
         ready = trio.Event()
         try:
             await self._live(ready, task_status)
@@ -314,6 +315,15 @@ class Service:
         return self._restarted is not None
 
     @property
+    def has_crashed(self) -> bool:
+        """Whether it, or a service below it, stops because of an error or a cancel from outside."""
+        return self._has_crashed
+
+    def _note_crash(self) -> None:
+        self._has_crashed = True
+        self._on_crash()
+
+    @property
     def ended(self) -> trio.Event:
         """The Event that is set when `serve` is about to return or raise."""
         return self._ended
@@ -340,7 +350,7 @@ class Service:
         arguments.instance("service", service, Service, "a Service")
         nursery = self._open_nursery
         child = _Child(service.name, self._children, service)
-        service._on_crash = lambda: self._on_crash()
+        service._on_crash = self._note_crash
         await nursery.start(child.start, service.serve)
         return service
 
@@ -398,7 +408,7 @@ class Service:
                     finally:
                         # Before the first start is done, its caller handles the error.
                         if self._was_ready and not self._life.cancel_called:
-                            self._on_crash()
+                            self._note_crash()
                         self.state = State.STOPPING
                         self._nursery.start_soon(self._wind_down, begun)
         finally:

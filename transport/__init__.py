@@ -32,6 +32,7 @@ from transport.errors import (
     DeliveryFailed,
     DeliveryTimeout,
     Fenced,
+    HandlerTimeout,
     MessageTooLarge,
     NotAssigned,
     NotInTransaction,
@@ -44,6 +45,8 @@ from transport.errors import (
     UnreadableBatch,
 )
 from transport.fetched import Fetched, FetchedRecords
+from transport.handling.handler import Handler
+from transport.handling.retry import Retry
 from transport.message import Batch, Message
 from transport.monitoring.monitor import Monitor, PartitionState, Snapshot, Timing
 from transport.monitoring.sensor import Sensor
@@ -86,6 +89,8 @@ __all__ = [
     "Fetcher",
     "FutureMessage",
     "GroupMetadata",
+    "Handler",
+    "HandlerTimeout",
     "ManyDeliveries",
     "MemoryBroker",
     "Message",
@@ -103,6 +108,7 @@ __all__ = [
     "RebalanceInProgress",
     "Record",
     "RecordMetadata",
+    "Retry",
     "RoundRobin",
     "SchedulingStrategy",
     "Sensor",

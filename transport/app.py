@@ -8,17 +8,20 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Self, Unpack
+from typing import Any, ClassVar, Self, TypeVar, Unpack, overload
 
 import trio
 
-from nurseries import Node, Service, running
+from nurseries import Node, Service, State, running
 from transport.arguments import seconds, text
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
+from transport.handling.handlers import Handlers
+from transport.handling.plan import HandlerOptions, Plan, name_of
+from transport.message import Message
 from transport.parts import Transport
 from transport.probe import Probe
 from transport.running import Program, check_place
@@ -28,6 +31,8 @@ from transport.topic import Topic
 from transport.types import TP, K, V
 
 logger = logging.getLogger("transport.app")
+
+R = TypeVar("R")
 
 
 class _Root(Service):
@@ -48,6 +53,13 @@ class _Root(Service):
         await self.add_service(self._app.producer)
         await self.add_service(self._app.conductor)
         await self.add_service(self._app.consumer)
+        if self._app.handlers:
+            await self.start_handlers()
+
+    async def start_handlers(self) -> None:
+        """Start the handlers, which may handle messages before this returns."""
+        self._app.is_open = True
+        await self.add_service(self._app.handlers)
 
     def on_ended(self) -> None:
         """End delivery, also if the app ends before its consumer was started."""
@@ -97,6 +109,7 @@ class App:
         )
         self.is_open = False
         self._root = _Root(self)
+        self.handlers = Handlers(self, lambda: self._root.has_crashed)
         self._running: AbstractAsyncContextManager[_Root] | None = None
         self._token: trio.lowlevel.TrioToken | None = None  # of the trio run
         self._handlers: SignalHandlers | None = None
@@ -134,6 +147,83 @@ class App:
             ValueError: the broker would not allow the name.
         """
         return Topic(self, name, key_type=key_type, value_type=value_type)
+
+    # Handling
+
+    @overload
+    def handler(
+        self,
+        topic: Topic[K, V],
+        fn: None = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[HandlerOptions[K, V]],
+    ) -> Callable[
+        [Callable[[Message[K, V]], Awaitable[R]]], Callable[[Message[K, V]], Awaitable[R]]
+    ]: ...
+    @overload
+    def handler(
+        self,
+        topic: Topic[K, V],
+        fn: Callable[[Message[K, V]], Awaitable[R]],
+        *,
+        name: str | None = None,
+        **options: Unpack[HandlerOptions[K, V]],
+    ) -> Callable[[Message[K, V]], Awaitable[R]]: ...
+    def handler(
+        self,
+        topic: Topic[K, V],
+        fn: Callable[[Message[K, V]], Awaitable[Any]] | None = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[HandlerOptions[K, V]],
+    ) -> Any:
+        """Call an async function for each message of a topic, while the app is open.
+
+        Use it as a decorator, or pass the function. The function is returned as it is. Messages are
+        acked when the function returns. Each handler of a topic gets all of its messages.
+
+        A handler has no effect on iterators: they get all messages as well. When the app stops, the
+        messages that have begun are handled to their end, for half of `grace` at most. The others
+        are redelivered later.
+
+        Args:
+            topic: a topic object of this app.
+            fn: an async function of a `Message`.
+            concurrency: the most messages that are handled at once.
+            order: "partition": the messages of a partition are handled one after the other, in
+                offset order. "key": the same for the messages of a key in a partition; messages
+                without a key have no order. "none": there is no order.
+            key: with order="key", a function that returns the key of a message. None: the
+                message's own key.
+            filter: a function of a message. If it returns a false value, the message is acked
+                without a call of `fn`.
+            timeout: seconds after which an attempt is cancelled and counts as failed with
+                `HandlerTimeout`. None: there is no limit.
+            retry: how a failed message is retried. Its key waits, and other keys go on. With
+                order="partition", its partition waits. None: it is not retried.
+            dead_letters: what happens to a message after its last attempt, and to one that cannot
+                be decoded. A topic object: a dead letter is sent there. "skip": the message is
+                skipped, with a warning. "fail": the app ends with the error.
+            name: the name in the tree, in logs and in dead letters. None: the function's name.
+
+        Raises:
+            ValueError: the name is taken, or dead letters could come back to their handler.
+            TypeError: an argument has a wrong type.
+            AppClosed: the app is closing or closed.
+        """
+
+        def add(fn: Callable[[Message[K, V]], Awaitable[Any]]) -> Any:
+            self._add_handler(Plan(name=name or name_of(fn), topic=topic, fn=fn, **options))
+            return fn
+
+        return add if fn is None else add(fn)
+
+    @trio.lowlevel.enable_ki_protection
+    def _add_handler(self, plan: Plan) -> None:
+        self.handlers.add(plan)
+        if self.is_open and self.handlers.state is State.IDLE:
+            self._root.spawn("start of handlers", self._root.start_handlers)
 
     # Hooks for a subclass
 
@@ -178,7 +268,11 @@ class App:
             )
         self._token = trio.lowlevel.current_trio_token()
         self._running = running(self._root)
-        await self._running.__aenter__()
+        try:
+            await self._running.__aenter__()
+        except BaseException:
+            self.is_open = False
+            raise
         self.is_open = True
         return self
 

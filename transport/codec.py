@@ -22,11 +22,13 @@ class DecodeError(TransportError):
 
     Attributes:
         message: the message. It is unacked; ack it to skip it.
+        part: "key" or "value".
     """
 
-    def __init__(self, text: str, message: AnyMessage) -> None:
+    def __init__(self, text: str, message: AnyMessage, part: str = "value") -> None:
         super().__init__(text)
         self.message = message
+        self.part = part
 
 
 @attrs.frozen

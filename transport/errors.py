@@ -132,3 +132,7 @@ class MessageTooLarge(DeliveryFailed):
 
 class DeliveryTimeout(DeliveryFailed):
     """A message was not acknowledged within the delivery timeout: it may be written or not."""
+
+
+class HandlerTimeout(TransportError, TimeoutError):
+    """A handler did not end within its `timeout` for a message."""

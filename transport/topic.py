@@ -87,6 +87,11 @@ class Topic(Generic[K, V]):
         self._value = codec_for(value_type, "value_type")
         self.channel = app.conductor.new_channel(name, self._key, self._value)
 
+    def another(self) -> Topic[K, V]:
+        """Return another topic object for the same topic and types, with a buffer of its own."""
+        name = self.name if self.pattern is None else self.pattern
+        return Topic(self.app, name, key_type=self._key, value_type=self._value)
+
     # Reading
 
     def __aiter__(self) -> Messages[K, V]:

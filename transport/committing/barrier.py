@@ -85,6 +85,7 @@ class BarrierCommitter:
         # The scopes with a commit in flight or of unknown outcome, and the offsets of that commit.
         self._unanswered: dict[Scope, dict[Ledger, int]] = {}
         self._waits: set[trio.CancelScope] = set()
+        self._drains: dict[Scope, trio.CancelScope] = {}  # the waits for handlers, at barriers
         self._queue = CommitQueue(self._make, fatal=_FATAL, around=around)
 
     @property
@@ -135,6 +136,24 @@ class BarrierCommitter:
                 "the app is closing: its producer or the broker will abort the transaction"
             ) from error
         return True
+
+    async def redo(self, tp: TP) -> None:
+        """Abort the transaction of a partition, so that a failed message of it is redelivered.
+
+        The abort does not count as one of `transaction_attempts`, because the attempts of the
+        handler are bounded. If a barrier waits for the failed message, the barrier aborts at once.
+        A checkpoint. Cancelled: the abort goes on. Raises what `abort_and_rewind` raises.
+        """
+        scope = self._transactions.scope_of(tp)
+        if scope is None:
+            await trio.lowlevel.checkpoint()
+            return
+        scope.is_redone = True
+        if (drain := self._drains.get(scope)) is not None:
+            drain.cancel()
+            await self._queue.wait_for_running()
+        else:
+            await self.abort_and_rewind({tp})
 
     async def leave(self, tps: Collection[TP]) -> None:
         """Do nothing: the broker refuses a late commit by its generation. A checkpoint."""
@@ -190,7 +209,7 @@ class BarrierCommitter:
                 if attempt.is_abort:
                     raise TransactionAborted("an abort was requested")
                 deadline = trio.current_time() + self._bound
-                await self._drain(self._ledgers(scope), deadline)
+                await self._drain(scope, deadline)
                 await self._commit_drained(scope, attempt, deadline)
             except _FATAL:
                 raise
@@ -203,9 +222,14 @@ class BarrierCommitter:
             raise TransactionAborted(f"the transaction was aborted after {failure!r}") from failure
 
     @trio.lowlevel.enable_ki_protection
-    async def _drain(self, ledgers: Collection[Ledger], deadline: float) -> None:
-        with self._until_end(deadline):
-            await until_done(ledgers)
+    async def _drain(self, scope: Scope, deadline: float) -> None:
+        ledgers = self._ledgers(scope)
+        with self._until_end(deadline) as wait:
+            self._drains[scope] = wait
+            try:
+                await until_done(ledgers)
+            finally:
+                del self._drains[scope]
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
@@ -313,12 +337,12 @@ class BarrierCommitter:
 
     @contextmanager
     @trio.lowlevel.enable_ki_protection
-    def _until_end(self, deadline: float = math.inf) -> Iterator[None]:
+    def _until_end(self, deadline: float = math.inf) -> Iterator[trio.CancelScope]:
         """Cancel the block at a deadline on trio's clock, and at the end of the committer."""
         with trio.move_on_at(trio.current_time() if self._is_last else deadline) as wait:
             self._waits.add(wait)
             try:
-                yield
+                yield wait
             finally:
                 self._waits.discard(wait)
 

@@ -112,6 +112,10 @@ class Committer:
         await trio.lowlevel.checkpoint()
         return False
 
+    async def redo(self, tp: TP) -> None:
+        """Do nothing, because nothing can be undone without transactions. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+
     def end(self) -> None:
         """Do nothing, because no commit waits for a handler. Not a checkpoint."""
 

@@ -32,6 +32,7 @@ from transport.errors import (
     TransportError,
 )
 from transport.excerpt import listed
+from transport.message import Batch
 from transport.producing.delivery import Delivery
 from transport.producing.pending import FutureMessage, outgoing_of
 from transport.producing.producer import Producer
@@ -90,15 +91,18 @@ class Scope:
     Attributes:
         is_ready: whether its transaction has begun.
         is_suspended: whether it is at a barrier.
-        written: the ledgers whose messages are sources of messages in this transaction.
+        written: the messages and batches that are sources of messages in this transaction: their
+            first offsets, by ledger.
         aborts: how many transactions in a row were aborted.
+        is_redone: the next abort does not count, because a handler retries a message.
     """
 
     transactional_id: str
     is_ready: bool = False
     is_suspended: bool = False
-    written: set[Ledger] = attrs.field(factory=set)
+    written: dict[Ledger, set[int]] = attrs.field(factory=dict)
     aborts: int = 0
+    is_redone: bool = False
 
     @property
     def delivers(self) -> bool:
@@ -284,6 +288,18 @@ class TransactionManager:
         """
         return self._claim(_origin(source))
 
+    def has_sent_for(self, source: Source) -> bool:
+        """Return whether its transaction has messages of this source. Not a checkpoint.
+
+        Messages with the source None do not count.
+        """
+        ledger = ledger_of(source)
+        scope = self.scope_of(ledger.tp)
+        if scope is None:
+            return False
+        place = source.first if isinstance(source, Batch) else source.offset
+        return place in scope.written.get(ledger, ())
+
     def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
         """Send a message as `Producer.send_soon` does, in the transaction of its source.
 
@@ -402,7 +418,9 @@ class TransactionManager:
         with contextlib.suppress(TransactionAborted):  # the end of its producer has aborted it
             await self.producer.transactional.transaction_of(scope.transactional_id).abort(why)
         scope.written.clear()
-        scope.aborts += 1
+        if not scope.is_redone:
+            scope.aborts += 1
+        scope.is_redone = False
 
     def _moves(self, offsets: Mapping[TP, int]) -> bool:
         """Return whether these offsets include new work.
@@ -434,10 +452,13 @@ class TransactionManager:
                 )
             if not origin.is_open:
                 raise NotInTransaction(f"{origin!r} is acked: nothing more can be sent for it")
-            written.add(ledger)
+            if (places := written.get(ledger)) is None:
+                places = written[ledger] = set()
+            places.add(place)
 
+        place = origin.first if isinstance(origin, Batch) else origin.offset
         scope = self.scope_of(ledger.tp)
-        written = set() if scope is None else scope.written
+        written = {} if scope is None else scope.written
         check()
         assert scope is not None, "an epoch that is open belongs to a scope"
         return self.producer.writer(scope.transactional_id), check

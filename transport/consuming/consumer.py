@@ -566,6 +566,14 @@ class Consumer(Service):
             raise exc
         logger.error("a handler has failed, its message stays unacked", exc_info=exc)
 
+    async def redo(self, tp: TP) -> None:
+        """With transactions, abort that of a partition, so that its unacked messages come again.
+
+        For handlers. Without transactions it does nothing. A checkpoint. Cancelled: the abort goes
+        on. Raises AppClosed, ClientClosed, and the errors of `commit` that end the app.
+        """
+        await self.committer.redo(tp)
+
     # Acks and commits
 
     @property

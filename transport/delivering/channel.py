@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Self
+from typing import Any, Generic, Protocol, Self
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -30,6 +30,16 @@ DecodeErrorHook = Callable[[DecodeError, AnyMessage], Awaitable[None]]
 async def raise_decode_error(error: DecodeError, message: AnyMessage) -> None:
     """Raise the error from the iterator; the message stays unacked. This hook is the default."""
     raise error
+
+
+class Holder(Protocol):
+    """A reader that holds messages that it has taken, and that no handler has begun."""
+
+    def recall(self, lane: Lane) -> None:
+        """Return these messages of a lane: its partition drains, or delivery is suspended."""
+
+    def forget(self, lane: Lane) -> None:
+        """Forget these messages of a lane: it was closed or shut."""
 
 
 class Channel:
@@ -69,6 +79,7 @@ class Channel:
         )
         self.is_full = False
         self.ended = False
+        self.holder: Holder | None = None  # of messages that were taken and have not begun
         self.on_key_decode_error: DecodeErrorHook = raise_decode_error
         self.on_value_decode_error: DecodeErrorHook = raise_decode_error
         self._flow = flow
@@ -78,6 +89,7 @@ class Channel:
         self._on_unreadable = on_unreadable
         # Lanes that had waiting messages in their turn but might not deliver them, in that order.
         self._passed_over: dict[Lane, None] = {}
+        self._held_back: set[Lane] = set()  # nothing is taken from them, whatever they have
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # the lane that has the turn
         self.quota = 0  # how many more messages this lane may deliver in its turn
@@ -93,7 +105,8 @@ class Channel:
     # Called by lanes and by the consumer
 
     def _on_filled(self, lane: Lane) -> None:
-        self._scheduler.add(lane)
+        if lane not in self._held_back:
+            self._scheduler.add(lane)
         if self.usage.held >= self.usage.limit and not self.is_full:
             self.is_full = True
             self.usage.mark = max(self.usage.mark, self.usage.limit // 2)
@@ -101,19 +114,27 @@ class Channel:
         self.notify()
 
     def _on_suspended(self, lane: Lane) -> None:
-        if self._lane is lane:
-            self.quota = 0  # end its turn
+        self._end_turn(lane)
+        if self.holder is not None:
+            self.holder.recall(lane)
 
     def _on_gone(self, lane: Lane) -> None:
         self._scheduler.discard(lane)
         self._passed_over.pop(lane, None)
+        self._held_back.discard(lane)
+        if self.holder is not None:
+            self.holder.forget(lane)
         self._on_fall()
+
+    def _end_turn(self, lane: Lane) -> None:
+        if self._lane is lane:
+            self.quota = 0
 
     def reschedule(self) -> None:
         """Schedule the lanes that may deliver again, in the order in which they lost their turn."""
         for lane in [lane for lane in self._passed_over if not lane.ledger.is_suspended]:
             del self._passed_over[lane]
-            self._scheduler.add(lane)
+            self._schedule(lane)
         self.notify()
 
     def notify(self) -> None:
@@ -144,6 +165,16 @@ class Channel:
         return None
 
     @enable_ki_protection
+    def take_some(self, most: int) -> list[AnyMessage]:
+        """Take up to `most` messages of one partition; empty: none may be delivered now."""
+        while (lane := self._turn()) is not None:
+            if messages := lane.take_some(min(most, self.quota)):
+                self.quota -= len(messages)
+                return messages
+            self.quota = 0
+        return []
+
+    @enable_ki_protection
     def take_batch(self, most: int) -> AnyBatch | None:
         """Take up to `most` messages of one partition; None: none may be delivered now."""
         self.quota = 0  # a batch is a turn of its own
@@ -152,6 +183,23 @@ class Channel:
         batch = lane.take_batch(self.quota)
         self.quota = 0
         return batch
+
+    def hold(self, lane: Lane) -> None:
+        """Take nothing from a lane until `release`. Not a checkpoint."""
+        self._held_back.add(lane)
+        self._scheduler.discard(lane)
+        self._end_turn(lane)
+
+    def release(self, lane: Lane) -> None:
+        """Take messages from a lane again after `hold`. Not a checkpoint."""
+        self._held_back.discard(lane)
+        self._schedule(lane)
+        self.notify()
+
+    def _schedule(self, lane: Lane) -> None:
+        """Give a lane a turn, if it has waiting messages."""
+        if lane.first_waiting is not None and lane not in self._held_back:
+            self._scheduler.add(lane)
 
     async def wait_for_change(self) -> None:
         """Wait for a change after which a message may be delivered, or for the end."""
@@ -197,7 +245,7 @@ class Channel:
             try:
                 await self.call_hook(*failure)
             except BaseException:  # no message may be lost if a hook is cancelled
-                self._give_back([*decoded, *messages[index + 1 :]])
+                self.give_back([*decoded, *messages[index + 1 :]])
                 raise
         batch.messages = decoded
         return bool(decoded)
@@ -220,7 +268,7 @@ class Channel:
                 message.value = codec.decode(message.value)
         except Exception as exc:  # noqa: BLE001 - a user's codec may raise any error
             where = f"cannot decode the {part} of {message.tp} offset {message.offset}"
-            error = DecodeError(f"{where}: {excerpt_of_error(exc)}", message)
+            error = DecodeError(f"{where}: {excerpt_of_error(exc)}", message, part)
             error.__cause__ = exc
             return error, hook
         if shared is not None and ready is None:
@@ -240,19 +288,19 @@ class Channel:
                 exc.__context__ = error
             raise
         except BaseException:  # a cancelled hook has not handled the error
-            self._give_back([error.message])
+            self.give_back([error.message])
             raise
         error.message.ack()
 
     @enable_ki_protection
-    def _give_back(self, messages: Sequence[AnyMessage]) -> None:
+    def give_back(self, messages: Sequence[AnyMessage]) -> None:
         """Return taken messages of one partition that reached no handler to the waiting ones."""
         if not messages:
             return
         lane = lane_of(messages[0])
         lane.ledger.give_back(lane, messages)
-        if lane.first_waiting is not None:
-            self._scheduler.add(lane)
+        self._end_turn(lane)
+        self._schedule(lane)
         self._on_fall()
 
     def _turn(self, most: int | None = None) -> Lane | None:

@@ -76,7 +76,7 @@ class BufferUsage:
         mark: `on_fall` is called at each ack that leaves at most this many messages held; -1: at
             none. It is a number and not a flag because a full channel needs no call at most acks.
         on_filled: called when a fetch was put into a lane.
-        on_suspended: called when delivery from a lane is suspended.
+        on_suspended: called when delivery from a lane is suspended, and when its partition drains.
         on_gone: called when a lane is closed or shut.
     """
 
@@ -257,6 +257,22 @@ class Lane:
         if self._next == len(self._records):
             self._read()
         return message
+
+    def take_some(self, most: int) -> list[AnyMessage]:
+        """Take up to `most` messages of the portion that `ready` opened, as `take` does."""
+        start = self._next
+        records = self._records[start : start + most]
+        stop = self._next = start + len(records)
+        self._records[start:stop] = [None] * len(records)
+        share, begun = self._share, self.begun
+        messages = [Message(self, record, share) for record in records]
+        for message in messages:
+            begun[message.offset] = message
+        self.taken += len(messages)
+        self.usage.begun += len(messages)
+        if stop == len(self._records):
+            self._read()
+        return messages
 
     def take_batch(self, most: int) -> AnyBatch:
         """Take from 1 to `most` messages as a batch, after `ready` has returned at least 1.
@@ -738,6 +754,8 @@ class Ledger:
         self.is_draining = True
         for first in [lane.drop_waiting() for lane in self.lanes]:
             self._rewind(first)
+        for lane in self.lanes:
+            lane.usage.on_suspended(lane)
 
     def when_empty(self, call: Callable[[], None]) -> Callable[[], None]:
         """Call `call` once, when all messages that are unacked now are done in all lanes.

@@ -1,0 +1,148 @@
+"""Dead letters: messages whose handler has failed, in a topic of their own.
+
+A dead letter has the key, the value and the headers of its message, as bytes. Its headers with the
+prefix `dead.` give the place of the message and the reason of the failure. Look here for the names
+of these headers, for their bounds, and for what happens if a dead letter cannot be sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+import trio
+
+from transport.backoff import Backoff
+from transport.errors import DeliveryFailed, MessageTooLarge
+from transport.excerpt import excerpt_of_error
+from transport.handling.attempts import Attempts
+from transport.message import AnyMessage
+from transport.producing.pending import outgoing_of
+from transport.topic import Topic
+from transport.types import Headers
+
+logger = logging.getLogger("transport.handler")
+
+PREFIX = "dead."
+# The most bytes of the headers with the error's text and stack.
+_MOST_TEXT, _MOST_STACK = 1024, 4096
+# A dead letter of a dead letter keeps these headers, which name the first source.
+_OF_FIRST_SOURCE = ("topic", "partition", "offset", "timestamp")
+# The most attempts to send a dead letter, and the longest wait between two, in seconds.
+_MOST_SENDS, _LONGEST_WAIT = 5, 1.0
+
+
+def letter_headers(message: AnyMessage, attempts: Attempts, *, group: str, handler: str) -> Headers:
+    """Return the headers of a message's dead letter.
+
+    The message's own headers come first. If the message is a dead letter itself, the new one keeps
+    the first source, replaces the error, and counts one more redrive.
+    """
+    own = message.headers
+    before = {name: value for name, value in own if name.startswith(PREFIX)}
+    error = attempts.error
+    timestamp = message.timestamp
+    facts = {
+        "topic": message.topic,
+        "partition": str(message.partition),
+        "offset": str(message.offset),
+        "timestamp": "" if timestamp is None else f"{timestamp:.3f}",
+        "group": group,
+        "handler": handler,
+        "error": f"{type(error).__module__}.{type(error).__qualname__}",
+        "attempts": str(attempts.failed),
+        "first": f"{attempts.first:.3f}",
+        "last": f"{attempts.last:.3f}",
+        "redrives": str(_redrives(before)),
+        "text": _text_of(error),
+        "stack": "".join(traceback.format_exception(error)),
+    }
+    headers = [(name, value) for name, value in own if not name.startswith(PREFIX)]
+    for name, fact in facts.items():
+        kept = before.get(PREFIX + name) if name in _OF_FIRST_SOURCE else None
+        headers.append((PREFIX + name, _bounded(name, fact) if kept is None else kept))
+    return headers
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the error of a user may not have a text
+        return excerpt_of_error(RuntimeError(f"{type(error).__name__} has no text"))
+
+
+def _redrives(before: dict[str, bytes | None]) -> int:
+    """Return the number of redrives: how often a dead letter of the message was handled again."""
+    if PREFIX + "topic" not in before:
+        return 0
+    try:
+        return int(before.get(PREFIX + "redrives") or b"0") + 1
+    except ValueError:
+        return 1
+
+
+def _bounded(name: str, fact: str) -> bytes:
+    """Return a text as UTF-8. Of a long stack the end is kept, because the cause is there."""
+    encoded = fact.encode("utf-8", "replace")
+    if name == "stack":
+        return encoded[-_MOST_STACK:].decode("utf-8", "ignore").encode()
+    return encoded[:_MOST_TEXT].decode("utf-8", "ignore").encode()
+
+
+class DeadLetters:
+    """The dead letters of one handler.
+
+    Args:
+        topic: the topic of the dead letters.
+        group: the consumer group of the app.
+        handler: the name of the handler.
+    """
+
+    def __init__(self, topic: Topic, *, group: str, handler: str) -> None:
+        self.topic = topic
+        self._group = group
+        self._handler = handler
+
+    async def send(self, message: AnyMessage, attempts: Attempts) -> None:
+        """Send the dead letter of an unacked message, and wait until it is delivered.
+
+        With transactions, it is sent in the transaction of the message. A checkpoint. Cancelled:
+        the dead letter may be sent or not.
+
+        Raises:
+            DeliveryFailed: the dead letter was not delivered, also after retries.
+            TransactionAborted: the message will be redelivered.
+        """
+        headers = letter_headers(message, attempts, group=self._group, handler=self._handler)
+        backoff, failures = Backoff(_LONGEST_WAIT), 0
+        while True:
+            try:
+                return await self._send(message, headers)
+            except MessageTooLarge:
+                if not (headers := _without_last(headers)):
+                    raise
+            except DeliveryFailed as error:
+                failures += 1
+                if failures == _MOST_SENDS:
+                    raise
+                logger.warning(
+                    "the dead letter of %s offset %d was not delivered to %s and is sent again: %s",
+                    *(message.tp, message.offset, self.topic.name, error),
+                )
+                await backoff.wait()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _send(self, message: AnyMessage, headers: Headers) -> None:
+        writer, check = self.topic.writer_for(message)
+        record = message.record
+        outgoing = outgoing_of(self.topic.name, record.key, record.value, None, None, headers)
+        await writer.send_while(check, outgoing)
+        await outgoing.wait()
+
+
+def _without_last(headers: Headers) -> Headers:
+    """Return the headers without the stack, or else without the text; empty: both are gone."""
+    for name in (PREFIX + "stack", PREFIX + "text"):
+        if any(header == name for header, _ in headers):
+            return [(header, value) for header, value in headers if header != name]
+    return ()

@@ -1,0 +1,93 @@
+"""The handlers of an app: a node of the tree, with each handler below it.
+
+Look here for the checks across handlers, and for the way in which they stop together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from nurseries import Service, State
+from transport.consuming.host import Host
+from transport.errors import AppClosed
+from transport.handling.handler import Handler
+from transport.handling.plan import Plan
+from transport.topic import Topic
+
+
+class Handlers(Service):
+    """All handlers of one app, in the order in which they were added.
+
+    Args:
+        must_hurry: whether the app has crashed, so that running messages are cancelled at once.
+    """
+
+    def __init__(self, app: Host, must_hurry: Callable[[], bool]) -> None:
+        super().__init__("Handlers", grace=app.settings.grace)
+        self._app = app
+        self._must_hurry = must_hurry
+        self._handlers: list[Handler] = []
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def add(self, plan: Plan) -> None:
+        """Add a handler, which starts with the app, or now if the app is open.
+
+        Raises:
+            ValueError: another handler has the name, or messages could go round in a circle.
+            AppClosed: the app is closing or closed.
+        """
+        if self.state in (State.STOPPING, State.ENDED):
+            raise AppClosed(f"the app {self._app.id!r} is closing or closed")
+        if plan.topic.app is not self._app:
+            raise ValueError(
+                f"the handler {plan.name!r} reads a topic of another app: make the topic with the"
+                " app of the handler"
+            )
+        if any(plan.name == handler.plan.name for handler in self._handlers):
+            raise ValueError(
+                f"the app {self._app.id!r} has a handler {plan.name!r} already: pass another name="
+            )
+        _check_circles([*(handler.plan for handler in self._handlers), plan])
+        handler = Handler(plan, self._app, self._must_hurry)
+        self._handlers.append(handler)
+        if self.state is State.RUNNING:
+            self.spawn(f"start of {handler.name}", self.add_service, handler)
+
+    async def on_start(self) -> None:
+        for handler in list(self._handlers):
+            await self.add_service(handler)
+
+    async def on_stop(self) -> None:
+        """Stop all handlers at the same time."""
+        for handler in self._handlers:
+            handler.stop_soon()
+        await self.stop_children()
+
+
+def _check_circles(plans: list[Plan]) -> None:
+    """Refuse handlers whose dead letters could come back to them.
+
+    Such a message would be handled again and again, for ever.
+    """
+    for plan in plans:
+        seen: list[str] = []
+        letters = _letters_of(plan)
+        while letters is not None and letters not in seen:
+            seen.append(letters)
+            if plan.topic.matches(letters):
+                raise ValueError(
+                    f"the dead letters of the handler {plan.name!r} would come back to it, through"
+                    f" {' and '.join(seen)}: send them to a topic that no handler reads from"
+                )
+            letters = next(
+                (_letters_of(each) for each in plans if each.topic.matches(letters)), None
+            )
+
+
+def _letters_of(plan: Plan) -> str | None:
+    return plan.dead_letters.name if isinstance(plan.dead_letters, Topic) else None

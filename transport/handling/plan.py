@@ -1,0 +1,88 @@
+"""The arguments of `App.handler`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Generic, Literal, TypeAlias, TypedDict
+
+import attrs
+
+from transport.arguments import choice, function, seconds, setting, text, whole, wrong_type
+from transport.handling.retry import NO_RETRY, Retry
+from transport.message import AnyMessage, Message
+from transport.topic import Topic
+from transport.types import K, V
+
+Order: TypeAlias = Literal["partition", "key", "none"]
+AfterFailure: TypeAlias = Topic[Any, Any] | Literal["skip", "fail"]
+
+
+class HandlerOptions(TypedDict, Generic[K, V], total=False):
+    """The options of `App.handler`, for type checkers."""
+
+    concurrency: int
+    order: Order
+    key: Callable[[Message[K, V]], Hashable] | None
+    filter: Callable[[Message[K, V]], object] | None
+    timeout: float | None
+    retry: Retry | None
+    dead_letters: AfterFailure
+
+
+def _policy(name: str, value: Any) -> None:
+    if not isinstance(value, Topic) and value not in ("skip", "fail"):
+        raise wrong_type(name, 'a topic object of the app, "skip" or "fail"', value)
+    if isinstance(value, Topic) and value.pattern is not None:
+        raise ValueError(f"{name} must be a topic with a name, not the pattern {value.name!r}")
+
+
+def _instance(kind: type, expected: str) -> Callable[[object, Any, Any], None]:
+    def validate(_: object, attribute: Any, value: Any) -> None:
+        if not isinstance(value, kind):
+            raise wrong_type(attribute.name, expected, value)
+
+    return validate
+
+
+def _retry(retry: Any) -> Any:
+    return NO_RETRY if retry is None else retry
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a handler does with which messages; see `App.handler` for each attribute."""
+
+    name: str = attrs.field(validator=setting(text))
+    topic: Topic[Any, Any] = attrs.field(validator=_instance(Topic, "a topic object of the app"))
+    fn: Callable[[Any], Awaitable[object]] = attrs.field(
+        validator=setting(function, expected="an async function of a message")
+    )
+    concurrency: int = attrs.field(default=1, validator=setting(whole, least=1))
+    order: Order = attrs.field(
+        default="partition", validator=setting(choice, choices=("partition", "key", "none"))
+    )
+    key: Callable[[AnyMessage], Hashable] | None = attrs.field(
+        default=None, validator=setting(function, optional=True)
+    )
+    filter: Callable[[AnyMessage], object] | None = attrs.field(
+        default=None, validator=setting(function, optional=True)
+    )
+    timeout: float | None = attrs.field(default=None, validator=setting(seconds, optional=True))
+    retry: Retry = attrs.field(
+        default=NO_RETRY,
+        converter=_retry,
+        validator=_instance(Retry, "a Retry, such as Retry(attempts=5), or None"),
+    )
+    dead_letters: AfterFailure = attrs.field(default="fail", validator=setting(_policy))
+
+    def __attrs_post_init__(self) -> None:
+        if self.key is not None and self.order != "key":
+            raise ValueError(f'key needs order="key", not {self.order!r}')
+        if isinstance(self.dead_letters, Topic) and self.dead_letters.app is not self.topic.app:
+            raise ValueError("dead_letters is a topic of another app: make it with app.topic()")
+
+
+def name_of(fn: object) -> str:
+    """Return the name of a function, as the default name of its handler."""
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__

@@ -1,0 +1,72 @@
+"""Worker tasks, started on demand.
+
+A worker handles one work after the other, until there is none. If it finds more work than it can
+begin at once, it wakes another worker. Only one woken worker at a time has not run yet. So for
+handlers that never wait, a single worker does all the work, and no time is lost with waking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+
+class Workers:
+    """The worker tasks of one handler.
+
+    Args:
+        most: the most workers.
+        start: starts a worker with this number, counted from 1.
+    """
+
+    def __init__(self, most: int, start: Callable[[int], None]) -> None:
+        self.count = 0
+        self._most = most
+        self._start = start
+        self._idle = trio.lowlevel.ParkingLot()
+        self._is_waking = False  # a worker was woken or started, and has not run yet
+        self._has_stopped = False
+        self._giving_way = 0  # workers that have more to do, and let other tasks run first
+
+    def wake(self) -> None:
+        """Wake or start one worker, unless all are at work or one is waking. Not a checkpoint."""
+        if self._is_waking or self._has_stopped:
+            return
+        if self._idle:
+            self._idle.unpark()
+        elif self.count < self._most:
+            self.count += 1
+            self._start(self.count)
+        else:
+            return
+        self._is_waking = True
+
+    def stop(self) -> None:
+        """Wake and start no worker from now on. Not a checkpoint."""
+        self._has_stopped = True
+
+    async def begin(self) -> None:
+        """Begin the turn of a started worker, or wait for one, as `rest` does."""
+        self._is_waking = False
+        if self._giving_way:
+            await self.rest()
+
+    async def rest(self) -> None:
+        """Wait until the worker is woken and no other worker is about to continue.
+
+        A checkpoint. Cancelling changes nothing.
+        """
+        while True:
+            await self._idle.park()
+            self._is_waking = False
+            if not self._giving_way:
+                return
+
+    async def give_way(self) -> None:
+        """Let other tasks run, and continue. A checkpoint."""
+        self._giving_way += 1
+        try:
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._giving_way -= 1

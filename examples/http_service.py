@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from transport import App
-from transport.anyio import AnyApp, open_app
+from transport.anyio import open_app
 
 BROKER = sys.argv[1] if len(sys.argv) > 1 else "memory://"
 PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
@@ -55,7 +55,6 @@ async def read() -> None:
 
 
 async def main() -> None:
-    app: AnyApp
     async with open_app(App("greetings", broker=BROKER)) as app, anyio.create_task_group() as tasks:
         app.stop_on_signals()  # uvicorn handles a signal first, and raises it again when it ends
         service.state.greetings = app.topic("greetings", value_type=str)

@@ -11,15 +11,28 @@
 On trio, `app` is the app itself. On asyncio, the same tree runs as a trio *guest* of the asyncio
 loop, in the same thread. Each loop has one guest, which runs while at least one app is open.
 
-Start reading at `opening.py`. `guest.py` runs trio in the asyncio loop. `wrappers.py`, `reader.py`
-and `deliveries.py` have the calls for asyncio tasks. Nothing else in `transport` imports this
-package.
+Start reading at `opening.py`. `guest.py` runs trio in the asyncio loop. `app.py`, `consumer.py`,
+`producer.py`, `topic.py`, `reader.py` and `deliveries.py` have the calls for asyncio tasks.
+`either.py` has the types for programs that run on both backends. Nothing else in `transport`
+imports this package.
 """
 
+from transport.anyio.app import AioApp
+from transport.anyio.consumer import AioConsumer
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
-from transport.anyio.opening import AnyApp, open_app
+from transport.anyio.either import (
+    AnyApp,
+    AnyConsumer,
+    AnyDelivery,
+    AnyFutureMessage,
+    AnyManyDeliveries,
+    AnyProducer,
+    AnyTopic,
+)
+from transport.anyio.opening import open_app
+from transport.anyio.producer import AioProducer
 from transport.anyio.reader import AioReader
-from transport.anyio.wrappers import AioApp, AioConsumer, AioProducer, AioTopic
+from transport.anyio.topic import AioTopic
 
 __all__ = [
     "AioApp",
@@ -31,5 +44,11 @@ __all__ = [
     "AioReader",
     "AioTopic",
     "AnyApp",
+    "AnyConsumer",
+    "AnyDelivery",
+    "AnyFutureMessage",
+    "AnyManyDeliveries",
+    "AnyProducer",
+    "AnyTopic",
     "open_app",
 ]

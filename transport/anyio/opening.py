@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
 
 import anyio
 import trio
 
+from transport.anyio.app import AioApp
+from transport.anyio.either import AnyApp
 from transport.anyio.guest import guest_of_loop
-from transport.anyio.wrappers import AioApp
 from transport.app import App
 from transport.arguments import instance
-
-AnyApp: TypeAlias = Any  # an App on trio, an AioApp on asyncio: two classes with the same calls
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The calls of an app and its parts, for the tasks of an asyncio loop.
+"""A topic object, for the tasks of an asyncio loop.
 
 An asyncio task sends, takes and acks messages in its own turn, without a turn of the guest.
 """
@@ -6,151 +6,21 @@ An asyncio task sends, takes and acks messages in its own turn, without a turn o
 from __future__ import annotations
 
 import asyncio
-import functools
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
-from nurseries import Node
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
 from transport.anyio.guest import Answer, Guest, Leave
 from transport.anyio.reader import AioReader
-from transport.app import App
-from transport.codec import CodecArg
-from transport.consuming.consumer import Consumer
 from transport.delivering.channel import DecodeErrorHook
 from transport.delivering.in_hand import IN_HAND, InHand, Source
 from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.producer import Producer
 from transport.topic import MessageArgs, Topic
-from transport.types import TP, HeadersArg, K, RecordMetadata, V
+from transport.types import HeadersArg, K, RecordMetadata, V
 
 M = TypeVar("M", bound=AnyMessage | AnyBatch)
-
-
-class AioApp:
-    """An app for the tasks of an asyncio loop, made by `open_app`.
-
-    Attributes:
-        native: the app. Asyncio's tasks may make only the calls that do not wait.
-        consumer, producer: the calls of its consumer and producer, for asyncio's tasks.
-    """
-
-    def __init__(self, app: App, guest: Guest) -> None:
-        self.native = app
-        self.consumer = AioConsumer(app.consumer, guest)
-        self.producer = AioProducer(app.producer, guest)
-        self._guest = guest
-
-    def topic(
-        self,
-        name: str | re.Pattern[str],
-        *,
-        key_type: CodecArg[K] = None,
-        value_type: CodecArg[V] = None,
-    ) -> AioTopic[K, V]:
-        """Return a topic object for asyncio's tasks; see `App.topic`."""
-        topic = self.native.topic(name, key_type=key_type, value_type=value_type)
-        return AioTopic(topic, self._guest)
-
-    def stop(self) -> None:
-        """End all iterators, each after the message that its loop handles; see `App.stop`."""
-        self.native.stop()
-
-    async def wait_stopped(self) -> None:
-        """Wait until delivery has ended; see `App.wait_stopped`."""
-        await self._guest.call(self.native.wait_stopped)
-
-    def stop_on_signals(self, *, timeout: float = 8.0) -> None:
-        """Stop the app in order at SIGTERM or Ctrl-C; see `App.stop_on_signals`."""
-        self.native.stop_on_signals(timeout=timeout)
-
-    def tree(self) -> Node:
-        """Return the tree of services and tasks; see `App.tree`."""
-        return self.native.tree()
-
-    async def kill(self) -> None:
-        """End as a crash would; see `App.kill`."""
-        await self._guest.call(self.native.kill)
-
-
-class AioConsumer:
-    """The calls of a consumer, for asyncio's tasks; see `Consumer` for each."""
-
-    def __init__(self, consumer: Consumer, guest: Guest) -> None:
-        self.native = consumer
-        self._guest = guest
-
-    async def commit(
-        self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
-    ) -> bool:
-        """Commit the safe offsets, and return whether an offset moved; see `Consumer.commit`."""
-        return await self._guest.call(self.native.commit, topics, start_new_transaction)
-
-    async def seek(self, partition: TP, offset: int) -> None:
-        """Continue at `offset` in a new epoch; see `Consumer.seek`."""
-        await self._guest.call(self.native.seek, partition, offset)
-
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek every partition to its committed offset; see `Consumer.seek_to_committed`."""
-        return await self._guest.call(self.native.seek_to_committed)
-
-    async def wait_empty(self) -> None:
-        """Wait until all delivered messages are acked, then commit; see `Consumer.wait_empty`."""
-        await self._guest.call(self.native.wait_empty)
-
-    async def wait_for_stopped_flow(self) -> None:
-        """Wait until flow is really stopped; see `Consumer.wait_for_stopped_flow`."""
-        await self._guest.call(self.native.wait_for_stopped_flow)
-
-    async def restart(self) -> None:
-        """Leave the group, and join it again as a new member; see `Consumer.on_restart`."""
-        await self._guest.call(self.native.restart)
-
-    def stop_flow(self) -> None:
-        """Stop delivery of all messages; see `Consumer.stop_flow`."""
-        self.native.stop_flow()
-
-    def resume_flow(self) -> None:
-        """Resume delivery; see `Consumer.resume_flow`."""
-        self.native.resume_flow()
-
-    def pause_partitions(self, tps: Iterable[TP]) -> None:
-        """Stop fetching from partitions; see `Consumer.pause_partitions`."""
-        self.native.pause_partitions(tps)
-
-    def resume_partitions(self, tps: Iterable[TP]) -> None:
-        """Fetch from paused partitions again; see `Consumer.resume_partitions`."""
-        self.native.resume_partitions(tps)
-
-    @property
-    def unacked(self) -> set[AnyMessage]:
-        """The messages that are delivered and not acked."""
-        return self.native.unacked
-
-
-class AioProducer:
-    """The calls of a producer, for asyncio's tasks; see `Producer` for each. Topics send."""
-
-    def __init__(self, producer: Producer, guest: Guest) -> None:
-        self.native = producer
-        self._guest = guest
-
-    async def create_topic(
-        self, topic: str, partitions: int, replication: int = 1, **options: Any
-    ) -> None:
-        """Create a topic; see `Producer.create_topic`."""
-        create = functools.partial(self.native.create_topic, **options)
-        await self._guest.call(create, topic, partitions, replication)
-
-    async def flush(self) -> None:
-        """Wait until all accepted messages are delivered or have failed; see `Producer.flush`."""
-        await self._guest.call(self.native.flush)
-
-    def key_partition(self, topic: str, key: bytes) -> TP:
-        """Return the partition of a key; see `Producer.key_partition`."""
-        return self.native.key_partition(topic, key)
 
 
 class AioTopic(Generic[K, V]):

@@ -89,7 +89,8 @@ class GroupMetadata:
             committed with it counts only for that topic, not for a later one of the same name.
         of_gone_topics: partitions whose topic was deleted, as far as the client knows, even if
             another topic has its name now. No offset can be committed for them.
-        notes: the metadata text that is committed with an offset, by topic.
+        notes: the library's note that is committed with an offset, by topic.
+        texts: the program's text that is committed with an offset, by partition.
     """
 
     group_id: str
@@ -99,3 +100,4 @@ class GroupMetadata:
     topic_ids: Mapping[TP, object] = attrs.field(factory=dict, eq=False, repr=False)
     of_gone_topics: frozenset[TP] = attrs.field(default=frozenset(), eq=False, repr=False)
     notes: Mapping[str, str] = attrs.field(factory=dict, eq=False, repr=False)
+    texts: Mapping[TP, str] = attrs.field(factory=dict, eq=False, repr=False)

@@ -204,10 +204,16 @@ class ConsumerClient(Protocol):
     def highwater(self, tp: TP) -> int | None:
         """Return the end of the log at the last fetch; None: not fetched yet, or not assigned."""
 
-    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+    async def commit(
+        self, offsets: Mapping[TP, int], timeout: float, texts: Mapping[TP, str] | None = None
+    ) -> None:
         """Commit all these offsets together. Returns or raises within `timeout` seconds.
 
         The offsets apply to the topics to which the partitions belong at the time of the call.
+
+        Args:
+            texts: the program's text for some of the partitions. It is stored with the offset, and
+                replaces the text of the commit before. The others have no text then.
 
         Raises RebalanceInProgress, CommitFailed, CommitRefused, Fenced, AuthorizationFailed,
         ClientClosed. PartitionGone: the offsets of the other partitions may be committed.
@@ -226,10 +232,35 @@ class ConsumerClient(Protocol):
         Raises BrokerUnavailable: no answer within `timeout` seconds.
         """
 
+    async def committed_texts(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, str]:
+        """Return the texts of the group's committed offsets: see `commit`.
+
+        Partitions without a committed offset or without a text are missing in the result. Raises
+        what `committed` raises.
+        """
+
+    # The next three calls create no topic. They raise UnknownTopic if a topic or a partition does
+    # not exist, and BrokerUnavailable if not all is known within `timeout` seconds.
+
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         """Return the first offset of each log."""
+
+    async def offsets_for_times(
+        self, times: Mapping[TP, int], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, tuple[int, int]]:
+        """Return, for each log, the first record with the given or a later timestamp.
+
+        The result has the offset and the timestamp of the record. It may be a record of an aborted
+        transaction. Partitions without such a record before the end that `end_offsets` returns are
+        missing.
+
+        Args:
+            times: milliseconds since 1970.
+        """
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -251,7 +282,10 @@ class ConsumerClient(Protocol):
         """
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
-        """Return every partition of the topic. Raises UnknownTopic."""
+        """Return every partition of the topic, and create no topic.
+
+        Raises UnknownTopic. BrokerUnavailable: no answer within `timeout` seconds.
+        """
 
     def group_metadata(self) -> GroupMetadata:
         """Return this member's identity, by which the broker fences its transactions.

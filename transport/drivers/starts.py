@@ -32,11 +32,12 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
+from transport.drivers.commit_metadata import notes_of
 from transport.types import TP
 
 # Topics with which a group begins in this time after its own begin do not count as added later.
 BEGINNING_MS = 60_000
-_BEGAN = re.compile(r"kafka-nursery began=(\d+) partitions=(\d+)")
+_BEGAN = re.compile(r"kafka-nursery began=(\d+) partitions=(\d+)\b")
 
 
 @attrs.frozen
@@ -52,13 +53,13 @@ class Began:
     partitions: int
 
     def __str__(self) -> str:
-        """Return the metadata of a commit, as `parsed` reads it."""
+        """Return the note for the metadata of a commit, as `parsed` reads it."""
         return f"kafka-nursery began={self.at_ms} partitions={self.partitions}"
 
 
 def parsed(metadata: str | None) -> Began | None:
-    """Return the parsed metadata of a commit; None: this library did not write it."""
-    match = _BEGAN.fullmatch(metadata or "")
+    """Return the moment in the metadata of a commit; None: the library did not note it there."""
+    match = _BEGAN.match(notes_of(metadata))
     return None if match is None else Began(int(match[1]), int(match[2]))
 
 

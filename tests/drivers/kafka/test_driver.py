@@ -624,7 +624,9 @@ async def test_calls_end_in_time_while_broker_is_frozen(
 QUERIES: dict[str, Callable[[KafkaConsumerClient, TP, float], Awaitable[object]]] = {
     "topics": lambda client, tp, seconds: client.topics(seconds),
     "committed": lambda client, tp, seconds: client.committed([tp], seconds),
+    "committed_texts": lambda client, tp, seconds: client.committed_texts([tp], seconds),
     "beginning_offsets": lambda client, tp, seconds: client.beginning_offsets([tp], seconds),
+    "offsets_for_times": lambda client, tp, seconds: client.offsets_for_times({tp: 0}, seconds),
     "end_offsets": lambda client, tp, seconds: client.end_offsets([tp], seconds),
     "partitions": lambda client, tp, seconds: client.partitions("not-looked-up-yet", seconds),
 }

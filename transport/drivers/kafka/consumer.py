@@ -20,22 +20,24 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import kafka.errors
 import trio
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.util import Timer
 
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
+from transport.drivers.commit_metadata import joined, text_of
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
+from transport.drivers.kafka.log_offsets import current_ends, first_records_since, log_ends
 from transport.drivers.kafka.membership import Membership, check_rights
 from transport.drivers.kafka.poll_interrupt import PollInterrupt
-from transport.drivers.kafka.queries import all_topics, committed_offsets, current_ends, log_ends
+from transport.drivers.kafka.queries import all_topics, committed_offsets, partitions_of
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.records.codec import Codec
 from transport.drivers.kafka.starts import NO_POSITION, Starts
-from transport.drivers.kafka.topic_ids import Identities, begin_anew, committed_at
+from transport.drivers.kafka.topic_ids import Identities, begin_anew, id_note
 from transport.drivers.kafka.topics import known_partitions, partition_counts
 from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
@@ -223,7 +225,9 @@ class KafkaConsumerClient:
         state = None if self._consumer is None else self._assignment().get(tp)
         return None if state is None else state.highwater
 
-    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+    async def commit(
+        self, offsets: Mapping[TP, int], timeout: float, texts: Mapping[TP, str] | None = None
+    ) -> None:
         if self._settings.client_only:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
@@ -231,23 +235,32 @@ class KafkaConsumerClient:
         # Read now: when the committing thread begins, the partitions may belong to another topic.
         ids = {tp: self._identities.of.get(tp) for tp in offsets}
         with self._calls.errors():
-            await self._commit_in_time(dict(offsets), ids, timeout)
+            await self._commit_in_time(dict(offsets), dict(texts or {}), ids, timeout)
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
-        if self._settings.client_only:
-            self._calls.check_open()
-            await trio.lowlevel.checkpoint()
-            return {}
-        with self._calls.errors():
-            return await committed_offsets(self._consumer, tps, timeout)
+        found = await self._committed(tps, timeout)
+        return {tp: committed.offset for tp, committed in found.items()}
+
+    async def committed_texts(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, str]:
+        found = await self._committed(tps, timeout)
+        texts = {tp: text_of(committed.metadata) for tp, committed in found.items()}
+        return {tp: text for tp, text in texts.items() if text}
 
     async def beginning_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         with self._calls.errors():
             return await log_ends(self._consumer, tps, timeout, first=True)
+
+    async def offsets_for_times(
+        self, times: Mapping[TP, int], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, tuple[int, int]]:
+        with self._calls.errors():
+            return await first_records_since(self._consumer, times, timeout)
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -269,8 +282,7 @@ class KafkaConsumerClient:
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         with self._calls.errors():
-            counts = await partition_counts(self._client, [topic], timeout, self._waiting)
-        return frozenset(TP(topic, number) for number in range(counts[topic]))
+            return await partitions_of(self._client, topic, timeout)
 
     def group_metadata(self) -> GroupMetadata:
         self._calls.check_open()
@@ -331,9 +343,23 @@ class KafkaConsumerClient:
                 self._wake.notify()
             return await call.wait()
 
+    async def _committed(
+        self, tps: Collection[TP], timeout: float
+    ) -> Mapping[TP, OffsetAndMetadata]:
+        if self._settings.client_only:
+            self._calls.check_open()
+            await trio.lowlevel.checkpoint()
+            return {}
+        with self._calls.errors():
+            return await committed_offsets(self._consumer, tps, timeout)
+
     @trio.lowlevel.enable_ki_protection
     async def _commit_in_time(
-        self, offsets: Mapping[TP, int], ids: Mapping[TP, object], timeout: float
+        self,
+        offsets: Mapping[TP, int],
+        texts: Mapping[TP, str],
+        ids: Mapping[TP, object],
+        timeout: float,
     ) -> None:
         """Commit, or withdraw the commit, so that no commit stays in the queue after its timeout.
 
@@ -341,7 +367,7 @@ class KafkaConsumerClient:
         a commit of the next owner.
         """
         deadline = time.monotonic() + timeout
-        call = self._committing.submit("commit", made, self._commit, offsets, ids, deadline)
+        call = self._committing.submit("commit", made, self._commit, offsets, texts, ids, deadline)
         try:
             with trio.move_on_after(timeout):
                 return await call.wait()
@@ -688,12 +714,20 @@ class KafkaConsumerClient:
 
     # On the committing thread.
 
-    def _commit(self, offsets: Mapping[TP, int], ids: Mapping[TP, object], deadline: float) -> None:
+    def _commit(
+        self,
+        offsets: Mapping[TP, int],
+        texts: Mapping[TP, str],
+        ids: Mapping[TP, object],
+        deadline: float,
+    ) -> None:
         if replaced := self._identities.of_another(ids, self._client.cluster):
             raise TopicReplaced(replaced)
         note_of = self._starts.note_of
         wanted = {
-            TopicPartition(*tp): committed_at(at, note_of(tp.topic), ids[tp])
+            TopicPartition(*tp): OffsetAndMetadata(
+                at, joined(texts.get(tp, ""), note_of(tp.topic), id_note(ids[tp])), -1
+            )
             for tp, at in offsets.items()
         }
         try:

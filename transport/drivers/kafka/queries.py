@@ -2,24 +2,25 @@
 
 A query on a worker's thread would wait for the call before it, and a commit behind it would wait
 for the query. On the loop, no query waits for another call, and its timeout counts from the call
-on. Look here for data from the broker that `poll` does not return: offsets, commits and topics.
+on. Look here for data from the broker that `poll` does not return: commits, topics and partitions.
+The offsets of logs are in `log_offsets.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
 import kafka.errors
 import trio
-from kafka import TopicPartition
+from kafka import OffsetAndMetadata, TopicPartition
 from kafka.future import Future
-from kafka.protocol.consumer import OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 
-from transport.errors import BrokerUnavailable, ClientClosed
+from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
+from transport.excerpt import listed
 from transport.types import TP, is_topic_name
 
 # Extra seconds beyond the query's own bound, so that its more specific error wins.
@@ -27,7 +28,9 @@ _MARGIN = 1.0
 # Seconds between two tries, as in the client's own queries.
 _PAUSE = 0.1
 # The client's values for the leader of a partition without one.
-_NOBODY = (None, -1)
+NOBODY = (None, -1)
+UNKNOWN = kafka.errors.UnknownTopicOrPartitionError
+REFUSED = kafka.errors.AuthorizationError
 
 
 @trio.lowlevel.enable_ki_protection
@@ -62,73 +65,9 @@ async def ask(
     raise BrokerUnavailable(f"the client did not look up {subject} within {timeout:g} s")
 
 
-async def log_ends(
-    consumer: Any, tps: Collection[TP], timeout: float, *, first: bool
-) -> dict[TP, int]:
-    """Return the first offset of each log, or the one after its last.
-
-    Raises BrokerUnavailable: not all of them were known within `timeout` seconds.
-    """
-    if not tps:
-        await trio.lowlevel.checkpoint()
-        return {}
-    # `_fetcher`: the public beginning_offsets() and end_offsets() block a thread on this coroutine.
-    # The coroutine removes entries from its argument.
-    spec = OffsetSpec.EARLIEST if first else OffsetSpec.LATEST
-    wanted = {TopicPartition(*tp): spec for tp in tps}
-    found = await ask(
-        consumer._client,
-        f"the {'first' if first else 'end'} offsets of {len(wanted)} partitions",
-        consumer._fetcher._fetch_offsets_by_times_async,
-        wanted,
-        timeout * 1000,
-        timeout=timeout,
-    )
-    return {TP(*tp): at.offset for tp, at in found.items()}
-
-
-async def current_ends(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:
-    """Return the offset after the last one of each log, as far as its leader answers in time.
-
-    Each leader is asked once. A partition without a leader, or a deleted one, delays no other.
-    """
-    # `_fetcher`: the public end_offsets() answers for all of its partitions or for none.
-    fetcher, cluster = consumer._fetcher, consumer._client.cluster
-    wanted = {TopicPartition(*tp): OffsetSpec.LATEST for tp in tps}
-    led = {tp: at for tp, at in wanted.items() if cluster.leader_for_partition(tp) not in _NOBODY}
-    if not led:
-        await trio.lowlevel.checkpoint()
-        return {}
-    found = await ask(
-        consumer._client,
-        f"the end offsets of {len(led)} partitions",
-        _current_ends,
-        fetcher,
-        led,
-        timeout,
-        timeout=timeout,
-    )
-    return {TP(*tp): at.offset for tp, at in found.items()}
-
-
-async def _current_ends(fetcher: Any, wanted: dict[Any, int], timeout: float) -> dict[Any, Any]:
-    """Do the work of `current_ends`, on the client's loop."""
-    manager, deadline = fetcher._manager, time.monotonic() + timeout
-    # `_group_list_offset_requests`, `_send_list_offsets_request`: one request to one broker.
-    answers = [
-        manager.call_soon(fetcher._send_list_offsets_request, node, places)
-        for node, places in fetcher._group_list_offset_requests(wanted).items()
-    ]
-    found: dict[Any, Any] = {}
-    for answer in answers:
-        with suppress(kafka.errors.KafkaError):
-            left = max(0.0, deadline - time.monotonic())
-            ends, _ = await manager.wait_for(answer, left * 1000)
-            found |= ends
-    return found
-
-
-async def committed_offsets(consumer: Any, tps: Collection[TP], timeout: float) -> dict[TP, int]:
+async def committed_offsets(
+    consumer: Any, tps: Collection[TP], timeout: float
+) -> dict[TP, OffsetAndMetadata]:
     """Return the group's committed offsets, without the partitions that have none.
 
     Raises BrokerUnavailable: no answer within `timeout` seconds.
@@ -146,7 +85,7 @@ async def committed_offsets(consumer: Any, tps: Collection[TP], timeout: float) 
         timeout * 1000,
         timeout=timeout,
     )
-    return {TP(*tp): committed.offset for tp, committed in found.items()}
+    return {TP(*tp): committed for tp, committed in found.items()}
 
 
 async def all_topics(client: Any, timeout: float) -> frozenset[str]:
@@ -164,26 +103,85 @@ async def all_topics(client: Any, timeout: float) -> frozenset[str]:
 
 async def _all_topics(client: Any, timeout: float) -> frozenset[str]:
     """Do the work of `all_topics`, on the client's loop."""
-    manager, deadline = client._manager, time.monotonic() + timeout
+    topics = await _described(client, None, time.monotonic() + timeout)
+    return frozenset(
+        topic.name
+        for topic in topics
+        if topic.error_code == kafka.errors.NoError.errno
+        and not topic.is_internal
+        and is_topic_name(topic.name)  # requests, logs and errors contain the name
+    )
+
+
+async def partitions_of(client: Any, topic: str, timeout: float) -> frozenset[TP]:
+    """Return the partitions of a topic. Creates no topic, and leaves the metadata unchanged.
+
+    Raises what `leaders_of` raises. BrokerUnavailable: no answer within `timeout` seconds.
+    """
+    leaders = await ask(client, f"topic {topic}", _leaders, client, topic, timeout, timeout=timeout)
+    return frozenset(leaders)
+
+
+async def _leaders(client: Any, topic: str, timeout: float) -> dict[TP, int]:
+    return await leaders_of(client, [topic], time.monotonic() + timeout)
+
+
+async def leaders_of(client: Any, topics: Collection[str], deadline: float) -> dict[TP, int]:
+    """Return the leader of each partition of these topics, on the client's loop.
+
+    A partition that has no leader now has a value of `NOBODY`. Creates no topic, and leaves the
+    client's metadata unchanged.
+
+    Args:
+        deadline: by the monotonic clock, in seconds.
+
+    Raises:
+        UnknownTopic: a topic does not exist; the text names all of them.
+        AuthorizationFailed: this client may not see a topic.
+        KafkaTimeoutError: no answer before the deadline.
+    """
+    if invalid := [topic for topic in topics if not is_topic_name(topic)]:
+        raise UnknownTopic(f"not a topic's name: {', '.join(map(repr, invalid))}")
+    while True:
+        described = {each.name: each for each in await _described(client, topics, deadline)}
+        errors = {name: kafka.errors.for_code(described[name].error_code) for name in described}
+        refused = [name for name in errors if issubclass(errors[name], REFUSED)]
+        if refused:
+            raise AuthorizationFailed(f"this app may not see {listed(sorted(refused))}")
+        if gone := [name for name in topics if errors.get(name, UNKNOWN) is UNKNOWN]:
+            raise UnknownTopic(f"no such topic: {listed(sorted(gone))}")
+        if not any(issubclass(error, kafka.errors.RetriableError) for error in errors.values()):
+            return {
+                TP(name, partition.partition_index): partition.leader_id
+                for name in topics
+                for partition in described[name].partitions
+            }
+        await pause(client, deadline)  # a topic that was just created
+
+
+async def _described(client: Any, topics: Collection[str] | None, deadline: float) -> Sequence[Any]:
+    """Return a broker's answer about topics, on the client's loop. None: about all topics."""
+    manager = client._manager
     while (left := deadline - time.monotonic()) > 0:
         request = MetadataRequest(
-            topics=MetadataRequest.ALL_TOPICS,
+            topics=MetadataRequest.ALL_TOPICS
+            if topics is None
+            else [MetadataRequest.MetadataRequestTopic(name=topic) for topic in topics],
             allow_auto_topic_creation=False,
             include_cluster_authorized_operations=False,
             include_topic_authorized_operations=False,
         )
         with suppress(kafka.errors.RetriableError, kafka.errors.UnknownBrokerIdError):
             answer = await manager.wait_for(manager.send(request), left * 1000)
-            return frozenset(
-                topic.name
-                for topic in answer.topics
-                if topic.error_code == kafka.errors.NoError.errno
-                and not topic.is_internal
-                and is_topic_name(topic.name)  # requests, logs and errors contain the name
-            )
-        # `_net`: a coroutine of the loop can sleep only through the loop.
-        await manager._net.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))
-    raise BrokerUnavailable(f"no broker returned the list of topics within {timeout:g} s")
+            return answer.topics  # type: ignore[no-any-return]
+        await pause(client, deadline)
+    raise kafka.errors.KafkaTimeoutError
+
+
+async def pause(client: Any, deadline: float) -> None:
+    """Wait before the next try of a query, on the client's loop, but not beyond the deadline."""
+    # `_net`: a coroutine of the loop can sleep only through the loop.
+    await client._manager._net.sleep(max(0.0, min(_PAUSE, deadline - time.monotonic())))
 
 
 async def _landed(client: Any, future: Future) -> Any:

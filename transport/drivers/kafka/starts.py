@@ -116,7 +116,7 @@ class Starts:
             self.resets.remove(reset)
 
     def note_of(self, topic: str) -> str:
-        """Return the metadata for commits of a topic. From any thread."""
+        """Return the note for the metadata of a topic's commits. From any thread."""
         began = self.began.get(topic)
         return "" if began is None else str(began)
 

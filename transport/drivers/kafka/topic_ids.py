@@ -24,32 +24,30 @@ import kafka.errors
 from kafka.consumer.subscription_state import TopicPartitionState
 from kafka.future import Future
 from kafka.protocol.consumer import FetchRequest, OffsetCommitRequest
-from kafka.structs import OffsetAndMetadata
 
+from transport.drivers.commit_metadata import notes_of
 from transport.drivers.kafka.topics import known_id
 from transport.types import TP
 
 FETCH_BY_ID = 13
 COMMIT_BY_ID = 10
 _KEY = "topic-id="
-_NAMED = re.compile(rf" ?{_KEY}([0-9a-f-]{{36}})$")
+_NAMED = re.compile(rf"{_KEY}([0-9a-f-]{{36}})$")
 
 
-def committed_at(offset: int, note: str, topic_id: object) -> OffsetAndMetadata:
-    """Return an offset to commit, which is valid for this topic only, if its id is known."""
-    named = "" if topic_id is None else f"{_KEY}{topic_id}"
-    return OffsetAndMetadata(offset, " ".join(filter(None, (note, named))), -1)
+def id_note(topic_id: object) -> str:
+    """Return the note for the metadata of a commit, which then holds for this topic only.
+
+    Args:
+        topic_id: None: it is not known.
+    """
+    return "" if topic_id is None else f"{_KEY}{topic_id}"
 
 
 def named_id(metadata: str | None) -> uuid.UUID | None:
     """Return the topic id in the metadata of a committed offset; None: it has none."""
-    match = _NAMED.search(metadata or "")
+    match = _NAMED.search(notes_of(metadata))
     return None if match is None else uuid.UUID(match[1])
-
-
-def _note_in(metadata: str | None) -> str:
-    """Return the metadata without the id."""
-    return _NAMED.sub("", metadata or "")
 
 
 class Identities:
@@ -230,7 +228,7 @@ class Identities:
             if of is not None and wanted is not None and of != wanted:
                 anew.add(TP(*tp))
             elif of is not None or TP(*tp) not in self.fresh:
-                valid[tp] = committed._replace(metadata=_note_in(committed.metadata))
+                valid[tp] = committed
                 anew.discard(TP(*tp))
         states = {tp: subscription.assignment.get(tp) for tp in anew}
         return valid, [tp for tp, state in states.items() if state and state.is_missing_position()]

@@ -22,11 +22,12 @@ from typing import Any
 
 import kafka.errors
 from kafka import TopicPartition
-from kafka.structs import ConsumerGroupMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from transport.drivers.commit_metadata import metadata_of
 from transport.drivers.kafka.errors import REFUSED_US, of_a_call
 from transport.drivers.kafka.linger import Linger
-from transport.drivers.kafka.topic_ids import committed_at
+from transport.drivers.kafka.topic_ids import id_note
 from transport.drivers.kafka.workarounds.swallowed_errors import Crashed
 from transport.errors import (
     AuthorizationFailed,
@@ -114,9 +115,10 @@ class Transaction:
         self._linger.end()
 
     def send_offsets(self, offsets: Mapping[TP, int], group: GroupMetadata, timeout: float) -> None:
-        notes, ids = group.notes, group.topic_ids
         wanted = {
-            TopicPartition(*tp): committed_at(at, notes.get(tp.topic, ""), ids.get(tp))
+            TopicPartition(*tp): OffsetAndMetadata(
+                at, metadata_of(group, tp, id_note(group.topic_ids.get(tp))), -1
+            )
             for tp, at in offsets.items()
         }
         member = ConsumerGroupMetadata(

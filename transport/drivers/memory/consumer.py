@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import attrs
 import trio
 
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
+from transport.drivers.commit_metadata import joined, text_of
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.change_signal import ChangeSignal
 from transport.drivers.memory.group import Group
@@ -41,6 +42,9 @@ from transport.errors import (
 )
 from transport.fetched import Fetched, FetchedRecords
 from transport.types import TP, GroupMetadata
+
+# The bytes of an offset's metadata that a broker with default settings accepts.
+MOST_METADATA = 4096
 
 
 @attrs.frozen(eq=False)
@@ -187,7 +191,9 @@ class MemoryConsumer:
     def highwater(self, tp: TP) -> int | None:
         return self._ends.get(tp)
 
-    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+    async def commit(
+        self, offsets: Mapping[TP, int], timeout: float, texts: Mapping[TP, str] | None = None
+    ) -> None:
         sources = {tp: self._sources.get(tp) for tp in offsets}
         connection = await self._enter()
         for tp, offset in offsets.items():
@@ -198,18 +204,34 @@ class MemoryConsumer:
                 raise TopicReplaced([tp])
             if offset < 0:
                 raise CommitRefused(f"offset {offset} of {tp} is negative and cannot be committed")
+        metadata = self._metadata(offsets, texts or {})
+        if any(len(each.encode()) > MOST_METADATA for each in metadata.values()):
+            raise CommitRefused(f"the metadata of an offset has more than {MOST_METADATA} bytes")
         try:
             if offsets:
-                connection.membership.commit(offsets, trio.current_time(), self._notes())
+                connection.membership.commit(offsets, trio.current_time(), metadata)
         except CommitFailed:
             self._stir()  # the poll raises the loss
             raise
 
-    @trio.lowlevel.enable_ki_protection
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
+        group = await self._stable_group(tps, timeout)
+        return {tp: group.offsets[tp] for tp in tps if tp in group.offsets}
+
+    async def committed_texts(
+        self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, str]:
+        group = await self._stable_group(tps, timeout)
+        return {tp: text for tp in tps if (text := text_of(group.metadata.get(tp)))}
+
+    @trio.lowlevel.enable_ki_protection
+    async def _stable_group(self, tps: Collection[TP], timeout: float) -> Group:
+        """Wait until no open transaction holds an offset of these partitions."""
         connection = await self._enter()
+        if self._settings.client_only:  # the private group stores what nobody else may see
+            return Group(connection.broker.partitions_if_any)
         transactions, group = connection.broker.transactions, connection.group
         with trio.move_on_after(timeout):
             while self._committed_only and any(tp in group.unstable for tp in tps):
@@ -217,7 +239,7 @@ class MemoryConsumer:
                     await _wait_for_change([transactions.changed], trio.Event())
                 transactions.expire(trio.current_time())
                 self._connected()
-            return {tp: group.offsets[tp] for tp in tps if tp in group.offsets}
+            return group
         raise BrokerUnavailable(
             f"open transactions held the offsets for more than {timeout:g} s; try again"
         )
@@ -226,13 +248,26 @@ class MemoryConsumer:
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         broker = (await self._enter()).broker
-        return {tp: broker.log(tp, create=self._may_create).start for tp in tps}
+        return {tp: broker.log(tp, create=False).start for tp in tps}
+
+    async def offsets_for_times(
+        self, times: Mapping[TP, int], timeout: float = DEFAULT_TIMEOUT
+    ) -> dict[TP, tuple[int, int]]:
+        broker = (await self._enter()).broker
+        found: dict[TP, tuple[int, int]] = {}
+        for tp, time in times.items():
+            log = broker.log(tp, create=False)
+            record = log.first_since(time)
+            end = log.stable_end if self._committed_only else log.end
+            if record is not None and record.offset < end:
+                found[tp] = record.offset, record.timestamp
+        return found
 
     async def end_offsets(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
     ) -> dict[TP, int]:
         broker = (await self._enter()).broker
-        logs = {tp: broker.log(tp, create=self._may_create) for tp in tps}
+        logs = {tp: broker.log(tp, create=False) for tp in tps}
         stable = self._committed_only
         return {tp: log.stable_end if stable else log.end for tp, log in logs.items()}
 
@@ -253,7 +288,7 @@ class MemoryConsumer:
 
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         broker = (await self._enter()).broker
-        return frozenset(broker.partitions(topic, create=self._may_create))
+        return frozenset(broker.partitions(topic, create=False))
 
     def group_metadata(self) -> GroupMetadata:
         connection = self._connected()
@@ -449,7 +484,7 @@ class MemoryConsumer:
             self._check_policy(tp, "no committed offset")
         topics = {tp.topic for tp in (*tps, *group.offsets)} & broker.topics
         so_far = GroupSoFar(
-            {tp: group.notes.get(tp) for tp in group.offsets},
+            {tp: group.metadata.get(tp) for tp in group.offsets},
             self._began,
             self._created,
             {topic: len(broker.partitions(topic)) for topic in topics},
@@ -480,6 +515,10 @@ class MemoryConsumer:
 
     def _notes(self) -> dict[str, str]:
         return {topic: str(began) for topic, began in self._began.items()}
+
+    def _metadata(self, tps: Iterable[TP], texts: Mapping[TP, str]) -> dict[TP, str]:
+        notes = self._notes()
+        return {tp: joined(texts.get(tp, ""), notes.get(TP(*tp).topic, "")) for tp in tps}
 
     @trio.lowlevel.enable_ki_protection
     async def _change(self, connection: Connection) -> None:

@@ -32,7 +32,7 @@ class Holder:
 
     Attributes:
         logs: the logs that the open transaction has written to.
-        offsets: the offsets to commit for each group, with their metadata by topic.
+        offsets: the offsets to commit for each group, with their metadata.
         deadline: when the open transaction times out; inf: no transaction is open.
         has_expired: whether the transaction has timed out and the producer has not aborted it yet.
     """
@@ -40,7 +40,7 @@ class Holder:
     transactional_id: str
     timeout: float
     logs: dict[TP, Log] = attrs.field(factory=dict)
-    offsets: list[tuple[Group, dict[TP, int], Mapping[str, str]]] = attrs.field(factory=list)
+    offsets: list[tuple[Group, dict[TP, int], Mapping[TP, str]]] = attrs.field(factory=list)
     deadline: float = math.inf
     has_expired: bool = False
 
@@ -90,7 +90,7 @@ class Coordinator:
         group: Group,
         offsets: Mapping[TP, int],
         now: float,
-        notes: Mapping[str, str] | None = None,
+        metadata: Mapping[TP, str] | None = None,
     ) -> None:
         """Add offsets, which are committed together with the transaction.
 
@@ -98,7 +98,7 @@ class Coordinator:
         """
         self._begin(holder, now)
         held = dict(offsets)
-        holder.offsets.append((group, held, notes or {}))
+        holder.offsets.append((group, held, metadata or {}))
         for tp in held:
             group.unstable[tp] = group.unstable.get(tp, 0) + 1
 
@@ -159,11 +159,11 @@ class Coordinator:
         held, holder.offsets = holder.offsets, []
         for log in logs.values():
             log.end_transaction(holder, committed=committed)
-        for group, offsets, notes in held:
+        for group, offsets, metadata in held:
             for tp in offsets:
                 group.release(tp)
             if committed:
-                group.take(offsets, notes)
+                group.take(offsets, metadata)
         self.changed.notify()
         for log in logs.values():
             log.changed.notify()

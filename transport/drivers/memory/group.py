@@ -72,7 +72,7 @@ class Group:
         members: by id, in the order in which they entered.
         generation: the current generation; while the barrier is up, the previous one.
         offsets: the committed offsets.
-        notes: the metadata of the committed offsets.
+        metadata: the metadata of the committed offsets.
         unstable: the number of open transactions that hold an offset of each partition.
         changed: signals that a member may have work, or that `next_deadline` is earlier.
     """
@@ -85,7 +85,7 @@ class Group:
         self.members: dict[str, Member] = {}
         self.generation = 0
         self.offsets: dict[TP, int] = {}
-        self.notes: dict[TP, str] = {}
+        self.metadata: dict[TP, str] = {}
         self.unstable: dict[TP, int] = {}
         self.changed = ChangeSignal()
         self._partitions = partitions
@@ -216,7 +216,7 @@ class Group:
     def forget(self, topic: str) -> None:
         """Forget the committed offsets of a deleted topic."""
         self.offsets = {tp: offset for tp, offset in self.offsets.items() if tp.topic != topic}
-        self.notes = {tp: note for tp, note in self.notes.items() if tp.topic != topic}
+        self.metadata = {tp: each for tp, each in self.metadata.items() if tp.topic != topic}
 
     def release(self, tp: TP) -> None:
         """Note that a transaction has released its offset of a partition."""
@@ -229,7 +229,7 @@ class Group:
         member_id: str,
         generation: int,
         offsets: Mapping[TP, int],
-        notes: Mapping[str, str] | None = None,
+        metadata: Mapping[TP, str] | None = None,
     ) -> None:
         """Commit all the offsets, or none.
 
@@ -237,7 +237,7 @@ class Group:
         members.
 
         Args:
-            notes: the metadata of the offsets, by topic.
+            metadata: the metadata of the offsets.
 
         Raises:
             RebalanceInProgress: the member is in the barrier, or has not seen its end yet.
@@ -245,12 +245,12 @@ class Group:
             Fenced: another member has replaced this one.
         """
         self.check_commit(member_id, generation)
-        self.take(offsets, notes)
+        self.take(offsets, metadata)
 
-    def take(self, offsets: Mapping[TP, int], notes: Mapping[str, str] | None = None) -> None:
+    def take(self, offsets: Mapping[TP, int], metadata: Mapping[TP, str] | None = None) -> None:
         """Commit the offsets without a check: `check_commit` was called before."""
         self.offsets.update(offsets)
-        self.notes.update((tp, (notes or {}).get(TP(*tp).topic, "")) for tp in offsets)
+        self.metadata.update((tp, (metadata or {}).get(tp, "")) for tp in offsets)
         self._on_commit(offsets)
 
     def check_commit(self, member_id: str, generation: int) -> None:

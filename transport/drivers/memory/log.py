@@ -105,10 +105,15 @@ class Log:
             self._aborted.update(offsets)
         self.skip(1)
 
+    def first_since(self, timestamp_ms: int) -> StoredRecord | None:
+        """Return the first record with this or a later timestamp; None: there is none."""
+        late = (record for record in self._records if record.timestamp >= timestamp_ms)
+        return next(late, None)
+
     def since(self, timestamp_ms: int) -> int:
         """Return the offset of the first record with this or a later timestamp, or else the end."""
-        late = (record for record in self._records if record.timestamp >= timestamp_ms)
-        return next((record.offset for record in late), self.end)
+        record = self.first_since(timestamp_ms)
+        return self.end if record is None else record.offset
 
     def skip(self, count: int) -> None:
         """Leave a gap of `count` offsets, as compaction or a marker does."""

@@ -102,13 +102,13 @@ class Membership:
         self._group.disconnect(self.member_id, now)
 
     def commit(
-        self, offsets: Mapping[TP, int], now: float, notes: Mapping[str, str] | None = None
+        self, offsets: Mapping[TP, int], now: float, metadata: Mapping[TP, str] | None = None
     ) -> None:
         """Commit as this member. Raises what `Group.commit` does."""
         self._group.expire(now)
         if self._topics and not self.member_id:
             raise CommitFailed("the consumer is subscribed, but not a member of the group")
-        self._group.commit(self.member_id, self.generation, offsets, notes)
+        self._group.commit(self.member_id, self.generation, offsets, metadata)
 
     def _lost(self) -> Change | None:
         self._group.check_identity(self.member_id)

@@ -9,6 +9,7 @@ from typing import NoReturn
 import trio
 
 from transport.drivers.base import Outcome, Outgoing, Reports
+from transport.drivers.commit_metadata import metadata_of
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.coordinator import Holder
 from transport.drivers.memory.log import Log, content_size
@@ -128,7 +129,8 @@ class MemoryProducer:
         for tp in offsets:
             if group.topic_ids.get(tp) not in (None, broker.log_if_any(tp)):
                 raise TransactionAborted(f"the topic of {tp} was deleted since it was read")
-        broker.transactions.hold(holder, read_by, offsets, now, group.notes)
+        metadata = {tp: metadata_of(group, tp) for tp in offsets}
+        broker.transactions.hold(holder, read_by, offsets, now, metadata)
 
     async def commit(self, timeout: float) -> None:
         broker, holder = await self._enter_transactions()

@@ -62,8 +62,8 @@ class Reader:
         """Do nothing: the client is in no group."""
 
     def commit(
-        self, offsets: Mapping[TP, int], now: float, notes: Mapping[str, str] | None = None
+        self, offsets: Mapping[TP, int], now: float, metadata: Mapping[TP, str] | None = None
     ) -> None:
         """Commit without membership. Raises CommitFailed if the group has members."""
         self._group.expire(now)
-        self._group.commit("", -1, offsets, notes)
+        self._group.commit("", -1, offsets, metadata)

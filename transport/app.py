@@ -19,6 +19,7 @@ from transport.arguments import seconds, text
 from transport.codec import CodecArg
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
+from transport.errors import AppClosed
 from transport.handling.handlers import Handlers
 from transport.handling.plan import HandlerOptions, Plan, name_of
 from transport.message import Message
@@ -221,8 +222,10 @@ class App:
 
     @trio.lowlevel.enable_ki_protection
     def _add_handler(self, plan: Plan) -> None:
+        if self._root.state in (State.STOPPING, State.ENDED):
+            raise AppClosed(f"the app {self.id!r} is closing or closed")
         self.handlers.add(plan)
-        if self.is_open and self.handlers.state is State.IDLE:
+        if self.is_open and len(self.handlers) == 1:  # this one starts those that follow
             self._root.spawn("start of handlers", self._root.start_handlers)
 
     # Hooks for a subclass
@@ -274,6 +277,8 @@ class App:
             self.is_open = False
             raise
         self.is_open = True
+        if self.handlers and self.handlers.state is State.IDLE:  # added during the last checkpoint
+            self._root.spawn("start of handlers", self._root.start_handlers)
         return self
 
     @trio.lowlevel.enable_ki_protection

@@ -383,8 +383,11 @@ class Conductor(Service, MutableSet["Listener"]):
                 ledger.open_lane(topic.channel.usage)
 
     def _warn_of_many(self, topic: Listener, name: str) -> None:
-        """Warn once about a name with many topic objects: each worker may have made its own."""
-        channels = self._channels[name].values()
+        """Warn once about a name with many topic objects: each worker may have made its own.
+
+        The topic objects of handlers do not count: the workers of a handler share one.
+        """
+        channels = [each for each in self._channels[name].values() if each.holder is None]
         alike = sum(channel.codecs == topic.channel.codecs for channel in channels)
         if name in self._multiplied or (alike < _MANY_ALIKE and len(channels) < _MANY):
             return

@@ -259,6 +259,12 @@ class Handler(Service):
             self.end()
         self._workers.wake()
 
+    def _listen(self) -> None:
+        """Let the channel call `_on_change` at its next change."""
+        if not self._is_listening:
+            self._is_listening = True
+            self._channel.call_at_change(self._on_change)
+
     def _on_due(self, work: Work[AnyMessage]) -> None:
         if self._order.due(work):
             if self._in_transaction:
@@ -269,6 +275,7 @@ class Handler(Service):
         """Begin the next message; None: none may begin now."""
         order = self._order
         if not self._flow.active and not self._must_finish:
+            self._listen()  # `resume_flow` notifies the channel
             return None
         if not order.ready and self._may_take and not self._is_ending:
             self._take()
@@ -289,9 +296,7 @@ class Handler(Service):
         for _ in range(_MOST_TURNS):
             if not (messages := channel.take_some(_ENOUGH if is_simple else 1)):
                 self._may_take = False
-                if not self._is_listening:
-                    self._is_listening = True
-                    channel.call_at_change(self._on_change)
+                self._listen()
                 return
             if messages[0].lane is not self._lane:
                 self._enter(lane_of(messages[0]))
@@ -320,7 +325,8 @@ class Handler(Service):
 
     def _admit(self, message: AnyMessage, partition: Partition[AnyMessage]) -> None:
         """Put a message that needs more than its key: a decoded value, or its earlier attempts."""
-        work = Work(message, message.offset, message.record.key)
+        # If the key function fails, the message has the place that it has without that function.
+        work = Work(message, message.offset, _KEYS[self.plan.order](message))
         attempts = self._remembered.get((partition.tp, message.offset))
         if attempts is not None and not self._redeliver(work, attempts, partition):
             return
@@ -519,27 +525,31 @@ class Handler(Service):
             delay > _SHORT_DELAY or ledger.is_draining or self._has_sent(message)
         ):
             await self._redo(work)
-        elif not self._in_transaction and (
-            ledger.is_draining or ledger.is_suspended or self._is_ending
-        ):
+        elif not self._in_transaction and self._must_return(lane_of(message)):
             self._end(work)
             self._channel.give_back([message])
         else:
             self._order.retry(work)
             self._retries.add(work, attempts.due)
 
+    def _must_return(self, lane: Lane) -> bool:
+        """Whether no message of a lane may wait here: a drain would wait for its retry."""
+        ledger = lane.ledger
+        is_closed = lane not in ledger.lanes
+        return ledger.is_draining or ledger.is_suspended or is_closed or self._is_ending
+
     async def _give_up(self, work: Work[AnyMessage], attempts: Attempts) -> None:
         """Treat a message for which there are no more attempts as `dead_letters` says."""
         message, error, plan = work.held, attempts.error, self.plan
         where = f"{message.tp} offset {message.offset}"
-        if plan.dead_letters == "fail":
-            error.add_note(f"in the handler {plan.name}, for {where}, attempt {attempts.failed}")
-            raise error
-        if self._in_transaction and self._has_sent(message):
-            await self._redo(work)
-            return
         if isinstance(error, DecodeError) and await self._is_handled(error):
             pass
+        elif plan.dead_letters == "fail":
+            error.add_note(f"in the handler {plan.name}, for {where}, attempt {attempts.failed}")
+            raise error
+        elif self._in_transaction and self._has_sent(message):
+            await self._redo(work)
+            return
         elif self._letters is not None:
             await self._letters.send(message, attempts)
             self.counts.dead_letters += 1

@@ -59,7 +59,7 @@ class Handlers(Service):
             self.spawn(f"start of {handler.name}", self.add_service, handler)
 
     async def on_start(self) -> None:
-        for handler in list(self._handlers):
+        for handler in self._handlers:  # also those that are added meanwhile
             await self.add_service(handler)
 
     async def on_stop(self) -> None:
@@ -75,19 +75,21 @@ def _check_circles(plans: list[Plan]) -> None:
     Such a message would be handled again and again, for ever.
     """
     for plan in plans:
-        seen: list[str] = []
-        letters = _letters_of(plan)
-        while letters is not None and letters not in seen:
-            seen.append(letters)
+        ways = [[name] for name in _letters_of(plan)]
+        seen: set[str] = set()
+        for way in ways:  # it grows meanwhile
+            letters = way[-1]
             if plan.topic.matches(letters):
                 raise ValueError(
                     f"the dead letters of the handler {plan.name!r} would come back to it, through"
-                    f" {' and '.join(seen)}: send them to a topic that no handler reads from"
+                    f" {' and '.join(way)}: send them to a topic that no handler reads from"
                 )
-            letters = next(
-                (_letters_of(each) for each in plans if each.topic.matches(letters)), None
-            )
+            if letters not in seen:
+                seen.add(letters)
+                readers = [each for each in plans if each.topic.matches(letters)]
+                ways += [[*way, name] for each in readers for name in _letters_of(each)]
 
 
-def _letters_of(plan: Plan) -> str | None:
-    return plan.dead_letters.name if isinstance(plan.dead_letters, Topic) else None
+def _letters_of(plan: Plan) -> tuple[str, ...]:
+    """Return the name of the topic of the dead letters, if there is one."""
+    return (plan.dead_letters.name,) if isinstance(plan.dead_letters, Topic) else ()

@@ -110,7 +110,7 @@ class App:
         )
         self.is_open = False
         self._root = _Root(self)
-        self.handlers = Handlers(self, lambda: self._root.has_crashed)
+        self.handlers = Handlers(self, lambda: self._root.has_crashed, self.transport.observers)
         self._running: AbstractAsyncContextManager[_Root] | None = None
         self._token: trio.lowlevel.TrioToken | None = None  # of the trio run
         self._handlers: SignalHandlers | None = None

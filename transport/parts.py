@@ -16,6 +16,7 @@ from transport.drivers import driver_for
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.drivers.secret import Url
+from transport.handling.observer import Observer
 from transport.producing import producer
 
 
@@ -63,6 +64,12 @@ class Transport:
     def driver_version(self) -> str:
         """The name and version of the client in use, such as `kafka-python=3.0.12`."""
         return self.driver.version
+
+    @property
+    def observers(self) -> list[Observer]:
+        """The observers of handlers that the driver brings along, as a driver for tests does."""
+        observer = getattr(self.driver, "observer", None)
+        return [] if observer is None else [observer]
 
     def create_consumer(
         self, callback: consumer.RecordsCallback, **kwargs: Any

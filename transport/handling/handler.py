@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import attrs
 import trio
@@ -37,6 +37,7 @@ from transport.excerpt import excerpt_of, excerpt_of_error
 from transport.handling.attempts import Attempts
 from transport.handling.dead_letters import DeadLetters
 from transport.handling.key_order import KeyOrder, Partition, Work
+from transport.handling.observer import Observer
 from transport.handling.plan import Plan
 from transport.handling.retry_queue import RetryQueue
 from transport.handling.workers import Workers
@@ -101,16 +102,24 @@ class Handler(Service):
 
     Args:
         must_hurry: whether the app has crashed, so that running messages are cancelled at once.
+        observers: receive the events of the handler. The list may change.
 
     Attributes:
         plan: the arguments of `App.handler`.
         counts: the numbers of messages so far.
     """
 
-    def __init__(self, plan: Plan, app: Host, must_hurry: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        app: Host,
+        must_hurry: Callable[[], bool],
+        observers: Sequence[Observer] = (),
+    ) -> None:
         super().__init__(f"Handler {plan.name}", grace=app.settings.grace)
         self.plan = plan
         self._must_hurry = must_hurry
+        self._observers = observers
         self.counts = Counts()
         self.topic = plan.topic.another()
         self._app = app
@@ -336,12 +345,16 @@ class Handler(Service):
                 if self.plan.filter is not None and not self.plan.filter(message):
                     self.counts.filtered += 1
                     message.ack()
+                    for observer in self._observers:
+                        observer.on_filtered(self.plan, message)
                     return
             key = self._key_of(message)
             hash(key)
             work.key = work if key is None else key
         except Exception as error:  # noqa: BLE001 - it is a failure of the message
-            self._count(work, error).is_spent = True
+            attempts = self._count(work, error)
+            attempts.is_spent = True
+            self._report_failure(message, attempts)
         self._order.put(work, partition, waits=self._waits(work))
 
     def _waits(self, work: Work[AnyMessage]) -> bool:
@@ -475,6 +488,9 @@ class Handler(Service):
         self.counts.handled += 1
         if work.held.refcount > 0:  # the function may have acked it
             work.held.ack()
+        if self._observers:
+            for observer in self._observers:
+                observer.on_handled(self.plan, work.held)
         self._end(work)
 
     def _decode(self, message: AnyMessage) -> None:
@@ -502,11 +518,18 @@ class Handler(Service):
         work.attempts.add(error, now)
         return work.attempts
 
+    def _report_failure(
+        self, message: AnyMessage, attempts: Attempts, delay: float | None = None
+    ) -> None:
+        for observer in self._observers:
+            observer.on_failed(self.plan, message, attempts, delay)
+
     async def _on_failure(self, work: Work[AnyMessage], error: Exception) -> None:
         """Retry a message whose attempt has failed, or give it up."""
         message, attempts = work.held, self._count(work, error)
         ledger = lane_of(message).ledger
         if ledger.is_shut:
+            self._report_failure(message, attempts)
             logger.info(
                 "handler %s: %s offset %d failed after its partition was revoked or sought, and"
                 " is not retried here: %s",
@@ -517,6 +540,7 @@ class Handler(Service):
         retry = self.plan.retry
         if isinstance(error, DecodeError) or not retry.allows(attempts.failed, error):
             attempts.is_spent = True
+            self._report_failure(message, attempts)
             await self._give_up(work, attempts)
             return
         delay = retry.delay(attempts.failed)
@@ -524,11 +548,14 @@ class Handler(Service):
         if self._in_transaction and (
             delay > _SHORT_DELAY or ledger.is_draining or self._has_sent(message)
         ):
+            self._report_failure(message, attempts, delay)
             await self._redo(work)
         elif not self._in_transaction and self._must_return(lane_of(message)):
+            self._report_failure(message, attempts)
             self._end(work)
             self._channel.give_back([message])
         else:
+            self._report_failure(message, attempts, delay)
             self._order.retry(work)
             self._retries.add(work, attempts.due)
 
@@ -542,6 +569,7 @@ class Handler(Service):
         """Treat a message for which there are no more attempts as `dead_letters` says."""
         message, error, plan = work.held, attempts.error, self.plan
         where = f"{message.tp} offset {message.offset}"
+        is_letter = False
         if isinstance(error, DecodeError) and await self._is_handled(error):
             pass
         elif plan.dead_letters == "fail":
@@ -553,6 +581,7 @@ class Handler(Service):
         elif self._letters is not None:
             await self._letters.send(message, attempts)
             self.counts.dead_letters += 1
+            is_letter = True
         else:
             self.counts.skipped += 1
             logger.warning(
@@ -561,6 +590,9 @@ class Handler(Service):
             )
         if message.refcount > 0:
             message.ack()
+        for observer in self._observers:
+            report = observer.on_dead_letter if is_letter else observer.on_skipped
+            report(plan, message, attempts)
         self._end(work)
 
     async def _is_handled(self, error: DecodeError) -> bool:

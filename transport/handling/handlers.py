@@ -5,12 +5,13 @@ Look here for the checks across handlers, and for the way in which they stop tog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from nurseries import Service, State
 from transport.consuming.host import Host
 from transport.errors import AppClosed
 from transport.handling.handler import Handler
+from transport.handling.observer import Observer
 from transport.handling.plan import Plan
 from transport.topic import Topic
 
@@ -20,10 +21,17 @@ class Handlers(Service):
 
     Args:
         must_hurry: whether the app has crashed, so that running messages are cancelled at once.
+        observers: receive the events of all handlers.
+
+    Attributes:
+        observers: the same. The list may change while the app runs.
     """
 
-    def __init__(self, app: Host, must_hurry: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: Host, must_hurry: Callable[[], bool], observers: Iterable[Observer] = ()
+    ) -> None:
         super().__init__("Handlers", grace=app.settings.grace)
+        self.observers = list(observers)
         self._app = app
         self._must_hurry = must_hurry
         self._handlers: list[Handler] = []
@@ -53,7 +61,7 @@ class Handlers(Service):
                 f"the app {self._app.id!r} has a handler {plan.name!r} already: pass another name="
             )
         _check_circles([*(handler.plan for handler in self._handlers), plan])
-        handler = Handler(plan, self._app, self._must_hurry)
+        handler = Handler(plan, self._app, self._must_hurry, self.observers)
         self._handlers.append(handler)
         if self.state is State.RUNNING:
             self.spawn(f"start of {handler.name}", self.add_service, handler)

@@ -13,6 +13,7 @@ from benchmarks.environments import JAVA, PROJECT
 from benchmarks.shapes import (
     BACKLOG,
     GZIP,
+    KEYED,
     KILO,
     LARGE,
     LZ4,
@@ -95,6 +96,8 @@ _bare = Contender("bare_consuming", "messages")
 _aiokafka = Contender("aiokafka_peer", "messages", "aiokafka")
 _getmany = Contender("aiokafka_peer", "getmany", "aiokafka")
 _confluent = Contender("confluent_peer", "messages", "confluent")
+_handlers = Contender("ours_handling", "handlers")
+_parallel = Contender("ParallelPeer", "handlers", JAVA)
 _on = {
     (work, backend): Contender("ours_on_anyio", work, options={"backend": backend})
     for work in ("send", "consume")
@@ -110,9 +113,44 @@ def _ledger(work: str, messages: int | None = None, **options: Any) -> Contender
     return Contender("ours_ledger", work, options=options, messages=messages)
 
 
+def _handling(
+    order: str, tasks: int = 100, handler: float = 0.0, warm_up: int = 0, buffer: int = 0
+) -> dict[str, Any]:
+    """Return the options of handlers.
+
+    Arguments:
+        tasks: the number of handlers at once.
+        handler: seconds that each handler sleeps.
+        warm_up: the number of messages before the clock starts.
+        buffer: the messages in the Parallel Consumer's buffer. 0: its own default.
+    """
+    return {
+        "order": order,
+        "tasks": tasks,
+        "handler": handler,
+        "warm_up": warm_up,
+        "buffer": buffer,
+    }
+
+
+def _handlers_of(name: str, messages: int, *options: Any, **further: Any) -> Experiment:
+    handling = _handling(*options, **further)
+    return Experiment(
+        name,
+        {
+            "parallel_consumer": _with(_parallel, **handling),
+            "ours": _with(_handlers, **handling),
+        },
+        messages=messages,
+        shape=KEYED,
+    )
+
+
 _MODES = ("partition", "member")
 _NO_COMMITS = 3600.0
 BUFFER = 16_384  # the default limit of an App, in messages
+_PAUSE = 0.01  # seconds that a slow handler sleeps
+_WARM = {"warm_up": 100_000, "buffer": BUFFER}
 IN_FLIGHT = (1_000, 10_000, 100_000, 1_000_000)
 
 EXPERIMENTS = {
@@ -128,9 +166,7 @@ EXPERIMENTS = {
                 "aiokafka.getmany": _getmany,
                 "ours.concurrent": _reads("concurrent", tasks=100),
                 "confluent": _confluent,
-                "parallel_consumer": Contender(
-                    "ParallelPeer", "read", JAVA, options={"tasks": 100}
-                ),
+                "parallel_consumer": _with(_parallel, **_handling("none")),
             },
             messages=600_000,
             quick=200_000,
@@ -166,6 +202,20 @@ EXPERIMENTS = {
             backlog=1_000,
             shape=LARGE,
             same=COUNT,
+        ),
+        _handlers_of("handlers.key.noop", 200_000, "key"),
+        _handlers_of("handlers.key.noop.warm", 500_000, "key", **_WARM),
+        _handlers_of("handlers.key.10ms.100", 100_000, "key", 100, _PAUSE),
+        _handlers_of("handlers.key.10ms.1000", 200_000, "key", 1000, _PAUSE),
+        _handlers_of("handlers.key.10ms.1000.warm", 500_000, "key", 1000, _PAUSE, **_WARM),
+        _handlers_of("handlers.none.noop", 200_000, "none"),
+        _handlers_of("handlers.none.noop.warm", 500_000, "none", **_WARM),
+        Experiment(
+            "handlers.overhead",
+            {"loop": _ours, "ours": _with(_handlers, **_handling("partition", tasks=1))},
+            messages=600_000,
+            quick=200_000,
+            shape=SMALL,
         ),
         Experiment(
             "consume.vs_faust.100B",

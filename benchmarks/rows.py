@@ -12,7 +12,10 @@ names of several figures, if one row of the table has several baselines or numbe
     loop.delay              .p99, .max
     memory.flat             .fast, .slow
     transactions.per_second, exactly_once.messages    .partition, .member
+    handlers.key.10ms       .100, .1000 handlers at once
     memory_broker           .sent, .consumed: by the batch; and .each, one message after the other
+
+The rows `handlers` with `.warm` measure after a warm-up, and the baseline has a larger buffer.
 
 Two kinds of figures are in no row of the table: those whose names begin with `growth.`, and those
 that compare with confluent-kafka or with Confluent's Parallel Consumer.
@@ -40,6 +43,10 @@ NAMES = (
     "consume.vs_faust.100B",
     "consume.vs_faststream.100B",
     "consume.concurrent.100B",
+    "handlers.key.noop",
+    "handlers.key.10ms",
+    "handlers.none.noop",
+    "handlers.overhead",
     "produce.send.100B",
     "produce.send.1kB",
     "produce.send.vs_aiokafka",
@@ -162,6 +169,21 @@ def _consuming() -> Iterator[Row]:
     )
 
 
+def _handling() -> Iterator[Row]:
+    for name, goal in (
+        ("key.noop", 3.0),
+        ("key.noop.warm", None),
+        ("key.10ms.100", 1.1),
+        ("key.10ms.1000", 1.5),
+        ("key.10ms.1000.warm", None),
+        ("none.noop", 2.0),
+        ("none.noop.warm", None),
+    ):
+        name = f"handlers.{name}"
+        yield Row(name, name, "parallel_consumer", goal, measure="per_second")
+    yield Row("handlers.overhead", "handlers.overhead", "loop", 0.6)
+
+
 def _producing() -> Iterator[Row]:
     small = "produce.100B"
     many = "ours.send_many"
@@ -257,6 +279,7 @@ def _growth() -> Iterator[Row]:
 
 ROWS = (
     *_consuming(),
+    *_handling(),
     *_producing(),
     *_groups(),
     *_memory(),

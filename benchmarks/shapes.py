@@ -10,7 +10,8 @@ class Shape:
     """The records of a topic.
 
     Attributes:
-        size: bytes of a value. There are no keys.
+        size: bytes of a value.
+        keys: the number of different keys. 0: there are no keys.
         json: the values are JSON documents, which can be compressed. Otherwise, random bytes.
         batch_bytes, batch_messages: the largest batch.
         linger_ms: how long the producer waits for a full batch.
@@ -20,6 +21,7 @@ class Shape:
     name: str
     size: int
     partitions: int = 4
+    keys: int = 0
     json: bool = False
     codec: str | None = None
     batch_bytes: int = 65536
@@ -29,6 +31,7 @@ class Shape:
 
 
 SMALL = Shape("100B", 100)
+KEYED = Shape("keyed.100B", 100, keys=200_000)
 KILO = Shape("1kB", 1000)
 SINGLE = Shape("single.100B", 100, batch_messages=1, linger_ms=0)
 LARGE = Shape("900kB", 900_000, batch_bytes=1_000_000)

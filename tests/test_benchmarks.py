@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks import plots, profiling, results
 from benchmarks.environments import CONTENDERS, JAVA, PROJECT, REQUIREMENTS
-from benchmarks.experiments import EXPERIMENTS
+from benchmarks.experiments import EXPERIMENTS, Contender
 from benchmarks.results import FALL, as_json, fallen, figure_of
 from benchmarks.rows import NAMES, QUICK, ROWS, Row, belongs_to, rows_of, with_siblings
 from benchmarks.runner import Answers
@@ -69,6 +70,37 @@ def test_a_contender_has_a_program_with_its_work_and_an_environment(name: str) -
         else:
             assert contender.work in works_of(contender.program), contender
             assert contender.environment in {PROJECT, *REQUIREMENTS}
+
+
+def test_the_java_contender_reads_only_fields_that_its_jobs_have() -> None:
+    program = (CONTENDERS / "ParallelPeer.java").read_text()
+    read = set(re.findall(r'field\(job, "(\w+)"\)', program))
+    assert read
+    for contender in contenders_of("ParallelPeer"):
+        assert read <= {"bootstrap", "topic", "messages", *contender.options}
+
+
+def contenders_of(program: str) -> list[Contender]:
+    """Return the contenders of all experiments that run a program."""
+    contenders = (each for one in EXPERIMENTS.values() for each in one.contenders.values())
+    return [contender for contender in contenders if contender.program == program]
+
+
+@pytest.mark.parametrize(
+    "row", rows_of(["handlers.key", "handlers.none"]), ids=lambda row: row.name
+)
+def test_handlers_and_their_baseline_have_the_same_options(row: Row) -> None:
+    ours, baseline = (EXPERIMENTS[row.experiment].contenders[who] for who in row.contenders)
+    assert (ours.program, baseline.program) == ("ours_handling", "ParallelPeer")
+    assert ours.options == baseline.options
+
+
+def test_each_key_of_a_shape_is_in_one_partition() -> None:
+    shapes = {each.shape for each in EXPERIMENTS.values() if each.shape and each.shape.keys}
+    assert shapes
+    for shape in shapes:
+        assert shape.keys % shape.partitions == 0
+        assert not shape.one_by_one
 
 
 def works_of(program: str) -> set[str]:

@@ -136,15 +136,17 @@ def fill(job: Job) -> Done:
             failed.append(error)
 
     each = -(-job.messages // job.partitions)
+    keys = options["keys"]
     for number in range(job.messages):
         value = pool[number % len(pool)]
         total += value[CHECK]
         # Batches become long if the partitions are filled one after the other.
         by_turns = number % job.partitions
         partition = number // each if options["one_by_one"] else by_turns
+        key = b"key-%d" % (number % keys) if keys else None
         while True:
             try:
-                producer.produce(job.topic, value, partition=partition, on_delivery=report)
+                producer.produce(job.topic, value, key, partition=partition, on_delivery=report)
                 break
             except BufferError:
                 producer.poll(0.05)

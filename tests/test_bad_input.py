@@ -13,7 +13,7 @@ from tests.apps import app_on
 from tests.lanes import Place
 from tests.nurseries.clock import jumping
 from transport import JSON, App, AppClosed, BrokerUnavailable, DecodeError, UnknownTopic
-from transport.codec import CodecArg
+from transport.codecs import CodecArg
 from transport.drivers.memory import MemoryBroker
 
 

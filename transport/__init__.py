@@ -10,7 +10,7 @@ async with app:
 """
 
 from transport.app import App
-from transport.codec import JSON, Codec, DecodeError
+from transport.codecs import JSON, Codec, DecodeError, NotLoaded
 from transport.committing.transactions import TransactionManager
 from transport.consuming.conductor import Conductor
 from transport.consuming.consumer import Consumer
@@ -38,6 +38,7 @@ from transport.errors import (
     NotInTransaction,
     OffsetOutOfRange,
     RebalanceInProgress,
+    RegistryUnavailable,
     TransactionAborted,
     TransactionFailed,
     TransportError,
@@ -100,6 +101,7 @@ __all__ = [
     "Monitor",
     "NotAssigned",
     "NotInTransaction",
+    "NotLoaded",
     "OffsetOutOfRange",
     "PartitionState",
     "PendingMessage",
@@ -108,6 +110,7 @@ __all__ = [
     "RebalanceInProgress",
     "Record",
     "RecordMetadata",
+    "RegistryUnavailable",
     "Retry",
     "RoundRobin",
     "SchedulingStrategy",

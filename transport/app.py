@@ -16,7 +16,7 @@ import trio
 
 from nurseries import Node, Service, State, running
 from transport.arguments import seconds, text
-from transport.codec import CodecArg
+from transport.codecs import CodecArg
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.errors import AppClosed
@@ -141,7 +141,8 @@ class App:
         Args:
             name: the topic's name, or a compiled pattern for all topics whose whole name it
                 matches. Topics that are created later are found within `pattern_interval`.
-            key_type: bytes (the default), str, or a `Codec` such as `JSON`.
+            key_type: bytes (the default), str, int, another type, or a `Codec` such as `JSON`. See
+                docs/values.md for the bytes of each type.
             value_type: the same for values.
 
         Raises:

@@ -13,7 +13,7 @@ import trio
 
 from nurseries import tick
 from transport.app import App
-from transport.codec import JSON
+from transport.codecs import JSON
 from transport.drivers.settings import ClientSettings
 from transport.message import Batch
 from transport.types import TP

@@ -24,6 +24,13 @@ class AuthorizationFailed(TransportError):
     """The broker refused the app's login, or its access to a topic, group or transactional id."""
 
 
+class RegistryUnavailable(TransportError):
+    """A schema registry did not answer, or not with a schema. Retry the call later.
+
+    This says nothing about a record: its schema is not known yet.
+    """
+
+
 class UnknownTopic(TransportError):
     """The broker does not have the topic or partition, and did not create it."""
 

@@ -6,13 +6,14 @@ Look here for what an iterator acks, how keys and values are encoded, and what `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from transport.arguments import flag, function, instance, shown, whole, wrong_type
-from transport.codec import TEXT, Codec, CodecArg, codec_for
+from transport.codecs import Codec, CodecArg, NotLoaded, codec_for
+from transport.codecs.errors import Loader, load_and_call, load_in_trio
 from transport.consuming.host import Host
 from transport.delivering.channel import Batches, DecodeErrorHook, Messages
 from transport.delivering.in_hand import IN_HAND, InHand, Source, check_source
@@ -54,7 +55,7 @@ class Topic(Generic[K, V]):
     Args:
         name: the topic's name, or a pattern for all topics whose whole name it matches. A pattern
             is for reading only.
-        key_type: bytes, str or a `Codec`.
+        key_type: bytes, another type or a `Codec`: see `App.topic`.
         value_type: the same for values.
 
     Attributes:
@@ -83,8 +84,8 @@ class Topic(Generic[K, V]):
             )
         self.app = app
         self.name = name
-        self._key = codec_for(key_type, "key_type")
-        self._value = codec_for(value_type, "value_type")
+        self._key = codec_for(key_type, "key", name)
+        self._value = codec_for(value_type, "value", name)
         self.channel = app.conductor.new_channel(name, self._key, self._value)
 
     def another(self) -> Topic[K, V]:
@@ -191,7 +192,15 @@ class Topic(Generic[K, V]):
         Raises what `Producer.send` raises, and with transactions what `TransactionManager.send`
         raises. TypeError, ValueError: the key or the value cannot be encoded.
         """
-        writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
+        try:
+            writer, check, message = self.addressed(
+                key, value, partition, timestamp, headers, source
+            )
+        except NotLoaded as missing:
+            writer, check, message = await load_and_call(
+                missing,
+                lambda: self.addressed(key, value, partition, timestamp, headers, source),
+            )
         await checkpoint_if_cancelled()
         # As `send_while`, without a second coroutine, because this runs for each message.
         if writer.accept_now(message, check) is None:
@@ -223,7 +232,7 @@ class Topic(Generic[K, V]):
 
         Raises what `send` raises. An error about one message has its number, counted from 0.
         """
-        listed = self.addressed_many(messages)
+        listed = await self.addressed_many_loaded(messages)
         writer, check = self.writer_for(source)
         return await writer.send_many_while(check, listed)
 
@@ -288,6 +297,21 @@ class Topic(Generic[K, V]):
                     add(outgoing_of(name, key, value, *others))
         return listed
 
+    async def addressed_many_loaded(
+        self,
+        messages: Iterable[tuple[K | None, V | None] | MessageArgs[K, V]],
+        loader: Loader = load_in_trio,
+    ) -> list[Delivery]:
+        """Return what `addressed_many` does, also if a schema must be loaded first.
+
+        A checkpoint only if it loads. `messages` may be an iterator, which can be read once.
+        """
+        given = list(messages) if isinstance(messages, Iterator) else messages
+        try:
+            return self.addressed_many(given)
+        except NotLoaded as missing:
+            return await load_and_call(missing, lambda: self.addressed_many(given), loader)
+
     def writer_for(self, source: Source | InHand | None) -> tuple[Producer, Callable[[], None]]:
         """Return the producer for messages of a source, and a check for the acceptance of each.
 
@@ -344,7 +368,15 @@ class Topic(Generic[K, V]):
         source: Source | InHand | None = IN_HAND,
     ) -> RecordMetadata:
         """Send a message and wait for its outcome; see `Producer.send_and_wait`."""
-        writer, check, message = self.addressed(key, value, partition, timestamp, headers, source)
+        try:
+            writer, check, message = self.addressed(
+                key, value, partition, timestamp, headers, source
+            )
+        except NotLoaded as missing:
+            writer, check, message = await load_and_call(
+                missing,
+                lambda: self.addressed(key, value, partition, timestamp, headers, source),
+            )
         await writer.send_while(check, message)
         return await message.wait()
 
@@ -388,8 +420,8 @@ def _encode(topic: Topic[Any, Any], part: str, codec: Codec[Any] | None, data: A
         if isinstance(data, (bytes, bytearray, memoryview)):
             return bytes(data)
         raise _not_encoded(topic, part, "bytes or None (the topic has no type for it)", data)
-    if codec is TEXT and not isinstance(data, str):
-        raise _not_encoded(topic, part, "a str or None, the topic's type", data)
+    if codec.instances and not isinstance(data, codec.instances):
+        raise _not_encoded(topic, part, f"{codec.expected} or None, the topic's type", data)
     try:
         encoded = codec.encode(data)
     except (TypeError, ValueError) as error:

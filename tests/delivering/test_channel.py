@@ -14,7 +14,7 @@ from tests.apps import A_WHILE, app_on, broker_with, committed, nothing_comes, t
 from tests.nurseries.clock import jumping
 from tests.records import FakeRecord, fetched
 from transport import JSON, TP, Batch, Codec, DecodeError, Message, Topic
-from transport.codec import codec_for
+from transport.codecs import codec_for
 from transport.delivering.channel import Batches, Channel, Messages
 from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger, Tally

@@ -10,7 +10,7 @@ from transport.anyio.guest import Guest
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
-from transport.codec import CodecArg
+from transport.codecs import CodecArg
 from transport.types import K, V
 
 

@@ -25,6 +25,7 @@ import outcome
 import trio
 from anyio.lowlevel import RunVar
 
+from transport.codecs import NotLoaded
 from transport.errors import AppClosed
 
 T = TypeVar("T")
@@ -156,6 +157,10 @@ class Guest:
         """Make a call in a task of the guest, and wait for its outcome."""
         call = self.start(fn, *args)
         return await call.wait(lambda: self.soon(call.scope.cancel))
+
+    async def load(self, missing: NotLoaded) -> None:
+        """Load what a codec needs, in a task of the guest."""
+        await self.call(missing.load)
 
     async def wait(self, begin: Callable[[Answer[T]], Leave]) -> T:
         """Wait for an answer without a task of the guest.

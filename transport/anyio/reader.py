@@ -64,7 +64,7 @@ class AioReader(Generic[M]):
         return functools.partial(self._channel.call_off, call)
 
     async def _decode(self, taken: AnyMessage | AnyBatch) -> bool:
-        """Decode in place; False: nothing is left. Hooks for errors run in the asyncio task."""
+        """Decode in place; False: nothing is left. Hooks run in the asyncio task, loads in trio."""
         if isinstance(taken, Message):
-            return await self._channel.decode(taken)
-        return await self._channel.decode_batch(taken)
+            return await self._channel.decode(taken, self._guest.load)
+        return await self._channel.decode_batch(taken, self._guest.load)

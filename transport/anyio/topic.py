@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
 from transport.anyio.guest import Answer, Guest, Leave
 from transport.anyio.reader import AioReader
+from transport.codecs import NotLoaded
+from transport.codecs.errors import load_and_call
 from transport.delivering.channel import DecodeErrorHook
 from transport.delivering.in_hand import IN_HAND, InHand, Source
 from transport.message import AnyBatch, AnyMessage, Batch, Message
@@ -84,10 +86,17 @@ class AioTopic(Generic[K, V]):
         If the message fits and the topic's partitions are known, the call gives way at every Nth
         message or after 2 ms, as on trio.
         """
-        writer, check, message = self.native.addressed(
-            key, value, partition, timestamp, headers, source
-        )
-        guest = self._guest
+        guest, native = self._guest, self.native
+        try:
+            writer, check, message = native.addressed(
+                key, value, partition, timestamp, headers, source
+            )
+        except NotLoaded as missing:
+            writer, check, message = await load_and_call(
+                missing,
+                lambda: native.addressed(key, value, partition, timestamp, headers, source),
+                guest.load,
+            )
         if guest.gives_way:  # before the message is accepted, because the task may be cancelled
             await guest.give_way()
         guest.check()
@@ -111,9 +120,9 @@ class AioTopic(Generic[K, V]):
         source: Source | InHand | None = IN_HAND,
     ) -> AioManyDeliveries:
         """Send several messages in one call; see `Topic.send_many`."""
-        listed = self.native.addressed_many(messages)
-        writer, check = self.native.writer_for(source)
         guest = self._guest
+        listed = await self.native.addressed_many_loaded(messages, guest.load)
+        writer, check = self.native.writer_for(source)
         await guest.give_way()
         guest.check()
         if listed and writer.accept_many_now(listed, check) is None:

@@ -15,7 +15,7 @@ import trio
 
 from nurseries import Service
 from transport.arguments import instance, topic_name
-from transport.codec import Codec
+from transport.codecs import Codec
 from transport.consuming.host import Host
 from transport.delivering.channel import Channel
 from transport.delivering.decoding import Codecs, Decoded

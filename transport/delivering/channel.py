@@ -9,13 +9,14 @@ from typing import Any, Generic, Protocol, Self
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
-from transport.codec import Codec, DecodeError
+from transport.codecs import Codec, DecodeError, NotLoaded
+from transport.codecs.errors import MOST_LOADS, Loader, load_in_trio, too_many_loads
 from transport.delivering.decoding import AGAIN, Codecs, Decoded
 from transport.delivering.flow import Flow
 from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import BufferUsage, Lane, lane_of
-from transport.errors import UnreadableBatch
-from transport.excerpt import excerpt_of_error
+from transport.errors import TransportError, UnreadableBatch
+from transport.excerpt import excerpt_of, excerpt_of_error
 from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.types import K_co, V_co
@@ -25,6 +26,7 @@ from transport.weights import MemoryUsage
 _GIVE_WAY = 0.001
 
 DecodeErrorHook = Callable[[DecodeError, AnyMessage], Awaitable[None]]
+Failure = tuple[str, Exception]  # the part, "key" or "value", and what its codec raised
 
 
 async def raise_decode_error(error: DecodeError, message: AnyMessage) -> None:
@@ -220,67 +222,135 @@ class Channel:
         if fn in self._calls:
             self._calls.remove(fn)
 
-    async def decode(self, message: AnyMessage) -> bool:
-        """Decode key and value in place; False: decoding failed, and the hook handled the error.
+    async def decode(self, message: AnyMessage, loader: Loader = load_in_trio) -> bool:
+        """Decode key and value in place, also if a schema must be loaded first.
 
-        If the hook is cancelled, the message waits again. Raises what the hook raises.
+        Return False if there is nothing to deliver: the hook has handled the error, or the
+        message's epoch has ended while the schema was loaded.
+
+        If the hook or a load is cancelled, or a load fails with a `TransportError` (such as
+        `RegistryUnavailable`), the message waits again. Raises that error, or what the hook raises.
+
+        Args:
+            loader: awaits a load. It decides in which loop the load runs.
         """
         if (failure := self.try_decode(message)) is None:
             return True
-        await self.call_hook(*failure)
+        return await self.decode_after(failure, message, loader)
+
+    async def decode_after(
+        self, failure: Failure, message: AnyMessage, loader: Loader = load_in_trio
+    ) -> bool:
+        """Go on after a `try_decode` that has failed; the rest is as in `decode`."""
+        try:
+            error = await self.error_after(failure, message, loader)
+        except BaseException:  # the message may be decoded later
+            self.give_back([message])
+            raise
+        if error is None:
+            return message.is_open
+        await self._call_hook(error)
         return False
 
-    async def decode_batch(self, batch: AnyBatch) -> bool:
-        """Decode a batch in place and remove the messages whose errors the hooks have handled.
+    async def error_after(
+        self, failure: Failure, message: AnyMessage, loader: Loader = load_in_trio
+    ) -> DecodeError | None:
+        """Load what the codecs need, and decode. Return the error of decoding, if any.
+
+        A checkpoint only if it loads. Cancelled, or if a load fails: the message stays taken, and
+        may be decoded again. Raises a `TransportError`, such as `RegistryUnavailable`.
+        """
+        part, error = failure
+        loads = 0
+        while isinstance(error, NotLoaded):
+            if loads == MOST_LOADS:
+                raise too_many_loads(error)
+            loads += 1
+            try:
+                await loader(error)
+            except TransportError:
+                raise
+            except Exception as refused:  # noqa: BLE001 - the message can never be decoded
+                error = refused
+                break
+            if (again := self.try_decode(message)) is None:
+                return None
+            part, error = again
+        return self.decode_error(message, (part, error))
+
+    async def decode_batch(self, batch: AnyBatch, loader: Loader = load_in_trio) -> bool:
+        """Decode a batch in place and remove the messages that are not to be delivered.
 
         Return False if no message is left. If a hook raises, the other messages wait again. If a
-        hook is cancelled, its message waits again too.
+        hook or a load is cancelled, or a load fails, its message waits again too.
         """
         decoded: list[AnyMessage] = []
-        messages = batch.messages
+        messages, has_waited = batch.messages, False
         for index, message in enumerate(messages):
             if (failure := self.try_decode(message)) is None:
                 decoded.append(message)
                 continue
+            has_waited = True
             try:
-                await self.call_hook(*failure)
+                if await self.decode_after(failure, message, loader):
+                    decoded.append(message)
             except BaseException:  # no message may be lost if a hook is cancelled
                 self.give_back([*decoded, *messages[index + 1 :]])
                 raise
+        if has_waited:  # the epoch may have ended meanwhile
+            decoded = [message for message in decoded if message.is_open]
         batch.messages = decoded
         return bool(decoded)
 
-    def try_decode(self, message: AnyMessage) -> tuple[DecodeError, DecodeErrorHook] | None:
-        """Decode key and value in place; if decoding fails, return the error and its hook."""
+    def try_decode(self, message: AnyMessage) -> Failure | None:
+        """Decode key and value in place. Return the part that failed and its error, or None.
+
+        If the error is a NotLoaded, the call may succeed after the load: see `error_after`.
+        """
         shared = self.decoded.get(message.topic) if self.decoded else None
         ready = None if shared is None else shared.take(message.tp, message.offset)
         key, value = (AGAIN, AGAIN) if ready is None else ready
-        part, codec, hook = "key", self._key, self.on_key_decode_error
+        # Not from the message, whose key may be decoded already, before a load for the value.
+        record = message.record
+        part, codec = "key", self._key
         try:
             if key is not AGAIN:
                 message.key = key
-            elif codec is not None and message.key is not None:
-                message.key = codec.decode(message.key)
-            part, codec, hook = "value", self._value, self.on_value_decode_error
+            elif codec is not None and record.key is not None:
+                message.key = codec.decode(record.key)
+            part, codec = "value", self._value
             if value is not AGAIN:
                 message.value = value
-            elif codec is not None and message.value is not None:
-                message.value = codec.decode(message.value)
+            elif codec is not None and record.value is not None:
+                message.value = codec.decode(record.value)
         except Exception as exc:  # noqa: BLE001 - a user's codec may raise any error
-            where = f"cannot decode the {part} of {message.tp} offset {message.offset}"
-            error = DecodeError(f"{where}: {excerpt_of_error(exc)}", message, part)
-            error.__cause__ = exc
-            return error, hook
+            return part, exc
         if shared is not None and ready is None:
             shared.keep(message.tp, message.offset, message.key, message.value)
         return None
 
-    async def call_hook(self, error: DecodeError, hook: DecodeErrorHook) -> None:
+    def decode_error(self, message: AnyMessage, failure: Failure) -> DecodeError:
+        """Return the error of a message that cannot be decoded."""
+        part, cause = failure
+        record = message.record
+        codec, data = (self._key, record.key) if part == "key" else (self._value, record.value)
+        expected = f" as {codec.expected}" if codec is not None and codec.expected else ""
+        error = DecodeError(
+            f"cannot decode the {part} of {message.tp} offset {message.offset}{expected}:"
+            f" {excerpt_of_error(cause)}; the {part} is {excerpt_of(data)}",
+            message,
+            part,
+        )
+        error.__cause__ = cause
+        return error
+
+    async def _call_hook(self, error: DecodeError) -> None:
         """Call the hook for a message that could not be decoded, then ack the message.
 
         An error that the hook raises leaves the message unacked; `DecodeError.message` has it. If
         the hook is cancelled, the message waits again.
         """
+        hook = self.on_key_decode_error if error.part == "key" else self.on_value_decode_error
         try:
             await hook(error, error.message)
         except Exception as exc:
@@ -387,8 +457,11 @@ class Messages(_Reader[K_co, V_co]):
                     raise StopAsyncIteration
                 await channel.wait_for_change()
                 continue
-            if channel.must_decode and (failure := channel.try_decode(message)) is not None:
-                await channel.call_hook(*failure)
+            if (
+                channel.must_decode
+                and (failure := channel.try_decode(message)) is not None
+                and not await channel.decode_after(failure, message)
+            ):
                 continue
             if self._acks:
                 self._current = message

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import attrs
 
-from transport.codec import Codec
+from transport.codecs import Codec
 from transport.types import TP
 
 Codecs = tuple[Codec[Any] | None, Codec[Any] | None]  # of the key and of the value

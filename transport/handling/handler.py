@@ -27,7 +27,7 @@ import attrs
 import trio
 
 from nurseries import Service, exposed
-from transport.codec import DecodeError
+from transport.codecs import DecodeError
 from transport.consuming.host import Host
 from transport.delivering.channel import raise_decode_error
 from transport.delivering.in_hand import in_hand
@@ -469,8 +469,10 @@ class Handler(Service):
     async def _attempt(self, message: AnyMessage, decodes: bool) -> None:
         """Call the function for a message. Raises its error, DecodeError or HandlerTimeout."""
         plan = self.plan
-        if decodes:
-            self._decode(message)
+        if decodes and (failure := self._channel.try_decode(message)) is not None:
+            error = await self._channel.error_after(failure, message)
+            if error is not None:
+                raise error
         if self._in_transaction:
             in_hand.set(message)
         if plan.timeout is None:
@@ -495,7 +497,7 @@ class Handler(Service):
 
     def _decode(self, message: AnyMessage) -> None:
         if (failure := self._channel.try_decode(message)) is not None:
-            raise failure[0]
+            raise self._channel.decode_error(message, failure)
 
     def _end(self, work: Work[AnyMessage]) -> None:
         """End a message that has begun: the next one of its key may begin."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from tests.apps import broker_with
 from tests.kafka.cluster import free_ports
 from tests.programs import Ended, run_all
-from transport import App
+from transport import TP, App, Message
 
 BEGIN = """\
 import logging, os, signal, sys, threading, trio
@@ -27,14 +28,17 @@ ORDERS = TP("orders", 0)
 broker = broker_with(ORDERS, records=5)
 
 
-class Worker(App):
-    async def wait_stopped(self):
-        async for message in self.topic("orders"):
-            await handle(message)
-            print("handled", message.offset)
+app = app_on(broker)
 
 
-app = app_on(broker, kind=Worker)
+async def handle(message):
+    pass
+
+
+@app.handler(app.topic("orders"))
+async def enrich(message):
+    await handle(message)
+    print("handled", message.offset)
 """
 
 END = """
@@ -87,6 +91,23 @@ def test_one_signal_lets_the_handler_finish_and_exits_with_0(ended: EndOf, sent:
         f"group: {sent} received: the app stops in order, within 20 s. A second signal ends the"
         " process at once\n"
     )
+
+
+program(
+    "too long",
+    """
+    async def handle(message):
+        if message.offset == 1:
+            signal.raise_signal(signal.SIGTERM)
+            await trio.sleep(3600)
+    """,
+)
+
+
+def test_a_handler_that_takes_too_long_is_cancelled_and_exits_with_0(ended: EndOf) -> None:
+    end = ended("too long")
+    assert (end.code, end.output) == (0, "handled 0\ncommitted 1\n")
+    assert "orders-0: 1 delivered message was not acked at shutdown" in end.errors
 
 
 program(
@@ -160,15 +181,18 @@ def test_a_crash_exits_with_1_and_prints_one_traceback_of_the_users_code(ended: 
     assert (end.code, end.output) == (1, "")
     report = end.errors[end.errors.index("App(group)") :].splitlines()
     assert report[:2] == [
-        "App(group) ended with an error:",
+        "App(group) ended with an error in Handlers > Handler enrich:",
         "Traceback (most recent call last):",
     ]
     assert re.findall(r", in (\w+)$", "\n".join(report), re.MULTILINE) == [
-        "wait_stopped",
+        "enrich",
         "handle",
         "look_up",
     ]
-    assert report[-1] == "ValueError: no order 0"
+    assert report[-2:] == [
+        "ValueError: no order 0",
+        "in the handler enrich, for orders-0 offset 0, attempt 1",
+    ]
     assert "Group" not in end.errors
 
 
@@ -199,6 +223,7 @@ program(
     import time
 
     app = App("group", "kafka://127.0.0.1:{PORT}", connect_timeout=0.5)
+    app.handler(app.topic("orders"), handle)
     """,
 )
 
@@ -328,7 +353,7 @@ for first, second in (("SIGTERM", "SIGINT"), ("SIGINT", "SIGTERM")):
 
             async def handle(message):
                 signal.raise_signal(signal.{first})
-                await App.wait_stopped(app)
+                await app.wait_stopped()
                 begun.set()
                 {code}
 
@@ -371,6 +396,37 @@ program(
 
 def test_a_stuck_log_does_not_delay_the_end_at_once(ended: EndOf) -> None:
     assert ended("stuck stream").code == 143
+
+
+program(
+    "child",
+    """
+    import multiprocessing, time
+
+    forking = multiprocessing.get_context("fork")
+
+    def work(begun):
+        begun.set()
+        time.sleep(60)
+
+    async def handle(message):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            begun = forking.Event()
+            child = forking.Process(target=work, args=[begun])
+            child.start()
+            begun.wait()
+            os.kill(child.pid, number)
+            child.join()
+            print(child.exitcode)
+        app.stop()
+    """,
+)
+
+
+def test_a_forked_child_ends_at_its_signals_as_without_an_app(ended: EndOf) -> None:
+    end = ended("child")
+    assert (end.code, end.output) == (0, "-15\n1\nhandled 0\ncommitted 1\n")
+    assert end.errors.endswith("KeyboardInterrupt\n")
 
 
 # Handlers of the program, and its log
@@ -436,7 +492,7 @@ def test_a_configured_log_has_the_lines_about_signals_and_the_crash(ended: EndOf
     end = ended("log")
     assert "INFO group: SIGTERM received: the app stops in order" in end.output
     assert "CRITICAL group: the app ended with an error: ValueError('bad')" in end.output
-    assert end.errors.startswith("App(group) ended with an error:")
+    assert end.errors.startswith("App(group) ended with an error in Handlers > ")
 
 
 program(
@@ -461,25 +517,34 @@ def test_run_configures_no_logging(ended: EndOf) -> None:
 # Where it may be called
 
 
-class AtOnce(App):
-    """An app that ends as soon as it is open."""
+def app_that_stops() -> App:
+    """Return an app whose handler stops it at the first message."""
+    app = App("orders", broker_with(TP("orders", 0), records=1))
 
-    async def wait_stopped(self) -> None:
-        self.stop()
+    @app.handler(app.topic("orders"))
+    async def stop(message: Message) -> None:
+        app.stop()
+
+    return app
 
 
 def test_the_previous_handlers_are_back_after_the_run() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    app = AtOnce("orders")
+    app = app_that_stops()
     app.run()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_an_app_runs_only_once() -> None:
-    app = AtOnce("orders")
+    app = app_that_stops()
     app.run()
     with pytest.raises(RuntimeError, match="'orders' was opened before: make a new App"):
         app.run()
+
+
+def test_an_app_without_a_handler_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"'orders' has no handler.*@app\.handler"):
+        App("orders").run()
 
 
 def test_run_inside_trio_names_the_block() -> None:
@@ -487,7 +552,7 @@ def test_run_inside_trio_names_the_block() -> None:
         with pytest.raises(RuntimeError, match=r"'orders' was run inside trio.*async with app:"):
             app.run()
 
-    app = AtOnce("orders")
+    app = app_that_stops()
     trio.run(main)
     app.run()  # the refused call has not used up the app
 
@@ -495,7 +560,7 @@ def test_run_inside_trio_names_the_block() -> None:
 def test_run_inside_asyncio_names_open_app() -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match=r"inside an asyncio loop.*open_app\(app\)"):
-            App("orders").run()
+            app_that_stops().run()
 
     asyncio.run(main())
 
@@ -505,7 +570,7 @@ def test_run_in_another_thread_is_refused() -> None:
 
     def run() -> None:
         with pytest.raises(RuntimeError, match="in the thread 'worker'") as raised:
-            App("orders").run()
+            app_that_stops().run()
         errors.append(raised.value)
 
     thread = threading.Thread(target=run, name="worker")

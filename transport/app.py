@@ -301,8 +301,8 @@ class App:
     def run(self) -> None:
         """Run the app as the whole program, until it is stopped or fails.
 
-        For a program whose work is done by handlers. It opens the app in a trio run of its own, and
-        closes it when a handler has called `stop` or the process gets a signal:
+        For a program whose work is done by handlers. The app opens in a trio run of its own. It
+        closes when a handler has called `stop`, or when the process gets a signal:
 
         - The first SIGTERM or Ctrl-C (SIGINT) stops the app in order, within `grace` seconds.
         - A second one ends the process at once, with exit code 143 (SIGTERM) or 130 (SIGINT). The
@@ -320,11 +320,16 @@ class App:
 
         Raises:
             SystemExit: the app failed. The `__cause__` is the error, as `async with app` raises it.
-            RuntimeError: the app was opened before, or the call was made inside trio, inside an
-                asyncio loop, or outside of the main thread.
+            RuntimeError: the app has no handler or was opened before, or the call was made inside
+                trio, inside an asyncio loop, or outside of the main thread.
         """
         check_place(self.id)
         self._check_new()
+        if not self.handlers:
+            raise RuntimeError(
+                f"the app {self.id!r} has no handler, so it would do nothing: add one with"
+                " @app.handler(topic), or import the module that does, before app.run()"
+            )
         Program(self.id, self._root.name, self.settings.grace, self).run()
 
     @trio.lowlevel.enable_ki_protection

@@ -9,6 +9,7 @@ in trio's own loop, and if trio is a guest of asyncio.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -24,7 +25,8 @@ _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 class SignalHandlers:
     """The handlers of SIGTERM and SIGINT: one call for the first signal, and one for later signals.
 
-    A signal that the process ignores stays ignored.
+    A signal that the process ignores stays ignored. In a forked child, such as a worker process of
+    `multiprocessing`, a signal has the effect that it had before.
 
     Args:
         first: called with the first signal of either kind.
@@ -41,6 +43,7 @@ class SignalHandlers:
         self._keeps_others = keeps_others
         self._was_asked = False
         self._before: dict[signal.Signals, Any] = {}
+        self._process = os.getpid()
 
     def install(self) -> list[signal.Signals]:
         """Install the handlers. Return the signals for which the program keeps its own handler.
@@ -75,7 +78,10 @@ class SignalHandlers:
         self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._was_asked:
+        if os.getpid() != self._process:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)
+        elif self._was_asked:
             self._later(number, frame)
         else:
             self._was_asked = True

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import attrs
 import trio
 
-from tests.apps import app_on
+from tests.apps import app_on, committed
 from transport import TP, App, Message
 from transport.drivers.memory import MemoryBroker
 from transport.types import Headers
@@ -149,13 +149,29 @@ def put(
     log.changed.notify()
 
 
-def broker_with(keys: str = "", *, partitions: int = 1, **record: Any) -> MemoryBroker:
-    """Return a broker with the topic "orders", with these keys in each of its partitions."""
+def broker_with(
+    keys: str = "", *, partitions: int = 1, dead: Mapping[str, str] | None = None, **record: Any
+) -> MemoryBroker:
+    """Return a broker with the topics "orders", "dead" and "buried".
+
+    Args:
+        keys: of the records in each partition of "orders", as in `put`.
+        partitions: of "orders".
+        dead: the configuration of "dead".
+        record: value and headers of the records.
+    """
     broker = MemoryBroker()
     broker.create_topic("orders", partitions)
+    broker.create_topic("dead", 1, dead)
+    broker.create_topic("buried", 1)
     for number in range(partitions):
         put(broker, keys, TP("orders", number), **record)
     return broker
+
+
+def committed_to(broker: MemoryBroker, tp: TP = ORDERS) -> int:
+    """Return the committed offset of a partition, or 0: the group may commit its start, too."""
+    return committed(broker).get(tp, 0)
 
 
 @contextlib.asynccontextmanager

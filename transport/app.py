@@ -21,8 +21,8 @@ from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.errors import AppClosed
 from transport.handling.handlers import Handlers
-from transport.handling.plan import HandlerOptions, Plan, name_of
-from transport.message import Message
+from transport.handling.plan import BatchOptions, BatchSize, HandlerOptions, Plan, name_of
+from transport.message import Batch, Message
 from transport.parts import Transport
 from transport.probe import Probe
 from transport.running import Program, check_place
@@ -217,6 +217,67 @@ class App:
 
         def add(fn: Callable[[Message[K, V]], Awaitable[Any]]) -> Any:
             self._add_handler(Plan(name=name or name_of(fn), topic=topic, fn=fn, **options))
+            return fn
+
+        return add if fn is None else add(fn)
+
+    @overload
+    def batch_handler(
+        self,
+        topic: Topic[K, V],
+        fn: None = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[BatchOptions[K, V]],
+    ) -> Callable[
+        [Callable[[Batch[K, V]], Awaitable[R]]], Callable[[Batch[K, V]], Awaitable[R]]
+    ]: ...
+    @overload
+    def batch_handler(
+        self,
+        topic: Topic[K, V],
+        fn: Callable[[Batch[K, V]], Awaitable[R]],
+        *,
+        name: str | None = None,
+        **options: Unpack[BatchOptions[K, V]],
+    ) -> Callable[[Batch[K, V]], Awaitable[R]]: ...
+    def batch_handler(
+        self,
+        topic: Topic[K, V],
+        fn: Callable[[Batch[K, V]], Awaitable[Any]] | None = None,
+        *,
+        name: str | None = None,
+        max_size: int = 1024,
+        linger: float = 0.0,
+        split: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Call an async function for each batch of a topic's messages, while the app is open.
+
+        The batches of a partition are handled one after the other, in offset order. A batch is
+        acked when the function returns. All else is as in `handler`.
+
+        Args:
+            topic: a topic object of this app.
+            fn: an async function of a `Batch`.
+            max_size: the most messages in a batch.
+            linger: seconds for which the messages of a partition wait for more, unless `max_size`
+                wait already. 0: a batch has the messages that wait at this moment.
+            split: if the function fails, it is called for each half of the batch, and so on, until
+                the failing message is alone. The other messages are acked, and only the failing
+                one is retried. False: the whole batch is retried. After the last attempt, each of
+                its messages is treated as `dead_letters` says.
+            concurrency: the most batches that are handled at once, each of another partition.
+            filter, timeout, retry, dead_letters, name: as in `handler`. The filter is a function of
+                one message.
+
+        Raises: as `handler` does.
+        """
+
+        def add(fn: Callable[[Batch[K, V]], Awaitable[Any]]) -> Any:
+            batch = BatchSize(max_size=max_size, linger=linger, split=split)
+            plan = Plan(name=name or name_of(fn), topic=topic, fn=fn, batch=batch, **options)
+            self._add_handler(plan)
             return fn
 
         return add if fn is None else add(fn)

@@ -396,6 +396,34 @@ class Batch(Sequence[Message[K_co, V_co]], Generic[K_co, V_co]):
 
 
 # For code that handles keys and values of every type.
+class Part(Batch[K_co, V_co]):
+    """Some messages of a batch, to be handled and acked together.
+
+    Args:
+        messages: one message or more, in offset order.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, messages: Sequence[Message[K_co, V_co]]) -> None:
+        super().__init__(
+            messages[0].lane,
+            [message.record for message in messages],
+            sum(message.weight for message in messages),
+        )
+        self._messages = list(messages)
+        self.left = {}  # so that an ack of the part acks each message by itself
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an ack of it would still count for any of its messages."""
+        return any(message.is_open for message in self.messages)
+
+    def open_messages(self) -> Iterable[Message[K_co, V_co]]:
+        """Return its unacked messages. For the transport."""
+        return [message for message in self.messages if message.is_open]
+
+
 AnyMessage: TypeAlias = Message[Any, Any]
 AnyBatch: TypeAlias = Batch[Any, Any]
 

@@ -273,6 +273,7 @@ class Conductor(Service, MutableSet["Listener"]):
     def is_held_back(self, tp: TP) -> bool:
         """Return whether the partition's topic has no channel, or a channel that has enough.
 
+        A channel has enough of a partition whose messages wait for a retry, if it dropped others.
         A channel has enough when it is full. It also has enough when it holds any message while
         the app holds `buffer_bytes`. The app always fetches for an empty channel, because handlers
         of other topics may wait for its handler.
@@ -282,7 +283,8 @@ class Conductor(Service, MutableSet["Listener"]):
             return True
         is_full = self.memory.is_full
         return any(
-            channel.is_full or (is_full and channel.usage.held) for channel in channels.values()
+            channel.is_full or (is_full and channel.usage.held) or channel.has_emptied(tp)
+            for channel in channels.values()
         )
 
     @property

@@ -19,7 +19,7 @@ from transport.errors import TransportError, UnreadableBatch
 from transport.excerpt import excerpt_of, excerpt_of_error
 from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.scheduler import RoundRobin, SchedulingStrategy
-from transport.types import K_co, V_co
+from transport.types import TP, K_co, V_co
 from transport.weights import MemoryUsage
 
 # An iterator runs a full checkpoint once a turn, and at the first message after this many seconds.
@@ -37,6 +37,9 @@ async def raise_decode_error(error: DecodeError, message: AnyMessage) -> None:
 class Holder(Protocol):
     """A reader that holds messages that it has taken, and that no handler has begun."""
 
+    def filled(self, lane: Lane) -> None:
+        """React to new messages of a lane, before it is scheduled."""
+
     def recall(self, lane: Lane) -> None:
         """Return these messages of a lane: its partition drains, or delivery is suspended."""
 
@@ -50,7 +53,8 @@ class Channel:
     Args:
         limit: the most unacked messages. When so many are held, waiting or unacked, the channel is
             full, and fetching for its topic is paused until half of them are done.
-        on_full: called with the channel each time it becomes full, and when it is no longer full.
+        on_full: called with the channel each time it becomes full, when it is no longer full, and
+            when the messages of a blocked lane are dropped or wanted again.
         on_unreadable: called with the error when the next batch of a lane cannot be decoded.
         memory: the weight of the messages in all channels of the app. None: it is not counted.
     """
@@ -92,6 +96,8 @@ class Channel:
         # Lanes that had waiting messages in their turn but might not deliver them, in that order.
         self._passed_over: dict[Lane, None] = {}
         self._held_back: set[Lane] = set()  # nothing is taken from them, whatever they have
+        self._blocked: set[Lane] = set()  # nothing will be taken from them for a while
+        self._emptied: set[Lane] = set()  # blocked, and their waiting messages were dropped
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # the lane that has the turn
         self.quota = 0  # how many more messages this lane may deliver in its turn
@@ -107,12 +113,16 @@ class Channel:
     # Called by lanes and by the consumer
 
     def _on_filled(self, lane: Lane) -> None:
+        if self.holder is not None:
+            self.holder.filled(lane)
         if lane not in self._held_back:
             self._scheduler.add(lane)
         if self.usage.held >= self.usage.limit and not self.is_full:
             self.is_full = True
             self.usage.mark = max(self.usage.mark, self.usage.limit // 2)
             self._on_full(self)
+            for blocked in list(self._blocked):
+                self._empty(blocked)
         self.notify()
 
     def _on_suspended(self, lane: Lane) -> None:
@@ -124,6 +134,8 @@ class Channel:
         self._scheduler.discard(lane)
         self._passed_over.pop(lane, None)
         self._held_back.discard(lane)
+        self._blocked.discard(lane)
+        self._emptied.discard(lane)
         if self.holder is not None:
             self.holder.forget(lane)
         self._on_fall()
@@ -197,6 +209,35 @@ class Channel:
         self._held_back.discard(lane)
         self._schedule(lane)
         self.notify()
+
+    def block(self, lane: Lane) -> None:
+        """Note that nothing will be taken from a lane for a while: its messages wait for a retry.
+
+        If the channel is full, the waiting messages of the lane are dropped, and fetched again
+        later. So a partition whose messages fail leaves the buffer to the others. Not a checkpoint.
+        """
+        self._blocked.add(lane)
+        if self.is_full:
+            self._empty(lane)
+
+    def unblock(self, lane: Lane) -> None:
+        """Fetch the messages of a lane again, if they were dropped. Not a checkpoint."""
+        self._blocked.discard(lane)
+        if lane in self._emptied:
+            self._emptied.discard(lane)
+            self._on_full(self)
+
+    def has_emptied(self, tp: TP) -> bool:
+        """Return whether nothing must be fetched for a partition, because its lane is blocked."""
+        return any(lane.ledger.tp == tp for lane in self._emptied)
+
+    def _empty(self, lane: Lane) -> None:
+        if lane.first_waiting is not None and lane.ledger.unfetch(lane):
+            self._emptied.add(lane)
+            self._scheduler.discard(lane)
+            self._end_turn(lane)
+            self._on_fall()
+            self._on_full(self)
 
     def _schedule(self, lane: Lane) -> None:
         """Give a lane a turn, if it has waiting messages."""

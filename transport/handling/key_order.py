@@ -61,6 +61,14 @@ class Work(Generic[H]):
         self.next: Work[H] | None = None
         self.last: Work[H] | None = None
 
+    def fail(self, error: Exception, now: float) -> Attempts:
+        """Add a failed attempt at a time in seconds since 1970; return all failed attempts."""
+        if self.attempts is None:
+            self.attempts = Attempts.of(error, now)
+        else:
+            self.attempts.add(error, now)
+        return self.attempts
+
     def __repr__(self) -> str:
         return f"<Work {self.held!r}>"
 

@@ -6,7 +6,10 @@ app. A driver for tests can bring one along, in its attribute `observer`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
+
+import attrs
 
 from transport.handling.attempts import Attempts
 from transport.handling.plan import Plan
@@ -46,3 +49,64 @@ class Observer:
 
     def on_skipped(self, plan: Plan, held: Held, attempts: Attempts) -> None:
         """Called when a failed message was skipped and acked, by policy or by a hook."""
+
+
+@attrs.define
+class Counts:
+    """The numbers of events since a handler has started.
+
+    Attributes:
+        handled: calls of the function that have returned: messages, or batches.
+        filtered: messages that the filter has refused.
+        failed: attempts that have failed.
+        dead_letters: dead letters that were delivered.
+        skipped: messages that were skipped after their last attempt.
+    """
+
+    handled: int = 0
+    filtered: int = 0
+    failed: int = 0
+    dead_letters: int = 0
+    skipped: int = 0
+
+
+class Events:
+    """The events of one handler: it counts them, and passes them on to the observers.
+
+    Args:
+        observers: the list may change.
+
+    Attributes:
+        counts: the numbers of events so far.
+    """
+
+    def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
+        self.counts = Counts()
+        self._plan = plan
+        self._observers = observers
+
+    def handled(self, held: Held) -> None:
+        self.counts.handled += 1
+        if self._observers:
+            for observer in self._observers:
+                observer.on_handled(self._plan, held)
+
+    def filtered(self, held: Held) -> None:
+        self.counts.filtered += 1
+        for observer in self._observers:
+            observer.on_filtered(self._plan, held)
+
+    def failed(self, held: Held, attempts: Attempts, delay: float | None = None) -> None:
+        self.counts.failed += 1
+        for observer in self._observers:
+            observer.on_failed(self._plan, held, attempts, delay)
+
+    def dead_letter(self, held: Held, attempts: Attempts) -> None:
+        self.counts.dead_letters += 1
+        for observer in self._observers:
+            observer.on_dead_letter(self._plan, held, attempts)
+
+    def skipped(self, held: Held, attempts: Attempts) -> None:
+        for observer in self._observers:
+            observer.on_skipped(self._plan, held, attempts)
+        self.counts.skipped += 1

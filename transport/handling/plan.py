@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict
 
 import attrs
 
-from transport.arguments import choice, function, seconds, setting, text, whole, wrong_type
+from transport.arguments import choice, flag, function, seconds, setting, text, whole, wrong_type
 from transport.handling.retry import NO_RETRY, Retry
 from transport.message import AnyMessage, Message
 from transport.topic import Topic
@@ -23,6 +23,19 @@ class HandlerOptions(TypedDict, Generic[K, V], total=False):
     concurrency: int
     order: Order
     key: Callable[[Message[K, V]], Hashable] | None
+    filter: Callable[[Message[K, V]], object] | None
+    timeout: float | None
+    retry: Retry | None
+    dead_letters: AfterFailure
+
+
+class BatchOptions(TypedDict, Generic[K, V], total=False):
+    """The options of `App.batch_handler`, for type checkers."""
+
+    max_size: int
+    linger: float
+    split: bool
+    concurrency: int
     filter: Callable[[Message[K, V]], object] | None
     timeout: float | None
     retry: Retry | None
@@ -49,8 +62,21 @@ def _retry(retry: Any) -> Any:
 
 
 @attrs.frozen(kw_only=True)
+class BatchSize:
+    """The batches of a handler; see `App.batch_handler` for each attribute."""
+
+    max_size: int = attrs.field(default=1024, validator=setting(whole, least=1))
+    linger: float = attrs.field(default=0.0, validator=setting(seconds, least=0))
+    split: bool = attrs.field(default=True, validator=setting(flag))
+
+
+@attrs.frozen(kw_only=True)
 class Plan:
-    """What a handler does with which messages; see `App.handler` for each attribute."""
+    """What a handler does with which messages; see `App.handler` for each attribute.
+
+    Attributes:
+        batch: the function takes batches of this size. None: it takes single messages.
+    """
 
     name: str = attrs.field(validator=setting(text))
     topic: Topic[Any, Any] = attrs.field(validator=_instance(Topic, "a topic object of the app"))
@@ -74,6 +100,12 @@ class Plan:
         validator=_instance(Retry, "a Retry, such as Retry(attempts=5), or None"),
     )
     dead_letters: AfterFailure = attrs.field(default="fail", validator=setting(_policy))
+    batch: BatchSize | None = None
+
+    @property
+    def decodes_early(self) -> bool:
+        """Whether a message is decoded before its place in the order is known."""
+        return self.key is not None or self.filter is not None
 
     def __attrs_post_init__(self) -> None:
         if self.key is not None and self.order != "key":

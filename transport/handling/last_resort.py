@@ -1,0 +1,77 @@
+"""The treatment of a message for which there are no more attempts."""
+
+from __future__ import annotations
+
+import logging
+
+from nurseries import exposed
+from transport.codecs import DecodeError
+from transport.delivering.channel import raise_decode_error
+from transport.excerpt import excerpt_of_error
+from transport.handling.attempts import Attempts
+from transport.handling.dead_letters import DeadLetters
+from transport.handling.observer import Events
+from transport.handling.plan import Plan
+from transport.message import AnyMessage
+from transport.topic import Topic
+
+logger = logging.getLogger("transport.handler")
+
+
+class LastResort:
+    """What the plan of a handler says about messages after their last attempt.
+
+    Args:
+        group: the consumer group of the app.
+    """
+
+    def __init__(self, plan: Plan, events: Events, *, group: str) -> None:
+        self._plan = plan
+        self._events = events
+        self._letters: DeadLetters | None = None
+        if isinstance(plan.dead_letters, Topic):
+            self._letters = DeadLetters(plan.dead_letters, group=group, handler=plan.name)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the app ends with the error of the message."""
+        return self._plan.dead_letters == "fail"
+
+    async def apply(self, message: AnyMessage, attempts: Attempts) -> None:
+        """Send a dead letter for a message, or skip it, and ack it. Or raise its error.
+
+        A checkpoint, except for a message that is skipped. Cancelled: the message is unacked, and
+        its dead letter may be sent or not.
+        """
+        error = attempts.error
+        report = self._events.skipped
+        if isinstance(error, DecodeError) and await self._is_handled(error):
+            pass
+        elif self._letters is not None:
+            await self._letters.send(message, attempts)
+            report = self._events.dead_letter
+        elif self.fails:
+            error.add_note(
+                f"in the handler {self._plan.name}, for {message.tp} offset {message.offset},"
+                f" attempt {attempts.failed}"
+            )
+            raise error
+        else:
+            logger.warning(
+                "handler %s skips %s offset %d after %d failed attempts: %s",
+                *(self._plan.name, message.tp, message.offset, attempts.failed),
+                excerpt_of_error(error),
+            )
+        if message.refcount > 0:  # the function may have acked it
+            message.ack()
+        report(message, attempts)
+
+    async def _is_handled(self, error: DecodeError) -> bool:
+        """Await the hook for decode errors of the topic object; return whether there is one."""
+        channel = self._plan.topic.channel
+        is_key = error.part == "key"
+        hook = channel.on_key_decode_error if is_key else channel.on_value_decode_error
+        if hook is raise_decode_error:
+            return False
+        await exposed(hook, error, error.message)
+        return True

@@ -18,10 +18,12 @@ imports this package.
 """
 
 from transport.anyio.app import AioApp
+from transport.anyio.conductor import AioConductor
 from transport.anyio.consumer import AioConsumer
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
 from transport.anyio.either import (
     AnyApp,
+    AnyConductor,
     AnyConsumer,
     AnyDelivery,
     AnyFutureMessage,
@@ -36,6 +38,7 @@ from transport.anyio.topic import AioTopic
 
 __all__ = [
     "AioApp",
+    "AioConductor",
     "AioConsumer",
     "AioDelivery",
     "AioFutureMessage",
@@ -44,6 +47,7 @@ __all__ = [
     "AioReader",
     "AioTopic",
     "AnyApp",
+    "AnyConductor",
     "AnyConsumer",
     "AnyDelivery",
     "AnyFutureMessage",

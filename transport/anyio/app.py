@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from nurseries import Node
+from transport.anyio.conductor import AioConductor
 from transport.anyio.consumer import AioConsumer
 from transport.anyio.guest import Guest
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
 from transport.codecs import CodecArg
+from transport.settings import Settings
 from transport.types import K, V
 
 
@@ -19,14 +22,35 @@ class AioApp:
 
     Attributes:
         native: the app. Asyncio's tasks may make only the calls that do not wait.
-        consumer, producer: the calls of its consumer and producer, for asyncio's tasks.
+        consumer, producer, conductor: their calls, for asyncio's tasks.
     """
 
     def __init__(self, app: App, guest: Guest) -> None:
         self.native = app
         self.consumer = AioConsumer(app.consumer, guest)
         self.producer = AioProducer(app.producer, guest)
+        self.conductor = AioConductor(app.conductor, guest)
         self._guest = guest
+
+    @property
+    def id(self) -> str:
+        """The consumer group, and the name in the tree."""
+        return self.native.id
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self.native.settings
+
+    @property
+    def monitor(self) -> Any:
+        """The sensor in the setting `monitor`. None: there is no monitor."""
+        return self.native.monitor
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the app is open."""
+        return self.native.is_open
 
     def topic(
         self,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import trio
 
 from transport.anyio.guest import Guest
+from transport.arguments import seconds
 from transport.consuming.consumer import Consumer
+from transport.consuming.getmany import GetMany, until_set
+from transport.consuming.stuck import Stuck
 from transport.message import AnyMessage
 from transport.types import TP
 
@@ -23,6 +29,23 @@ class AioConsumer:
         """Commit the safe offsets, and return whether an offset moved; see `Consumer.commit`."""
         return await self._guest.call(self.native.commit, topics, start_new_transaction)
 
+    async def force_commit(
+        self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
+    ) -> bool:
+        """Commit now, regardless of the interval: the same as `commit`."""
+        return await self.commit(topics, start_new_transaction)
+
+    async def commit_and_end_transactions(self) -> None:
+        """Commit the safe offsets, and begin no transaction after that.
+
+        See `Consumer.commit_and_end_transactions`.
+        """
+        await self._guest.call(self.native.commit_and_end_transactions)
+
+    async def maybe_wait_for_commit_to_finish(self) -> bool:
+        """Wait for the commit that is under way or queued; return whether there was one."""
+        return await self._guest.call(self.native.maybe_wait_for_commit_to_finish)
+
     async def seek(self, partition: TP, offset: int) -> None:
         """Continue at `offset` in a new epoch; see `Consumer.seek`."""
         await self._guest.call(self.native.seek, partition, offset)
@@ -31,6 +54,10 @@ class AioConsumer:
         """Seek every partition to its committed offset; see `Consumer.seek_to_committed`."""
         return await self._guest.call(self.native.seek_to_committed)
 
+    async def perform_seek(self) -> None:
+        """Seek all partitions to their committed offsets: the same as `seek_to_committed`."""
+        await self._guest.call(self.native.perform_seek)
+
     async def wait_empty(self) -> None:
         """Wait until all delivered messages are acked, then commit; see `Consumer.wait_empty`."""
         await self._guest.call(self.native.wait_empty)
@@ -38,6 +65,19 @@ class AioConsumer:
     async def wait_for_stopped_flow(self) -> None:
         """Wait until flow is really stopped; see `Consumer.wait_for_stopped_flow`."""
         await self._guest.call(self.native.wait_for_stopped_flow)
+
+    def close(self) -> None:
+        """Start the stop of the consumer; see `Consumer.close`."""
+        self._guest.soon(self.native.close)
+
+    async def kill(self) -> None:
+        """Stop as in a crash, without a commit or a leave; see `Consumer.kill`."""
+        await self._guest.call(self.native.kill)
+
+    @property
+    def flow_active(self) -> bool:
+        """Whether messages are delivered."""
+        return self.native.flow_active
 
     async def restart(self) -> None:
         """Leave the group, and join it again as a new member; see `Consumer.on_restart`."""
@@ -63,3 +103,57 @@ class AioConsumer:
     def unacked(self) -> set[AnyMessage]:
         """The messages that are delivered and not acked."""
         return self.native.unacked
+
+    def ack(self, message: AnyMessage) -> bool:
+        """Ack a message; see `Consumer.ack`."""
+        return self.native.ack(message)
+
+    def track_message(self, message: AnyMessage) -> None:
+        """Check that a message is tracked; see `Consumer.track_message`."""
+        self.native.track_message(message)
+
+    def getmany(self, timeout: float) -> GetMany:
+        """Return an async iterator over all available messages; see `Consumer.getmany`.
+
+        The asyncio task that iterates takes the messages and awaits the hooks for decode errors.
+        """
+        seconds("timeout", timeout, least=0, finite=False)
+        deadline = time.monotonic() + timeout
+
+        async def wait(events: Sequence[trio.Event]) -> bool:
+            return await self._guest.call(_until_set, deadline - time.monotonic(), events)
+
+        guest = self._guest
+        return GetMany(self.native.app.conductor, wait, guest.give_way, guest.load)
+
+    async def on_task_error(self, exc: BaseException) -> None:
+        """Handle the error of a handler; see `Consumer.on_task_error`."""
+        if await self._guest.call(_is_raised_again, self.native, exc):
+            raise exc
+
+    @property
+    def stuck(self) -> tuple[Stuck, ...]:
+        """The stuck partitions that the last search has found, and where they are stuck."""
+        return self.native.stuck
+
+    async def verify_all_partitions_active(self) -> None:
+        """Search for stuck partitions; see `Consumer.verify_all_partitions_active`."""
+        await self._guest.call(self.native.verify_all_partitions_active)
+
+
+async def _until_set(patience: float, events: Sequence[trio.Event]) -> bool:
+    return await until_set(trio.current_time() + patience, events)
+
+
+async def _is_raised_again(consumer: Consumer, exc: BaseException) -> bool:
+    """Handle the error of a handler; return whether the caller has to raise it again.
+
+    An error such as CancelledError is for tasks of asyncio, so no task of trio may raise it.
+    """
+    try:
+        await consumer.on_task_error(exc)
+    except BaseException as error:
+        if error is not exc:
+            raise
+        return True
+    return False

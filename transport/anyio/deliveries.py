@@ -25,6 +25,20 @@ class AioDelivery:
         self.native = delivery
         self._guest = guest
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.native.is_done
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The metadata of the written message, or the error. None: not known yet."""
+        return self.native.outcome
+
+    def result(self) -> RecordMetadata:
+        """Return the metadata, or raise the error. The outcome is known."""
+        return self.native.result()
+
     async def wait(self) -> RecordMetadata:
         """Wait for the outcome: the same as awaiting the object."""
         guest, native = self._guest, self.native

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from transport.anyio.app import AioApp
+from transport.anyio.conductor import AioConductor
 from transport.anyio.consumer import AioConsumer
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
+from transport.consuming.conductor import Conductor
 from transport.consuming.consumer import Consumer
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage
@@ -29,6 +31,9 @@ AnyTopic: TypeAlias = Topic[K, V] | AioTopic[K, V]
 
 AnyConsumer: TypeAlias = Consumer | AioConsumer
 """The consumer of such an app."""
+
+AnyConductor: TypeAlias = Conductor | AioConductor
+"""The conductor of such an app."""
 
 AnyProducer: TypeAlias = Producer | AioProducer
 """The producer of such an app."""

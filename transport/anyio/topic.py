@@ -5,20 +5,20 @@ An asyncio task sends, takes and acks messages in its own turn, without a turn o
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
-from transport.anyio.guest import Answer, Guest, Leave
+from transport.anyio.guest import Guest
 from transport.anyio.reader import AioReader
+from transport.anyio.sending import accept, accept_many
 from transport.codecs import NotLoaded
 from transport.codecs.errors import load_and_call
-from transport.delivering.channel import DecodeErrorHook
+from transport.delivering.channel import Channel, DecodeErrorHook
 from transport.delivering.in_hand import IN_HAND, InHand, Source
 from transport.message import AnyBatch, AnyMessage, Batch, Message
-from transport.producing.delivery import Delivery, ManyDeliveries
-from transport.producing.producer import Producer
+from transport.producing.delivery import ManyDeliveries
 from transport.topic import MessageArgs, Topic
 from transport.types import HeadersArg, K, RecordMetadata, V
 
@@ -31,6 +31,33 @@ class AioTopic(Generic[K, V]):
     def __init__(self, topic: Topic[K, V], guest: Guest) -> None:
         self.native = topic
         self._guest = guest
+
+    @property
+    def name(self) -> str:
+        """The topic's name, or the pattern of names."""
+        return self.native.name
+
+    @property
+    def pattern(self) -> re.Pattern[str] | None:
+        """The pattern. None: the topic has a name."""
+        return self.native.pattern
+
+    @property
+    def channel(self) -> Channel:
+        """The buffer of the messages. For the transport."""
+        return self.native.channel
+
+    def matches(self, name: str) -> bool:
+        """Return whether this object receives the messages of the topic with this name."""
+        return self.native.matches(name)
+
+    def another(self) -> AioTopic[K, V]:
+        """Return another topic object for the same topic and types; see `Topic.another`."""
+        return AioTopic(self.native.another(), self._guest)
+
+    def listen(self) -> None:
+        """Receive messages from now on, as making an iterator does; see `Topic.listen`."""
+        self.native.listen()
 
     def __aiter__(self) -> AioReader[Message[K, V]]:
         """Return an iterator over the messages, which acks each when the loop asks for the next."""
@@ -97,20 +124,7 @@ class AioTopic(Generic[K, V]):
                 lambda: native.addressed(key, value, partition, timestamp, headers, source),
                 guest.load,
             )
-        if guest.gives_way:  # before the message is accepted, because the task may be cancelled
-            await guest.give_way()
-        guest.check()
-        try:
-            accepted = writer.accept_now(message, check)
-        except Exception:  # refused: a loop of such calls must not keep other tasks either
-            guest.gives_way = True
-            raise
-        if accepted is None:
-            await self._accept_in_turn(
-                writer, check, (message,), lambda count: writer.accept_now(message, check, count)
-            )
-        if message.gives_way:
-            guest.gives_way = True
+        await accept(guest, writer, check, message)
         return AioDelivery(message, guest)
 
     async def send_many(
@@ -120,40 +134,10 @@ class AioTopic(Generic[K, V]):
         source: Source | InHand | None = IN_HAND,
     ) -> AioManyDeliveries:
         """Send several messages in one call; see `Topic.send_many`."""
-        guest = self._guest
-        listed = await self.native.addressed_many_loaded(messages, guest.load)
+        listed = await self.native.addressed_many_loaded(messages, self._guest.load)
         writer, check = self.native.writer_for(source)
-        await guest.give_way()
-        guest.check()
-        if listed and writer.accept_many_now(listed, check) is None:
-            await self._accept_in_turn(
-                writer, check, listed, lambda count: writer.accept_many_now(listed, check, count)
-            )
-        return AioManyDeliveries(ManyDeliveries(listed), guest)
-
-    async def _accept_in_turn(
-        self,
-        writer: Producer,
-        check: Callable[[], None],
-        messages: Sequence[Delivery],
-        accept_now: Callable[[int], object],
-    ) -> None:
-        """Wait for the topic's partitions and for room, until all messages are accepted."""
-        topic = messages[0].topic
-        if writer.known_partitions(topic) is None:
-            count = await self._guest.call(writer.ask_partitions, topic)
-            if accept_now(count) is not None:
-                return
-
-        def begin(answer: Answer[None]) -> Leave:
-            def check_awaited() -> None:
-                if not answer.is_awaited:  # the caller is cancelled, and about to leave the line
-                    raise asyncio.CancelledError
-                check()
-
-            return writer.accept_in_turn(check_awaited, messages, answer)
-
-        await self._guest.wait(begin)
+        await accept_many(self._guest, writer, check, listed)
+        return AioManyDeliveries(ManyDeliveries(listed), self._guest)
 
     def _read(self, take: Callable[[], M | None], *, acks: bool) -> AioReader[M]:
         self.native.listen()
@@ -200,3 +184,6 @@ class AioTopic(Generic[K, V]):
             source=source,
         )
         return await delivery
+
+    def __repr__(self) -> str:
+        return f"<AioTopic {self.name}>"

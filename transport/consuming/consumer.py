@@ -33,7 +33,7 @@ from transport.committing.barrier import BarrierCommitter
 from transport.committing.committer import Committer
 from transport.committing.contract import AnyCommitter
 from transport.consuming.ends import Ends
-from transport.consuming.getmany import GetMany
+from transport.consuming.getmany import GetMany, until_set
 from transport.consuming.host import Host, Maker
 from transport.consuming.membership import Membership
 from transport.consuming.ownership import Ownership
@@ -531,7 +531,8 @@ class Consumer(Service):
         Each step is a checkpoint. Cancelled: no message was taken.
         """
         seconds("timeout", timeout, least=0, finite=False)
-        return GetMany(self.app.conductor, trio.current_time() + timeout)
+        deadline = trio.current_time() + timeout
+        return GetMany(self.app.conductor, functools.partial(until_set, deadline))
 
     def track_message(self, message: AnyMessage) -> None:
         """Check that a message is tracked: a message is tracked from its delivery on (I1).

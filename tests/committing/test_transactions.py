@@ -1179,11 +1179,11 @@ def refuse_the_next_commit(app: App, transactional_id: str) -> None:
 
 def test_scope_delivers_from_its_begin_and_not_at_a_barrier() -> None:
     scope = Scope("id")
-    assert not scope.delivers
+    assert not scope.delivers(IN[0])
     scope.is_ready = True
-    assert scope.delivers
+    assert scope.delivers(IN[0])
     scope.is_suspended = True
-    assert not scope.delivers
+    assert not scope.delivers(IN[0])
 
 
 @MODES
@@ -1671,6 +1671,63 @@ async def test_seek_to_committed_raises_app_closed_if_the_app_ends_meanwhile(mod
         nursery.start_soon(abort_and_rewind)
         await wait_all_tasks_blocked()
         await app.kill()
+
+
+@jumping
+async def test_redone_transaction_is_the_only_one_of_its_attempt_that_is_aborted() -> None:
+    async def commit() -> None:
+        with pytest.raises(TransactionAborted):
+            await app.consumer.commit()
+
+    broker = pipeline(records=1, partitions=2)
+    async with trio.open_nursery() as nursery, exactly_once(broker, "partition") as app:
+        messages = {each.tp: each for each in await take(app.topic("in").noack(), 2)}
+        for message in messages.values():
+            await app.topic("out").send(value=message.value, source=message)
+        nursery.start_soon(elsewhere, partial(app.consumer.commit, {IN[1]}))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(elsewhere, commit)
+        nursery.start_soon(app.consumer.redo, IN[0])
+        await wait_all_tasks_blocked()
+        messages[IN[1]].ack()
+        await wait_all_tasks_blocked()
+        assert (results(broker), committed(broker)) == ([b"1-0"], {IN[1]: 1})
+        scope = app.consumer.transactions.scope_of(IN[1])
+        assert scope is not None
+        assert scope.aborts == 0
+
+
+@pytest.mark.parametrize("ending", ["commit", "abort", "loss"])
+@jumping
+async def test_isolated_partition_delivers_alone_until_the_next_commit_or_abort(
+    ending: str,
+) -> None:
+    broker = pipeline(records=2, partitions=2)
+    async with exactly_once(broker, "member", buffer_size=1) as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages) as first:
+            await out.send(value=first.value)
+        await app.consumer.isolate(IN[1])
+        assert results(broker) == [first.value], "what was done before is committed"
+        assert app.consumer.transactions.is_alone(IN[1])
+        delivered = [first.value]
+        for _ in range(2 if first.tp == IN[0] else 1):
+            async with await anext(messages) as message:
+                assert message.tp == IN[1]
+                delivered.append(message.value)
+        assert await nothing_comes(messages)
+        if ending == "commit":
+            await app.consumer.commit()
+        elif ending == "abort":
+            await app.consumer.redo(IN[1])
+            delivered = [first.value]
+        else:
+            evict_all(broker)
+            delivered = [first.value]
+        while len(delivered) < 4:
+            async with await anext(messages) as message:
+                delivered.append(message.value)
+        assert sorted(delivered) == [b"0-0", b"0-1", b"1-0", b"1-1"]
 
 
 @pytest.mark.parametrize("at_a_barrier", [True, False])

@@ -126,7 +126,7 @@ class BarrierCommitter:
         of `commit` that end the app.
         """
         attempt = self._queue.join(topics)
-        attempt.is_abort = True
+        attempt.abort(topics)
         try:
             await attempt.wait()
         except TransactionAborted:
@@ -137,23 +137,38 @@ class BarrierCommitter:
             ) from error
         return True
 
-    async def redo(self, tp: TP) -> None:
+    async def redo(self, tp: TP, *, counts: bool) -> None:
         """Abort the transaction of a partition, so that a failed message of it is redelivered.
 
-        The abort does not count as one of `transaction_attempts`, because the attempts of the
-        handler are bounded. If a barrier waits for the failed message, the barrier aborts at once.
-        A checkpoint. Cancelled: the abort goes on. Raises what `abort_and_rewind` raises.
+        If a barrier waits for the failed message, the barrier aborts at once. A checkpoint.
+        Cancelled: the abort goes on. Raises what `abort_and_rewind` raises.
+
+        Args:
+            counts: whether the abort counts as one of `transaction_attempts`. It does not if the
+                attempts of the message are bounded.
         """
         scope = self._transactions.scope_of(tp)
         if scope is None:
             await trio.lowlevel.checkpoint()
             return
-        scope.is_redone = True
+        scope.is_redone = not counts
         if (drain := self._drains.get(scope)) is not None:
             drain.cancel()
             await self._queue.wait_for_running()
         else:
             await self.abort_and_rewind({tp})
+
+    async def isolate(self, tp: TP) -> None:
+        """Commit the transaction of a partition, and deliver only from this partition after that.
+
+        The other partitions of its scope wait until the next commit or abort. So if the work on
+        the partition fails, its abort undoes nothing else. If several partitions of a scope ask at
+        the same time, one of them is served. A checkpoint. Cancelled: the commit goes on. Raises
+        what `commit` raises.
+        """
+        attempt = self._queue.join({tp})
+        attempt.alone = tp
+        await attempt.wait()
 
     async def leave(self, tps: Collection[TP]) -> None:
         """Do nothing: the broker refuses a late commit by its generation. A checkpoint."""
@@ -198,19 +213,27 @@ class BarrierCommitter:
 
     async def _commit(self, scope: Scope, attempt: CommitAttempt) -> None:
         failure: TransportError | None = None
+        is_abort = self._is_meant(scope, attempt.aborted)
+        alone = attempt.alone
+        if alone is not None and self._transactions.scope_of(alone) is not scope:
+            alone = None
         if not scope.is_ready:
+            scope.is_redone = False
             if not self._is_last:
                 await self._begin(scope)
             return  # nothing was delivered yet
-        if not attempt.is_abort and not scope.written and not self._due(scope):
+        has_work = is_abort or scope.written or self._due(scope)
+        if not has_work and alone is None and scope.alone is None:
             return
         with self._suspended(scope):
+            scope.alone = None
             try:
-                if attempt.is_abort:
+                if is_abort:
                     raise TransactionAborted("an abort was requested")
                 deadline = trio.current_time() + self._bound
                 await self._drain(scope, deadline)
                 await self._commit_drained(scope, attempt, deadline)
+                scope.alone = alone
             except _FATAL:
                 raise
             except TransportError as exc:
@@ -231,6 +254,8 @@ class BarrierCommitter:
             finally:
                 del self._drains[scope]
         left = [message for ledger in ledgers for message in ledger.unacked]
+        if left and scope.is_redone:
+            raise TransactionAborted("a handler has failed, and its message is handled again")
         if left:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
             raise TransactionAborted(
@@ -359,8 +384,9 @@ class BarrierCommitter:
             self._resume(scope)
 
     def _resume(self, scope: Scope) -> None:
-        if scope.delivers:
-            self._resume_ledgers(self._ledgers(scope))
+        ledgers = [ledger for ledger in self._ledgers(scope) if scope.delivers(ledger.tp)]
+        if ledgers:
+            self._resume_ledgers(ledgers)
 
     def _due(self, scope: Scope) -> dict[Ledger, int]:
         return {

@@ -24,14 +24,17 @@ class CommitAttempt:
     Attributes:
         topics: names and partitions; None: all.
         begins_next: whether the next transaction begins after it.
-        is_abort: whether it aborts the transaction instead of committing it.
+        aborted: the topics and partitions whose transactions it aborts instead of committing them;
+            None: all of them.
+        alone: with transactions, the partition to which the next transaction belongs alone.
         moved: whether an offset moved.
         error: why it failed. None: it has not ended, or it succeeded.
     """
 
     topics: set[str | TP] | None
     begins_next: bool = True
-    is_abort: bool = False
+    aborted: set[str | TP] | None = attrs.field(factory=set)
+    alone: TP | None = None
     moved: bool = False
     error: Exception | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)
@@ -46,8 +49,16 @@ class CommitAttempt:
             raise self.error
         return self.moved
 
+    def abort(self, topics: Collection[str | TP] | None) -> None:
+        """Abort the transactions of these topics as well, which the attempt has; None: all."""
+        self.aborted = _union(self.aborted, topics)
+
     def _widen(self, topics: Collection[str | TP] | None) -> None:
-        self.topics = None if self.topics is None or topics is None else self.topics | set(topics)
+        self.topics = _union(self.topics, topics)
+
+
+def _union(some: set[str | TP] | None, others: Collection[str | TP] | None) -> set[str | TP] | None:
+    return None if some is None or others is None else some | set(others)
 
 
 Around = Callable[[CommitAttempt], contextlib.AbstractContextManager[object]]

@@ -112,8 +112,12 @@ class Committer:
         await trio.lowlevel.checkpoint()
         return False
 
-    async def redo(self, tp: TP) -> None:
+    async def redo(self, tp: TP, *, counts: bool) -> None:
         """Do nothing, because nothing can be undone without transactions. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+
+    async def isolate(self, tp: TP) -> None:
+        """Do nothing, because there are no transactions. A checkpoint."""
         await trio.lowlevel.checkpoint()
 
     def end(self) -> None:

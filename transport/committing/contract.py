@@ -35,8 +35,11 @@ class AnyCommitter(Protocol):
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:
         """Undo all uncommitted work and redeliver its messages. False: that is not possible."""
 
-    async def redo(self, tp: TP) -> None:
+    async def redo(self, tp: TP, *, counts: bool) -> None:
         """With transactions, abort that of a partition, so that a failed message is redelivered."""
+
+    async def isolate(self, tp: TP) -> None:
+        """With transactions, commit, and begin a transaction for one partition alone."""
 
     async def leave(self, tps: Collection[TP]) -> None:
         """Stop committing these partitions, which are about to be released."""

@@ -95,6 +95,7 @@ class Scope:
             first offsets, by ledger.
         aborts: how many transactions in a row were aborted.
         is_redone: the next abort does not count, because a handler retries a message.
+        alone: the only partition that delivers until the next commit or abort; None: all do.
     """
 
     transactional_id: str
@@ -103,11 +104,11 @@ class Scope:
     written: dict[Ledger, set[int]] = attrs.field(factory=dict)
     aborts: int = 0
     is_redone: bool = False
+    alone: TP | None = None
 
-    @property
-    def delivers(self) -> bool:
-        """Whether its messages may be delivered."""
-        return self.is_ready and not self.is_suspended
+    def delivers(self, tp: TP) -> bool:
+        """Return whether messages of one of its partitions may be delivered."""
+        return self.is_ready and not self.is_suspended and self.alone in (None, tp)
 
 
 class TransactionManager:
@@ -146,7 +147,12 @@ class TransactionManager:
     def delivers(self, tp: TP) -> bool:
         """Return whether messages of a partition may be delivered now."""
         scope = self.scope_of(tp)
-        return scope is not None and scope.delivers
+        return scope is not None and scope.delivers(tp)
+
+    def is_alone(self, tp: TP) -> bool:
+        """Return whether no other partition delivers in the transaction of this one."""
+        scope = self.scope_of(tp)
+        return scope is not None and (tp in self._scopes or scope.alone == tp)
 
     def transactional_id(self, tp: TP) -> str:
         """Return the transactional id under which messages of a partition are handled."""
@@ -190,6 +196,9 @@ class TransactionManager:
         A scope of the whole member stays. Not a checkpoint.
         """
         self._released += [self._scopes.pop(tp) for tp in tps if tp in self._scopes]
+        for scope in self._scopes.values():
+            if scope.alone in tps:
+                scope.alone = None
 
     async def settle_released(self) -> None:
         """Let the committer end the producers of released partitions. A checkpoint."""

@@ -567,13 +567,28 @@ class Consumer(Service):
             raise exc
         logger.error("a handler has failed, its message stays unacked", exc_info=exc)
 
-    async def redo(self, tp: TP) -> None:
+    async def redo(self, tp: TP, *, counts: bool = False) -> None:
         """With transactions, abort that of a partition, so that its unacked messages come again.
 
         For handlers. Without transactions it does nothing. A checkpoint. Cancelled: the abort goes
         on. Raises AppClosed, ClientClosed, and the errors of `commit` that end the app.
+
+        Args:
+            counts: whether the abort counts as one of `transaction_attempts`.
         """
-        await self.committer.redo(tp)
+        await self.committer.redo(tp, counts=counts)
+
+    async def isolate(self, tp: TP) -> None:
+        """With transactions, commit that of a partition, and begin one for this partition alone.
+
+        For handlers. All other partitions of the scope wait until the next commit or abort. A
+        checkpoint. Cancelled: the commit goes on. Raises what `commit` raises.
+        """
+        self._prove()
+        try:
+            await self.committer.isolate(tp)
+        finally:
+            self.resets.after_commit()
 
     # Acks and commits
 

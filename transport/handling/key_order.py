@@ -44,12 +44,23 @@ class Work(Generic[H]):
         key: the key whose works run one after the other.
         partition: the partition in the order. None: the work was removed by `cut`.
         is_running: whether it has begun and is not done. False while it waits for a retry.
+        waits: whether it waits for a retry, as the head of its key or parked.
         next: the next work of the same key.
         last: for a head, the last work of its key. None: the head is the last.
         attempts: the failed attempts; None: none has failed. For the handler.
     """
 
-    __slots__ = ("attempts", "held", "is_running", "key", "last", "next", "offset", "partition")
+    __slots__ = (
+        "attempts",
+        "held",
+        "is_running",
+        "key",
+        "last",
+        "next",
+        "offset",
+        "partition",
+        "waits",
+    )
 
     def __init__(self, held: H, offset: int, key: Hashable = None) -> None:
         self.held = held
@@ -57,6 +68,7 @@ class Work(Generic[H]):
         self.key: Hashable = self if key is None else key
         self.partition: Partition[H] | None = None
         self.is_running = False
+        self.waits = False
         self.attempts: Attempts | None = None
         self.next: Work[H] | None = None
         self.last: Work[H] | None = None
@@ -126,9 +138,10 @@ class KeyOrder(Generic[H]):
         """Add a work. It is ready, or it is parked behind the works of its key.
 
         Args:
-            waits: the work waits for a retry if it is the head of its key.
+            waits: the work waits for a retry, and is not ready before `due`.
         """
         work.partition = partition
+        work.waits = waits
         head = partition.heads.get(work.key)
         if head is None:
             partition.heads[work.key] = work
@@ -166,15 +179,26 @@ class KeyOrder(Generic[H]):
         work.last = None
         partition.heads[work.key] = following
         partition.parked -= 1
-        self.ready.append(following)
+        if not following.waits:
+            self.ready.append(following)
 
     def retry(self, work: Work[H]) -> None:
-        """Let a running work wait for its retry. Its key stays busy."""
+        """Let a running work wait for its retry. Its key stays busy.
+
+        If it is the highest work that has begun, it counts as not begun.
+        """
         work.is_running = False
+        work.waits = True
+        partition = work.partition
+        assert partition is not None
+        if work.offset == partition.highest:
+            partition.highest -= 1
 
     def due(self, work: Work[H]) -> bool:
-        """Make a waiting work ready; return False if it was removed meanwhile."""
-        if work.partition is None:
+        """End the wait of a work; return False if it was removed, or is parked behind its key."""
+        work.waits = False
+        partition = work.partition
+        if partition is None or partition.heads[work.key] is not work:
             return False
         self.ready.append(work)
         return True

@@ -106,6 +106,32 @@ def test_a_work_that_is_put_to_wait_begins_when_it_is_due() -> None:
     assert offsets(order) == [0, 1]
 
 
+def test_a_parked_work_that_waits_for_a_retry_begins_when_it_is_due_and_once() -> None:
+    order, _ = order_of("a")
+    work = Work(1, 1, "a")
+    order.put(work, order.partition(ORDERS), waits=True)
+    order.done(begin(order))
+    assert order.begin() is None, "the wait goes on when the key is free"
+    assert order.due(work)
+    assert offsets(order) == [1]
+    order.put(work, order.partition(ORDERS), waits=True)
+    order.put(again := Work(2, 2, "a"), order.partition(ORDERS), waits=True)
+    assert order.due(work)
+    assert not order.due(again), "its key is busy"
+    assert offsets(order) == [1, 2]
+
+
+def test_the_highest_begun_work_counts_as_not_begun_while_it_waits_for_a_retry() -> None:
+    order, (first, second) = order_of("a", "b")
+    partition = order.partition(ORDERS)
+    begin(order), begin(order)
+    order.retry(first)
+    assert partition.highest == 1, "a higher work has begun"
+    order.retry(second)
+    assert partition.highest == 0
+    assert order.cut(partition, partition.highest) == [second]
+
+
 def test_a_work_that_was_cut_never_becomes_due() -> None:
     order, _ = order_of("a", "a")
     work = begin(order)

@@ -31,6 +31,7 @@ class Item:
         list: the list of its key. A work without a key has a list of its own.
         epoch: the epoch of its partition in which it was put.
         ahead: of a ready work, the number of works that may begin before it.
+        waits: whether a parked work still waits for a retry when it is the first of its key.
     """
 
     work: Work[int]
@@ -39,6 +40,7 @@ class Item:
     epoch: int
     state: str = "parked"
     ahead: int = 0
+    waits: bool = False
 
 
 class KeyOrderMachine(RuleBasedStateMachine):
@@ -72,6 +74,12 @@ class KeyOrderMachine(RuleBasedStateMachine):
         item.ahead = sum(1 for _ in self.items(state="ready"))
         item.state = "ready"
 
+    def become_first(self, item: Item) -> None:
+        if item.waits:
+            item.state = "waiting"
+        else:
+            self.make_ready(item)
+
     def remove(self, item: Item) -> None:
         """Remove an item from the model."""
         item.list.remove(item)
@@ -95,14 +103,11 @@ class KeyOrderMachine(RuleBasedStateMachine):
         self.offsets[tp] = offset + 1
         work = Work(offset, offset, key)
         items = self.lists[tp].setdefault(work.key, [])
-        waits = waits and not items
         self.order.put(work, self.partitions[tp], waits=waits)
-        item = Item(work, tp, items, self.epochs[tp])
-        if waits:
-            item.state = "waiting"
-        elif not items:
-            self.make_ready(item)
+        item = Item(work, tp, items, self.epochs[tp], waits=waits)
         items.append(item)
+        if item is items[0]:
+            self.become_first(item)
 
     @rule()
     def begin_next(self) -> None:
@@ -131,7 +136,7 @@ class KeyOrderMachine(RuleBasedStateMachine):
         self.remove(item)
         if item.list:
             assert item.list[0].state == "parked"
-            self.make_ready(item.list[0])
+            self.become_first(item.list[0])
 
     @precondition(lambda self: self.has("running"))
     @rule(which=index)
@@ -144,6 +149,8 @@ class KeyOrderMachine(RuleBasedStateMachine):
             return
         self.order.retry(item.work)
         item.state = "waiting"
+        if item.work.offset == self.highest[item.tp]:
+            self.highest[item.tp] -= 1  # it counts as not begun
 
     @precondition(lambda self: self.has("waiting"))
     @rule(which=index)
@@ -152,6 +159,15 @@ class KeyOrderMachine(RuleBasedStateMachine):
         assert item is not None
         assert self.order.due(item.work)
         self.make_ready(item)
+
+    @precondition(lambda self: self.has("parked"))
+    @rule(which=index)
+    def become_due_while_parked(self, which: int) -> None:
+        item = self.one(which, "parked")
+        assert item is not None
+        if item.waits:
+            assert not self.order.due(item.work), "a work before it has not ended"
+            item.waits = False
 
     @precondition(lambda self: self.removed)
     @rule(which=index)
@@ -241,8 +257,17 @@ class KeyOrderMachine(RuleBasedStateMachine):
         for item in list(self.items(state="waiting")):
             assert self.order.due(item.work)
             self.make_ready(item)
-        while self.has("ready") or self.has("running"):
-            self.begin_next() if self.has("ready") else self.end(0)
+        while any(True for _ in self.items()):
+            for state, step in (
+                ("ready", self.begin_next),
+                ("running", lambda: self.end(0)),
+                ("waiting", lambda: self.become_due(0)),
+            ):
+                if self.has(state):
+                    step()
+                    break
+            else:
+                break
         assert not any(True for _ in self.items()), "a work never begins"
         assert not self.order.ready
         assert self.order.is_empty

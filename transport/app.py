@@ -136,7 +136,8 @@ class App:
         The types are those of its messages for type checkers, too: with `key_type=str` and
         `value_type=Order` it is a `Topic[str, Order]`. A record may have no key or no value (a
         tombstone). Then the message has None there, in spite of the type. To have such places
-        checked, annotate: `orders: Topic[str, Order | None] = app.topic(...)`.
+        checked, annotate: `orders: Topic[str, Order | None] = app.topic(...)`. A union as
+        `value_type` needs an annotation as well, because type checkers infer nothing from it.
 
         Args:
             name: the topic's name, or a compiled pattern for all topics whose whole name it

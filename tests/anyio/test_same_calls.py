@@ -34,6 +34,7 @@ TRIO_CLOCK = "takes a time of trio's clock: verify_all_partitions_active finds m
 ONLY_ON_TRIO = {
     "App": {
         "Transport": A_HOOK,
+        "batch_handler": "handlers run in tasks of trio",
         "driver": A_PART,
         "handler": "handlers run in tasks of trio",
         "on_partitions_assigned": A_HOOK,

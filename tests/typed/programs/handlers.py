@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transport import App, Message, Retry, Topic
+from transport import App, Batch, Message, Retry, Topic
 
 
 @dataclass
@@ -49,6 +49,11 @@ app.handler(orders, place)
 app.handler(users, place, filter=lambda message: message.value is not None)
 
 
+@app.batch_handler(orders, max_size=500, linger=0.1, retry=Retry(attempts=3), split=False)
+async def store(batch: Batch[str, Order]) -> None:
+    print(sum(order.amount for order in batch.values()))
+
+
 async def of_ints(message: Message[str, int]) -> None: ...
 
 
@@ -66,3 +71,10 @@ app.handler(orders, count, dead_letters="drop")  # error: call-overload, reportC
 
 @app.handler(orders)  # error: arg-type, reportArgumentType
 async def of_bytes(message: Message) -> None: ...
+
+
+@app.batch_handler(orders)  # error: arg-type, reportArgumentType
+async def of_one(message: Message[str, Order]) -> None: ...
+
+
+app.batch_handler(orders, store, order="key")  # error: call-overload, reportCallIssue

@@ -14,6 +14,11 @@ class Order:
     amount: int
 
 
+@dataclass
+class Refund:
+    amount: int
+
+
 ORDERS: Codec[Order] = Codec(lambda order: b"", lambda data: Order("", 0))
 
 app = App("enrichment", broker="kafka://127.0.0.1:9092")
@@ -23,6 +28,9 @@ of_json = app.topic("orders.json", value_type=JSON)
 keyed = app.topic("orders.keyed", key_type=str)
 of_ints = app.topic("totals", value_type=dict[str, int])
 raw = app.topic("orders.raw")
+
+# Type checkers infer no union, so the topic needs an annotation.
+events: Topic[str, Order | Refund] = app.topic("events", key_type=str, value_type=Order | Refund)
 
 assert_type(orders, Topic[str, Order])
 assert_type(by_codec, Topic[str, Order])
@@ -94,3 +102,9 @@ async def places() -> None:
     async for batch in raw.batches():
         place(batch)
         size(batch[0])
+
+
+async def of_a_union() -> None:
+    async for event in events:
+        assert_type(event.value, Order | Refund)
+    await events.send(key="ada", value=Refund(1))

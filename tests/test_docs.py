@@ -120,10 +120,31 @@ gB+WDXHKL5pdhgIhAIolEBShHghUQKhFHDOhgcwIJcGytRXnwY0sIL53nDQP
 }
 
 
+# A program that ends only at a signal gets one after a minute. trio's clock jumps over that time.
+A_SIGNAL = """
+import signal as _signal, trio as _trio
+
+async def _wait_stopped(wait=app.wait_stopped):
+    with _trio.move_on_after(60) as minute:
+        await wait()
+    if minute.cancelled_caught:
+        _signal.raise_signal(_signal.SIGTERM)
+        await wait()
+
+app.wait_stopped = _wait_stopped
+app.run()
+"""
+
+
 @functools.cache
 def ended_in_memory() -> dict[Block, Ended]:
     """Run each program with `memory://` in place of a Kafka URL, and return the results."""
-    sources = [KAFKA.sub("memory://", program.text) for program in PROGRAMS]
+    sources = [
+        re.sub(
+            r"^app\.run\(\)$", A_SIGNAL, KAFKA.sub("memory://", program.text), flags=re.MULTILINE
+        )
+        for program in PROGRAMS
+    ]
     return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
 
 

@@ -243,6 +243,24 @@ def test_works_that_have_ended_or_were_cut_keep_nothing_in_memory() -> None:
     assert [reference() is None for reference in references] == [True] * 3 + [False] + [True] * 2
 
 
+def test_a_work_without_a_key_is_freed_without_the_garbage_collector() -> None:
+    order: KeyOrder[Held] = KeyOrder()
+    work: Work[Held] | None = Work(Held(), 0)
+    assert work is not None
+    order.put(work, order.partition(ORDERS))
+    reference = weakref.ref(work.held)
+    work = None
+    gc.disable()
+    try:
+        work = order.begin()
+        assert work is not None
+        order.done(work)
+        work = None
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 class Held:
     """A message that can be weakly referenced."""
 

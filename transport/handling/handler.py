@@ -290,27 +290,26 @@ class Handler(Service):
     # Handling messages
 
     def _start_worker(self, number: int) -> None:
-        self.spawn(f"worker {number}", self._work)
+        self.spawn(f"worker {number}", self._work, number)
 
     @trio.lowlevel.enable_ki_protection
-    async def _work(self) -> None:
+    async def _work(self, number: int) -> None:
         """Handle messages, one after the other, until cancelled."""
         workers, order, flow, intake = self._workers, self._order, self._flow, self._intake
         is_plain, fn = self._calls.is_plain, self.plan.fn
         now = trio.lowlevel.current_clock().current_time
         await workers.begin()
-        since = now()
         while True:
             work = order.begin() if order.ready and flow.active else self._next()
             if work is None:
                 if intake.may_take and flow.active and not self._is_ending:
                     await workers.give_way()
-                    since = now()
                 else:
                     await workers.rest()
                 continue
             if order.ready or intake.may_take:
                 workers.wake()
+            workers.latest = number
             if is_plain and work.attempts is None:
                 # As `_handle`, without another coroutine, because this runs for each message.
                 message = work.held
@@ -324,9 +323,10 @@ class Handler(Service):
                     self._on_success(work)
             else:
                 await self._handle(work)
-            if not order.ready or now() - since > _GIVE_WAY:
+            if workers.latest != number:
+                continue  # another worker has run, so the function has let other tasks run
+            if not order.ready or now() - workers.gave_way > _GIVE_WAY:
                 await workers.give_way()
-                since = now()
 
     async def _handle(self, work: Work[Any]) -> None:
         """Handle a message, or what is left of a batch."""

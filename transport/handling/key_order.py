@@ -172,6 +172,8 @@ class KeyOrder(Generic[H]):
         work.partition = work.next = None
         if following is None:
             del partition.heads[work.key]
+            if work.key is work:
+                work.key = None  # break the reference cycle
             if partition.has_ended:
                 self._forget(partition)
             return

@@ -7,6 +7,7 @@ handlers that never wait, a single worker does all the work, and no time is lost
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import trio
@@ -18,10 +19,17 @@ class Workers:
     Args:
         most: the most workers.
         start: starts a worker with this number, counted from 1.
+
+    Attributes:
+        count: the number of workers.
+        latest: the number of the worker that has begun the latest work.
+        gave_way: when a worker last continued after it gave way. All workers share this time, so
+            that many workers together do not run for longer than one.
     """
 
     def __init__(self, most: int, start: Callable[[int], None]) -> None:
-        self.count = 0
+        self.count = self.latest = 0
+        self.gave_way = -math.inf
         self._most = most
         self._start = start
         self._idle = trio.lowlevel.ParkingLot()
@@ -70,3 +78,4 @@ class Workers:
             await trio.lowlevel.checkpoint()
         finally:
             self._giving_way -= 1
+            self.gave_way = trio.current_time()

@@ -6,9 +6,10 @@ when nothing is taken from a partition. `batch_intake.py` is the intake of a han
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import trio
@@ -17,7 +18,7 @@ from transport.codecs import DecodeError, NotLoaded
 from transport.delivering.channel import Channel, Failure
 from transport.delivering.ledger import Lane, lane_of
 from transport.excerpt import excerpt_of
-from transport.handling.attempts import AttemptMemory, Attempts
+from transport.handling.attempts import AttemptMemory
 from transport.handling.key_order import KeyOrder, Partition, Work
 from transport.handling.observer import Events
 from transport.handling.plan import Plan
@@ -43,6 +44,14 @@ def _one_key(message: AnyMessage) -> Hashable:
 
 def _key_of_record(message: AnyMessage) -> Hashable:
     return message.record.key
+
+
+class _Hold(enum.Enum):
+    """Why no messages are taken from a lane."""
+
+    CROWD = "too many messages are parked behind their keys"
+    RETRY = "a redelivered message waits for its retry, and none above it may begin before it"
+    LOAD = "the next message cannot be decoded before a load"
 
 
 _KEYS: dict[str, Callable[[AnyMessage], Hashable]] = {
@@ -94,8 +103,7 @@ class MessageIntake:
         # The lane from which messages were taken last, and the works of its partition.
         self._lane: Lane | None = None
         self._partition: Partition[AnyMessage] | None = None
-        self._held: dict[Partition[AnyMessage], Lane] = {}  # nothing is taken from them now
-        self._waited_for: set[Lane] = set()  # held back until a redelivered message begins
+        self._holds: dict[Lane, set[_Hold]] = {}  # of the lanes from which nothing is taken now
         self._window = _MOST_PARKED
 
     def take(self) -> None:
@@ -103,21 +111,23 @@ class MessageIntake:
         channel, order = self._channel, self._order
         is_simple = not self._decodes and not self._memory
         for _ in range(_MOST_TURNS):
-            if not (messages := channel.take_some(_ENOUGH if is_simple else 1)):
+            if not (messages := channel.take_some(_ENOUGH)):
                 self.listen()
                 return
             if messages[0].lane is not self._lane:
                 self._enter(lane_of(messages[0]))
-            partition = self._partition
+            partition, lane = self._partition, self._lane
             assert partition is not None
+            assert lane is not None
             if is_simple:
                 key_of, put = self._key_of, order.put
                 for message in messages:
                     put(Work(message, message.offset, key_of(message)), partition)
             else:
-                self._admit(messages[0], partition)
+                self._admit_all(messages, lane, partition)
             if partition.parked >= self._window:
-                self._hold(partition)
+                self._hold(lane, _Hold.CROWD)
+                self._report_crowd(lane, partition)
             if len(order.ready) >= _ENOUGH:
                 return
 
@@ -146,29 +156,57 @@ class MessageIntake:
         most = _MOST_PARKED if self._plan.order == "partition" else share
         self._window = max(1, min(share, most))
 
-    def _admit(self, message: AnyMessage, partition: Partition[AnyMessage]) -> None:
-        """Put a message that needs more than its key: a decoded value, or its earlier attempts."""
+    def _admit_all(
+        self, messages: Sequence[AnyMessage], lane: Lane, partition: Partition[AnyMessage]
+    ) -> None:
+        """Put messages that need more than their keys; return those that must wait in the lane."""
+        for index, message in enumerate(messages):
+            failure = self._channel.try_decode(message) if self._decodes else None
+            if not self._can_admit(message, lane, failure):
+                self._channel.give_back(messages[index:])
+                return
+            self._admit(message, lane, partition, failure)
+
+    def _can_admit(self, message: AnyMessage, lane: Lane, failure: Failure | None) -> bool:
+        """Return whether a message may be put now, and hold back its lane if it may not."""
+        tp, ledger = lane.ledger.tp, lane.ledger
+        if lane in self._holds:  # for the message before it
+            return False
+        must_load = failure is not None and isinstance(failure[1], NotLoaded)
+        if failure is not None and must_load and (tp, message.offset) not in self._refused:
+            self._hold(lane, _Hold.LOAD)
+            self._load(lane, failure, message)
+            return False
+        if self._memory.find(tp, message.offset) is not None:
+            # All messages below one that has failed are committed before it begins again.
+            uncommitted = ledger.uncommitted
+            if uncommitted is not None and uncommitted < message.offset:
+                ledger.must_commit = message.offset
+                return False
+        return True
+
+    def _admit(
+        self,
+        message: AnyMessage,
+        lane: Lane,
+        partition: Partition[AnyMessage],
+        failure: Failure | None,
+    ) -> None:
+        """Put a message that needs a decoded value, or that has failed in an aborted transaction.
+
+        A message that the filter refuses is acked.
+        """
+        tp = partition.tp
         # If the key function fails, the message has the place that it has without that function.
-        place = _KEYS[self._plan.order](message)
-        work: Work[AnyMessage] = Work(message, message.offset, place)
-        failure = self._channel.try_decode(message) if self._decodes else None
-        refused = self._refused.pop((partition.tp, message.offset), None)
-        if failure is not None and isinstance(failure[1], NotLoaded) and refused is None:
-            self._channel.give_back([message])
-            self._hold(partition)
-            self._load(self.lanes[partition.tp], failure, message)
-            return
-        attempts = self._memory.find(partition.tp, message.offset)
-        if attempts is not None and not self._redeliver(work, attempts, partition):
-            return
+        work: Work[AnyMessage] = Work(message, message.offset, _KEYS[self._plan.order](message))
         try:
-            if self._decodes:
-                if failure is not None:
-                    raise refused or self._channel.decode_error(message, failure)
-                if self._plan.filter is not None and not self._plan.filter(message):
-                    message.ack()
-                    self._events.filtered(message)
-                    return
+            if failure is not None:
+                refused = self._refused.pop((tp, message.offset), None)
+                raise refused or self._channel.decode_error(message, failure)
+            if self._plan.filter is not None and not self._plan.filter(message):
+                message.ack()
+                self._events.filtered(message)
+                return
             key = self._key_of(message)
             hash(key)
             work.key = work if key is None else key
@@ -176,7 +214,14 @@ class MessageIntake:
             failed = work.fail(error, time.time())
             failed.is_spent = True
             self._events.failed(message, failed)
-        self._order.put(work, partition, waits=self._waits(work))
+        waits = False
+        if (attempts := self._memory.find(tp, message.offset)) is not None:
+            self._memory.remove(tp, message.offset)
+            work.attempts = attempts
+            if waits := not attempts.is_spent and attempts.due > trio.current_time():
+                self._retries.add(work, attempts.due)
+                self._hold(lane, _Hold.RETRY)
+        self._order.put(work, partition, waits=waits)
 
     def loaded(self, lane: Lane, error: DecodeError | None) -> None:
         """Take the messages of a lane again, after the load for its next message.
@@ -186,50 +231,33 @@ class MessageIntake:
         """
         if error is not None:
             self._refused[error.message.tp, error.message.offset] = error
-        self.release(lane)
+        self._unhold(lane, _Hold.LOAD)
         self._on_change()
 
-    def _waits(self, work: Work[AnyMessage]) -> bool:
-        """Enter a redelivered message into the retries; return whether it has to wait."""
-        attempts = work.attempts
-        if attempts is None or attempts.is_spent or attempts.due <= trio.current_time():
-            return False
-        self._retries.add(work, attempts.due)
-        return True
-
-    def _redeliver(
-        self, work: Work[AnyMessage], attempts: Attempts, partition: Partition[AnyMessage]
-    ) -> bool:
-        """Prepare a message that has failed in an aborted transaction; False: it waits again.
-
-        All messages below it are committed first, and no message above it begins before it.
-        """
-        message = work.held
-        ledger = lane_of(message).ledger
-        uncommitted = ledger.uncommitted
-        if uncommitted is not None and uncommitted < message.offset:
-            ledger.must_commit = message.offset
-            self._channel.give_back([message])
-            return False
-        self._memory.remove(partition.tp, message.offset)
-        work.attempts = attempts
-        if not attempts.is_spent and attempts.due > trio.current_time():
-            lane = lane_of(message)
-            self._hold(partition)
-            self._waited_for.add(lane)
-        return True
-
-    def _hold(self, partition: Partition[AnyMessage]) -> None:
-        """Take no more messages of a partition for now."""
-        if partition in self._held:
-            return
-        lane = self.lanes[partition.tp]
-        self._held[partition] = lane
+    def _hold(self, lane: Lane, why: _Hold) -> None:
+        """Take no more messages of a lane for now."""
+        self._holds.setdefault(lane, set()).add(why)
         self._channel.hold(lane)
+
+    def _unhold(self, lane: Lane, *why: _Hold) -> None:
+        """Take messages of a lane again, unless another reason to hold it back is left."""
+        if (holds := self._holds.get(lane)) is None:
+            return
+        holds.difference_update(why)
+        if not holds:
+            del self._holds[lane]
+            self._channel.unblock(lane)
+            self._channel.release(lane)
+            self.may_take = True
+
+    def _report_crowd(self, lane: Lane, partition: Partition[AnyMessage]) -> None:
+        """Warn if messages are parked behind keys whose message has failed."""
         failed = [head for head in partition.heads.values() if head.attempts is not None]
-        if failed and len(self.lanes) > 1:
+        if not failed:
+            return
+        if len(self.lanes) > 1:
             self._channel.block(lane)
-        if failed and self._plan.order == "key" and partition.parked >= self._window:
+        if self._plan.order == "key":
             blocking = min(failed, key=lambda head: head.offset)
             logger.warning(
                 "handler %s: %d messages of %s wait behind keys whose message has failed, such as"
@@ -250,28 +278,24 @@ class MessageIntake:
     def unblock(self, lane: Lane) -> None:
         """React to a message of a lane whose retry is due. Not a checkpoint."""
         self._channel.unblock(lane)
-        if lane in self._waited_for:
-            self._waited_for.discard(lane)
-            self.release(lane)
+        self._unhold(lane, _Hold.RETRY)
 
     def done(self, partition: Partition[Any]) -> None:
         """Take messages of a partition again, if few enough of them are parked."""
-        if self._held and partition in self._held and partition.parked <= self._window // 2:
-            self.release(self._held[partition])
+        if not self._holds or partition.parked > self._window // 2:
+            return
+        if (lane := self.lanes.get(partition.tp)) is not None:
+            self._unhold(lane, _Hold.CROWD)
 
     def release(self, lane: Lane) -> None:
-        """Take messages of a lane again, if it was held back."""
-        for partition, held in list(self._held.items()):
-            if held is lane:
-                del self._held[partition]
-                self._channel.unblock(lane)
-                self._channel.release(lane)
-                self.may_take = True
+        """Take messages of a lane again after all of them were returned. Not a checkpoint."""
+        self._unhold(lane, _Hold.CROWD, _Hold.RETRY)
 
     def forget(self, lane: Lane) -> None:
         """Forget a lane that has ended."""
-        if self.lanes.get(lane.ledger.tp) is lane:
-            del self.lanes[lane.ledger.tp]
-        for partition in [each for each, held in self._held.items() if held is lane]:
-            del self._held[partition]
-        self._waited_for.discard(lane)
+        tp = lane.ledger.tp
+        if self.lanes.get(tp) is lane:
+            del self.lanes[tp]
+        self._holds.pop(lane, None)
+        for place in [place for place in self._refused if place[0] == tp]:
+            del self._refused[place]

@@ -104,6 +104,7 @@ class MessageIntake:
         self._lane: Lane | None = None
         self._partition: Partition[AnyMessage] | None = None
         self._holds: dict[Lane, set[_Hold]] = {}  # of the lanes from which nothing is taken now
+        self._reported: set[Lane] = set()  # the crowded lanes of which a warning was given
         self._window = _MOST_PARKED
 
     def take(self) -> None:
@@ -244,6 +245,8 @@ class MessageIntake:
         if (holds := self._holds.get(lane)) is None:
             return
         holds.difference_update(why)
+        if _Hold.CROWD in why:
+            self._reported.discard(lane)
         if not holds:
             del self._holds[lane]
             self._channel.unblock(lane)
@@ -257,7 +260,8 @@ class MessageIntake:
             return
         if len(self.lanes) > 1:
             self._channel.block(lane)
-        if self._plan.order == "key":
+        if self._plan.order == "key" and lane not in self._reported:
+            self._reported.add(lane)
             blocking = min(failed, key=lambda head: head.offset)
             logger.warning(
                 "handler %s: %d messages of %s wait behind keys whose message has failed, such as"
@@ -270,9 +274,12 @@ class MessageIntake:
         """React to a message of a lane that waits for its retry. Not a checkpoint.
 
         With order="partition", nothing of the lane can begin meanwhile. Otherwise other keys go on,
-        until too many messages are parked (`_hold`).
+        until too many messages are parked. They may be parked already.
         """
-        if self._plan.order == "partition" and len(self.lanes) > 1:
+        partition = self._order.partitions.get(lane.ledger.tp)
+        if partition is not None and _Hold.CROWD in self._holds.get(lane, ()):
+            self._report_crowd(lane, partition)
+        elif self._plan.order == "partition" and len(self.lanes) > 1:
             self._channel.block(lane)
 
     def unblock(self, lane: Lane) -> None:
@@ -297,5 +304,6 @@ class MessageIntake:
         if self.lanes.get(tp) is lane:
             del self.lanes[tp]
         self._holds.pop(lane, None)
+        self._reported.discard(lane)
         for place in [place for place in self._refused if place[0] == tp]:
             del self._refused[place]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from transport import App, Batch, Message, Retry, Topic
 
 
-@dataclass
-class Order:
+class Order(Struct):
     customer: str
     amount: int
 

@@ -63,7 +63,7 @@ app.handler(orders, of_ints)  # error: arg-type, reportCallIssue
 app.handler(orders, not_async)  # error: arg-type, reportCallIssue
 app.handler(orders, count, order="keys")  # error: call-overload, reportCallIssue
 app.handler(orders, count, filter=5)  # error: call-overload, reportCallIssue
-app.handler(orders, count, concurency=5)  # error: call-overload, reportCallIssue
+app.handler(orders, count, workers=5)  # error: call-overload, reportCallIssue
 app.handler(orders, count, retry=5)  # error: call-overload, reportCallIssue
 app.handler(orders, count, dead_letters="drop")  # error: call-overload, reportCallIssue
 

@@ -63,6 +63,8 @@ class Handlers(Service):
         _check_circles([*(handler.plan for handler in self._handlers), plan])
         handler = Handler(plan, self._app, self._must_hurry, self.observers)
         self._handlers.append(handler)
+        for observer in self.observers:
+            observer.on_added(plan)
         if self.state is State.RUNNING:
             self.spawn(f"start of {handler.name}", self.add_service, handler)
 

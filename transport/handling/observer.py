@@ -28,6 +28,9 @@ class Observer:
     redelivered. So an event can come more often than its effect.
     """
 
+    def on_added(self, plan: Plan) -> None:
+        """Called when a handler was added to the app, which may not be open yet."""
+
     def on_handled(self, plan: Plan, held: Held) -> None:
         """Called when the function has returned, and the message was acked if it had no holder."""
 

@@ -34,8 +34,10 @@ from transport.testing.history import (
     WriteAborted,
 )
 from transport.testing.invariants import Books, InvariantViolated
+from transport.testing.outcomes import Failure, Outcomes
+from transport.testing.report import Report
 from transport.testing.schedule import Hang, run
-from transport.testing.simulation import Done, Report, simulate
+from transport.testing.simulation import Done, simulate
 from transport.testing.timeline import Entry, Timeline
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Done",
     "Entry",
     "Event",
+    "Failure",
     "Fault",
     "Faults",
     "FaultyDriver",
@@ -57,6 +60,7 @@ __all__ = [
     "InvariantViolated",
     "LeftBehind",
     "MemoryBroker",
+    "Outcomes",
     "Report",
     "Scenario",
     "Script",

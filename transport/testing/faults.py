@@ -37,6 +37,7 @@ from transport.errors import (
     RebalanceInProgress,
     TransportError,
 )
+from transport.handling.observer import Observer
 
 T = TypeVar("T")
 
@@ -204,6 +205,10 @@ class FaultyDriver:
         faults: decides which calls have a fault. None: no call has one.
         order: shuffles the partitions of each poll and the reports on sent messages. None: keep the
             order of `driver`.
+
+    Attributes:
+        observer: receives the events of the handlers of an app with this driver. None: there is no
+            observer.
     """
 
     def __init__(
@@ -220,6 +225,7 @@ class FaultyDriver:
             raise wrong_type("faults", "Faults, such as a Script, or None", faults)
         or_none(instance, "order", order, kind=random.Random, expected="a random.Random or None")
         self.faults = faults
+        self.observer: Observer | None = None
         self._driver = driver
         self._order = order
         self._is_dead = False

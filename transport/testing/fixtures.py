@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from transport.drivers.memory import MemoryBroker
-from transport.testing.simulation import Report
+from transport.testing.report import Report
 from transport.testing.simulation import simulate as _simulate
 
 

@@ -24,6 +24,7 @@ from transport.arguments import (
     wrong_type,
 )
 from transport.testing.faults import Chance, Fault, check_call
+from transport.testing.payloads import Payload, PayloadArg, payload
 from transport.types import TP
 
 
@@ -47,8 +48,8 @@ class World(Protocol):
     async def crash(self, member: int) -> None:
         """Kill a member, as SIGKILL does."""
 
-    def write(self, tp: TP, count: int) -> None:
-        """Write records to a partition."""
+    def write(self, tp: TP, count: int, records: Sequence[Payload] | None = None) -> None:
+        """Write records to a partition, with these payloads if they are given."""
 
     def write_aborted(self, tp: TP, count: int) -> None:
         """Write records in a transaction that is aborted. No reader may see them."""
@@ -115,16 +116,44 @@ class Crash:
         await world.crash(self.member)
 
 
+def _number_of_records(event: Write) -> int:
+    return 1 if event.records is None else len(event.records)
+
+
 @attrs.frozen
 class Write:
-    """A producer outside of the app writes records."""
+    """A producer outside of the app writes records.
+
+    Attributes:
+        count: the number of records. With `records`, it is their number.
+        records: the payload of each record: a tuple of key, value and headers, or of key and value.
+            None: the simulation decides (see `simulate`).
+    """
 
     tp: TP = _tp
-    count: int = _count
+    records: Sequence[PayloadArg] | None = attrs.field(default=None, kw_only=True)
+    count: int = attrs.field(default=attrs.Factory(_number_of_records, takes_self=True))
     after: float = _seconds
 
+    @records.validator
+    def _check_records(self, _: object, records: Any) -> None:
+        if records is not None:
+            instance("records", records, Sequence, "a sequence of tuples of key, value and headers")
+            self._payloads()
+
+    @count.validator
+    def _check_count(self, _: object, count: int) -> None:
+        whole("count", count, least=1)
+        if self.records is not None and count != len(self.records):
+            raise ValueError(f"count is {count}, but there are {len(self.records)} records")
+
     async def happen(self, world: World) -> None:
-        world.write(self.tp, self.count)
+        world.write(self.tp, self.count, self._payloads())
+
+    def _payloads(self) -> list[Payload] | None:
+        if self.records is None:
+            return None
+        return [payload("each of records", self.tp.topic, each) for each in self.records]
 
 
 @attrs.frozen

@@ -1,39 +1,54 @@
 """Simulations: run your app through crashes, rebalances and faults, on a broker in the process.
 
-    async def billing(broker, done):           # one process of your app; it runs until cancelled
+    def billing(broker):                       # one process of your app
         app = App("billing", broker=broker)
-        async with app:
-            async for order in app.topic("orders").noack():
-                async with order:
-                    await bill(order.value)
-                    done(order)                # the work is done, and its effect is permanent
+
+        @app.handler(app.topic("orders"))
+        async def bill(order): ...
+
+        return app
 
     simulate(billing, topics={"orders": 3}, seed=7).check()
 
 Members of the app start, stop and crash as a history says. Then one more member does the remaining
 work. The report says how often each record was done, and its `check` fails if a record was lost.
+
+A record is done when its handlers have finished it. An app without handlers reports its work
+itself, with the function `done`:
+
+    async def billing(broker, done):           # it runs until it is cancelled
+        async with App("billing", broker=broker) as app:
+            async for order in app.topic("orders").noack():
+                async with order:
+                    await bill(order.value)
+                    done(order)                # the work is done, and its effect is permanent
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias, cast
 
 import attrs
 import trio
 
+from transport.app import App
 from transport.arguments import function, instance, or_none, seconds
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import TransportError
 from transport.message import Message
 from transport.testing.faults import Fault, FaultyDriver
-from transport.testing.history import History, numbers_of_partitions
-from transport.testing.invariants import Books, InvariantViolated, Place
-from transport.testing.schedule import run
+from transport.testing.handler_events import HandlerEvents, MemberObserver
+from transport.testing.history import History, Write, numbers_of_partitions
+from transport.testing.invariants import Books, InvariantViolated
+from transport.testing.payloads import Payload, Records, payload
+from transport.testing.report import Report
+from transport.testing.schedule import PATIENCE, run_while
 from transport.testing.timeline import Timeline
 from transport.types import TP
 
@@ -44,60 +59,10 @@ class Done(Protocol):
     def __call__(self, *messages: Message) -> None: ...
 
 
-AppFactory = Callable[[Driver, Done], Awaitable[object]]
-
-
-@attrs.frozen(kw_only=True)
-class Report:
-    """The result of a simulation.
-
-    Attributes:
-        seed: the seed of the run. The same seed and history repeat the run.
-        history: the history that was played.
-        books: the records that were written and done, and the committed offsets.
-        outputs: how often each value is in the output topics, for a reader of committed records.
-        violation: the first violation of an invariant. None: there was none.
-        errors: the errors that ended members, except of crashed members and except `may_fail`.
-        timeline: all events of the run, in order.
-    """
-
-    seed: int
-    history: History
-    books: Books
-    outputs: Counter[bytes | None]
-    violation: InvariantViolated | None
-    errors: list[BaseException]
-    timeline: Timeline
-
-    @property
-    def handled(self) -> Mapping[Place, int]:
-        """How often the work on each record was done."""
-        return self.books.done
-
-    @property
-    def lost(self) -> list[Place]:
-        """The records whose work was never done."""
-        return self.books.lost
-
-    @property
-    def doubled(self) -> dict[Place, int]:
-        """The records whose work was done more than once, which at-least-once delivery allows."""
-        return self.books.doubled
-
-    def check(self) -> None:
-        """Raise AssertionError with the timeline if an invariant was violated or a member failed.
-
-        An invariant is violated if a record was lost, or if an offset was committed before the work
-        on all records below it was done.
-        """
-        if self.violation is not None:
-            raise self.told(self.violation) from self.violation
-        for error in self.errors:
-            raise self.told(AssertionError(f"a member failed: {error!r}")) from error
-
-    def told(self, error: AssertionError) -> AssertionError:
-        """Return the error with the seed and the timeline, which show how to repeat it."""
-        return type(error)(f"{error} (seed {self.seed})\n{self.timeline}")
+AppFactory: TypeAlias = (
+    Callable[[Driver], App | Awaitable[object]] | Callable[[Driver, Done], App | Awaitable[object]]
+)
+"""A function that is one process of an app; see `simulate`."""
 
 
 def simulate(
@@ -107,6 +72,7 @@ def simulate(
     outputs: Mapping[str, int] | None = None,
     seed: int = 0,
     history: History | None = None,
+    records: Records | None = None,
     patience: float = 600.0,
     may_fail: type[Exception] | tuple[type[Exception], ...] = TransportError,
 ) -> Report:
@@ -115,38 +81,66 @@ def simulate(
     The clock jumps, so a run takes only the time of its computations.
 
     Args:
-        app_factory: an async function that is one process of the app. It receives a broker for its
-            `App`, and a function to call when the work on messages is done. It runs until it is
-            cancelled. Several may run at once.
+        app_factory: a function that is one process of the app. Several may run at once. It receives
+            a broker, and returns an `App` of this broker, which runs until it is stopped or
+            crashes. Or it is an async function that opens such an app itself, and runs until it is
+            cancelled. If it has a second argument, that is a function to call with the messages
+            whose work is done. If it has none, a message is done when its handlers have finished
+            it. In both cases, a message is done when a handler has filtered or skipped it, or has
+            sent its dead letter.
         topics: the topics that the app reads, with their numbers of partitions. The history writes
             to them.
         outputs: the topics that the app writes to, for `Report.outputs`, in the same form.
         seed: decides the history and every order: of ready tasks, of the partitions in a poll, and
             of the reports on sent messages.
         history: the events. None: a history that is drawn from the seed.
-        patience: seconds for the remaining work after the history.
+        records: a function of a partition and of a number, counted from 0 in each partition. It
+            returns the payload of that record: a tuple of key, value and headers, or of key and
+            value. Records that an event has payloads for do not count. None: a record has no key,
+            and its offset as value.
+        patience: seconds for the remaining work after the history. A handler's delay before a retry
+            does not count.
         may_fail: errors that may end a member, such as those of an unreachable broker or of a
             fenced member. They are not in `Report.errors`.
     """
-    function("app_factory", app_factory, "an async function of a broker and a `done` function")
+    function("app_factory", app_factory, "a function of a broker that returns an App")
     numbers_of_partitions("topics", topics)
     if outputs is not None:
         numbers_of_partitions("outputs", outputs)
     or_none(instance, "history", history, kind=History, expected="a History or None")
+    or_none(function, "records", records, expected="a function of a partition and a number")
     seconds("patience", patience)
     history = history or History.drawn(seed, dict(topics))
     order = random.Random(seed)
-    simulation = _Simulation(app_factory, history, dict(outputs or {}), patience, may_fail, order)
-    run(simulation.play, seed=seed)
+    simulation = _Simulation(
+        app_factory, history, dict(outputs or {}), records, patience, may_fail, order
+    )
+    run_while(simulation.play, lambda: simulation.most, seed=seed)
     return Report(
         seed=seed,
         history=history,
         books=simulation.books,
+        handlers=simulation.handlers.outcomes,
+        broker=simulation.broker,
         outputs=simulation.read_outputs(),
         violation=simulation.violation,
         errors=simulation.errors,
         timeline=simulation.timeline,
+        is_default=records is None and not any(_has_payloads(event) for event in history.events),
     )
+
+
+def _has_payloads(event: object) -> bool:
+    return isinstance(event, Write) and event.records is not None
+
+
+def _takes_done(app_factory: AppFactory) -> bool:
+    """Return whether an app factory has a second argument, for `done`."""
+    try:
+        inspect.signature(app_factory).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 @attrs.define(eq=False)
@@ -161,13 +155,18 @@ class _Member:
 
 
 class _Simulation:
-    """The broker and the members that a history changes, and the checks on them."""
+    """The broker and the members that a history changes, and the checks on them.
+
+    Attributes:
+        most: the most seconds of the whole run. Each delay of a retry may raise it.
+    """
 
     def __init__(
         self,
         app_factory: AppFactory,
         history: History,
         outputs: Mapping[str, int],
+        records: Records | None,
         patience: float,
         may_fail: type[Exception] | tuple[type[Exception], ...],
         order: random.Random,
@@ -176,35 +175,54 @@ class _Simulation:
         self.timeline = Timeline()
         self.violation: InvariantViolated | None = None
         self.errors: list[BaseException] = []
+        self._takes_done = _takes_done(app_factory)
+        self.handlers = HandlerEvents(
+            self.books, self.timeline, not self._takes_done, self._on_delay
+        )
+        self.most = PATIENCE + patience + sum(event.after for event in history.events)
         self._app_factory = app_factory
         self._history = history
         self._outputs = outputs
+        self._records = records
+        self._numbers: Counter[TP] = Counter()  # of records with payloads of `records`
         self._patience = patience
         self._may_fail = may_fail
         self._order = order
-        self._broker = MemoryBroker(on_commit=self._on_commit)
+        self.broker = MemoryBroker(on_commit=self._on_commit)
         self._members: list[_Member] = []
         self._names = 0
         self._broken: dict[str, list[Fault]] = {}
         self._changed = trio.Event()
+        self._rest = trio.CancelScope()  # of the remaining work
         for topic, partitions in [*history.topics.items(), *outputs.items()]:
-            self._broker.create_topic(topic, partitions)
+            self.broker.create_topic(topic, partitions)
 
     async def play(self) -> None:
+        failure: Exception | None = None
         async with trio.open_nursery() as self._nursery:
-            for event in self._history.events:
-                await trio.sleep(event.after)
-                await event.happen(self)
-            self._broken.clear()
-            for member in list(self._members):
-                await self._end(member, "is stopped")
-            await self._do_the_rest()
+            try:
+                await self._play_events()
+            except Exception as error:  # noqa: BLE001 - raised below, without a group around it
+                failure = error
+            else:
+                await self._do_the_rest()
             self._nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         if self.violation is None:
             self._check(lambda: self.books.check_end(self._ends()))
 
+    async def _play_events(self) -> None:
+        for event in self._history.events:
+            await trio.sleep(event.after)
+            await event.happen(self)
+        self._broken.clear()
+        for member in list(self._members):
+            await self._end(member, "is stopped")
+
     async def _do_the_rest(self) -> None:
-        with trio.move_on_after(self._patience):
+        self._rest.deadline = trio.current_time() + self._patience
+        with self._rest:
             while not self.books.is_at_rest(self._ends()):
                 if not self._members:
                     await trio.sleep(1)  # a supervisor restarts a process after a while
@@ -212,24 +230,30 @@ class _Simulation:
                 self._changed = trio.Event()
                 await self._changed.wait()
             # Readers of committed records wait for transactions that a crash has left open.
-            transactions = self._broker.transactions
+            transactions = self.broker.transactions
             while (deadline := transactions.next_deadline()) < math.inf:
                 await trio.sleep_until(deadline)
                 transactions.expire(trio.current_time())
 
     def _ends(self) -> dict[TP, int]:
-        return {tp: self._broker.log(tp).end for tp in self._read()}
+        return {
+            tp: self.broker.log(tp).end
+            for topic in sorted(self.broker.topics)
+            if self._is_read(topic)
+            for tp in self.broker.partitions(topic)
+        }
 
-    def _read(self) -> list[TP]:
-        return [tp for topic in self._history.topics for tp in self._broker.partitions(topic)]
+    def _is_read(self, topic: str) -> bool:
+        return topic in self._history.topics or self.handlers.has_reader(topic)
 
     # Events
 
     async def start(self) -> None:
         self._names += 1
         name = f"member {self._names}"
-        driver = FaultyDriver(MemoryDriver(broker=self._broker), self, order=self._order)
+        driver = FaultyDriver(MemoryDriver(broker=self.broker), self, order=self._order)
         member = _Member(name, driver)
+        driver.observer = MemberObserver(self.handlers, name, lambda: member.has_crashed)
         self._members.append(member)
         self.timeline.add(name, "starts")
         self._nursery.start_soon(self._live, member)
@@ -245,37 +269,45 @@ class _Simulation:
             await victim.driver.crash()
             await self._end(victim, "crashes")
 
-    def write(self, tp: TP, count: int) -> None:
-        log = self._broker.log(tp)
-        offsets = [
-            log.append(None, b"%d" % log.end, (), self._broker.clock()) for _ in range(count)
-        ]
+    def write(self, tp: TP, count: int, records: Sequence[Payload] | None = None) -> None:
+        log = self.broker.log(tp)
+        offsets = []
+        for number in range(count):
+            key, value, headers = self._payload(tp) if records is None else records[number]
+            offsets.append(log.append(key, value, headers, self.broker.clock()))
         self.timeline.add("", f"{tp}: {count} records from {offsets[0]} on")
         self.books.on_written(tp, offsets)
         log.changed.notify()
 
+    def _payload(self, tp: TP) -> Payload:
+        if self._records is None:
+            return None, b"%d" % self.broker.log(tp).end, ()
+        number = self._numbers[tp]
+        self._numbers[tp] += 1
+        return payload("the result of records", tp.topic, self._records(tp, number))
+
     def write_aborted(self, tp: TP, count: int) -> None:
-        log = self._broker.log(tp)
+        log = self.broker.log(tp)
         transaction = object()
         for _ in range(count):
-            log.append(None, b"aborted", (), self._broker.clock(), transaction)
+            log.append(None, b"aborted", (), self.broker.clock(), transaction)
         log.end_transaction(transaction, committed=False)
         self.timeline.add("", f"{tp}: {count} records that are aborted")
         log.changed.notify()
 
     def leave_gap(self, tp: TP, count: int) -> None:
         self.timeline.add("", f"{tp}: a gap of {count}")
-        self._broker.gap(tp, count)
+        self.broker.gap(tp, count)
 
     def add_partitions(self, topic: str, count: int) -> None:
         self.timeline.add("", f"{topic}: {count} more partitions")
-        self._broker.add_partitions(topic, count)
+        self.broker.add_partitions(topic, count)
 
     def cut_off(self, tp: TP, count: int) -> None:
-        end = max(0, self._broker.log(tp).end - count)
+        end = max(0, self.broker.log(tp).end - count)
         self.timeline.add("", f"{tp}: its records from {end} on are lost")
         self.books.on_cut_off(tp, end)
-        self._broker.cut_off(tp, end)
+        self.broker.cut_off(tp, end)
 
     def break_next(self, call: str, fault: Fault) -> None:
         self.timeline.add("", f"the next {call} has a fault: {fault}")
@@ -291,9 +323,7 @@ class _Simulation:
     async def _live(self, member: _Member) -> None:
         try:
             with member.scope:
-                await self._app_factory(
-                    member.driver, lambda *messages: self._on_done(member, messages)
-                )
+                await self._run_app(member)
         except BaseExceptionGroup as group:
             self._on_failure(member, group)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
@@ -304,6 +334,23 @@ class _Simulation:
                 self._members.remove(member)
             member.ended.set()
             self._changed.set()
+
+    async def _run_app(self, member: _Member) -> None:
+        def done(*messages: Message) -> None:
+            self._on_done(member, messages)
+
+        factory = cast(Callable[..., App | Awaitable[object]], self._app_factory)
+        made = factory(member.driver, done) if self._takes_done else factory(member.driver)
+        if not isinstance(made, App):
+            await made
+            return
+        if made.driver is not member.driver:
+            raise TypeError(
+                f"the app factory returned an app with another broker, {made!r}: pass the argument"
+                " of the app factory on, as in App(..., broker=broker)"
+            )
+        async with made:
+            await made.wait_stopped()
 
     def _on_failure(self, member: _Member, error: BaseException) -> None:
         if isinstance(error, BaseExceptionGroup):
@@ -330,11 +377,17 @@ class _Simulation:
             self.books.on_done(message.tp, message.offset)
 
     def _on_commit(self, group: str, offsets: Mapping[TP, int]) -> None:
-        mine = {tp: offset for tp, offset in offsets.items() if tp.topic in self._history.topics}
+        mine = {tp: offset for tp, offset in offsets.items() if self._is_read(tp.topic)}
         places = ", ".join(f"{tp}: {offset}" for tp, offset in sorted(mine.items()))
         self.timeline.add("", f"{group} has committed {places}")
         self._check(lambda: self.books.on_committed(mine))
         self._changed.set()
+
+    def _on_delay(self, delay: float) -> None:
+        """Give the run more time, because a handler waits for this long before a retry."""
+        due = trio.current_time() + delay
+        self.most = max(self.most, due + self._patience + PATIENCE)
+        self._rest.deadline = max(self._rest.deadline, due + self._patience)
 
     def _check(self, check: Callable[[], None]) -> None:
         """Check the books. The first violation ends the simulation."""
@@ -342,16 +395,35 @@ class _Simulation:
             check()
         except InvariantViolated as violation:
             self.timeline.add("", str(violation))
-            self.violation = self.violation or violation
+            if self.violation is None:
+                self.violation = InvariantViolated(f"{violation}{self._hint}")
             self._nursery.cancel_scope.cancel()
+
+    @property
+    def _hint(self) -> str:
+        """An addition to the text of a violation, if nothing can say that a record is done."""
+        if self.books.done:
+            return ""
+        outcomes = self.handlers.outcomes
+        if not self._takes_done and not outcomes:
+            return (
+                ". The app has no handlers, so nothing tells which records are done: give the app"
+                " factory a second argument, done, and call it"
+            )
+        if self._takes_done and any(each.handled for each in outcomes.values()):
+            return (
+                ". A handler has returned and has not called done: call it in the handler, or give"
+                " the app factory no argument done, so that handled records are done"
+            )
+        return ""
 
     def read_outputs(self) -> Counter[bytes | None]:
         """Return how often each value is in the outputs, for a reader of committed records."""
         return Counter(
             record.value
             for topic in self._outputs
-            for tp in self._broker.partitions(topic)
-            for record in self._broker.log(tp).read(0, 1 << 40, committed=True).records
+            for tp in self.broker.partitions(topic)
+            for record in self.broker.log(tp).read(0, 1 << 40, committed=True).records
         )
 
 

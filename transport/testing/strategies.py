@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from hypothesis import strategies as st
 
-from transport.arguments import whole
+from transport.arguments import instance, or_none, whole
 from transport.errors import BrokerUnavailable, RebalanceInProgress
 from transport.testing.faults import Fault, check_call, refused, slow, unanswered
 from transport.testing.history import (
@@ -25,6 +25,7 @@ from transport.testing.history import (
     WriteAborted,
     numbers_of_partitions,
 )
+from transport.testing.payloads import PayloadArg
 from transport.types import TP
 
 _counts = st.integers(1, 5)
@@ -58,16 +59,29 @@ def _breaks() -> st.SearchStrategy[Break]:
     )
 
 
-def events(topics: Mapping[str, int]) -> st.SearchStrategy[Event]:
+def _writes(
+    tps: st.SearchStrategy[TP], records: st.SearchStrategy[PayloadArg] | None
+) -> st.SearchStrategy[Write]:
+    if records is None:
+        return st.builds(Write, tps, _counts, after=_pauses)
+    some = st.lists(records, min_size=1, max_size=5)
+    return st.builds(Write, tps, records=some, after=_pauses)
+
+
+def events(
+    topics: Mapping[str, int], *, records: st.SearchStrategy[PayloadArg] | None = None
+) -> st.SearchStrategy[Event]:
     """Return a strategy for one event of a group that reads these topics.
 
     Args:
         topics: the topics with their numbers of partitions.
+        records: as in `histories`.
     """
     numbers_of_partitions("topics", topics)
+    or_none(instance, "records", records, kind=st.SearchStrategy, expected="a strategy or None")
     tps = st.sampled_from([TP(topic, n) for topic, count in topics.items() for n in range(count)])
     return st.one_of(
-        st.builds(Write, tps, _counts, after=_pauses),
+        _writes(tps, records),
         st.builds(Start, after=_pauses),
         st.builds(Gap, tps, _counts, after=_pauses),
         st.builds(WriteAborted, tps, _counts, after=_pauses),
@@ -78,14 +92,22 @@ def events(topics: Mapping[str, int]) -> st.SearchStrategy[Event]:
     )
 
 
-def histories(topics: Mapping[str, int], *, most: int = 40) -> st.SearchStrategy[History]:
+def histories(
+    topics: Mapping[str, int],
+    *,
+    most: int = 40,
+    records: st.SearchStrategy[PayloadArg] | None = None,
+) -> st.SearchStrategy[History]:
     """Return a strategy for histories of a group that reads these topics.
 
     Args:
         topics: the topics with their numbers of partitions.
         most: the largest number of events in a history.
+        records: a strategy for the payload of a record: a tuple of key, value and headers, or of
+            key and value. The events `Write` then have payloads, which shrink as well. None:
+            `simulate` decides.
     """
     whole("most", most)
-    return st.lists(events(topics), max_size=most).map(
+    return st.lists(events(topics, records=records), max_size=most).map(
         lambda drawn: History(dict(topics), tuple(drawn))
     )

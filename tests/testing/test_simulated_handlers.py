@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.effort import SEEDS
 from tests.testing.services import QUICK, TOPICS
-from transport import JSON, TP, App, Message, Retry
+from transport import JSON, TP, App, Batch, Message, Retry
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryDriver
 from transport.testing import (
@@ -23,6 +23,7 @@ from transport.testing import (
     History,
     InvariantViolated,
     MemoryBroker,
+    Outcomes,
     Report,
     Start,
     Write,
@@ -383,3 +384,34 @@ def test_same_seed_gives_the_same_delays(seed: int) -> None:
 
 def test_memory_broker_has_the_records_of_a_report() -> None:
     assert isinstance(played(billing(), wrote(b"a")).broker, MemoryBroker)
+
+
+# Batches
+
+
+@given(histories(TOPICS, most=20, records=payloads), st.integers(0, 1000))
+@settings(max_examples=settings.default.max_examples // 4)
+def test_batch_handler_loses_nothing(history: History, seed: int) -> None:
+    def make(broker: Driver) -> App:
+        async def bill(orders: Batch) -> None:
+            await trio.sleep(0.3)
+            if any(order.key == BAD for order in orders):
+                raise ValueError("a bad order")
+
+        app = App("billing", broker=broker, **QUICK)
+        app.batch_handler(
+            app.topic("orders"),
+            bill,
+            filter=lambda message: message.key != b"b",
+            retry=Retry(attempts=2, wait_initial=2.0),
+            dead_letters=app.topic("dead"),
+        )
+        return app
+
+    report = played(make, history, seed=seed)
+    report.check(all_may_fail=True)
+    places = {(tp, o) for tp, offsets in report.books.written.items() for o in offsets}
+    outcomes = report.handlers.get("bill", Outcomes())  # none: no member was started
+    assert set(outcomes.dead_letters) == {p for p in places if key_at(report, p) == BAD}
+    assert set(outcomes.filtered) == {p for p in places if key_at(report, p) == b"b"}
+    assert set(outcomes.handled) == places - set(outcomes.dead_letters) - set(outcomes.filtered)

@@ -63,9 +63,12 @@ class Calls(Protocol):
 class MessageCalls:
     """Calls for one message each."""
 
-    def __init__(self, plan: Plan, channel: Channel, *, in_transaction: bool) -> None:
+    def __init__(
+        self, plan: Plan, channel: Channel, events: Events, *, in_transaction: bool
+    ) -> None:
         self._plan = plan
         self._channel = channel
+        self._events = events
         self._in_transaction = in_transaction
         self.is_plain = not (channel.must_decode or in_transaction or plan.timeout is not None)
 
@@ -83,6 +86,7 @@ class MessageCalls:
         await call_in_time(self._plan, message)
         if message.refcount > 0:  # the function may have acked it
             message.ack()
+        self._events.handled(message)
 
     def source(self, work: Work[AnyMessage]) -> AnyMessage:
         return work.held
@@ -168,6 +172,7 @@ class BatchCalls:
                     in_hand.set(part)
                 await call_in_time(self._plan, part)
                 part.ack()
+                self._events.handled(part)
             work.parts.popleft()
             work.attempts = None
 

@@ -106,7 +106,9 @@ class Handler(Service):
                 self._on_change,
                 self._load,
             )
-            self._calls = MessageCalls(plan, channel, in_transaction=self._in_transaction)
+            self._calls = MessageCalls(
+                plan, channel, self._events, in_transaction=self._in_transaction
+            )
         else:
             self._intake = BatchIntake(
                 plan.batch, channel, self._order, self._memory, self._on_change
@@ -296,7 +298,7 @@ class Handler(Service):
     async def _work(self, number: int) -> None:
         """Handle messages, one after the other, until cancelled."""
         workers, order, flow, intake = self._workers, self._order, self._flow, self._intake
-        is_plain, fn = self._calls.is_plain, self.plan.fn
+        is_plain, fn, events = self._calls.is_plain, self.plan.fn, self._events
         now = trio.lowlevel.current_clock().current_time
         await workers.begin()
         while True:
@@ -320,7 +322,8 @@ class Handler(Service):
                 except Exception as error:  # noqa: BLE001 - each is a failure of the message
                     await self._on_failure(work, error)
                 else:
-                    self._on_success(work)
+                    events.handled(message)
+                    self._end(work)
             else:
                 await self._handle(work)
             if workers.latest != number:
@@ -348,11 +351,7 @@ class Handler(Service):
         except Exception as error:  # noqa: BLE001 - each is a failure of the message
             await self._on_failure(work, error)
         else:
-            self._on_success(work)
-
-    def _on_success(self, work: Work[Any]) -> None:
-        self._events.handled(work.held)
-        self._end(work)
+            self._end(work)
 
     def _end(self, work: Work[Any]) -> None:
         """End a message that has begun: the next one of its key may begin."""

@@ -143,6 +143,15 @@ async def seeks_to_the_next(scenario: Calling) -> None:
     await scenario.app.consumer.seek(ORDERS[0], 3)
 
 
+async def seeks_to_the_end(scenario: Calling) -> None:
+    consumer = scenario.app.consumer
+    try:
+        await consumer.seek_to_end()
+    finally:  # the rest of the scenario needs all messages
+        with trio.CancelScope(shield=True):
+            await consumer.seek_to_beginning()
+
+
 async def subscribes(scenario: Calling) -> None:
     scenario.app.topic("others").noack()
     await scenario.app.conductor.wait_for_subscriptions()
@@ -233,7 +242,7 @@ CALLS: dict[str, Call] = {
         scenario.app.conductor.on_client_only_start()
     ),
     "Consumer.getmany": gets_many,
-    "Consumer.commit": lambda scenario: scenario.app.consumer.commit(),
+    "Consumer.commit": lambda scenario: scenario.app.consumer.commit(metadata="a text"),
     "Consumer.force_commit": lambda scenario: scenario.app.consumer.force_commit(),
     "Consumer.commit_and_end_transactions": lambda scenario: (
         scenario.app.consumer.commit_and_end_transactions()
@@ -242,6 +251,21 @@ CALLS: dict[str, Call] = {
     "Consumer.wait_empty": lambda scenario: scenario.app.consumer.wait_empty(),
     "Consumer.seek": seeks_back,
     "Consumer.seek_to_committed": lambda scenario: scenario.app.consumer.seek_to_committed(),
+    "Consumer.seek_to_beginning": lambda scenario: scenario.app.consumer.seek_to_beginning(),
+    "Consumer.seek_to_end": seeks_to_the_end,
+    "Consumer.seek_to_time": lambda scenario: scenario.app.consumer.seek_to_time(0.0),
+    "Consumer.position": lambda scenario: scenario.app.consumer.position(ORDERS[0]),
+    "Consumer.committed": lambda scenario: scenario.app.consumer.committed(ORDERS),
+    "Consumer.committed_metadata": lambda scenario: scenario.app.consumer.committed_metadata(
+        ORDERS
+    ),
+    "Consumer.beginning_offsets": lambda scenario: scenario.app.consumer.beginning_offsets(ORDERS),
+    "Consumer.end_offsets": lambda scenario: scenario.app.consumer.end_offsets(ORDERS),
+    "Consumer.offsets_for_times": lambda scenario: scenario.app.consumer.offsets_for_times(
+        dict.fromkeys(ORDERS, 0.0)
+    ),
+    "Consumer.topics": lambda scenario: scenario.app.consumer.topics(),
+    "Consumer.partitions": lambda scenario: scenario.app.consumer.partitions("orders"),
     "Consumer.perform_seek": lambda scenario: scenario.app.consumer.perform_seek(),
     "Consumer.wait_for_stopped_flow": waits_for_stopped_flow,
     "Consumer.on_task_error": fails_a_task,
@@ -326,6 +350,9 @@ IN_TRANSACTION: dict[str, Call] = {
         scenario.app.consumer.commit_and_end_transactions()
     ),
     "Consumer.seek": seeks_to_the_next,
+    "Consumer.commit with metadata": lambda scenario: scenario.app.consumer.commit(
+        metadata="a text"
+    ),
     "Consumer.seek_to_committed": lambda scenario: scenario.app.consumer.seek_to_committed(),
     "Consumer.wait_empty": lambda scenario: scenario.app.consumer.wait_empty(),
     "Consumer.restart": lambda scenario: scenario.app.consumer.restart(),

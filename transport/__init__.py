@@ -59,7 +59,7 @@ from transport.producing.producer import Producer
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.settings import Settings, SettingsArgs
 from transport.topic import MessageArgs, Topic
-from transport.types import TP, GroupMetadata, Record, RecordMetadata
+from transport.types import TP, GroupMetadata, OffsetAndTimestamp, Record, RecordMetadata
 
 __all__ = [
     "JSON",
@@ -102,6 +102,7 @@ __all__ = [
     "NotAssigned",
     "NotInTransaction",
     "NotLoaded",
+    "OffsetAndTimestamp",
     "OffsetOutOfRange",
     "PartitionState",
     "PendingMessage",

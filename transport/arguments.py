@@ -37,6 +37,7 @@ __all__ = [
     "headers_of",
     "instance",
     "is_number",
+    "metadata_text",
     "milliseconds_of",
     "offset",
     "offsets_of",
@@ -46,8 +47,11 @@ __all__ = [
     "shown",
     "some_of",
     "text",
+    "time",
+    "times_of",
     "topic_name",
     "topic_partition",
+    "topics_of",
     "whole",
     "wrong_type",
     "wrong_value",
@@ -60,6 +64,8 @@ MOST_OFFSET = 2**63 - 1
 # A message's timestamp, in seconds, must lie before the year 10000. Present times in milliseconds
 # are far larger, so this bound detects a wrong unit.
 _MOST_TIMESTAMP = 253_402_300_800.0
+# A broker with default settings accepts 4096 bytes, of which the library uses some for its notes.
+_MOST_METADATA = 3800
 _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 
 
@@ -137,6 +143,53 @@ def some_of(name: str, values: Collection[Any] | None) -> set[str | TP] | None:
     return checked
 
 
+def topics_of(name: str, first: Any, others: Collection[Any] = ()) -> set[str | TP] | None:
+    """Check topic names and partitions: one argument each, or one collection of all as `first`."""
+    if isinstance(first, (str, TP)):
+        return some_of(name, [first, *others])
+    if others:
+        raise TypeError(
+            f"{name} must be topics' names and TPs, or one collection of them, not"
+            f" {shown(first)} and {len(others)} more"
+        )
+    return some_of(name, first)
+
+
+def metadata_text(name: str, value: Any) -> None:
+    """Check the text that is stored with a committed offset."""
+    instance(name, value, str, "a str or None")
+    if (size := len(_encoded(name, value))) > _MOST_METADATA:
+        raise ValueError(
+            f"{name} must have at most {_MOST_METADATA:,} bytes in UTF-8, not {size:,}: a broker"
+            " refuses more"
+        )
+
+
+def time(name: str, value: Any) -> int:
+    """Check a time, in seconds since 1970, and return it in milliseconds."""
+    if is_number(value) and 0 <= value < _MOST_TIMESTAMP:  # False for nan
+        return round(value * 1000)
+    expected = "a number of seconds since 1970, before the year 10000"
+    if not is_number(value):
+        raise wrong_type(name, expected, value)
+    error = wrong_value(name, expected, value)
+    for unit, factor in _UNITS:
+        if _MOST_TIMESTAMP <= value < _MOST_TIMESTAMP * factor:
+            raise ValueError(f"{error}; if it is in {unit}, divide it by {factor:,.0f}")
+    raise error
+
+
+def times_of(name: str, values: Any) -> dict[TP, int]:
+    """Check times by partition, in seconds since 1970, and return them in milliseconds."""
+    if not isinstance(values, Mapping):
+        raise wrong_type(name, "a mapping such as {TP('orders', 0): 1767225600.0}", values)
+    checked: dict[TP, int] = {}
+    for key, value in values.items():
+        tp = topic_partition(f"each key of {name}", key)
+        checked[tp] = time(f"the time of {tp} in {name}", value)
+    return checked
+
+
 def offsets_of(name: str, values: Any, *, optional: bool = False) -> dict[TP, Any]:
     """Check offsets by partition.
 
@@ -173,15 +226,7 @@ def milliseconds_of(topic: str, timestamp: Any) -> int | None:
         return None
     if is_number(timestamp) and 0 <= timestamp < _MOST_TIMESTAMP:  # False for nan
         return round(timestamp * 1000)
-    what = f"the timestamp of a message for {topic!r}"
-    expected = "a number of seconds since 1970, before the year 10000"
-    if not is_number(timestamp):
-        raise wrong_type(what, expected, timestamp)
-    error = wrong_value(what, expected, timestamp)
-    for unit, factor in _UNITS:
-        if _MOST_TIMESTAMP <= timestamp < _MOST_TIMESTAMP * factor:
-            raise ValueError(f"{error}; if it is in {unit}, divide it by {factor:,.0f}")
-    raise error
+    return time(f"the timestamp of a message for {topic!r}", timestamp)
 
 
 def headers_of(topic: str, headers: HeadersArg) -> Headers:
@@ -200,12 +245,12 @@ def headers_of(topic: str, headers: HeadersArg) -> Headers:
             case _:
                 raise TypeError(f"{what} must be {expected}; one is {shown(pair)}")
         if not name.isascii():
-            _encoded(what, name)
+            _encoded(f"each name in {what}", name)
     return pairs
 
 
-def _encoded(what: str, name: str) -> bytes:
+def _encoded(what: str, value: str) -> bytes:
     try:
-        return name.encode()
+        return value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} must have names that are UTF-8; one is {shown(name)}") from None
+        raise ValueError(f"{what} must be text that UTF-8 can encode, not {shown(value)}") from None

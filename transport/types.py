@@ -62,6 +62,13 @@ class Record(Protocol):
     def timestamp_type(self) -> int | None: ...
 
 
+class OffsetAndTimestamp(NamedTuple):
+    """The place of a record in its partition, and its timestamp in seconds since 1970."""
+
+    offset: int
+    timestamp: float
+
+
 class RecordMetadata(NamedTuple):
     """The place of a written message. It is a tuple because that is three times as fast to make.
 

@@ -64,6 +64,37 @@ async def test_open_send_iterate_ack_and_commit(there: Place) -> None:
         assert again.offset == 1
 
 
+async def test_questions_about_offsets_and_topics(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        consumer, tp = app.consumer, TP(there.name, 0)
+        await app.producer.create_topic(there.name, 1)
+        assert there.name in await consumer.topics()
+        assert await consumer.partitions(there.name) == {tp}
+        orders = app.topic(there.name)
+        for n in range(4):
+            await orders.send_and_wait(value=b"%d" % n, timestamp=1000.0 + n)
+        assert await consumer.beginning_offsets([tp]) == {tp: 0}
+        assert await consumer.end_offsets([tp]) == {tp: 4}
+        assert await consumer.offsets_for_times({tp: 1001.5}) == {tp: (2, 1002.0)}
+        with pytest.raises(UnknownTopic):
+            await consumer.end_offsets([TP(there.name, 1)])
+        messages = orders.noack()
+        (first,) = await take(messages, 1)
+        first.ack()
+        assert await consumer.position(tp) == 1
+        assert await consumer.commit(there.name, TP("other", 0), metadata="a text")
+        assert await consumer.committed(tp) == 1
+        assert await consumer.committed([tp]) == {tp: 1}
+        assert await consumer.committed_metadata(tp) == "a text"
+        assert await consumer.committed_metadata([tp]) == {tp: "a text"}
+        assert await consumer.seek_to_time(1003.0) == {tp: 3}
+        assert await consumer.seek_to_end(tp) == {tp: 4}
+        assert await consumer.seek_to_beginning() == {tp: 0}
+        assert [message.offset for message in await take(messages, 2)] == [0, 1]
+        with pytest.raises(TypeError, match="tps must be partitions"):
+            await consumer.end_offsets(there.name)  # type: ignore[arg-type]
+
+
 async def test_a_header_may_have_no_value(there: Place) -> None:
     async with open_app(app_of(there)) as app:
         await app.producer.create_topic(there.name, 1)

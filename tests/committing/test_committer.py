@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -47,9 +48,12 @@ class ScriptedClient:
     tried_at: list[float] = attrs.field(factory=list)
     timeouts: list[float] = attrs.field(factory=list)
     made: list[Mapping[TP, int]] = attrs.field(factory=list)
+    texts: list[Mapping[TP, str]] = attrs.field(factory=list)  # of the commits in `made`
     at_once: int = 0
 
-    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
+    async def commit(
+        self, offsets: Mapping[TP, int], timeout: float, texts: Mapping[TP, str]
+    ) -> None:
         self.at_once += 1
         assert self.at_once == 1
         self.tried.append(dict(offsets))
@@ -60,6 +64,7 @@ class ScriptedClient:
         if self.script and (error := self.script.pop(0)) is not None:
             raise error
         self.made.append(dict(offsets))
+        self.texts.append(dict(texts))
 
 
 @attrs.define
@@ -181,6 +186,62 @@ async def test_caller_with_another_partition_gets_the_next_attempt(offset: int) 
         rig.ack(B, offset)
         assert await rig.committer.commit([B])
         assert rig.client.made == [{A: 1}, {B: offset}]
+
+
+@jumping
+async def test_text_is_committed_with_the_offsets_of_its_topics() -> None:
+    async with at_work(ScriptedClient()) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        nursery.start_soon(functools.partial(rig.committer.commit, [A], text="of a"))
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        assert (rig.client.made, rig.client.texts) == ([{A: 1, B: 1}], [{A: "of a"}])
+        rig.ack(A)
+        assert await rig.committer.commit()
+        assert (rig.client.made[1:], rig.client.texts[1:]) == ([{A: 2}], [{}])
+
+
+@jumping
+async def test_text_is_committed_with_an_offset_that_is_committed_already() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        rig.ack(A)
+        assert not await rig.committer.commit(["b"], text="again")
+        assert await rig.committer.commit(text="first")
+        assert not await rig.committer.commit(["a"], text="")
+        assert rig.client.made == [{B: 0}, {A: 1, B: 0}, {A: 1}]
+        assert rig.client.texts == [{B: "again"}, {A: "first", B: "first"}, {}]
+
+
+@jumping
+async def test_last_text_of_a_shared_attempt_counts() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        for topics, text in (["a"], "one"), ([A], "two"), (["b"], "three"):
+            await trio.sleep(0.1)
+            nursery.start_soon(functools.partial(rig.committer.commit, topics, text=text))
+        await trio.sleep(5)
+        assert rig.client.texts == [{}, {A: "two", B: "three"}]
+
+
+@jumping
+async def test_caller_with_a_text_does_not_share_the_attempt_in_flight() -> None:
+    async with at_work(ScriptedClient(seconds=1)) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(0.5)
+        assert not await rig.committer.commit(["a"], text="a text"), "it did not move the offset"
+        assert (rig.client.made, rig.client.texts) == ([{A: 1}, {A: 1}], [{}, {A: "a text"}])
+
+
+@jumping
+async def test_text_is_kept_when_its_commit_is_retried() -> None:
+    client = ScriptedClient([RebalanceInProgress("a join"), CommitFailed("no member")])
+    async with at_work(client) as rig:
+        rig.ack(A)
+        assert await rig.committer.commit(["a"], text="a text")
+        assert (rig.client.made, rig.client.texts) == ([{A: 1}], [{A: "a text"}])
 
 
 @jumping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import pytest
@@ -182,14 +183,14 @@ async def test_partition_is_not_released_during_a_commit_of_it() -> None:
     answered = trio.Event()
     async with one, trio.open_nursery() as nursery:
 
-        async def commit(make: Function, offsets: Mapping[TP, int], timeout: float) -> None:
+        async def commit(make: Function, offsets: Mapping[TP, int], *others: Any) -> None:
             asked.append(offsets)
             if len(asked) == 1:  # the last commit of the revoked partition; another is for all
                 nursery.start_soon(one.consumer.commit)
                 await trio.sleep(1)
                 raise CommitUnknown("no answer")
             await answered.wait()
-            await make(offsets, timeout)
+            await make(offsets, *others)
 
         replace(one, "commit", commit)
         for message in await take(one.topic("orders").noack(), 6):

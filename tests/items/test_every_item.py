@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -195,5 +196,6 @@ def test_a_call_takes_the_arguments_of_faust_in_their_order(
     keywords = {name: name for name in re.findall(r"\w+", by_keyword)}
     bound = inspect.signature(ours).bind("self", *positional, **keywords)
     for name in [*positional, *keywords]:
-        passed_on = [*bound.arguments.get("args", ()), *bound.arguments.get("options", {}).values()]
+        more = [bound.arguments.get(name, ()) for name in ("args", "others")]
+        passed_on = [*itertools.chain(*more), *bound.arguments.get("options", {}).values()]
         assert bound.arguments.get(name) == name or name in passed_on

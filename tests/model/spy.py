@@ -61,8 +61,10 @@ class _SpiedOn:
         await self._client.seek(tp, offset)
         self._check(self._reference.on_sought, tp, offset)
 
-    async def commit(self, offsets: Mapping[TP, int], timeout: float) -> None:
-        await self._client.commit(offsets, timeout)
+    async def commit(
+        self, offsets: Mapping[TP, int], timeout: float, texts: Mapping[TP, str]
+    ) -> None:
+        await self._client.commit(offsets, timeout, texts)
         self._check(self._reference.on_committed, offsets)
 
     def _note_release(self, event: Rebalance) -> None:

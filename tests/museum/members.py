@@ -106,9 +106,9 @@ class Commits:
         self._turned = trio.Event()
         replace(app, "commit", self._commit)
 
-    async def _commit(self, make: Function, offsets: Mapping[TP, int], timeout: float) -> None:
+    async def _commit(self, make: Function, offsets: Mapping[TP, int], *others: Any) -> None:
         self.tried.append(dict(offsets))
-        await make(offsets, timeout)
+        await make(offsets, *others)
         self._made.update(offsets)
         self._turned.set()
         self._turned = trio.Event()

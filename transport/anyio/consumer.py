@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import overload
 
 import trio
 
@@ -13,7 +15,7 @@ from transport.consuming.consumer import Consumer
 from transport.consuming.getmany import GetMany, until_set
 from transport.consuming.stuck import Stuck
 from transport.message import AnyMessage
-from transport.types import TP
+from transport.types import TP, OffsetAndTimestamp
 
 
 class AioConsumer:
@@ -24,16 +26,29 @@ class AioConsumer:
         self._guest = guest
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
+        self,
+        topics: str | TP | Collection[str | TP] | None = None,
+        *others: str | TP | bool,
+        start_new_transaction: bool = True,
+        metadata: str | None = None,
     ) -> bool:
         """Commit the safe offsets, and return whether an offset moved; see `Consumer.commit`."""
-        return await self._guest.call(self.native.commit, topics, start_new_transaction)
+        commit = functools.partial(
+            self.native.commit, start_new_transaction=start_new_transaction, metadata=metadata
+        )
+        return await self._guest.call(commit, topics, *others)
 
     async def force_commit(
-        self, topics: Collection[str | TP] | None = None, start_new_transaction: bool = True
+        self,
+        topics: str | TP | Collection[str | TP] | None = None,
+        *others: str | TP | bool,
+        start_new_transaction: bool = True,
+        metadata: str | None = None,
     ) -> bool:
         """Commit now, regardless of the interval: the same as `commit`."""
-        return await self.commit(topics, start_new_transaction)
+        return await self.commit(
+            topics, *others, start_new_transaction=start_new_transaction, metadata=metadata
+        )
 
     async def commit_and_end_transactions(self) -> None:
         """Commit the safe offsets, and begin no transaction after that.
@@ -57,6 +72,60 @@ class AioConsumer:
     async def perform_seek(self) -> None:
         """Seek all partitions to their committed offsets: the same as `seek_to_committed`."""
         await self._guest.call(self.native.perform_seek)
+
+    async def seek_to_beginning(self, *tps: TP) -> dict[TP, int]:
+        """Seek partitions to the first offsets of their logs; see `Consumer.seek_to_beginning`."""
+        return await self._guest.call(self.native.seek_to_beginning, *tps)
+
+    async def seek_to_end(self, *tps: TP) -> dict[TP, int]:
+        """Seek partitions to the ends of their logs; see `Consumer.seek_to_end`."""
+        return await self._guest.call(self.native.seek_to_end, *tps)
+
+    async def seek_to_time(self, times: float | Mapping[TP, float]) -> dict[TP, int]:
+        """Seek partitions to their first messages since a time; see `Consumer.seek_to_time`."""
+        return await self._guest.call(self.native.seek_to_time, times)
+
+    async def position(self, tp: TP) -> int:
+        """Return the offset of the next message of a partition; see `Consumer.position`."""
+        return await self._guest.call(self.native.position, tp)
+
+    @overload
+    async def committed(self, tps: TP) -> int | None: ...
+    @overload
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]: ...
+    async def committed(self, tps: TP | Iterable[TP]) -> int | dict[TP, int | None] | None:
+        """Return the offsets that the group has committed; see `Consumer.committed`."""
+        return await self._guest.call(self.native.committed, tps)
+
+    @overload
+    async def committed_metadata(self, tps: TP) -> str | None: ...
+    @overload
+    async def committed_metadata(self, tps: Iterable[TP]) -> dict[TP, str | None]: ...
+    async def committed_metadata(self, tps: TP | Iterable[TP]) -> str | dict[TP, str | None] | None:
+        """Return the texts of committed offsets; see `Consumer.committed_metadata`."""
+        return await self._guest.call(self.native.committed_metadata, tps)
+
+    async def beginning_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Return the first offset of each log; see `Consumer.beginning_offsets`."""
+        return await self._guest.call(self.native.beginning_offsets, tps)
+
+    async def end_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Return the offset after the last one of each log; see `Consumer.end_offsets`."""
+        return await self._guest.call(self.native.end_offsets, tps)
+
+    async def offsets_for_times(
+        self, times: Mapping[TP, float]
+    ) -> dict[TP, OffsetAndTimestamp | None]:
+        """Return the first message of each log since a time; see `Consumer.offsets_for_times`."""
+        return await self._guest.call(self.native.offsets_for_times, times)
+
+    async def topics(self) -> frozenset[str]:
+        """Return the names of all topics; see `Consumer.topics`."""
+        return await self._guest.call(self.native.topics)
+
+    async def partitions(self, topic: str) -> frozenset[TP]:
+        """Return all partitions of a topic; see `Consumer.partitions`."""
+        return await self._guest.call(self.native.partitions, topic)
 
     async def wait_empty(self) -> None:
         """Wait until all delivered messages are acked, then commit; see `Consumer.wait_empty`."""

@@ -22,7 +22,7 @@ import trio
 from transport.backoff import Backoff
 from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
 from transport.committing.transactions import Scope, TransactionManager
-from transport.delivering.assignment import Assignment
+from transport.delivering.assignment import Assignment, is_among
 from transport.delivering.drain import until_done
 from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import Ledger, ledger_of
@@ -94,7 +94,11 @@ class BarrierCommitter:
         return not self._unanswered
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
+        self,
+        topics: Collection[str | TP] | None = None,
+        *,
+        begins_next: bool = True,
+        text: str | None = None,
     ) -> bool:
         """Commit the transactions of `topics`, and return whether an offset moved.
 
@@ -105,6 +109,8 @@ class BarrierCommitter:
             topics: names and partitions, mixed; None: all.
             begins_next: begin the next transaction. If False, nothing is delivered until the next
                 commit.
+            text: stored with the offsets of `topics`. An offset that is committed already is
+                committed again.
 
         Raises:
             NotInTransaction: the task has a message in hand, for which the commit would wait.
@@ -115,7 +121,7 @@ class BarrierCommitter:
         held = in_hand.get()
         if held is not None and held.is_open and ledger_of(held) in self._mine():
             raise NotInTransaction(f"a commit waits for {held!r}, which is in hand: ack it first")
-        attempt = self._queue.join(topics)
+        attempt = self._queue.join(topics, text)
         attempt.begins_next = attempt.begins_next and begins_next
         return await attempt.wait()
 
@@ -222,7 +228,7 @@ class BarrierCommitter:
             if not self._is_last:
                 await self._begin(scope)
             return  # nothing was delivered yet
-        has_work = is_abort or scope.written or self._due(scope)
+        has_work = is_abort or scope.written or self._due(scope, attempt)
         if not has_work and alone is None and scope.alone is None:
             return
         with self._suspended(scope):
@@ -263,30 +269,33 @@ class BarrierCommitter:
             )
 
     async def _commit_drained(self, scope: Scope, attempt: CommitAttempt, deadline: float) -> None:
-        due = self._due(scope)
+        due = self._due(scope, attempt)
         backoff = Backoff(_LONGEST_WAIT, self._bound)
         while True:
             try:
-                await self._request(scope, due, deadline)
+                await self._request(scope, due, attempt, deadline)
                 break
             except RebalanceInProgress:
                 if backoff.is_spent:
                     raise
                 await backoff.wait()
-                due = self._due(scope)  # partitions may be lost during the wait
+                due = self._due(scope, attempt)  # partitions may be lost during the wait
             except CommitFailed:
                 await self._wait_for_loss(due)
                 raise
         for ledger, offset in due.items():
+            attempt.moved = attempt.moved or ledger.committed != offset
             ledger.committed = offset
-        attempt.moved = attempt.moved or bool(due)
 
-    async def _request(self, scope: Scope, due: dict[Ledger, int], deadline: float) -> None:
+    async def _request(
+        self, scope: Scope, due: dict[Ledger, int], attempt: CommitAttempt, deadline: float
+    ) -> None:
         """Commit the transaction of a scope. Without an answer, the scope stays unanswered."""
         self._unanswered[scope] = due
         try:
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
-            await self._transactions.commit_scope(scope, offsets, deadline)
+            texts = attempt.texts_of(offsets)
+            await self._transactions.commit_scope(scope, offsets, deadline, texts)
         except TransportError as exc:
             if not isinstance(exc, CommitUnknown):
                 del self._unanswered[scope]
@@ -388,10 +397,10 @@ class BarrierCommitter:
         if ledgers:
             self._resume_ledgers(ledgers)
 
-    def _due(self, scope: Scope) -> dict[Ledger, int]:
-        return {
-            ledger: offset for ledger in self._ledgers(scope) if (offset := ledger.due) is not None
-        }
+    def _due(self, scope: Scope, attempt: CommitAttempt) -> dict[Ledger, int]:
+        mine = set(self._ledgers(scope))
+        due = self._assignment.due(repeats=attempt.has_text_of)
+        return {ledger: offset for ledger, offset in due.items() if ledger in mine}
 
     def _ledgers(self, scope: Scope) -> list[Ledger]:
         scope_of = self._transactions.scope_of  # none for a partition that is being released
@@ -401,9 +410,7 @@ class BarrierCommitter:
         return list(self._assignment.values())
 
     def _is_meant(self, scope: Scope, topics: Collection[str | TP] | None) -> bool:
-        return topics is None or any(
-            ledger.tp in topics or ledger.tp.topic in topics for ledger in self._ledgers(scope)
-        )
+        return topics is None or any(is_among(each.tp, topics) for each in self._ledgers(scope))
 
 
 async def _until_answered(call: Callable[[], Awaitable[None]]) -> None:

@@ -8,11 +8,12 @@ caller does not cancel the attempt; its outcome is always recorded.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import attrs
 import trio
 
+from transport.delivering.assignment import is_among
 from transport.errors import AppClosed, CommitUnknown, TransportError
 from transport.types import TP
 
@@ -23,6 +24,8 @@ class CommitAttempt:
 
     Attributes:
         topics: names and partitions; None: all.
+        texts: the texts to commit with the offsets, each for names and partitions or None (all), in
+            the order of the calls.
         begins_next: whether the next transaction begins after it.
         aborted: the topics and partitions whose transactions it aborts instead of committing them;
             None: all of them.
@@ -32,6 +35,7 @@ class CommitAttempt:
     """
 
     topics: set[str | TP] | None
+    texts: list[tuple[set[str | TP] | None, str]] = attrs.field(factory=list)
     begins_next: bool = True
     aborted: set[str | TP] | None = attrs.field(factory=set)
     alone: TP | None = None
@@ -52,6 +56,21 @@ class CommitAttempt:
     def abort(self, topics: Collection[str | TP] | None) -> None:
         """Abort the transactions of these topics as well, which the attempt has; None: all."""
         self.aborted = _union(self.aborted, topics)
+
+    def text_of(self, tp: TP) -> str | None:
+        """Return the text to commit with the offset of a partition; None: no caller gave one."""
+        for topics, text in reversed(self.texts):
+            if is_among(tp, topics):
+                return text
+        return None
+
+    def has_text_of(self, tp: TP) -> bool:
+        """Return whether a caller gave a text for the partition."""
+        return self.text_of(tp) is not None
+
+    def texts_of(self, tps: Iterable[TP]) -> dict[TP, str]:
+        """Return the texts of partitions, without those that have none."""
+        return {tp: text for tp in tps if (text := self.text_of(tp))}
 
     def _widen(self, topics: Collection[str | TP] | None) -> None:
         self.topics = _union(self.topics, topics)
@@ -94,8 +113,12 @@ class CommitQueue:
         self._has_ended = False
 
     @trio.lowlevel.enable_ki_protection
-    def join(self, topics: Collection[str | TP] | None) -> CommitAttempt:
-        """Add these topics to the next attempt and return it. Raises AppClosed after `run`."""
+    def join(self, topics: Collection[str | TP] | None, text: str | None = None) -> CommitAttempt:
+        """Add these topics to the next attempt and return it. Raises AppClosed after `run`.
+
+        Args:
+            text: committed with their offsets. None: the text of another caller, if there is one.
+        """
         if self._has_ended:
             raise AppClosed("the app is closing: nothing can be committed")
         if self._next is None:
@@ -103,6 +126,8 @@ class CommitQueue:
             self._wanted.set()
         else:
             self._next._widen(topics)
+        if text is not None:
+            self._next.texts.append((None if topics is None else set(topics), text))
         return self._next
 
     async def wait_for_running(self) -> bool:

@@ -83,7 +83,11 @@ class Committer:
         self.commit_had_no_effect = False
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
+        self,
+        topics: Collection[str | TP] | None = None,
+        *,
+        begins_next: bool = True,
+        text: str | None = None,
     ) -> bool:
         """Commit the safe offsets of `topics`, and return whether an offset moved.
 
@@ -94,6 +98,8 @@ class Committer:
         Args:
             topics: names and partitions, mixed; None: all.
             begins_next: has no effect here: without transactions a commit does not stop delivery.
+            text: stored with the offsets of `topics`. An offset that is committed already is
+                committed again.
 
         Raises:
             CommitUnknown: no answer within the timeout. The next commit settles it.
@@ -101,7 +107,7 @@ class Committer:
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as their classes say.
             AppClosed: `run` ended before the commit began.
         """
-        attempt = self._join(topics)
+        attempt = self._join(topics, text)
         if attempt is None:
             await trio.lowlevel.checkpoint()
             return False
@@ -153,13 +159,13 @@ class Committer:
         await self._queue.run()
 
     @trio.lowlevel.enable_ki_protection
-    def _join(self, topics: Collection[str | TP] | None) -> CommitAttempt | None:
-        due = self._due(topics)
+    def _join(self, topics: Collection[str | TP] | None, text: str | None) -> CommitAttempt | None:
+        due = self._due(topics, lambda tp: text is not None)
         if not due:
             return None
-        if due.items() <= self._carried.items():
+        if text is None and due.items() <= self._carried.items():
             return self._queue.running
-        return self._queue.join(topics)
+        return self._queue.join(topics, text)
 
     async def _make(self, attempt: CommitAttempt) -> None:
         try:
@@ -175,12 +181,12 @@ class Committer:
         keep them, they are lost by the time of the retry, and nothing of them is due.
         """
         backoff = Backoff(_LONGEST_WAIT, self._patience)
-        while due := self._due(attempt.topics):
+        while due := self._due(attempt.topics, attempt.has_text_of):
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             self.commit_had_no_effect = False
             try:
-                await self._commit(offsets)
+                await self._commit(offsets, attempt.texts_of(offsets))
             except (RebalanceInProgress, CommitFailed) as exc:
                 self.commit_had_no_effect = True
                 is_out = isinstance(exc, CommitFailed)
@@ -198,19 +204,21 @@ class Committer:
             except PartitionGone as exc:
                 self._leave_out(exc, due)
             else:
+                attempt.moved = any(ledger.committed != at for ledger, at in due.items())
                 for ledger, offset in due.items():
                     ledger.committed = offset
-                attempt.moved = True
                 break
         if self._has_suspended:  # the commit succeeded, or its partitions are lost
             self._has_suspended = False
             self._resume()
 
-    def _due(self, topics: Collection[str | TP] | None) -> dict[Ledger, int]:
+    def _due(
+        self, topics: Collection[str | TP] | None, repeats: Callable[[TP], bool]
+    ) -> dict[Ledger, int]:
         """Return the offsets to commit, without partitions that are to be left out."""
         return {
             ledger: offset
-            for ledger, offset in self._assignment.due(topics).items()
+            for ledger, offset in self._assignment.due(topics, repeats).items()
             if ledger not in self._leaving and not self._is_left_out(ledger, offset)
         }
 
@@ -243,11 +251,11 @@ class Committer:
             )
 
     @trio.lowlevel.enable_ki_protection
-    async def _commit(self, offsets: Mapping[TP, int]) -> None:
+    async def _commit(self, offsets: Mapping[TP, int], texts: Mapping[TP, str]) -> None:
         """Commit the offsets; if the client hangs, raise CommitUnknown after the timeout."""
         try:
             with trio.fail_after(self._timeout + _MARGIN):
-                await self._client.commit(offsets, self._timeout)
+                await self._client.commit(offsets, self._timeout, texts)
         except trio.TooSlowError:
             raise CommitUnknown(
                 f"the client did not answer within commit_timeout ({self._timeout:g} s)"

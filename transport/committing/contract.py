@@ -23,13 +23,18 @@ class AnyCommitter(Protocol):
         """
 
     async def commit(
-        self, topics: Collection[str | TP] | None = None, *, begins_next: bool = True
+        self,
+        topics: Collection[str | TP] | None = None,
+        *,
+        begins_next: bool = True,
+        text: str | None = None,
     ) -> bool:
         """Commit the safe offsets of `topics`; return whether an offset moved.
 
         Args:
             topics: names and partitions, mixed; None: all.
             begins_next: with transactions, begin the next one.
+            text: stored with the offsets. An offset that is committed already is committed again.
         """
 
     async def abort_and_rewind(self, topics: Collection[str | TP] | None = None) -> bool:

@@ -400,18 +400,23 @@ class TransactionManager:
         return bool(by_scope)
 
     async def commit_scope(
-        self, scope: Scope, offsets: Mapping[TP, int], deadline: float = math.inf
+        self,
+        scope: Scope,
+        offsets: Mapping[TP, int],
+        deadline: float = math.inf,
+        texts: Mapping[TP, str] | None = None,
     ) -> None:
         """Commit the transaction of one scope, and begin no other; see `commit`.
 
         Args:
             deadline: the end of the wait for the delivery of the sent messages, on trio's clock.
+            texts: stored with the offsets of some of the partitions.
         """
         if any(ledger.is_shut for ledger in scope.written):
             raise TransactionAborted(
                 "the transaction holds results of messages that will be redelivered"
             )
-        group = self._fence()
+        group = attrs.evolve(self._fence(), texts=texts or {})
         if gone := sorted(group.of_gone_topics.intersection(offsets)):
             raise TransactionAborted(f"the topic of {', '.join(map(str, gone))} was deleted")
         transaction = self.producer.transactional.transaction_of(scope.transactional_id)

@@ -11,7 +11,7 @@ import enum
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import trio
 
@@ -21,13 +21,17 @@ from transport.arguments import (
     flag,
     instance,
     is_number,
+    metadata_text,
     or_none,
     seconds,
-    some_of,
+    times_of,
+    topic_name,
     topic_partition,
+    topics_of,
     wrong_type,
 )
 from transport.arguments import offset as offset_of
+from transport.arguments import time as time_of
 from transport.committing.autocommit import AutoCommitter
 from transport.committing.barrier import BarrierCommitter
 from transport.committing.committer import Committer
@@ -36,11 +40,13 @@ from transport.consuming.ends import Ends
 from transport.consuming.getmany import GetMany, until_set
 from transport.consuming.host import Host, Maker
 from transport.consuming.membership import Membership
+from transport.consuming.opening import Opening
 from transport.consuming.ownership import Ownership
 from transport.consuming.pauses import Pauses
 from transport.consuming.poll_requests import PollRequests
 from transport.consuming.polling import Polling
-from transport.consuming.rebalance_handler import RebalanceHandler
+from transport.consuming.questions import Questions
+from transport.consuming.rebalance_handler import RebalanceHandler, in_progress
 from transport.consuming.resets import Resets
 from transport.consuming.stall_detector import StallDetector, timeouts_of
 from transport.consuming.stuck import Stuck
@@ -66,7 +72,7 @@ from transport.errors import (
 from transport.excerpt import excerpt_of_error, listed
 from transport.fetched import Fetched
 from transport.message import AnyMessage, Message
-from transport.types import TP
+from transport.types import TP, OffsetAndTimestamp
 
 logger = logging.getLogger("transport.consumer")
 
@@ -162,6 +168,7 @@ class Consumer(Service):
             livelock_timeout=self.commit_livelock_soft_timeout,
             raises_refusals=not self.in_transaction,
         )
+        self.questions = Questions(self._opened_client, timeout=settings.client.request_timeout)
         self._stuck_interval = settings.stuck_interval
         self._unreadable: UnreadableBatch | None = None
         self._phase = _Phase.NEW
@@ -201,6 +208,7 @@ class Consumer(Service):
         app, settings = self.app, self.app.settings
         timeout = settings.client.commit_timeout
         self.client: ConsumerClient = self.transport.driver.consumer(settings.client)
+        self._opening = Opening(self.client, self.spawn, self._on_not_opened)
         self.committer = self._make_committer()
         self.pauses = Pauses(self.assignment, self.flow, app.conductor.is_held_back)
         self._membership = Membership(app.id, settings.client.session_timeout)
@@ -268,9 +276,10 @@ class Consumer(Service):
         self.requests.note_change()
         if not self.is_restarting:
             self.app.conductor.end()
-        if self._phase is not _Phase.OPEN:
-            return
         left = self.time_left
+        if self._phase is not _Phase.OPEN:
+            await self._close_client(left * _LEAVE_SHARE)
+            return
         self.polling.give_up_subscribing()
         try:
             await self._autocommit.last(self.committer, left * _COMMIT_SHARE)
@@ -282,8 +291,14 @@ class Consumer(Service):
             self.ownership.abandon(self.assignment)
             with trio.move_on_after(left * _FETCHER_SHARE):
                 await self.fetcher.stop()
-            self._phase = _Phase.CLOSING
-            await self.client.close(left * _LEAVE_SHARE)
+            await self._close_client(left * _LEAVE_SHARE)
+
+    async def _close_client(self, timeout: float) -> None:
+        """Close the client, if it is open or being opened, after the end of all questions."""
+        was, self._phase = self._phase, _Phase.CLOSING
+        self.questions.end()
+        if was is not _Phase.CLOSING and self._opening.has_begun:
+            await self.client.close(timeout)
 
     def _warn_of_unacked(self) -> None:
         """Warn about the delivered messages that will never be acked."""
@@ -319,7 +334,8 @@ class Consumer(Service):
         self.app.conductor.end()
         self.rebalances.end()
         self.ownership.drop(self.assignment)
-        if was is _Phase.OPEN:
+        self.questions.end()
+        if was is not _Phase.CLOSING and self._opening.has_begun:
             await self.client.kill()
 
     @trio.lowlevel.enable_ki_protection
@@ -331,7 +347,7 @@ class Consumer(Service):
         # The committer runs before the client connects, so that a `commit` made meanwhile ends.
         self.spawn("committer", self.committer.run)
         with self.ending_quietly():
-            await self.client.open()
+            await self._opening.wait()
             self.spawn("rebalance", self._until_closed, self.rebalances.run)
             subscribed = self.app.conductor.wait_for_subscriptions
             self.spawn("joining", self._membership.warn_if_not_joined, subscribed)
@@ -346,6 +362,22 @@ class Consumer(Service):
             if self.app.settings.client.client_only:
                 self.spawn("client only", self._call_client_only_hook)
             await self.add_service(self.fetcher)
+
+    def _on_not_opened(self) -> None:
+        """Make another client: only a question needed this one, and its caller has the error."""
+        if self._phase is _Phase.NEW:
+            self._become_member()
+
+    async def _opened_client(self) -> ConsumerClient:
+        """Return the client when it is open. The first call opens it, without joining the group."""
+        self._check_asking()
+        client = self.client
+        await self._opening.wait()
+        return client
+
+    def _check_asking(self) -> None:
+        if not self.app.is_open or self._phase is _Phase.CLOSING:
+            raise AppClosed("the app or its consumer is not open: nothing can be asked")
 
     @trio.lowlevel.enable_ki_protection
     async def _find_topics(self) -> None:
@@ -608,8 +640,10 @@ class Consumer(Service):
 
     async def commit(
         self,
-        topics: Collection[str | TP] | None = None,
+        topics: str | TP | Collection[str | TP] | None = None,
+        *others: str | TP | bool,
         start_new_transaction: bool = True,
+        metadata: str | None = None,
     ) -> bool:
         """Commit the safe offsets; return whether an offset moved.
 
@@ -621,9 +655,14 @@ class Consumer(Service):
         entered into the ledgers.
 
         Args:
-            topics: names and partitions, mixed; None: everything assigned.
+            topics: the first of the names and partitions to commit, or one collection of all of
+                them; None: everything assigned.
+            others: more names and partitions. After a collection or None: `start_new_transaction`.
             start_new_transaction: with transactions, begin the next transaction. If False, nothing
                 is delivered until the next commit.
+            metadata: a text that the broker stores with each of these offsets, also with those that
+                are committed already. `committed_metadata` returns it. The next commit of an offset
+                replaces it, and a commit at `commit_interval` has none. None: the call adds none.
 
         With transactions the call suspends delivery and waits until all unacked messages are acked.
         Then it commits their offsets together with the messages that the handlers have sent.
@@ -637,17 +676,22 @@ class Consumer(Service):
                 subclass: the client did not begin the commit, and never will.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: see these classes.
             AppClosed: the app ended before the commit began.
-            TypeError: `topics` is a single name or a single TP: write `{"orders"}`.
+            ValueError: `metadata` has more than 3,800 bytes in UTF-8.
         """
-        topics = some_of("topics", topics)
+        if others and not isinstance(topics, (str, TP)):
+            start_new_transaction, *others = others  # type: ignore[assignment]
+        meant = topics_of("topics", topics, others)
         flag("start_new_transaction", start_new_transaction)
+        or_none(metadata_text, "metadata", metadata)
         if self._phase is not _Phase.OPEN:
             await trio.lowlevel.checkpoint()
             return False
         await self._catch_up()
         self._prove()
         try:
-            return await self.committer.commit(topics, begins_next=start_new_transaction)
+            return await self.committer.commit(
+                meant, begins_next=start_new_transaction, text=metadata
+            )
         finally:
             self.resets.after_commit()
 
@@ -666,11 +710,15 @@ class Consumer(Service):
 
     async def force_commit(
         self,
-        topics: Collection[str | TP] | None = None,
+        topics: str | TP | Collection[str | TP] | None = None,
+        *others: str | TP | bool,
         start_new_transaction: bool = True,
+        metadata: str | None = None,
     ) -> bool:
         """Commit now, regardless of the interval: the same as `commit`."""
-        return await self.commit(topics, start_new_transaction)
+        return await self.commit(
+            topics, *others, start_new_transaction=start_new_transaction, metadata=metadata
+        )
 
     async def commit_and_end_transactions(self) -> None:
         """Commit the safe offsets, and begin no transaction after that.
@@ -754,9 +802,208 @@ class Consumer(Service):
         if not self.app.is_open or self._phase is not _Phase.OPEN:
             raise AppClosed(f"the app is not open or has not begun to read: nothing to {to}")
 
+    async def seek_to_beginning(self, *tps: TP) -> dict[TP, int]:
+        """Seek partitions to the first offsets of their logs; return those offsets.
+
+        A checkpoint at each partition. Cancelled: some partitions are sought and some are not.
+
+        Args:
+            tps: the partitions. None at all: everything assigned.
+
+        Raises:
+            NotAssigned, RebalanceInProgress, AppClosed, TransactionAborted, NotInTransaction: as
+                `seek` does, at any partition.
+            BrokerUnavailable, AuthorizationFailed, UnknownTopic: as `beginning_offsets` does. No
+                partition is sought then.
+        """
+        wanted = self._assigned_of(tps)
+        return await self._seek_all(await self.questions.beginning_offsets(wanted))
+
+    async def seek_to_end(self, *tps: TP) -> dict[TP, int]:
+        """Seek partitions to the ends of their logs; return those offsets.
+
+        The end is that of `end_offsets` at the time of the call. Messages that are written after
+        that are delivered. All else is as in `seek_to_beginning`.
+        """
+        wanted = self._assigned_of(tps)
+        return await self._seek_all(await self.questions.end_offsets(wanted))
+
+    async def seek_to_time(self, times: float | Mapping[TP, float]) -> dict[TP, int]:
+        """Seek partitions to their first messages of a time or later; return those offsets.
+
+        A partition without such a message is sought to its end. All else is as in
+        `seek_to_beginning`.
+
+        Args:
+            times: seconds since 1970, for everything assigned; or such a time for each of some
+                partitions.
+        """
+        if isinstance(times, Mapping):
+            wanted = times_of("times", times)
+            self._assigned_of(wanted)
+        else:
+            wanted = dict.fromkeys(self._assigned_of(()), time_of("times", times))
+        found = await self.questions.offsets_for_times(wanted)
+        starts = {tp: record.offset for tp, record in found.items() if record is not None}
+        late = [tp for tp in found if tp not in starts]
+        ends = await self.questions.end_offsets(late) if late else {}
+        return await self._seek_all({tp: {**starts, **ends}[tp] for tp in found})
+
+    def _assigned_of(self, tps: Iterable[TP]) -> list[TP]:
+        """Return these partitions, or all assigned ones. Raises NotAssigned, AppClosed."""
+        wanted = each_partition("tps", tps)
+        self._check_open("seek in")
+        if absent := [tp for tp in wanted if tp not in self.assignment]:
+            raise NotAssigned(f"not assigned to this consumer: {listed(absent)}")
+        return wanted or list(self.assignment)
+
+    async def _seek_all(self, starts: dict[TP, int]) -> dict[TP, int]:
+        for tp, offset in starts.items():
+            await self.seek(tp, offset)
+        return starts
+
     async def perform_seek(self) -> None:
         """Seek all partitions to their committed offsets: the same as `seek_to_committed`."""
         await self.seek_to_committed()
+
+    # Questions about offsets and topics
+
+    async def position(self, tp: TP) -> int:
+        """Return the offset of the next message that this consumer delivers from a partition.
+
+        Of several topic objects, the one that is behind counts. Messages that are fetched and wait
+        are not delivered yet. If the start of the partition is not known yet, the call waits for
+        it.
+
+        A checkpoint. Cancelled: only the waiting ends.
+
+        Raises:
+            NotAssigned: the partition is not assigned, or was revoked during the call.
+            RebalanceInProgress: only in a hook, for a partition that is being assigned: its start
+                is not known, because the group has no committed offset of it.
+            BrokerUnavailable: the start was not known within `request_timeout`.
+            AppClosed: the app is not open, or closes during the call.
+        """
+        tp = topic_partition("tp", tp)
+        await trio.lowlevel.checkpoint()
+        self._check_asking()
+        return await self.questions.within(f"the position of {tp}", lambda: self._position(tp))
+
+    async def _position(self, tp: TP) -> int:
+        while True:
+            if (ledger := self.assignment.get(tp)) is None:
+                self._check_asking()
+                raise NotAssigned(f"{tp} is not assigned to this consumer")
+            if (offset := ledger.next_offset) is not None:
+                return offset
+            start = await self._start_of(tp)
+            if ledger.next_offset is None and not ledger.is_shut:
+                if start is not None:
+                    return start
+                located = trio.Event()
+                ledger.when_located(located.set)
+                await located.wait()
+
+    async def _start_of(self, tp: TP) -> int | None:
+        """Return where an assigned partition starts; None: the next poll finds that out."""
+        with contextlib.suppress(RebalanceInProgress):
+            if (found := await self.polling.positions([tp])).get(tp) is not None:
+                return found[tp]
+            return (await self.questions.committed([tp]))[tp]
+        # A hook may ask. Only members of a group start at the committed offset in every case.
+        start = None
+        if self.app.settings.client.is_member:
+            start = (await self.questions.committed([tp]))[tp]
+        if start is None and self.rebalances.is_under_way:
+            raise in_progress()
+        return start
+
+    @overload
+    async def committed(self, tps: TP) -> int | None: ...
+    @overload
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]: ...
+    async def committed(self, tps: TP | Iterable[TP]) -> int | dict[TP, int | None] | None:
+        """Return the offset that the group has committed; None: it has committed none.
+
+        The answer is the broker's. The partitions need not be assigned, nor exist. With the default
+        `isolation`, the call waits for transactions that are about to commit an offset. Without a
+        group (`client_only`) there are no committed offsets.
+
+        A checkpoint. Cancelled: only the waiting ends. A question needs no group and no topic
+        object: the first one opens a connection to the broker, and the consumer joins no group by
+        that. Hooks may ask as well.
+
+        Args:
+            tps: one partition, or several. For several, the result is a dict.
+
+        Raises:
+            BrokerUnavailable: no answer within `request_timeout`.
+            AuthorizationFailed: the broker refuses the question.
+            AppClosed: the app is not open, or closes during the call.
+        """
+        if isinstance(tps, TP):
+            (offset,) = (await self.questions.committed([topic_partition("tps", tps)])).values()
+            return offset
+        return await self.questions.committed(each_partition("tps", tps))
+
+    @overload
+    async def committed_metadata(self, tps: TP) -> str | None: ...
+    @overload
+    async def committed_metadata(self, tps: Iterable[TP]) -> dict[TP, str | None]: ...
+    async def committed_metadata(self, tps: TP | Iterable[TP]) -> str | dict[TP, str | None] | None:
+        """Return the text that `commit` has stored with the committed offset; None: there is none.
+
+        All else is as in `committed`.
+        """
+        if isinstance(tps, TP):
+            (text,) = (await self.questions.committed_texts([topic_partition("tps", tps)])).values()
+            return text
+        return await self.questions.committed_texts(each_partition("tps", tps))
+
+    async def beginning_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Return the first offset of each partition's log. The partitions need not be assigned.
+
+        All else is as in `committed`. Raises UnknownTopic: a topic or a partition does not exist. A
+        question creates no topic.
+        """
+        return await self.questions.beginning_offsets(each_partition("tps", tps))
+
+    async def end_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Return the offset after the last message of each partition's log.
+
+        With `isolation="read_committed"`, the default, that is the first offset of an open
+        transaction. All else is as in `beginning_offsets`.
+        """
+        return await self.questions.end_offsets(each_partition("tps", tps))
+
+    async def offsets_for_times(
+        self, times: Mapping[TP, float]
+    ) -> dict[TP, OffsetAndTimestamp | None]:
+        """Return the first message of each partition with the given or a later timestamp.
+
+        The result has its offset and its timestamp; None: there is no such message. It can be a
+        message of an aborted transaction, which is never delivered. All else is as in
+        `beginning_offsets`.
+
+        Args:
+            times: seconds since 1970, as in `Message.timestamp`.
+        """
+        return await self.questions.offsets_for_times(times_of("times", times))
+
+    async def topics(self) -> frozenset[str]:
+        """Return the names of all topics that this app may see, without internal topics.
+
+        All else is as in `committed`.
+        """
+        return await self.questions.topics()
+
+    async def partitions(self, topic: str) -> frozenset[TP]:
+        """Return all partitions of a topic, not only the assigned ones.
+
+        All else is as in `beginning_offsets`.
+        """
+        topic_name("topic", topic)
+        return await self.questions.partitions(topic)
 
     # Partitions that are stuck
 

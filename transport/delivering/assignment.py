@@ -7,10 +7,15 @@ assigned can be committed. Nothing here knows trio or Kafka.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from transport.delivering.ledger import Ledger, Tally
 from transport.types import TP
+
+
+def is_among(tp: TP, topics: Collection[str | TP] | None) -> bool:
+    """Return whether a partition is among names of topics and partitions; None: all are."""
+    return topics is None or tp in topics or tp.topic in topics
 
 
 class Assignment(Mapping[TP, Ledger]):
@@ -84,17 +89,22 @@ class Assignment(Mapping[TP, Ledger]):
             self._discard(ledger.tp)
         return gone
 
-    def due(self, topics: Collection[str | TP] | None = None) -> dict[Ledger, int]:
+    def due(
+        self,
+        topics: Collection[str | TP] | None = None,
+        repeats: Callable[[TP], bool] = lambda tp: False,
+    ) -> dict[Ledger, int]:
         """Return the ledgers with an offset to commit, and that offset.
 
         Args:
             topics: names of topics and partitions, mixed; None: all partitions.
+            repeats: returns whether an offset that is committed already is to be committed again.
         """
         return {
             ledger: offset
             for tp, ledger in self._ledgers.items()
-            if (topics is None or tp in topics or tp.topic in topics)
-            and (offset := ledger.due) is not None
+            if is_among(tp, topics)
+            and (offset := ledger.committable if repeats(tp) else ledger.due) is not None
         }
 
     def _open(self, tp: TP, generation: int, position: int | None) -> Ledger:

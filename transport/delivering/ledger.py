@@ -587,6 +587,7 @@ class Ledger:
         self.must_commit: int | None = None
         self.is_proven = True
         self.must_refetch = False  # the client is ahead of the position and must seek back first
+        self._locating: list[Callable[[], None]] = []  # the calls of `when_located`
 
     def open_lane(self, usage: BufferUsage) -> Lane:
         """Return a new lane for one more channel; it receives all fetches from now on."""
@@ -649,6 +650,7 @@ class Ledger:
         if not self.lanes or self.must_refetch:
             if self.position is None:
                 self.position = self.start = fetched.first
+                self._call_located()
             self.must_refetch = True
             return False
         if self.start is None:
@@ -656,6 +658,7 @@ class Ledger:
         for lane in self.lanes:
             lane.put(fetched)
         self.position = fetched.end
+        self._call_located()
         for lane in self.lanes:
             lane.usage.on_filled(lane)
         return True
@@ -675,6 +678,7 @@ class Ledger:
             self.is_proven = True
             if self.start is None:
                 self.start = position
+            self._call_located()
 
     def prove(self, end: int) -> None:
         """Set `is_proven` if the log, which ends at `end`, reaches the position."""
@@ -704,6 +708,26 @@ class Ledger:
             self.must_refetch = True
 
     @property
+    def next_offset(self) -> int | None:
+        """The offset from which on no channel has taken a message; None: not known yet."""
+        waiting = (lane.first_waiting for lane in self.lanes)
+        first = min((offset for offset in waiting if offset is not None), default=None)
+        return self.position if first is None else first
+
+    def when_located(self, call: Callable[[], None]) -> None:
+        """Call `call` once, when the position is known or the epoch has ended."""
+        if self.position is not None or self.is_shut:
+            call()
+        else:
+            self._locating.append(call)
+
+    def _call_located(self) -> None:
+        if self._locating:
+            calls, self._locating = self._locating, []
+            for call in calls:
+                call()
+
+    @property
     def safe(self) -> int | None:
         """The offset that may be committed; None: the position is not known yet (I1, I4)."""
         safe = self.position
@@ -716,10 +740,16 @@ class Ledger:
     @property
     def due(self) -> int | None:
         """The safe offset, if it is beyond the committed one; None: nothing to commit (I2)."""
+        offset = self.committable
+        return None if offset == self.committed else offset
+
+    @property
+    def committable(self) -> int | None:
+        """The safe offset, if it is not before the committed one; None: do not commit (I2)."""
         safe = self.safe
         if safe is None or self.is_shut or not self.is_proven:
             return None
-        return safe if self.committed is None or safe > self.committed else None
+        return safe if self.committed is None or safe >= self.committed else None
 
     @property
     def uncommitted(self) -> int | None:
@@ -796,6 +826,7 @@ class Ledger:
         self.is_shut = True
         for lane in self._all_lanes:
             lane.shut()
+        self._call_located()
 
     @property
     def _all_lanes(self) -> list[Lane]:

@@ -10,14 +10,14 @@ app = App("greetings", broker=sys.argv[1] if len(sys.argv) > 1 else "memory://")
 names = app.topic("names", value_type=str)
 
 
-async def greet():
+async def greet() -> None:
     async for message in names:
         print(f"Hello {message.value}")
         if message.value == "world":
             app.stop()
 
 
-async def main():
+async def main() -> None:
     async with app, anyio.create_task_group() as group:
         app.stop_on_signals()
         group.start_soon(greet)

@@ -10,7 +10,7 @@ app = App("orders", broker=sys.argv[1] if len(sys.argv) > 1 else "memory://")
 orders = app.topic("orders")
 
 
-async def main():
+async def main() -> None:
     async with app:
         app.stop_on_signals()  # finish the current message, commit, leave the group
         await orders.send(key=b"k", value=b"v")

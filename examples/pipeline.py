@@ -13,7 +13,7 @@ invoices = app.topic("invoices", key_type=str, value_type=JSON)
 CARTS = 1000
 
 
-async def checkout():
+async def checkout() -> None:
     done = 0
     async for batch in carts.batches(200, noack=True):
         async with batch:
@@ -28,7 +28,7 @@ async def checkout():
             return
 
 
-async def main():
+async def main() -> None:
     async with app:
         app.stop_on_signals()
         for number in range(CARTS):

@@ -17,8 +17,8 @@ clicks = app.topic("clicks")
 CLICKS = 10_000
 
 
-async def main():
-    totals = Counter()
+async def main() -> None:
+    totals: Counter[bytes] = Counter()
     async with app:
         app.stop_on_signals()
         for number in range(CLICKS):

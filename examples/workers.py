@@ -24,13 +24,13 @@ class AddressUnknown(Exception):
     pass
 
 
-async def deliver(address):
+async def deliver(address: int) -> None:
     await trio.sleep(random.uniform(0, 0.02))
     if address % 50 == 0:
         raise AddressUnknown(address)
 
 
-async def courier(done):
+async def courier(done: list[str]) -> None:
     async for message in parcels.noack():
         async with message:
             try:
@@ -42,8 +42,8 @@ async def courier(done):
             app.stop()  # each courier ends after its current message
 
 
-async def main():
-    done = []
+async def main() -> None:
+    done: list[str] = []
     async with app:
         app.stop_on_signals()
         for address in range(PARCELS):

@@ -20,7 +20,7 @@ def mypy(programs: Path, cache: Path) -> Findings:
     # In its folder, so that the library is found where it is installed.
     printed = _printed([sys.executable, "-m", "mypy", *options, "."], programs)
     found: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
-    for line in printed.splitlines():
+    for line in filter(None, printed.splitlines()):  # an empty line if there is no error
         each: dict[str, Any] = json.loads(line)
         if each["severity"] == "error":
             found[Path(each["file"]).name, each["line"]].add(each["code"])

@@ -15,6 +15,7 @@ from tests.typed import checkers
 from tests.typed.checkers import Findings
 
 PROGRAMS = Path(__file__).parent / "programs"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 ERROR = re.compile(r"# error: (?P<mypy>[\w-]+), (?P<pyright>\w+)$")
 
 
@@ -47,3 +48,7 @@ def test_mypy_finds_an_error_in_each_wrong_line_and_in_no_other(
 
 def test_pyright_finds_an_error_in_each_wrong_line_and_in_no_other(tmp_path: Path) -> None:
     check(checkers.pyright(PROGRAMS, tmp_path), marked("pyright"))
+
+
+def test_mypy_finds_no_error_in_the_examples(cache: pytest.Cache) -> None:
+    assert not checkers.mypy(EXAMPLES, cache.mkdir("mypy"))

@@ -41,7 +41,7 @@ from transport.arguments import function, instance, or_none, seconds
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.errors import TransportError
-from transport.message import Message
+from transport.message import AnyMessage
 from transport.testing.faults import Fault, FaultyDriver
 from transport.testing.handler_events import HandlerEvents, MemberObserver
 from transport.testing.history import History, Write, numbers_of_partitions
@@ -56,7 +56,7 @@ from transport.types import TP
 class Done(Protocol):
     """A function that reports messages whose work is done and whose effect is permanent."""
 
-    def __call__(self, *messages: Message) -> None: ...
+    def __call__(self, *messages: AnyMessage) -> None: ...
 
 
 AppFactory: TypeAlias = (
@@ -369,7 +369,7 @@ class _Simulation:
 
     # Observation
 
-    def _on_done(self, member: _Member, messages: tuple[Message, ...]) -> None:
+    def _on_done(self, member: _Member, messages: tuple[AnyMessage, ...]) -> None:
         if member.has_crashed:
             return  # a crashed process does no work
         for message in messages:

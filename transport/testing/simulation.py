@@ -336,7 +336,7 @@ class _Simulation:
             self._changed.set()
 
     async def _run_app(self, member: _Member) -> None:
-        def done(*messages: Message) -> None:
+        def done(*messages: AnyMessage) -> None:
             self._on_done(member, messages)
 
         factory = cast(Callable[..., App | Awaitable[object]], self._app_factory)

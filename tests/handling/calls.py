@@ -73,14 +73,15 @@ class Calls:
         self.all.append(call)
         self._running += 1
         self.most = max(self.most, self._running)
-        call.outcome = "cancelled"
         try:
             await trio.sleep(self.seconds(message) if callable(self.seconds) else self.seconds)
-            call.outcome = "failed"
-            if (error := self.fails(message, attempt)) is not None:
+            error = self.fails(message, attempt)
+            call.outcome = "done" if error is None else "failed"
+            if error is not None:
                 raise error
-            call.outcome = "done"
         finally:
+            if call.outcome == "running":
+                call.outcome = "cancelled"
             self._running -= 1
             call.end = trio.current_time()
 

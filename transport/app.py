@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Self, TypeVar, Unpack, overload
 
@@ -21,7 +21,16 @@ from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.errors import AppClosed
 from transport.handling.handlers import Handlers
-from transport.handling.plan import BatchOptions, BatchSize, HandlerOptions, Plan, name_of
+from transport.handling.plan import (
+    AfterFailure,
+    BatchOptions,
+    BatchSize,
+    HandlerOptions,
+    Order,
+    Plan,
+    name_of,
+)
+from transport.handling.retry import Retry
 from transport.message import Batch, Message
 from transport.parts import Transport
 from transport.probe import Probe
@@ -178,8 +187,14 @@ class App:
         topic: Topic[K, V],
         fn: Callable[[Message[K, V]], Awaitable[Any]] | None = None,
         *,
+        concurrency: int = 1,
+        order: Order = "partition",
+        key: Callable[[Message[K, V]], Hashable] | None = None,
+        filter: Callable[[Message[K, V]], object] | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        dead_letters: AfterFailure = "fail",
         name: str | None = None,
-        **options: Unpack[HandlerOptions[K, V]],
     ) -> Any:
         """Call an async function for each message of a topic, while the app is open.
 
@@ -217,7 +232,19 @@ class App:
         """
 
         def add(fn: Callable[[Message[K, V]], Awaitable[Any]]) -> Any:
-            self._add_handler(Plan(name=name or name_of(fn), topic=topic, fn=fn, **options))
+            plan = Plan(
+                name=name or name_of(fn),
+                topic=topic,
+                fn=fn,
+                concurrency=concurrency,
+                order=order,
+                key=key,
+                filter=filter,
+                timeout=timeout,
+                retry=retry,
+                dead_letters=dead_letters,
+            )
+            self._add_handler(plan)
             return fn
 
         return add if fn is None else add(fn)
@@ -247,11 +274,15 @@ class App:
         topic: Topic[K, V],
         fn: Callable[[Batch[K, V]], Awaitable[Any]] | None = None,
         *,
-        name: str | None = None,
         max_size: int = 1024,
         linger: float = 0.0,
         split: bool = True,
-        **options: Any,
+        concurrency: int = 1,
+        filter: Callable[[Message[K, V]], object] | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        dead_letters: AfterFailure = "fail",
+        name: str | None = None,
     ) -> Any:
         """Call an async function for each batch of a topic's messages, while the app is open.
 
@@ -269,15 +300,28 @@ class App:
                 one is retried. False: the whole batch is retried. After the last attempt, each of
                 its messages is treated as `dead_letters` says.
             concurrency: the most batches that are handled at once, each of another partition.
-            filter, timeout, retry, dead_letters, name: as in `handler`. The filter is a function of
-                one message.
+            filter: as in `handler`: a function of one message.
+            timeout: as in `handler`, for each call of the function.
+            retry: as in `handler`. The partition waits.
+            dead_letters: as in `handler`.
+            name: as in `handler`.
 
         Raises: as `handler` does.
         """
 
         def add(fn: Callable[[Batch[K, V]], Awaitable[Any]]) -> Any:
             batch = BatchSize(max_size=max_size, linger=linger, split=split)
-            plan = Plan(name=name or name_of(fn), topic=topic, fn=fn, batch=batch, **options)
+            plan = Plan(
+                name=name or name_of(fn),
+                topic=topic,
+                fn=fn,
+                batch=batch,
+                concurrency=concurrency,
+                filter=filter,
+                timeout=timeout,
+                retry=retry,
+                dead_letters=dead_letters,
+            )
             self._add_handler(plan)
             return fn
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
+from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -14,6 +18,7 @@ from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from transport import App, AppClosed, Message
 from transport.drivers.memory import MemoryBroker
+from transport.handling.plan import BatchOptions, BatchSize, HandlerOptions, Plan
 
 
 async def ignore(message: Message) -> None:
@@ -158,6 +163,27 @@ async def test_a_handler_counts_what_has_become_of_its_messages() -> None:
 
 
 # Arguments
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "fields"),
+    [
+        (App.handler, HandlerOptions, [Plan]),
+        (App.batch_handler, BatchOptions, [Plan, BatchSize]),
+    ],
+)
+def test_the_keywords_of_a_handler_are_those_that_type_checkers_know(
+    call: Callable[..., Any], options: type, fields: list[type]
+) -> None:
+    """Compare the names, and the defaults with those of the checked arguments."""
+    defaults = {field.name: field.default for each in fields for field in attrs.fields(each)}
+    defaults["retry"] = None  # which stands for one attempt
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(call).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "name"
+    }
+    assert given == {name: defaults[name] for name in options.__annotations__}
 
 
 def test_a_decorated_function_is_returned_as_it_is() -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, Unpack, overload
 
 from nurseries import Node
 from transport.anyio.conductor import AioConductor
 from transport.anyio.consumer import AioConsumer
 from transport.anyio.guest import Guest
+from transport.anyio.options import AioBatchOptions, AioHandlerOptions
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
+from transport.arguments import function, instance
 from transport.codecs import CodecArg
+from transport.handling.plan import name_of
+from transport.message import Batch, Message
 from transport.settings import Settings
 from transport.types import K, V
+
+R = TypeVar("R")
 
 
 class AioApp:
@@ -62,6 +69,98 @@ class AioApp:
         """Return a topic object for asyncio's tasks; see `App.topic`."""
         topic = self.native.topic(name, key_type=key_type, value_type=value_type)
         return AioTopic(topic, self._guest)
+
+    @overload
+    def handler(
+        self,
+        topic: AioTopic[K, V],
+        fn: None = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[AioHandlerOptions[K, V]],
+    ) -> Callable[
+        [Callable[[Message[K, V]], Awaitable[R]]], Callable[[Message[K, V]], Awaitable[R]]
+    ]: ...
+    @overload
+    def handler(
+        self,
+        topic: AioTopic[K, V],
+        fn: Callable[[Message[K, V]], Awaitable[R]],
+        *,
+        name: str | None = None,
+        **options: Unpack[AioHandlerOptions[K, V]],
+    ) -> Callable[[Message[K, V]], Awaitable[R]]: ...
+    def handler(
+        self,
+        topic: AioTopic[K, V],
+        fn: Callable[[Message[K, V]], Awaitable[Any]] | None = None,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call an async function for each message of a topic; see `App.handler`.
+
+        The function runs in a task of the asyncio loop. At its timeout, that task is cancelled.
+        """
+        return self._add(self.native.handler, topic, fn, name, options)
+
+    @overload
+    def batch_handler(
+        self,
+        topic: AioTopic[K, V],
+        fn: None = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[AioBatchOptions[K, V]],
+    ) -> Callable[
+        [Callable[[Batch[K, V]], Awaitable[R]]], Callable[[Batch[K, V]], Awaitable[R]]
+    ]: ...
+    @overload
+    def batch_handler(
+        self,
+        topic: AioTopic[K, V],
+        fn: Callable[[Batch[K, V]], Awaitable[R]],
+        *,
+        name: str | None = None,
+        **options: Unpack[AioBatchOptions[K, V]],
+    ) -> Callable[[Batch[K, V]], Awaitable[R]]: ...
+    def batch_handler(
+        self,
+        topic: AioTopic[K, V],
+        fn: Callable[[Batch[K, V]], Awaitable[Any]] | None = None,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call an async function for each batch of a topic's messages; see `App.batch_handler`.
+
+        The function runs in a task of the asyncio loop. At its timeout, that task is cancelled.
+        """
+        return self._add(self.native.batch_handler, topic, fn, name, options)
+
+    def _add(
+        self,
+        add: Callable[..., Any],
+        topic: AioTopic[Any, Any],
+        fn: Callable[[Any], Awaitable[Any]] | None,
+        name: str | None,
+        options: dict[str, Any],
+    ) -> Any:
+        """Add a handler whose function runs in asyncio, or return a decorator that does."""
+        instance("topic", topic, AioTopic, "a topic object of this app, made by app.topic()")
+        if isinstance(letters := options.get("dead_letters"), AioTopic):
+            options["dead_letters"] = letters.native
+
+        def decorate(fn: Callable[[Any], Awaitable[Any]]) -> Any:
+            function("fn", fn, "an async function of a message or a batch")
+
+            async def in_asyncio(held: Any) -> None:
+                await self._guest.in_asyncio(fn, held)
+
+            add(topic.native, in_asyncio, name=name or name_of(fn), **options)
+            return fn
+
+        return decorate if fn is None else decorate(fn)
 
     def stop(self) -> None:
         """End all iterators, each after the message that its loop handles; see `App.stop`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from threading import get_ident
@@ -157,6 +158,33 @@ class Guest:
         """Make a call in a task of the guest, and wait for its outcome."""
         call = self.start(fn, *args)
         return await call.wait(lambda: self.soon(call.scope.cancel))
+
+    async def in_asyncio(self, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Run an async function in a task of the asyncio loop, for a task of the guest.
+
+        The function sees the context variables of the caller. A checkpoint. Cancelled: the asyncio
+        task is cancelled, and the call ends when that task has ended.
+
+        Raises the error of the function. RuntimeError: other code has cancelled the asyncio task.
+        """
+        ended = trio.Event()
+
+        async def call() -> T:
+            return await fn(*args)
+
+        task = self._loop.create_task(call(), context=contextvars.copy_context())
+        task.add_done_callback(lambda _: ended.set())
+        try:
+            await ended.wait()
+        except trio.Cancelled:
+            task.cancel()
+            with trio.CancelScope(shield=True):
+                await ended.wait()
+            if task.cancelled():
+                raise
+        if task.cancelled():
+            raise RuntimeError(f"other code has cancelled the asyncio task of {fn!r}")
+        return task.result()
 
     async def load(self, missing: NotLoaded) -> None:
         """Load what a codec needs, in a task of the guest."""

@@ -77,9 +77,17 @@ async def test_questions_about_missing_topics_and_partitions_raise_and_create_no
         for name in missing, "not a topic's name":
             with pytest.raises(UnknownTopic, match=name):
                 await client.partitions(name)
+        with pytest.raises(UnknownTopic, match=missing):
+            await client.topic_settings(missing)
         assert await client.committed([TP(missing, 0)]) == {}
         assert missing not in await client.topics()
         assert await client.partitions(topic) == {TP(topic, 0)}
+
+
+async def test_settings_of_a_topic_are_those_that_it_was_created_with(rig: Rig) -> None:
+    topic = await rig.topic(1, config={"cleanup.policy": "compact"})
+    async with rig.member([]) as member:
+        assert (await member.client.topic_settings(topic))["cleanup.policy"] == "compact"
 
 
 # The texts of commits

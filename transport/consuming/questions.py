@@ -89,6 +89,11 @@ class Questions:
         what = f"the partitions of {excerpt(topic)}"
         return await self._ask(what, lambda client, left: client.partitions(topic, left))
 
+    async def topic_settings(self, topic: str) -> Mapping[str, str]:
+        """Return the settings of a topic; empty: the app may not see them. Raises UnknownTopic."""
+        what = f"the settings of {excerpt(topic)}"
+        return await self._ask(what, lambda client, left: client.topic_settings(topic, left))
+
     @trio.lowlevel.enable_ki_protection
     async def within(self, what: str, wait: Callable[[], Awaitable[T]], *, more: float = 0.0) -> T:
         """Wait for something, within the timeout and until `end`.

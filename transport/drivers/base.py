@@ -287,6 +287,16 @@ class ConsumerClient(Protocol):
         Raises UnknownTopic. BrokerUnavailable: no answer within `timeout` seconds.
         """
 
+    async def topic_settings(
+        self, topic: str, timeout: float = DEFAULT_TIMEOUT
+    ) -> Mapping[str, str]:
+        """Return the settings of a topic by name, such as `cleanup.policy`. Creates no topic.
+
+        Empty: this client may not see them, or there are none.
+
+        Raises UnknownTopic. BrokerUnavailable: no answer within `timeout` seconds.
+        """
+
     def group_metadata(self) -> GroupMetadata:
         """Return this member's identity, by which the broker fences its transactions.
 

@@ -13,7 +13,15 @@ import traceback
 import trio
 
 from transport.backoff import Backoff
-from transport.errors import DeliveryFailed, MessageTooLarge
+from transport.consuming.questions import Questions
+from transport.errors import (
+    AppClosed,
+    BrokerUnavailable,
+    ClientClosed,
+    DeliveryFailed,
+    MessageTooLarge,
+    UnknownTopic,
+)
 from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import Attempts
 from transport.message import AnyMessage
@@ -102,6 +110,35 @@ class DeadLetters:
         self.topic = topic
         self._group = group
         self._handler = handler
+
+    async def check(self, questions: Questions) -> None:
+        """Check the topic before the first dead letter needs it.
+
+        A warning says that it does not exist. A checkpoint.
+
+        Raises ValueError: the topic is compacted, so that dead letters of one key would replace
+        each other.
+        """
+        name = self.topic.name
+        try:
+            settings = await questions.topic_settings(name)
+        except UnknownTopic:
+            logger.warning(
+                "handler %s: the topic %s of its dead letters does not exist. Create it: if the"
+                " broker does not create it either, the app ends at the first dead letter",
+                *(self._handler, name),
+            )
+        except BrokerUnavailable as error:
+            logger.warning("handler %s: cannot check the topic %s: %s", self._handler, name, error)
+        except (AppClosed, ClientClosed):
+            pass
+        else:
+            if "compact" in settings.get("cleanup.policy", ""):
+                raise ValueError(
+                    f"the topic {name!r} of the dead letters of the handler {self._handler!r} is"
+                    " compacted, so a dead letter would replace those before it with the same key:"
+                    " set its cleanup.policy to delete"
+                )
 
     async def send(self, message: AnyMessage, attempts: Attempts) -> None:
         """Send the dead letter of an unacked message, and wait until it is delivered.

@@ -143,6 +143,7 @@ class Handler(Service):
         self.spawn("retries", self._retries.run)
         if isinstance(self._intake, BatchIntake):
             self.spawn("linger", self._intake.run)
+        self.spawn("check of dead letters", self._last_resort.check, self._app.consumer.questions)
         self._app.conductor.add(self.topic)
         self._intake.may_take = True
         self._on_change()

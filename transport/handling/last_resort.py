@@ -6,6 +6,7 @@ import logging
 
 from nurseries import exposed
 from transport.codecs import DecodeError
+from transport.consuming.questions import Questions
 from transport.delivering.channel import raise_decode_error
 from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import Attempts
@@ -36,6 +37,11 @@ class LastResort:
     def fails(self) -> bool:
         """Whether the app ends with the error of the message."""
         return self._plan.dead_letters == "fail"
+
+    async def check(self, questions: Questions) -> None:
+        """Check the topic of the dead letters, if there is one; see `DeadLetters.check`."""
+        if self._letters is not None:
+            await self._letters.check(questions)
 
     async def apply(self, message: AnyMessage, attempts: Attempts) -> None:
         """Send a dead letter for a message, or skip it, and ack it. Or raise its error.

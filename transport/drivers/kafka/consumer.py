@@ -32,7 +32,12 @@ from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.log_offsets import current_ends, first_records_since, log_ends
 from transport.drivers.kafka.membership import Membership, check_rights
 from transport.drivers.kafka.poll_interrupt import PollInterrupt
-from transport.drivers.kafka.queries import all_topics, committed_offsets, partitions_of
+from transport.drivers.kafka.queries import (
+    all_topics,
+    committed_offsets,
+    partitions_of,
+    settings_of,
+)
 from transport.drivers.kafka.reader import Reader
 from transport.drivers.kafka.rebalance import NOTHING, RebalanceListener
 from transport.drivers.kafka.records.codec import Codec
@@ -283,6 +288,13 @@ class KafkaConsumerClient:
     async def partitions(self, topic: str, timeout: float = DEFAULT_TIMEOUT) -> frozenset[TP]:
         with self._calls.errors():
             return await partitions_of(self._client, topic, timeout)
+
+    async def topic_settings(
+        self, topic: str, timeout: float = DEFAULT_TIMEOUT
+    ) -> Mapping[str, str]:
+        with self._calls.errors():
+            found: Mapping[str, str] = await settings_of(self._client, topic, timeout)
+        return found
 
     def group_metadata(self) -> GroupMetadata:
         self._calls.check_open()

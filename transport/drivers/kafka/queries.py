@@ -16,7 +16,9 @@ from typing import Any
 import kafka.errors
 import trio
 from kafka import OffsetAndMetadata, TopicPartition
+from kafka.admin import ConfigResourceType
 from kafka.future import Future
+from kafka.protocol.admin import DescribeConfigsRequest
 from kafka.protocol.metadata import MetadataRequest
 
 from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
@@ -120,6 +122,37 @@ async def partitions_of(client: Any, topic: str, timeout: float) -> frozenset[TP
     """
     leaders = await ask(client, f"topic {topic}", _leaders, client, topic, timeout, timeout=timeout)
     return frozenset(leaders)
+
+
+async def settings_of(client: Any, topic: str, timeout: float) -> dict[str, str]:
+    """Return the settings of a topic by name; empty: this client may not see them.
+
+    Raises UnknownTopic. BrokerUnavailable: no answer within `timeout` seconds.
+    """
+    return await ask(  # type: ignore[no-any-return]
+        client, f"the settings of {topic}", _settings, client, topic, timeout, timeout=timeout
+    )
+
+
+async def _settings(client: Any, topic: str, timeout: float) -> dict[str, str]:
+    """Do the work of `settings_of`, on the client's loop."""
+    deadline, manager = time.monotonic() + timeout, client._manager
+    while (left := deadline - time.monotonic()) > 0:
+        request = DescribeConfigsRequest(
+            resources=[(ConfigResourceType.TOPIC, topic, None)], include_synonyms=False
+        )
+        with suppress(kafka.errors.RetriableError, kafka.errors.UnknownBrokerIdError):
+            answer = await manager.wait_for(manager.send(request), left * 1000)
+            (found,) = answer.results
+            error = kafka.errors.for_code(found.error_code)
+            if error is UNKNOWN:
+                raise UnknownTopic(f"no such topic: {topic}")
+            if issubclass(error, REFUSED):
+                return {}
+            if error is kafka.errors.NoError:
+                return {each.name: each.value for each in found.configs if each.value is not None}
+        await pause(client, deadline)
+    raise kafka.errors.KafkaTimeoutError
 
 
 async def _leaders(client: Any, topic: str, timeout: float) -> dict[TP, int]:

@@ -290,6 +290,13 @@ class MemoryConsumer:
         broker = (await self._enter()).broker
         return frozenset(broker.partitions(topic, create=False))
 
+    async def topic_settings(
+        self, topic: str, timeout: float = DEFAULT_TIMEOUT
+    ) -> Mapping[str, str]:
+        broker = (await self._enter()).broker
+        broker.partitions(topic, create=False)  # raises UnknownTopic
+        return broker.config(topic)
+
     def group_metadata(self) -> GroupMetadata:
         connection = self._connected()
         membership, log_of = connection.membership, connection.broker.log_if_any

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar, Unpack, overload
 
 from nurseries import Node
 from transport.anyio.conductor import AioConductor
 from transport.anyio.consumer import AioConsumer
 from transport.anyio.guest import Guest
-from transport.anyio.options import AioBatchOptions, AioHandlerOptions
+from transport.anyio.options import AioAfterFailure, AioBatchOptions, AioHandlerOptions
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
 from transport.arguments import function, instance
 from transport.codecs import CodecArg
-from transport.handling.plan import name_of
+from transport.handling.plan import AfterFailure, Order, name_of
+from transport.handling.retry import Retry
 from transport.message import Batch, Message
 from transport.settings import Settings
 from transport.types import K, V
@@ -95,14 +97,30 @@ class AioApp:
         topic: AioTopic[K, V],
         fn: Callable[[Message[K, V]], Awaitable[Any]] | None = None,
         *,
+        concurrency: int = 1,
+        order: Order = "partition",
+        key: Callable[[Message[K, V]], Hashable] | None = None,
+        filter: Callable[[Message[K, V]], object] | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        dead_letters: AioAfterFailure = "fail",
         name: str | None = None,
-        **options: Any,
     ) -> Any:
         """Call an async function for each message of a topic; see `App.handler`.
 
         The function runs in a task of the asyncio loop. At its timeout, that task is cancelled.
         """
-        return self._add(self.native.handler, topic, fn, name, options)
+        add = functools.partial(
+            self.native.handler,
+            concurrency=concurrency,
+            order=order,
+            key=key,
+            filter=filter,
+            timeout=timeout,
+            retry=retry,
+            dead_letters=_native(dead_letters),
+        )
+        return self._add(add, topic, fn, name)
 
     @overload
     def batch_handler(
@@ -129,14 +147,32 @@ class AioApp:
         topic: AioTopic[K, V],
         fn: Callable[[Batch[K, V]], Awaitable[Any]] | None = None,
         *,
+        max_size: int = 1024,
+        linger: float = 0.0,
+        split: bool = True,
+        concurrency: int = 1,
+        filter: Callable[[Message[K, V]], object] | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        dead_letters: AioAfterFailure = "fail",
         name: str | None = None,
-        **options: Any,
     ) -> Any:
         """Call an async function for each batch of a topic's messages; see `App.batch_handler`.
 
         The function runs in a task of the asyncio loop. At its timeout, that task is cancelled.
         """
-        return self._add(self.native.batch_handler, topic, fn, name, options)
+        add = functools.partial(
+            self.native.batch_handler,
+            max_size=max_size,
+            linger=linger,
+            split=split,
+            concurrency=concurrency,
+            filter=filter,
+            timeout=timeout,
+            retry=retry,
+            dead_letters=_native(dead_letters),
+        )
+        return self._add(add, topic, fn, name)
 
     def _add(
         self,
@@ -144,12 +180,9 @@ class AioApp:
         topic: AioTopic[Any, Any],
         fn: Callable[[Any], Awaitable[Any]] | None,
         name: str | None,
-        options: dict[str, Any],
     ) -> Any:
         """Add a handler whose function runs in asyncio, or return a decorator that does."""
         instance("topic", topic, AioTopic, "a topic object of this app, made by app.topic()")
-        if isinstance(letters := options.get("dead_letters"), AioTopic):
-            options["dead_letters"] = letters.native
 
         def decorate(fn: Callable[[Any], Awaitable[Any]]) -> Any:
             function("fn", fn, "an async function of a message or a batch")
@@ -157,7 +190,7 @@ class AioApp:
             async def in_asyncio(held: Any) -> None:
                 await self._guest.in_asyncio(fn, held)
 
-            add(topic.native, in_asyncio, name=name or name_of(fn), **options)
+            add(topic.native, in_asyncio, name=name or name_of(fn))
             return fn
 
         return decorate if fn is None else decorate(fn)
@@ -181,3 +214,8 @@ class AioApp:
     async def kill(self) -> None:
         """End as a crash would; see `App.kill`."""
         await self._guest.call(self.native.kill)
+
+
+def _native(dead_letters: AioAfterFailure) -> AfterFailure:
+    """Return the argument `dead_letters` for the native app."""
+    return dead_letters.native if isinstance(dead_letters, AioTopic) else dead_letters

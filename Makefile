@@ -20,7 +20,9 @@ ROWS ?=
 .PHONY: help demo test test-fast test-kafka properties mutants faults soak check docs format bench bench-quick clean
 # Tests with many cases: `make test` runs a fixed few of them, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
-  tests/delivering/test_ledger_model.py tests/handling/test_key_order_model.py tests/test_cancel_everywhere.py
+  tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py \
+  tests/handling/test_key_order_model.py tests/handling/test_handler.py tests/handling/test_handlers_at_random.py \
+  tests/handling/test_handlers_cancelled.py
 # The files and folders in which codespell checks the spelling.
 SPELLED := README.md CHANGELOG.md docs transport nurseries tests examples benchmarks Makefile mkdocs.yml \
   pyproject.toml .ci/run

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import trio
 
+from nurseries import exposed
 from transport.codecs import DecodeError
 from transport.delivering.channel import Channel
 from transport.delivering.in_hand import in_hand
@@ -222,14 +223,15 @@ async def decode(channel: Channel, message: AnyMessage) -> None:
         raise error
 
 
+@trio.lowlevel.enable_ki_protection
 async def call_in_time(plan: Plan, held: AnyMessage | AnyBatch) -> None:
     """Call the function. Raises its error, or HandlerTimeout."""
     fn: Callable[[Any], Awaitable[object]] = plan.fn
     if plan.timeout is None:
-        await fn(held)
+        await exposed(fn, held)
         return
     with trio.move_on_after(plan.timeout) as scope:
-        await fn(held)
+        await exposed(fn, held)
     if scope.cancelled_caught:
         raise HandlerTimeout(
             f"the handler {plan.name} did not end within its timeout of {plan.timeout:g} s, for"

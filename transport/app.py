@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Self, TypeVar, Unpack, overload
@@ -33,7 +34,7 @@ from transport.handling.plan import (
 from transport.handling.retry import Retry
 from transport.message import Batch, Message
 from transport.parts import Transport
-from transport.probe import Probe
+from transport.probe import Points, Probe
 from transport.running import Program, check_place
 from transport.settings import Settings, SettingsArgs, settings_from
 from transport.signals import SignalHandlers, passed_to
@@ -97,6 +98,20 @@ class App:
     """
 
     Transport: ClassVar[type[Transport]] = Transport
+    # The attributes that `_make_parts` sets.
+    _PARTS: ClassVar[tuple[str, ...]] = (
+        "probe",
+        "transport",
+        "conductor",
+        "producer",
+        "consumer",
+        "is_open",
+        "_root",
+        "handlers",
+        "_running",
+        "_token",
+        "_handlers",
+    )
 
     def __init__(
         self,
@@ -107,9 +122,16 @@ class App:
         text("id", id)
         self.id = id
         self.settings: Settings = settings_from(id, settings)
-        sensor = self.settings.monitor
+        # The topic objects in use, in the order in which they were made. For tests.
+        self._topics: weakref.WeakKeyDictionary[Topic[Any, Any], None] = weakref.WeakKeyDictionary()
+        self._make_parts([broker] if isinstance(broker, str) else broker, self.settings.monitor)
+
+    def _make_parts(
+        self, broker: Sequence[str] | MemoryBroker | Driver, sensor: Points | None
+    ) -> None:
+        """Make the parts of the app for a broker. Tests make them again for another broker."""
         self.probe = None if sensor is None else Probe(sensor)
-        self.transport = self.Transport([broker] if isinstance(broker, str) else broker, self)
+        self.transport = self.Transport(broker, self)
         self.conductor = self.transport.create_conductor()
         self.producer = self.transport.create_producer()
         self.consumer = self.transport.create_consumer(
@@ -158,7 +180,9 @@ class App:
         Raises:
             ValueError: the broker would not allow the name.
         """
-        return Topic(self, name, key_type=key_type, value_type=value_type)
+        topic = Topic(self, name, key_type=key_type, value_type=value_type)
+        self._topics[topic] = None
+        return topic
 
     # Handling
 

@@ -93,6 +93,13 @@ class Topic(Generic[K, V]):
         name = self.name if self.pattern is None else self.pattern
         return Topic(self.app, name, key_type=self._key, value_type=self._value)
 
+    def renew_channel(self) -> None:
+        """Replace the channel by one of the app's present conductor. The hooks stay. For tests."""
+        before = self.channel
+        self.channel = self.app.conductor.new_channel(self.name, self._key, self._value)
+        self.channel.on_key_decode_error = before.on_key_decode_error
+        self.channel.on_value_decode_error = before.on_value_decode_error
+
     # Reading
 
     def __aiter__(self) -> Messages[K, V]:

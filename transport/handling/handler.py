@@ -368,17 +368,18 @@ class Handler(Service):
     async def _on_failure(self, work: Work[Any], error: Exception) -> None:
         """Retry a message whose attempt has failed, or give it up."""
         lane, calls, events = lane_of(work.held), self._calls, self._events
+        failed = calls.source(work)
         if work.attempts is not None and work.attempts.is_spent:  # in an aborted transaction
             await self._give_up(work, work.attempts)
             return
         if not lane.ledger.is_shut and calls.can_split(work):
             # Only a message that fails by itself uses up its attempts.
-            events.failed(work.held, Attempts.of(error, time.time()), 0.0)
+            events.failed(failed, Attempts.of(error, time.time()), 0.0)
             await self._split(work)
             return
         attempts = work.fail(error, time.time())
         if lane.ledger.is_shut:
-            events.failed(work.held, attempts)
+            events.failed(failed, attempts)
             logger.info(
                 "handler %s: %r failed after its partition was revoked or sought, and is not"
                 " retried here: %s",
@@ -388,16 +389,16 @@ class Handler(Service):
             return
         if isinstance(error, DecodeError) or not self.plan.retry.allows(attempts.failed, error):
             attempts.is_spent = True
-            events.failed(work.held, attempts)
+            events.failed(failed, attempts)
             await self._give_up(work, attempts)
             return
         delay = self.plan.retry.delay(attempts.failed)
         attempts.due = trio.current_time() + delay
         if self._must_return(lane):
-            events.failed(work.held, attempts)
+            events.failed(failed, attempts)
             self._return(work)
             return
-        events.failed(work.held, attempts, delay)
+        events.failed(failed, attempts, delay)
         if self._in_transaction and (
             delay > _SHORT_DELAY or lane.ledger.is_draining or self._has_sent(work)
         ):

@@ -124,9 +124,12 @@ class HandlerClient:
         Args:
             handler: the function of a handler, or the name of the handler. A batch handler gets a
                 batch of one message.
-            key, value: encoded by the types of the handler's topic. Bytes are taken as they are, so
-                they may also be what no type can decode.
-            headers, partition, timestamp: as in `Topic.send`.
+            key: encoded by the key type of the handler's topic. Bytes are sent as they are, so they
+                may also be what the type cannot decode.
+            value: the same with the value type.
+            headers: as in `Topic.send`.
+            partition: as in `Topic.send`.
+            timestamp: as in `Topic.send`.
             topic: the name of the message's topic, for a handler of a pattern.
             timeout: seconds for the whole call, on trio's clock.
 

@@ -24,8 +24,17 @@ def test_a_named_test_exists(path: str, name: str) -> None:
     assert re.search(rf"^(async def|def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE)
 
 
-def test_each_promise_names_a_test() -> None:
-    table = PROMISES[PROMISES.index("| promise |") :].partition("\n\n")[0]
+def tables_with_tests() -> list[str]:
+    """Return the tables whose last column has tests."""
+    return re.findall(r"^\| \w+ \| tests \|\n(?:\|.*\n)+", PROMISES, re.MULTILINE)
+
+
+def test_the_page_of_promises_has_three_tables_with_tests() -> None:
+    assert len(tables_with_tests()) == 3
+
+
+@pytest.mark.parametrize("table", tables_with_tests())
+def test_each_promise_names_a_test(table: str) -> None:
     promises = table.splitlines()[2:]
     assert len(promises) > 10
     assert [row for row in promises if not TEST.search(row)] == []

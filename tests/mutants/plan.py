@@ -30,6 +30,14 @@ READERS = (
     "consuming/test_reading_alone.py",
     "monitoring/test_monitor.py",
 )
+HANDLERS = (
+    "handling/test_handler.py",
+    "handling/test_handler_failures.py",
+    "handling/test_handler_ends.py",
+    "handling/test_handler_rebalances.py",
+    "handling/test_dead_letters.py",
+    "handling/test_handlers.py",
+)
 
 # The keys are files of `transport`, the values files or folders of `tests`. A mutant runs only the
 # tests that call the changed function, the fastest first. So a long list costs time only for
@@ -126,4 +134,13 @@ PLAN: dict[str, tuple[str, ...]] = {
         *TRANSACTIONS,
         "model",
     ),
+    "handling/key_order.py": ("handling/test_key_order.py", "handling/test_key_order_model.py"),
+    "handling/retry.py": ("handling/test_retry.py",),
+    "handling/timers.py": HANDLERS,
+    "handling/workers.py": HANDLERS,
+    "handling/dead_letters.py": ("handling/test_dead_letters.py", "handling/test_letters_topic.py"),
+    "handling/last_resort.py": HANDLERS,
+    "handling/handlers.py": HANDLERS,
+    "handling/intake.py": HANDLERS,
+    "handling/handler.py": HANDLERS,
 }

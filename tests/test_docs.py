@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TREE = "docs/architecture.md"
 KAFKA = re.compile(r"(?<!\+)kafka://[\w.:]+")
+REGISTRY = "http://127.0.0.1:8081"
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?P<start>make|python -m) (?P<name>\S+)(?P<rest>[^#`]*)")
 LINK = re.compile(r"\]\((?P<path>[^)#:\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 
@@ -138,13 +139,12 @@ app.run()
 
 @functools.cache
 def ended_in_memory() -> dict[Block, Ended]:
-    """Run each program with `memory://` in place of a Kafka URL, and return the results."""
-    sources = [
-        re.sub(
-            r"^app\.run\(\)$", A_SIGNAL, KAFKA.sub("memory://", program.text), flags=re.MULTILINE
-        )
+    """Run each program with `memory://` for Kafka and `mock://` for a schema registry."""
+    texts = [
+        KAFKA.sub("memory://", program.text).replace(REGISTRY, "mock://docs")
         for program in PROGRAMS
     ]
+    sources = [re.sub(r"^app\.run\(\)$", A_SIGNAL, text, flags=re.MULTILINE) for text in texts]
     return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
 
 

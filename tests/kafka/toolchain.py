@@ -1,4 +1,6 @@
-"""The tools that a real broker needs: Java 17 and, once, Maven to fetch Kafka's jars.
+"""The tools that a real broker needs: Java 17 and, once, Maven to fetch its jars.
+
+Maven also fetches Apicurio, a schema registry.
 
 ``python -m tests.kafka.toolchain`` names missing tools and exits with 1, or exits with 0. The
 Makefile runs it before the Kafka lane. With ``--faults`` it also checks for Go, which builds
@@ -19,11 +21,13 @@ HERE = Path(__file__).parent
 POM = HERE / "pom.xml"
 CACHE = HERE.parents[1] / ".kafka" / "libs"
 JAVA_AT_LEAST = 17
+APICURIO = "io.apicurio:apicurio-registry-app"
+APICURIO_VERSION = "3.0.9"  # the last one that runs on Java 17
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server"
 TOXIPROXY_VERSION = "v2.12.0"
 GO_PLACES = ("go", "/usr/local/go/bin/go")
 GO_AT_LEAST = (1, 21)  # it downloads the newer Go that Toxiproxy needs by itself
-FETCH_TIMEOUT = 600.0  # seconds; 44 MB take a few seconds on a usual connection
+FETCH_TIMEOUT = 600.0  # seconds; 150 MB take some seconds on a usual connection
 
 
 class ToolchainMissing(RuntimeError):
@@ -69,16 +73,34 @@ def fetch_jars() -> Path:
     fetch. Of two concurrent fetches, the folder of the first one stays.
     """
     jars = cached_jars()
-    if jars.is_dir():
-        return jars
+    if not jars.is_dir():
+        _fetch(jars, "dependency:copy-dependencies", "-DincludeScope=runtime")
+    return jars
+
+
+def cached_apicurio() -> Path:
+    """Return the folder of Apicurio's program. It may not exist yet."""
+    return CACHE.parent / f"apicurio-{APICURIO_VERSION}"
+
+
+def fetch_apicurio() -> Path:
+    """Return the jar of Apicurio's program, and fetch it with Maven if it does not exist."""
+    folder = cached_apicurio()
+    if not folder.is_dir():
+        _fetch(folder, "dependency:copy", f"-Dartifact={APICURIO}:{APICURIO_VERSION}:tar.gz:all")
+    return folder / f"apicurio-registry-app-{APICURIO_VERSION}-runner.jar"
+
+
+def _fetch(folder: Path, goal: str, option: str) -> None:
+    """Let Maven fill a folder, and unpack what it has fetched."""
     maven = find_maven()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=CACHE) as temp:
-        partial = Path(temp, "jars")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder.parent) as temp:
+        partial = Path(temp, "fetched")
         answer = subprocess.run(
             [
-                *(maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"),
-                *(f"-DoutputDirectory={partial}", "-DincludeScope=runtime"),
+                *(maven, "-q", "-B", "-f", str(POM), goal, option),
+                f"-DoutputDirectory={partial}",
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -87,13 +109,17 @@ def fetch_jars() -> Path:
             timeout=FETCH_TIMEOUT,
         )
         if answer.returncode != 0:
-            raise RuntimeError(f"Maven could not fetch Kafka's jars:\n{answer.stdout[-4000:]}")
+            raise RuntimeError(f"Maven could not fetch {folder.name}:\n{answer.stdout[-4000:]}")
+        for packed in partial.glob("*.tar.gz"):
+            subprocess.run(
+                ["tar", "-xzf", packed, "-C", partial], check=True, timeout=FETCH_TIMEOUT
+            )
+            packed.unlink()
         try:
-            partial.rename(jars)
+            partial.rename(folder)
         except OSError:
-            if not jars.is_dir():
+            if not folder.is_dir():
                 raise
-    return jars
 
 
 def find_go() -> str:
@@ -147,7 +173,7 @@ def fetch_toxiproxy() -> Path:
 
 def main(*words: str) -> int:
     finders: list[Callable[[], str]] = [find_java]
-    if not cached_jars().is_dir():
+    if not cached_jars().is_dir() or not cached_apicurio().is_dir():
         finders.append(find_maven)
     if "--faults" in words and not cached_toxiproxy().is_file():
         finders.append(find_go)

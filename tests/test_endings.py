@@ -42,6 +42,12 @@ async def iterate_batches(app: App, topic: Topic) -> None:
         pass
 
 
+async def iterate_partitions(app: App, topic: Topic) -> None:
+    async for partition in app.topic("orders").partitions():
+        async for _ in partition:
+            pass
+
+
 async def get_many(app: App, topic: Topic) -> None:
     async for _ in app.consumer.getmany(math.inf):
         pass
@@ -65,6 +71,7 @@ WAITS: list[Wait] = [
     iterate,
     iterate_noack,
     iterate_batches,
+    iterate_partitions,
     get_many,
     wait_for_subscriptions,
     wait_for_stopped_flow,

@@ -17,6 +17,7 @@ from transport.consuming.consumer import Consumer
 from transport.consuming.fetcher import Fetcher
 from transport.consuming.stuck import Stuck, StuckCase
 from transport.delivering.channel import Batches, Messages
+from transport.delivering.partitions import Partitions, PartitionStream
 from transport.drivers.memory import MemoryBroker
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -105,6 +106,8 @@ __all__ = [
     "OffsetAndTimestamp",
     "OffsetOutOfRange",
     "PartitionState",
+    "PartitionStream",
+    "Partitions",
     "PendingMessage",
     "Producer",
     "ProducerBuffer",

@@ -17,6 +17,7 @@ from transport.codecs.errors import Loader, load_and_call, load_in_trio
 from transport.consuming.host import Host
 from transport.delivering.channel import Batches, DecodeErrorHook, Messages
 from transport.delivering.in_hand import IN_HAND, InHand, Source, check_source
+from transport.delivering.partitions import Partitions
 from transport.errors import AppClosed
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage, PendingMessage, always, numbered, outgoing_of
@@ -137,6 +138,32 @@ class Topic(Generic[K, V]):
         flag("noack", noack)
         return self._listen(Batches(self.channel, acks=not noack, most=most))
 
+    def partitions(self) -> Partitions[K, V]:
+        """Return an iterator over the assigned partitions, each with a stream of its messages.
+
+        It is for programs with a task for each partition:
+
+            async for partition in orders.partitions():
+                nursery.start_soon(work, partition)
+
+        Each partition comes when it is assigned, also if it has no messages. Its stream ends when
+        it is revoked or lost. If it is assigned again, it comes again. Each stream has a buffer of
+        its own, of `buffer_size` messages, so a slow partition holds up no other.
+
+        Tasks that share the iterator share the partitions. Each call returns a new iterator, which
+        begins with all partitions. Streams of one partition share its messages.
+
+        A topic object is read by partition or as a whole, and the first iterator decides. Getting
+        a partition is a checkpoint. Cancelled: the partition comes again.
+
+        Raises:
+            RuntimeError: the topic object listens as a whole: make another one with `app.topic`.
+            AppClosed: the app is not open.
+        """
+        self._check_open()
+        self.app.conductor.add_split(self)
+        return Partitions(self.channel, self.batch_size)
+
     def batch_size(self, max_size: int | None) -> int:
         """Return the most messages in a batch. Raises ValueError: `max_size` is below 1."""
         if max_size is None:
@@ -144,10 +171,21 @@ class Topic(Generic[K, V]):
         return min(whole("max_size", max_size, least=1), self.app.settings.buffer_size)
 
     def listen(self) -> None:
-        """Receive messages from now on, as making an iterator does. Raises AppClosed."""
+        """Receive messages from now on, as making an iterator does.
+
+        Raises AppClosed. RuntimeError: the topic object is read by partition.
+        """
+        self._check_open()
+        if self.channel.is_split:
+            raise RuntimeError(
+                f"this topic object of {self.name!r} is read by partitions(): make another one with"
+                " app.topic() to read the topic as a whole"
+            )
+        self.app.conductor.add(self)
+
+    def _check_open(self) -> None:
         if not self.app.is_open:
             raise AppClosed(f"the app {self.app.id!r} is not open: use it in `async with app:`")
-        self.app.conductor.add(self)
 
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:

@@ -21,7 +21,7 @@ from transport import (
     RecordMetadata,
     UnknownTopic,
 )
-from transport.anyio import open_app
+from transport.anyio import AnyPartitions, AnyPartitionStream, open_app
 from transport.drivers.memory import MemoryBroker
 
 pytestmark = pytest.mark.anyio
@@ -138,6 +138,50 @@ async def test_batches_and_messages_of_noack_are_acked_by_the_handler(there: Pla
     async with open_app(app_of(there)) as app:
         (message,) = await take(app.topic(there.name).noack(), 1)
         assert message.offset == 5
+
+
+async def test_a_task_for_each_partition(there: Place) -> None:
+    async with open_app(app_of(there)) as app:
+        await app.producer.create_topic(there.name, 2)
+        orders = app.topic(there.name)
+        for number in range(6):
+            await orders.send_and_wait(value=b"%d" % number, partition=number % 2)
+        seen: dict[TP, list[int]] = {}
+        done = anyio.Event()
+
+        async def work(partition: AnyPartitionStream[bytes, bytes]) -> None:
+            async for message in partition:
+                seen.setdefault(partition.tp, []).append(message.offset)
+                if sum(map(len, seen.values())) == 6:
+                    done.set()
+            assert partition.has_ended
+
+        async def work_on_each() -> None:
+            partitions: AnyPartitions[bytes, bytes] = orders.partitions()
+            async for partition in partitions:
+                tasks.start_soon(work, partition)
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work_on_each)
+                await done.wait()
+                with pytest.raises(RuntimeError, match="is read by partitions"):
+                    orders.noack()
+                app.stop()
+        assert seen == {TP(there.name, number): [0, 1, 2] for number in range(2)}
+    async with open_app(app_of(there)) as app:
+        orders = app.topic(there.name)
+        for _ in range(4):
+            await orders.send_and_wait(value=b"more", partition=1)
+        streams = await take(orders.partitions(), 2)
+        (stream,) = [stream for stream in streams if stream.tp.partition == 1]
+        (message,) = await take(stream.noack(), 1)
+        (batch,) = await take(stream.batches(2, noack=True), 1)
+        assert [message.offset, batch.first] == [message.offset, message.offset + 1]
+        assert message.ack()
+        assert batch.ack()
+        with pytest.raises(ValueError, match="max_size"):
+            stream.batches(0)
 
 
 async def test_cancelling_a_wait_for_a_message_loses_no_message(there: Place) -> None:

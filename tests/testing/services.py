@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from transport import App, Message, TransactionAborted
+from transport import App, Message, PartitionStream, TransactionAborted
 from transport.drivers.base import Driver
 from transport.testing import Done
 
@@ -28,6 +28,20 @@ async def good_by_the_batch(broker: Driver, done: Done) -> None:
         async for batch in app.topic("orders").batches():
             await trio.sleep(0.3)
             done(*batch)
+
+
+async def good_by_partition(broker: Driver, done: Done) -> None:
+    """Has a task for each partition, of which some are slow."""
+
+    async def bill(orders: PartitionStream) -> None:
+        async for order in orders:
+            await trio.sleep(0.2 + 0.5 * order.partition)
+            done(order)
+
+    app = App("billing", broker=broker, buffer_size=3, **QUICK)
+    async with app, trio.open_nursery() as nursery:
+        async for orders in app.topic("orders").partitions():
+            nursery.start_soon(bill, orders)
 
 
 async def naive(broker: Driver, done: Done) -> None:
@@ -53,6 +67,29 @@ async def naive_by_a_buffer(broker: Driver, done: Done) -> None:
                 await trio.sleep(0.1)
                 done(*kept)
                 kept.clear()
+
+
+def exactly_once_by_partition(mode: str) -> Any:
+    async def service(broker: Driver, done: Done) -> None:
+        settings = {**QUICK, "transactions": mode, "transaction_timeout": 20.0}
+        async with App("billing", broker=broker, commit_timeout=5.0, **settings) as app:
+            bills = app.topic("bills")
+
+            async def bill(orders: PartitionStream) -> None:
+                async for order in orders.noack():
+                    try:
+                        await bills.send(value=b"%d-%d" % (order.partition, order.offset))
+                    except TransactionAborted:
+                        continue  # the order is delivered again
+                    await trio.sleep(0.1)
+                    done(order)
+                    order.ack()
+
+            async with trio.open_nursery() as nursery:
+                async for orders in app.topic("orders").partitions():
+                    nursery.start_soon(bill, orders)
+
+    return service
 
 
 def exactly_once(mode: str) -> Any:

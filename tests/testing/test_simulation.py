@@ -13,7 +13,9 @@ from tests.effort import SEEDS
 from tests.testing.services import (
     TOPICS,
     exactly_once,
+    exactly_once_by_partition,
     good,
+    good_by_partition,
     good_by_the_batch,
     naive,
     naive_by_a_buffer,
@@ -42,7 +44,7 @@ def once_each(report: Report) -> Counter[bytes | None]:
     )
 
 
-@pytest.mark.parametrize("service", [good, good_by_the_batch])
+@pytest.mark.parametrize("service", [good, good_by_the_batch, good_by_partition])
 @given(histories(TOPICS), st.integers(0, 1000))
 def test_a_good_service_loses_nothing(service: Any, history: History, seed: int) -> None:
     report = simulate(service, topics=TOPICS, history=history, seed=seed)
@@ -64,16 +66,15 @@ def test_good_service_passes_histories_drawn_from_seeds(seed: int) -> None:
 LEFT_OPEN = History(dict(TOPICS), (Write(TP("orders", 0), 1), Start(), Crash(0, after=0.1)))
 
 
+@pytest.mark.parametrize("service", [exactly_once, exactly_once_by_partition])
 @MODES
 @given(histories(TOPICS, most=30), st.integers(0, 1000))
 @example(LEFT_OPEN, 0)
 @settings(max_examples=settings.default.max_examples // 2)
-def test_exactly_once_is_seen_once(mode: str, history: History, seed: int) -> None:
+def test_exactly_once_is_seen_once(service: Any, mode: str, history: History, seed: int) -> None:
     """I9."""
     topics, outputs = TOPICS, {"bills": 2}
-    report = simulate(
-        exactly_once(mode), topics=topics, outputs=outputs, history=history, seed=seed
-    )
+    report = simulate(service(mode), topics=topics, outputs=outputs, history=history, seed=seed)
     report.check()
     assert report.outputs == once_each(report), report.told(AssertionError("not once each"))
 

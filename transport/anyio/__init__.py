@@ -12,7 +12,8 @@ On trio, `app` is the app itself. On asyncio, the same tree runs as a trio *gues
 loop, in the same thread. Each loop has one guest, which runs while at least one app is open.
 
 Start reading at `opening.py`. `guest.py` runs trio in the asyncio loop. `app.py`, `consumer.py`,
-`producer.py`, `topic.py`, `reader.py` and `deliveries.py` have the calls for asyncio tasks.
+`producer.py`, `topic.py`, `partitions.py`, `reader.py` and `deliveries.py` have the calls for
+asyncio tasks.
 `either.py` has the types for programs that run on both backends. Nothing else in `transport`
 imports this package.
 """
@@ -28,10 +29,13 @@ from transport.anyio.either import (
     AnyDelivery,
     AnyFutureMessage,
     AnyManyDeliveries,
+    AnyPartitions,
+    AnyPartitionStream,
     AnyProducer,
     AnyTopic,
 )
 from transport.anyio.opening import open_app
+from transport.anyio.partitions import AioPartitions, AioPartitionStream
 from transport.anyio.producer import AioProducer
 from transport.anyio.reader import AioReader
 from transport.anyio.topic import AioTopic
@@ -43,6 +47,8 @@ __all__ = [
     "AioDelivery",
     "AioFutureMessage",
     "AioManyDeliveries",
+    "AioPartitionStream",
+    "AioPartitions",
     "AioProducer",
     "AioReader",
     "AioTopic",
@@ -52,6 +58,8 @@ __all__ = [
     "AnyDelivery",
     "AnyFutureMessage",
     "AnyManyDeliveries",
+    "AnyPartitionStream",
+    "AnyPartitions",
     "AnyProducer",
     "AnyTopic",
     "open_app",

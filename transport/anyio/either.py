@@ -12,11 +12,13 @@ from transport.anyio.app import AioApp
 from transport.anyio.conductor import AioConductor
 from transport.anyio.consumer import AioConsumer
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
+from transport.anyio.partitions import AioPartitions, AioPartitionStream
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
 from transport.consuming.conductor import Conductor
 from transport.consuming.consumer import Consumer
+from transport.delivering.partitions import Partitions, PartitionStream
 from transport.producing.delivery import Delivery, ManyDeliveries
 from transport.producing.pending import FutureMessage
 from transport.producing.producer import Producer
@@ -28,6 +30,12 @@ AnyApp: TypeAlias = App | AioApp
 
 AnyTopic: TypeAlias = Topic[K, V] | AioTopic[K, V]
 """A topic object of such an app: `AnyTopic[str, Order]`."""
+
+AnyPartitions: TypeAlias = Partitions[K, V] | AioPartitions[K, V]
+"""The result of `partitions` of such a topic object."""
+
+AnyPartitionStream: TypeAlias = PartitionStream[K, V] | AioPartitionStream[K, V]
+"""A partition that `AnyPartitions` returns."""
 
 AnyConsumer: TypeAlias = Consumer | AioConsumer
 """The consumer of such an app."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import outcome
 
 from transport.anyio.guest import GIVE_WAY, Answer, Guest, Leave
+from transport.delivering.channel import Channel
 from transport.delivering.in_hand import in_hand
 from transport.message import AnyBatch, AnyMessage, Message
-from transport.topic import Topic
 
 M = TypeVar("M", bound=AnyMessage | AnyBatch)
 
@@ -20,16 +20,16 @@ M = TypeVar("M", bound=AnyMessage | AnyBatch)
 class AioReader(Generic[M]):
     """An async iterator over messages or batches, for asyncio's tasks.
 
-    It takes messages directly from the channel of the topic object, and uses the guest only to wait
-    for more. So cancelling loses no message.
+    It takes messages directly from the channel of the topic object or the partition, and uses the
+    guest only to wait for more. So cancelling loses no message.
     """
 
     _current: M | None = None
 
     def __init__(
-        self, topic: Topic[Any, Any], guest: Guest, take: Callable[[], M | None], *, acks: bool
+        self, channel: Channel, guest: Guest, take: Callable[[], M | None], *, acks: bool
     ) -> None:
-        self._channel = topic.channel
+        self._channel = channel
         self._guest = guest
         self._take: Callable[[], M | None] = take
         self._acks = acks

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from transport.anyio.deliveries import AioDelivery, AioFutureMessage, AioManyDeliveries
 from transport.anyio.guest import Guest
+from transport.anyio.partitions import AioPartitions
 from transport.anyio.reader import AioReader
 from transport.anyio.sending import accept, accept_many
 from transport.codecs import NotLoaded
@@ -73,6 +74,10 @@ class AioTopic(Generic[K, V]):
         """Return an iterator over batches, each of one partition's messages."""
         most = self.native.batch_size(max_size)
         return self._read(lambda: self.native.channel.take_batch(most), acks=not noack)
+
+    def partitions(self) -> AioPartitions[K, V]:
+        """Return an iterator over the assigned partitions; see `Topic.partitions`."""
+        return AioPartitions(self.native.partitions(), self._guest)
 
     @property
     def on_key_decode_error(self) -> DecodeErrorHook:
@@ -141,7 +146,7 @@ class AioTopic(Generic[K, V]):
 
     def _read(self, take: Callable[[], M | None], *, acks: bool) -> AioReader[M]:
         self.native.listen()
-        return AioReader(self.native, self._guest, take, acks=acks)
+        return AioReader(self.native.channel, self._guest, take, acks=acks)
 
     def send_soon(
         self,

@@ -226,7 +226,13 @@ class Conductor(Service, MutableSet["Listener"]):
 
     # Messages
 
-    def new_channel(self, name: str, key: Codec[Any] | None, value: Codec[Any] | None) -> Channel:
+    def new_channel(
+        self,
+        name: str,
+        key: Codec[Any] | None,
+        value: Codec[Any] | None,
+        on_full: Callable[[Channel], None] | None = None,
+    ) -> Channel:
         """Return a channel for a topic object, which does not listen yet."""
         consumer, settings = self.app.consumer, self.app.settings
         return Channel(
@@ -235,7 +241,7 @@ class Conductor(Service, MutableSet["Listener"]):
             limit=settings.buffer_size,
             key=key,
             value=value,
-            on_full=self._on_full,
+            on_full=on_full or self._on_full,
             on_unreadable=consumer.on_unreadable,
             scheduler=consumer.scheduler(),
             names_source=consumer.in_transaction,
@@ -249,6 +255,32 @@ class Conductor(Service, MutableSet["Listener"]):
         for tp in consumer.assignment:
             if channel in self._channels.get(tp.topic, {}).values():
                 change(tp)
+
+    @trio.lowlevel.enable_ki_protection
+    def add_split(self, topic: Listener) -> None:
+        """Listen to a topic as `add` does, with a branch of its channel for each partition.
+
+        Raises RuntimeError: the topic object listens already, and not in this way.
+        """
+        _check_topic(topic)
+        channel = topic.channel
+        if not channel.is_split:
+            if topic in self:
+                raise RuntimeError(
+                    f"this topic object of {topic.name!r} is not read by partition: make another"
+                    " one with app.topic(), and call partitions() before any other iterator"
+                )
+            channel.split(lambda tp: self._new_branch(channel, tp))
+        self.add(topic)
+
+    def _new_branch(self, channel: Channel, tp: TP) -> Channel:
+        consumer = self.app.consumer
+
+        def on_full(branch: Channel) -> None:
+            change = consumer.on_buffer_full if branch.is_full else consumer.on_buffer_drop
+            change(tp)
+
+        return self.new_channel(channel.name, *channel.codecs, on_full)
 
     def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
         """Enter a fetch into the ledger, and so into the channels. Not a checkpoint.
@@ -284,7 +316,7 @@ class Conductor(Service, MutableSet["Listener"]):
         is_full = self.memory.is_full
         return any(
             channel.is_full or (is_full and channel.usage.held) or channel.has_emptied(tp)
-            for channel in channels.values()
+            for channel in (each.of(tp) for each in channels.values())
         )
 
     @property
@@ -314,7 +346,13 @@ class Conductor(Service, MutableSet["Listener"]):
         """Open a lane for each channel: the partition is assigned, or begins a new epoch."""
         self.forget_decoded(ledger.tp)
         for channel in self._channels.get(ledger.tp.topic, {}).values():
-            ledger.open_lane(channel.usage)
+            channel.open_lane(ledger)
+
+    def on_removed(self, tp: TP) -> None:
+        """Forget a partition that is not assigned any more."""
+        self.forget_decoded(tp)
+        for channel in self._channels.get(tp.topic, {}).values():
+            channel.close_branch(tp)
 
     def forget_decoded(self, tp: TP) -> None:
         """Forget the decoded records of the partition: its epoch has ended."""
@@ -337,7 +375,7 @@ class Conductor(Service, MutableSet["Listener"]):
     def notify_iterators(self) -> None:
         """Let all iterators try to take a message: flow was resumed."""
         for topic in self:
-            topic.channel.notify()
+            topic.channel.notify_all()
 
     @property
     def has_ended(self) -> bool:
@@ -382,7 +420,7 @@ class Conductor(Service, MutableSet["Listener"]):
         self._share_decoding(name)
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name and not ledger.is_draining:
-                ledger.open_lane(topic.channel.usage)
+                topic.channel.open_lane(ledger)
 
     def _warn_of_many(self, topic: Listener, name: str) -> None:
         """Warn once about a name with many topic objects: each worker may have made its own.
@@ -407,10 +445,10 @@ class Conductor(Service, MutableSet["Listener"]):
 
     def _ignore(self, topic: Listener, name: str) -> None:
         channels = self._channels[name]
-        usage = channels.pop(topic).usage
+        channel = channels.pop(topic)
         for tp, ledger in self.app.consumer.assignment.items():
             if tp.topic == name:
-                ledger.close_lanes_of(usage)
+                channel.close_lane(ledger)
         topic.channel.decoded.pop(name, None)
         self._share_decoding(name)
         if not channels:

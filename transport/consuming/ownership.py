@@ -117,7 +117,7 @@ class Ownership:
 
     def _forget(self, tps: Collection[TP], gone: Sequence[Ledger]) -> None:
         for ledger in gone:
-            self._conductor.forget_decoded(ledger.tp)
+            self._conductor.on_removed(ledger.tp)
         self._report_acked(gone)
         self._flow.forget(tps)
 

@@ -14,7 +14,7 @@ from transport.codecs.errors import MOST_LOADS, Loader, load_in_trio, too_many_l
 from transport.delivering.decoding import AGAIN, Codecs, Decoded
 from transport.delivering.flow import Flow
 from transport.delivering.in_hand import in_hand
-from transport.delivering.ledger import BufferUsage, Lane, lane_of
+from transport.delivering.ledger import BufferUsage, Lane, Ledger, lane_of
 from transport.errors import TransportError, UnreadableBatch
 from transport.excerpt import excerpt_of, excerpt_of_error
 from transport.message import AnyBatch, AnyMessage, Batch, Message
@@ -49,6 +49,9 @@ class Holder(Protocol):
 
 class Channel:
     """The buffer between the fetches and the iterators of one topic object.
+
+    A channel that is split has a branch for each assigned partition: a channel of its own, with a
+    buffer of its own. So a partition whose messages wait holds up no other.
 
     Args:
         limit: the most unacked messages. When so many are held, waiting or unacked, the channel is
@@ -105,6 +108,8 @@ class Channel:
         self._calls: list[Callable[[], object]] = []  # the callbacks of readers outside trio
         self.must_decode = key is not None or value is not None
         self.decoded: dict[str, Decoded] = {}  # by topic, shared with channels of the same codecs
+        self.branches: dict[TP, Channel] = {}
+        self._make_branch: Callable[[TP], Channel] | None = None
 
     @property
     def codecs(self) -> Codecs:
@@ -150,6 +155,8 @@ class Channel:
             del self._passed_over[lane]
             self._schedule(lane)
         self.notify()
+        for branch in self.branches.values():
+            branch.reschedule()
 
     def notify(self) -> None:
         """Wake all waiting readers: there may be a message, or the channel has ended."""
@@ -161,10 +168,62 @@ class Channel:
             for call in calls:
                 call()
 
+    def notify_all(self) -> None:
+        """Wake all waiting readers, also those of the branches."""
+        self.notify()
+        for branch in self.branches.values():
+            branch.notify()
+
     def end(self) -> None:
-        """Stop delivery for good: iterators end."""
+        """Stop delivery for good: iterators end, also those of the branches."""
         self.ended = True
         self.notify()
+        for branch in self.branches.values():
+            branch.end()
+
+    # Branches
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each partition has a branch."""
+        return self._make_branch is not None
+
+    def split(self, make: Callable[[TP], Channel]) -> None:
+        """Give each partition that is assigned from now on a branch, which `make` returns."""
+        self._make_branch = make
+
+    def of(self, tp: TP) -> Channel:
+        """Return the channel that has the messages of a partition."""
+        return self.branches.get(tp, self)
+
+    def open_lane(self, ledger: Ledger) -> None:
+        """Open a lane for a new epoch of a partition."""
+        tp = ledger.tp
+        if self._make_branch is not None and tp not in self.branches:
+            branch = self.branches[tp] = self._make_branch(tp)
+            branch.decoded = self.decoded
+            branch.on_key_decode_error = self._call_key_hook
+            branch.on_value_decode_error = self._call_value_hook
+            if self.ended:
+                branch.end()
+            self.notify()
+        ledger.open_lane(self.of(tp).usage)
+
+    def close_lane(self, ledger: Ledger) -> None:
+        """Close the lane of a partition, if there is one: the topic object does not listen."""
+        ledger.close_lanes_of(self.of(ledger.tp).usage)
+        self.close_branch(ledger.tp)
+
+    def close_branch(self, tp: TP) -> None:
+        """End the branch of a partition that is not assigned any more, if there is one."""
+        if (branch := self.branches.pop(tp, None)) is not None:
+            branch.end()
+
+    async def _call_key_hook(self, error: DecodeError, message: AnyMessage) -> None:
+        await self.on_key_decode_error(error, message)
+
+    async def _call_value_hook(self, error: DecodeError, message: AnyMessage) -> None:
+        await self.on_value_decode_error(error, message)
 
     # Called by the iterators
 

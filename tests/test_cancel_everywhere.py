@@ -211,7 +211,13 @@ async def fails_a_task(scenario: Calling) -> None:
         await scenario.app.consumer.on_task_error(ZeroDivisionError())
 
 
+async def waits_for_the_stop(scenario: Calling) -> None:
+    with trio.move_on_after(1):
+        await scenario.app.wait_stopped()
+
+
 CALLS: dict[str, Call] = {
+    "App.wait_stopped": waits_for_the_stop,
     "Topic.__aiter__": takes_acking,
     "Topic.noack": takes,
     "Topic.batches": takes_a_batch,
@@ -281,8 +287,10 @@ def test_an_app_goes_on_after_a_cancelled_call(name: str) -> None:
     assert cancel_everywhere(lambda: Calling(CALLS[name])) > 0
 
 
-# Only the app's tree calls these. They are cancelled with the whole app, below.
+# Only the app's tree and its handlers call these. They are cancelled with the whole app, below, and
+# in tests/handling.
 OF_THE_TREE = {
+    *("redo", "isolate", "addressed_many_loaded", "wait_until_ended"),
     *("add_service", "start", "stop", "serve", "stop_children"),
     *("on_start", "on_stop", "on_restart", "kill", "send_while", "restart"),
     "send_many_while",

@@ -19,6 +19,7 @@ EXAMPLES = {
     "totals": "page-6 1428",
     "pipeline": "500500 billed",
     "embedded": "Hello world",
+    "redrive": "5 of them paid by the redrive",
 }
 SMALLEST = """
 import trio
@@ -68,7 +69,8 @@ def until(number: signal.Signals, *args: str) -> tuple[str, int, str]:
 
 def test_each_example_is_tested() -> None:
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"orders", "http_service", *EXAMPLES}  # http_service: in tests/anyio
+    # http_service: in tests/anyio
+    assert names == {"orders", "enrichment", "http_service", *EXAMPLES}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -77,6 +79,78 @@ def test_an_example_prints_its_result(url: str, name: str) -> None:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert output.splitlines()[-1] == EXAMPLES[name]
+
+
+# A client of the enrichment worker, whose last order becomes a dead letter.
+ORDERS = """
+import sys
+import trio
+sys.path.insert(0, "examples")
+import enrichment
+from enrichment import Order
+from transport import App
+
+async def follow(app):
+    orders = app.topic("orders", key_type=str, value_type=Order)
+    dead = app.topic("orders.dead")
+    dead.listen()
+    enriched = app.topic("orders.enriched", key_type=str, value_type=Order)
+    for number in range(200):
+        await orders.send(key=f"order {number % 50}", value=Order("Eve", number))
+    await orders.send(key="order 7", value=Order("", 200))
+    amounts = {}
+    count = 0
+    async for message in enriched:
+        assert message.value.city == "Berlin"
+        amounts.setdefault(message.key, []).append(message.value.amount)
+        count += 1
+        if count == 200:
+            break
+    assert all(each == sorted(each) for each in amounts.values())
+    async for letter in dead:
+        print(letter.key, dict(letter.headers)["dead.text"].decode())
+        app.stop()
+
+async def main():
+    if sys.argv[1].startswith("memory"):
+        async with enrichment.app:
+            await follow(enrichment.app)
+    else:  # the worker is another process
+        async with App("client", broker=sys.argv[1]) as app:
+            await follow(app)
+
+trio.run(main)
+"""
+
+
+def orders_enriched(url: str) -> str:
+    with start("-c", ORDERS, url) as client:
+        try:
+            output, errors = client.communicate(timeout=60)
+        finally:
+            client.kill()
+    assert client.returncode == 0, errors
+    return output
+
+
+ENRICHED = "b'order 7' the order has no customer\n"
+
+
+def test_the_enrichment_worker_keeps_the_order_of_keys() -> None:
+    assert orders_enriched("memory://") == ENRICHED
+
+
+@pytest.mark.kafka
+def test_the_enrichment_worker_ends_at_sigterm_with_exit_code_0(kafka_bootstrap: str) -> None:
+    url = f"kafka://{kafka_bootstrap}"
+    with start("examples/enrichment.py", url) as worker:
+        try:
+            assert orders_enriched(url) == ENRICHED
+            worker.send_signal(signal.SIGTERM)
+            _, errors = worker.communicate(timeout=30)
+        finally:
+            worker.kill()
+    assert worker.returncode == 0, errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

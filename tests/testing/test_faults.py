@@ -6,6 +6,7 @@ import random
 
 import pytest
 import trio
+import trio.testing
 
 from tests.apps import broker_with, take, write
 from tests.lanes import NEVER
@@ -13,6 +14,7 @@ from tests.nurseries.clock import jumping
 from transport import TP, App, BrokerUnavailable, ClientClosed, CommitUnknown
 from transport.drivers.base import ConsumerClient, Outgoing, ProducerClient
 from transport.drivers.memory import MemoryDriver
+from transport.drivers.settings import ClientSettings
 from transport.testing import (
     Chance,
     Fault,
@@ -62,6 +64,31 @@ async def test_slow_call_is_made_although_its_caller_is_cancelled() -> None:
         with trio.move_on_after(1.0):
             await app.producer.client.send([])
         assert await app.topic("orders").send_and_wait(value=b"value")
+
+
+def value(number: int) -> list[Outgoing]:
+    return [Outgoing("orders", 0, None, b"%d" % number, (), None)]
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+@jumping
+async def test_calls_of_a_producer_reach_the_broker_in_their_order(is_cancelled: bool) -> None:
+    """So a slow message cannot get into the transaction after its own."""
+    broker = broker_with(ORDERS)
+    driver = FaultyDriver(MemoryDriver(broker=broker), only("producer.send", slow(2.0)))
+    client = driver.producer(ClientSettings(transactional_id="id"))
+    await client.open(lambda reports: None)
+    await client.begin()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, value(1))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(1.0 if is_cancelled else 60.0):
+            await client.abort(1.0)
+        await client.begin()
+    await client.send(value(2))
+    await client.commit(1.0)
+    assert [record.value for record in broker.records("orders")] == [b"2"]
+    await client.close(1.0)
 
 
 @jumping

@@ -414,12 +414,13 @@ class ProducerClient(Protocol):
         Not a checkpoint.
         """
 
-    # The calls below need a transactional id, and run one at a time. `open` has fenced the previous
-    # owner of the id and ended its open transaction. All raise Fenced (another producer has the id
-    # now), AuthorizationFailed, BrokerUnavailable, ClientClosed. They raise TransactionAborted if
-    # the broker has ended the transaction after `transaction_timeout`, or if a message of the
-    # transaction is lost. The producer must then abort, and may begin the next transaction. Other
-    # messages of the aborted transaction fail with TransactionAborted.
+    # The calls below need a transactional id, and run one at a time. A call that is made during a
+    # `send` takes effect after it. `open` has fenced the previous owner of the id and ended its
+    # open transaction. All raise Fenced (another producer has the id now), AuthorizationFailed,
+    # BrokerUnavailable, ClientClosed. They raise TransactionAborted if the broker has ended the
+    # transaction after `transaction_timeout`, or if a message of the transaction is lost. The
+    # producer must then abort, and may begin the next transaction. Other messages of the aborted
+    # transaction fail with TransactionAborted.
 
     async def begin(self) -> None:
         """Begin a transaction, to which the messages sent from now on belong. Sends no request."""

@@ -7,6 +7,7 @@ own can decide in another way.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import random
@@ -52,6 +53,9 @@ CALLS_OF_A_PRODUCER = frozenset(
     if inspect.iscoroutinefunction(method) and name not in ("close", "kill", "keep_deadlines")
 )
 
+# The calls of one producer that reach the broker in the order in which they were made.
+_IN_ORDER = frozenset({"send", "begin", "send_offsets", "commit", "abort"})
+
 
 @attrs.frozen
 class Fault:
@@ -79,7 +83,7 @@ class Fault:
 
 
 def slow(seconds: float) -> Fault:
-    """Return a fault that delays a call.
+    """Return a fault that delays a call. Later calls of a producer wait for it.
 
     If the caller is cancelled meanwhile, the call is still made, unless it is a poll.
     """
@@ -304,6 +308,7 @@ class _Faulty:
         self._around = around
         self._prefix = prefix
         self._calls = calls
+        self._turn = trio.Lock()  # of the calls of a producer
 
     def send_now(self, batch: object) -> bool:
         return False  # so that each batch goes through `send`, which can have a fault
@@ -316,4 +321,24 @@ class _Faulty:
 
     async def _call(self, name: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         call = functools.partial(method, **options)
-        return await self._around(self._prefix + name, call, *args)
+        make = functools.partial(self._around, self._prefix + name, call, *args)
+        if self._calls is not CALLS_OF_A_PRODUCER or name not in _IN_ORDER:
+            return await make()
+        if self._turn.locked():
+            await self._wait_for_turn(make)
+        else:
+            self._turn.acquire_nowait()
+        try:
+            return await make()
+        finally:
+            self._turn.release()
+
+    async def _wait_for_turn(self, make: Callable[[], Awaitable[object]]) -> None:
+        """Wait until the calls before are made. Cancelled: the call is made nevertheless."""
+        try:
+            await self._turn.acquire()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True), contextlib.suppress(TransportError):
+                async with self._turn:
+                    await make()
+            raise

@@ -93,7 +93,7 @@ def test_ctrl_c_at_any_line_commits_no_unhandled_message() -> None:
 
 
 # Programs, the testing kit, and code that runs in asyncio: there the caller cleans up after Ctrl-C.
-_PROGRAMS = {"__main__.py", "demo.py", "simulation.py", "faults.py"}
+_PROGRAMS = {"__main__.py", "demo.py", "simulation.py", "faults.py", "handler_call.py"}
 _SCOPES = {"CancelScope", "move_on_after", "move_on_at", "fail_after", "fail_at", "open_nursery"}
 
 

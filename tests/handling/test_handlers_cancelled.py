@@ -28,7 +28,9 @@ KEYS = "aabab c"
 class Handling:
     """Two members with handlers: the second joins later and leaves earlier. Some records fail."""
 
-    def __init__(self, order: str, assignment: str = "cooperative") -> None:
+    def __init__(
+        self, order: str, assignment: str = "cooperative", timeout: float | None = 5.0
+    ) -> None:
         self.books = Books()
         self.broker: MemoryBroker = broker_with(partitions=2)
         self.broker._on_commit = lambda group, offsets: self.on_commit(offsets)
@@ -37,6 +39,7 @@ class Handling:
             self.books.on_written(tp, range(len(KEYS)))
         self._order = order
         self._assignment = assignment
+        self._timeout = timeout
         self._running: set[object] = set()
 
     async def play(self, target: Target) -> None:
@@ -54,7 +57,7 @@ class Handling:
             self.handle,
             order=self._order,  # type: ignore[arg-type]
             concurrency=3,
-            timeout=5,
+            timeout=self._timeout,
             retry=Retry(attempts=2, wait_initial=0.3, wait_jitter=0),
             dead_letters=app.topic("dead"),
         )
@@ -112,9 +115,12 @@ def test_a_cancelled_program_of_handlers_loses_nothing(order: str, assignment: s
 FILES = {str(path) for path in Path(str(transport.handling.__file__)).parent.glob("*.py")}
 
 
-def test_ctrl_c_at_any_line_of_the_handlers_commits_no_unhandled_message() -> None:
+@pytest.mark.parametrize("timeout", [5.0, None])
+def test_ctrl_c_at_any_line_of_the_handlers_commits_no_unhandled_message(
+    timeout: float | None,
+) -> None:
     for number in range(0, 50_000, 7 * EVERY + 2):
-        scenario = Handling("key")
+        scenario = Handling("key", timeout=timeout)
         at_line = AtLine(number, FILES)
         errors: list[BaseException] = []
 

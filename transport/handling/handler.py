@@ -26,7 +26,7 @@ from typing import Any
 
 import trio
 
-from nurseries import Service, exposed
+from nurseries import Service
 from transport.backoff import Backoff
 from transport.codecs import DecodeError
 from transport.consuming.host import Host
@@ -254,6 +254,7 @@ class Handler(Service):
             self._intake.unblock(lane_of(work.held))
             self._workers.wake()
 
+    @trio.lowlevel.enable_ki_protection
     def _next(self) -> Work[Any] | None:
         """Begin the next message; None: none may begin now."""
         order = self._order
@@ -295,9 +296,13 @@ class Handler(Service):
     def _start_worker(self, number: int) -> None:
         self.spawn(f"worker {number}", self._work, number)
 
-    @trio.lowlevel.enable_ki_protection
+    @trio.lowlevel.disable_ki_protection
     async def _work(self, number: int) -> None:
-        """Handle messages, one after the other, until cancelled."""
+        """Handle messages, one after the other, until cancelled.
+
+        Like your function, this loop can be interrupted by Ctrl-C: a message that was not acked is
+        redelivered. The functions that it calls are protected.
+        """
         workers, order, flow, intake = self._workers, self._order, self._flow, self._intake
         is_plain, fn, events = self._calls.is_plain, self.plan.fn, self._events
         now = trio.lowlevel.current_clock().current_time
@@ -310,14 +315,14 @@ class Handler(Service):
                 else:
                     await workers.rest()
                 continue
-            if order.ready or intake.may_take:
+            if not workers.is_waking and (order.ready or intake.may_take):
                 workers.wake()
             workers.latest = number
             if is_plain and work.attempts is None:
                 # As `_handle`, without another coroutine, because this runs for each message.
                 message = work.held
                 try:
-                    await exposed(fn, message)
+                    await fn(message)
                     if message.refcount > 0:  # the function may have acked it
                         message.ack()
                 except Exception as error:  # noqa: BLE001 - each is a failure of the message
@@ -332,6 +337,7 @@ class Handler(Service):
             if not order.ready or now() - workers.gave_way > _GIVE_WAY:
                 await workers.give_way()
 
+    @trio.lowlevel.enable_ki_protection
     async def _handle(self, work: Work[Any]) -> None:
         """Handle a message, or what is left of a batch."""
         try:
@@ -354,6 +360,7 @@ class Handler(Service):
         else:
             self._end(work)
 
+    @trio.lowlevel.enable_ki_protection
     def _end(self, work: Work[Any]) -> None:
         """End a message that has begun: the next one of its key may begin."""
         partition = work.partition
@@ -365,6 +372,7 @@ class Handler(Service):
 
     # Failures
 
+    @trio.lowlevel.enable_ki_protection
     async def _on_failure(self, work: Work[Any], error: Exception) -> None:
         """Retry a message whose attempt has failed, or give it up."""
         lane, calls, events = lane_of(work.held), self._calls, self._events

@@ -22,6 +22,7 @@ class Workers:
 
     Attributes:
         count: the number of workers.
+        is_waking: whether a worker was woken or started, and has not run yet.
         latest: the number of the worker that has begun the latest work.
         gave_way: when a worker last continued after it gave way. All workers share this time, so
             that many workers together do not run for longer than one.
@@ -33,13 +34,14 @@ class Workers:
         self._most = most
         self._start = start
         self._idle = trio.lowlevel.ParkingLot()
-        self._is_waking = False  # a worker was woken or started, and has not run yet
+        self.is_waking = False
         self._has_stopped = False
         self._giving_way = 0  # workers that have more to do, and let other tasks run first
 
+    @trio.lowlevel.enable_ki_protection
     def wake(self) -> None:
         """Wake or start one worker, unless all are at work or one is waking. Not a checkpoint."""
-        if self._is_waking or self._has_stopped:
+        if self.is_waking or self._has_stopped:
             return
         if self._idle:
             self._idle.unpark()
@@ -48,18 +50,20 @@ class Workers:
             self._start(self.count)
         else:
             return
-        self._is_waking = True
+        self.is_waking = True
 
     def stop(self) -> None:
         """Wake and start no worker from now on. Not a checkpoint."""
         self._has_stopped = True
 
+    @trio.lowlevel.enable_ki_protection
     async def begin(self) -> None:
         """Begin the turn of a started worker, or wait for one, as `rest` does."""
-        self._is_waking = False
+        self.is_waking = False
         if self._giving_way:
             await self.rest()
 
+    @trio.lowlevel.enable_ki_protection
     async def rest(self) -> None:
         """Wait until the worker is woken and no other worker is about to continue.
 
@@ -67,10 +71,11 @@ class Workers:
         """
         while True:
             await self._idle.park()
-            self._is_waking = False
+            self.is_waking = False
             if not self._giving_way:
                 return
 
+    @trio.lowlevel.enable_ki_protection
     async def give_way(self) -> None:
         """Let other tasks run, and continue. A checkpoint."""
         self._giving_way += 1

@@ -164,6 +164,31 @@ async def test_message_whose_epoch_ends_during_the_load_is_not_delivered(then: s
 
 
 @jumping
+async def test_batch_leaves_out_messages_whose_epoch_ended_during_a_load() -> None:
+    """The first message was decoded before the load for the second one."""
+    begun = trio.Event()
+
+    async def load() -> None:
+        begun.set()
+        await trio.sleep(1.0)
+
+    schemas = Loadable(on_load=load, loaded={"a"})
+    async with app_on(broker_of(b"a1", b"b2")) as app, trio.open_nursery() as nursery:
+        topic = app.topic("orders", value_type=schemas.codec())
+        batches, had = topic.batches(noack=True), []
+
+        async def read() -> None:
+            while len(had) < 2:
+                had.extend(await anext(batches))
+
+        nursery.start_soon(read)
+        await begun.wait()
+        await app.consumer.seek(ORDERS, 0)
+    assert [message.value for message in had] == ["a1", "b2"]
+    assert all(message.epoch > 1 for message in had)
+
+
+@jumping
 async def test_key_is_decoded_once_more_from_its_bytes_after_a_load_for_the_value() -> None:
     keys, values = Loadable(), Loadable()
     broker = broker_with(ORDERS)

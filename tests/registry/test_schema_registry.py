@@ -275,6 +275,36 @@ async def test_the_latest_schema_or_a_known_one_is_used_and_nothing_is_registere
     ]
 
 
+async def test_the_latest_schema_is_fetched_again_once_it_is_too_old(server: Registry) -> None:
+    server.add("orders-value", AVRO)
+    registry = registry_of(server, **{"cache.latest.ttl.sec": 0.2})
+    broker = broker_with(ORDERS)
+    async with app_on(broker) as app:
+        orders = app.topic("orders", value_type=registry.avro(dict, use_latest_version=True))
+        await orders.send_and_wait(value={"customer": "Eve", "amount": 5})
+        server.add("orders-value", NEWER)
+        await trio.sleep(0.3)
+        await orders.send_and_wait(value={"customer": "Eve", "amount": 5})
+    assert [record.value[4] for record in broker.records("orders")] == [1, 2]
+    assert server.requests == 2 * ["GET /subjects/orders-value/versions/latest"]
+
+
+async def test_a_load_after_the_answer_fetches_nothing(server: Registry) -> None:
+    """A task of asyncio may begin its load only after that of another task has ended."""
+    number = server.add("orders-value", AVRO)
+    codec = registry_of(server).avro(Order).codec("orders", "value")
+    data = avro_of(number, Order("Eve", 5))
+    missing = []
+    for _ in range(2):
+        with pytest.raises(NotLoaded) as caught:
+            codec.decode(data)
+        missing.append(caught.value)
+    for each in missing:
+        await each.load()
+        assert codec.decode(data) == Order("Eve", 5)
+    assert server.requests == ["GET /schemas/ids/1"]
+
+
 @pytest.mark.parametrize(
     ("strategy", "subject"),
     [

@@ -22,7 +22,7 @@ ROWS ?=
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
   tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py \
   tests/handling/test_key_order_model.py tests/handling/test_handler.py tests/handling/test_handlers_at_random.py \
-  tests/handling/test_handlers_cancelled.py
+  tests/handling/test_handlers_cancelled.py tests/handling/test_exactly_once_at_random.py
 # The files and folders in which codespell checks the spelling.
 SPELLED := README.md CHANGELOG.md docs transport nurseries tests examples benchmarks Makefile mkdocs.yml \
   pyproject.toml .ci/run

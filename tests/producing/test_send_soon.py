@@ -25,6 +25,7 @@ from transport import (
     NotInTransaction,
     PendingMessage,
     RecordMetadata,
+    TransactionAborted,
     UnknownTopic,
 )
 from transport.drivers.memory import MemoryBroker
@@ -338,6 +339,32 @@ async def test_queued_messages_that_cannot_be_sent_at_the_end_fail() -> None:
     for fut in futures:
         with pytest.raises(AppClosed):
             await fut
+
+
+@jumping
+async def test_abort_fails_a_message_that_was_just_accepted_once() -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker, transactions="member") as app:
+        await app.producer.begin_transaction("id")
+        writer = app.producer.writer("id")
+        replace(app, "producer.send", hangs, transactional_id="id")
+        accept, is_accepted = writer.send_while, trio.Event()
+
+        async def send_while(*args: Any) -> Any:
+            """Return some time after the message was accepted, as a checkpoint can."""
+            delivery = await accept(*args)
+            is_accepted.set()
+            await trio.sleep(1)
+            return delivery
+
+        writer.send_while = send_while  # type: ignore[method-assign]
+        writer.send_soon(fut := soon("orders", b"undone"))
+        await is_accepted.wait()
+        await app.producer.abort_transaction("id")
+        with pytest.raises(TransactionAborted):
+            await fut
+        await trio.sleep(2)
+    assert values(broker) == []
 
 
 @jumping

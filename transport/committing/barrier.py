@@ -46,6 +46,8 @@ logger = logging.getLogger("transport.consumer")
 
 # No retry helps against these errors: they end the app.
 _FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
+# Why a transaction is aborted at a retry of a handler.
+_REDO = "a handler has failed, and its message is handled again"
 # The longest wait before a retry of a step, in seconds.
 _LONGEST_WAIT = 1.0
 
@@ -157,7 +159,7 @@ class BarrierCommitter:
         if scope is None:
             await trio.lowlevel.checkpoint()
             return
-        scope.is_redone = not counts
+        scope.is_redone = scope.is_redone or not counts
         if (drain := self._drains.get(scope)) is not None:
             drain.cancel()
             await self._queue.wait_for_running()
@@ -235,7 +237,7 @@ class BarrierCommitter:
             scope.alone = None
             try:
                 if is_abort:
-                    raise TransactionAborted("an abort was requested")
+                    raise TransactionAborted(_REDO if scope.is_redone else "an abort was requested")
                 deadline = trio.current_time() + self._bound
                 await self._drain(scope, deadline)
                 await self._commit_drained(scope, attempt, deadline)
@@ -261,7 +263,7 @@ class BarrierCommitter:
                 del self._drains[scope]
         left = [message for ledger in ledgers for message in ledger.unacked]
         if left and scope.is_redone:
-            raise TransactionAborted("a handler has failed, and its message is handled again")
+            raise TransactionAborted(_REDO)
         if left:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
             raise TransactionAborted(
@@ -314,7 +316,8 @@ class BarrierCommitter:
 
     async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
         """Abort the transaction, and redeliver its messages."""
-        logger.warning(
+        logger.log(
+            logging.INFO if scope.is_redone else logging.WARNING,
             "a transaction was aborted, and its messages will be redelivered (id %r): %s",
             scope.transactional_id,
             why,

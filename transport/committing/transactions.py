@@ -151,8 +151,12 @@ class TransactionManager:
 
     def is_alone(self, tp: TP) -> bool:
         """Return whether no other partition delivers in the transaction of this one."""
+        return tp in self._scopes or self.is_isolated(tp)
+
+    def is_isolated(self, tp: TP) -> bool:
+        """Return whether the other partitions of the same scope wait for this one."""
         scope = self.scope_of(tp)
-        return scope is not None and (tp in self._scopes or scope.alone == tp)
+        return scope is not None and scope.alone == tp
 
     def transactional_id(self, tp: TP) -> str:
         """Return the transactional id under which messages of a partition are handled."""
@@ -306,8 +310,10 @@ class TransactionManager:
         scope = self.scope_of(ledger.tp)
         if scope is None:
             return False
-        place = source.first if isinstance(source, Batch) else source.offset
-        return place in scope.written.get(ledger, ())
+        places = scope.written.get(ledger, ())
+        if not isinstance(source, Batch):
+            return source.offset in places
+        return bool(places) and any(record.offset in places for record in source.records)
 
     def send_soon(self, fut: FutureMessage, *, source: Source | InHand | None = IN_HAND) -> None:
         """Send a message as `Producer.send_soon` does, in the transaction of its source.

@@ -23,6 +23,8 @@ class Attempts:
         failed: the number of attempts that have failed.
         due: the time of the next attempt, on trio's clock.
         is_spent: no attempt follows: the message is treated as `dead_letters` says.
+        has_sent: with transactions, a failed attempt has sent messages, so that its transaction was
+            aborted.
     """
 
     first: float
@@ -31,11 +33,17 @@ class Attempts:
     failed: int = 0
     due: float = 0.0
     is_spent: bool = False
+    has_sent: bool = False
 
     @classmethod
     def of(cls, error: Exception, now: float) -> Attempts:
         """Return one failed attempt, at a time in seconds since 1970."""
         return cls(first=now, last=now, error=error, failed=1)
+
+    @classmethod
+    def none(cls, error: Exception, now: float) -> Attempts:
+        """Return no attempt, for a part of a batch that has failed as a whole."""
+        return cls(first=now, last=now, error=error)
 
     def add(self, error: Exception, now: float) -> None:
         """Add a failure at a time, in seconds since 1970."""
@@ -44,46 +52,71 @@ class Attempts:
         self.error = error
 
 
+@attrs.frozen
+class Remembered:
+    """The attempts of a message, or of a part of a batch, and the offset after it."""
+
+    attempts: Attempts
+    end: int
+
+
 class AttemptMemory:
-    """What is known of messages whose transaction was aborted, until they are redelivered.
+    """The attempts of messages that may be redelivered, by the offset of each message.
+
+    With transactions, an abort undoes a dead letter, and messages that have failed come again. So
+    their attempts are kept until the offset of the message is committed.
 
     Args:
-        limit: the most messages of which the attempts are kept. Beyond it, the oldest is forgotten.
+        limit: the most messages of which the attempts are kept. Beyond it, the oldest message
+            without further attempts is forgotten.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._attempts: dict[tuple[TP, int], Attempts] = {}
-        self._cuts: dict[TP, set[int]] = {}
+        self._places: dict[TP, dict[int, Remembered]] = {}
+        self._spent: dict[tuple[TP, int], None] = {}  # of messages without further attempts
 
     def __len__(self) -> int:
-        return len(self._attempts)
+        return sum(map(len, self._places.values()))
 
-    def keep(self, tp: TP, offset: int, attempts: Attempts) -> None:
-        """Keep the attempts of a message."""
-        self._attempts[tp, offset] = attempts
-        if len(self._attempts) > self._limit:
-            del self._attempts[next(iter(self._attempts))]
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def keep(self, tp: TP, offset: int, attempts: Attempts, end: int | None = None) -> None:
+        """Keep the attempts of a message, or of the messages up to `end`, exclusive."""
+        places = self._places.setdefault(tp, {})
+        places[offset] = Remembered(attempts, offset + 1 if end is None else end)
+        if attempts.is_spent:
+            self._spent[tp, offset] = None
+        if len(self._spent) > self._limit:
+            self._remove(*next(iter(self._spent)))
 
     def find(self, tp: TP, offset: int) -> Attempts | None:
-        """Return the attempts of a message, if there are any."""
-        return self._attempts.get((tp, offset))
+        """Return the attempts of the messages from an offset on, if there are any."""
+        found = self._places.get(tp, {}).get(offset)
+        return None if found is None else found.attempts
 
-    def remove(self, tp: TP, offset: int) -> None:
-        """Remove the attempts of a message."""
-        self._attempts.pop((tp, offset), None)
+    def next(self, tp: TP) -> tuple[int, Remembered] | None:
+        """Return the first place in a partition from which on messages will be tried again."""
+        places = self._places.get(tp, {})
+        return min(
+            ((offset, each) for offset, each in places.items() if not each.attempts.is_spent),
+            key=lambda place: place[0],
+            default=None,
+        )
 
-    def cut(self, tp: TP, offset: int) -> None:
-        """Note that a batch failed, and that a part of it begins at an offset."""
-        self._cuts.setdefault(tp, set()).add(offset)
-
-    def cuts(self, tp: TP) -> list[int]:
-        """Return the offsets at which the parts of batches begin, in order."""
-        return sorted(self._cuts.get(tp, ()))
+    def partitions(self) -> list[TP]:
+        """Return the partitions of which messages are kept."""
+        return list(self._places)
 
     def forget(self, tp: TP, below: float = math.inf) -> None:
         """Forget the messages of a partition below an offset."""
-        for place in [place for place in self._attempts if place[0] == tp and place[1] < below]:
-            del self._attempts[place]
-        if left := {offset for offset in self._cuts.pop(tp, ()) if offset >= below}:
-            self._cuts[tp] = left
+        for offset in [offset for offset in self._places.get(tp, ()) if offset < below]:
+            self._remove(tp, offset)
+
+    def _remove(self, tp: TP, offset: int) -> None:
+        self._spent.pop((tp, offset), None)
+        places = self._places[tp]
+        del places[offset]
+        if not places:
+            del self._places[tp]

@@ -14,9 +14,9 @@ import trio
 
 from transport.delivering.channel import Channel
 from transport.delivering.ledger import Lane, lane_of
-from transport.handling.attempts import AttemptMemory
 from transport.handling.key_order import KeyOrder, Partition, Work
 from transport.handling.plan import BatchSize
+from transport.handling.redelivery import Redelivery
 from transport.handling.timers import Timers
 from transport.message import AnyBatch, Part
 from transport.types import TP
@@ -43,16 +43,6 @@ class BatchWork(Work[AnyBatch]):
         middle = len(left) // 2
         self.parts.extendleft([Part(left[middle:]), Part(left[:middle])])
 
-    def cut(self, offset: int) -> None:
-        """Let a part begin at an offset."""
-        for index, part in enumerate(self.parts):
-            messages = list(part.open_messages())
-            if messages and messages[0].offset < offset <= messages[-1].offset:
-                before = [message for message in messages if message.offset < offset]
-                self.parts[index] = Part(before)
-                self.parts.insert(index + 1, Part(messages[len(before) :]))
-                return
-
 
 class BatchIntake:
     """The intake of one handler of batches. The arguments are those of `MessageIntake`.
@@ -67,7 +57,7 @@ class BatchIntake:
         size: BatchSize,
         channel: Channel,
         order: KeyOrder[Any],
-        memory: AttemptMemory,
+        redelivery: Redelivery,
         on_change: Callable[[], None],
     ) -> None:
         self.may_take = False
@@ -76,7 +66,7 @@ class BatchIntake:
         self._linger = size.linger
         self._channel = channel
         self._order = order
-        self._memory = memory
+        self._redelivery = redelivery
         self._on_change = on_change
         self._is_listening = False
         self._busy: set[Lane] = set()  # their batch is not done
@@ -97,9 +87,12 @@ class BatchIntake:
             self._channel.hold(lane)
             self.lanes[lane.ledger.tp] = lane
             work = BatchWork(batch)
-            for offset in self._memory.cuts(batch.tp):
-                work.cut(offset)
-            self._order.put(work, self._order.partition(batch.tp))
+            waits = self._redelivery.recall(work)
+            if work.attempts is not None and work.attempts.is_spent:
+                work.attempts = None  # it is of the first message alone: see `BatchCalls.prepare`
+            self._order.put(work, self._order.partition(batch.tp), waits=waits)
+            if waits:
+                self.block(lane)
         self.listen()
 
     def listen(self) -> None:

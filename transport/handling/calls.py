@@ -6,9 +6,11 @@ function sends.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+import attrs
 import trio
 
 from nurseries import exposed
@@ -16,7 +18,7 @@ from transport.codecs import DecodeError
 from transport.delivering.channel import Channel
 from transport.delivering.in_hand import in_hand
 from transport.errors import HandlerTimeout, TransportError
-from transport.handling.attempts import AttemptMemory
+from transport.handling.attempts import AttemptMemory, Attempts
 from transport.handling.batch_intake import BatchWork
 from transport.handling.key_order import Work
 from transport.handling.observer import Events
@@ -33,8 +35,8 @@ class Calls(Protocol):
 
     is_plain: bool
 
-    async def prepare(self, work: Any) -> Sequence[tuple[AnyMessage, Exception]]:
-        """Make a work ready to be handled; return the messages that cannot be, with their errors.
+    async def prepare(self, work: Any) -> Sequence[tuple[AnyMessage, Attempts]]:
+        """Make a work ready to be handled; return the messages that cannot be, and their failures.
 
         A TransportError means that a schema could not be loaded, and is a failure of the work.
         """
@@ -55,7 +57,14 @@ class Calls(Protocol):
         """Return the messages of the attempt that has failed."""
 
     def remember(self, work: Any, memory: AttemptMemory) -> None:
-        """Keep what is known of a work that is redelivered after an abort."""
+        """Keep the attempts of a work that may be redelivered."""
+
+    def remember_parts(self, work: Any, memory: AttemptMemory, attempts: Attempts) -> None:
+        """Keep that a work was split in a transaction that is aborted, to handle each part alone.
+
+        Args:
+            attempts: of each part.
+        """
 
     def skip(self, work: Any) -> bool:
         """Leave out the messages that have failed; return whether others are left to handle."""
@@ -73,17 +82,17 @@ class MessageCalls:
         self._in_transaction = in_transaction
         self.is_plain = not (channel.must_decode or in_transaction or plan.timeout is not None)
 
-    async def prepare(self, work: Work[AnyMessage]) -> Sequence[tuple[AnyMessage, Exception]]:
+    async def prepare(self, work: Work[AnyMessage]) -> Sequence[tuple[AnyMessage, Attempts]]:
         return ()
 
     @trio.lowlevel.disable_ki_protection
     async def attempt(self, work: Work[AnyMessage]) -> None:
         message = work.held
+        if self._in_transaction:
+            in_hand.set(message)
         # Again at a retry, because the attempt before may have changed the decoded value.
         if work.attempts is not None or not self._plan.decodes_early:
             await decode(self._channel, message)
-        if self._in_transaction:
-            in_hand.set(message)
         await call_in_time(self._plan, message)
         if message.refcount > 0:  # the function may have acked it
             message.ack()
@@ -104,6 +113,11 @@ class MessageCalls:
     def remember(self, work: Work[AnyMessage], memory: AttemptMemory) -> None:
         if work.attempts is not None:
             memory.keep(work.held.tp, work.offset, work.attempts)
+
+    def remember_parts(
+        self, work: Work[AnyMessage], memory: AttemptMemory, attempts: Attempts
+    ) -> None:
+        raise AssertionError("a message cannot be split")
 
     def skip(self, work: Work[AnyMessage]) -> bool:
         return False
@@ -132,10 +146,10 @@ class BatchCalls:
         self._events = events
         self._prepares = channel.must_decode or plan.filter is not None
 
-    async def prepare(self, work: BatchWork) -> Sequence[tuple[AnyMessage, Exception]]:
-        if work.is_prepared or not self._prepares:
+    async def prepare(self, work: BatchWork) -> Sequence[tuple[AnyMessage, Attempts]]:
+        if work.is_prepared or not (self._prepares or self._memory):
             return ()
-        failures: list[tuple[AnyMessage, Exception]] = []
+        failures: list[tuple[AnyMessage, Attempts]] = []
         for part in work.parts:
             part.messages = [
                 message
@@ -146,10 +160,14 @@ class BatchCalls:
         return failures
 
     async def _is_wanted(
-        self, message: AnyMessage, failures: list[tuple[AnyMessage, Exception]]
+        self, message: AnyMessage, failures: list[tuple[AnyMessage, Attempts]]
     ) -> bool:
         """Decode a message, and ack it if the filter refuses it."""
         keep = self._plan.filter
+        spent = self._memory.find(message.tp, message.offset)
+        if spent is not None and spent.is_spent:  # in a transaction that was aborted
+            failures.append((message, spent))
+            return False
         try:
             await decode(self._channel, message)
             if keep is None or keep(message):
@@ -157,7 +175,10 @@ class BatchCalls:
         except Exception as error:
             if isinstance(error, TransportError) and not isinstance(error, DecodeError):
                 raise  # the load of a schema has failed, and may succeed later
-            failures.append((message, error))
+            attempts = Attempts.of(error, time.time())
+            attempts.is_spent = True
+            self._events.failed(message, attempts)
+            failures.append((message, attempts))
             return False
         message.ack()
         self._events.filtered(message)
@@ -168,7 +189,6 @@ class BatchCalls:
         while work.parts:
             part = work.parts[0]
             if len(part):
-                self._recall_attempts(work, part)
                 if self._in_transaction:
                     in_hand.set(part)
                 await call_in_time(self._plan, part)
@@ -176,14 +196,6 @@ class BatchCalls:
                 self._events.handled(part)
             work.parts.popleft()
             work.attempts = None
-
-    def _recall_attempts(self, work: BatchWork, part: AnyBatch) -> None:
-        """Raise the error of a message that was given up in a transaction that was aborted."""
-        if (attempts := self._memory.find(part.tp, part.first)) is not None and len(part) == 1:
-            self._memory.remove(part.tp, part.first)
-            work.attempts = attempts
-            if attempts.is_spent:
-                raise attempts.error
 
     def source(self, work: BatchWork) -> AnyBatch:
         return work.parts[0]
@@ -196,15 +208,22 @@ class BatchCalls:
         work.split()
 
     def failed(self, work: BatchWork) -> Sequence[AnyMessage]:
-        return list(work.parts[0].open_messages())
+        return list(work.parts[0].open_messages()) if work.parts else []
 
     def remember(self, work: BatchWork, memory: AttemptMemory) -> None:
-        for part in work.parts:
-            if part is not work.held and len(part):
-                memory.cut(part.tp, part[0].offset)
-                memory.cut(part.tp, part[-1].offset + 1)
-        if work.attempts is not None and work.parts:
-            memory.keep(work.held.tp, work.parts[0].first, work.attempts)
+        attempts, failed = work.attempts, self.failed(work)
+        if attempts is None or not failed:
+            return
+        if attempts.is_spent:
+            for message in failed:
+                memory.keep(message.tp, message.offset, attempts)
+        else:
+            memory.keep(work.held.tp, failed[0].offset, attempts, failed[-1].offset + 1)
+
+    def remember_parts(self, work: BatchWork, memory: AttemptMemory, attempts: Attempts) -> None:
+        for part in list(work.parts)[:2]:
+            attempts = attrs.evolve(attempts, has_sent=True)
+            memory.keep(part.tp, part[0].offset, attempts, part[-1].offset + 1)
 
     def skip(self, work: BatchWork) -> bool:
         work.parts.popleft()

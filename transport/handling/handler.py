@@ -11,9 +11,8 @@ only for messages that have begun.
 **Transactions.** A transaction can be committed only if it has the results of all messages below
 its offset. So at a barrier, the handler returns only the messages above the highest one that has
 begun, and handles the others. If a failed attempt has sent messages, they must not be committed.
-Then the transaction is aborted (`_redo`), and the count of the attempts is kept for the
-redelivered message. Before that message begins again, all messages below it are committed. So the
-failures of one message never undo the work on the others twice.
+Then the transaction is aborted (`_redo`), and the attempts are kept for the redelivered message.
+`redelivery.py` has the rule for that message.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -31,8 +30,9 @@ from transport.backoff import Backoff
 from transport.codecs import DecodeError
 from transport.consuming.host import Host
 from transport.delivering.channel import Failure
+from transport.delivering.in_hand import in_hand
 from transport.delivering.ledger import Lane, lane_of
-from transport.errors import AppClosed, ClientClosed, TransportError
+from transport.errors import TransactionAborted, TransportError
 from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import AttemptMemory, Attempts
 from transport.handling.batch_intake import BatchIntake
@@ -42,10 +42,10 @@ from transport.handling.key_order import KeyOrder, Work
 from transport.handling.last_resort import LastResort
 from transport.handling.observer import Counts, Events, Observer
 from transport.handling.plan import Plan
+from transport.handling.redelivery import Redelivery
 from transport.handling.timers import Timers
 from transport.handling.workers import Workers
 from transport.message import AnyMessage
-from transport.types import TP
 
 logger = logging.getLogger("transport.handler")
 
@@ -91,8 +91,9 @@ class Handler(Service):
         self._retries: Timers[Work[Any]] = Timers(self._on_due)
         self._workers = Workers(plan.concurrency, self._start_worker)
         self._last_resort = LastResort(plan, self._events, group=app.id)
-        # With transactions: the attempts of messages that will be redelivered.
+        # With transactions: the attempts of messages that may be redelivered.
         self._memory = AttemptMemory(channel.usage.limit)
+        self._redelivery = Redelivery(self._memory, app.consumer, self._retries, self._spawn_call)
         self._intake: MessageIntake | BatchIntake
         self._calls: Calls
         if plan.batch is None:
@@ -100,8 +101,7 @@ class Handler(Service):
                 plan,
                 channel,
                 self._order,
-                self._retries,
-                self._memory,
+                self._redelivery,
                 self._events,
                 self._on_change,
                 self._load,
@@ -111,13 +111,14 @@ class Handler(Service):
             )
         else:
             self._intake = BatchIntake(
-                plan.batch, channel, self._order, self._memory, self._on_change
+                plan.batch, channel, self._order, self._redelivery, self._on_change
             )
             self._calls = BatchCalls(
                 plan, channel, self._memory, self._events, in_transaction=self._in_transaction
             )
         self._is_ending = False
         self._has_ended = trio.Event()
+        self._has_stopped = False  # no task may be started any more
 
     @property
     def counts(self) -> Counts:
@@ -166,6 +167,7 @@ class Handler(Service):
             with trio.move_on_after(self.time_left * _SHARE_OF_GRACE):
                 await self._has_ended.wait()
         self._workers.stop()
+        self._has_stopped = True
 
     def end(self) -> None:
         """Begin no more messages, and return those that have not begun. Not a checkpoint."""
@@ -192,16 +194,15 @@ class Handler(Service):
         Its partition is revoked, or delivery from it is suspended. With transactions, the messages
         below the highest one that has begun stay; see the top of this file.
         """
-        tp, is_draining = lane.ledger.tp, lane.ledger.is_draining
+        tp = lane.ledger.tp
         partition = self._order.partitions.get(tp)
         if partition is not None and self._intake.lanes.get(tp) is lane:
             above = partition.highest if self._in_transaction else -1
             self._give_back(lane, self._order.cut(partition, above))
             waits = any(work.partition is partition for work in self._retries)
-            if self._in_transaction and is_draining and waits:
-                self.spawn("abort", self._abort, tp)  # a drain waits for no retry
-        if is_draining:
-            self._memory.forget(tp)  # the next owner counts from the first attempt
+            if self._in_transaction and lane.ledger.is_draining and waits:
+                consumer = self._app.consumer
+                self._spawn_call(lambda: consumer.redo(tp))  # a drain waits for no retry
         if self._order.ready:
             self._workers.wake()
 
@@ -214,18 +215,20 @@ class Handler(Service):
         partition = self._order.partitions.get(tp)
         is_known = self._intake.lanes.get(tp) is lane
         self._intake.forget(lane)
-        if partition is None or not is_known:
-            return
-        if tp in self._app.consumer.assignment:
+        if partition is not None and is_known:
             for head in partition.heads.values():
                 if head.is_running:
                     self._remember(head)
-        works = self._order.end_epoch(partition)
-        if lane.ledger.is_shut:
-            self._drop(works)
-        else:
-            self._give_back(lane, works)
-        self._note_end()
+            works = self._order.end_epoch(partition)
+            if lane.ledger.is_shut:
+                self._drop(works)
+            else:
+                self._give_back(lane, works)
+            self._note_end()
+        if tp not in self._app.consumer.assignment:
+            self._memory.forget(tp)  # the next owner counts from the first attempt
+        elif (uncommitted := lane.ledger.uncommitted) is not None:
+            self._memory.forget(tp, uncommitted)
 
     def _give_back(self, lane: Lane, works: list[Work[Any]]) -> None:
         self._drop(works)
@@ -233,6 +236,7 @@ class Handler(Service):
             self._channel.give_back(
                 [message for work in works for message in work.held.open_messages()]
             )
+        self._intake.unblock(lane)
         self._intake.release(lane)
         self._note_end()
 
@@ -250,6 +254,8 @@ class Handler(Service):
         self._workers.wake()
 
     def _on_due(self, work: Work[Any]) -> None:
+        if self._redelivery.isolates(work):
+            return
         if self._order.due(work):
             self._intake.unblock(lane_of(work.held))
             self._workers.wake()
@@ -258,19 +264,17 @@ class Handler(Service):
     def _next(self) -> Work[Any] | None:
         """Begin the next message; None: none may begin now."""
         order = self._order
-        if not self._flow.active and not self._must_finish:
+        if not self._flow.active:
             self._intake.listen()  # `resume_flow` notifies the channel
-            return None
+            return order.begin(self._must_finish) if self._in_transaction else None
         if not order.ready and self._intake.may_take and not self._is_ending:
+            self._redelivery.advance()
             self._intake.take()
         return order.begin()
 
-    @property
-    def _must_finish(self) -> bool:
-        """Whether a barrier or a drain waits for the next ready message."""
-        if not self._in_transaction or not self._order.ready:
-            return False
-        ledger = lane_of(self._order.ready[0].held).ledger
+    def _must_finish(self, work: Work[Any]) -> bool:
+        """Return whether a barrier or a drain waits for a ready message."""
+        ledger = lane_of(work.held).ledger
         return ledger.is_suspended or ledger.is_draining
 
     def _load(self, lane: Lane, failure: Failure, message: AnyMessage) -> None:
@@ -345,11 +349,9 @@ class Handler(Service):
         except TransportError as error:  # a schema could not be loaded
             await self._on_failure(work, error)
             return
-        for message, failure in failures:
-            attempts = Attempts.of(failure, time.time())
-            attempts.is_spent = True
-            self._events.failed(message, attempts)
-            await self._last_resort.apply(message, attempts)
+        for message, attempts in failures:
+            if not await self._apply(work, message, attempts):
+                return
         if work.attempts is not None and work.attempts.is_spent:
             await self._give_up(work, work.attempts)
             return
@@ -367,6 +369,8 @@ class Handler(Service):
         assert partition is not None
         self._order.done(work)
         self._intake.done(partition)
+        if self._memory:
+            self._redelivery.advance()
         if self._is_ending:
             self._note_end()
 
@@ -377,24 +381,24 @@ class Handler(Service):
         """Retry a message whose attempt has failed, or give it up."""
         lane, calls, events = lane_of(work.held), self._calls, self._events
         failed = calls.source(work)
-        if work.attempts is not None and work.attempts.is_spent:  # in an aborted transaction
-            await self._give_up(work, work.attempts)
-            return
-        if not lane.ledger.is_shut and calls.can_split(work):
-            # Only a message that fails by itself uses up its attempts.
-            events.failed(failed, Attempts.of(error, time.time()), 0.0)
-            await self._split(work)
-            return
-        attempts = work.fail(error, time.time())
-        if lane.ledger.is_shut:
-            events.failed(failed, attempts)
+        if lane.ledger.is_shut:  # not one of its attempts: it is redelivered, or has another owner
+            events.failed(failed, Attempts.of(error, time.time()))
             logger.info(
-                "handler %s: %r failed after its partition was revoked or sought, and is not"
-                " retried here: %s",
+                "handler %s: %r failed after its partition was revoked or sought, or its"
+                " transaction was aborted, and is not retried here: %s",
                 *(self.plan.name, work.held, excerpt_of_error(error)),
             )
             self._end(work)
             return
+        if self._in_transaction and _is_abort(error):
+            await self._redo(work, counts=True)
+            return
+        if calls.can_split(work):
+            # Only a message that fails by itself uses up its attempts.
+            events.failed(failed, Attempts.of(error, time.time()), 0.0)
+            await self._split(work, error)
+            return
+        attempts = work.fail(error, time.time())
         if isinstance(error, DecodeError) or not self.plan.retry.allows(attempts.failed, error):
             attempts.is_spent = True
             events.failed(failed, attempts)
@@ -402,79 +406,163 @@ class Handler(Service):
             return
         delay = self.plan.retry.delay(attempts.failed)
         attempts.due = trio.current_time() + delay
-        if self._must_return(lane):
+        attempts.has_sent |= self._has_effect(work)
+        if self._must_return(work):
             events.failed(failed, attempts)
             self._return(work)
             return
         events.failed(failed, attempts, delay)
-        if self._in_transaction and (
-            delay > _SHORT_DELAY or lane.ledger.is_draining or self._has_sent(work)
-        ):
+        if self._must_redo(work, delay):
             await self._redo(work)
+        elif self._in_transaction and delay > _SHORT_DELAY:
+            self._return(work)
         else:
             self._order.retry(work)
             self._retries.add(work, attempts.due)
             self._intake.block(lane)
 
-    async def _split(self, work: Work[Any]) -> None:
+    async def _split(self, work: Work[Any], error: Exception) -> None:
         """Handle the parts of a batch that has failed."""
-        must_redo = self._in_transaction and self._has_sent(work)
+        must_redo = self._has_effect(work)
         self._calls.split(work)
         if must_redo:
+            self._calls.remember_parts(work, self._memory, Attempts.none(error, time.time()))
             await self._redo(work)
         else:
             self._go_on(work)
 
-    def _must_return(self, lane: Lane) -> bool:
-        """Whether no message of a lane may wait here: a drain would wait for its retry."""
-        if self._in_transaction:
-            return False
+    def _must_return(self, work: Work[Any]) -> bool:
+        """Return whether a work may not wait here: a drain would wait for its retry."""
+        lane = lane_of(work.held)
         ledger = lane.ledger
         is_closed = lane not in ledger.lanes
-        return ledger.is_draining or ledger.is_suspended or is_closed or self._is_ending
+        must = ledger.is_draining or ledger.is_suspended or is_closed or self._is_ending
+        return must and self._may_return(work)
 
     async def _give_up(self, work: Work[Any], attempts: Attempts) -> None:
         """Treat a message for which there are no more attempts as `dead_letters` says."""
-        if self._in_transaction and not self._last_resort.fails and self._has_sent(work):
+        if self._has_effect(work) and not self._last_resort.fails:
             await self._redo(work)
             return
         for message in self._calls.failed(work):
-            await self._last_resort.apply(message, attempts)
+            if not await self._apply(work, message, attempts):
+                return
         if self._calls.skip(work):
             work.attempts = None
             self._go_on(work)
         else:
             self._end(work)
 
+    async def _apply(self, work: Work[Any], message: AnyMessage, attempts: Attempts) -> bool:
+        """Send a dead letter, or skip the message; return False if its transaction was aborted."""
+        if self._in_transaction:
+            in_hand.set(message)  # for a hook for decode errors
+        is_kept = self._in_transaction and not isinstance(attempts.error, DecodeError)
+        try:
+            await self._last_resort.apply(message, attempts)
+        except Exception as error:
+            if not self._in_transaction or not _is_abort(error):
+                raise
+            if is_kept and message.tp in self._app.consumer.assignment:
+                self._memory.keep(message.tp, message.offset, attempts)
+            if lane_of(message).ledger.is_shut:
+                self._end(work)
+            else:
+                await self._redo(work, counts=True)
+            return False
+        if is_kept and message.tp in self._app.consumer.assignment:
+            self._memory.keep(message.tp, message.offset, attempts)
+        return True
+
     def _go_on(self, work: Work[Any]) -> None:
         """Handle the other parts of a batch, one of which has failed."""
-        if self._must_return(lane_of(work.held)):
+        if lane_of(work.held).ledger.is_shut:
+            self._end(work)
+        elif self._must_return(work):
             self._return(work)
         else:
             self._order.retry(work)
             self._order.due(work)
 
     def _return(self, work: Work[Any]) -> None:
-        """Return the messages that are left of a work to their ledger."""
+        """Return the messages that are left of a work to their ledger.
+
+        With transactions, nothing above it has begun, and nothing may begin before it.
+        """
+        lane, partition = lane_of(work.held), work.partition
+        assert partition is not None
+        self._remember(work)
         self._end(work)
         self._channel.give_back(list(work.held.open_messages()))
+        if self._in_transaction:
+            partition.highest = work.offset - 1
+            self._give_back(lane, self._order.cut(partition, partition.highest))
 
     # Transactions
 
-    def _has_sent(self, work: Work[Any]) -> bool:
-        return self._app.consumer.transactions.has_sent_for(self._calls.source(work))
+    def _has_effect(self, work: Work[Any]) -> bool:
+        """Return whether a failed attempt has sent messages in a transaction, or acked its own."""
+        if not self._in_transaction:
+            return False
+        source = self._calls.source(work)
+        return not source.is_open or self._app.consumer.transactions.has_sent_for(source)
+
+    def _must_redo(self, work: Work[Any], delay: float) -> bool:
+        """Return whether a failed attempt must be undone, by an abort of its transaction.
+
+        Without messages to undo, it must if its retry would delay a barrier for too long. In a
+        transaction of its own, an abort undoes nothing else, and the other partitions wait for it.
+        """
+        if not self._in_transaction:
+            return False
+        ledger = lane_of(work.held).ledger
+        is_isolated = self._app.consumer.transactions.is_isolated(ledger.tp)
+        is_late = delay > _SHORT_DELAY or ledger.is_draining
+        return self._has_effect(work) or is_isolated or (is_late and not self._is_highest(work))
+
+    def _may_return(self, work: Work[Any]) -> bool:
+        """Return whether a failed message may be returned to its ledger."""
+        return not self._in_transaction or (
+            self._is_highest(work) and not self._must_redo(work, 0.0)
+        )
+
+    def _is_highest(self, work: Work[Any]) -> bool:
+        """Return whether no message above has begun."""
+        assert work.partition is not None
+        return work.offset >= work.partition.highest
 
     def _remember(self, work: Work[Any]) -> None:
         """With transactions, keep the attempts of a message that will be redelivered."""
         if self._in_transaction:
             self._calls.remember(work, self._memory)
 
-    async def _redo(self, work: Work[Any]) -> None:
-        """Abort the transaction of a failed message, which is then redelivered."""
+    async def _redo(self, work: Work[Any], *, counts: bool = False) -> None:
+        """Abort the transaction of a failed message, which is then redelivered.
+
+        Args:
+            counts: whether the abort counts as one of `transaction_attempts`. It does unless the
+                attempts of the message are bounded.
+        """
         self._remember(work)
-        await self._abort(work.held.tp)
+        await _ignoring_errors(lambda: self._app.consumer.redo(work.held.tp, counts=counts))
         self._end(work)
 
-    async def _abort(self, tp: TP) -> None:
-        with contextlib.suppress(AppClosed, ClientClosed):
-            await self._app.consumer.redo(tp)
+    def _spawn_call(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Start a task that makes a commit or an abort."""
+        if not self._has_stopped:
+            self.spawn("commit", _ignoring_errors, call)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _ignoring_errors(call: Callable[[], Awaitable[object]]) -> None:
+    """Make a commit or an abort: its failure has a warning, or the committer raises it."""
+    in_hand.set(None)  # no message of this task delays it
+    with contextlib.suppress(TransportError):
+        await call()
+
+
+def _is_abort(error: Exception) -> bool:
+    """Return whether a function has failed because its transaction was aborted."""
+    if isinstance(error, ExceptionGroup):
+        return any(_is_abort(each) for each in error.exceptions)
+    return isinstance(error, TransactionAborted)

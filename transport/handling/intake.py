@@ -12,17 +12,14 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import trio
-
 from transport.codecs import DecodeError, NotLoaded
 from transport.delivering.channel import Channel, Failure
 from transport.delivering.ledger import Lane, lane_of
 from transport.excerpt import excerpt_of
-from transport.handling.attempts import AttemptMemory
 from transport.handling.key_order import KeyOrder, Partition, Work
 from transport.handling.observer import Events
 from transport.handling.plan import Plan
-from transport.handling.timers import Timers
+from transport.handling.redelivery import Redelivery
 from transport.message import AnyMessage
 from transport.types import TP
 
@@ -50,7 +47,6 @@ class _Hold(enum.Enum):
     """Why no messages are taken from a lane."""
 
     CROWD = "too many messages are parked behind their keys"
-    RETRY = "a redelivered message waits for its retry, and none above it may begin before it"
     LOAD = "the next message cannot be decoded before a load"
 
 
@@ -65,7 +61,7 @@ class MessageIntake:
     """The intake of one handler of messages.
 
     Args:
-        memory: the attempts of messages that are redelivered.
+        redelivery: the messages that have failed in aborted transactions.
         on_change: called when the channel may have messages again, or has ended.
         load: loads what a message needs to be decoded, and then calls `loaded`.
 
@@ -79,8 +75,7 @@ class MessageIntake:
         plan: Plan,
         channel: Channel,
         order: KeyOrder[Any],
-        retries: Timers[Work[Any]],
-        memory: AttemptMemory,
+        redelivery: Redelivery,
         events: Events,
         on_change: Callable[[], None],
         load: Callable[[Lane, Failure, AnyMessage], None],
@@ -90,8 +85,7 @@ class MessageIntake:
         self._plan = plan
         self._channel = channel
         self._order = order
-        self._retries = retries
-        self._memory = memory
+        self._redelivery = redelivery
         self._events = events
         self._on_change = on_change
         self._load = load
@@ -110,7 +104,7 @@ class MessageIntake:
     def take(self) -> None:
         """Take waiting messages, until enough of them may begin. Not a checkpoint."""
         channel, order = self._channel, self._order
-        is_simple = not self._decodes and not self._memory
+        is_simple = not self._decodes and not self._redelivery
         for _ in range(_MOST_TURNS):
             if not (messages := channel.take_some(_ENOUGH)):
                 self.listen()
@@ -170,20 +164,13 @@ class MessageIntake:
 
     def _can_admit(self, message: AnyMessage, lane: Lane, failure: Failure | None) -> bool:
         """Return whether a message may be put now, and hold back its lane if it may not."""
-        tp, ledger = lane.ledger.tp, lane.ledger
         if lane in self._holds:  # for the message before it
             return False
         must_load = failure is not None and isinstance(failure[1], NotLoaded)
-        if failure is not None and must_load and (tp, message.offset) not in self._refused:
+        if failure is not None and must_load and (message.tp, message.offset) not in self._refused:
             self._hold(lane, _Hold.LOAD)
             self._load(lane, failure, message)
             return False
-        if self._memory.find(tp, message.offset) is not None:
-            # All messages below one that has failed are committed before it begins again.
-            uncommitted = ledger.uncommitted
-            if uncommitted is not None and uncommitted < message.offset:
-                ledger.must_commit = message.offset
-                return False
         return True
 
     def _admit(
@@ -197,14 +184,16 @@ class MessageIntake:
 
         A message that the filter refuses is acked.
         """
-        tp = partition.tp
         # If the key function fails, the message has the place that it has without that function.
         work: Work[AnyMessage] = Work(message, message.offset, _KEYS[self._plan.order](message))
+        waits = self._redelivery.recall(work)
+        is_spent = work.attempts is not None and work.attempts.is_spent
         try:
             if failure is not None:
-                refused = self._refused.pop((tp, message.offset), None)
+                refused = self._refused.pop((partition.tp, message.offset), None)
                 raise refused or self._channel.decode_error(message, failure)
-            if self._plan.filter is not None and not self._plan.filter(message):
+            keep = None if is_spent else self._plan.filter
+            if keep is not None and not keep(message):
                 message.ack()
                 self._events.filtered(message)
                 return
@@ -212,17 +201,13 @@ class MessageIntake:
             hash(key)
             work.key = work if key is None else key
         except Exception as error:  # noqa: BLE001 - it is a failure of the message
-            failed = work.fail(error, time.time())
-            failed.is_spent = True
-            self._events.failed(message, failed)
-        waits = False
-        if (attempts := self._memory.find(tp, message.offset)) is not None:
-            self._memory.remove(tp, message.offset)
-            work.attempts = attempts
-            if waits := not attempts.is_spent and attempts.due > trio.current_time():
-                self._retries.add(work, attempts.due)
-                self._hold(lane, _Hold.RETRY)
+            if not is_spent:  # it was counted in an aborted transaction
+                failed = work.fail(error, time.time())
+                failed.is_spent = True
+                self._events.failed(message, failed)
         self._order.put(work, partition, waits=waits)
+        if waits and len(self.lanes) > 1:
+            self._channel.block(lane)
 
     def loaded(self, lane: Lane, error: DecodeError | None) -> None:
         """Take the messages of a lane again, after the load for its next message.
@@ -285,7 +270,6 @@ class MessageIntake:
     def unblock(self, lane: Lane) -> None:
         """React to a message of a lane whose retry is due. Not a checkpoint."""
         self._channel.unblock(lane)
-        self._unhold(lane, _Hold.RETRY)
 
     def done(self, partition: Partition[Any]) -> None:
         """Take messages of a partition again, if few enough of them are parked."""
@@ -296,7 +280,7 @@ class MessageIntake:
 
     def release(self, lane: Lane) -> None:
         """Take messages of a lane again after all of them were returned. Not a checkpoint."""
-        self._unhold(lane, _Hold.CROWD, _Hold.RETRY)
+        self._unhold(lane, _Hold.CROWD)
 
     def forget(self, lane: Lane) -> None:
         """Forget a lane that has ended."""

@@ -26,7 +26,7 @@ Nothing here knows trio or Kafka.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from transport.handling.attempts import Attempts
@@ -152,11 +152,22 @@ class KeyOrder(Generic[H]):
         head.last = work
         partition.parked += 1
 
-    def begin(self) -> Work[H] | None:
-        """Begin the next ready work, and return it; None: no work may begin."""
+    def begin(self, may_begin: Callable[[Work[H]], bool] | None = None) -> Work[H] | None:
+        """Begin the next ready work, and return it; None: no work may begin.
+
+        Args:
+            may_begin: returns whether a work may begin; None: each one may.
+        """
         if not self.ready:
             return None
-        work = self.ready.popleft()
+        if may_begin is None:
+            work = self.ready.popleft()
+        else:
+            found = next(filter(may_begin, self.ready), None)
+            if found is None:
+                return None
+            work = found
+            self.ready.remove(work)
         work.is_running = True
         partition = work.partition
         assert partition is not None

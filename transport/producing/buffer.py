@@ -188,4 +188,5 @@ class ProducerBuffer:
 def _pass_on(delivery: Delivery, fut: FutureMessage) -> None:
     outcome = delivery.outcome
     assert outcome is not None
-    fut.end(outcome, delivery.on_seen)
+    if not fut.is_done:  # by `refuse_all`, if the producer has only just accepted it
+        fut.end(outcome, delivery.on_seen)

@@ -121,6 +121,18 @@ gB+WDXHKL5pdhgIhAIolEBShHghUQKhFHDOhgcwIJcGytRXnwY0sIL53nDQP
 }
 
 
+# A server gets a free port, and a signal as soon as it has started.
+A_SERVER = """
+import signal as _signal, uvicorn as _uvicorn
+
+async def _startup(self, sockets=None, startup=_uvicorn.Server.startup):
+    self.config.port = 0
+    await startup(self, sockets=sockets)
+    _signal.raise_signal(_signal.SIGTERM)
+
+_uvicorn.Server.startup = _startup
+"""
+
 # A program that ends only at a signal gets one after a minute. trio's clock jumps over that time.
 A_SIGNAL = """
 import signal as _signal, trio as _trio
@@ -140,12 +152,15 @@ app.run()
 @functools.cache
 def ended_in_memory() -> dict[Block, Ended]:
     """Run each program with `memory://` for Kafka and `mock://` for a schema registry."""
-    texts = [
-        KAFKA.sub("memory://", program.text).replace(REGISTRY, "mock://docs")
-        for program in PROGRAMS
-    ]
-    sources = [re.sub(r"^app\.run\(\)$", A_SIGNAL, text, flags=re.MULTILINE) for text in texts]
+    sources = [in_memory(program.text) for program in PROGRAMS]
     return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
+
+
+def in_memory(text: str) -> str:
+    """Let a program run without Kafka and without a registry, and end if it would run for ever."""
+    text = KAFKA.sub("memory://", text).replace(REGISTRY, "mock://docs")
+    text = re.sub(r"^app\.run\(\)$", A_SIGNAL, text, flags=re.MULTILINE)
+    return A_SERVER + text if "uvicorn.Server" in text else text
 
 
 @each_program

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+from tests.anyio.serving import PATIENCE, answers, free_port, start, until
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -24,32 +18,11 @@ def service(request: pytest.FixtureRequest) -> Iterator[tuple[str, subprocess.Po
     broker = "memory://"
     if request.param == "kafka":
         broker = f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "examples/http_service.py", broker, str(port)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-    )
+    port = free_port()
+    process = start("examples/http_service.py", broker, str(port))
     with process:
         yield f"http://127.0.0.1:{port}", process
         process.kill()
-
-
-def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -85,12 +58,9 @@ anyio.run(http_service.main)
 
 
 def test_a_crashed_reader_ends_the_server() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/greetings"
-    with subprocess.Popen(
-        [sys.executable, "-c", CRASHING, "memory://", str(port)], cwd=ROOT, stderr=subprocess.PIPE
-    ) as process:
+    with start("-c", CRASHING, "memory://", str(port)) as process:
         try:
             until(lambda: answers(url), process)
             assert httpx.post(f"{url}/world").status_code == 201

@@ -169,6 +169,11 @@ class AioConsumer:
         self.native.resume_partitions(tps)
 
     @property
+    def assignment(self) -> frozenset[TP]:
+        """The partitions that the group has given to this member."""
+        return frozenset(self.native.assignment)
+
+    @property
     def unacked(self) -> set[AnyMessage]:
         """The messages that are delivered and not acked."""
         return self.native.unacked

@@ -105,6 +105,7 @@ class Consumer(Service):
             seconds while acks continue.
 
     Attributes:
+        assignment: the partitions that the group has given to this member, each with its ledger.
         transactions: commit the messages that handlers send together with the offsets.
         in_transaction: whether transactions are used.
         scheduler: makes the strategy by which the partitions of each topic object take turns.

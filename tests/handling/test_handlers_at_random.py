@@ -6,6 +6,7 @@ determines the whole history.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable
@@ -14,11 +15,13 @@ import attrs
 import pytest
 import trio
 
+from tests.apps import app_on, committed, evict_all
 from tests.effort import SEEDS
-from tests.handling.calls import Broken
-from transport import TP, App, Message, Retry
+from tests.handling.calls import Broken, broker_with, handling, put
+from transport import TP, App, Message, NotAssigned, RebalanceInProgress, Retry
 from transport.drivers.base import Driver
-from transport.testing import Report, simulate
+from transport.drivers.memory import MemoryBroker
+from transport.testing import Report, run, simulate
 from transport.types import Record
 
 KEYS = [b"a", b"b", b"c", b"d", None]
@@ -146,3 +149,112 @@ def test_these_histories_have_failures_retries_and_concurrency() -> None:
     assert retries > 50
     assert doubled > 0
     assert most >= 5
+
+
+MEDDLING = ["flow", "seek", "topic", "pause", "suspend", "restart", "evict", "guest", "empty"]
+
+
+@attrs.define
+class Meddled:
+    """One member, in whose flow, topics, positions and group the test intervenes at random."""
+
+    draw: random.Random
+    broker: MemoryBroker = attrs.field(factory=lambda: broker_with("abacb bca" * 4, partitions=3))
+    order: str = "key"
+    running: set[Hashable] = attrs.field(factory=set)
+    done: set[tuple[TP, int]] = attrs.field(factory=set)
+
+    async def play(self) -> None:
+        draw = self.draw
+        self.order = draw.choice(["partition", "key", "none"])
+        async with handling(
+            self.broker,
+            self.handle,
+            order=self.order,
+            concurrency=draw.randint(1, 6),
+            retry=Retry(attempts=50, wait_initial=0.2, wait_max=3.0, random=draw.random),
+            settings={
+                "buffer_size": draw.choice([1, 3, 10, 1000]),
+                "commit_interval": draw.choice([0.3, 2.0]),
+                "assignment": draw.choice(["cooperative", "eager"]),
+                "session_timeout": 6.0,
+            },
+        ) as app:
+            for _ in range(draw.randint(3, 8)):
+                await trio.sleep(draw.uniform(0, 3))
+                await self.meddle(app)
+                put(self.broker, draw.choice(["a", "bc", " "]), TP("orders", draw.randrange(3)))
+            with trio.fail_after(2000):
+                while committed(self.broker) != self.ends():  # noqa: ASYNC110
+                    await trio.sleep(1)  # no event reports it
+            [handler] = app.handlers
+            assert (handler.running, handler.waiting) == (0, 0)
+            usage = handler.topic.channel.usage
+            assert (usage.begun, usage.held) == (0, 0)
+            assert app.conductor.memory.bytes == 0
+        assert self.done == {(tp, o) for tp, end in self.ends().items() for o in range(end)}
+
+    def ends(self) -> dict[TP, int]:
+        return {tp: self.broker.log(tp).end for tp in self.broker.partitions("orders")}
+
+    async def meddle(self, app: App) -> None:
+        draw, consumer = self.draw, app.consumer
+        [handler] = app.handlers
+        pause = draw.uniform(0, 3)
+        match draw.choice(MEDDLING):
+            case "flow":
+                consumer.stop_flow()
+                await trio.sleep(pause)
+                consumer.resume_flow()
+            case "seek":
+                for tp, ledger in list(consumer.assignment.items()):
+                    if ledger.safe is not None and draw.random() < 0.5:  # back, so nothing is lost
+                        await self.try_seek(app, tp, draw.randint(0, ledger.safe))
+            case "topic":
+                app.conductor.discard(handler.topic)
+                await trio.sleep(pause)
+                app.conductor.add(handler.topic)
+            case "pause":
+                consumer.pause_partitions([TP("orders", 0)])
+                await trio.sleep(pause)
+                consumer.resume_partitions([TP("orders", 0)])
+            case "suspend":
+                consumer.suspend_delivery()
+                await trio.sleep(pause)
+                consumer.resume_delivery()
+            case "restart":
+                await consumer.restart()
+            case "evict":
+                evict_all(self.broker)
+            case "guest":
+                async with app_on(self.broker, assignment=app.settings.client.assignment) as guest:
+                    guest.topic("orders").noack()
+                    await trio.sleep(pause)
+            case "empty":
+                with trio.move_on_after(pause):
+                    await consumer.wait_empty()
+
+    async def try_seek(self, app: App, tp: TP, offset: int) -> None:
+        with contextlib.suppress(RebalanceInProgress, NotAssigned):
+            await app.consumer.seek(tp, offset)
+
+    async def handle(self, message: Message) -> None:
+        group: Hashable = message.tp
+        if self.order == "key":
+            group = message.tp, message.key or message
+        elif self.order == "none":
+            group = message
+        assert group not in self.running, "two at once"
+        self.running.add(group)
+        try:
+            await trio.sleep(self.draw.choice([0.0, 0.1, 1.0]))
+        finally:
+            self.running.discard(group)
+        if self.draw.random() < 0.2:
+            raise Broken
+        self.done.add((message.tp, message.offset))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_handlers_go_on_through_random_interventions(seed: int) -> None:
+    run(Meddled(random.Random(seed)).play, seed=seed)

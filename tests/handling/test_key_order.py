@@ -52,6 +52,13 @@ def test_works_of_a_key_begin_one_after_the_other_in_offset_order() -> None:
     assert offsets(order) == [1, 3]
 
 
+def test_no_parked_work_is_forgotten_when_another_one_is_put_behind_it() -> None:
+    order, _ = order_of("a", "a", "a")
+    order.done(begin(order))
+    order.put(Work(3, 3, "a"), order.partition(ORDERS))
+    assert offsets(order) == [1, 2, 3]
+
+
 def test_works_without_a_key_do_not_wait_for_each_other() -> None:
     order, _ = order_of(None, None)
     assert (begin(order).offset, begin(order).offset) == (0, 1)

@@ -88,6 +88,10 @@ class KeyOrderMachine(RuleBasedStateMachine):
             (key,) = [key for key, items in lists.items() if items is item.list]
             del lists[key]
 
+    def check_that_is_gone(self, work: Work[int]) -> None:
+        """Check that a work never becomes due, and keeps no other work in memory."""
+        assert (work.partition, work.next, work.last) == (None, None, None)
+
     def has(self, state: str) -> bool:
         return any(True for _ in self.items(state=state))
 
@@ -134,6 +138,8 @@ class KeyOrderMachine(RuleBasedStateMachine):
         assert item is not None
         self.order.done(item.work)
         self.remove(item)
+        self.check_that_is_gone(item.work)
+        assert not item.work.is_running
         if item.list:
             assert item.list[0].state == "parked"
             self.become_first(item.list[0])
@@ -200,6 +206,7 @@ class KeyOrderMachine(RuleBasedStateMachine):
                     other.ahead -= other.ahead > item.ahead
             item.state = "gone"
             self.remove(item)
+            self.check_that_is_gone(item.work)
             self.removed.append(item)
 
     @precondition(lambda self: self.partitions)
@@ -218,6 +225,27 @@ class KeyOrderMachine(RuleBasedStateMachine):
         ready = sorted(self.items(state="ready"), key=lambda item: item.ahead)
         assert [item.ahead for item in ready] == list(range(len(ready)))
         assert list(self.order.ready) == [item.work for item in ready]
+
+    @invariant()
+    def works_of_a_key_are_linked_in_the_order_of_the_model(self) -> None:
+        for tp in TPS:
+            partition = self.order.partitions.get(tp)
+            for key, items in self.lists[tp].items():
+                assert partition is not None
+                head = work = partition.heads[key]
+                linked = [work]
+                while work.next is not None:
+                    work = work.next
+                    linked.append(work)
+                assert linked == [item.work for item in items]
+                assert (head.last or head) is linked[-1]
+
+    @invariant()
+    def works_wait_for_a_retry_as_in_the_model(self) -> None:
+        for item in self.items():
+            is_parked = item.state == "parked"
+            assert item.work.waits == (item.waits if is_parked else item.state == "waiting")
+            assert item.work.is_running == (item.state == "running")
 
     @invariant()
     def at_most_one_work_of_a_key_runs_also_across_epochs(self) -> None:

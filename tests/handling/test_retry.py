@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transport import HandlerTimeout, Retry, TransportError
-from transport.handling.retry import NO_RETRY
+from transport.handling.plan import NO_RETRY
 
 
 def delays(count: int, **arguments: Any) -> list[float]:

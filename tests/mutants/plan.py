@@ -134,7 +134,11 @@ PLAN: dict[str, tuple[str, ...]] = {
         *TRANSACTIONS,
         "model",
     ),
-    "handling/key_order.py": ("handling/test_key_order.py", "handling/test_key_order_model.py"),
+    "handling/key_order.py": (
+        "handling/test_key_order.py",
+        "handling/test_key_order_model.py",
+        "handling/test_handler_failures.py",
+    ),
     "handling/retry.py": ("handling/test_retry.py",),
     "handling/timers.py": HANDLERS,
     "handling/workers.py": HANDLERS,

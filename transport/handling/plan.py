@@ -8,10 +8,12 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict
 import attrs
 
 from transport.arguments import choice, flag, function, seconds, setting, text, whole, wrong_type
-from transport.handling.retry import NO_RETRY, Retry
+from transport.handling.retry import Retry
 from transport.message import AnyMessage, Message
 from transport.topic import Topic
 from transport.types import K, V
+
+NO_RETRY = Retry(attempts=1)
 
 Order: TypeAlias = Literal["partition", "key", "none"]
 AfterFailure: TypeAlias = Topic[Any, Any] | Literal["skip", "fail"]

@@ -86,6 +86,3 @@ class Retry:
     def allows(self, failed: int, error: Exception) -> bool:
         """Return whether another attempt follows after `failed` attempts, the last with `error`."""
         return failed < self.attempts and self.matches(error)
-
-
-NO_RETRY = Retry(attempts=1)

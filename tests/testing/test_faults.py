@@ -102,6 +102,42 @@ async def test_a_refused_call_is_not_made() -> None:
         assert broker.committed("group") == {}
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["committed", "committed_texts", "beginning_offsets", "end_offsets", "offsets_for_times"]
+    + ["topics", "partitions"],
+)
+@jumping
+async def test_a_question_can_have_a_fault(call: str) -> None:
+    app, _ = app_with(
+        broker_with(ORDERS, records=1),
+        Script({(call, 0): slow(2.0), (call, 1): refused(BrokerUnavailable("gone"))}),
+    )
+    ask = {
+        "committed_texts": lambda: app.consumer.committed_metadata([ORDERS]),
+        "offsets_for_times": lambda: app.consumer.offsets_for_times({ORDERS: 0.0}),
+        "topics": lambda: app.consumer.topics(),
+        "partitions": lambda: app.consumer.partitions("orders"),
+    }.get(call, lambda: getattr(app.consumer, call)([ORDERS]))
+    async with app:
+        began = trio.current_time()
+        answer = await ask()
+        assert trio.current_time() - began == pytest.approx(2.0)
+        with pytest.raises(BrokerUnavailable, match="gone"):
+            await ask()
+        assert await ask() == answer
+
+
+@jumping
+async def test_text_of_a_commit_passes_through() -> None:
+    broker = broker_with(ORDERS, records=1)
+    app, _ = app_with(broker, Script({}))
+    async with app:
+        (await anext(app.topic("orders").noack())).ack()
+        assert await app.consumer.commit(metadata="a text")
+        assert await app.consumer.committed_metadata(ORDERS) == "a text"
+
+
 @pytest.mark.parametrize("made", [True, False])
 @jumping
 async def test_commit_without_an_answer_is_unknown_until_the_next_commit(made: bool) -> None:

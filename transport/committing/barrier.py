@@ -46,8 +46,9 @@ logger = logging.getLogger("transport.consumer")
 
 # No retry helps against these errors: they end the app.
 _FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
-# Why a transaction is aborted at a retry of a handler.
+# Why a transaction is aborted.
 _REDO = "a handler has failed, and its message is handled again"
+_REQUESTED = "an abort was requested"
 # The longest wait before a retry of a step, in seconds.
 _LONGEST_WAIT = 1.0
 
@@ -148,23 +149,25 @@ class BarrierCommitter:
     async def redo(self, tp: TP, *, counts: bool) -> None:
         """Abort the transaction of a partition, so that a failed message of it is redelivered.
 
-        If a barrier waits for the failed message, the barrier aborts at once. A checkpoint.
-        Cancelled: the abort goes on. Raises what `abort_and_rewind` raises.
+        If a barrier waits for the failed message, or is about to, the barrier aborts at once. A
+        checkpoint. Cancelled: the abort goes on. Raises AppClosed: the app is closing, and its
+        producer or the broker will abort the transaction.
 
         Args:
             counts: whether the abort counts as one of `transaction_attempts`. It does not if the
                 attempts of the message are bounded.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         scope = self._transactions.scope_of(tp)
-        if scope is None:
-            await trio.lowlevel.checkpoint()
-            return
-        scope.is_redone = scope.is_redone or not counts
-        if (drain := self._drains.get(scope)) is not None:
-            drain.cancel()
-            await self._queue.wait_for_running()
-        else:
-            await self.abort_and_rewind({tp})
+        if scope is not None:
+            scope.must_abort = True
+            scope.is_redone = scope.is_redone or not counts
+            if (drain := self._drains.get(scope)) is not None:
+                drain.cancel()
+            while scope.must_abort and self._transactions.scope_of(tp) is scope:
+                attempt = self._queue.running or self._queue.join({tp})
+                await attempt.ended.wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def isolate(self, tp: TP) -> None:
         """Commit the transaction of a partition, and deliver only from this partition after that.
@@ -221,12 +224,12 @@ class BarrierCommitter:
 
     async def _commit(self, scope: Scope, attempt: CommitAttempt) -> None:
         failure: TransportError | None = None
-        is_abort = self._is_meant(scope, attempt.aborted)
+        is_abort = scope.must_abort or self._is_meant(scope, attempt.aborted)
         alone = attempt.alone
         if alone is not None and self._transactions.scope_of(alone) is not scope:
             alone = None
         if not scope.is_ready:
-            scope.is_redone = False
+            scope.must_abort = scope.is_redone = False
             if not self._is_last:
                 await self._begin(scope)
             return  # nothing was delivered yet
@@ -237,7 +240,7 @@ class BarrierCommitter:
             scope.alone = None
             try:
                 if is_abort:
-                    raise TransactionAborted(_REDO if scope.is_redone else "an abort was requested")
+                    raise TransactionAborted(_REDO if scope.must_abort else _REQUESTED)
                 deadline = trio.current_time() + self._bound
                 await self._drain(scope, deadline)
                 await self._commit_drained(scope, attempt, deadline)
@@ -258,13 +261,13 @@ class BarrierCommitter:
         with self._until_end(deadline) as wait:
             self._drains[scope] = wait
             try:
-                await until_done(ledgers)
+                if not scope.must_abort:
+                    await until_done(ledgers)
             finally:
                 del self._drains[scope]
-        left = [message for ledger in ledgers for message in ledger.unacked]
-        if left and scope.is_redone:
+        if scope.must_abort:
             raise TransactionAborted(_REDO)
-        if left:
+        if left := [message for ledger in ledgers for message in ledger.unacked]:
             by_then = "at the end" if self._is_last else f"within {self._bound:g} s"
             raise TransactionAborted(
                 f"{len(left)} messages were not acked {by_then}, such as {left[0]!r}"

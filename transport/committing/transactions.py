@@ -94,7 +94,8 @@ class Scope:
         written: the messages and batches that are sources of messages in this transaction: their
             first offsets, by ledger.
         aborts: how many transactions in a row were aborted.
-        is_redone: the next abort does not count, because a handler retries a message.
+        must_abort: its transaction must be aborted, because a handler has failed in it.
+        is_redone: the next abort does not count, because the attempts of a handler are bounded.
         alone: the only partition that delivers until the next commit or abort; None: all do.
     """
 
@@ -103,6 +104,7 @@ class Scope:
     is_suspended: bool = False
     written: dict[Ledger, set[int]] = attrs.field(factory=dict)
     aborts: int = 0
+    must_abort: bool = False
     is_redone: bool = False
     alone: TP | None = None
 
@@ -440,7 +442,7 @@ class TransactionManager:
         scope.written.clear()
         if not scope.is_redone:
             scope.aborts += 1
-        scope.is_redone = False
+        scope.must_abort = scope.is_redone = False
 
     def _moves(self, offsets: Mapping[TP, int]) -> bool:
         """Return whether these offsets include new work.

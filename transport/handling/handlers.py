@@ -46,7 +46,8 @@ class Handlers(Service):
         """Add a handler, which starts with the app, or now if the app is open.
 
         Raises:
-            ValueError: another handler has the name, or messages could go round in a circle.
+            ValueError: another handler has the name, or messages could go round in a circle. With
+                transactions, another handler reads the same topic.
             AppClosed: the app is closing or closed.
         """
         if self.state in (State.STOPPING, State.ENDED):
@@ -60,7 +61,10 @@ class Handlers(Service):
             raise ValueError(
                 f"the app {self._app.id!r} has a handler {plan.name!r} already: pass another name="
             )
-        _check_circles([*(handler.plan for handler in self._handlers), plan])
+        plans = [handler.plan for handler in self._handlers]
+        _check_circles([*plans, plan])
+        if self._app.settings.transactions is not None:
+            _check_shared(plans, plan)
         handler = Handler(plan, self._app, self._must_hurry, self.observers)
         self._handlers.append(handler)
         for observer in self.observers:
@@ -98,6 +102,21 @@ def _check_circles(plans: list[Plan]) -> None:
                 seen.add(letters)
                 readers = [each for each in plans if each.topic.matches(letters)]
                 ways += [[*way, name] for each in readers for name in _letters_of(each)]
+
+
+def _check_shared(plans: list[Plan], new: Plan) -> None:
+    """Refuse a second handler of a topic: with transactions, only one reader may listen to it.
+
+    Of two patterns it is not known which topics they match.
+    """
+    for plan in plans:
+        names = [each.topic.name for each in (plan, new) if each.topic.pattern is None]
+        if any(plan.topic.matches(name) and new.topic.matches(name) for name in names):
+            raise ValueError(
+                f"the handlers {plan.name!r} and {new.name!r} both read {names[0]!r}. With"
+                " transactions, a topic can have only one handler, because the output of one would"
+                " be committed without that of the other: call both functions in one handler"
+            )
 
 
 def _letters_of(plan: Plan) -> tuple[str, ...]:

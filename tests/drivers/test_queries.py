@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import attrs
 import pytest
+import trio
 
-from tests.drivers.rig import PATIENCE, Rig, outgoing
+from tests.drivers.rig import PATIENCE, Member, Rig, outgoing
 from tests.drivers.test_transactions import fence_of, writer
 from transport.drivers.base import RebalanceKind
 from transport.errors import CommitRefused, UnknownTopic
@@ -88,6 +89,25 @@ async def test_settings_of_a_topic_are_those_that_it_was_created_with(rig: Rig) 
     topic = await rig.topic(1, config={"cleanup.policy": "compact"})
     async with rig.member([]) as member:
         assert (await member.client.topic_settings(topic))["cleanup.policy"] == "compact"
+
+
+async def test_question_about_topic_that_was_deleted_raises_soon(rig: Rig) -> None:
+    topic = await rig.topic(1)
+    tp = TP(topic, 0)
+    async with rig.member([topic]) as member:
+        await member.located([tp])
+        assert await member.client.end_offsets([tp]) == {tp: 0}
+        await rig.delete(topic)
+        with trio.fail_after(PATIENCE), pytest.raises(UnknownTopic, match=topic):
+            await ask_on(member, tp)
+        with pytest.raises(UnknownTopic, match=topic):
+            await member.client.offsets_for_times({tp: 0}, 30.0)
+
+
+async def ask_on(member: Member, tp: TP) -> None:
+    """Ask for the end again and again: a broker still knows a deleted topic for a moment."""
+    while True:
+        await member.client.end_offsets([tp], 30.0)
 
 
 # The texts of commits

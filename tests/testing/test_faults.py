@@ -36,6 +36,12 @@ def app_with(broker: MemoryBroker, faults: Faults | None) -> tuple[App, FaultyDr
     return App("group", driver, commit_interval=NEVER), driver
 
 
+QUESTIONS = [
+    *("committed", "committed_texts", "beginning_offsets", "end_offsets", "offsets_for_times"),
+    *("topics", "partitions"),
+]
+
+
 def only(call: str, fault: Fault) -> Script:
     return Script({(call, 0): fault})
 
@@ -102,11 +108,7 @@ async def test_a_refused_call_is_not_made() -> None:
         assert broker.committed("group") == {}
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["committed", "committed_texts", "beginning_offsets", "end_offsets", "offsets_for_times"]
-    + ["topics", "partitions"],
-)
+@pytest.mark.parametrize("call", QUESTIONS)
 @jumping
 async def test_a_question_can_have_a_fault(call: str) -> None:
     app, _ = app_with(

@@ -459,7 +459,7 @@ def test_requested_topics_can_be_added_and_removed(kafka_bootstrap: str) -> None
         consumer.close()
 
 
-# `_fetcher._fetch_offsets_by_times_async`, `_coordinator.fetch_committed_offsets_async`,
+# `_fetcher._send_list_offsets_request`, `_coordinator.fetch_committed_offsets_async`,
 # `_manager.send`, `_net.sleep`.
 
 
@@ -473,22 +473,28 @@ def test_queries_run_on_the_loop(kafka_bootstrap: str) -> None:
 
         async def ask() -> Any:
             await client._net.sleep(0.0)
-            ends = await consumer._fetcher._fetch_offsets_by_times_async(
-                {tp: OffsetSpec.LATEST}, 5000
-            )
             committed = await consumer._coordinator.fetch_committed_offsets_async([tp], 5000)
-            request = MetadataRequest(
-                topics=MetadataRequest.ALL_TOPICS,
-                allow_auto_topic_creation=False,
-                include_cluster_authorized_operations=False,
-                include_topic_authorized_operations=False,
+            answers = []
+            one = MetadataRequest.MetadataRequestTopic(name=topic)
+            for topics in MetadataRequest.ALL_TOPICS, [one]:
+                request = MetadataRequest(
+                    topics=topics,
+                    allow_auto_topic_creation=False,
+                    include_cluster_authorized_operations=False,
+                    include_topic_authorized_operations=False,
+                )
+                answer = await client._manager.wait_for(client._manager.send(request), 5000)
+                answers.append({each.name: each for each in answer.topics})
+            leader = answers[1][topic].partitions[0].leader_id
+            ends, again = await consumer._fetcher._send_list_offsets_request(
+                leader, {tp: (OffsetSpec.LATEST, -1)}
             )
-            answer = await client._manager.wait_for(client._manager.send(request), 5000)
-            return ends[tp].offset, committed, {(t.name, t.error_code) for t in answer.topics}
+            return ends[tp].offset, again, committed, answers
 
-        end, committed, topics = client._net.run(ask)
-        assert (end, committed) == (0, {})
-        assert (topic, 0) in topics
+        end, again, committed, (every, one) = client._net.run(ask)
+        assert (end, again, committed) == (0, set(), {})
+        assert every[topic].error_code == one[topic].error_code == 0
+        assert one.keys() == {topic}
     finally:
         consumer.close()
 

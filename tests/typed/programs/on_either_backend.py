@@ -7,8 +7,15 @@ from typing import assert_type
 
 import anyio
 
-from transport import TP, App, Batch, Message, RecordMetadata
-from transport.anyio import AioApp, AnyApp, AnyDelivery, AnyTopic, open_app
+from transport import TP, App, Batch, Message, OffsetAndTimestamp, RecordMetadata
+from transport.anyio import (
+    AioApp,
+    AnyApp,
+    AnyDelivery,
+    AnyPartitionStream,
+    AnyTopic,
+    open_app,
+)
 
 
 @dataclass
@@ -38,6 +45,33 @@ async def read(orders: AnyTopic[str, Order]) -> None:
         assert_type(batch, Batch[str, Order])
     message = await anext(orders.noack())
     assert_type(message.value, Order)
+
+
+async def work(partition: AnyPartitionStream[str, Order]) -> None:
+    async for message in partition:
+        assert_type(message, Message[str, Order])
+    async for batch in partition.batches(100, noack=True):
+        assert_type(batch, Batch[str, Order])
+
+
+async def work_on_each(orders: AnyTopic[str, Order]) -> None:
+    async with anyio.create_task_group() as tasks:
+        async for partition in orders.partitions():
+            assert_type(partition.tp, TP)
+            tasks.start_soon(work, partition)
+
+
+async def ask(app: AnyApp, tp: TP) -> None:
+    consumer = app.consumer
+    assert_type(await consumer.committed(tp), int | None)
+    assert_type(await consumer.committed([tp]), dict[TP, int | None])
+    assert_type(await consumer.end_offsets({tp}), dict[TP, int])
+    assert_type(await consumer.offsets_for_times({tp: 1.0}), dict[TP, OffsetAndTimestamp | None])
+    assert_type(await consumer.commit("orders", tp, metadata="a text"), bool)
+    assert_type(await consumer.commit({"orders", tp}, False), bool)
+    assert_type(await consumer.commit(topics=["orders"], start_new_transaction=False), bool)
+    await consumer.commit(metadata=5)  # error: arg-type, reportArgumentType
+    await consumer.seek_to_time("now")  # error: arg-type, reportArgumentType
 
 
 async def send(orders: AnyTopic[str, Order]) -> None:

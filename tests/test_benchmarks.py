@@ -272,6 +272,20 @@ def test_the_page_shows_only_tables_and_plots_that_exist(
     assert written == "Before\n| a \\| b |\n\n\n![ack](plots/ack.svg)\n"
 
 
+def test_the_page_shows_the_rows_that_it_names_if_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = runpy.run_path("docs/hooks/benchmarks.py")
+    monkeypatch.setitem(hook["rows"].__globals__, "RESULTS", tmp_path)
+    page = "<!-- rows: consume.x handlers -->"
+    assert hook["on_page_markdown"](page) == hook["NOTHING"]
+    head = "| figure | ours |\n|---|---:|\n"
+    (tmp_path / "latest.md").write_text(
+        f"# Results\n\n{head}| `consume.xy` | 1 |\n| `produce` | 2 |\n\nMeasured on: a machine\n"
+    )
+    assert hook["on_page_markdown"](page) == f"{head}| `consume.xy` | 1 |"
+
+
 def test_a_profile_sums_the_time_of_each_file_without_imports() -> None:
     lines = [
         "main (a.py:1);call (b.py:7) 6",

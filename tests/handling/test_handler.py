@@ -291,6 +291,27 @@ async def test_messages_behind_a_busy_key_take_about_half_of_the_buffer() -> Non
         assert 500 <= handler.waiting <= 500 + 64
 
 
+@pytest.mark.parametrize("order", ["key", "none"])
+@jumping
+async def test_few_messages_are_done_beyond_one_that_is_not_because_a_crash_would_repeat_them(
+    order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Acked messages leave the buffer, so another bound than that of the buffer counts them."""
+    broker = broker_with("a" + "bcdefghi" * 500, partitions=2)
+    slow = TP("orders", 0)
+    calls = Calls(lambda message: 100.0 if message.tp == slow and message.offset == 0 else 0.0)
+    async with handling(broker, calls, order=order, concurrency=8, settings={"buffer_size": 100}):
+        await trio.sleep(50)
+        first, second = (
+            sum(call.tp.partition == number for call in calls.all) for number in (0, 1)
+        )
+        assert 800 < first < 1000
+        assert second == 4001
+        assert caplog.text.count("offset 0 is not done") == 1
+        await trio.sleep(100)
+        assert committed_to(broker, slow) == 4001
+
+
 SLOW = Retry(attempts=2, wait_initial=100, wait_max=100, wait_jitter=0)
 
 

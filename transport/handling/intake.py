@@ -27,6 +27,8 @@ logger = logging.getLogger("transport.handler")
 
 # The most turns of partitions to take at once, and the number of ready works that is enough.
 _MOST_TURNS, _ENOUGH = 4, 64
+# At most so many times the buffer's limit of offsets may lie beyond an unacked message.
+_MOST_BEYOND = 8
 # With order="partition" no more than this is taken from a partition in advance.
 _MOST_PARKED = 64
 
@@ -48,6 +50,7 @@ class _Hold(enum.Enum):
 
     CROWD = "too many messages are parked behind their keys"
     LOAD = "the next message cannot be decoded before a load"
+    REPLAY = "too many messages are done beyond one that is not, and a crash would repeat them"
 
 
 _KEYS: dict[str, Callable[[AnyMessage], Hashable]] = {
@@ -100,6 +103,9 @@ class MessageIntake:
         self._holds: dict[Lane, set[_Hold]] = {}  # of the lanes from which nothing is taken now
         self._reported: set[Lane] = set()  # the crowded lanes of which a warning was given
         self._window = _MOST_PARKED
+        self._most_beyond = _MOST_BEYOND * channel.usage.limit
+        # For lanes with too many messages beyond an unacked one: the offset that it must reach.
+        self._must_reach: dict[Lane, int] = {}
 
     def take(self) -> None:
         """Take waiting messages, until enough of them may begin. Not a checkpoint."""
@@ -123,8 +129,28 @@ class MessageIntake:
             if partition.parked >= self._window:
                 self._hold(lane, _Hold.CROWD)
                 self._report_crowd(lane, partition)
+            self._bound_replay(lane, messages[-1].offset)
             if len(order.ready) >= _ENOUGH:
                 return
+
+    def _bound_replay(self, lane: Lane, last: int) -> None:
+        """Take nothing more from a lane if a crash would repeat too many acked messages.
+
+        Args:
+            last: the offset of the last message that was taken.
+        """
+        oldest = lane.oldest_begun
+        if oldest is None or last - oldest <= self._most_beyond:
+            return
+        self._must_reach[lane] = last - self._most_beyond // 2
+        self._hold(lane, _Hold.REPLAY)
+        if len(self.lanes) > 1:
+            self._channel.block(lane)
+        logger.warning(
+            "handler %s: %s offset %d is not done, and %d offsets beyond it have begun. Nothing more"
+            " of its partition begins until it is done, because a crash would repeat all of them",
+            *(self._plan.name, lane.ledger.tp, oldest, last - oldest),
+        )
 
     def filled(self, lane: Lane) -> None:
         """Do nothing about new messages: the channel wakes the handler."""
@@ -273,14 +299,20 @@ class MessageIntake:
 
     def done(self, partition: Partition[Any]) -> None:
         """Take messages of a partition again, if few enough of them are parked."""
-        if not self._holds or partition.parked > self._window // 2:
+        if not self._holds or (lane := self.lanes.get(partition.tp)) is None:
             return
-        if (lane := self.lanes.get(partition.tp)) is not None:
+        if partition.parked <= self._window // 2:
             self._unhold(lane, _Hold.CROWD)
+        if (goal := self._must_reach.get(lane)) is not None:
+            oldest = lane.oldest_begun
+            if oldest is None or oldest >= goal:
+                del self._must_reach[lane]
+                self._unhold(lane, _Hold.REPLAY)
 
     def release(self, lane: Lane) -> None:
         """Take messages of a lane again after all of them were returned. Not a checkpoint."""
-        self._unhold(lane, _Hold.CROWD)
+        self._must_reach.pop(lane, None)
+        self._unhold(lane, _Hold.CROWD, _Hold.REPLAY)
 
     def forget(self, lane: Lane) -> None:
         """Forget a lane that has ended."""
@@ -288,6 +320,7 @@ class MessageIntake:
         if self.lanes.get(tp) is lane:
             del self.lanes[tp]
         self._holds.pop(lane, None)
+        self._must_reach.pop(lane, None)
         self._reported.discard(lane)
         for place in [place for place in self._refused if place[0] == tp]:
             del self._refused[place]

@@ -147,8 +147,8 @@ class MessageIntake:
         if len(self.lanes) > 1:
             self._channel.block(lane)
         logger.warning(
-            "handler %s: %s offset %d is not done, and %d offsets beyond it have begun. Nothing more"
-            " of its partition begins until it is done, because a crash would repeat all of them",
+            "handler %s: %s offset %d is not done, and %d offsets beyond it have begun. Nothing"
+            " more of its partition begins until it is done: a crash would repeat all of them",
             *(self._plan.name, lane.ledger.tp, oldest, last - oldest),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 
 import pytest
@@ -113,6 +114,29 @@ def test_shielded_hang_is_ended_and_reported() -> None:
     assert (
         len(str(raised.value).splitlines()) == 3
     )  # a heading, `waits`, and `main`, which waits for it
+
+
+def test_run_may_take_as_long_as_its_patience() -> None:
+    week = 7 * 86_400.0
+
+    async def sleep() -> float:
+        await trio.sleep(week)
+        return trio.current_time()
+
+    assert run(sleep, patience=week + 1) == week
+    with pytest.raises(Hang):
+        run(sleep, patience=week - 1)
+    with pytest.raises(Hang):
+        run(sleep)
+
+
+def test_seed_decides_the_random_numbers_and_gives_the_state_back() -> None:
+    async def numbers() -> list[float]:
+        return [random.random() for _ in range(3)]
+
+    before = random.getstate()
+    assert run(numbers, seed=1) == run(numbers, seed=1) != run(numbers, seed=2)
+    assert random.getstate() == before
 
 
 @pytest.mark.parametrize("seed", [1, 2])

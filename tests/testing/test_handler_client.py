@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import trio
 
+from tests.effort import EVERY
 from tests.nurseries.clock import jumping
 from tests.testing import enrichment
 from tests.testing.enrichment import Order, app, audit, count, dead, enrich, enriched, read_log
 from transport import TP, App, DecodeError, HandlerTimeout, MemoryBroker, Message, Monitor
 from transport.drivers.kafka import KafkaDriver
-from transport.testing import CallTimeout, Result, handler_client
+from transport.testing import CallTimeout, Result, Target, cancel_everywhere, handler_client
 
 ANNA = Order("anna", 1)
 
@@ -306,3 +307,26 @@ async def test_open_app_is_refused() -> None:
 
 def test_call_works_on_the_real_clock() -> None:
     assert trio.run(lambda: call(value=ANNA)).outcome == "handled"
+
+
+class CancelledCall:
+    """A call that is cancelled at any step leaves the app as it was, and the next call works."""
+
+    def __init__(self) -> None:
+        self.result: Result | None = None
+
+    async def play(self, target: Target) -> None:
+        async with handler_client(app) as client:
+            with target:
+                await client.call(enrich, key="a", value=ANNA)
+            self.result = await client.call(enrich, key="b", value=ANNA)
+
+    def check(self) -> None:
+        assert isinstance(app.driver, KafkaDriver)
+        assert self.result is not None
+        assert self.result.acked
+        assert [sent.key for sent in self.result.sent_to(enriched)] == ["b"]
+
+
+def test_call_can_be_cancelled_at_each_step() -> None:
+    assert cancel_everywhere(CancelledCall, every=EVERY) > 10

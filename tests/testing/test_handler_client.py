@@ -12,7 +12,17 @@ from tests.effort import EVERY
 from tests.nurseries.clock import jumping
 from tests.testing import enrichment
 from tests.testing.enrichment import Order, app, audit, count, dead, enrich, enriched, read_log
-from transport import TP, App, DecodeError, HandlerTimeout, MemoryBroker, Message, Monitor
+from transport import (
+    TP,
+    App,
+    Batch,
+    DecodeError,
+    HandlerTimeout,
+    MemoryBroker,
+    Message,
+    Monitor,
+    Retry,
+)
 from transport.drivers.kafka import KafkaDriver
 from transport.testing import CallTimeout, Result, Target, cancel_everywhere, handler_client
 
@@ -114,6 +124,23 @@ async def test_dead_letter_is_shown_apart_from_what_was_sent() -> None:
 
 
 @jumping
+async def test_dead_letter_is_told_from_other_messages_by_its_topic_and_headers() -> None:
+    own = App("billing", broker="kafka://127.0.0.1:1")
+    bills, letters = own.topic("bills"), own.topic("dead")
+
+    async def bill(message: Message) -> None:
+        await letters.send(value=b"not a letter")
+        await bills.send(value=b"a bill", headers=message.headers)
+        raise ValueError
+
+    own.handler(own.topic("orders"), bill, dead_letters=letters)
+    async with handler_client(own) as client:
+        result = await client.call(bill, value=b"an order", headers={"dead.topic": b"orders"})
+    assert [sent.value for sent in result.sent] == [b"not a letter", b"a bill"]
+    assert [letter.value for letter in result.dead_letters] == [b"an order"]
+
+
+@jumping
 async def test_bytes_are_sent_as_they_are() -> None:
     result = await call(key=b"a", value=b"{")
     assert result.outcome == "dead letter"
@@ -193,18 +220,25 @@ async def test_with_transactions_outputs_of_failed_attempts_are_not_shown(mode: 
         assert [sent.value for sent in handled.sent] == [b"two"]
 
 
-@pytest.mark.parametrize("policy", ["latest", "error"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"client_only": True}, {"partitions": {("orders", 0): 5}}]
+)
+@pytest.mark.parametrize("policy", ["earliest", "latest", "error"])
 @jumping
-async def test_message_is_handled_whatever_the_start_offset(policy: Any) -> None:
-    own = App("billing", broker="kafka://127.0.0.1:1", auto_offset_reset=policy)
+async def test_only_the_message_of_the_call_is_handled(policy: Any, settings: Any) -> None:
+    """Whatever the start offset of the app is."""
+    own = App("billing", broker="kafka://127.0.0.1:1", auto_offset_reset=policy, **settings)
+    handled = []
 
     @own.handler(own.topic("orders"))
     async def bill(message: Message) -> None:
-        pass
+        handled.append(message.value)
 
     async with handler_client(own) as client:
-        for _ in range(2):
-            assert (await client.call(bill, value=b"one")).acked
+        for value in (b"one", b"two"):
+            assert (await client.call(bill, value=value)).acked
+    assert handled == [b"one", b"two"]
+    assert own.settings.client.partitions == settings.get("partitions")
 
 
 @jumping
@@ -218,6 +252,34 @@ async def test_app_with_a_monitor_can_be_called_twice() -> None:
     async with handler_client(own) as client:
         for _ in range(2):
             assert (await client.call(bill)).outcome == "handled"
+
+
+@jumping
+async def test_app_without_a_group_can_be_called() -> None:
+    own = App("billing", broker="kafka://127.0.0.1:1", client_only=True)
+
+    async def bill(message: Message) -> None:
+        if message.value == b"hold":
+            message.incref()
+
+    own.handler(own.topic("orders"), bill)
+    async with handler_client(own) as client:
+        assert (await client.call(bill, value=b"one")).acked
+        assert not (await client.call(bill, value=b"hold")).acked
+
+
+@jumping
+async def test_several_errors_are_raised_as_a_group() -> None:
+    own = App("billing", broker="kafka://127.0.0.1:1")
+
+    async def fail(message: Message) -> None:
+        await trio.sleep(1)
+        raise ValueError
+
+    own.handler(own.topic("orders"), fail, order="none", concurrency=2)
+    async with handler_client(own) as client:
+        with pytest.RaisesGroup(ValueError, ValueError, flatten_subgroups=True):
+            await client.call_many(fail, [(None, b"one"), (None, b"two")])
 
 
 @jumping
@@ -248,10 +310,28 @@ async def test_batch_handler_gets_all_messages_without_its_linger() -> None:
 
 @jumping
 async def test_failures_of_a_batch_name_only_the_messages_that_failed() -> None:
-    async with handler_client(app) as client:
-        result = await client.call_many(count, [("a", ANNA), ("b", Order("anna", 3))])
-    assert result.outcomes == ("handled", "dead letter")
-    assert result.failures[-1].offset == 1
+    """A batch that fails is split, which is no retry and has no delay."""
+    own = App("billing", broker="kafka://127.0.0.1:1")
+
+    async def fail(batch: Batch) -> None:
+        raise ValueError
+
+    own.batch_handler(
+        own.topic("orders"),
+        fail,
+        retry=Retry(attempts=2, wait_initial=600.0, wait_max=600.0, wait_jitter=0),
+        dead_letters="skip",
+    )
+    async with handler_client(own) as client:
+        result = await client.call_many(fail, [(None, b"value")] * 4)
+    assert result.outcomes == ("skipped",) * 4
+    assert [(each.offset, each.delay) for each in result.failures] == [
+        *[(0, 0.0), (1, 0.0), (2, 0.0), (3, 0.0)],
+        *[(0, 0.0), (1, 0.0)],
+        *[(0, 600.0), (0, None), (1, 600.0), (1, None)],
+        *[(2, 0.0), (3, 0.0)],
+        *[(2, 600.0), (2, None), (3, 600.0), (3, None)],
+    ]
 
 
 @jumping

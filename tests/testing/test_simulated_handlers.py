@@ -209,6 +209,34 @@ def test_record_is_done_when_all_its_handlers_have_finished_it() -> None:
     assert report.doubled == {(ORDERS, 0): 2}
 
 
+def test_record_that_one_handler_never_finishes_is_lost() -> None:
+    def make(broker: Driver) -> App:
+        app = App("billing", broker=broker, **QUICK)
+
+        async def first(order: Message) -> None:
+            pass
+
+        async def second(order: Message) -> None:
+            await trio.sleep_forever()
+
+        app.handler(app.topic("orders"), first)
+        app.handler(app.topic("orders"), second)
+        return app
+
+    report = played(make, wrote(b"a"), patience=30.0)
+    assert report.lost == [(ORDERS, 0)]
+
+
+def test_handler_that_ends_after_the_crash_of_its_member_does_not_count() -> None:
+    async def bill(order: Message) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+
+    report = played(billing(bill), wrote(b"a", events=(Crash(0, after=0.5),)))
+    report.check()
+    assert report.handled == {(ORDERS, 0): 1}
+
+
 def test_simulation_ends_when_the_topics_between_handlers_are_handled() -> None:
     def make(broker: Driver) -> App:
         app = App("billing", broker=broker, **QUICK)

@@ -20,6 +20,7 @@ from transport.handling.observer import Held, Observer
 from transport.handling.plan import Plan
 from transport.handling.retry import Retry
 from transport.message import AnyMessage, Batch
+from transport.settings import Settings
 from transport.testing.invariants import Place
 from transport.testing.outcomes import Failure
 from transport.testing.replacement import replaced
@@ -73,15 +74,16 @@ class HandlerCall:
 
         A checkpoint. Cancelled: the app is closed in order.
         """
-        self._create_topic()
+        settings = self._begin_at_the_end()
         before = {tp: self.broker.log(tp).end for tp in self._partitions()}
         retry = _at_once(self.plan.retry)
         batch = None if self.plan.batch is None else attrs.evolve(self.plan.batch, linger=0.0)
         plan = attrs.evolve(self.plan, retry=retry, batch=batch)
         watch = _Watch(retry.delays)
-        with replaced(self.app, MemoryDriver(broker=self.broker), [plan]):
+        driver = MemoryDriver(broker=self.broker)
+        with replaced(self.app, driver, [plan], settings):
             self.app.handlers.observers.append(watch)
-            with _own_error(watch):
+            with _one_error():
                 async with self.app:
                     places = await self._send()
                     with trio.move_on_after(self.timeout) as scope:
@@ -90,15 +92,18 @@ class HandlerCall:
                         raise CallTimeout(self._unfinished(watch, places))
         return await self._result(watch, places, before)
 
-    def _create_topic(self) -> None:
-        """Create the topic, and let the group begin at its end.
+    def _begin_at_the_end(self) -> Settings:
+        """Create the topic, and let the app begin at its end. Return the settings for that.
 
-        So the message of this call is the first one, whatever the setting `auto_offset_reset` is.
+        So the first message is that of this call, whatever `auto_offset_reset` is.
         """
-        tps = self.broker.partitions(self.topic)
-        offsets = self.broker.group(self.app.id).offsets
-        for tp in tps:
-            offsets[tp] = self.broker.log(tp).end
+        settings = self.app.settings
+        ends = {tp: self.broker.log(tp).end for tp in self.broker.partitions(self.topic)}
+        if settings.client.is_member:
+            self.broker.group(self.app.id).offsets.update(ends)
+            return settings
+        client = attrs.evolve(settings.client, partitions=ends, client_only=False)
+        return attrs.evolve(settings, client=client)
 
     def _partitions(self) -> list[TP]:
         return [tp for topic in sorted(self.broker.topics) for tp in self.broker.partitions(topic)]
@@ -151,11 +156,9 @@ class HandlerCall:
         return isinstance(letters, Topic) and letters.name == topic
 
     def _is_committed(self, watch: _Watch, place: Place) -> bool:
-        if not watch.messages[place].acked:
-            return False
-        tp, offset = place
         if not self.app.settings.client.is_member:
-            return True
+            return watch.messages[place].acked
+        tp, offset = place
         return self.broker.committed(self.app.id).get(tp, 0) > offset
 
 
@@ -219,17 +222,15 @@ def _each(held: Held) -> Iterable[AnyMessage]:
 
 
 @contextlib.contextmanager
-def _own_error(watch: _Watch) -> Iterator[None]:
-    """In place of the group that the app raises, raise the error that ended it, if it is one."""
+def _one_error() -> Iterator[None]:
+    """If the app raises a group with one error, raise that error."""
     try:
         yield
     except BaseExceptionGroup as group:
         errors = list(_leaves(group))
-        failures = [failure.error for failure in watch.failures]
-        own = [error for error in errors if any(error is each for each in failures)] or errors
-        if len(own) > 1:
+        if len(errors) > 1:
             raise
-        raise own[0] from None
+        raise errors[0] from None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -15,6 +15,7 @@ from transport.arguments import instance, or_none
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.handling.plan import Plan
+from transport.settings import Settings
 
 
 @contextlib.contextmanager
@@ -41,15 +42,19 @@ def in_memory(app: App, broker: MemoryBroker | None = None) -> Iterator[MemoryBr
 
 
 @contextlib.contextmanager
-def replaced(app: App, driver: Driver, plans: Iterable[Plan]) -> Iterator[None]:
+def replaced(
+    app: App, driver: Driver, plans: Iterable[Plan], settings: Settings | None = None
+) -> Iterator[None]:
     """Give an app another driver and other handlers, until the block ends.
 
     Args:
         plans: the handlers. Their topics are topic objects of the app.
+        settings: other settings of the app. None: its own.
     """
     if app._root.state not in (State.IDLE, State.ENDED):
         raise RuntimeError(f"the app {app.id!r} is open: give it another broker before you open it")
-    before = {name: getattr(app, name) for name in app._PARTS}
+    before = {name: getattr(app, name) for name in ("settings", *app._PARTS)}
+    app.settings = settings or app.settings
     app._make_parts(driver, None)
     channels = {topic: topic.channel for topic in app._topics}
     try:

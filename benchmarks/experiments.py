@@ -114,22 +114,21 @@ def _ledger(work: str, messages: int | None = None, **options: Any) -> Contender
 
 
 def _handling(
-    order: str, tasks: int = 100, handler: float = 0.0, warm_up: int = 0, buffer: int = 0
+    order: str, tasks: int = 100, handler: float = 0.0, tuned: bool = False
 ) -> dict[str, Any]:
     """Return the options of handlers.
 
     Arguments:
         tasks: the number of handlers at once.
         handler: seconds that each handler sleeps.
-        warm_up: the number of messages before the clock starts.
-        buffer: the messages in the Parallel Consumer's buffer. 0: its own default.
+        tuned: whether the contenders are tuned, and the clock starts after a warm-up.
     """
     return {
         "order": order,
         "tasks": tasks,
         "handler": handler,
-        "warm_up": warm_up,
-        "buffer": buffer,
+        "warm_up": 100_000 if tuned else 0,
+        "tuned": tuned,
     }
 
 
@@ -150,7 +149,6 @@ _MODES = ("partition", "member")
 _NO_COMMITS = 3600.0
 BUFFER = 16_384  # the default limit of an App, in messages
 _PAUSE = 0.01  # seconds that a slow handler sleeps
-_WARM = {"warm_up": 100_000, "buffer": BUFFER}
 IN_FLIGHT = (1_000, 10_000, 100_000, 1_000_000)
 
 EXPERIMENTS = {
@@ -204,12 +202,12 @@ EXPERIMENTS = {
             same=COUNT,
         ),
         _handlers_of("handlers.key.noop", 200_000, "key"),
-        _handlers_of("handlers.key.noop.warm", 500_000, "key", **_WARM),
+        _handlers_of("handlers.key.noop.tuned", 500_000, "key", tuned=True),
         _handlers_of("handlers.key.10ms.100", 100_000, "key", 100, _PAUSE),
         _handlers_of("handlers.key.10ms.1000", 200_000, "key", 1000, _PAUSE),
-        _handlers_of("handlers.key.10ms.1000.warm", 500_000, "key", 1000, _PAUSE, **_WARM),
+        _handlers_of("handlers.key.10ms.1000.tuned", 500_000, "key", 1000, _PAUSE, tuned=True),
         _handlers_of("handlers.none.noop", 200_000, "none"),
-        _handlers_of("handlers.none.noop.warm", 500_000, "none", **_WARM),
+        _handlers_of("handlers.none.noop.tuned", 500_000, "none", tuned=True),
         Experiment(
             "handlers.overhead",
             {"loop": _ours, "ours": _with(_handlers, **_handling("partition", tasks=1))},

@@ -30,6 +30,7 @@ TABLE = RESULTS / "profile.md"
 PROFILED = {
     "consuming": ("consume.100B", "ours"),
     "consuming_batches": ("consume.100B", "ours.batches"),
+    "handling": ("handlers.key.noop", "ours"),
     "producing": ("produce.100B", "ours"),
     "producing_many": ("produce.100B", "ours.send_many"),
 }

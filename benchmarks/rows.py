@@ -15,7 +15,7 @@ names of several figures, if one row of the table has several baselines or numbe
     handlers.key.10ms       .100, .1000 handlers at once
     memory_broker           .sent, .consumed: by the batch; and .each, one message after the other
 
-The rows `handlers` with `.warm` measure after a warm-up, and the baseline has a larger buffer.
+In the rows `handlers` with `.tuned`, the contenders are tuned and warmed up.
 
 Two kinds of figures are in no row of the table: those whose names begin with `growth.`, and those
 that compare with confluent-kafka or with Confluent's Parallel Consumer.
@@ -76,6 +76,7 @@ QUICK = (
     "consume.batches.vs_aiokafka",
     "consume.single.100B",
     "consume.concurrent.100B",
+    "handlers.overhead",
     "produce.send.100B",
     "produce.send.vs_aiokafka",
     "produce.send_many.100B",
@@ -172,12 +173,12 @@ def _consuming() -> Iterator[Row]:
 def _handling() -> Iterator[Row]:
     for name, goal in (
         ("key.noop", 3.0),
-        ("key.noop.warm", None),
+        ("key.noop.tuned", None),
         ("key.10ms.100", 1.1),
         ("key.10ms.1000", 1.5),
-        ("key.10ms.1000.warm", None),
+        ("key.10ms.1000.tuned", None),
         ("none.noop", 2.0),
-        ("none.noop.warm", None),
+        ("none.noop.tuned", None),
     ):
         name = f"handlers.{name}"
         yield Row(name, name, "parallel_consumer", goal, measure="per_second")

@@ -23,6 +23,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * compiles the code during the warm-up.
  */
 public class ParallelPeer {
+  static final int BUFFER = 16_384; // messages, as the default of an App
   final long messages;
   final long warmUp;
   final long pause; // milliseconds
@@ -62,8 +63,8 @@ public class ParallelPeer {
         .consumer(new KafkaConsumer<>(properties, bytes, bytes))
         .ordering(byKey ? ProcessingOrder.KEY : ProcessingOrder.UNORDERED)
         .maxConcurrency(Integer.parseInt(field(job, "tasks")))
-        // 0 is its own default: a small buffer that grows slowly.
-        .messageBufferSize(Integer.parseInt(field(job, "buffer")))
+        // 0: a small buffer that grows slowly.
+        .messageBufferSize(Boolean.parseBoolean(field(job, "tuned")) ? BUFFER : 0)
         .commitMode(CommitMode.PERIODIC_CONSUMER_ASYNCHRONOUS)
         .commitInterval(Duration.ofSeconds(1))
         .build();

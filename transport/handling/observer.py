@@ -81,35 +81,35 @@ class Events:
 
     Attributes:
         counts: the numbers of events so far.
+        observers: the same list.
     """
 
     def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
         self.counts = Counts()
         self._plan = plan
-        self._observers = observers
+        self.observers = observers
 
     def handled(self, held: Held) -> None:
         self.counts.handled += 1
-        if self._observers:
-            for observer in self._observers:
-                observer.on_handled(self._plan, held)
+        for observer in self.observers:
+            observer.on_handled(self._plan, held)
 
     def filtered(self, held: Held) -> None:
         self.counts.filtered += 1
-        for observer in self._observers:
+        for observer in self.observers:
             observer.on_filtered(self._plan, held)
 
     def failed(self, held: Held, attempts: Attempts, delay: float | None = None) -> None:
         self.counts.failed += 1
-        for observer in self._observers:
+        for observer in self.observers:
             observer.on_failed(self._plan, held, attempts, delay)
 
     def dead_letter(self, held: Held, attempts: Attempts) -> None:
         self.counts.dead_letters += 1
-        for observer in self._observers:
+        for observer in self.observers:
             observer.on_dead_letter(self._plan, held, attempts)
 
     def skipped(self, held: Held, attempts: Attempts) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             observer.on_skipped(self._plan, held, attempts)
         self.counts.skipped += 1

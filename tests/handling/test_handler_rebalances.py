@@ -115,6 +115,21 @@ async def test_parked_messages_of_a_revoked_partition_are_handled_by_the_next_ow
 
 
 @jumping
+async def test_a_revoke_leaves_the_retries_of_other_partitions() -> None:
+    broker = broker_with("abc", partitions=2)
+    calls = Calls(fails=lambda message, attempt: Broken() if attempt == 1 else None)
+    async with handling(
+        broker, calls, order="key", concurrency=2, retry=steady(2, 10), settings=BOUND
+    ):
+        await trio.sleep(5)
+        async with Guest(broker) as gone:
+            await trio.sleep(A_WHILE)
+            left = [call for call in calls.all if call.tp != gone]
+            assert sorted(call.offset for call in left if call.attempt == 2) == [0, 1, 2]
+            assert not any(call.attempt == 2 for call in calls.all if call.tp == gone)
+
+
+@jumping
 async def test_a_message_that_fails_during_the_drain_is_given_back_at_once() -> None:
     broker = broker_with("a", partitions=2)
     calls = Calls(5.0, fails=lambda message, attempt: Broken())

@@ -142,6 +142,8 @@ def test_a_group_is_retried_only_if_each_of_its_errors_is() -> None:
         ({"wait_max": float("nan")}, ValueError, "wait_max must be"),
         ({"wait_max": float("inf")}, ValueError, "wait_max must be"),
         ({"wait_jitter": "1"}, TypeError, "wait_jitter must be"),
+        ({"wait_jitter": -0.5}, ValueError, "wait_jitter must be"),
+        ({"wait_exp_base": float("nan")}, ValueError, "wait_exp_base must be"),
         ({"wait_exp_base": 0.5}, ValueError, "at least 1, so that the delays do not shrink"),
         ({"wait_exp_base": 0}, ValueError, "wait_exp_base must be"),
         ({"on": KeyboardInterrupt}, TypeError, "classes of Exception: other errors are no"),
@@ -157,6 +159,11 @@ def test_a_bad_argument_is_refused_with_its_name(
 ) -> None:
     with pytest.raises(error, match=re.escape(text)):
         Retry(**arguments)
+
+
+def test_the_random_source_is_no_part_of_the_value() -> None:
+    assert Retry(random=lambda: 0.5) == Retry()
+    assert "random" not in repr(Retry())
 
 
 def test_arguments_have_names() -> None:

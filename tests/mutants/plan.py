@@ -140,7 +140,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "handling/test_handler_failures.py",
     ),
     "handling/retry.py": ("handling/test_retry.py",),
-    "handling/timers.py": HANDLERS,
+    "handling/timers.py": ("handling/test_timers.py",),
     "handling/workers.py": HANDLERS,
     "handling/dead_letters.py": ("handling/test_dead_letters.py", "handling/test_letters_topic.py"),
     "handling/last_resort.py": HANDLERS,

@@ -26,9 +26,6 @@ class Timers(Generic[T]):
         self._numbers = itertools.count()  # so that things of one time need not be compared
         self._change = trio.Event()
 
-    def __len__(self) -> int:
-        return len(self._heap)
-
     def __iter__(self) -> Iterator[T]:
         return (thing for _, _, thing in self._heap)
 

@@ -374,6 +374,48 @@ async def test_a_key_that_fails_leaves_the_buffer_to_other_partitions(
     )
 
 
+@jumping
+async def test_a_bounded_number_of_messages_is_handled_beyond_one_that_is_not_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A crash repeats all of them. Acked messages leave the buffer, but none is committed."""
+    broker = broker_with("a" + "bcde" * 100, partitions=2)
+    calls = Calls(fails=lambda message, attempt: Broken() if message.offset == 0 else None)
+    async with handling(
+        broker, calls, order="key", concurrency=4, retry=SLOW, settings={"buffer_size": 20}
+    ):
+        await trio.sleep(50)
+        for tp in broker.partitions("orders"):
+            begun = [call.offset for call in calls.all if call.tp == tp]
+            assert 160 <= max(begun) <= 160 + 64 + 1
+            assert committed_to(broker, tp) == 0
+        assert sum("a crash would repeat" in text for text in warnings_in(caplog)) == 2
+        calls.fails = lambda message, attempt: None
+        await trio.sleep(100)
+        assert committed(broker) == dict.fromkeys(broker.partitions("orders"), 401)
+
+
+@jumping
+async def test_messages_are_taken_again_when_another_holder_acks_the_oldest_one() -> None:
+    broker = broker_with("abcdefghij" * 30)
+    kept: list[Message] = []
+
+    async def worker(message: Message) -> None:
+        if message.offset == 0:
+            message.incref()
+            kept.append(message)
+
+    async with handling(
+        broker, worker, order="none", concurrency=2, settings={"buffer_size": 10}
+    ) as app:
+        await trio.sleep(20)
+        [handler] = app.handlers
+        assert 80 <= handler.counts.handled < 90
+        kept[0].ack()
+        await trio.sleep(20)
+        assert committed_to(broker) == 300
+
+
 # Filters
 
 

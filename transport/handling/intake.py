@@ -7,6 +7,7 @@ when nothing is taken from a partition. `batch_intake.py` is the intake of a han
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -144,6 +145,8 @@ class MessageIntake:
             return
         self._must_reach[lane] = last - self._most_beyond // 2
         self._hold(lane, _Hold.REPLAY)
+        # `done` is not called if another holder of the message acks it.
+        lane.when_empty(functools.partial(self._end_replay, lane))
         if len(self.lanes) > 1:
             self._channel.block(lane)
         logger.warning(
@@ -306,8 +309,12 @@ class MessageIntake:
         if (goal := self._must_reach.get(lane)) is not None:
             oldest = lane.oldest_begun
             if oldest is None or oldest >= goal:
-                del self._must_reach[lane]
-                self._unhold(lane, _Hold.REPLAY)
+                self._end_replay(lane)
+
+    def _end_replay(self, lane: Lane) -> None:
+        """Take messages of a lane again: a crash would repeat few enough."""
+        self._must_reach.pop(lane, None)
+        self._unhold(lane, _Hold.REPLAY)
 
     def release(self, lane: Lane) -> None:
         """Take messages of a lane again after all of them were returned. Not a checkpoint."""

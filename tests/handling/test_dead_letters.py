@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -334,13 +335,21 @@ async def test_a_letter_that_is_never_delivered_fails_the_app_and_acks_nothing(
     app = app_on(broker)
     dead_letters = app.topic("dead")
     app.handler(app.topic("orders"), Calls(fails=fails_at(0)), dead_letters=dead_letters)
-    replace(app, "producer.send", refuses(app, DeliveryFailed("no leader")))
+    refuse, times = refuses(app, DeliveryFailed("no leader")), list[float]()
+
+    async def note_and_refuse(own: Function, batch: Any) -> None:
+        times.append(trio.current_time())
+        await refuse(own, batch)
+
+    replace(app, "producer.send", note_and_refuse)
     with pytest.raises(BaseExceptionGroup) as raised:
         async with app:
             await trio.sleep(60)
     [error] = leaves(raised.value)
     assert isinstance(error, DeliveryFailed)
     assert str(error) == "no leader"
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    assert waits == pytest.approx([0.02, 0.04, 0.08, 0.16])
     assert len(warnings_in(caplog)) == 4 + 1, "one for each further try, and one for the message"
     assert committed_to(broker) == 0
 

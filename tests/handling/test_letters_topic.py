@@ -8,16 +8,23 @@ import pytest
 import trio
 
 from tests.apps import app_on, broker_with
-from transport import TP
+from tests.scripted import fails, replace
+from transport import TP, AppClosed, AuthorizationFailed, BrokerUnavailable, ClientClosed
 from transport.drivers.memory import MemoryBroker
 from transport.message import AnyMessage
 
 ORDERS = TP("orders", 0)
 
 
-async def start(broker: MemoryBroker) -> None:
-    """Start an app whose handler has dead letters, and stop it a second later."""
+async def start(broker: MemoryBroker, error: Exception | None = None) -> None:
+    """Start an app whose handler has dead letters, and stop it a second later.
+
+    Args:
+        error: of the question about the topic.
+    """
     app = app_on(broker)
+    if error is not None:
+        replace(app, "topic_settings", fails(error))
 
     @app.handler(app.topic("orders"), dead_letters=app.topic("orders.dead"))
     async def handle(message: AnyMessage) -> None:
@@ -51,3 +58,22 @@ async def test_fitting_topic_of_dead_letters_causes_no_warning(
     with caplog.at_level(logging.WARNING, "transport.handler"):
         await start(broker_with(ORDERS, TP("orders.dead", 0)))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("no answer"), AuthorizationFailed("no right")])
+async def test_topic_of_dead_letters_that_cannot_be_checked_is_a_warning(
+    error: Exception, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with(ORDERS, TP("orders.dead", 0))
+    with caplog.at_level(logging.WARNING, "transport.handler"):
+        await start(broker, error)
+    [record] = caplog.records
+    assert record.getMessage() == f"handler handle: cannot check the topic orders.dead: {error}"
+
+
+@pytest.mark.parametrize("error", [AppClosed("it closes"), ClientClosed("it was killed")])
+async def test_end_of_the_app_during_the_check_is_no_error(
+    error: Exception, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    await start(broker_with(ORDERS, TP("orders.dead", 0)), error)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

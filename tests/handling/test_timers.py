@@ -60,6 +60,17 @@ async def test_things_that_are_not_kept_never_become_due() -> None:
 
 
 @jumping
+async def test_the_next_thing_is_due_in_time_after_the_first_was_removed() -> None:
+    async with running() as (timers, found):
+        now = trio.current_time()
+        for seconds, thing in zip([1, 5, 2, 6, 7, 3, 4], "aebfgcd", strict=True):
+            timers.add(thing, now + seconds)
+        timers.keep(lambda thing: thing != "a")
+        await trio.sleep(10)
+    assert found == [("b", 2.0), ("c", 3.0), ("d", 4.0), ("e", 5.0), ("f", 6.0), ("g", 7.0)]
+
+
+@jumping
 async def test_a_thing_may_be_added_again_when_it_is_due() -> None:
     found: list[float] = []
 

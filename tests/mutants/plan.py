@@ -37,6 +37,9 @@ HANDLERS = (
     "handling/test_handler_rebalances.py",
     "handling/test_dead_letters.py",
     "handling/test_handlers.py",
+    "handling/test_loading.py",
+    "handling/test_observer.py",
+    "handling/test_handler_transactions.py",
 )
 
 # The keys are files of `transport`, the values files or folders of `tests`. A mutant runs only the
@@ -141,7 +144,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "handling/retry.py": ("handling/test_retry.py",),
     "handling/timers.py": ("handling/test_timers.py",),
-    "handling/workers.py": HANDLERS,
+    "handling/workers.py": ("handling/test_workers.py", "handling/test_handler.py"),
     "handling/dead_letters.py": ("handling/test_dead_letters.py", "handling/test_letters_topic.py"),
     "handling/last_resort.py": HANDLERS,
     "handling/handlers.py": HANDLERS,

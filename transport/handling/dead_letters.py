@@ -16,6 +16,7 @@ from transport.backoff import Backoff
 from transport.consuming.questions import Questions
 from transport.errors import (
     AppClosed,
+    AuthorizationFailed,
     BrokerUnavailable,
     ClientClosed,
     DeliveryFailed,
@@ -114,7 +115,8 @@ class DeadLetters:
     async def check(self, questions: Questions) -> None:
         """Check the topic before the first dead letter needs it.
 
-        A warning says that it does not exist. A checkpoint.
+        A warning says that it does not exist, or that it cannot be checked: an app that may write
+        to a topic may lack the right to read its settings. A checkpoint.
 
         Raises ValueError: the topic is compacted, so that dead letters of one key would replace
         each other.
@@ -128,7 +130,7 @@ class DeadLetters:
                 " broker does not create it either, the app ends at the first dead letter",
                 *(self._handler, name),
             )
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, AuthorizationFailed) as error:
             logger.warning("handler %s: cannot check the topic %s: %s", self._handler, name, error)
         except (AppClosed, ClientClosed):
             pass

@@ -37,6 +37,7 @@ HANDLERS = (
     "handling/test_handler_rebalances.py",
     "handling/test_dead_letters.py",
     "handling/test_handlers.py",
+    "handling/test_letters_topic.py",
     "handling/test_loading.py",
     "handling/test_observer.py",
     "handling/test_handler_transactions.py",

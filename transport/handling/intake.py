@@ -104,6 +104,8 @@ class MessageIntake:
         self._holds: dict[Lane, set[_Hold]] = {}  # of the lanes from which nothing is taken now
         self._reported: set[Lane] = set()  # the crowded lanes of which a warning was given
         self._window = _MOST_PARKED
+        # Messages that are taken long before they begin cost time in the garbage collector.
+        self._enough = min(_ENOUGH, plan.concurrency)
         self._most_beyond = _MOST_BEYOND * channel.usage.limit
         # For lanes with too many messages beyond an unacked one: the offset that it must reach.
         self._must_reach: dict[Lane, int] = {}
@@ -131,7 +133,7 @@ class MessageIntake:
                 self._hold(lane, _Hold.CROWD)
                 self._report_crowd(lane, partition)
             self._bound_replay(lane, messages[-1].offset)
-            if len(order.ready) >= _ENOUGH:
+            if len(order.ready) >= self._enough:
                 return
 
     def _bound_replay(self, lane: Lane, last: int) -> None:

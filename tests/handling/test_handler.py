@@ -738,7 +738,7 @@ async def test_a_timeout_of_the_function_itself_is_its_own_failure() -> None:
     assert [type(error) for error in leaves(raised.value)] == [trio.TooSlowError]
 
 
-@pytest.mark.parametrize(("timeout", "warnings"), [(30.0, 1), (5.0, 0)])
+@pytest.mark.parametrize(("timeout", "warnings"), [(30.0, 1), (10.0, 0), (5.0, 0)])
 @jumping
 async def test_a_timeout_beyond_the_bound_of_a_rebalance_is_a_warning(
     timeout: float, warnings: int, caplog: pytest.LogCaptureFixture

@@ -110,6 +110,34 @@ async def test_a_message_that_runs_longer_than_half_of_the_grace_is_cancelled_an
     assert await rest(broker) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("keys", ["", "ab"])
+@jumping
+async def test_an_idle_handler_ends_at_once(keys: str) -> None:
+    async with handling(broker_with(keys), Calls()):
+        await trio.sleep(5)
+        before = trio.current_time()
+    assert trio.current_time() - before < 1
+
+
+@jumping
+async def test_running_messages_have_their_time_also_after_all_others_were_given_back_once() -> (
+    None
+):
+    broker = broker_with("ab")
+    calls = Calls(2.0, fails=fails_at(0, attempts=1))
+    async with handling(broker, calls, retry=steady(2, 100)) as app:
+        await trio.sleep(5)
+        app.consumer.suspend_delivery()
+        await trio.sleep(5)
+        [handler] = app.handlers
+        assert handler.running + handler.waiting == 0
+        app.consumer.resume_delivery()
+        await trio.sleep(1)
+        assert calls.running == [0]
+    assert calls.done == [0]
+    assert committed_to(broker) == 1
+
+
 @jumping
 async def test_all_handlers_have_the_same_time_to_end() -> None:
     broker = broker_with("a")

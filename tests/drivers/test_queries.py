@@ -94,7 +94,9 @@ async def test_settings_of_a_topic_are_those_that_it_was_created_with(rig: Rig) 
 async def test_question_about_topic_that_was_deleted_raises_soon(rig: Rig) -> None:
     topic = await rig.topic(1)
     tp = TP(topic, 0)
-    async with rig.member([topic]) as member:
+    # Otherwise the subscribed client may let the broker create the topic again.
+    options = {"allow_auto_create_topics": False}
+    async with rig.member([topic], client_options=options) as member:
         await member.located([tp])
         assert await member.client.end_offsets([tp]) == {tp: 0}
         await rig.delete(topic)

@@ -468,8 +468,8 @@ def test_queries_run_on_the_loop(kafka_bootstrap: str) -> None:
     consumer = KafkaConsumer(bootstrap_servers=kafka_bootstrap, group_id="private")
     try:
         client, topic = consumer._client, "asked-on-the-loop"
-        # The broker creates the topic, and needs a moment for the leader of its partition.
-        assert any(consumer.partitions_for_topic(topic) or time.sleep(0.1) for _ in range(100))
+        with KafkaProducer(bootstrap_servers=kafka_bootstrap) as producer:  # creates the topic
+            producer.send(topic, b"value").get(30)
         tp = TopicPartition(topic, 0)
 
         async def ask() -> Any:
@@ -493,7 +493,8 @@ def test_queries_run_on_the_loop(kafka_bootstrap: str) -> None:
             return ends[tp].offset, again, committed, answers
 
         end, again, committed, (every, one) = client._net.run(ask)
-        assert (end, again, committed) == (0, set(), {})
+        assert (again, committed) == (set(), {})
+        assert end in (0, 1)
         assert every[topic].error_code == one[topic].error_code == 0
         assert one.keys() == {topic}
     finally:

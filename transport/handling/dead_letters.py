@@ -18,7 +18,6 @@ from transport.errors import (
     AppClosed,
     AuthorizationFailed,
     BrokerUnavailable,
-    ClientClosed,
     DeliveryFailed,
     MessageTooLarge,
     UnknownTopic,
@@ -132,7 +131,7 @@ class DeadLetters:
             )
         except (BrokerUnavailable, AuthorizationFailed) as error:
             logger.warning("handler %s: cannot check the topic %s: %s", self._handler, name, error)
-        except (AppClosed, ClientClosed):
+        except AppClosed:
             pass
         else:
             if "compact" in settings.get("cleanup.policy", ""):

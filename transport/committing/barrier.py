@@ -261,8 +261,7 @@ class BarrierCommitter:
         with self._until_end(deadline) as wait:
             self._drains[scope] = wait
             try:
-                if not scope.must_abort:
-                    await until_done(ledgers)
+                await until_done(ledgers)
             finally:
                 del self._drains[scope]
         if scope.must_abort:

@@ -7,6 +7,7 @@ the number of the attempt: before it fails, or after it has succeeded.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
@@ -344,7 +345,10 @@ async def test_message_that_was_acked_before_its_failure_is_handled_again(mode: 
         message.ack()
         await calls(message)
 
-    async with copying(broker, ack_first, mode, retry=steady(2, 0.1)) as app:
+    async with copying(broker, ack_first, mode, retry=steady(2, 0.5)) as app:
+        await trio.sleep(0.1)
+        await app.consumer.commit()
+        assert committed_to(broker) == 0, "its failure has undone its ack"
         await trio.sleep(A_WHILE)
         await app.consumer.commit()
     assert [call.outcome for call in calls.of(0)] == ["failed", "done"]
@@ -357,20 +361,23 @@ async def test_messages_that_a_failed_batch_has_sent_for_one_of_its_messages_are
     mode: str,
 ) -> None:
     broker = pipeline("abcd")
+    has_failed = False
 
     async def handle(batch: Batch) -> None:
+        nonlocal has_failed
         for message in batch:
-            await out.send(value=b"%d" % message.offset, source=message)
-            if message.offset == 2:
-                raise Broken
+            if message.offset > 0:
+                await out.send(value=b"%d" % message.offset, source=message)
+        if not has_failed:
+            has_failed = True
+            raise Broken
 
     app = app_on(broker, transactions=mode, commit_interval=1.0)
     out = app.topic("out")
-    app.batch_handler(app.topic("orders"), handle, dead_letters=app.topic("dead"))
+    app.batch_handler(app.topic("orders"), handle)
     async with app:
         await trio.sleep(A_WHILE)
-    assert seen(broker) == [b"0", b"1", b"3"]
-    assert letters(broker) == [(2, 1)]
+    assert seen(broker) == [b"1", b"2", b"3"]
 
 
 # Messages that cannot be decoded
@@ -402,8 +409,11 @@ async def test_message_that_cannot_be_decoded_becomes_a_letter_in_the_transactio
 
 
 @MODES
+@pytest.mark.parametrize("filtered", [False, True])
 @jumping
-async def test_hook_for_decode_errors_sends_in_the_transaction_of_the_message(mode: str) -> None:
+async def test_hook_for_decode_errors_sends_in_the_transaction_of_the_message(
+    mode: str, filtered: bool
+) -> None:
     broker = pipeline("a", value=b"wrong")
     app = app_on(broker, transactions=mode, commit_interval=NEVER)
     orders, out = app.topic("orders", value_type=int), app.topic("out")
@@ -412,7 +422,7 @@ async def test_hook_for_decode_errors_sends_in_the_transaction_of_the_message(mo
         await out.send(value=b"wrong at %d" % message.offset)
 
     orders.on_value_decode_error = report
-    app.handler(orders, Calls())
+    app.handler(orders, Calls(), filter=(lambda message: True) if filtered else None)
     async with app:
         await trio.sleep(1)
         assert seen(broker) == []
@@ -437,6 +447,66 @@ async def test_letter_that_an_abort_has_undone_is_sent_again_without_new_attempt
         await trio.sleep(A_WHILE)
     assert (len(copier.of(0)), len(copier.of(2))) == (3, 3)
     assert letters(broker) == [(0, 3), (2, 3)]
+
+
+@MODES
+@jumping
+async def test_letter_that_an_abort_has_undone_is_sent_again_although_the_filter_refuses_now(
+    mode: str,
+) -> None:
+    """The message has used up its attempts, so it needs its letter."""
+    broker = pipeline("abc")
+    copier = Copier(Calls(fails=fails_at(0, 2)), late={0})
+    asked: Counter[int] = Counter()
+
+    def refuses_later(message: Message) -> bool:
+        asked[message.offset] += 1
+        return message.offset > 0 or asked[0] == 1
+
+    options = {"filter": refuses_later, "retry": steady(2, 0.1)}
+    async with copying(broker, copier, mode, settings={"commit_interval": 1.0}, **options):
+        await trio.sleep(A_WHILE)
+    assert asked[2] > 1, "no abort has undone the letter"
+    assert letters(broker) == [(0, 2), (2, 2)]
+
+
+@MODES
+@jumping
+async def test_letter_of_a_message_whose_key_function_fails_counts_one_attempt(mode: str) -> None:
+    broker = pipeline("abc")
+    copier = Copier(Calls(fails=fails_at(2)), late={0})
+
+    def key(message: Message) -> bytes | None:
+        if message.offset == 0:
+            raise Broken
+        return message.record.key
+
+    options = {"order": "key", "key": key}
+    async with copying(broker, copier, mode, settings={"commit_interval": 1.0}, **options):
+        await trio.sleep(A_WHILE)
+    assert letters(broker) == [(0, 1), (2, 1)]
+
+
+@jumping
+async def test_letters_before_a_seek_count_no_attempts_after_it() -> None:
+    """Nothing is handled between the commit and the seek, because the only worker is busy."""
+    broker = pipeline("ab")
+    broker.add_partitions("orders", 1)
+    fails = fails_at(0)
+    calls = Calls(
+        lambda message: 20.0 * message.partition,
+        fails=lambda message, attempt: None if message.partition else fails(message, attempt),
+    )
+    copier = Copier(calls)
+    async with copying(broker, copier, "partition", retry=steady(2, 0.1)) as app:
+        await trio.sleep(10)
+        put(broker, "c", TP("orders", 1))
+        await trio.sleep(10)
+        assert copier.calls.running == [0]
+        await app.consumer.commit({ORDERS})
+        await app.consumer.seek(ORDERS, 0)
+        await trio.sleep(A_WHILE)
+    assert len(copier.of(0)) == 4
 
 
 @MODES
@@ -528,11 +598,14 @@ async def test_message_that_fails_often_with_output_undoes_the_work_on_others_on
     mode: str, seconds: float
 ) -> None:
     """Neither does it end the app, though each of its attempts aborts a transaction."""
-    broker = pipeline("abcdefghij", partitions=2)
-    copier = Copier(Calls(0.1, fails=lambda message, attempt: bad(message, attempt)))
+    broker = pipeline("abcdefgh")
+    broker.add_partitions("orders", 1)
+    other = TP("orders", 1)
+    put(broker, "abcd" * 200, other)
+    copier = Copier(Calls(0.1, fails=lambda message, attempt: bad(message)))
     settings = {"commit_interval": 0.5, "transaction_attempts": 3}
 
-    def bad(message: Message, attempt: int) -> Broken | None:
+    def bad(message: Message) -> Broken | None:
         return Broken() if (message.tp, message.offset) == (ORDERS, 4) else None
 
     async with copying(
@@ -540,16 +613,48 @@ async def test_message_that_fails_often_with_output_undoes_the_work_on_others_on
         copier,
         mode,
         order="none",
-        concurrency=4,
+        concurrency=2,
         retry=steady(20, seconds),
         settings=settings,
     ):
         await trio.sleep(3 * A_WHILE)
     calls = Counter((call.tp, call.offset) for call in copier.calls.all)
     assert calls.pop((ORDERS, 4)) == 20
-    assert max(calls.values()) <= 2
+    assert max(calls.values()) == 2
+    assert calls.total() < len(calls) + 20
     assert letters(broker) == [(4, 20)]
-    assert len(seen(broker)) == 19
+    assert len(seen(broker)) == 7 + 800
+
+
+@jumping
+async def test_later_failure_without_output_delays_no_other_partition() -> None:
+    """The other partitions wait while the message is tried again, but not for its next retry."""
+    broker = pipeline("a")
+    broker.add_partitions("orders", 1)
+    put(broker, "b" * 40, TP("orders", 1))
+    calls = Calls(0.1)
+
+    async def handle(message: Message) -> None:
+        if message.partition == 0:
+            await calls(message)
+            if len(calls.all) == 1:
+                await app.topic("out").send(value=b"undone")
+            raise Broken
+        await trio.sleep(0.1)
+        times.append(trio.current_time())
+
+    times: list[float] = []
+    async with copying(
+        broker,
+        handle,
+        "member",
+        concurrency=2,
+        retry=steady(4, 0.9),
+    ) as app:
+        await trio.sleep(A_WHILE)
+    assert len(calls.all) == 4
+    assert len(times) >= 40
+    assert max(after - before for before, after in itertools.pairwise(times)) < 0.5
 
 
 @MODES
@@ -573,6 +678,27 @@ async def test_failed_message_begins_again_after_all_below_it_are_committed(mode
         await app.consumer.commit()
     assert found == [(5, [5])] * 3, "it runs alone"
     assert committed_to(broker) == 10
+
+
+@MODES
+@pytest.mark.parametrize("skips", [False, True])
+@jumping
+async def test_partition_waits_for_no_commit_interval_after_a_message_was_given_up(
+    mode: str, skips: bool
+) -> None:
+    """Its first attempt has sent a message, so nothing above it begins before it is committed."""
+    broker = pipeline("abc")
+    calls = Calls(fails=fails_at(0))
+
+    async def handle(message: Message) -> None:
+        if not calls.all:
+            await app.topic("out").send(value=b"undone")
+        await calls(message)
+
+    options: dict[str, Any] = {"dead_letters": "skip"} if skips else {}
+    async with copying(broker, handle, mode, retry=steady(2, 0.1), **options) as app:
+        await trio.sleep(A_WHILE)
+        assert calls.begun == [0, 0, 1, 2]
 
 
 @MODES
@@ -621,6 +747,39 @@ async def test_batch_that_fails_with_output_is_split_and_its_good_parts_are_comm
     assert sorted(filter(None, seen(broker))) == sorted(wanted)
     assert letters(broker) == [(5, 3)]
     assert sizes[1] == 3 + 1, "three attempts, and the other half of the last pair"
+
+
+@MODES
+@jumping
+async def test_parts_of_a_failed_batch_undo_the_work_on_others_once(mode: str) -> None:
+    broker = pipeline("abcdefgh")
+    broker.add_partitions("orders", 1)
+    put(broker, "abcd" * 100, TP("orders", 1))
+    handled: Counter[tuple[TP, int]] = Counter()
+
+    async def handle(batch: Batch) -> None:
+        for message in batch:
+            await out.send(value=b"%d-%d" % (message.partition, message.offset))
+        await trio.sleep(0.1)
+        if any((message.tp, message.offset) == (ORDERS, 5) for message in batch):
+            raise Broken
+        handled.update((message.tp, message.offset) for message in batch)
+
+    app = app_on(broker, transactions=mode, commit_interval=0.5)
+    out = app.topic("out")
+    app.batch_handler(
+        app.topic("orders"),
+        handle,
+        max_size=8,
+        concurrency=2,
+        dead_letters=app.topic("dead"),
+        retry=steady(5, 0.1),
+    )
+    async with app:
+        await trio.sleep(2 * A_WHILE)
+    assert letters(broker) == [(5, 5)]
+    assert len(seen(broker)) == 7 + 400
+    assert max(handled.values()) <= 2
 
 
 @MODES
@@ -696,7 +855,11 @@ async def test_barrier_waits_for_a_retry_that_is_due_soon(mode: str) -> None:
 @jumping
 async def test_retry_that_is_due_late_aborts_at_once_and_delays_no_barrier(mode: str) -> None:
     broker = pipeline("ab", partitions=2)
-    copier = Copier(Calls(fails=lambda message, attempt: bad(message, attempt)), late=None)
+    calls = Calls(
+        lambda message: 0.0 if message.offset else 0.05,
+        fails=lambda message, attempt: bad(message, attempt),
+    )
+    copier = Copier(calls, late=None)
 
     def bad(message: Message, attempt: int) -> Broken | None:
         is_bad = (message.tp, message.offset) == (ORDERS, 0) and attempt == 1
@@ -709,6 +872,7 @@ async def test_retry_that_is_due_late_aborts_at_once_and_delays_no_barrier(mode:
         await trio.sleep(0.1)
         await app.consumer.commit()
         assert trio.current_time() - start < 0.5
+        assert sorted(value[:3] for value in seen(broker) if value) == [b"1-0", b"1-1"]
         assert committed(broker) == {TP("orders", 1): 2} | (
             {ORDERS: 0} if ORDERS in committed(broker) else {}
         )
@@ -806,3 +970,21 @@ def test_handler_of_a_pattern_that_matches_the_topic_of_another_is_refused() -> 
     app.handler(app.topic(re.compile("ord.*")), Calls(), name="first")
     with pytest.raises(ValueError, match="both read 'orders'"):
         app.handler(app.topic("orders"), Calls(), name="second")
+
+
+@jumping
+async def test_next_owner_counts_from_the_first_attempt_also_if_it_is_the_same_member() -> None:
+    broker = pipeline("a", partitions=2)
+    copier = Copier(Calls(fails=fails_at(0)), late=None)
+    async with copying(
+        broker, copier, "member", retry=steady(3, 30.0), settings={"drain_timeout": 5.0}
+    ):
+        await trio.sleep(10)
+        async with app_on(broker, transactions="member") as guest:
+            guest.topic("orders").noack()
+            while not guest.consumer.assignment:  # noqa: ASYNC110 - no event reports it
+                await trio.sleep(0.1)
+            [gone] = guest.consumer.assignment
+        await trio.sleep(5 * A_WHILE)
+    [stayed] = {TP("orders", 0), TP("orders", 1)} - {gone}
+    assert (len(copier.of(0, gone)), len(copier.of(0, stayed))) == (4, 3)

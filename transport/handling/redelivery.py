@@ -68,11 +68,12 @@ class Redelivery:
         if uncommitted is None or safe is None:
             return
         self._memory.forget(ledger.tp, uncommitted)
-        if (place := self._memory.next(ledger.tp)) is None:
-            return
-        offset, remembered = place
-        ledger.must_commit = offset if uncommitted < offset else remembered.end
-        if safe >= ledger.must_commit and not ledger.is_draining:
+        if (place := self._memory.next(ledger.tp)) is not None:
+            offset, remembered = place
+            ledger.must_commit = offset if uncommitted < offset else remembered.end
+        # It may be left from a message that has become a dead letter or was skipped since.
+        must = ledger.must_commit
+        if must is not None and uncommitted < must <= safe and not ledger.is_draining:
             self._commit(ledger.tp)
 
     def recall(self, work: Work[Any]) -> bool:

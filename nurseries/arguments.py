@@ -7,6 +7,8 @@ number.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
 import reprlib
@@ -104,6 +106,46 @@ def function(name: str, value: Any, expected: str = "a function") -> None:
     """Check that a value can be called."""
     if not callable(value):
         raise wrong_type(name, expected, value)
+
+
+def plain_function(name: str, value: Any, expected: str = "a function") -> None:
+    """Check that a value can be called and is not an async function.
+
+    An async function would seem to work: the coroutine that it returns counts as a true value.
+    """
+    function(name, value, expected)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(value.__call__):
+        raise wrong_type(name, f"{expected} that is not async", value)
+
+
+def async_function(name: str, value: Any, expected: str) -> None:
+    """Check that a value is an async function of one argument.
+
+    Partial functions, bound methods and functions with a `__wrapped__` async function are, too.
+    Lambdas and other objects are accepted, because only a call shows what they return.
+    """
+    function(name, value, expected)
+    called = value
+    while isinstance(called, functools.partial):
+        called = called.func
+    if inspect.isfunction(called) or inspect.ismethod(called):
+        called = inspect.unwrap(called)
+        is_lambda = called.__name__ == "<lambda>"
+        is_async = is_lambda or inspect.iscoroutinefunction(called)
+    else:
+        is_async = not isinstance(called, type)
+    if not is_async:
+        raise wrong_type(name, f"{expected}, made with `async def` and without `yield`", value)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # not a function of Python
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be {expected}, its only argument, not {shown(value)}: {error}"
+        ) from None
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:

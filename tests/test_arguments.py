@@ -280,6 +280,7 @@ async def test_a_sync_call_refuses_a_bad_argument(
         (lambda app: app.consumer.commit([("orders", -1)]), "partition in each of topics"),
         (lambda app: app.consumer.commit(5), "topics must be a set"),
         (lambda app: app.consumer.commit(b"orders"), "topics must be a set"),
+        (lambda app: app.consumer.commit({TP("orders", 0): 5}), "names and TPs without offsets"),
         (lambda app: app.consumer.commit(None, "no"), "start_new_transaction must be"),
         (lambda app: app.consumer.seek("orders", 0), "partition must be a TP"),
         (lambda app: app.consumer.seek(("orders", "0"), 0), "partition must be a TP"),

@@ -29,6 +29,7 @@ from transport.handling.plan import (
     HandlerOptions,
     Order,
     Plan,
+    check_topic,
     name_of,
 )
 from transport.handling.retry import Retry
@@ -254,6 +255,7 @@ class App:
             TypeError: an argument has a wrong type.
             AppClosed: the app is closing or closed.
         """
+        check_topic(topic)
 
         def add(fn: Callable[[Message[K, V]], Awaitable[Any]]) -> Any:
             plan = Plan(
@@ -332,6 +334,7 @@ class App:
 
         Raises: as `handler` does.
         """
+        check_topic(topic)
 
         def add(fn: Callable[[Batch[K, V]], Awaitable[Any]]) -> Any:
             batch = BatchSize(max_size=max_size, linger=linger, split=split)

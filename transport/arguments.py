@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from nurseries.arguments import (
+    async_function,
     choice,
     flag,
     function,
     instance,
     is_number,
     or_none,
+    plain_function,
     seconds,
     shown,
     text,
@@ -29,6 +31,7 @@ __all__ = [
     "MOST",
     "MOST_OFFSET",
     "MOST_SECONDS",
+    "async_function",
     "choice",
     "data",
     "each_partition",
@@ -42,6 +45,7 @@ __all__ = [
     "offset",
     "offsets_of",
     "or_none",
+    "plain_function",
     "seconds",
     "setting",
     "shown",
@@ -147,6 +151,11 @@ def topics_of(name: str, first: Any, others: Collection[Any] = ()) -> set[str | 
     """Check topic names and partitions: one argument each, or one collection of all as `first`."""
     if isinstance(first, (str, TP)):
         return some_of(name, [first, *others])
+    if isinstance(first, Mapping):
+        raise TypeError(
+            f"{name} must be topics' names and TPs without offsets, not {shown(first)}: the offset"
+            " of each partition follows from the acked messages. Write {*offsets} for its keys"
+        )
     if others:
         raise TypeError(
             f"{name} must be topics' names and TPs, or one collection of them, not"

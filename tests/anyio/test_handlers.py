@@ -55,6 +55,8 @@ async def test_handler_handles_as_many_messages_at_once_as_concurrency_says() ->
             running -= 1
 
         await until_committed(app, broker, 6)
+        [handler] = app.handlers
+        assert handler.counts.handled == 6
     assert most == 3
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import attrs
 import pytest
@@ -23,6 +25,35 @@ from transport.handling.plan import BatchOptions, BatchSize, HandlerOptions, Pla
 
 async def ignore(message: Message) -> None:
     """Handle a message by doing nothing."""
+
+
+def ignore_plainly(message: Message) -> None:
+    """Do nothing, without `async`."""
+
+
+@functools.wraps(ignore)
+def wrapped(message: Message) -> Any:
+    """Call an async function, as a decorator of it does."""
+    return ignore(message)
+
+
+async def ignore_two(message: Message, other: Message) -> None:
+    """Take more arguments than a handler gives."""
+
+
+async def yield_one(message: Message) -> AsyncIterator[int]:
+    """Return an async iterator, which cannot be awaited."""
+    yield 1
+
+
+class Ignoring:
+    """Objects that handle a message by doing nothing."""
+
+    async def __call__(self, message: Message) -> None:
+        """Do nothing."""
+
+    async def method(self, message: Message) -> None:
+        """Do nothing."""
 
 
 def names(node: Node) -> dict[str, list[str]]:
@@ -199,6 +230,54 @@ def test_a_handler_of_a_callable_object_is_named_after_its_class() -> None:
     assert [handler.name for handler in app.handlers] == ["Handler Calls"]
 
 
+@pytest.mark.parametrize(
+    "fn",
+    [
+        ignore_plainly,
+        functools.partial(ignore_plainly),
+        yield_one,
+        Ignoring,
+        Ignoring.method,
+        ignore_two,
+        functools.partial(ignore_two, None, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["handler", "batch_handler"])
+def test_what_is_no_async_function_of_a_message_is_refused(kind: str, fn: Any) -> None:
+    """It would fail for each message, after its effects, and all messages become dead letters."""
+    app = App("group", MemoryBroker())
+    with pytest.raises(TypeError, match="fn must be an async function of a message or a batch"):
+        getattr(app, kind)(app.topic("orders"), fn, name="a")
+    assert len(app.handlers) == 0
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        Ignoring(),
+        Ignoring().method,
+        functools.partial(ignore_two, None),
+        wrapped,
+        lambda message: ignore(message),
+        AsyncMock(),
+        Mock(),
+    ],
+)
+def test_all_that_may_be_an_async_function_of_a_message_is_accepted(fn: Any) -> None:
+    app = App("group", MemoryBroker())
+    app.handler(app.topic("orders"), fn, name="a")
+    assert len(app.handlers) == 1
+
+
+@pytest.mark.parametrize("kind", ["handler", "batch_handler"])
+def test_a_decorator_without_a_topic_is_refused(kind: str) -> None:
+    app: Any = App("group", MemoryBroker())
+    with pytest.raises(TypeError, match=r"topic must be .*ignore.*: write @app.handler\(topic\)"):
+        getattr(app, kind)(ignore)
+    with pytest.raises(TypeError, match="topic must be a topic object of the app, made by"):
+        getattr(app, kind)("orders")
+
+
 def test_a_second_handler_of_the_same_name_is_refused() -> None:
     app = App("group", MemoryBroker())
     app.handler(app.topic("orders"), ignore)
@@ -224,6 +303,9 @@ def test_topics_of_another_app_are_refused() -> None:
         ({"key": len}, ValueError, 'key needs order="key"'),
         ({"key": "name", "order": "key"}, TypeError, "key must be"),
         ({"filter": "name"}, TypeError, "filter must be"),
+        ({"key": ignore, "order": "key"}, TypeError, "key must be a function that is not async"),
+        ({"filter": ignore}, TypeError, "filter must be a function that is not async"),
+        ({"filter": Ignoring()}, TypeError, "filter must be a function that is not async"),
         ({"timeout": 0}, ValueError, "timeout must be"),
         ({"retry": 5}, TypeError, "retry must be a Retry"),
         ({"dead_letters": "dead"}, TypeError, "dead_letters must be a topic object"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import pytest
 import trio
 
 from tests.apps import A_WHILE, app_on, broker_with
@@ -69,7 +71,11 @@ async def test_observer_is_told_of_handled_and_filtered_messages() -> None:
 
 
 @jumping
-async def test_observer_is_told_of_each_attempt_and_of_the_dead_letter() -> None:
+async def test_observer_is_told_of_each_attempt_and_of_the_dead_letter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log has the same, at level INFO."""
+    caplog.set_level(logging.INFO, "transport.handler")
     retry = Retry(attempts=3, wait_initial=2.0, wait_jitter=0)
     events = await events_of(
         broker_with(ORDERS, records=2), fails_at_first, retry=retry, dead_letters="dead"
@@ -80,6 +86,14 @@ async def test_observer_is_told_of_each_attempt_and_of_the_dead_letter() -> None
         ("failed", "bill", 0, 3, None),
         ("dead letter", "bill", 0, 3),
         ("handled", "bill", 1),
+    ]
+    assert [each.getMessage() for each in caplog.records if each.levelno == logging.INFO] == [
+        "handler bill: attempt 1 of <Message orders-0 0 unacked> failed and is repeated in 2 s:"
+        " ValueError(0)",
+        "handler bill: attempt 2 of <Message orders-0 0 unacked> failed and is repeated in 4 s:"
+        " ValueError(0)",
+        "handler bill: orders-0 offset 0 failed at attempt 3 and is a dead letter in dead:"
+        " ValueError(0)",
     ]
 
 

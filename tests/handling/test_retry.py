@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,6 +152,7 @@ def test_a_group_is_retried_only_if_each_of_its_errors_is() -> None:
         ({"on": (ValueError, "OSError")}, TypeError, "on must be a class of Exception, a tuple"),
         ({"on": "OSError"}, TypeError, "on must be a class of Exception, a tuple"),
         ({"on": None}, TypeError, "on must be a class of Exception, a tuple"),
+        ({"on": trio.sleep}, TypeError, "or a function that is not async, not <function"),
         ({"random": 0.5}, TypeError, "random must be"),
     ],
 )

@@ -365,6 +365,9 @@ async def test_wrong_calls_are_refused() -> None:
             await client.call_many("bill", [])
         with pytest.raises(TypeError, match="a pair of key and value, or a mapping"):
             await client.call_many("bill", [b"value"])  # type: ignore[list-item]
+        result = await client.call("bill", value="tea")
+        with pytest.raises(TypeError, match="topic must be a topic object, made by"):
+            result.sent_to("bills")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pass topic= with the name of one"):
         await call(read_log, value="line")
     with pytest.raises(TypeError, match="app must be an App"):

@@ -288,6 +288,16 @@ def test_failure_that_ends_the_app_is_an_error_of_the_report() -> None:
     report = played(billing(dead_letters="fail"), wrote(BAD), patience=30.0)
     assert isinstance(report.errors[0], ExceptionGroup)
     assert report.handlers["bill"].failures[0].delay is None
+    with pytest.raises(InvariantViolated, match=r"lost.*A member failed.*ValueError"):
+        report.check()
+
+
+def test_app_factory_that_fails_is_named_as_the_cause_of_lost_records() -> None:
+    def service(broker: Driver) -> App:
+        return App("billing", broker=broker, nonsense=5)  # type: ignore[call-arg]
+
+    with pytest.raises(InvariantViolated, match=r"A member failed.*unknown settings: nonsense"):
+        played(service, wrote(b"a"), patience=30.0).check()
 
 
 def test_check_fails_if_a_handler_has_handled_no_record() -> None:

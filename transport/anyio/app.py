@@ -15,9 +15,9 @@ from transport.anyio.options import AioAfterFailure, AioBatchOptions, AioHandler
 from transport.anyio.producer import AioProducer
 from transport.anyio.topic import AioTopic
 from transport.app import App
-from transport.arguments import function, instance
+from transport.arguments import async_function
 from transport.codecs import CodecArg
-from transport.handling.plan import AfterFailure, Order, name_of
+from transport.handling.plan import AfterFailure, Order, check_topic, name_of
 from transport.handling.retry import Retry
 from transport.message import Batch, Message
 from transport.settings import Settings
@@ -32,10 +32,12 @@ class AioApp:
     Attributes:
         native: the app. Asyncio's tasks may make only the calls that do not wait.
         consumer, producer, conductor: their calls, for asyncio's tasks.
+        handlers: the handlers, each with its counts; see `App`.
     """
 
     def __init__(self, app: App, guest: Guest) -> None:
         self.native = app
+        self.handlers = app.handlers
         self.consumer = AioConsumer(app.consumer, guest)
         self.producer = AioProducer(app.producer, guest)
         self.conductor = AioConductor(app.conductor, guest)
@@ -182,10 +184,10 @@ class AioApp:
         name: str | None,
     ) -> Any:
         """Add a handler whose function runs in asyncio, or return a decorator that does."""
-        instance("topic", topic, AioTopic, "a topic object of this app, made by app.topic()")
+        check_topic(topic, AioTopic)
 
         def decorate(fn: Callable[[Any], Awaitable[Any]]) -> Any:
-            function("fn", fn, "an async function of a message or a batch")
+            async_function("fn", fn, "an async function of a message or a batch")
 
             async def in_asyncio(held: Any) -> None:
                 await self._guest.in_asyncio(fn, held)

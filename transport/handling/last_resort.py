@@ -55,6 +55,11 @@ class LastResort:
             pass
         elif self._letters is not None:
             await self._letters.send(message, attempts)
+            logger.info(
+                "handler %s: %s offset %d failed at attempt %d and is a dead letter in %s: %s",
+                *(self._plan.name, message.tp, message.offset, attempts.failed),
+                *(self._letters.topic.name, excerpt_of_error(error)),
+            )
             report = self._events.dead_letter
         elif self.fails:
             error.add_note(
@@ -64,7 +69,7 @@ class LastResort:
             raise error
         else:
             logger.warning(
-                "handler %s skips %s offset %d after %d failed attempts: %s",
+                "handler %s skips %s offset %d, which failed at attempt %d: %s",
                 *(self._plan.name, message.tp, message.offset, attempts.failed),
                 excerpt_of_error(error),
             )

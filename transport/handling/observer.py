@@ -6,14 +6,18 @@ app. A driver for tests can bring one along, in its attribute `observer`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TypeAlias
 
 import attrs
 
+from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import Attempts
 from transport.handling.plan import Plan
 from transport.message import AnyBatch, AnyMessage
+
+logger = logging.getLogger("transport.handler")
 
 Held: TypeAlias = AnyMessage | AnyBatch
 
@@ -100,7 +104,17 @@ class Events:
             observer.on_filtered(self._plan, held)
 
     def failed(self, held: Held, attempts: Attempts, delay: float | None = None) -> None:
+        """Count a failed attempt, and log it if another one follows.
+
+        The treatment after the last attempt has a log line of its own.
+        """
         self.counts.failed += 1
+        if delay is not None:
+            logger.info(
+                "handler %s: attempt %d of %s failed and is repeated in %.3g s: %s",
+                *(self._plan.name, attempts.failed, repr(held), delay),
+                excerpt_of_error(attempts.error),
+            )
         for observer in self.observers:
             observer.on_failed(self._plan, held, attempts, delay)
 

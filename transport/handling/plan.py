@@ -7,7 +7,17 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict
 
 import attrs
 
-from transport.arguments import choice, flag, function, seconds, setting, text, whole, wrong_type
+from transport.arguments import (
+    async_function,
+    choice,
+    flag,
+    plain_function,
+    seconds,
+    setting,
+    text,
+    whole,
+    wrong_type,
+)
 from transport.handling.retry import Retry
 from transport.message import AnyMessage, Message
 from transport.topic import Topic
@@ -59,6 +69,17 @@ def _instance(kind: type, expected: str) -> Callable[[object, Any, Any], None]:
     return validate
 
 
+def check_topic(topic: object, kind: type = Topic) -> None:
+    """Check the topic of a handler when its decorator is made.
+
+    `@app.handler` without a topic would otherwise replace the function by a decorator, without an
+    error and without a handler.
+    """
+    if not isinstance(topic, kind):
+        error = wrong_type("topic", "a topic object of the app, made by app.topic()", topic)
+        raise TypeError(f"{error}: write @app.handler(topic)") if callable(topic) else error
+
+
 def _retry(retry: Any) -> Any:
     return NO_RETRY if retry is None else retry
 
@@ -83,17 +104,17 @@ class Plan:
     name: str = attrs.field(validator=setting(text))
     topic: Topic[Any, Any] = attrs.field(validator=_instance(Topic, "a topic object of the app"))
     fn: Callable[[Any], Awaitable[object]] = attrs.field(
-        validator=setting(function, expected="an async function of a message")
+        validator=setting(async_function, expected="an async function of a message or a batch")
     )
     concurrency: int = attrs.field(default=1, validator=setting(whole, least=1))
     order: Order = attrs.field(
         default="partition", validator=setting(choice, choices=("partition", "key", "none"))
     )
     key: Callable[[AnyMessage], Hashable] | None = attrs.field(
-        default=None, validator=setting(function, optional=True)
+        default=None, validator=setting(plain_function, optional=True)
     )
     filter: Callable[[AnyMessage], object] | None = attrs.field(
-        default=None, validator=setting(function, optional=True)
+        default=None, validator=setting(plain_function, optional=True)
     )
     timeout: float | None = attrs.field(default=None, validator=setting(seconds, optional=True))
     retry: Retry = attrs.field(

@@ -11,7 +11,14 @@ from typing import Any
 
 import attrs
 
-from transport.arguments import function, seconds, setting, whole, wrong_type, wrong_value
+from transport.arguments import (
+    plain_function,
+    seconds,
+    setting,
+    whole,
+    wrong_type,
+    wrong_value,
+)
 
 Failures = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
@@ -22,8 +29,8 @@ def _failures(name: str, value: Any) -> None:
         for kind in kinds:
             if not issubclass(kind, Exception):
                 raise wrong_type(name, "classes of Exception: other errors are no failures", kind)
-    elif not callable(value):
-        raise wrong_type(name, "a class of Exception, a tuple of them, or a function", value)
+    else:
+        plain_function(name, value, "a class of Exception, a tuple of them, or a function")
 
 
 def _base(name: str, value: Any) -> None:
@@ -59,7 +66,7 @@ class Retry:
     wait_exp_base: float = attrs.field(default=2.0, validator=setting(_base))
     on: Failures = attrs.field(default=Exception, validator=setting(_failures))
     random: Callable[[], float] = attrs.field(
-        default=random.random, repr=False, eq=False, validator=setting(function)
+        default=random.random, repr=False, eq=False, validator=setting(plain_function)
     )
 
     def delay(self, failed: int) -> float:

@@ -90,7 +90,12 @@ class Report:
             all_may_fail: leave out the last check.
         """
         if self.violation is not None:
-            raise self.told(self.violation) from self.violation
+            if not self.errors:
+                raise self.told(self.violation) from self.violation
+            first = self.errors[0]
+            text = f"{self.violation}. A member failed, perhaps because of the same mistake: "
+            violation = type(self.violation)(text + excerpt_of_error(first))
+            raise self.told(violation) from first
         for error in self.errors:
             raise self.told(AssertionError(f"a member failed: {error!r}")) from error
         if not all_may_fail:

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeAlias
 
 import attrs
 
+from transport.arguments import instance
 from transport.codecs import Codec, NotLoaded
 from transport.codecs.errors import load_and_call
 from transport.drivers.memory.log import StoredRecord
@@ -76,8 +77,9 @@ class Result:
     def sent_to(self, topic: Topic[K, V]) -> list[Sent[K, V]]:
         """Return what was sent to the topic of a topic object, decoded by its types, in order.
 
-        Raises the error of a codec.
+        Raises the error of a codec. TypeError: `topic` is not a topic object.
         """
+        instance("topic", topic, Topic, "a topic object, made by app.topic()")
         key, value = topic.channel.codecs
         return [
             attrs.evolve(

@@ -390,7 +390,26 @@ def test_a_wrong_schema_or_option_is_an_error_at_once(server: Registry) -> None:
             make()
     with pytest.raises(TypeError, match="schema must be"):
         registry.avro(Order, 5)  # type: ignore[arg-type]
+    for wrong in (registry.avro, registry.json):
+        with pytest.raises(TypeError, match="kind cannot be 5: Type '5' is not supported"):
+            wrong(5)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="kind must be a class that protoc has made, not 5"):
+        registry.protobuf(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="options must be a mapping"):
+        SchemaRegistry(server.url, options=5)  # type: ignore[arg-type]
     assert server.requests == []
+
+
+@pytest.mark.parametrize("url", ["eve:secret@one", "ftp://eve:secret@one"])
+def test_the_error_of_a_wrong_url_shows_no_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"of the registry .*one are wrong") as caught:
+        SchemaRegistry(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_several_addresses_are_shown_without_their_passwords() -> None:
+    registry = SchemaRegistry("http://eve:secret@one:8081,http://bob:secret@two/path")
+    assert repr(registry) == "<SchemaRegistry http://one:8081, http://two/path>"
 
 
 def test_our_avro_is_that_of_fastavro(server: Registry) -> None:

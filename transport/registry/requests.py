@@ -15,7 +15,6 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 import trio
@@ -67,7 +66,7 @@ class Requests:
 
     def __init__(self, conf: Mapping[str, Any]) -> None:
         self._conf = dict(conf)
-        self._address = ", ".join(map(without_login, str(conf["url"]).split(",")))
+        self._address = without_login(str(conf["url"]))
         self._answers: dict[Request, object] = {}
         self._fetches: dict[tuple[trio.lowlevel.TrioToken, Request], _Fetch] = {}
         self._count: dict[Request, int] = {}  # how often each request was answered
@@ -198,7 +197,14 @@ def _as_json(value: Mapping[str, Any] | None) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def without_login(url: str) -> str:
-    """Return an address without the user and the password in it."""
-    parts = urlsplit(url.strip())
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def without_login(urls: str) -> str:
+    """Return one or several addresses, separated by commas, without user and password in them.
+
+    They need not be valid, because an error about them shows them as well.
+    """
+    shown = []
+    for url in urls.split(","):
+        scheme, separator, rest = url.strip().rpartition("://")
+        host, slash, path = rest.partition("/")
+        shown.append(scheme + separator + host.rpartition("@")[2] + slash + path)
+    return ", ".join(shown)

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias, TypeVar, cast
 import msgspec
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
-from transport.arguments import instance, seconds, text
+from transport.arguments import instance, or_none, seconds, shown, text, wrong_type
 from transport.codecs.kinds import named
-from transport.codecs.plain import plain_of
+from transport.codecs.plain import Plain, plain_of
+from transport.excerpt import excerpt
 from transport.registry.requests import Requests, without_login
 from transport.registry.schema_type import SchemaType
 
@@ -40,15 +41,21 @@ class SchemaRegistry:
         options: other properties of Confluent's SchemaRegistryClient, under their own names:
             "basic.auth.user.info", "ssl.ca.location", "bearer.auth.token", "max.retries".
 
-    Raises ValueError: an option is unknown or wrong.
+    Raises TypeError, ValueError: the URL is not valid, or an option is unknown or wrong.
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, options: Options | None = None) -> None:
         text("url", url)
         seconds("timeout", timeout)
+        or_none(instance, "options", options, kind=Mapping, expected="a mapping of properties")
         conf = {"timeout": timeout, **(options or {}), "url": url}
         self._address = without_login(url)
-        self._client = SchemaRegistryClient.new_client(conf)
+        try:
+            self._client = SchemaRegistryClient.new_client(conf)
+        except (TypeError, ValueError) as error:
+            what = f"the url or the options of the registry {self._address} are wrong"
+            text_of_error = excerpt(str(error).replace(url, self._address))
+            raise type(error)(f"{what}: {text_of_error}") from None
         if not url.startswith("mock:"):
             self._client.close()
             self._client._rest_client = cast(Any, Requests(conf))
@@ -83,7 +90,7 @@ class SchemaRegistry:
         """
         from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 
-        plain = plain_of(kind, is_json=False)
+        plain = _plain_of(kind, is_json=False)
         given = _schema_of(schema, "AVRO")
         writing, reading = _options(
             auto_register, use_latest_version, subject_name_strategy, write_options, read_options
@@ -120,7 +127,7 @@ class SchemaRegistry:
         """
         from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 
-        plain = plain_of(kind, is_json=True)
+        plain = _plain_of(kind, is_json=True)
         if schema is None:
             # Some registries need the first to know the kind of schema. The strategies "RECORD" and
             # "TOPIC_RECORD" need the second.
@@ -173,6 +180,8 @@ class SchemaRegistry:
             ProtobufSerializer,
         )
 
+        if not hasattr(kind, "DESCRIPTOR"):
+            raise wrong_type("kind", "a class that protoc has made", kind)
         writing, reading = _options(
             auto_register, use_latest_version, subject_name_strategy, write_options, read_options
         )
@@ -194,6 +203,13 @@ class SchemaRegistry:
 
     def __repr__(self) -> str:
         return f"<SchemaRegistry {self._address}>"
+
+
+def _plain_of(kind: Any, *, is_json: bool) -> Plain:
+    try:
+        return plain_of(kind, is_json=is_json)
+    except TypeError as error:
+        raise TypeError(f"kind cannot be {shown(kind)}: {error}") from error
 
 
 def _schema_of(schema: SchemaArg | None, kind: str) -> Schema | None:

@@ -346,11 +346,11 @@ def describe_groups(bootstrap: str, *groups: str) -> dict[str, Offsets]:
     return offsets
 
 
-def end_offsets(bootstrap: str, topic: str) -> dict[tuple[str, int], int]:
-    """Return what GetOffsetShell shows for a topic: {(topic, partition): end offset}."""
+def end_offsets(bootstrap: str, *topics: str) -> dict[tuple[str, int], int]:
+    """Return what GetOffsetShell shows for some topics: {(topic, partition): end offset}."""
     text = tool(
         "org.apache.kafka.tools.GetOffsetShell",
-        *("--topic", topic),
+        *("--topic", "|".join(topics)),
         bootstrap=bootstrap,
     )
     rows = [line.rsplit(":", 2) for line in text.splitlines()]

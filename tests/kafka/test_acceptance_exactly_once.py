@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.kafka.cluster import end_offsets
 from tests.kafka.members import LOOK_INTERVAL, PATIENCE, ROOT, lags, produce, until_no_lag
@@ -28,14 +29,14 @@ MODES = pytest.mark.parametrize("mode", ["member", "partition"])
 
 
 class Copier:
-    """A running `tests.kafka.copier`."""
+    """A running `tests.kafka.copier`, or another program that prints lines like it."""
 
-    def __init__(self, folder: Path, name: str, options: Sequence[str]) -> None:
+    def __init__(self, folder: Path, name: str, options: Sequence[str], program: str) -> None:
         self._output = folder / f"{name}.stdout"
         self._errors = folder / f"{name}.stderr"
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.kafka.copier", *options],
+                [sys.executable, "-m", program, *options],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -49,9 +50,14 @@ class Copier:
         return self._errors.read_text(errors="replace")
 
     @property
+    def lines(self) -> list[str]:
+        """The lines that the program has printed."""
+        return self._output.read_text().splitlines()
+
+    @property
     def written(self) -> int:
-        """The number of batches that the copier has written."""
-        return self._output.read_bytes().count(b"written\n")
+        """The number of batches or messages that the copier has written."""
+        return self._output.read_bytes().count(b"written")
 
     @property
     def has_lost(self) -> bool:
@@ -74,14 +80,15 @@ class Copier:
 class Copiers:
     """The copiers of one test; `close` kills those that still run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = "tests.kafka.copier") -> None:
         self.running: list[Copier] = []
         self._folder = folder
+        self._program = program
         self._started = 0
 
     def start(self, *options: str) -> Copier:
         self._started += 1
-        copier = Copier(self._folder, f"copier{self._started}", options)
+        copier = Copier(self._folder, f"copier{self._started}", options, self._program)
         self.running.append(copier)
         return copier
 
@@ -90,7 +97,10 @@ class Copiers:
         self.running.remove(copier)
 
     def until_one_writes(self) -> Copier:
-        """Wait until a copier has written its next batch, not acked yet, and return that copier."""
+        """Wait until a copier has written its next batch or message, and return that copier.
+
+        What it has written is not acked yet.
+        """
         before = {copier: copier.written for copier in self.running}
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -122,8 +132,13 @@ def options(bootstrap: str, source: str, target: str, mode: str, *more: str) -> 
     return [*places, "--mode", mode, *more]
 
 
-def read(bootstrap: str, topic: str, partitions: int, isolation: str) -> Counter[str]:
-    """Return the values that a reader gets up to the end, once no transaction is open."""
+def records(
+    bootstrap: str, ends: Mapping[tuple[str, int], int], isolation: str
+) -> list[ConsumerRecord]:
+    """Return what a reader gets of these partitions up to their ends, in order.
+
+    A reader of committed messages gets there once no transaction is open.
+    """
     reader = KafkaConsumer(
         bootstrap_servers=bootstrap.split(","),
         isolation_level=isolation,
@@ -131,22 +146,27 @@ def read(bootstrap: str, topic: str, partitions: int, isolation: str) -> Counter
         enable_auto_commit=False,
     )
     try:
-        tps = [TopicPartition(topic, number) for number in range(partitions)]
-        reader.assign(tps)
-        ends = {place[1]: end for place, end in end_offsets(bootstrap, topic).items()}
-        seen: Counter[str] = Counter()
+        wanted = {TopicPartition(*place): end for place, end in ends.items()}
+        reader.assign(list(wanted))
+        got: list[ConsumerRecord] = []
         deadline = time.monotonic() + PATIENCE
-        while any(reader.position(tp) < ends[tp.partition] for tp in tps):
+        while any(reader.position(tp) < end for tp, end in wanted.items()):
             assert time.monotonic() < deadline, "a transaction is open for too long"
-            for records in reader.poll(timeout_ms=500).values():
-                seen.update(record.value.decode() for record in records)
-        return seen
+            for polled in reader.poll(timeout_ms=500).values():
+                got += polled
+        return got
     finally:
         reader.close()
 
 
-def read_committed(bootstrap: str, topic: str, partitions: int) -> Counter[str]:
-    return read(bootstrap, topic, partitions, "read_committed")
+def read(bootstrap: str, topic: str, isolation: str) -> Counter[str]:
+    """Return the values that a reader gets up to the end, once no transaction is open."""
+    ends = end_offsets(bootstrap, topic)
+    return Counter(record.value.decode() for record in records(bootstrap, ends, isolation))
+
+
+def read_committed(bootstrap: str, topic: str) -> Counter[str]:
+    return read(bootstrap, topic, "read_committed")
 
 
 def once_each(ends: dict[int, int]) -> Counter[str]:
@@ -164,6 +184,7 @@ def until_in_rebalance(admin: KafkaAdminClient, group: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not is_in_rebalance(admin, group):
         assert time.monotonic() < deadline, "no rebalance, although a member was killed"
+        time.sleep(LOOK_INTERVAL)
 
 
 @MODES
@@ -204,9 +225,9 @@ def test_each_result_is_seen_once_whichever_member_is_killed(
         copier.process.send_signal(signal.SIGTERM)
     for copier in copiers.running:
         assert copier.process.wait(15) == 0, copier.errors[-5000:]
-    committed = read_committed(kafka_bootstrap, target, 3)
+    committed = read_committed(kafka_bootstrap, target)
     assert committed == once_each(ends)
-    written = read(kafka_bootstrap, target, 3, "read_uncommitted")
+    written = read(kafka_bootstrap, target, "read_uncommitted")
     assert written.total() > committed.total(), "no kill has hit an open transaction"
 
 
@@ -251,5 +272,5 @@ def test_a_zombie_writes_nothing_and_joins_again(
         zombie.stop()
     heir.stop()
     assert "Fenced" not in heir.errors
-    assert read_committed(kafka_bootstrap, target, 1) == once_each(ends)
-    assert read(kafka_bootstrap, target, 1, "read_uncommitted").total() > sum(ends.values())
+    assert read_committed(kafka_bootstrap, target) == once_each(ends)
+    assert read(kafka_bootstrap, target, "read_uncommitted").total() > sum(ends.values())

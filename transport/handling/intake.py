@@ -223,6 +223,7 @@ class MessageIntake:
             if failure is not None:
                 refused = self._refused.pop((partition.tp, message.offset), None)
                 raise refused or self._channel.decode_error(message, failure)
+            # A message without further attempts is given up, whatever the filter returns now.
             keep = None if is_spent else self._plan.filter
             if keep is not None and not keep(message):
                 message.ack()

@@ -26,6 +26,7 @@ from transport.errors import (
     CommitRefused,
     CommitUnknown,
     CommitWithdrawn,
+    DeliveryFailed,
     Fenced,
     PartitionGone,
     RebalanceInProgress,
@@ -76,6 +77,8 @@ class Rig:
     can_join: bool = True
     holds: bool = False
     changes: list[bool] = attrs.field(factory=list)  # of `holds`, one for each call
+    delivered: trio.Event | None = None  # of the messages that were sent; None: there are none
+    undelivered: Exception | None = None  # why one of them was not delivered
     committer: Committer = attrs.field(init=False)
     messages: dict[TP, list[Message]] = attrs.field(factory=dict)
 
@@ -88,6 +91,7 @@ class Rig:
             can_join=lambda: self.can_join,
             suspend=lambda: self.hold(True),
             resume=lambda: self.hold(False),
+            confirm=self.confirm,
         )
         self.take_on(A, B)
 
@@ -104,6 +108,12 @@ class Rig:
     def hold(self, holds: bool) -> None:
         self.holds = holds
         self.changes.append(holds)
+
+    async def confirm(self) -> None:
+        if self.delivered is not None:
+            await self.delivered.wait()
+        if self.undelivered is not None:
+            raise self.undelivered
 
     def lose(self) -> None:
         self.assignment.remove(set(self.assignment), lost=True)
@@ -778,3 +788,84 @@ async def test_wait_for_running_returns_false_if_no_commit_is_in_flight() -> Non
     async with at_work(ScriptedClient()) as rig:
         with trio.testing.assert_checkpoints():
             assert not await rig.committer.wait_for_running()
+
+
+# Messages that were sent before
+
+
+@jumping
+async def test_commit_waits_until_the_messages_that_were_sent_before_are_delivered() -> None:
+    client = ScriptedClient()
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.delivered = trio.Event()
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        assert client.tried == []
+        assert rig.committer.commit_had_no_effect
+        rig.ack(A)  # what its handler has sent may be later than the messages that are awaited
+        rig.delivered.set()
+    assert client.made == [{A: 1}]
+    assert not rig.committer.commit_had_no_effect
+
+
+@jumping
+async def test_nothing_is_committed_if_a_message_that_was_sent_before_is_not_delivered() -> None:
+    client = ScriptedClient()
+    async with at_work(client) as rig:
+        rig.ack(A)
+        rig.undelivered = DeliveryFailed("test")
+        with pytest.raises(DeliveryFailed):
+            await rig.committer.commit()
+        assert client.tried == []
+        rig.undelivered = None
+        assert await rig.committer.commit()
+    assert client.made == [{A: 1}]
+
+
+@jumping
+async def test_partitions_that_leave_while_a_commit_waits_for_results_are_not_committed() -> None:
+    client = ScriptedClient()
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.ack(B)
+        rig.delivered = trio.Event()
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        with trio.fail_after(1):
+            await rig.committer.leave([A])
+        rig.delivered.set()
+    assert client.made == [{B: 1}]
+
+
+@jumping
+async def test_partitions_that_are_lost_while_a_commit_waits_for_results_are_not_committed() -> (
+    None
+):
+    client = ScriptedClient()
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.delivered = trio.Event()
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        rig.lose()
+        rig.delivered.set()
+    assert client.tried == []
+
+
+@jumping
+async def test_commit_that_waits_long_for_deliveries_warns(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = ScriptedClient()
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.delivered = trio.Event()
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(6.9)
+        assert warnings_in(caplog) == []
+        await trio.sleep(0.2)
+        rig.delivered.set()
+    [warning] = warnings_in(caplog)
+    assert warning.startswith("the commit of a-0 waits for messages that were sent before")
+    assert client.made == [{A: 1}]

@@ -12,7 +12,7 @@ import trio
 from tests.scripted import scripted
 from transport import App, ClientClosed, RecordMetadata
 from transport.drivers.base import Outcome, Outgoing, Reports
-from transport.drivers.memory import MemoryDriver
+from transport.drivers.memory import MemoryBroker, MemoryDriver
 
 
 @attrs.define
@@ -93,9 +93,11 @@ class HeldBack:
         self.report(outcomes)
 
 
-def app_with(client: HeldBack, **settings: Any) -> App:
+def app_with(client: HeldBack, broker: MemoryBroker | None = None, **settings: Any) -> App:
+    """Return an app that sends with `client`, and reads from `broker`."""
+
     class Driver(MemoryDriver):
         def producer(self, settings: object) -> Any:
             return client
 
-    return scripted(App)("app", Driver(), **settings)
+    return scripted(App)("app", Driver(broker=broker), **settings)

@@ -15,7 +15,7 @@ import trio
 from transport.committing.contract import AnyCommitter
 from transport.committing.livelock import LivelockWatch
 from transport.delivering.assignment import Assignment
-from transport.errors import AppClosed, CommitUnknown, TransportError
+from transport.errors import AppClosed, CommitUnknown, DeliveryFailed, TransportError
 
 logger = logging.getLogger("transport.consumer")
 
@@ -31,6 +31,7 @@ class AutoCommitter:
         timeout: seconds for the last commit.
         livelock_timeout: seconds for which an offset may stand still while acks go on.
         raises_refusals: whether a refused commit ends the app.
+        note_undelivered: called when the errors of messages that were not delivered end the app.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class AutoCommitter:
         timeout: float,
         livelock_timeout: float,
         raises_refusals: bool,
+        note_undelivered: Callable[[], object],
     ) -> None:
         self._assignment = assignment
         self._commit = commit
@@ -50,17 +52,31 @@ class AutoCommitter:
         self._ending_quietly = ending_quietly
         self._timeout = timeout
         self._raises_refusals = raises_refusals
+        self._note_undelivered = note_undelivered
         self._watch = LivelockWatch(livelock_timeout)
+        self._was_prevented = False  # the last commit was not made, because a delivery had failed
 
     @trio.lowlevel.enable_ki_protection
     async def beat(self) -> None:
         """Commit, and check for livelocks. Called once in each interval.
 
-        A checkpoint. Without transactions, raises the error of a refused commit.
+        A checkpoint. Without transactions, raises the error of a refused commit, and DeliveryFailed
+        if no task has seen the error of a sent message since the last beat.
         """
         try:
             with self._ending_quietly():
                 await self._commit()
+            self._was_prevented = False
+        except DeliveryFailed as exc:
+            if self._was_prevented:
+                self._note_undelivered()
+                raise
+            self._was_prevented = True  # a handler may await the outcome soon
+            logger.warning(
+                "nothing is committed until a task has seen the error of a message that was not"
+                " delivered. Otherwise the next commit ends the app: %s",
+                exc,
+            )
         except CommitUnknown as exc:
             logger.warning("a commit got no answer, the next one settles it: %s", exc)
         except TransportError:
@@ -84,18 +100,19 @@ class AutoCommitter:
         """
         timeout = min(most, self._timeout)
         committer.end()
-        # AppClosed: the committer has ended, and raises the reason itself.
+        # AppClosed: the committer has ended, and raises the reason itself. DeliveryFailed: the
+        # producer raises it when it stops.
         with (
             trio.move_on_after(timeout) as bound,
-            contextlib.suppress(AppClosed),
+            contextlib.suppress(AppClosed, DeliveryFailed),
             self._ending_quietly(),  # the consumer may be killed meanwhile
         ):
             await self._commit_last()
         if bound.cancelled_caught and committer.commit_had_no_effect:
             logger.warning(
-                "the last commit was not made within %.1f s, because the group was in a rebalance"
-                " or a transaction had to be aborted. Messages acked since the commit before it"
-                " will be redelivered",
+                "the last commit was not made within %.1f s, because the group was in a rebalance,"
+                " a transaction had to be aborted or sent messages were not delivered. Messages"
+                " acked since the commit before it will be redelivered",
                 timeout,
             )
         elif bound.cancelled_caught:

@@ -2,12 +2,16 @@
 
 It enters the outcome of each commit into the ledgers. A caller shares the commit in flight if that
 covers its offsets. Otherwise the caller joins the next commit attempt (see `CommitQueue`).
+
+**Results before offsets.** A handler may send a message and ack its own before the sent one is
+delivered. If its offset were committed then, a crash would lose the sent message for ever. So a
+commit first waits until all that was sent before is delivered, and is not made if that fails.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import trio
 
@@ -49,9 +53,11 @@ class Committer:
         resume: resumes delivery. Called when a later commit succeeds, or when nothing of the
             refused commit is due any more.
         around: returns a block that is entered around each commit attempt.
+        confirm: waits until all messages that were sent before the call are delivered. It raises
+            DeliveryFailed if one was not, and no task has seen its error.
 
     Attributes:
-        commit_had_no_effect: the last request was refused, and none is in flight.
+        commit_had_no_effect: the last request was refused or has not begun, and none is in flight.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Committer:
         can_join: Callable[[], bool],
         suspend: Callable[[], None],
         resume: Callable[[], None],
+        confirm: Callable[[], Awaitable[None]],
         around: Around | None = None,
     ) -> None:
         self._assignment = assignment
@@ -73,6 +80,7 @@ class Committer:
         self._can_join = can_join
         self._suspend = suspend
         self._resume = resume
+        self._confirm = confirm
         self._has_suspended = False
         self._queue = CommitQueue(self._make, around=around)
         self._carried: dict[Ledger, int] = {}  # the offsets of the commit in flight
@@ -104,6 +112,8 @@ class Committer:
         Raises:
             CommitUnknown: no answer within the timeout. The next commit settles it.
             CommitWithdrawn: the client did not begin the commit within the timeout, and never will.
+            DeliveryFailed: a message that was sent before was not delivered, and no task has seen
+                its error. Nothing was committed.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: as their classes say.
             AppClosed: `run` ended before the commit began.
         """
@@ -182,6 +192,10 @@ class Committer:
         """
         backoff = Backoff(_LONGEST_WAIT, self._patience)
         while due := self._due(attempt.topics, attempt.has_text_of):
+            await self._wait_for_results(due)
+            due = {ledger: offset for ledger, offset in due.items() if self._may_commit(ledger)}
+            if not due:  # the partitions are gone, or about to be released
+                continue
             self._carried = due
             offsets = {ledger.tp: offset for ledger, offset in due.items()}
             self.commit_had_no_effect = False
@@ -211,6 +225,24 @@ class Committer:
         if self._has_suspended:  # the commit succeeded, or its partitions are lost
             self._has_suspended = False
             self._resume()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _wait_for_results(self, due: Mapping[Ledger, int]) -> None:
+        """Wait until all that was sent before now is delivered: the results of acked messages."""
+        self.commit_had_no_effect = True
+        with trio.move_on_after(self._timeout) as patience:
+            await self._confirm()
+        if patience.cancelled_caught:
+            logger.warning(
+                "the commit of %s waits for messages that were sent before and are not delivered"
+                " yet. Check the partitions that they were sent to",
+                listed(sorted(ledger.tp for ledger in due)),
+            )
+            await self._confirm()
+
+    def _may_commit(self, ledger: Ledger) -> bool:
+        """Return whether the partition is still in its epoch, and is not about to be released."""
+        return not ledger.is_shut and ledger not in self._leaving
 
     def _due(
         self, topics: Collection[str | TP] | None, repeats: Callable[[TP], bool]

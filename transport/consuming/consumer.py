@@ -62,6 +62,7 @@ from transport.errors import (
     ClientClosed,
     CommitRefused,
     CommitUnknown,
+    DeliveryFailed,
     Fenced,
     NotAssigned,
     RebalanceInProgress,
@@ -168,6 +169,7 @@ class Consumer(Service):
             timeout=settings.client.commit_timeout,
             livelock_timeout=self.commit_livelock_soft_timeout,
             raises_refusals=not self.in_transaction,
+            note_undelivered=self.app.producer.failures.note_raised,
         )
         self.questions = Questions(self._opened_client, timeout=settings.client.request_timeout)
         self._stuck_interval = settings.stuck_interval
@@ -201,8 +203,19 @@ class Consumer(Service):
             can_join=lambda: not self.rebalances.is_under_way,
             suspend=self.suspend_delivery,
             resume=self.resume_delivery,
+            confirm=self._confirm_results,
             around=around,
         )
+
+    async def _confirm_results(self) -> None:
+        """Wait until all messages that were sent before the call are delivered.
+
+        Raises DeliveryFailed: one was not delivered, and no task has seen its error.
+        """
+        producer = self.app.producer
+        if producer.unfinished:
+            await producer.flush()
+        producer.failures.check()
 
     def _become_member(self) -> None:
         """Make a client, and the parts that live as long as the client."""
@@ -675,6 +688,8 @@ class Consumer(Service):
             CommitUnknown: no answer within the commit timeout, or within twice that time if the
                 client does not answer either. The next commit settles it. CommitWithdrawn, a
                 subclass: the client did not begin the commit, and never will.
+            DeliveryFailed: a message that was sent before was not delivered, and no task has seen
+                its error. Nothing was committed.
             CommitRefused, AuthorizationFailed, Fenced, ClientClosed: see these classes.
             AppClosed: the app ended before the commit began.
             ValueError: `metadata` has more than 3,800 bytes in UTF-8.
@@ -1081,7 +1096,13 @@ class Consumer(Service):
         self._prove()
         try:
             await self.committer.commit(revoked)
-        except (AppClosed, CommitUnknown, CommitRefused, TransactionAborted) as exc:
+        except (
+            AppClosed,
+            CommitUnknown,
+            CommitRefused,
+            DeliveryFailed,
+            TransactionAborted,
+        ) as exc:
             logger.warning("the last commit of %s failed: %s", listed(sorted(revoked)), exc)
         await self.transactions.on_partitions_revoked(revoked)
         await exposed(self._on_partitions_revoked, revoked)

@@ -21,7 +21,7 @@ from transport.consuming.ownership import Ownership
 from transport.delivering.assignment import Assignment
 from transport.delivering.ledger import Ledger
 from transport.drivers.base import Reset
-from transport.errors import AppClosed, CommitUnknown, TransportError
+from transport.errors import AppClosed, CommitUnknown, DeliveryFailed, TransportError
 from transport.probe import Probe
 from transport.types import TP
 
@@ -87,10 +87,8 @@ class Resets:
                     await self._commit(due)
                 except AppClosed:
                     return
-                except CommitUnknown as exc:
-                    logger.warning(
-                        "the commit of a start offset got no answer and is retried: %s", exc
-                    )
+                except (CommitUnknown, DeliveryFailed) as exc:
+                    logger.warning("the commit of a start offset is retried: %s", exc)
                 except TransportError:
                     if not self._in_transaction:
                         raise

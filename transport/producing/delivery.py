@@ -195,6 +195,7 @@ class Failures:
         self.first: Exception | None = None
         self._unseen: dict[int, tuple[str, Exception]] = {}
         self._numbers = itertools.count()
+        self._raised = 0  # errors with lower numbers have ended the app
 
     def __len__(self) -> int:
         """Return the number of errors that no task has seen."""
@@ -214,6 +215,15 @@ class Failures:
     def forget(self) -> None:
         """Count all errors as seen."""
         self._unseen.clear()
+
+    def note_raised(self) -> None:
+        """Note that the present errors end the app, so that `check_others` does not raise them."""
+        self._raised = max(self._unseen, default=-1) + 1
+
+    def check_others(self) -> None:
+        """Raise DeliveryFailed if no task has seen one of the errors, and it ends nothing yet."""
+        if any(number >= self._raised for number in self._unseen):
+            self.check()
 
     def check(self) -> None:
         """Raise DeliveryFailed if no task has seen one of the errors."""

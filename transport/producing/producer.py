@@ -146,7 +146,7 @@ class Producer(Service):
             await self._close_client(max(0.1, left * 0.3))
             await trio.lowlevel.checkpoint()  # the messages that `close` failed are reported now
             self._fail(DeliveryFailed("the producer was closed before the message was delivered"))
-        self.failures.check()
+        self.failures.check_others()
 
     async def _finish(self) -> None:
         if self.transaction is None:

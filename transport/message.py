@@ -345,7 +345,8 @@ class Batch(Sequence[Message[K_co, V_co]], Generic[K_co, V_co]):
 
     def open_messages(self) -> Iterable[Message[K_co, V_co]]:
         """Return its unacked messages. For the transport."""
-        return list(self.messages if self.left is None else self.left.values())
+        messages = self.messages  # making them finds out which are unacked
+        return list(messages if self.left is None else self.left.values())
 
     def dissolve(self) -> Mapping[int, Message[K_co, V_co]]:
         """Detach its unacked messages from it; return them by offset. For the transport."""

@@ -247,8 +247,18 @@ def test_redrives_are_counted() -> None:
 
 @pytest.mark.parametrize("before", [b"many", None, b""])
 def test_a_count_of_redrives_that_is_no_number_counts_as_none(before: bytes | None) -> None:
-    letter = Source(("dead.topic", b"orders"), ("dead.redrives", before))
+    letter = dead(Source(), Broken())
+    letter.headers = [
+        (name, before if name == "dead.redrives" else value) for name, value in letter.headers
+    ]
     assert headers_for(letter, Broken())["dead.redrives"] == b"1"
+
+
+def test_a_message_with_a_header_of_the_same_name_is_no_dead_letter() -> None:
+    """A place that is half foreign would be a wrong place."""
+    found = headers_for(Source(("dead.topic", b"cemetery")), Broken())
+    assert (found["dead.topic"], found["dead.offset"]) == (b"orders", b"7")
+    assert found["dead.redrives"] == b"0"
 
 
 def test_headers_do_not_grow_with_each_redrive() -> None:

@@ -21,7 +21,7 @@ from tests.handling.calls import (
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.nurseries.errors import leaves
-from transport import TP, Message, Retry
+from transport import TP, Batch, Message, Retry
 from transport.drivers.memory import MemoryBroker
 
 EACH_ORDER = pytest.mark.parametrize("order", ["partition", "key", "none"])
@@ -513,3 +513,46 @@ async def test_retries_of_old_messages_and_new_messages_are_both_handled() -> No
     assert sorted(calls.done) == list(range(160))
     check_order(calls.all, lambda call: call.key)
     assert committed_to(broker) == 160
+
+
+# A function that acks by itself
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@jumping
+async def test_an_error_after_all_acks_of_the_function_is_not_lost(is_batch: bool) -> None:
+    broker = broker_with("aa")
+    app = app_on(broker)
+    add = app.batch_handler if is_batch else app.handler
+
+    @add(app.topic("orders"))
+    async def worker(held: Any) -> None:
+        held.ack()
+        raise Broken
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with app:
+            await trio.sleep(10)
+    [error] = leaves(raised.value)
+    assert type(error) is Broken
+    assert error.__notes__ == ["in the handler worker, for orders-0 offset 0, attempt 1"]
+
+
+@jumping
+async def test_an_error_after_all_acks_of_a_batch_makes_dead_letters() -> None:
+    broker = broker_with("aa")
+    app = app_on(broker)
+
+    @app.batch_handler(
+        app.topic("orders"), retry=steady(2, 1), dead_letters=app.topic("dead"), max_size=2
+    )
+    async def worker(batch: Batch) -> None:
+        batch.ack()
+        raise Broken
+
+    async with app:
+        await trio.sleep(10)
+        [handler] = app.handlers
+    assert (handler.counts.failed, handler.counts.dead_letters) == (2, 2)
+    assert letters(broker) == 2
+    assert committed_to(broker) == 2

@@ -202,13 +202,18 @@ class BatchCalls:
 
     def can_split(self, work: BatchWork) -> bool:
         is_prepared = work.is_prepared or not self._prepares
-        return is_prepared and self._splits and len(self.failed(work)) > 1
+        open_messages = list(work.parts[0].open_messages()) if work.parts else []
+        return is_prepared and self._splits and len(open_messages) > 1
 
     def split(self, work: BatchWork) -> None:
         work.split()
 
     def failed(self, work: BatchWork) -> Sequence[AnyMessage]:
-        return list(work.parts[0].open_messages()) if work.parts else []
+        if not work.parts:
+            return []
+        part = work.parts[0]
+        # If the function has acked them all itself, its error still concerns all of them.
+        return list(part.open_messages()) or list(part)
 
     def remember(self, work: BatchWork, memory: AttemptMemory) -> None:
         attempts, failed = work.attempts, self.failed(work)

@@ -48,6 +48,8 @@ def letter_headers(message: AnyMessage, attempts: Attempts, *, group: str, handl
     """
     own = message.headers
     before = {name: value for name, value in own if name.startswith(PREFIX)}
+    if any(before.get(PREFIX + name) is None for name in _OF_FIRST_SOURCE):
+        before = {}  # not of a dead letter, and half of a place would be a wrong place
     error = attempts.error
     timestamp = message.timestamp
     facts = {
@@ -81,7 +83,7 @@ def _text_of(error: Exception) -> str:
 
 def _redrives(before: dict[str, bytes | None]) -> int:
     """Return the number of redrives: how often a dead letter of the message was handled again."""
-    if PREFIX + "topic" not in before:
+    if not before:
         return 0
     try:
         return int(before.get(PREFIX + "redrives") or b"0") + 1

@@ -41,8 +41,7 @@ async def look_up(order: Order) -> Order:
     dead_letters=app.topic("orders.dead"),
 )
 async def enrich(message: Message[str, Order]) -> None:
-    enriched_order = await look_up(message.value)
-    await enriched.send_and_wait(key=message.key, value=enriched_order)
+    await enriched.send(key=message.key, value=await look_up(message.value))
 
 
 if __name__ == "__main__":

@@ -358,6 +358,8 @@ async def test_a_letter_that_is_never_delivered_fails_the_app_and_acks_nothing(
     [error] = leaves(raised.value)
     assert isinstance(error, DeliveryFailed)
     assert str(error) == "no leader"
+    [note] = error.__notes__
+    assert note == "in the handler Calls, for the dead letter of orders-0 offset 0 in dead"
     waits = [after - before for before, after in itertools.pairwise(times)]
     assert waits == pytest.approx([0.02, 0.04, 0.08, 0.16])
     assert len(warnings_in(caplog)) == 4 + 1, "one for each further try, and one for the message"

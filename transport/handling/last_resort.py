@@ -8,6 +8,7 @@ from nurseries import exposed
 from transport.codecs import DecodeError
 from transport.consuming.questions import Questions
 from transport.delivering.channel import raise_decode_error
+from transport.errors import TransportError
 from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import Attempts
 from transport.handling.dead_letters import DeadLetters
@@ -54,7 +55,14 @@ class LastResort:
         if isinstance(error, DecodeError) and await self._is_handled(error):
             pass
         elif self._letters is not None:
-            await self._letters.send(message, attempts)
+            try:
+                await self._letters.send(message, attempts)
+            except TransportError as failure:
+                failure.add_note(
+                    f"in the handler {self._plan.name}, for the dead letter of {message.tp} offset"
+                    f" {message.offset} in {self._letters.topic.name}"
+                )
+                raise
             logger.info(
                 "handler %s: %s offset %d failed at attempt %d and is a dead letter in %s: %s",
                 *(self._plan.name, message.tp, message.offset, attempts.failed),

@@ -188,7 +188,9 @@ async def test_an_error_of_the_function_that_classifies_errors_ends_the_app() ->
             broker_with("a"), Calls(fails=fails_at(0)), retry=steady(2, 1, on=retried)
         ):
             await trio.sleep_forever()
-    assert [str(error) for error in leaves(raised.value)] == ["'no such class'"]
+    [error] = leaves(raised.value)
+    assert str(error) == "'no such class'"
+    assert "for orders-0 offset 0" in error.__notes__[0]
 
 
 @jumping

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.effort import EVERY
+from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.testing import enrichment
 from tests.testing.enrichment import Order, app, audit, count, dead, enrich, enriched, read_log
@@ -112,7 +113,9 @@ async def test_retries_are_made_at_once_and_show_their_delays() -> None:
 
 
 @jumping
-async def test_dead_letter_is_shown_apart_from_what_was_sent() -> None:
+async def test_dead_letter_is_shown_apart_from_what_was_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     enrichment.failures.append(ValueError("no such customer"))
     result = await call(key="a", value=ANNA, headers={"trace": b"1"})
     assert (result.outcome, result.acked, result.retries) == ("dead letter", True, 0)
@@ -121,6 +124,7 @@ async def test_dead_letter_is_shown_apart_from_what_was_sent() -> None:
     headers = dict(letter.headers)
     assert (headers["trace"], headers["dead.text"]) == (b"1", b"no such customer")
     assert [sent.topic for sent in result.sent] == ["events"]
+    assert warnings_in(caplog) == []  # its topic exists
 
 
 @jumping

@@ -65,13 +65,19 @@ def letter_headers(message: AnyMessage, attempts: Attempts, *, group: str, handl
         "last": f"{attempts.last:.3f}",
         "redrives": str(_redrives(before)),
         "text": _text_of(error),
-        "stack": "".join(traceback.format_exception(error)),
+        "stack": _stack_of(error),
     }
     headers = [(name, value) for name, value in own if not name.startswith(PREFIX)]
     for name, fact in facts.items():
         kept = before.get(PREFIX + name) if name in _OF_FIRST_SOURCE else None
         headers.append((PREFIX + name, _bounded(name, fact) if kept is None else kept))
     return headers
+
+
+def _stack_of(error: Exception) -> str:
+    """Return the traceback. A long text at its end would leave no room for the frames."""
+    *frames, text = traceback.format_exception(error)
+    return "".join(frames) + _bounded("text", text).decode()
 
 
 def _text_of(error: Exception) -> str:

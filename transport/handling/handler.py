@@ -402,7 +402,7 @@ class Handler(Service):
             await self._split(work, error)
             return
         attempts = work.fail(error, time.time())
-        if isinstance(error, DecodeError) or not self.plan.retry.allows(attempts.failed, error):
+        if isinstance(error, DecodeError) or not self._allows_retry(work, attempts, error):
             attempts.is_spent = True
             events.failed(failed, attempts)
             await self._give_up(work, attempts)
@@ -423,6 +423,16 @@ class Handler(Service):
             self._order.retry(work)
             self._retries.add(work, attempts.due)
             self._intake.block(lane)
+
+    def _allows_retry(self, work: Work[Any], attempts: Attempts, error: Exception) -> bool:
+        try:
+            return self.plan.retry.allows(attempts.failed, error)
+        except Exception as mistake:  # of the user's function
+            mistake.add_note(
+                f"in the function `on` of the Retry of handler {self.plan.name}, for"
+                f" {work.held.tp} offset {work.offset}"
+            )
+            raise
 
     async def _split(self, work: Work[Any], error: Exception) -> None:
         """Handle the parts of a batch that has failed."""

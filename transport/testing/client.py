@@ -18,6 +18,7 @@ from transport.drivers.memory import MemoryBroker
 from transport.handling.plan import Plan
 from transport.message import Batch, Message
 from transport.testing.handler_call import HandlerCall
+from transport.testing.replacement import broker_for
 from transport.testing.results import Result
 from transport.types import HeadersArg, K, V
 
@@ -39,7 +40,7 @@ async def handler_client(
     """
     instance("app", app, App, "an App")
     or_none(instance, "broker", broker, kind=MemoryBroker, expected="a MemoryBroker or None")
-    client = HandlerClient(app, MemoryBroker(default_partitions=1) if broker is None else broker)
+    client = HandlerClient(app, broker_for(app) if broker is None else broker)
     if trio.lowlevel.in_trio_task():
         yield client
     else:

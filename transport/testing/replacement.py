@@ -16,6 +16,7 @@ from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker, MemoryDriver
 from transport.handling.plan import Plan
 from transport.settings import Settings
+from transport.topic import Topic
 
 
 @contextlib.contextmanager
@@ -36,9 +37,18 @@ def in_memory(app: App, broker: MemoryBroker | None = None) -> Iterator[MemoryBr
     instance("app", app, App, "an App")
     or_none(instance, "broker", broker, kind=MemoryBroker, expected="a MemoryBroker or None")
     if broker is None:
-        broker = MemoryBroker(default_partitions=1)
+        broker = broker_for(app)
     with replaced(app, MemoryDriver(broker=broker), [handler.plan for handler in app.handlers]):
         yield broker
+
+
+def broker_for(app: App) -> MemoryBroker:
+    """Return a broker that has the app's topics of dead letters, and creates all others."""
+    broker = MemoryBroker(default_partitions=1)
+    for handler in app.handlers:
+        if isinstance(letters := handler.plan.dead_letters, Topic):
+            broker.create_topic(letters.name, 1)
+    return broker
 
 
 @contextlib.contextmanager

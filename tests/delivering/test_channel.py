@@ -47,7 +47,7 @@ class Bench:
         )
         for tp in (A, B, C):
             self.ledgers[tp] = Ledger(tp, 1, 1, Tally())
-            self.ledgers[tp].open_lane(self.channel.usage)
+            self.channel.open_lane(self.ledgers[tp])
 
     def put(self, tp: TP, *offsets: int) -> None:
         assert self.ledgers[tp].put(fetched(*offsets))
@@ -216,6 +216,46 @@ def test_channel_is_full_from_its_limit_until_it_is_half_empty() -> None:
     assert bench.turns == [True]
     messages[2].ack()
     assert bench.turns == [True, False]
+
+
+def test_full_channel_wants_messages_of_dry_lanes_when_nothing_can_be_taken() -> None:
+    bench = Bench(limit=6)
+    bench.put(A, *range(6))
+    bench.put(B, 0)
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, False, False]
+    bench.channel.hold(bench.ledgers[A].lanes[0])
+    assert bench.channel.take() is not None, "of B"
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, False, False]
+    assert bench.channel.take() is None
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, True, True]
+    assert bench.channel.take() is None
+    assert bench.turns == [True, True], "it asks once"
+    bench.put(C, 0)
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, False, False]
+    bench.take()
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, True, True]
+    bench.channel.hold(bench.ledgers[C].lanes[0])
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, True, False], "C has enough"
+    bench.channel.release(bench.ledgers[C].lanes[0])
+    bench.take()
+    assert bench.channel.wants(C)
+
+
+def test_full_channel_wants_nothing_if_nothing_more_may_be_delivered() -> None:
+    """I8."""
+    bench = Bench(limit=6)
+    bench.put(A, *range(6))
+    assert len(bench.take()) == 6
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, False, False]
+
+
+def test_full_channel_wants_no_messages_of_a_closed_lane() -> None:
+    bench = Bench(limit=6)
+    bench.put(A, *range(6))
+    bench.channel.hold(bench.ledgers[A].lanes[0])
+    bench.ledgers[B].shut()
+    bench.channel.take()
+    assert [bench.channel.wants(tp) for tp in (A, B, C)] == [False, False, True]
 
 
 def test_end_of_an_epoch_frees_room_in_the_channel() -> None:

@@ -229,9 +229,8 @@ async def test_waiting_retries_count_in_the_buffer() -> None:
     ) as app:
         await trio.sleep(50)
         [handler] = app.handlers
-        assert handler.waiting == 16
-        assert len(calls.all) == 16
-        assert len(app.consumer.unacked) == 16
+        assert handler.waiting == len(calls.all) == len(app.consumer.unacked)
+        assert 8 <= handler.waiting <= 16
 
 
 @jumping

@@ -270,6 +270,7 @@ class KeyOrderMachine(RuleBasedStateMachine):
             heads = {key: items[0].work for key, items in self.lists[tp].items()}
             assert partition.heads == heads
             assert partition.parked == sum(1 for _ in self.items(tp, "parked"))
+            assert partition.retries == sum(1 for _ in self.items(tp, "waiting"))
             assert partition.works == sum(1 for _ in self.items(tp))
             if tp in self.partitions:
                 assert self.partitions[tp] is partition

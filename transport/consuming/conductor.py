@@ -249,12 +249,17 @@ class Conductor(Service, MutableSet["Listener"]):
         )
 
     def _on_full(self, channel: Channel) -> None:
-        """Notify the consumer that the buffer of a channel is full, or has room again."""
-        consumer = self.app.consumer
-        change = consumer.on_buffer_full if channel.is_full else consumer.on_buffer_drop
-        for tp in consumer.assignment:
+        """Notify the consumer that the buffer of a channel is full, or wants messages again."""
+        for tp in self.app.consumer.assignment:
             if channel in self._channels.get(tp.topic, {}).values():
-                change(tp)
+                self._on_full_for(tp, channel)
+
+    def _on_full_for(self, tp: TP, channel: Channel) -> None:
+        consumer = self.app.consumer
+        if channel.is_full and not channel.is_starved:
+            consumer.on_buffer_full(tp)
+        else:
+            consumer.on_buffer_drop(tp)
 
     @trio.lowlevel.enable_ki_protection
     def add_split(self, topic: Listener) -> None:
@@ -274,13 +279,9 @@ class Conductor(Service, MutableSet["Listener"]):
         self.add(topic)
 
     def _new_branch(self, channel: Channel, tp: TP) -> Channel:
-        consumer = self.app.consumer
-
-        def on_full(branch: Channel) -> None:
-            change = consumer.on_buffer_full if branch.is_full else consumer.on_buffer_drop
-            change(tp)
-
-        return self.new_channel(channel.name, *channel.codecs, on_full)
+        return self.new_channel(
+            channel.name, *channel.codecs, lambda branch: self._on_full_for(tp, branch)
+        )
 
     def on_records(self, ledger: Ledger, fetched: Fetched) -> None:
         """Enter a fetch into the ledger, and so into the channels. Not a checkpoint.
@@ -303,21 +304,13 @@ class Conductor(Service, MutableSet["Listener"]):
         return [self._change, *(channel.next_change() for channel in self.channels())]
 
     def is_held_back(self, tp: TP) -> bool:
-        """Return whether the partition's topic has no channel, or a channel that has enough.
+        """Return whether the partition's topic has no channel, or one that wants no messages.
 
-        A channel has enough of a partition whose messages wait for a retry, if it dropped others.
-        A channel has enough when it is full. It also has enough when it holds any message while
-        the app holds `buffer_bytes`. The app always fetches for an empty channel, because handlers
-        of other topics may wait for its handler.
+        The app always fetches for an empty channel, because handlers of other topics may wait for
+        its handler.
         """
         channels = self._channels.get(tp.topic)
-        if not channels:
-            return True
-        is_full = self.memory.is_full
-        return any(
-            channel.is_full or (is_full and channel.usage.held) or channel.has_emptied(tp)
-            for channel in (each.of(tp) for each in channels.values())
-        )
+        return not channels or not all(each.of(tp).wants(tp) for each in channels.values())
 
     @property
     def acking_topics(self) -> set[str]:

@@ -542,7 +542,10 @@ class Consumer(Service):
             probe(probe.sensor.on_topic_buffer_full, tp)
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """Resume fetching from the partition: a channel of its topic is down to half its limit."""
+        """Resume fetching from the partition, if all channels of its topic want messages.
+
+        A channel is down to half its limit, or nothing that it holds can be taken.
+        """
         self.requests.note_change()
 
     def suspend_delivery(self) -> None:

@@ -50,16 +50,25 @@ class Holder(Protocol):
 class Channel:
     """The buffer between the fetches and the iterators of one topic object.
 
+    A lane is *dry* if no message waits in it and it is not held back. A full channel is *starved*
+    if nothing can be taken from any lane, although more may be delivered. Then it wants messages of
+    the dry lanes, and of no others. So messages that cannot begin never starve another partition.
+
     A channel that is split has a branch for each assigned partition: a channel of its own, with a
     buffer of its own. So a partition whose messages wait holds up no other.
 
     Args:
         limit: the most unacked messages. When so many are held, waiting or unacked, the channel is
-            full, and fetching for its topic is paused until half of them are done.
+            full, and fetching for its topic is paused until half of them are done; see `wants`.
         on_full: called with the channel each time it becomes full, when it is no longer full, and
-            when the messages of a blocked lane are dropped or wanted again.
+            when it is starved.
         on_unreadable: called with the error when the next batch of a lane cannot be decoded.
         memory: the weight of the messages in all channels of the app. None: it is not counted.
+
+    Attributes:
+        is_full: whether the channel holds `limit` messages, until half of them are done.
+        is_starved: whether the channel has asked for messages of the dry lanes, and none have come.
+        lanes: the open lanes, by partition.
     """
 
     def __init__(
@@ -87,6 +96,8 @@ class Channel:
             on_gone=self._on_gone,
         )
         self.is_full = False
+        self.is_starved = False
+        self.lanes: dict[TP, Lane] = {}
         self.ended = False
         self.holder: Holder | None = None  # of messages that were taken and have not begun
         self.on_key_decode_error: DecodeErrorHook = raise_decode_error
@@ -99,8 +110,7 @@ class Channel:
         # Lanes that had waiting messages in their turn but might not deliver them, in that order.
         self._passed_over: dict[Lane, None] = {}
         self._held_back: set[Lane] = set()  # nothing is taken from them, whatever they have
-        self._blocked: set[Lane] = set()  # nothing will be taken from them for a while
-        self._emptied: set[Lane] = set()  # blocked, and their waiting messages were dropped
+        self._dry: set[TP] = set()  # the partitions of the dry lanes
         self._scheduler: SchedulingStrategy[Lane] = scheduler or RoundRobin()
         self._lane: Lane | None = None  # the lane that has the turn
         self.quota = 0  # how many more messages this lane may deliver in its turn
@@ -118,6 +128,8 @@ class Channel:
     # Called by lanes and by the consumer
 
     def _on_filled(self, lane: Lane) -> None:
+        self.is_starved = False
+        self._dry.discard(lane.ledger.tp)
         if self.holder is not None:
             self.holder.filled(lane)
         if lane not in self._held_back:
@@ -126,8 +138,6 @@ class Channel:
             self.is_full = True
             self.usage.mark = max(self.usage.mark, self.usage.limit // 2)
             self._on_full(self)
-            for blocked in list(self._blocked):
-                self._empty(blocked)
         self.notify()
 
     def _on_suspended(self, lane: Lane) -> None:
@@ -136,11 +146,13 @@ class Channel:
             self.holder.recall(lane)
 
     def _on_gone(self, lane: Lane) -> None:
+        self._end_turn(lane)
         self._scheduler.discard(lane)
         self._passed_over.pop(lane, None)
         self._held_back.discard(lane)
-        self._blocked.discard(lane)
-        self._emptied.discard(lane)
+        if self.lanes.get(lane.ledger.tp) is lane:
+            del self.lanes[lane.ledger.tp]
+            self._dry.discard(lane.ledger.tp)
         if self.holder is not None:
             self.holder.forget(lane)
         self._on_fall()
@@ -207,7 +219,12 @@ class Channel:
             if self.ended:
                 branch.end()
             self.notify()
-        ledger.open_lane(self.of(tp).usage)
+        self.of(tp)._open_lane(ledger)
+
+    def _open_lane(self, ledger: Ledger) -> None:
+        lane = self.lanes[ledger.tp] = ledger.open_lane(self.usage)
+        self._note_dry(lane)
+        self.notify()  # a full channel may be starved now
 
     def close_lane(self, ledger: Ledger) -> None:
         """Close the lane of a partition, if there is one: the topic object does not listen."""
@@ -238,6 +255,11 @@ class Channel:
         return None
 
     @enable_ki_protection
+    def turn(self) -> Lane | None:
+        """Return the lane of the messages that `take_some` would take; None: there are none."""
+        return self._turn()
+
+    @enable_ki_protection
     def take_some(self, most: int) -> list[AnyMessage]:
         """Take up to `most` messages of one partition; empty: none may be delivered now."""
         while (lane := self._turn()) is not None:
@@ -260,6 +282,7 @@ class Channel:
     def hold(self, lane: Lane) -> None:
         """Take nothing from a lane until `release`. Not a checkpoint."""
         self._held_back.add(lane)
+        self._dry.discard(lane.ledger.tp)
         self._scheduler.discard(lane)
         self._end_turn(lane)
 
@@ -269,39 +292,37 @@ class Channel:
         self._schedule(lane)
         self.notify()
 
-    def block(self, lane: Lane) -> None:
-        """Note that nothing will be taken from a lane for a while: its messages wait for a retry.
+    def wants(self, tp: TP) -> bool:
+        """Return whether to fetch from a partition.
 
-        If the channel is full, the waiting messages of the lane are dropped, and fetched again
-        later. So a partition whose messages fail leaves the buffer to the others. Not a checkpoint.
+        A channel wants nothing when it is full, and when it holds any message while the app holds
+        `buffer_bytes`. If it is starved, it still wants messages of its dry lanes.
         """
-        self._blocked.add(lane)
-        if self.is_full:
-            self._empty(lane)
+        usage = self.usage
+        has_enough = self.is_full or (usage.memory.is_full and usage.held > 0)
+        return not has_enough or (self.is_starved and tp in self._dry)
 
-    def unblock(self, lane: Lane) -> None:
-        """Fetch the messages of a lane again, if they were dropped. Not a checkpoint."""
-        self._blocked.discard(lane)
-        if lane in self._emptied:
-            self._emptied.discard(lane)
-            self._on_full(self)
+    def _note_dry(self, lane: Lane) -> None:
+        """Note that a lane is dry, unless it is closed."""
+        tp = lane.ledger.tp
+        if self.lanes.get(tp) is lane:
+            self._dry.add(tp)
+            self.is_starved = False  # the channel has not asked for messages of this lane
 
-    def has_emptied(self, tp: TP) -> bool:
-        """Return whether nothing must be fetched for a partition, because its lane is blocked."""
-        return any(lane.ledger.tp == tp for lane in self._emptied)
-
-    def _empty(self, lane: Lane) -> None:
-        if lane.first_waiting is not None and lane.ledger.unfetch(lane):
-            self._emptied.add(lane)
-            self._scheduler.discard(lane)
-            self._end_turn(lane)
-            self._on_fall()
+    def _starve(self) -> None:
+        """Ask for messages of the dry lanes if nothing else would be fetched."""
+        if self._dry and not self.is_starved and (self.is_full or self.usage.memory.is_full):
+            self.is_starved = True
             self._on_full(self)
 
     def _schedule(self, lane: Lane) -> None:
         """Give a lane a turn, if it has waiting messages."""
-        if lane.first_waiting is not None and lane not in self._held_back:
+        if lane in self._held_back:
+            return
+        if lane.first_waiting is not None:
             self._scheduler.add(lane)
+        else:
+            self._note_dry(lane)
 
     async def wait_for_change(self) -> None:
         """Wait for a change after which a message may be delivered, or for the end."""
@@ -497,7 +518,10 @@ class Channel:
                 self._on_unreadable(error)
             elif lane.first_waiting is not None:
                 self._passed_over.setdefault(lane)
+            else:
+                self._note_dry(lane)
         self._lane = None
+        self._starve()
         return None
 
     def _set_mark(self) -> None:

@@ -611,16 +611,6 @@ class Ledger:
         for lane in [lane for lane in self.lanes if lane.usage is usage]:
             self.close_lane(lane)
 
-    def unfetch(self, lane: Lane) -> bool:
-        """Drop the waiting messages of a lane, to fetch them again; return whether they were.
-
-        They are not dropped if another lane has them too, because it would receive them twice.
-        """
-        if self.lanes != [lane] or self.is_draining:
-            return False
-        self._rewind(lane.drop_waiting())
-        return True
-
     def suspend(self) -> None:
         """Let no waiting message be taken until `is_suspended` is set to False."""
         self.is_suspended = True

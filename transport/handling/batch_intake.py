@@ -80,7 +80,7 @@ class BatchIntake:
 
     def take(self) -> None:
         """Take one batch from each partition that has one. Not a checkpoint."""
-        while (batch := self._channel.take_batch(self._most)) is not None:
+        while (batch := self._channel.take_batch(self._most_now())) is not None:
             lane = lane_of(batch)
             self._since.pop(lane, None)
             self._busy.add(lane)
@@ -91,9 +91,16 @@ class BatchIntake:
             if work.attempts is not None and work.attempts.is_spent:
                 work.attempts = None  # it is of the first message alone: see `BatchCalls.prepare`
             self._order.put(work, self._order.partition(batch.tp), waits=waits)
-            if waits:
-                self.block(lane)
         self.listen()
+
+    def _most_now(self) -> int:
+        """Return the size of the next batch at most, which leaves room for all other partitions."""
+        usage = self._channel.usage
+        others = len(self._channel.lanes) - len(self._busy) - 1
+        if others <= 0:
+            return self._most
+        room = usage.limit - usage.begun
+        return max(1, min(self._most, room // 2, room - others))
 
     def listen(self) -> None:
         """Note that there is nothing to take until the channel calls. Not a checkpoint."""
@@ -118,7 +125,10 @@ class BatchIntake:
 
     def _consider(self, lane: Lane) -> None:
         """Hold a lane back until its messages make a batch."""
-        if lane in self._busy or lane.first_waiting is None:
+        if lane in self._busy:
+            return
+        if lane.first_waiting is None:
+            self._channel.release(lane)  # it wants messages
             return
         now = trio.current_time()
         due = self._since.setdefault(lane, now) + self._linger
@@ -143,14 +153,8 @@ class BatchIntake:
     def loaded(self, lane: Lane, error: object) -> None:
         """Do nothing: batches are decoded when they are handled."""
 
-    def block(self, lane: Lane) -> None:
-        """React to a batch of a lane that waits for its retry. Not a checkpoint."""
-        if len(self.lanes) > 1:
-            self._channel.block(lane)
-
-    def unblock(self, lane: Lane) -> None:
-        """React to a batch of a lane whose retry is due. Not a checkpoint."""
-        self._channel.unblock(lane)
+    def held_up(self, lane: Lane) -> None:
+        """Do nothing about a batch that waits for its retry: its lane is held back already."""
 
     def forget(self, lane: Lane) -> None:
         """Forget a lane that has ended."""

@@ -236,7 +236,6 @@ class Handler(Service):
             self._channel.give_back(
                 [message for work in works for message in work.held.open_messages()]
             )
-        self._intake.unblock(lane)
         self._intake.release(lane)
         self._note_end()
 
@@ -257,7 +256,6 @@ class Handler(Service):
         if self._redelivery.isolates(work):
             return
         if self._order.due(work):
-            self._intake.unblock(lane_of(work.held))
             self._workers.wake()
 
     @trio.lowlevel.enable_ki_protection
@@ -422,7 +420,7 @@ class Handler(Service):
         else:
             self._order.retry(work)
             self._retries.add(work, attempts.due)
-            self._intake.block(lane)
+            self._intake.held_up(lane)
 
     def _allows_retry(self, work: Work[Any], attempts: Attempts, error: Exception) -> bool:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from transport.codecs import DecodeError, NotLoaded
 from transport.delivering.channel import Channel, Failure
-from transport.delivering.ledger import Lane, lane_of
+from transport.delivering.ledger import Lane
 from transport.excerpt import excerpt_of
 from transport.handling.key_order import KeyOrder, Partition, Work
 from transport.handling.observer import Events
@@ -49,7 +49,7 @@ def _key_of_record(message: AnyMessage) -> Hashable:
 class _Hold(enum.Enum):
     """Why no messages are taken from a lane."""
 
-    CROWD = "too many messages are parked behind their keys"
+    CROWD = "too many messages are parked behind their keys, or wait for their retry"
     LOAD = "the next message cannot be decoded before a load"
     REPLAY = "too many messages are done beyond one that is not, and a crash would repeat them"
 
@@ -114,25 +114,28 @@ class MessageIntake:
         """Take waiting messages, until enough of them may begin. Not a checkpoint."""
         channel, order = self._channel, self._order
         is_simple = not self._decodes and not self._redelivery
+        self._set_window()
         for _ in range(_MOST_TURNS):
-            if not (messages := channel.take_some(_ENOUGH)):
+            if (lane := channel.turn()) is None:
                 self.listen()
                 return
-            if messages[0].lane is not self._lane:
-                self._enter(lane_of(messages[0]))
-            partition, lane = self._partition, self._lane
+            if lane is not self._lane:
+                self._enter(lane)
+            partition = self._partition
             assert partition is not None
-            assert lane is not None
-            if is_simple:
+            most = min(_ENOUGH, self._window - partition.held_up)
+            messages = channel.take_some(most) if most > 0 else []
+            if not messages:
+                pass
+            elif is_simple:
                 key_of, put = self._key_of, order.put
                 for message in messages:
                     put(Work(message, message.offset, key_of(message)), partition)
             else:
                 self._admit_all(messages, lane, partition)
-            if partition.parked >= self._window:
-                self._hold(lane, _Hold.CROWD)
-                self._report_crowd(lane, partition)
-            self._bound_replay(lane, messages[-1].offset)
+            self._bound_crowd(lane, partition)
+            if messages:
+                self._bound_replay(lane, messages[-1].offset)
             if len(order.ready) >= self._enough:
                 return
 
@@ -149,8 +152,6 @@ class MessageIntake:
         self._hold(lane, _Hold.REPLAY)
         # `done` is not called if another holder of the message acks it.
         lane.when_empty(functools.partial(self._end_replay, lane))
-        if len(self.lanes) > 1:
-            self._channel.block(lane)
         logger.warning(
             "handler %s: %s offset %d is not done, and %d offsets beyond it have begun. Nothing"
             " more of its partition begins until it is done: a crash would repeat all of them",
@@ -177,8 +178,13 @@ class MessageIntake:
         tp = lane.ledger.tp
         self._lane, self._partition = lane, self._order.partition(tp)
         self.lanes[tp] = lane
-        # Messages behind busy keys take at most half of the buffer.
-        share = self._channel.usage.limit // 2 // len(self.lanes)
+
+    def _set_window(self) -> None:
+        """Set the most messages of a partition that may be held up.
+
+        They take at most half of the buffer, also if those of all assigned partitions are held up.
+        """
+        share = self._channel.usage.limit // 2 // max(1, len(self._channel.lanes))
         most = _MOST_PARKED if self._plan.order == "partition" else share
         self._window = max(1, min(share, most))
 
@@ -238,8 +244,6 @@ class MessageIntake:
                 failed.is_spent = True
                 self._events.failed(message, failed)
         self._order.put(work, partition, waits=waits)
-        if waits and len(self.lanes) > 1:
-            self._channel.block(lane)
 
     def loaded(self, lane: Lane, error: DecodeError | None) -> None:
         """Take the messages of a lane again, after the load for its next message.
@@ -266,48 +270,40 @@ class MessageIntake:
             self._reported.discard(lane)
         if not holds:
             del self._holds[lane]
-            self._channel.unblock(lane)
             self._channel.release(lane)
             self.may_take = True
 
     def _report_crowd(self, lane: Lane, partition: Partition[AnyMessage]) -> None:
         """Warn if messages are parked behind keys whose message has failed."""
-        failed = [head for head in partition.heads.values() if head.attempts is not None]
-        if not failed:
+        if self._plan.order != "key" or lane in self._reported:
             return
-        if len(self.lanes) > 1:
-            self._channel.block(lane)
-        if self._plan.order == "key" and lane not in self._reported:
+        failed = [head for head in partition.heads.values() if head.attempts is not None]
+        if failed:
             self._reported.add(lane)
             blocking = min(failed, key=lambda head: head.offset)
             logger.warning(
                 "handler %s: %d messages of %s wait behind keys whose message has failed, such as"
                 " the key %s at offset %d. Nothing more of this partition begins until fewer wait",
-                *(self._plan.name, partition.parked, partition.tp),
+                *(self._plan.name, partition.held_up, partition.tp),
                 *(excerpt_of(blocking.held.record.key), blocking.offset),
             )
 
-    def block(self, lane: Lane) -> None:
-        """React to a message of a lane that waits for its retry. Not a checkpoint.
+    def held_up(self, lane: Lane) -> None:
+        """React to a message of a lane that waits for its retry. Not a checkpoint."""
+        if (partition := self._order.partitions.get(lane.ledger.tp)) is not None:
+            self._bound_crowd(lane, partition)
 
-        With order="partition", nothing of the lane can begin meanwhile. Otherwise other keys go on,
-        until too many messages are parked. They may be parked already.
-        """
-        partition = self._order.partitions.get(lane.ledger.tp)
-        if partition is not None and _Hold.CROWD in self._holds.get(lane, ()):
+    def _bound_crowd(self, lane: Lane, partition: Partition[Any]) -> None:
+        """Take nothing more from a lane if too many of its messages are held up."""
+        if partition.held_up >= self._window:
+            self._hold(lane, _Hold.CROWD)
             self._report_crowd(lane, partition)
-        elif self._plan.order == "partition" and len(self.lanes) > 1:
-            self._channel.block(lane)
-
-    def unblock(self, lane: Lane) -> None:
-        """React to a message of a lane whose retry is due. Not a checkpoint."""
-        self._channel.unblock(lane)
 
     def done(self, partition: Partition[Any]) -> None:
-        """Take messages of a partition again, if few enough of them are parked."""
+        """Take messages of a partition again, if few enough of them are held up."""
         if not self._holds or (lane := self.lanes.get(partition.tp)) is None:
             return
-        if partition.parked <= self._window // 2:
+        if partition.held_up <= self._window // 2:
             self._unhold(lane, _Hold.CROWD)
         if (goal := self._must_reach.get(lane)) is not None:
             oldest = lane.oldest_begun

@@ -91,16 +91,17 @@ class Partition(Generic[H]):
     Attributes:
         heads: the head of each key that has works.
         parked: the number of works behind heads.
+        retries: the number of heads that wait for their retry.
         highest: the highest offset that has begun in the present epoch; -1: none.
         has_ended: no work can be put any more, until the partition is assigned again.
     """
 
-    __slots__ = ("has_ended", "heads", "highest", "parked", "tp")
+    __slots__ = ("has_ended", "heads", "highest", "parked", "retries", "tp")
 
     def __init__(self, tp: TP) -> None:
         self.tp = tp
         self.heads: dict[Hashable, Work[H]] = {}
-        self.parked = 0
+        self.parked = self.retries = 0
         self.highest = -1
         self.has_ended = False
 
@@ -108,6 +109,11 @@ class Partition(Generic[H]):
     def works(self) -> int:
         """The number of works."""
         return len(self.heads) + self.parked
+
+    @property
+    def held_up(self) -> int:
+        """The number of works that cannot begin now: they are parked, or wait for a retry."""
+        return self.parked + self.retries
 
 
 class KeyOrder(Generic[H]):
@@ -145,7 +151,9 @@ class KeyOrder(Generic[H]):
         head = partition.heads.get(work.key)
         if head is None:
             partition.heads[work.key] = work
-            if not waits:
+            if waits:
+                partition.retries += 1
+            else:
                 self.ready.append(work)
             return
         (head.last or head).next = work
@@ -192,7 +200,9 @@ class KeyOrder(Generic[H]):
         work.last = None
         partition.heads[work.key] = following
         partition.parked -= 1
-        if not following.waits:
+        if following.waits:
+            partition.retries += 1
+        else:
             self.ready.append(following)
 
     def retry(self, work: Work[H]) -> None:
@@ -204,6 +214,7 @@ class KeyOrder(Generic[H]):
         work.waits = True
         partition = work.partition
         assert partition is not None
+        partition.retries += 1
         if work.offset == partition.highest:
             partition.highest -= 1
 
@@ -213,6 +224,7 @@ class KeyOrder(Generic[H]):
         partition = work.partition
         if partition is None or partition.heads[work.key] is not work:
             return False
+        partition.retries -= 1
         self.ready.append(work)
         return True
 
@@ -238,6 +250,7 @@ class KeyOrder(Generic[H]):
                 work.partition = work.last = None
                 work, removed[-1].next = work.next, None
         partition.parked -= len(removed)
+        partition.retries = sum(head.waits for head in partition.heads.values())
         if removed:
             self.ready = deque(work for work in self.ready if work.partition is not None)
         return removed

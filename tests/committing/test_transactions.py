@@ -1697,6 +1697,21 @@ async def test_redone_transaction_is_the_only_one_of_its_attempt_that_is_aborted
         assert scope.aborts == 0
 
 
+@jumping
+async def test_abort_for_a_partition_that_is_not_assigned_any_more_ends() -> None:
+    """The messages of the other partitions in the same transaction are delivered again."""
+    broker = pipeline(records=1)
+    async with exactly_once(broker, "member") as app:
+        out, messages = app.topic("out"), app.topic("in").noack()
+        async with await anext(messages) as message:
+            await out.send(value=message.value)
+        with trio.fail_after(A_WHILE):
+            await app.consumer.redo(IN[1])
+            again = await anext(messages)
+        assert again.offset == message.offset
+        assert results(broker) == []
+
+
 @pytest.mark.parametrize("ending", ["commit", "abort", "loss"])
 @jumping
 async def test_isolated_partition_delivers_alone_until_the_next_commit_or_abort(

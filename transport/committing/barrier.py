@@ -165,7 +165,9 @@ class BarrierCommitter:
             if (drain := self._drains.get(scope)) is not None:
                 drain.cancel()
             while scope.must_abort and self._transactions.scope_of(tp) is scope:
-                attempt = self._queue.running or self._queue.join({tp})
+                # An attempt for a partition that is revoked meanwhile would leave out the scope.
+                topics = {tp} if self._is_meant(scope, {tp}) else None
+                attempt = self._queue.running or self._queue.join(topics)
                 await attempt.ended.wait()
         await trio.lowlevel.cancel_shielded_checkpoint()
 

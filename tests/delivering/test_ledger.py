@@ -820,3 +820,74 @@ def test_ledger_is_idle_if_no_message_waits_or_is_unacked(ledger: Ledger, lane: 
     assert not ledger.is_idle
     message.ack()
     assert ledger.is_idle
+
+
+def test_a_channel_that_listens_again_gets_no_message_twice(ledger: Ledger, lane: Lane) -> None:
+    """I6: messages 2 and 4 were given back, so 3 and 5 are fetched again."""
+    ledger.put(fetched(0, 1, 2, 3, 4, 5))
+    messages = take_all(lane)
+    messages[1].ack()
+    messages[3].ack()
+    ledger.close_lane(lane)
+    ledger.give_back(lane, [messages[2], messages[4]])
+    again = ledger.open_lane(lane.usage)
+    other = open_lane(ledger)
+    assert ledger.refetch_from == 2
+    ledger.end_refetch()
+    ledger.put(fetched(2, 3, 4, 5, 6))
+    assert again.usage.held == 2 + 5, "they are not decoded yet"
+    assert [message.offset for message in take_all(again)] == [2, 4, 6]
+    assert again.usage.held == 2 + 3
+    assert [message.offset for message in take_all(other)] == [2, 3, 4, 5, 6]
+    assert ledger.safe == 0
+    messages[0].ack()
+    assert ledger.safe == 2
+
+
+def test_a_message_that_is_given_back_late_waits_in_the_new_lane(
+    ledger: Ledger, lane: Lane
+) -> None:
+    ledger.put(fetched(0, 1, 2))
+    first = take_one(lane)
+    ledger.close_lane(lane)
+    again = ledger.open_lane(lane.usage)
+    ledger.end_refetch()
+    ledger.put(fetched(1, 2))
+    second = take_one(again)
+    ledger.give_back(lane, [first])
+    assert ledger.safe == 0
+    assert [message.offset for message in take_all(again)] == [0, 2]
+    second.ack()
+    assert ledger.safe == 0
+
+
+@pytest.mark.parametrize("drains", [True, False])
+def test_a_message_that_is_given_back_before_the_client_seeks_is_fetched_again(
+    ledger: Ledger, lane: Lane, drains: bool
+) -> None:
+    ledger.put(fetched(0, 1, 2))
+    first = take_one(lane)
+    ledger.close_lane(lane)
+    ledger.open_lane(lane.usage)
+    if drains:
+        ledger.drain()
+    ledger.give_back(lane, [first])
+    assert ledger.safe == ledger.refetch_from == 0
+
+
+def test_a_channel_gets_what_it_missed_while_another_one_listened(
+    ledger: Ledger, lane: Lane
+) -> None:
+    """The other one has not got it either."""
+    other = open_lane(ledger)
+    ledger.put(fetched(0, 1))
+    for message in take_all(lane):
+        message.ack()
+    ledger.close_lane(lane)
+    ledger.put(fetched(2, 3))
+    take_one(other).ack()
+    ledger.close_lane(other)
+    again = ledger.open_lane(lane.usage)
+    ledger.end_refetch()
+    ledger.put(fetched(1, 2, 3))
+    assert [message.offset for message in take_all(again)] == [2, 3]

@@ -34,9 +34,13 @@ class Channel:
         due: all offsets that it must deliver, in order.
         given: those that it has delivered, in order.
         begun: those that are unacked.
+        who: the number of its usage.
+        earlier: the channels of the same usage in this epoch that have been closed.
     """
 
     lane: Lane
+    who: int
+    earlier: list[Channel]
     listens: bool = True
     due: list[int] = attrs.field(factory=list)
     given: list[int] = attrs.field(factory=list)
@@ -45,6 +49,11 @@ class Channel:
     @property
     def waits_for(self) -> list[int]:
         return self.due[len(self.given) :]
+
+    @property
+    def before(self) -> set[int]:
+        """The offsets that earlier channels have delivered."""
+        return {offset for channel in self.earlier for offset in channel.given}
 
 
 @attrs.define
@@ -186,7 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert new
             self.entered = end
             for channel in self.open_channels.values():
-                channel.due += found
+                channel.due += [offset for offset in found if offset not in channel.before]
             assert all(self.ledger.is_behind(offset) for offset in found)
             assert not self.ledger.is_behind(self.entered)
 
@@ -209,7 +218,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def listen(self, who: int) -> None:
         self.listeners.add(who)
         if who not in self.open_channels:
-            channel = Channel(self.ledger.open_lane(self.usages[who]))
+            earlier = [channel for channel in self.channels if channel.who == who]
+            channel = Channel(self.ledger.open_lane(self.usages[who]), who, earlier)
             self.channels.append(channel)
             self.open_channels[who] = channel
 
@@ -336,8 +346,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def stop_giving_back(self, channel: Channel, back: list[int]) -> None:
         """Drop messages given back to a channel that delivers no more, and note what is missed."""
         channel.due = channel.given[:]
-        if channel in self.open_channels.values() or not self.open_channels:
+        again = self.open_channels.get(channel.who)
+        if not self.open_channels or (again and (self.draining or self.missed is not None)):
             self.miss(min(back))
+        elif again is not None:
+            again.due = again.given + sorted(back + again.waits_for)
 
     # Ownership
 

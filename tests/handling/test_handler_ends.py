@@ -382,9 +382,63 @@ async def test_nothing_of_a_discarded_topic_begins_until_it_is_added_again(order
         assert (handler.running, handler.waiting) == (0, 0)
         app.conductor.add(handler.topic)
         await trio.sleep(A_WHILE)
-        # Messages that were done out of order after the first that was given back come again.
+        # The app has left the topic meanwhile, so this is a new epoch. Messages that were done out
+        # of order after the first that was given back come again.
         assert set(calls.done) == set(range(6))
         assert committed_to(broker) == 6
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@EACH_ORDER
+@jumping
+async def test_a_topic_that_is_added_again_in_the_same_epoch_brings_no_message_twice(
+    order: str, seconds: float
+) -> None:
+    """I6, also for messages that were done out of order, or are at work."""
+    broker = broker_with("abababab")
+    calls = Calls(lambda message: 3.5 if message.offset in (1, 4) else 1.0)
+    async with handling(broker, calls, order=order, concurrency=3) as app:
+        app.topic("orders").noack()  # the partition stays assigned
+        await trio.sleep(2.5)
+        handler = await discard(app)
+        await trio.sleep(seconds)
+        app.conductor.add(handler.topic)
+        put(broker, "ab")
+        await trio.sleep(A_WHILE)
+        assert len(set(calls.begun)) == len(calls.begun)
+        assert {8, 9} < set(calls.done)
+
+
+@EACH_ORDER
+@jumping
+async def test_a_topic_that_is_added_again_at_once_brings_all_other_messages(order: str) -> None:
+    broker = broker_with("abababab")
+    calls = Calls(lambda message: 3.5 if message.offset in (1, 4) else 1.0)
+    async with handling(broker, calls, order=order, concurrency=3) as app:
+        for _ in range(4):
+            await trio.sleep(1.2)
+            handler = await discard(app)
+            app.conductor.add(handler.topic)
+        await trio.sleep(A_WHILE)
+        assert sorted(calls.begun) == list(range(8)), "I6"
+        assert committed_to(broker) == 8
+
+
+@EACH_ORDER
+@jumping
+async def test_a_message_that_fails_after_its_topic_was_added_again_is_not_lost(order: str) -> None:
+    broker = broker_with("abaabb")
+    calls = Calls(2.0, fails=fails_at(0, attempts=1))
+    async with handling(broker, calls, order=order, concurrency=2, retry=steady(3, 5)) as app:
+        await trio.sleep(1)
+        handler = await discard(app)
+        app.conductor.add(handler.topic)
+        await trio.sleep(A_WHILE)
+        assert sorted(calls.begun) == [0, *range(6)]
+        assert sorted(calls.done) == list(range(6))
+        assert committed_to(broker) == 6
+    if order != "none":
+        check_order(calls.all, lambda call: call.key if order == "key" else None)
 
 
 @jumping

@@ -136,8 +136,34 @@ class _Waiter:
     left: set[int]
 
 
+@attrs.define(eq=False)
+class _Span:
+    """The messages that one channel got, until its topic object stopped listening.
+
+    Attributes:
+        start: the offset of the first message that it may have got.
+        end: the offset from which on it got none.
+        missing: the offsets in between of messages that it did not get, or gave back.
+    """
+
+    usage: BufferUsage
+    start: int
+    end: int
+    missing: set[int]
+
+    def has(self, offset: int) -> bool:
+        return self.start <= offset < self.end and offset not in self.missing
+
+
 class Lane:
     """The messages of one partition and one epoch on their way through one channel.
+
+    A channel may have several lanes of an epoch, one after the other: its topic object stopped
+    listening, and listens again. Then messages may be fetched again. The new lane drops those that
+    the channel got before (I6).
+
+    Args:
+        spans: the messages that the channel got through earlier lanes of the epoch.
 
     Attributes:
         begun: the messages and batches that were taken and are not done, by first offset.
@@ -154,16 +180,22 @@ class Lane:
         "_reading",
         "_records",
         "_share",
+        "_spans",
+        "_start",
         "_waiters",
         "begun",
         "ledger",
+        "span",
         "taken",
         "thread",
         "usage",
     )
 
-    def __init__(self, ledger: Ledger, usage: BufferUsage) -> None:
+    def __init__(self, ledger: Ledger, usage: BufferUsage, spans: Sequence[_Span] = ()) -> None:
         self.ledger = ledger
+        self.span: _Span | None = None  # set when the lane is closed
+        self._spans = spans
+        self._start: int | None = None  # where the first fetch began
         self.usage = usage
         self.begun: dict[int, AnyMessage | AnyBatch] = {}
         self.taken = 0
@@ -203,6 +235,11 @@ class Lane:
         if self._next < len(self._records):
             record: Record = self._records[self._next]
             return record.offset
+        return self._first_unread
+
+    @property
+    def _first_unread(self) -> int | None:
+        """The offset from which on nothing was decoded; None: everything fetched is decoded."""
         if self._reading is not None:
             return self._reading.at
         return self._queue[0].first if self._queue else None
@@ -227,6 +264,8 @@ class Lane:
 
     def put(self, fetched: Fetched) -> None:
         """Append a fetch to those that were put before."""
+        if self._start is None:
+            self._start = fetched.first
         self._queue.append(fetched)
         self.usage.held += fetched.count
         self.usage.memory.add(fetched.weight)
@@ -339,6 +378,19 @@ class Lane:
         if reading.unread < 0:  # the headers claimed fewer records than there are
             usage.held -= reading.unread
             reading.unread = 0
+        if self._spans:
+            self._drop_repeated(records)
+
+    def _drop_repeated(self, records: list[Any]) -> None:
+        """Drop the records of the portion that the channel got through an earlier lane."""
+        new = [r for r in records if not any(span.has(r.offset) for span in self._spans)]
+        if count := len(records) - len(new):
+            self._records = new
+            self.usage.held -= count
+            self.usage.memory.bytes -= self._share * count
+            self._after(())
+        if not new:
+            self._read()
 
     def _allowed(self) -> int:
         """Return how many waiting records of the portion come before `Ledger.must_commit`."""
@@ -431,6 +483,16 @@ class Lane:
         else:
             self.ledger.tally.stale += 1
 
+    def close(self) -> int | None:
+        """Note which messages the channel got, and drop the waiting ones; see `drop_waiting`."""
+        if self._start is not None:
+            missing = {record.offset for record in self._records[self._next :]}
+            first = self._first_unread
+            end = self.ledger.position if first is None else first
+            assert end is not None
+            self.span = _Span(self.usage, self._start, end, missing)
+        return self.drop_waiting()
+
     def drop_waiting(self) -> int | None:
         """Drop the waiting messages; return the offset of the first, or None without any."""
         first = self.first_waiting
@@ -461,17 +523,32 @@ class Lane:
             del self.begun[message.offset]
         self.taken -= len(given)
         self.usage.begun -= len(given)
-        # Every taken message has a lower offset than the records that are not read yet. So all of
-        # these messages belong to the current portion.
-        waiting = [message.record for message in given] + self._records[self._next :]
         weight = sum(message.weight for message in given)
-        weight += self._share * (len(waiting) - len(given))
+        self._wait_again([message.record for message in given], weight)
+        self._after([message.offset for message in given])
+
+    def insert(self, records: Sequence[Record], weight: int) -> None:
+        """Let records wait that were given back to an earlier lane of the channel.
+
+        Those that are not read yet are skipped.
+        """
+        unread = self._first_unread
+        new = [each for each in records if unread is None or each.offset < unread]
+        if new:
+            weight = weight * len(new) // len(records)
+            self.usage.held += len(new)
+            self.usage.memory.add(weight)
+            self._wait_again(new, weight)
+
+    def _wait_again(self, records: list[Record], weight: int) -> None:
+        """Add records to the current portion, of which they are: they lie below the unread ones."""
+        waiting = records + self._records[self._next :]
+        weight += self._share * (len(waiting) - len(records))
         waiting.sort(key=_offset)
         self._records, self._next = waiting, 0
         self._share = weight // len(waiting)
         self.usage.memory.bytes -= weight - self._share * len(waiting)
         self._is_disordered = bool(self.begun)
-        self._after([message.offset for message in given])
 
     def _dissolve(self, batch: AnyBatch) -> None:
         """Replace the entry of a batch by an entry for each of its unacked messages.
@@ -578,6 +655,7 @@ class Ledger:
         self.committed = committed
         self.lanes: list[Lane] = []  # the open lanes
         self._left: list[Lane] = []  # closed lanes that have unacked messages
+        self._spans: list[_Span] = []  # of closed lanes
         self._acked_of_gone = 0  # acks in closed lanes that have no unacked messages
         self._acked_before = 0  # the value of `acked` at the last `newly_acked`
         self.is_shut = False
@@ -590,21 +668,28 @@ class Ledger:
         self._locating: list[Callable[[], None]] = []  # the calls of `when_located`
 
     def open_lane(self, usage: BufferUsage) -> Lane:
-        """Return a new lane for one more channel; it receives all fetches from now on."""
-        lane = Lane(self, usage)
+        """Return a new lane for one more channel; it receives all fetches from now on.
+
+        It drops the messages that the channel got through an earlier lane.
+        """
+        lane = Lane(self, usage, [span for span in self._spans if span.usage is usage])
         self.lanes.append(lane)
         return lane
 
     def close_lane(self, lane: Lane) -> None:
         """Close the lane of a channel. Its unacked messages still hold the safe offset back."""
         self.lanes.remove(lane)
-        first = lane.drop_waiting()
+        first = lane.close()
+        if lane.span is not None:
+            self._spans.append(lane.span)
         lane.usage.on_gone(lane)
         if not self.lanes:
             self._rewind(first)  # no other lane has the dropped messages
         left = (*self._left, lane)
         self._acked_of_gone += sum(lane.acked for lane in left if not lane.begun)
         self._left = [lane for lane in left if lane.begun]
+        if (safe := self.safe) is not None:
+            self._spans = [span for span in self._spans if span.end > safe]
 
     def close_lanes_of(self, usage: BufferUsage) -> None:
         """Close the lane of a channel, if it has one."""
@@ -620,14 +705,26 @@ class Ledger:
     def give_back(self, lane: Lane, messages: Sequence[AnyMessage]) -> None:
         """Return messages that reached no handler to the waiting ones of their lane.
 
-        After `drain` or `close_lane`, all waiting messages of the lane are then dropped.
+        After `drain` or `close_lane`, all waiting messages of the lane are then dropped. If the
+        topic object listens again, its new lane gets those that were given back.
         """
-        lane.give_back(messages)
+        given = [message for message in messages if message.is_open]
+        records, weight = [each.record for each in given], sum(each.weight for each in given)
+        lane.give_back(given)
         is_closed = lane not in self.lanes
-        if self.is_draining or is_closed:
-            first = lane.drop_waiting()
-            if not is_closed or not self.lanes:
-                self._rewind(first)
+        if lane.span is not None:
+            lane.span.missing.update(record.offset for record in records)
+        if not self.is_draining and not is_closed:
+            return
+        first = lane.drop_waiting()
+        listening = [each for each in self.lanes if each.usage is lane.usage]
+        if not self.lanes or (listening and (self.is_draining or self.must_refetch)):
+            self._rewind(first)
+        elif listening and records:
+            (again,) = listening
+            again.usage.on_suspended(again)  # what was taken and has not begun comes after these
+            again.insert(records, weight)
+            again.usage.on_filled(again)
 
     def put(self, fetched: Fetched) -> bool:
         """Put a fetch into every lane; return whether it was put.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -230,3 +231,28 @@ async def test_order_shuffles_partitions_and_reports() -> None:
         await client.close(1.0)
         assert reported != sorted(reported)
         assert sorted(reported) == list(range(6))
+
+
+@jumping
+async def test_late_commit_is_refused_after_a_rebalance() -> None:
+    """Its request is of the earlier generation, so it cannot undo a commit of the next owner."""
+    tps = [TP("orders", 0), TP("orders", 1)]
+    broker = broker_with(*tps, records=5)
+    script = only("commit", slow(8.0))
+    settings: dict[str, Any] = {"commit_interval": NEVER, "drain_timeout": 2.0}
+    slow_one = App("group", FaultyDriver(MemoryDriver(broker=broker), script), **settings)
+    async with slow_one, trio.open_nursery() as nursery:
+        held = await take(slow_one.topic("orders").noack(), 4)
+        for message in held:
+            if message.offset == 0:
+                message.ack()  # the others hold the partitions until the bound
+        nursery.start_soon(slow_one.consumer.commit)
+        await trio.sleep(1)
+        async with App("group", MemoryDriver(broker=broker), **settings) as other:
+            messages = await take(other.topic("orders").noack(), 4)
+            for message in messages:
+                message.ack()
+            await other.consumer.commit()
+            (taken_over,) = {message.tp for message in messages}
+            await trio.sleep(20)
+            assert broker.committed("group")[taken_over] >= 4

@@ -320,7 +320,9 @@ class _Faulty:
         return functools.partial(self._call, name, method)
 
     async def _call(self, name: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        call = functools.partial(method, **options)
+        call: Callable[..., Any] = functools.partial(method, **options)
+        if self._calls is CALLS_OF_A_CONSUMER and name == "commit":
+            call = self._in_this_generation(call)
         make = functools.partial(self._around, self._prefix + name, call, *args)
         if self._calls is not CALLS_OF_A_PRODUCER or name not in _IN_ORDER:
             return await make()
@@ -332,6 +334,28 @@ class _Faulty:
             return await make()
         finally:
             self._turn.release()
+
+    def _in_this_generation(self, commit: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a commit that is refused after a rebalance, as the broker refuses it.
+
+        Its request names the generation in which it was sent. Otherwise a late commit could undo a
+        commit of the next owner.
+        """
+        began_in = self._generation()
+
+        async def make(*args: Any) -> Any:
+            if self._generation() != began_in:
+                raise RebalanceInProgress("this late commit is of an earlier generation")
+            return await commit(*args)
+
+        return make
+
+    def _generation(self) -> int | None:
+        """Return the generation of the client. None: a rebalance waits, or the client is closed."""
+        try:
+            return cast(ConsumerClient, self._client).group_metadata().generation_id
+        except TransportError:
+            return None
 
     async def _wait_for_turn(self, make: Callable[[], Awaitable[object]]) -> None:
         """Wait until the calls before are made. Cancelled: the call is made nevertheless."""

@@ -21,7 +21,7 @@ from tests.handling.calls import (
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.nurseries.errors import leaves
-from transport import TP, Batch, Message, Retry
+from transport import TP, Batch, Message, Retry, StuckCase
 from transport.drivers.memory import MemoryBroker
 
 EACH_ORDER = pytest.mark.parametrize("order", ["partition", "key", "none"])
@@ -557,3 +557,57 @@ async def test_an_error_after_all_acks_of_a_batch_makes_dead_letters() -> None:
     assert (handler.counts.failed, handler.counts.dead_letters) == (2, 2)
     assert letters(broker) == 2
     assert committed_to(broker) == 2
+
+
+# Stuck messages
+
+STUCK = {"stuck_ack_timeout": 60.0, "stuck_interval": 5.0, "grace": 1.0}
+
+
+@EACH_ORDER
+@jumping
+async def test_a_message_that_waits_for_its_retry_is_not_stuck_and_an_attempt_that_hangs_is(
+    order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = broker_with("aa")
+    calls = Calls(
+        lambda message: 0.0 if len(calls.of(0)) == 1 else 500.0, fails=fails_at(0, attempts=1)
+    )
+    async with handling(
+        broker, calls, order=order, retry=steady(3, 300), settings=STUCK, concurrency=2
+    ) as app:
+        await trio.sleep(299)
+        assert app.consumer.stuck == ()
+        assert warnings_in(caplog) == []
+        await trio.sleep(55)
+        assert app.consumer.stuck == (), "the second attempt has begun 54 s ago"
+        await trio.sleep(20)
+        [stuck] = app.consumer.stuck
+        assert (stuck.case, stuck.offset, stuck.since) == (StuckCase.NOT_ACKED, 0, 300.0)
+
+
+@jumping
+async def test_a_message_that_waits_in_one_handler_is_stuck_in_another_one_that_hangs() -> None:
+    broker = broker_with("a")
+    app = app_on(broker, **STUCK)
+    failing, hanging = Calls(fails=fails_at(0)), Calls(1000.0)
+    for name, calls in (("failing", failing), ("hanging", hanging)):
+        app.handler(app.topic("orders"), calls, name=name, retry=steady(3, 300))
+    async with app:
+        await trio.sleep(80)
+        [stuck] = app.consumer.stuck
+        assert (stuck.case, stuck.offset) == (StuckCase.NOT_ACKED, 0)
+
+
+@jumping
+async def test_a_batch_that_waits_for_its_retry_is_not_stuck() -> None:
+    broker = broker_with("aaa")
+    app = app_on(broker, **STUCK)
+
+    async def worker(batch: Batch) -> None:
+        raise Broken
+
+    app.batch_handler(app.topic("orders"), worker, retry=steady(3, 300), dead_letters="skip")
+    async with app:
+        await trio.sleep(250)
+        assert app.consumer.stuck == ()

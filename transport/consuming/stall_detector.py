@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+import attrs
 import trio
 
 from transport.consuming.pauses import Pauses
@@ -107,6 +108,9 @@ class StallDetector:
         self, now: float, ledger: Ledger, answer: Answer | None, *, whole: bool = True
     ) -> Stuck | None:
         seen = self._observe(now, ledger, answer)
+        if now - seen.begun_at >= self._timeouts.ack and (due := ledger.oldest_due) is not None:
+            # A handler waits for its retry on purpose. Then the time counts from that attempt on.
+            seen = attrs.evolve(seen, begun_at=max(seen.begun_at, due))
         stuck = None
         if seen.is_wanted or not whole:
             stuck = fetching(seen, now, self._timeouts)

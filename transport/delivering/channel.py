@@ -46,6 +46,9 @@ class Holder(Protocol):
     def forget(self, lane: Lane) -> None:
         """Forget these messages of a lane: it was closed or shut."""
 
+    def due_of(self, lane: Lane, offset: int) -> float | None:
+        """Return when the next or present attempt for a message is due; None: none has failed."""
+
 
 class Channel:
     """The buffer between the fetches and the iterators of one topic object.
@@ -94,6 +97,7 @@ class Channel:
             on_filled=self._on_filled,
             on_suspended=self._on_suspended,
             on_gone=self._on_gone,
+            due_of=self._due_of,
         )
         self.is_full = False
         self.is_starved = False
@@ -156,6 +160,9 @@ class Channel:
         if self.holder is not None:
             self.holder.forget(lane)
         self._on_fall()
+
+    def _due_of(self, lane: Lane, offset: int) -> float | None:
+        return None if self.holder is None else self.holder.due_of(lane, offset)
 
     def _end_turn(self, lane: Lane) -> None:
         if self._lane is lane:

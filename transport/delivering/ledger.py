@@ -78,6 +78,8 @@ class BufferUsage:
         on_filled: called when a fetch was put into a lane.
         on_suspended: called when delivery from a lane is suspended, and when its partition drains.
         on_gone: called when a lane is closed or shut.
+        due_of: returns when the next or present attempt to handle an unacked message is due, if an
+            attempt has failed; None: none has failed.
     """
 
     limit: int
@@ -90,6 +92,7 @@ class BufferUsage:
     on_filled: Callable[[Lane], None] = lambda lane: None
     on_suspended: Callable[[Lane], None] = lambda lane: None
     on_gone: Callable[[Lane], None] = lambda lane: None
+    due_of: Callable[[Lane, int], float | None] = lambda lane, offset: None
 
 
 def _offset(record: Record) -> int:
@@ -860,6 +863,20 @@ class Ledger:
         """The least offset of the unacked messages in all lanes; None: there are none."""
         oldest = (lane.oldest_begun for lane in self._all_lanes)
         return min((offset for offset in oldest if offset is not None), default=None)
+
+    @property
+    def oldest_due(self) -> float | None:
+        """When the next or present attempt to handle the oldest unacked message is due.
+
+        None: no attempt has failed, or another holder of the message has not acked it.
+        """
+        oldest = self.oldest_begun
+        if oldest is None:
+            return None
+        lanes = [lane for lane in self._all_lanes if lane.oldest_begun == oldest]
+        times = [lane.usage.due_of(lane, oldest) for lane in lanes]
+        due = [time for time in times if time is not None]
+        return min(due) if len(due) == len(times) else None
 
     @property
     def waiting(self) -> int:

@@ -230,6 +230,17 @@ class Handler(Service):
         elif (uncommitted := lane.ledger.uncommitted) is not None:
             self._memory.forget(tp, uncommitted)
 
+    def due_of(self, lane: Lane, offset: int) -> float | None:
+        """Return when the next or present attempt for a message is due; None: none has failed."""
+        if (partition := self._order.partitions.get(lane.ledger.tp)) is None:
+            return None
+        for head in partition.heads.values():
+            if head.attempts is not None and any(
+                message.offset == offset for message in head.held.open_messages()
+            ):
+                return head.attempts.due
+        return None
+
     def _give_back(self, lane: Lane, works: list[Work[Any]]) -> None:
         self._drop(works)
         if works:

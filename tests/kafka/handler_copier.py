@@ -71,7 +71,8 @@ def app_of(args: argparse.Namespace) -> App:
             delivery = await target.send(key=message.key, value=value)
             if not fails:
                 await delivery
-                print("written", *place, flush=True)
+                # One argument: a kill may come between the writes of several.
+                print(f"written {message.partition} {message.offset}", flush=True)
         await trio.sleep(PAUSE)
         if fails:
             raise Broken(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from transport import JSON, TP, App, Batch, Message, Retry
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryDriver
 from transport.testing import (
+    Break,
     Crash,
     Done,
     History,
@@ -26,8 +28,10 @@ from transport.testing import (
     Outcomes,
     Report,
     Start,
+    Stop,
     Write,
     simulate,
+    slow,
 )
 from transport.testing.strategies import histories
 
@@ -453,3 +457,35 @@ def test_batch_handler_loses_nothing(history: History, seed: int) -> None:
     assert set(outcomes.dead_letters) == {p for p in places if key_at(report, p) == BAD}
     assert set(outcomes.filtered) == {p for p in places if key_at(report, p) == b"b"}
     assert set(outcomes.handled) == places - set(outcomes.dead_letters) - set(outcomes.filtered)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_late_commits_undo_no_commit_of_the_next_owner(seed: int) -> None:
+    """I2: handlers exceed the bound of a rebalance, and a commit is on its way meanwhile."""
+
+    async def bill(order: Message) -> None:
+        await trio.sleep(random.choice([0.0, 1.0, 2 * QUICK["drain_timeout"]]))
+
+    draw = random.Random(seed)
+    tps = [TP("orders", number) for number in range(3)]
+    events: list[Any] = [Start()]
+    for _ in range(25):
+        after = draw.uniform(0, 3)
+        events.append(
+            draw.choice(
+                [
+                    Start(after=after),
+                    Stop(draw.randrange(4), after=after),
+                    Write(draw.choice(tps), draw.randint(1, 5), after=after),
+                    Break("commit", slow(draw.uniform(0, 9)), after=after),
+                ]
+            )
+        )
+    topics = {"orders": 3}
+    report = simulate(
+        billing(bill, order="key", concurrency=5),
+        topics=topics,
+        history=History(topics, events),
+        seed=seed,
+    )
+    report.check()

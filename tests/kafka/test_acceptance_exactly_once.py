@@ -115,6 +115,14 @@ class Copiers:
         for copier in self.running:
             copier.check_alive()
 
+    def stop(self) -> None:
+        """Send SIGTERM to all copiers at once, and check that they end in order."""
+        self.check_alive()
+        for copier in self.running:
+            copier.process.send_signal(signal.SIGTERM)
+        for copier in self.running:
+            assert copier.process.wait(15) == 0, copier.errors[-5000:]
+
     def close(self) -> None:
         for copier in list(self.running):
             self.kill(copier)
@@ -220,11 +228,7 @@ def test_each_result_is_seen_once_whichever_member_is_killed(
         "all was copied before the last kill"
     )
     until_no_lag(kafka_bootstrap, source, PARTITIONS, timeout=180.0)
-    copiers.check_alive()
-    for copier in copiers.running:
-        copier.process.send_signal(signal.SIGTERM)
-    for copier in copiers.running:
-        assert copier.process.wait(15) == 0, copier.errors[-5000:]
+    copiers.stop()
     committed = read_committed(kafka_bootstrap, target)
     assert committed == once_each(ends)
     written = read(kafka_bootstrap, target, "read_uncommitted")

@@ -79,9 +79,7 @@ class Group:
     def stop(self) -> None:
         """Wait until the group has handled all messages, and stop its members."""
         until_no_lag(self.bootstrap, self.id, PARTITIONS, timeout=180.0)
-        for member in self.members.running:
-            member.check_alive()
-            member.stop()
+        self.members.stop()
 
 
 @attrs.frozen

@@ -333,6 +333,23 @@ async def test_a_key_that_fails_delays_no_other_key_while_few_messages_wait() ->
         assert calls.of(0)[-1].attempt == 1
 
 
+@jumping
+async def test_computed_key_that_fails_is_the_one_that_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with handling(
+        broker_with("a" * 1000),
+        Calls(fails=lambda message, attempt: Broken()),
+        order="key",
+        key=lambda message: "computed",
+        retry=SLOW,
+        settings={"buffer_size": 100},
+    ):
+        await trio.sleep(5)
+        [warning] = warnings_in(caplog)
+    assert "such as the key 'computed' at offset 0" in warning
+
+
 @pytest.mark.parametrize("order", ["partition", "key"])
 @jumping
 async def test_a_key_that_fails_leaves_the_buffer_to_other_partitions(

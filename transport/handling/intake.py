@@ -285,7 +285,7 @@ class MessageIntake:
                 "handler %s: %d messages of %s wait behind keys whose message has failed, such as"
                 " the key %s at offset %d. Nothing more of this partition begins until fewer wait",
                 *(self._plan.name, partition.held_up, partition.tp),
-                *(excerpt_of(blocking.held.record.key), blocking.offset),
+                *(excerpt_of(blocking.key), blocking.offset),
             )
 
     def held_up(self, lane: Lane) -> None:

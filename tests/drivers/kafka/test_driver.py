@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from functools import partial
@@ -17,6 +18,7 @@ import attrs
 import kafka.errors
 import pytest
 import trio
+from kafka import KafkaProducer
 from kafka.consumer.fetcher import Fetcher, FetchSessionHandler
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
@@ -28,6 +30,7 @@ from tests.records import read
 from transport.drivers import driver_for
 from transport.drivers.base import Driver, Outgoing, Rebalance, RebalanceKind
 from transport.drivers.kafka import KafkaConsumerClient, KafkaDriver, KafkaProducerClient
+from transport.drivers.kafka import producer as producer_code
 from transport.drivers.kafka.consumer import TURN
 from transport.drivers.settings import ClientSettings
 from transport.errors import (
@@ -619,6 +622,35 @@ async def test_calls_end_in_time_while_broker_is_frozen(
         assert trio.current_time() - before < 1.5
         assert [type(outcome) for outcome in await sent.reported(lost)] == [ClientClosed]
         kafka_broker.thaw()
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_cancelled_open_that_waits_for_the_transactional_id_ends_at_once(
+    kafka_broker: Broker, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """A frozen broker gives no answer, and the client itself would wait for its timeout."""
+    take_over = producer_code.take_over
+    asked = threading.Event()
+
+    def take_over_from_frozen_broker(producer: KafkaProducer) -> None:
+        kafka_broker.freeze()
+        asked.set()
+        if early:  # the cancellation comes before the request
+            time.sleep(0.5)
+        take_over(producer)
+
+    monkeypatch.setattr(producer_code, "take_over", take_over_from_frozen_broker)
+    settings = attrs.evolve(SETTINGS, transactional_id="id", connect_timeout=60.0)
+    client = KafkaDriver([kafka_broker.bootstrap]).producer(settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.open, Sent().report)
+        await trio.to_thread.run_sync(asked.wait)
+        if not early:
+            await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+        before = trio.current_time()
+    assert trio.current_time() - before < 2.0
+    kafka_broker.thaw()
 
 
 QUERIES: dict[str, Callable[[KafkaConsumerClient, TP, float], Awaitable[object]]] = {

@@ -271,6 +271,7 @@ def test_id_is_requested_with_last_epoch(was_open: bool) -> None:
 def test_client_waits_for_id_that_was_already_requested() -> None:
     """`init_transactions` requests the id itself only if `_init_transactions_result` is None."""
     source = inspect.getsource(KafkaProducer.init_transactions)
+    assert "self._transaction_manager.initialize_transactions()" in source
     assert "if self._init_transactions_result is None:" in source
     assert "self._init_transactions_result.wait(" in source
 

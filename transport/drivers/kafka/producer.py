@@ -395,12 +395,12 @@ class KafkaProducerClient:
         self._producer = self._linger = self._sleep = None
         if self._identity is not None:
             self._was_open = self._was_open or has_open(producer)
-        # `_sender`: the public close() waits for the messages, or raises and changes nothing.
-        producer._sender.force_close()
         # `_closed`, `_unregister_cleanup`: otherwise close() is called at garbage collection and at
-        # exit, and waits up to a second each time.
+        # exit, and waits up to a second each time. `_closed` first: see `take_over`.
         producer._closed = True
         producer._unregister_cleanup()
+        # `_sender`: the public close() waits for the messages, or raises and changes nothing.
+        producer._sender.force_close()
         self._discarded = [p for p in self._discarded if p._sender.is_alive()]
         self._discarded.append(producer)
 

@@ -75,7 +75,8 @@ def identity_of(producer: Any) -> ProducerIdAndEpoch:
 
 def take_over(producer: Any) -> None:
     """Let a new client take its transactional id over and end its open transaction."""
-    producer.init_transactions()
+    # `initialize_transactions`: `init_transactions` calls it as well, but ignores `_closed`.
+    _wait_for(producer, producer._transaction_manager.initialize_transactions())
 
 
 def has_open(producer: Any) -> bool:
@@ -117,6 +118,10 @@ def take_back(producer: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> Non
 
 def _wait_for(producer: Any, result: Any) -> None:
     producer._init_transactions_result = result
+    # The network thread fails the requests that it has when it ends. It may have ended before this
+    # one, whose result would then never come.
+    if producer._closed and not result.is_done:
+        result.done(error=kafka.errors.KafkaConnectionError("the producer was closed"))
     producer._sender.wakeup()
     producer.init_transactions()
 

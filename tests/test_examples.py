@@ -157,11 +157,12 @@ def test_the_enrichment_worker_ends_at_sigterm_with_exit_code_0(kafka_bootstrap:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_smallest_example_runs_until_a_signal(url: str, number: signal.Signals) -> None:
-    # Other tests may have written to its topic before.
     output, code, errors = until(number, "examples/orders.py", url, end=" b'v'")
     assert (code, errors) == (0, "")
-    assert output.startswith("orders-")
-    assert output.endswith(" b'v'\n")
+    lines = output.splitlines()
+    # The topic may also have messages of the enrichment worker.
+    assert all(line.startswith("orders-") for line in lines)
+    assert any(line.endswith(" b'v'") for line in lines)
 
 
 @pytest.mark.kafka

@@ -839,6 +839,29 @@ async def test_partitions_that_leave_while_a_commit_waits_for_results_are_not_co
 
 
 @jumping
+async def test_commit_goes_on_without_a_partition_that_leaves_while_it_waits_for_results() -> None:
+    client = ScriptedClient()
+    async with at_work(client) as rig, trio.open_nursery() as nursery:
+        rig.ack(A)
+        rig.delivered = trio.Event()
+        nursery.start_soon(rig.committer.commit)
+        await trio.sleep(1)
+        await rig.committer.leave([A])
+        rig.ack(B)
+        rig.delivered.set()
+    assert client.made == [{B: 1}]
+
+
+@jumping
+async def test_calls_that_need_transactions_are_checkpoints_without_them() -> None:
+    async with at_work(ScriptedClient()) as rig:
+        with trio.testing.assert_checkpoints():
+            await rig.committer.redo(A, counts=True)
+        with trio.testing.assert_checkpoints():
+            await rig.committer.isolate(A)
+
+
+@jumping
 async def test_partitions_that_are_lost_while_a_commit_waits_for_results_are_not_committed() -> (
     None
 ):
@@ -865,6 +888,7 @@ async def test_commit_that_waits_long_for_deliveries_warns(
         await trio.sleep(6.9)
         assert warnings_in(caplog) == []
         await trio.sleep(0.2)
+        assert client.tried == []
         rig.delivered.set()
     [warning] = warnings_in(caplog)
     assert warning.startswith("the commit of a-0 waits for messages that were sent before")

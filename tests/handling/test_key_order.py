@@ -94,6 +94,14 @@ def test_a_key_with_endless_work_starves_no_other_key() -> None:
     assert partition.works == 98
 
 
+def test_parked_works_and_those_that_wait_for_a_retry_are_held_up() -> None:
+    order, _ = order_of("a", "a", "a", "b", "c")
+    partition = order.partition(ORDERS)
+    order.retry(begin(order))
+    begin(order)
+    assert (partition.parked, partition.retries, partition.held_up) == (2, 1, 3)
+
+
 def test_a_key_waits_while_its_work_waits_for_a_retry() -> None:
     order, _ = order_of("a", "a", "b")
     work = begin(order)

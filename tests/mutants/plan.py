@@ -75,9 +75,14 @@ PLAN: dict[str, tuple[str, ...]] = {
         *APPS,
         *TRANSACTIONS,
     ),
-    "committing/committer.py": ("committing/test_committer.py", *APPS),
+    "committing/committer.py": (
+        "committing/test_committer.py",
+        "committing/test_results.py",
+        *APPS,
+    ),
     "committing/autocommit.py": (
         "committing/test_autocommit.py",
+        "committing/test_results.py",
         "committing/test_committer.py",
         *APPS,
         *TRANSACTIONS,

@@ -407,7 +407,7 @@ class App:
         self._running = running(self._root)
         try:
             await self._running.__aenter__()
-        except BaseException:
+        except BaseException:  # also Cancelled: the app was not opened
             self.is_open = False
             raise
         self.is_open = True

@@ -33,5 +33,5 @@ class Backoff:
 
     async def wait(self) -> None:
         """Wait before the next retry. A checkpoint."""
-        await trio.sleep(self._next)
+        await trio.sleep(self._next)  # no event reports that the cause of a failure is gone
         self._next = min(self._next * 2, self._longest)

@@ -793,18 +793,26 @@ async def test_wait_for_running_returns_false_if_no_commit_is_in_flight() -> Non
 # Messages that were sent before
 
 
-@jumping
-async def test_commit_waits_until_the_messages_that_were_sent_before_are_delivered() -> None:
-    client = ScriptedClient()
+@asynccontextmanager
+async def waiting_for_results(client: ScriptedClient, *tps: TP) -> AsyncIterator[Rig]:
+    """In the block, a commit of a message of each partition waits for messages that were sent."""
     async with at_work(client) as rig, trio.open_nursery() as nursery:
-        rig.ack(A)
+        for tp in tps:
+            rig.ack(tp)
         rig.delivered = trio.Event()
         nursery.start_soon(rig.committer.commit)
         await trio.sleep(1)
+        yield rig
+        rig.delivered.set()
+
+
+@jumping
+async def test_commit_waits_until_the_messages_that_were_sent_before_are_delivered() -> None:
+    client = ScriptedClient()
+    async with waiting_for_results(client, A) as rig:
         assert client.tried == []
         assert rig.committer.commit_had_no_effect
         rig.ack(A)  # what its handler has sent may be later than the messages that are awaited
-        rig.delivered.set()
     assert client.made == [{A: 1}]
     assert not rig.committer.commit_had_no_effect
 
@@ -826,29 +834,18 @@ async def test_nothing_is_committed_if_a_message_that_was_sent_before_is_not_del
 @jumping
 async def test_partitions_that_leave_while_a_commit_waits_for_results_are_not_committed() -> None:
     client = ScriptedClient()
-    async with at_work(client) as rig, trio.open_nursery() as nursery:
-        rig.ack(A)
-        rig.ack(B)
-        rig.delivered = trio.Event()
-        nursery.start_soon(rig.committer.commit)
-        await trio.sleep(1)
+    async with waiting_for_results(client, A, B) as rig:
         with trio.fail_after(1):
             await rig.committer.leave([A])
-        rig.delivered.set()
     assert client.made == [{B: 1}]
 
 
 @jumping
 async def test_commit_goes_on_without_a_partition_that_leaves_while_it_waits_for_results() -> None:
     client = ScriptedClient()
-    async with at_work(client) as rig, trio.open_nursery() as nursery:
-        rig.ack(A)
-        rig.delivered = trio.Event()
-        nursery.start_soon(rig.committer.commit)
-        await trio.sleep(1)
+    async with waiting_for_results(client, A) as rig:
         await rig.committer.leave([A])
         rig.ack(B)
-        rig.delivered.set()
     assert client.made == [{B: 1}]
 
 
@@ -866,13 +863,8 @@ async def test_partitions_that_are_lost_while_a_commit_waits_for_results_are_not
     None
 ):
     client = ScriptedClient()
-    async with at_work(client) as rig, trio.open_nursery() as nursery:
-        rig.ack(A)
-        rig.delivered = trio.Event()
-        nursery.start_soon(rig.committer.commit)
-        await trio.sleep(1)
+    async with waiting_for_results(client, A) as rig:
         rig.lose()
-        rig.delivered.set()
     assert client.tried == []
 
 
@@ -881,15 +873,11 @@ async def test_commit_that_waits_long_for_deliveries_warns(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     client = ScriptedClient()
-    async with at_work(client) as rig, trio.open_nursery() as nursery:
-        rig.ack(A)
-        rig.delivered = trio.Event()
-        nursery.start_soon(rig.committer.commit)
-        await trio.sleep(6.9)
+    async with waiting_for_results(client, A):
+        await trio.sleep(5.9)
         assert warnings_in(caplog) == []
         await trio.sleep(0.2)
         assert client.tried == []
-        rig.delivered.set()
     [warning] = warnings_in(caplog)
     assert warning.startswith("the commit of a-0 waits for messages that were sent before")
     assert client.made == [{A: 1}]

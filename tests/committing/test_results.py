@@ -206,3 +206,30 @@ async def test_failures_that_a_commit_call_has_raised_are_raised_again_at_the_en
     [error] = leaves(caught.value)
     assert str(error).startswith("2 messages were not delivered")
     assert at(broker) is None
+
+
+@jumping
+async def test_partition_whose_result_was_not_delivered_is_released_without_a_commit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker, client = broker_with(ORDERS, TP("orders", 1), records=1), HeldBack()
+    app = app_with(client, broker, commit_interval=NEVER)
+
+    async def main() -> None:
+        async with app:
+            handler(app)
+            await trio.sleep(5)
+            client.end(1, error=DeliveryFailed("test"))
+            client.end(1)
+            async with app_on(broker, "app") as other:
+                with trio.fail_after(10):
+                    assert (await anext(aiter(other.topic("orders")))).offset == 0
+            client.end(len(client.taken))
+            app.stop()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await main()
+    [error] = leaves(caught.value)
+    assert isinstance(error, DeliveryFailed)
+    assert set(committed(broker, "app").values()) <= {0}
+    assert any("the last commit of orders-" in warning for warning in warnings_in(caplog))

@@ -13,7 +13,16 @@ from tests.lanes import NEVER, Place
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
 from tests.scripted import Function, fails, hold, replace
-from transport import TP, App, CommitUnknown, Monitor, OffsetOutOfRange, RebalanceInProgress
+from transport import (
+    TP,
+    App,
+    CommitUnknown,
+    DeliveryFailed,
+    Monitor,
+    OffsetOutOfRange,
+    RebalanceInProgress,
+    TransportError,
+)
 
 ORDERS = [TP("orders", number) for number in range(4)]
 ONE = ORDERS[0]
@@ -194,6 +203,21 @@ async def test_refused_commit_of_the_start_offset_is_retried() -> None:
         write(broker, ONE)
         assert (await anext(messages)).offset == 3
         assert trio.current_time() >= until
+
+
+@pytest.mark.parametrize("error", [CommitUnknown("no answer"), DeliveryFailed("test")])
+@jumping
+async def test_failed_commit_of_the_start_offset_is_retried(error: TransportError) -> None:
+    """A start offset has no results. Yet it is not committed after a delivery that failed."""
+    broker = broker_with(ONE, records=3)
+    app = app_on(broker, **LATEST)
+    replace(app, "commit", fails(error), once=True)
+    async with app:
+        messages = app.topic("orders").noack()
+        await trio.sleep(5)
+        assert committed(broker) == {ONE: 3}
+        write(broker, ONE)
+        assert (await anext(messages)).offset == 3
 
 
 @jumping

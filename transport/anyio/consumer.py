@@ -226,7 +226,7 @@ async def _is_raised_again(consumer: Consumer, exc: BaseException) -> bool:
     """
     try:
         await consumer.on_task_error(exc)
-    except BaseException as error:
+    except BaseException as error:  # `exc` may be any, such as CancelledError
         if error is not exc:
             raise
         return True

@@ -71,7 +71,7 @@ class Redelivery:
         if (place := self._memory.next(ledger.tp)) is not None:
             offset, remembered = place
             ledger.must_commit = offset if uncommitted < offset else remembered.end
-        # It may be left from a message that has become a dead letter or was skipped since.
+        # The offset may be that of a message that became a dead letter or was skipped meanwhile.
         must = ledger.must_commit
         if must is not None and uncommitted < must <= safe and not ledger.is_draining:
             self._commit(ledger.tp)

@@ -396,7 +396,7 @@ class KafkaProducerClient:
         if self._identity is not None:
             self._was_open = self._was_open or has_open(producer)
         # `_closed`, `_unregister_cleanup`: otherwise close() is called at garbage collection and at
-        # exit, and waits up to a second each time. `_closed` first: see `take_over`.
+        # exit, and waits up to a second each time. `_closed` first: `take_over` checks it.
         producer._closed = True
         producer._unregister_cleanup()
         # `_sender`: the public close() waits for the messages, or raises and changes nothing.

@@ -75,7 +75,7 @@ def identity_of(producer: Any) -> ProducerIdAndEpoch:
 
 def take_over(producer: Any) -> None:
     """Let a new client take its transactional id over and end its open transaction."""
-    # `initialize_transactions`: `init_transactions` calls it as well, but ignores `_closed`.
+    # `initialize_transactions`: `init_transactions` also calls it, but does not check `_closed`.
     _wait_for(producer, producer._transaction_manager.initialize_transactions())
 
 
@@ -118,8 +118,8 @@ def take_back(producer: Any, last: ProducerIdAndEpoch, *, was_open: bool) -> Non
 
 def _wait_for(producer: Any, result: Any) -> None:
     producer._init_transactions_result = result
-    # The network thread fails the requests that it has when it ends. It may have ended before this
-    # one, whose result would then never come.
+    # When the network thread ends, it fails the requests that it has. If it has ended before this
+    # request was made, no thread would ever set the result.
     if producer._closed and not result.is_done:
         result.done(error=kafka.errors.KafkaConnectionError("the producer was closed"))
     producer._sender.wakeup()

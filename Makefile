@@ -4,8 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 # Arguments for pytest, as in: make test-fast ARGS="-k ledger -x"
 ARGS ?=
 # If the Kafka lane cannot run, `make test` skips it and says so (auto), or fails (required).
@@ -17,12 +18,14 @@ SEED ?=
 # For `make bench`: the names of rows, or the beginnings of names (empty: all rows).
 ROWS ?=
 
-.PHONY: help demo test test-fast test-kafka properties mutants faults soak check docs format bench bench-quick clean
+.PHONY: help demo test test-fast test-kafka test-older matrix properties mutants faults soak check docs format bench bench-quick clean
 # Tests with many cases: `make test` runs a fixed few of them, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
   tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py \
   tests/handling/test_key_order_model.py tests/handling/test_handler.py tests/handling/test_handlers_at_random.py \
   tests/handling/test_handlers_cancelled.py tests/handling/test_exactly_once_at_random.py
+# What an older broker could do in another way: groups, commits, transactions, security, and errors.
+OLDER := tests/kafka tests/drivers tests/committing
 # The files and folders in which codespell checks the spelling.
 SPELLED := README.md CHANGELOG.md docs transport nurseries tests examples benchmarks Makefile mkdocs.yml \
   pyproject.toml .ci/run
@@ -33,7 +36,7 @@ help: ## Show this list
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
@@ -60,9 +63,15 @@ test: $(READY) ## Run all tests: the fast lane, then the Kafka lane if Java 17 a
 test-fast: $(READY) ## Run only the fast lane, without Kafka and Java; ARGS="..." goes to pytest
 	@$(BIN)/pytest $(ARGS)
 
-test-kafka: $(READY) ## Run only the Kafka lane; with KAFKA_BOOTSTRAP_SERVERS, on that cluster
+test-kafka: $(READY) ## Run only the Kafka lane; KAFKA_VERSION=3.9, or KAFKA_BOOTSTRAP_SERVERS
 	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
 	@$(BIN)/pytest -m kafka $(ARGS)
+
+test-older: $(READY) ## Run a part of the Kafka lane on Kafka 3.9
+	@export KAFKA_VERSION=3.9; $(TOOLCHAIN); $(BIN)/pytest -m kafka $(OLDER) $(ARGS)
+
+matrix: $(READY) ## Run the fast lane on each other Python that is found, each in its own environment
+	@.ci/matrix $(ARGS)
 
 properties: $(READY) ## Test the invariants in ten thousand cases, many of them new each time
 	@EFFORT=long $(BIN)/pytest $(PROPERTIES) $(ARGS)
@@ -104,5 +113,6 @@ bench-quick: $(READY) ## Run four minutes of benchmarks, and compare with benchm
 	@$(BIN)/python -m benchmarks --quick
 
 clean: ## Remove the environment, Kafka's jars and all caches
-	rm -rf .venv .kafka .bench .hypothesis .mypy_cache .pytest_cache .ruff_cache dist site
+	rm -rf .venv .venv-* .kafka .bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	  .ruff_cache dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

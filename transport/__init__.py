@@ -62,6 +62,9 @@ from transport.settings import Settings, SettingsArgs
 from transport.topic import MessageArgs, Topic
 from transport.types import TP, GroupMetadata, OffsetAndTimestamp, Record, RecordMetadata
 
+# The package and the documentation get the version from here.
+__version__ = "0.1.0"
+
 __all__ = [
     "JSON",
     "TP",

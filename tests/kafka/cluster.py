@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
-from tests.kafka.toolchain import HERE, ToolchainMissing, fetch_jars, find_java
+from tests.kafka.toolchain import HERE, ToolchainMissing, fetch_jars, find_java, kafka_version
 
 __all__ = [
     "Broker",
@@ -42,6 +42,8 @@ HEAP = "-Xmx512m"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
 # The ports open earlier, while the broker is still fenced and refuses to create topics.
 STARTED = b"Kafka Server started"
+# The tools that have another name in Kafka 3.
+IN_KAFKA_3 = {"org.apache.kafka.tools.ConsoleProducer": "kafka.tools.ConsoleProducer"}
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -283,7 +285,13 @@ class Guard:
 
 
 def tool_command(main_class: str, *args: str, bootstrap: str) -> list[str]:
-    """Return the command line of one of Kafka's tools, for those that keep running."""
+    """Return the command line of one of Kafka's tools, for those that keep running.
+
+    Args:
+        main_class: the tool's name in Kafka 4.
+    """
+    if kafka_version().startswith("3."):
+        main_class = IN_KAFKA_3.get(main_class, main_class)
     return [
         *java_command(find_java(), fetch_jars(), "-XX:TieredStopAtLevel=1", "-Xmx256m", main_class),
         *("--bootstrap-server", bootstrap, *args),

@@ -13,7 +13,8 @@ def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.delenv("JAVA_HOME", raising=False)
+    for name in ("JAVA_HOME", "KAFKA_VERSION"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(toolchain, "CACHE", tmp_path / "libs")
     return folder
 
@@ -68,6 +69,24 @@ def test_a_failed_build_shows_its_output(monkeypatch: pytest.MonkeyPatch, bin_fo
     with pytest.raises(RuntimeError, match="no module"):
         toolchain.fetch_toxiproxy()
     assert not toolchain.cached_toxiproxy().exists()
+
+
+def test_each_version_of_kafka_has_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = set()
+    for chosen, version in {"": "4.3.1", "3.9": "3.9.2", "4.3": "4.3.1", "4.0.0": "4.0.0"}.items():
+        monkeypatch.setenv("KAFKA_VERSION", chosen)
+        assert toolchain.kafka_version() == version
+        folders.add(toolchain.cached_jars())
+    assert len(folders) == 3
+
+
+def test_maven_fetches_the_chosen_version(
+    monkeypatch: pytest.MonkeyPatch, bin_folder: Path
+) -> None:
+    put(bin_folder / "mvn", 'echo "$@"; exit 1')
+    monkeypatch.setenv("KAFKA_VERSION", "3.9")
+    with pytest.raises(RuntimeError, match=r"-Dkafka\.version=3\.9\.2 "):
+        toolchain.fetch_jars()
 
 
 def test_a_failed_fetch_leaves_no_folder(bin_folder: Path) -> None:

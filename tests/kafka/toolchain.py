@@ -1,6 +1,7 @@
 """The tools that a real broker needs: Java 17 and, once, Maven to fetch its jars.
 
-Maven also fetches Apicurio, a schema registry.
+Maven also fetches Apicurio, a schema registry. The environment variable KAFKA_VERSION chooses
+another Kafka: "3.9", or a whole version, such as "4.0.0". Each version has its own folder.
 
 ``python -m tests.kafka.toolchain`` names missing tools and exits with 1, or exits with 0. The
 Makefile runs it before the Kafka lane. With ``--faults`` it also checks for Go, which builds
@@ -21,6 +22,8 @@ HERE = Path(__file__).parent
 POM = HERE / "pom.xml"
 CACHE = HERE.parents[1] / ".kafka" / "libs"
 JAVA_AT_LEAST = 17
+DEFAULT_SERIES = "4.3"
+RELEASES = {"3.9": "3.9.2", "4.3": "4.3.1"}
 APICURIO = "io.apicurio:apicurio-registry-app"
 APICURIO_VERSION = "3.0.9"  # the last one that runs on Java 17
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server"
@@ -61,9 +64,15 @@ def find_maven() -> str:
     return path
 
 
+def kafka_version() -> str:
+    """Return the version of Kafka that the tests run on, as KAFKA_VERSION chooses it."""
+    chosen = os.environ.get("KAFKA_VERSION") or DEFAULT_SERIES
+    return RELEASES.get(chosen, chosen)
+
+
 def cached_jars() -> Path:
     """Return the folder of the jars that pom.xml names. It may not exist yet."""
-    return CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
+    return CACHE / f"{kafka_version()}-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
 
 
 def fetch_jars() -> Path:
@@ -74,7 +83,8 @@ def fetch_jars() -> Path:
     """
     jars = cached_jars()
     if not jars.is_dir():
-        _fetch(jars, "dependency:copy-dependencies", "-DincludeScope=runtime")
+        version = f"-Dkafka.version={kafka_version()}"
+        _fetch(jars, "dependency:copy-dependencies", "-DincludeScope=runtime", version)
     return jars
 
 
@@ -91,7 +101,7 @@ def fetch_apicurio() -> Path:
     return folder / f"apicurio-registry-app-{APICURIO_VERSION}-runner.jar"
 
 
-def _fetch(folder: Path, goal: str, option: str) -> None:
+def _fetch(folder: Path, goal: str, *options: str) -> None:
     """Let Maven fill a folder, and unpack what it has fetched."""
     maven = find_maven()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +109,7 @@ def _fetch(folder: Path, goal: str, option: str) -> None:
         partial = Path(temp, "fetched")
         answer = subprocess.run(
             [
-                *(maven, "-q", "-B", "-f", str(POM), goal, option),
+                *(maven, "-q", "-B", "-f", str(POM), goal, *options),
                 f"-DoutputDirectory={partial}",
             ],
             stdin=subprocess.DEVNULL,

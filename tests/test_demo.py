@@ -73,7 +73,7 @@ def test_the_exit_code_is_1_if_the_result_is_not_good(
         assert (broker, orders) == ("memory://x", 10)
         return demo.Findings(10, 10, 10 if good else 9, 0, 10, 10)
 
-    monkeypatch.setattr("transport.__main__.demo", found)
+    monkeypatch.setattr(demo, "demo", found)
     assert main(["demo", "--broker", "memory://x", "--orders", "10"]) == (0 if good else 1)
 
 

@@ -1,60 +1,54 @@
-"""The command `python -m transport`, which runs the demonstration."""
+"""The command `kafka-nursery`, also as `python -m transport`.
+
+The verbs are in `transport/command_line/`, and need the extra `kafka-nursery[cli]`. Without it,
+only `--version` and `demo` work, and each other verb names the extra. So this file must not import
+what the extra brings.
+"""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 
-import trio
+from transport.demo import run_demo
 
-from transport.demo import demo
-from transport.errors import TransportError
-
-
-async def _until_signal(scope: trio.CancelScope, got: list[int]) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for signum in signals:
-            got.append(signum)
-            scope.cancel()
-
-
-async def _demo(broker: str, orders: int) -> int:
-    got: list[int] = []
-    good = False
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_until_signal, nursery.cancel_scope, got)
-        good = (await demo(broker, orders)).is_good
-        nursery.cancel_scope.cancel()
-    if got:
-        print(f"ended by {signal.Signals(got[0]).name}", file=sys.stderr)
-        return 128 + got[0]
-    return 0 if good else 1
+NAME = "kafka-nursery"
+# The packages of the extra that the command line cannot do without.
+_EXTRA = ("cyclopts", "rich")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m transport", description=__doc__)
+    """Run the command and return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] != ["demo"] and all(find_spec(name) for name in _EXTRA):
+        from transport.command_line.program import main as run_verb
+
+        return run_verb(given)
+    return _without_verbs(given)
+
+
+def _without_verbs(argv: Sequence[str]) -> int:
+    """Run `demo` or `--version`. For another verb, name the extra that has it."""
+    parser = argparse.ArgumentParser(prog=NAME, description="A Kafka transport for trio.")
+    parser.add_argument("--version", action="version", version=version(NAME))
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("demo", help="100,000 orders, two members, a crash, a check")
     shown.add_argument("--broker", default="memory://demo", metavar="URL")
     shown.add_argument("--orders", type=int, default=100_000, metavar="N")
-    args = parser.parse_args(argv)
+    if argv[:1] and not argv[0].startswith("-") and argv[0] != "demo":
+        print(
+            f"{NAME}: the verb {argv[0]!r} needs the extra cli: pip install '{NAME}[cli]'",
+            file=sys.stderr,
+        )
+        return 2
     try:
-        return trio.run(_demo, args.broker, args.orders)
-    except* (TransportError, ValueError) as group:
-        for line in dict.fromkeys(_lines(group)):
-            print(line, file=sys.stderr)
-    return 1
-
-
-def _lines(error: BaseException) -> Iterator[str]:
-    """Yield one line for each error in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _lines(part)
-    else:
-        yield f"{type(error).__name__}: {' '.join(str(error).split())}"
+        args = parser.parse_args(argv)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 2
+    return run_demo(args.broker, args.orders)
 
 
 if __name__ == "__main__":

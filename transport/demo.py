@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -15,6 +17,7 @@ from nurseries import tick
 from transport.app import App
 from transport.codecs import JSON
 from transport.drivers.settings import ClientSettings
+from transport.errors import TransportError
 from transport.message import Batch
 from transport.types import TP
 
@@ -247,3 +250,42 @@ async def _read_back(run: Run, app: App, ends: dict[TP, int]) -> set[int]:
                 if not left:
                     app.stop()
     return produced
+
+
+def run_demo(broker: str, orders: int) -> int:
+    """Run the demonstration and return the exit code."""
+    try:
+        return trio.run(_demo, broker, orders)
+    except* (TransportError, ValueError) as group:
+        for line in dict.fromkeys(_lines(group)):
+            print(line, file=sys.stderr)
+    return 1
+
+
+async def _until_signal(scope: trio.CancelScope, got: list[int]) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for signum in signals:
+            got.append(signum)
+            scope.cancel()
+
+
+async def _demo(broker: str, orders: int) -> int:
+    got: list[int] = []
+    good = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_until_signal, nursery.cancel_scope, got)
+        good = (await demo(broker, orders)).is_good
+        nursery.cancel_scope.cancel()
+    if got:
+        print(f"ended by {signal.Signals(got[0]).name}", file=sys.stderr)
+        return 128 + got[0]
+    return 0 if good else 1
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    """Yield one line for each error in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _lines(part)
+    else:
+        yield f"{type(error).__name__}: {' '.join(str(error).split())}"

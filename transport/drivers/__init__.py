@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-from transport.drivers.base import Driver
+from transport.drivers.admin import AdministeredDriver
 from transport.drivers.secret import without_password
 
 SCHEMES = ("memory", "kafka", "kafka+ssl", "kafka+sasl", "kafka+sasl+ssl")
@@ -31,7 +31,7 @@ _PROTOCOLS = {
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/?#]+)(:(?P<port>.*))?")
 
 
-def driver_for(urls: Sequence[str]) -> Driver:
+def driver_for(urls: Sequence[str]) -> AdministeredDriver:
     """Return the driver for a cluster.
 
     Args:
@@ -71,7 +71,7 @@ def _split(url: str) -> tuple[str, str | None, str]:
     return scheme, login if at else None, hosts.removesuffix("/")
 
 
-def _memory(urls: Sequence[str], names: list[str]) -> Driver:
+def _memory(urls: Sequence[str], names: list[str]) -> AdministeredDriver:
     if len(set(names)) != 1:
         raise _bad(urls, "all memory:// URLs must name the same broker")
     from transport.drivers.memory import MemoryDriver
@@ -79,7 +79,9 @@ def _memory(urls: Sequence[str], names: list[str]) -> Driver:
     return MemoryDriver(names[0])
 
 
-def _kafka(urls: Sequence[str], scheme: str, logins: set[str | None], servers: list[str]) -> Driver:
+def _kafka(
+    urls: Sequence[str], scheme: str, logins: set[str | None], servers: list[str]
+) -> AdministeredDriver:
     if len(logins) != 1:
         raise _bad(urls, "all URLs must have the same login")
     security: dict[str, object] = {"security_protocol": _PROTOCOLS[scheme]}

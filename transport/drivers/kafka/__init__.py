@@ -14,8 +14,9 @@ from typing import Any
 
 import kafka
 
+from transport.drivers.kafka.admin import KafkaAdmin
 from transport.drivers.kafka.consumer import KafkaConsumerClient
-from transport.drivers.kafka.options import consumer_options
+from transport.drivers.kafka.options import admin_options, consumer_options
 from transport.drivers.kafka.producer import KafkaProducerClient
 from transport.drivers.kafka.records.choice import codec_for
 from transport.drivers.kafka.records.codec import Codec
@@ -68,6 +69,11 @@ class KafkaDriver:
         self._codec_of(settings)
         waiting = self._waiting_of(settings)
         return KafkaProducerClient(self.servers, self._security, settings, waiting)
+
+    def admin(self, settings: ClientSettings) -> KafkaAdmin:
+        """Return a new admin client. Raises ValueError for settings that the client rejects."""
+        options = admin_options(self.servers, self._security, settings)
+        return KafkaAdmin(options, self._waiting_of(settings))
 
     def _codec_of(self, settings: ClientSettings) -> Codec:
         """Return the codec that the settings ask for. The first client logs it."""

@@ -141,6 +141,16 @@ class MemoryBroker:
             raise UnknownTopic(f"no such topic: {topic!r}")
         return self._configs[topic]
 
+    def set_config(self, topic: str, changes: Mapping[str, str | None]) -> None:
+        """Change the configuration of the topic; None removes a value. Raises UnknownTopic."""
+        config = {**self.config(topic), **changes}
+        self._configs[topic] = {name: value for name, value in config.items() if value is not None}
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The ids of all groups that have had a member or a commit."""
+        return frozenset(id for id, group in self._groups.items() if group.members or group.offsets)
+
     @property
     def topics(self) -> frozenset[str]:
         """The names of all topics."""

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import trio
 
 from transport.arguments import instance, or_none
+from transport.drivers.memory.admin import MemoryAdmin
 from transport.drivers.memory.broker import MemoryBroker
 from transport.drivers.memory.consumer import MemoryConsumer
 from transport.drivers.memory.producer import MemoryProducer
@@ -39,6 +40,9 @@ class MemoryDriver:
 
     def producer(self, settings: ClientSettings) -> MemoryProducer:
         return MemoryProducer(self._attach, settings)
+
+    def admin(self, settings: ClientSettings) -> MemoryAdmin:
+        return MemoryAdmin(self._attach, version("kafka-nursery"))
 
     def _attach(self) -> MemoryBroker:
         """Return the broker, after it has entered the current trio run."""

@@ -1,0 +1,26 @@
+"""The list of all verbs, and the texts of the command itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from cyclopts import App
+
+from transport.command_line.demo import demo
+from transport.command_line.lag import lag
+from transport.command_line.tail import tail
+from transport.command_line.topics import topics
+
+_HELP = """Look into Kafka topics and groups, and repair them.
+
+Each verb has its own help with an example: kafka-nursery VERB --help
+"""
+
+
+def verbs() -> App:
+    """Return the command line with all its verbs."""
+    app = App(name="kafka-nursery", help=_HELP, version=lambda: version("kafka-nursery"))
+    for verb in (tail, topics, lag, demo):
+        app.command(verb)
+    app.register_install_completion_command()
+    return app

@@ -12,13 +12,19 @@ ARGS ?=
 # If the Kafka lane cannot run, `make test` skips it and says so (auto), or fails (required).
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
+# For `make docs-version`: the branch of git that has the docs of all versions.
+BRANCH ?= gh-pages
 # For `make soak`: the minutes, and the seed of the faults' order (empty: a new one each time).
 MINUTES ?= 10
 SEED ?=
 # For `make bench`: the names of rows, or the beginnings of names (empty: all rows).
 ROWS ?=
 
-.PHONY: help demo test test-fast test-kafka test-older matrix properties mutants faults soak check docs format bench bench-quick clean
+# The parts of `make check`. Each is a hook of .pre-commit-config.yaml, too.
+CHECKS := check-code check-types check-imports check-spelling check-links docs
+
+.PHONY: help demo test test-fast test-kafka test-older matrix properties mutants faults soak \
+  $(CHECKS) check docs-version format bench bench-quick clean
 # Tests with many cases: `make test` runs a fixed few of them, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
   tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py \
@@ -27,11 +33,11 @@ PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing
 # What an older broker could do in another way: groups, commits, transactions, security, and errors.
 OLDER := tests/kafka tests/drivers tests/committing
 # The files and folders in which codespell checks the spelling.
-SPELLED := README.md CHANGELOG.md docs transport nurseries tests examples benchmarks Makefile mkdocs.yml \
-  pyproject.toml .ci/run
+SPELLED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs transport nurseries tests examples \
+  benchmarks Makefile mkdocs.yml pyproject.toml compose.yaml Dockerfile .ci .github .pre-commit-config.yaml
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -87,18 +93,32 @@ soak: $(READY) ## Run the same faults in random order: MINUTES=10 SEED=7
 	@$(TOOLCHAIN) --faults
 	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-check: $(READY) ## Run ruff, mypy, import-linter and codespell, check the links, and build the docs
+check: $(CHECKS) ## Run ruff, mypy, import-linter and codespell, check the links, and build the docs
+
+check-code: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: $(READY)
 	$(BIN)/mypy
+
+check-imports: $(READY)
 	$(BIN)/lint-imports
+
+check-spelling: $(READY)
 	$(BIN)/codespell $(SPELLED)
+
+check-links: $(READY)
 	$(BIN)/pytest -q tests/test_links.py
+
+docs: $(READY) ## Build the docs as a site in site/
 	@# Without --quiet, which hides warnings from --strict, too.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-docs: $(READY) ## Build the docs as a site in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+docs-version: $(READY) ## Commit the docs of this version to the branch gh-pages, or to BRANCH=NAME
+	$(BIN)/mike deploy --branch $(BRANCH) --update-aliases \
+	  "$$($(BIN)/python -c 'import transport; print(*transport.__version__.split(".")[:2], sep=".")')" latest
+	$(BIN)/mike set-default --branch $(BRANCH) latest
 
 format: $(READY) ## Fix and format the code with ruff
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The form of the links in README.md, CHANGELOG.md and the pages of docs/.
+"""The form of the links in README.md, the other pages beside it, and the pages of docs/.
 
 An external link is `[text](https://host/path)`: on one line, complete, with https, and without a
 title or a login. An address of a file on a forge names a tag or a commit, because a branch changes.
@@ -21,7 +21,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 FORM = "not in the form [text](address)"
 # Addresses, and brackets that are no link: one with a space, or with a name that is not defined.

@@ -115,10 +115,11 @@ docs: $(READY) ## Build the docs as a site in site/
 	@# Without --quiet, which hides warnings from --strict, too.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+docs-version: export PATH := $(abspath $(BIN)):$(PATH)
 docs-version: $(READY) ## Commit the docs of this version to the branch gh-pages, or to BRANCH=NAME
-	$(BIN)/mike deploy --branch $(BRANCH) --update-aliases \
-	  "$$($(BIN)/python -c 'import transport; print(*transport.__version__.split(".")[:2], sep=".")')" latest
-	$(BIN)/mike set-default --branch $(BRANCH) latest
+	mike deploy --branch $(BRANCH) --update-aliases \
+	  "$$(python -c 'import transport; print(*transport.__version__.split(".")[:2], sep=".")')" latest
+	mike set-default --branch $(BRANCH) latest
 
 format: $(READY) ## Fix and format the code with ruff
 	$(BIN)/ruff check --fix .

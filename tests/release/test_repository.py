@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,24 @@ def test_the_workflow_tests_each_python_of_the_package() -> None:
     assert jobs["fast"]["strategy"]["matrix"]["python"] == VERSIONS
 
 
-@pytest.mark.parametrize("name", ["bug.yml", "feature.yml"])
-def test_a_form_for_issues_has_what_github_requires(name: str) -> None:
-    form = read(f".github/ISSUE_TEMPLATE/{name}")
-    assert {"name", "description", "body"} <= form.keys()
-    ids = [each["id"] for each in form["body"] if each["type"] != "markdown"]
-    assert len(set(ids)) == len(ids) > 0
-    for each in form["body"]:
-        assert each["type"] in {"markdown", "textarea"}
-        assert ("value" if each["type"] == "markdown" else "label") in each["attributes"]
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/[!c]*.yml"),
+        ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("compose-spec", "compose.yaml"),
+    ],
+)
+def test_a_file_has_the_form_that_its_reader_requires(schema: str, files: str) -> None:
+    paths = list(ROOT.glob(files))
+    assert paths
+    checked = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *paths],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_the_image_starts_python_itself_as_a_user_without_rights() -> None:

@@ -51,28 +51,32 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: packed.read(name) for name in packed.namelist()}
 
 
-def install(wheel: Path, folder: Path) -> Path:
-    """Make an environment with the wheel and its dependencies, and return its Python."""
+def install(wheel: Path, folder: Path, extra: str = "") -> Path:
+    """Make an environment with the wheel and its dependencies, and return its folder of commands.
+
+    Args:
+        extra: an extra of the wheel, whose dependencies are installed, too.
+    """
     run([sys.executable, "-m", "venv", "--without-pip", str(folder)], ROOT)
     python = folder / "bin" / "python"
     options = ["--no-index", "--no-deps", "--disable-pip-version-check"]
     run([sys.executable, "-m", "pip", "--python", str(python), "install", *options, str(wheel)])
     site = Path(run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]))
     (installed,) = site.glob("kafka_nursery-*.dist-info")
-    for each in needed(PathDistribution(installed)):
+    for each in needed(PathDistribution(installed), extra):
         copy(each, site)
-    return python
+    return python.parent
 
 
-def needed(wheel: Distribution) -> list[Distribution]:
+def needed(wheel: Distribution, extra: str) -> list[Distribution]:
     """Return the dependencies of a distribution, and theirs, as this environment has them."""
     found: dict[tuple[str, str], Distribution] = {}
-    waiting = list(requirements(wheel, ""))
+    waiting = list(requirements(wheel, extra))
     while waiting:
-        name, extra = waiting.pop()
-        if (name, extra) not in found:
-            found[name, extra] = distribution(name)
-            waiting.extend(requirements(found[name, extra], extra))
+        name, of_it = waiting.pop()
+        if (name, of_it) not in found:
+            found[name, of_it] = distribution(name)
+            waiting.extend(requirements(found[name, of_it], of_it))
     return list({each.name: each for each in found.values()}.values())
 
 

@@ -38,9 +38,15 @@ def unpacked(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of an environment that has only the wheel and its dependencies."""
-    return str(install(built.wheel, tmp_path_factory.mktemp("environment")))
+def commands(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of an environment that has only the wheel and its dependencies."""
+    return install(built.wheel, tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture
+def python(commands: Path) -> str:
+    """The Python of the environment that has only the wheel and its dependencies."""
+    return str(commands / "python")
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +105,25 @@ def test_a_module_that_needs_no_extra_imports(python: str, module: str) -> None:
 
 def test_the_installed_demo_runs(python: str) -> None:
     run([python, "-m", "transport", "demo", "--orders", "200"])
+
+
+def test_the_installed_command_shows_its_version(python: str, commands: Path) -> None:
+    for command in ([python, "-m", "transport"], [str(commands / "kafka-nursery")]):
+        assert run([*command, "--version"]).split()[-1] == transport.__version__
+
+
+def test_a_verb_without_its_extra_names_the_extra(commands: Path) -> None:
+    ended = subprocess.run(
+        [commands / "kafka-nursery", "topics"], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode != 0
+    assert "kafka-nursery[cli]" in ended.stderr
+
+
+def test_the_extra_brings_all_that_the_verbs_need(built: Built, tmp_path: Path) -> None:
+    commands = install(built.wheel, tmp_path / "environment", "cli")
+    assert "tail" in run([str(commands / "kafka-nursery"), "--help"])
+    assert run([str(commands / "kafka-nursery"), "--version"]) == transport.__version__
 
 
 def test_the_installed_package_has_types(python: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import attrs
+import msgspec
 from cyclopts import Parameter
 
 from transport.codecs import JSON, NotLoaded
@@ -33,6 +34,7 @@ class ValueType:
     def __init__(self, name: str, part: str, topic: str, registry: str | None) -> None:
         with checked_arguments():
             self._codec: Codec[Any] | None = codec_for(_kind(name, registry), part, topic)
+        self._is_text = name == "str"
 
     @property
     def is_bytes(self) -> bool:
@@ -47,6 +49,15 @@ class ValueType:
         if data is None or self._codec is None:
             return data
         return await _called(self._codec.decode, data)
+
+    async def encode_text(self, text: bytes) -> bytes | None:
+        """Return the bytes for a text in UTF-8: a number, a text, or JSON, as the type has it.
+
+        Raises TypeError, ValueError. A checkpoint as `decode`.
+        """
+        if self._codec is None or self._is_text:
+            return text
+        return await self.encode(msgspec.json.decode(text))
 
     async def encode(self, value: Any) -> bytes | None:
         """Return the bytes of a value. Raises TypeError, ValueError. A checkpoint as `decode`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 import signal
 import subprocess
@@ -9,8 +11,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import attrs
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -235,46 +239,72 @@ def test_each_result_is_seen_once_whichever_member_is_killed(
     assert written.total() > committed.total(), "no kill has hit an open transaction"
 
 
-@MODES
-@pytest.mark.parametrize("first", ["commits", "hears"])
-def test_a_zombie_writes_nothing_and_joins_again(
-    kafka_bootstrap: str,
-    kafka_topic: Callable[..., str],
-    copiers: Copiers,
-    mode: str,
-    first: str,
-) -> None:
-    """The zombie is frozen after it has written a transaction, and continued after another member
-    has done its work. It commits at once, or first receives its eviction. Its transaction's timeout
-    is too long to abort the transaction.
+@attrs.frozen
+class Zombie:
+    """A member that is frozen after it has written a transaction, and continued once another member
+    has done its work.
 
-    It may end, with `Fenced`, only if its heir has taken over its transactional id.
+    Attributes:
+        mode: its `transactions` setting.
+        first: what it does first when it continues: "commits" its transaction, or "hears" of its
+            eviction.
     """
-    source, target = kafka_topic(2), kafka_topic(1)
-    produce(kafka_bootstrap, source, 1000, size=20)
-    command = options(kafka_bootstrap, source, target, mode, "--transaction-timeout", "60")
-    zombie = copiers.start(*command, "--zombie", first)
-    assert copiers.until_one_writes() is zombie
-    zombie.process.send_signal(signal.SIGSTOP)
-    try:
-        heir = copiers.start(*command)
-        until_no_lag(kafka_bootstrap, source, 2, timeout=PATIENCE)
-    finally:
-        zombie.process.send_signal(signal.SIGCONT)
-    deadline = time.monotonic() + 30
-    while not zombie.has_lost and zombie.process.poll() is None:
-        assert time.monotonic() < deadline, "the zombie has not received its eviction"
-        time.sleep(LOOK_INTERVAL)
-    produce(kafka_bootstrap, source, 1000, size=20)
-    until_no_lag(kafka_bootstrap, source, 2, timeout=PATIENCE)
-    ends = {place[1]: end for place, end in end_offsets(kafka_bootstrap, source).items()}
-    if zombie.process.poll() is not None:
-        assert mode == "partition"
-        assert "transport.errors.Fenced: " in zombie.errors
-    else:
-        assert "Fenced" not in zombie.errors or mode == "partition"
-        zombie.stop()
-    heir.stop()
-    assert "Fenced" not in heir.errors
-    assert read_committed(kafka_bootstrap, target) == once_each(ends)
-    assert read(kafka_bootstrap, target, "read_uncommitted").total() > sum(ends.values())
+
+    mode: str
+    first: str
+
+    def check(self, bootstrap: str, source: str, target: str, members: Copiers) -> None:
+        """Check that it writes nothing, and joins again unless its heir has fenced it.
+
+        It may end, with `Fenced`, only if its heir has taken over its transactional id.
+        """
+        produce(bootstrap, source, 1000, size=20)
+        command = options(bootstrap, source, target, self.mode, "--transaction-timeout", "60")
+        zombie = members.start(*command, "--zombie", self.first)
+        assert members.until_one_writes() is zombie
+        zombie.process.send_signal(signal.SIGSTOP)
+        try:
+            heir = members.start(*command)
+            until_no_lag(bootstrap, source, 2, timeout=PATIENCE)
+        finally:
+            zombie.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 30
+        while not zombie.has_lost and zombie.process.poll() is None:
+            assert time.monotonic() < deadline, "the zombie has not received its eviction"
+            time.sleep(LOOK_INTERVAL)
+        produce(bootstrap, source, 1000, size=20)
+        until_no_lag(bootstrap, source, 2, timeout=PATIENCE)
+        ends = {place[1]: end for place, end in end_offsets(bootstrap, source).items()}
+        if zombie.process.poll() is not None:
+            assert self.mode == "partition"
+            assert "transport.errors.Fenced: " in zombie.errors
+        else:
+            assert "Fenced" not in zombie.errors or self.mode == "partition"
+            zombie.stop()
+        heir.stop()
+        assert "Fenced" not in heir.errors
+        assert read_committed(bootstrap, target) == once_each(ends)
+        assert read(bootstrap, target, "read_uncommitted").total() > sum(ends.values())
+
+
+def test_a_zombie_writes_nothing_and_joins_again(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], kafka_java: None, tmp_path: Path
+) -> None:
+    """Four zombies at the same time, because each waits for most of its 40 s.
+
+    The timeout of their transactions is too long to abort these.
+    """
+    zombies = [
+        Zombie(*each) for each in itertools.product(["member", "partition"], ["commits", "hears"])
+    ]
+    with ThreadPoolExecutor(len(zombies)) as pool, contextlib.ExitStack() as stack:
+        checks = []
+        for zombie in zombies:
+            folder = tmp_path / f"{zombie.mode} {zombie.first}"
+            folder.mkdir()
+            members = Copiers(folder)
+            stack.callback(members.close)
+            topics = kafka_topic(2), kafka_topic(1)
+            checks.append(pool.submit(zombie.check, kafka_bootstrap, *topics, members))
+        for check in checks:
+            check.result()

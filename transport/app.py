@@ -18,6 +18,7 @@ import trio
 from nurseries import Node, Service, State, running
 from transport.arguments import seconds, text
 from transport.codecs import CodecArg
+from transport.configuration import configured
 from transport.drivers.base import Driver
 from transport.drivers.memory import MemoryBroker
 from transport.errors import AppClosed
@@ -37,7 +38,7 @@ from transport.message import Batch, Message
 from transport.parts import Transport
 from transport.probe import Points, Probe
 from transport.running import Program, check_place
-from transport.settings import Settings, SettingsArgs, settings_from
+from transport.settings import Settings, SettingsArgs
 from transport.signals import SignalHandlers, passed_to
 from transport.topic import Topic
 from transport.types import TP, K, V
@@ -90,12 +91,18 @@ class App:
         id: the consumer group, and the name in the tree.
         broker: a URL, or several URLs of one cluster: `memory://NAME`,
             `kafka://HOST:PORT,HOST:PORT`, `kafka+ssl://`, `kafka+sasl://user:password@…`,
-            `kafka+sasl+ssl://`. Or a `MemoryBroker`, or another `Driver`.
+            `kafka+sasl+ssl://`. Or a `MemoryBroker`, or another `Driver`. None: the setting
+            `broker` of the environment or of the TOML file; without one, `memory://`.
         **settings: the fields of `Settings` and of `ClientSettings`. Type checkers know them from
-            `SettingsArgs`.
+            `SettingsArgs`. A setting that is not given here comes from the environment variable
+            `KAFKA_NURSERY_<SETTING>`, or else from `kafka-nursery.toml`.
+
+    Attributes:
+        configuration: the settings, and where each of them comes from.
 
     Raises:
-        ValueError: a URL has no driver. TypeError: a setting is unknown.
+        ValueError: a URL has no driver; or a setting of the environment or of the TOML file is
+            unknown or not valid. TypeError: a keyword is no setting.
     """
 
     Transport: ClassVar[type[Transport]] = Transport
@@ -117,15 +124,17 @@ class App:
     def __init__(
         self,
         id: str,
-        broker: str | Sequence[str] | MemoryBroker | Driver = "memory://",
+        broker: str | Sequence[str] | MemoryBroker | Driver | None = None,
         **settings: Unpack[SettingsArgs],
     ) -> None:
         text("id", id)
         self.id = id
-        self.settings: Settings = settings_from(id, settings)
+        self.configuration = configured(id, broker, settings)
+        self.settings: Settings = self.configuration.settings
         # The topic objects in use, in the order in which they were made. For tests.
         self._topics: weakref.WeakKeyDictionary[Topic[Any, Any], None] = weakref.WeakKeyDictionary()
-        self._make_parts([broker] if isinstance(broker, str) else broker, self.settings.monitor)
+        chosen = self.configuration.broker
+        self._make_parts([chosen] if isinstance(chosen, str) else chosen, self.settings.monitor)
 
     def _make_parts(
         self, broker: Sequence[str] | MemoryBroker | Driver, sensor: Points | None

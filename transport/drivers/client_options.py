@@ -17,33 +17,47 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import attrs
+
 from transport.arguments import MOST, choice, flag, function, instance, text, whole, wrong_type
 
 Check = Callable[[str, Any], object]
 
 
-def _whole(least: int = 0, most: int = MOST) -> Check:
-    return lambda name, value: whole(name, value, least=least, most=most)
+@attrs.frozen
+class Option:
+    """An option that is passed to the client.
+
+    Attributes:
+        kind: the type of its values; object: only the client knows.
+    """
+
+    kind: type
+    check: Check
 
 
-def _one_of(*choices: str) -> Check:
-    return lambda name, value: choice(name, value, choices)
+def _whole(least: int = 0, most: int = MOST) -> Option:
+    return Option(int, lambda name, value: whole(name, value, least=least, most=most))
 
 
-def _rack(name: str, value: Any) -> None:
+def _one_of(*choices: str) -> Option:
+    return Option(str, lambda name, value: choice(name, value, choices))
+
+
+def _check_str(name: str, value: Any) -> None:
     instance(name, value, str, "a str")
 
 
-def _path(name: str, value: Any) -> None:
+def _check_path(name: str, value: Any) -> None:
     instance(name, value, (str, os.PathLike), "the path of a file")
 
 
-def _hidden(name: str, value: Any) -> None:
+def _check_hidden(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not one of type {type(value).__name__}")
 
 
-def _socket_options(name: str, value: Any) -> None:
+def _check_socket_options(name: str, value: Any) -> None:
     expected = "a list of arguments of socket.setsockopt, such as [(level, option, value)]"
     if not isinstance(value, (list, tuple)):
         raise wrong_type(name, expected, value)
@@ -52,43 +66,45 @@ def _socket_options(name: str, value: Any) -> None:
             raise wrong_type(f"each of {name}", "a tuple (level, option, value)", each)
 
 
-def _any(name: str, value: Any) -> None:
-    """Accept any value: only the client knows which values are valid."""
+_FLAG = Option(bool, flag)
+_TEXT = Option(str, text)
+_PATH = Option(str, _check_path)
+_HIDDEN = Option(str, _check_hidden)
+_ANY = Option(object, lambda name, value: None)
 
-
-PASSED: Mapping[str, Check] = {
-    "allow_auto_create_topics": flag,
+PASSED: Mapping[str, Option] = {
+    "allow_auto_create_topics": _FLAG,
     "client_dns_lookup": _one_of("use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"),
-    "client_rack": _rack,
+    "client_rack": Option(str, _check_str),
     "connections_max_idle_ms": _whole(1),
-    "enable_idempotence": flag,
-    "enable_incremental_fetch_sessions": flag,
+    "enable_idempotence": _FLAG,
+    "enable_incremental_fetch_sessions": _FLAG,
     "fetch_max_wait_ms": _whole(),
     "fetch_min_bytes": _whole(),
     # With more than 5 the client gives up idempotence and only logs that.
     "max_in_flight_requests_per_connection": _whole(1, 5),
     "metadata_max_age_ms": _whole(1),
-    "proxy_url": _hidden,
+    "proxy_url": _HIDDEN,
     "receive_message_max_bytes": _whole(1),
     "reconnect_backoff_max_ms": _whole(1),
     "reconnect_backoff_ms": _whole(1),
     "retry_backoff_ms": _whole(1),
-    "sasl_kerberos_domain_name": text,
-    "sasl_kerberos_name": _any,
-    "sasl_kerberos_service_name": text,
-    "sasl_mechanism": text,
-    "sasl_oauth_token_provider": _any,
-    "sasl_plain_password": _hidden,
-    "sasl_plain_username": text,
+    "sasl_kerberos_domain_name": _TEXT,
+    "sasl_kerberos_name": _ANY,
+    "sasl_kerberos_service_name": _TEXT,
+    "sasl_mechanism": _TEXT,
+    "sasl_oauth_token_provider": _ANY,
+    "sasl_plain_password": _HIDDEN,
+    "sasl_plain_username": _TEXT,
     "security_protocol": _one_of("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
-    "selector": function,
-    "socket_options": _socket_options,
-    "ssl_cafile": _path,
-    "ssl_certfile": _path,
-    "ssl_check_hostname": flag,
-    "ssl_crlfile": _path,
-    "ssl_keyfile": _path,
-    "ssl_password": _hidden,
+    "selector": Option(object, function),
+    "socket_options": Option(list, _check_socket_options),
+    "ssl_cafile": _PATH,
+    "ssl_certfile": _PATH,
+    "ssl_check_hostname": _FLAG,
+    "ssl_crlfile": _PATH,
+    "ssl_keyfile": _PATH,
+    "ssl_password": _HIDDEN,
 }
 
 _BY_MONITOR = "here it is monitor, a Sensor that receives the events of the app"
@@ -165,7 +181,7 @@ def check_client_options(name: str, options: Any) -> None:
         if option not in PASSED:
             raise ValueError(_unknown(name, option))
         if value is not None:
-            PASSED[option](f"{option} in {name}", value)
+            PASSED[option].check(f"{option} in {name}", value)
 
 
 def _unknown(name: str, option: str) -> str:

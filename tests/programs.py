@@ -11,6 +11,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import trio
 import trio.testing
 
 MOST_SECONDS = 120
+COMMON = "common"  # the directory whose files each program gets
 ROOT = Path(__file__).parent.parent
 
 
@@ -38,17 +40,19 @@ class Ended:
 def run_all(
     programs: Sequence[str], files: dict[str, str] | None = None, *, jumping: bool = True
 ) -> list[Ended]:
-    """Run the programs in parallel.
+    """Run the programs in parallel, each in a directory of its own.
 
     Args:
-        files: the text by name of the files in the directory in which all programs run.
+        files: the text by name of the files in each of these directories.
         jumping: whether trio's clock jumps. It never does in programs that import `time`, because
             these wait for threads.
     """
     order = {"programs": programs, "jumping": jumping}
     with tempfile.TemporaryDirectory() as folder:
+        common = Path(folder, COMMON)
+        common.mkdir()
         for name, text in (files or {}).items():
-            Path(folder, name).write_text(text)
+            (common / name).write_text(text)
         ended = subprocess.run(
             [sys.executable, "-m", "tests.programs", folder],
             input=json.dumps(order),
@@ -66,12 +70,14 @@ def _fork(folder: Path, number: int, program: str, jumping: bool) -> tuple[int, 
 
     Its output goes to files beside it with the suffixes `.out` and `.err`.
     """
-    path = folder / f"program_{number}.py"
+    home = folder / str(number)
+    shutil.copytree(folder / COMMON, home)
+    path = home / f"program_{number}.py"
     path.write_text(program)
     pid = os.fork()
     if pid == 0:
         signal.alarm(MOST_SECONDS)  # ends the process
-        os.chdir(folder)
+        os.chdir(home)
         for descriptor, ending in ((1, ".out"), (2, ".err")):
             os.dup2(os.open(path.with_suffix(ending), os.O_WRONLY | os.O_CREAT), descriptor)
         sys.exit(_execute(path, program, jumping))

@@ -206,9 +206,7 @@ def test_the_id_of_an_app_is_a_str(wrong: Any) -> None:
     refuses(lambda: App(wrong), "id must be")
 
 
-@pytest.mark.parametrize(
-    "wrong", [5, None, b"kafka://h:1", ["kafka://h:1", 5], object()], ids=id_of
-)
+@pytest.mark.parametrize("wrong", [5, b"kafka://h:1", ["kafka://h:1", 5], object()], ids=id_of)
 def test_a_broker_is_a_url_or_a_driver(wrong: Any) -> None:
     refuses(lambda: App("group", wrong), "broker must be")
 

@@ -12,6 +12,7 @@ async with app:
 from transport.app import App
 from transport.codecs import JSON, Codec, DecodeError, NotLoaded
 from transport.committing.transactions import TransactionManager
+from transport.configuration import Configuration
 from transport.consuming.conductor import Conductor
 from transport.consuming.consumer import Consumer
 from transport.consuming.fetcher import Fetcher
@@ -83,6 +84,7 @@ __all__ = [
     "CommitUnknown",
     "CommitWithdrawn",
     "Conductor",
+    "Configuration",
     "Consumer",
     "DecodeError",
     "Delivery",

@@ -277,7 +277,8 @@ def test_passed_option_reaches_part_of_client_that_reads_it(
     if name not in kind.DEFAULT_CONFIG:
         return
     value = PASSED_VALUES[name]
-    chosen = {name: value}
+    login = {"sasl_plain_username": "me", "sasl_plain_password": "secret"}
+    chosen = {**(login if name.startswith("sasl_") else {}), name: value}
     settings = ClientSettings(group_id="group", client_options=chosen)
     security = {"security_protocol": "SASL_SSL" if name[:4] in ("sasl", "ssl_") else "PLAINTEXT"}
     make = consumer_options if kind is KafkaConsumer else producer_options

@@ -41,21 +41,12 @@ class Configuration:
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Yield the name, the value and the origin of each setting. `repr()` hides secrets."""
-        yield BROKER, self._broker_without_password(), self.origins.get(BROKER, DEFAULT)
+        yield BROKER, self.broker, self.origins.get(BROKER, DEFAULT)
         for name in sorted(TYPES.keys() - {BROKER, OPTIONS}):
             holder = self.settings if hasattr(self.settings, name) else self.settings.client
             yield name, getattr(holder, name), self.origins.get(name, DEFAULT)
         for name, value in sorted(self.settings.client.client_options.items()):
             yield f"{OPTIONS}.{name}", value, self.origins[f"{OPTIONS}.{name}"]
-
-    def _broker_without_password(self) -> Any:
-        match self.broker:
-            case str(url):
-                return Url(url)
-            case [*urls]:
-                return [Url(url) for url in urls]
-            case other:
-                return other
 
 
 def configured(id: str, broker: Any, keywords: Mapping[str, Any]) -> Configuration:
@@ -84,10 +75,17 @@ def configured(id: str, broker: Any, keywords: Mapping[str, Any]) -> Configurati
     origins = {name: each.origin for name, each in given.items()}
     origins |= {f"{OPTIONS}.{name}": each.origin for name, each in options.items()}
     values = {name: each.value for name, each in given.items()}
-    if options:
+    if OPTIONS not in values:
         values[OPTIONS] = {name: each.value for name, each in options.items()}
-    chosen = values.pop(BROKER, DEFAULT_BROKER)
+    chosen = _secretive(values.pop(BROKER, DEFAULT_BROKER))
     return Configuration(chosen, _settings(id, values, origins), origins)
+
+
+def _secretive(broker: Any) -> Any:
+    """Return the broker with URLs that `repr()` shows without their passwords."""
+    if isinstance(broker, (list, tuple)):
+        return [_secretive(each) for each in broker]
+    return Url(broker) if isinstance(broker, str) else broker
 
 
 def _keywords_layer(broker: Any, keywords: Mapping[str, Any]) -> Layer:

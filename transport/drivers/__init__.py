@@ -6,8 +6,9 @@
     kafka+sasl://USER:PASSWORD@HOST:PORT      Kafka with a login, in the clear
     kafka+sasl+ssl://USER:PASSWORD@HOST:PORT  Kafka with a login, over TLS
 
-A login uses SASL's PLAIN unless `client_options` name another mechanism. Certificates and other
-options of the client are also set there. In a user or password, each of `:/@%` is percent-encoded.
+A login uses SASL's PLAIN unless `client_options` name another mechanism. A URL may leave out the
+login or the password: then they are among the `client_options`, as certificates and other options
+of the client are. In a user or password, each of `:/@%` is percent-encoded.
 """
 
 from __future__ import annotations
@@ -88,13 +89,11 @@ def _kafka(
     login = logins.pop()
     if "sasl" in scheme.split("+"):
         user, colon, password = (login or "").partition(":")
-        if not user or not colon:
-            raise _bad(urls, "no user or no password: a login is USER:PASSWORD@")
-        security |= {
-            "sasl_mechanism": "PLAIN",
-            "sasl_plain_username": unquote(user),
-            "sasl_plain_password": unquote(password),
-        }
+        security["sasl_mechanism"] = "PLAIN"
+        if user:
+            security["sasl_plain_username"] = unquote(user)
+        if colon:
+            security["sasl_plain_password"] = unquote(password)
     elif login is not None:
         raise _bad(urls, "a login needs kafka+sasl:// or kafka+sasl+ssl://")
     # Imported late: kafka-python takes a tenth of a second, which memory:// must not cost.

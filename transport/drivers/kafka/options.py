@@ -20,6 +20,7 @@ TRANSACTION_BACKOFF_MS = 20
 # The share of delivery_timeout after which the client gives a message up.
 GIVES_UP_AFTER = 0.9
 
+_BY_PASSWORD = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _STRATEGIES = {
     "cooperative": (CooperativeStickyAssignor,),
     "eager": (RangePartitionAssignor, RoundRobinPartitionAssignor),
@@ -148,7 +149,8 @@ def _check_waiting(options: Mapping[str, Any]) -> None:
 def _check_security(security: Mapping[str, Any], settings: ClientSettings) -> None:
     """Refuse options that have no effect on a connection of this kind."""
     options = settings.client_options
-    protocol = {**security, **options}.get("security_protocol", "PLAINTEXT")
+    chosen = {**security, **options}
+    protocol = chosen.get("security_protocol", "PLAINTEXT")
     tls = sorted(name for name in options if name.startswith("ssl_"))
     login = sorted(name for name in options if name.startswith("sasl_"))
     if settings.ssl_context is not None:
@@ -168,6 +170,13 @@ def _check_security(security: Mapping[str, Any], settings: ClientSettings) -> No
             f"{login[0]} in client_options has no effect without a login: begin the broker's URL"
             " with kafka+sasl:// or kafka+sasl+ssl://, or set security_protocol in client_options"
         )
+    if protocol in ("SASL_PLAINTEXT", "SASL_SSL") and chosen.get("sasl_mechanism") in _BY_PASSWORD:
+        for name in ("sasl_plain_username", "sasl_plain_password"):
+            if not chosen.get(name):
+                raise ValueError(
+                    f"no {name}: a login is USER:PASSWORD@ before the hosts in the broker's URL,"
+                    " or sasl_plain_username and sasl_plain_password in client_options"
+                )
 
 
 def _ms(seconds: float) -> int:

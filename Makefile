@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Arguments for pytest, as in: make test-fast ARGS="-k ledger -x"
 ARGS ?=
+# Both lanes run in several processes, one for each core. In the Kafka lane each has its own broker.
+# In a single process: make test-fast PARALLEL=
+PARALLEL ?= -n auto --maxprocesses=4
 # If the Kafka lane cannot run, `make test` skips it and says so (auto), or fails (required).
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
@@ -52,9 +55,9 @@ demo: $(READY) ## Run a demo in memory, or on a real broker: BROKER=kafka://HOST
 
 test: $(READY) ## Run all tests: the fast lane, then the Kafka lane if Java 17 and Maven are found
 	@mkdir -p .pytest_cache
-	@$(BIN)/pytest $(ARGS) | tee .pytest_cache/fast.txt
+	@$(BIN)/pytest $(PARALLEL) $(ARGS) | tee .pytest_cache/fast.txt
 	@if [ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || missing=$$($(TOOLCHAIN) 2>&1); then \
-	  $(BIN)/pytest -m kafka $(ARGS) | tee .pytest_cache/kafka.txt; \
+	  $(BIN)/pytest $(PARALLEL) -m kafka $(ARGS) | tee .pytest_cache/kafka.txt; \
 	  echo "fast lane:  $$(tail -n 1 .pytest_cache/fast.txt)"; \
 	  echo "Kafka lane: $$(tail -n 1 .pytest_cache/kafka.txt)"; \
 	else \
@@ -67,14 +70,14 @@ test: $(READY) ## Run all tests: the fast lane, then the Kafka lane if Java 17 a
 	fi
 
 test-fast: $(READY) ## Run only the fast lane, without Kafka and Java; ARGS="..." goes to pytest
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-kafka: $(READY) ## Run only the Kafka lane; KAFKA_VERSION=3.9, or KAFKA_BOOTSTRAP_SERVERS
 	@[ -n "$${KAFKA_BOOTSTRAP_SERVERS:-}" ] || $(TOOLCHAIN)
-	@$(BIN)/pytest -m kafka $(ARGS)
+	@$(BIN)/pytest $(PARALLEL) -m kafka $(ARGS)
 
 test-older: $(READY) ## Run a part of the Kafka lane on Kafka 3.9
-	@export KAFKA_VERSION=3.9; $(TOOLCHAIN); $(BIN)/pytest -m kafka $(OLDER) $(ARGS)
+	@export KAFKA_VERSION=3.9; $(TOOLCHAIN); $(BIN)/pytest $(PARALLEL) -m kafka $(OLDER) $(ARGS)
 
 matrix: $(READY) ## Run the fast lane on each other Python that is found, each in its own environment
 	@.ci/matrix $(ARGS)

@@ -62,16 +62,13 @@ def configured(id: str, broker: Any, keywords: Mapping[str, Any]) -> Configurati
         ValueError: another source gives what is no setting or not valid; or settings contradict
             each other. The text names the source.
     """
-    layers = (
-        converted(toml_layer(os.environ, Path.cwd())),
-        converted(environment_layer(os.environ)),
-        _keywords_layer(broker, keywords),
-    )
-    given: dict[str, Given] = {}
-    options: dict[str, Given] = {}
-    for layer in layers:
-        given |= layer.settings
-        options |= layer.client_options
+    outside = Layer()
+    for layer in (toml_layer(os.environ, Path.cwd()), environment_layer(os.environ)):
+        outside = outside.overridden_by(layer)
+    inside = _keywords_layer(broker, keywords)
+    # Only the values in force are converted: some of them name modules, which are imported.
+    merged = converted(outside.without(inside)).overridden_by(inside)
+    given, options = merged.settings, merged.client_options
     origins = {name: each.origin for name, each in given.items()}
     origins |= {f"{OPTIONS}.{name}": each.origin for name, each in options.items()}
     values = {name: each.value for name, each in given.items()}

@@ -29,6 +29,24 @@ class Layer:
     settings: Mapping[str, Given] = attrs.field(factory=dict)
     client_options: Mapping[str, Given] = attrs.field(factory=dict)
 
+    def overridden_by(self, other: Layer) -> Layer:
+        """Return the settings of both. Where both give one, that of the other is in force."""
+        return Layer(
+            {**self.settings, **other.settings},
+            {**self.client_options, **other.client_options},
+        )
+
+    def without(self, other: Layer) -> Layer:
+        """Return the settings that the other does not give."""
+        return Layer(
+            {name: each for name, each in self.settings.items() if name not in other.settings},
+            {
+                name: each
+                for name, each in self.client_options.items()
+                if name not in other.client_options
+            },
+        )
+
 
 def unknown(names: Mapping[str, str], known: Collection[str], hint: str) -> ValueError:
     """Return the error for settings that do not exist, with what to write instead.

@@ -333,7 +333,7 @@ async def test_an_app_with_a_stuck_handler_ends_within_its_grace(
     assert trio.current_time() - start < 5 + 10
     assert committed(broker) == {ORDERS[0]: 1}
     assert caplog.messages == [
-        "orders-0: 1 delivered message was not acked at shutdown and will be redelivered,"
+        "group: 1 delivered message was not acked at shutdown and will be redelivered: orders-0"
         " from offset 1"
     ]
 
@@ -407,6 +407,7 @@ async def test_the_tree_shows_the_tasks_of_a_running_app() -> None:
             "starts",
             "commit ticker",
             "stall detector",
+            "slow handlers",
             "patterns",
             "Fetcher",
             "poll",

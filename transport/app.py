@@ -5,7 +5,6 @@ Look here for how an app opens and closes, and for the hooks of a subclass.
 
 from __future__ import annotations
 
-import logging
 import re
 import signal
 import weakref
@@ -34,6 +33,7 @@ from transport.handling.plan import (
     name_of,
 )
 from transport.handling.retry import Retry
+from transport.log import Log
 from transport.message import Batch, Message
 from transport.parts import Transport
 from transport.probe import Points, Probe
@@ -42,8 +42,6 @@ from transport.settings import Settings, SettingsArgs
 from transport.signals import SignalHandlers, passed_to
 from transport.topic import Topic
 from transport.types import TP, K, V
-
-logger = logging.getLogger("transport.app")
 
 R = TypeVar("R")
 
@@ -57,6 +55,7 @@ class _Root(Service):
     def __init__(self, app: App) -> None:
         super().__init__(f"App({app.id})", grace=app.settings.grace)
         self._app = app
+        self._log = Log("transport.app", app.id)
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
@@ -64,10 +63,19 @@ class _Root(Service):
             await self.add_service(probe)
             probe(probe.sensor.on_open, self._app)
         await self.add_service(self._app.producer)
+        self._log_connection()
         await self.add_service(self._app.conductor)
         await self.add_service(self._app.consumer)
         if self._app.handlers:
             await self.start_handlers()
+
+    def _log_connection(self) -> None:
+        transport = self._app.transport
+        brokers = ", ".join(map(str, transport.url)) or repr(transport.driver)
+        client = transport.driver_version
+        self._log.info(
+            "connected", "connected to %s with %s", brokers, client, broker=brokers, client=client
+        )
 
     async def start_handlers(self) -> None:
         """Start the handlers, which may handle messages before this returns."""
@@ -129,6 +137,7 @@ class App:
     ) -> None:
         text("id", id)
         self.id = id
+        self._log = Log("transport.app", id)
         self.configuration = configured(id, broker, settings)
         self.settings: Settings = self.configuration.settings
         # The topic objects in use, in the order in which they were made. For tests.
@@ -428,9 +437,12 @@ class App:
     async def __aexit__(self, *exc: Any) -> bool | None:
         assert self._running is not None
         self.is_open = False
+        start = trio.current_time()
         try:
             return await self._running.__aexit__(*exc)
         finally:
+            seconds = trio.current_time() - start
+            self._log.info("closed", "closed in %.1f s", seconds, seconds=seconds)
             if self._handlers is not None:
                 self._handlers.remove()
 
@@ -519,9 +531,12 @@ class App:
             )
 
         def stop(number: signal.Signals) -> None:
-            logger.info(
-                "%s: %s received: the app stops, and handlers have %g s to finish their messages",
-                *(self.id, number.name, timeout),
+            self._log.info(
+                "stopping",
+                "%s received: the app stops, and handlers have %g s to finish their messages",
+                *(number.name, timeout),
+                signal=number.name,
+                seconds=timeout,
             )
             self.stop()
             self._root.end_block_by(trio.current_time() + timeout)

@@ -7,7 +7,9 @@ thousand topics. Look here for how errors show such values. Nothing here knows t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import groupby, islice
+
+from transport.types import TP
 
 _MOST_CHARACTERS = 200
 _MOST_NAMES = 20
@@ -41,3 +43,25 @@ def listed(names: Iterable[object]) -> str:
     shown = ", ".join(excerpt(str(name)) for name in islice(every, _MOST_NAMES))
     left = len(every) - _MOST_NAMES
     return shown if left <= 0 else f"{shown} and {left} more"
+
+
+def ranges(tps: Iterable[TP]) -> str:
+    """Return partitions as compact ranges, cut: `orders[0-3,7], users-0`."""
+    by_topic: dict[str, list[int]] = {}
+    for tp in sorted(set(tps)):
+        by_topic.setdefault(tp.topic, []).append(tp.partition)
+    return listed(
+        f"{topic}[{_runs(numbers)}]" if len(numbers) > 1 else f"{topic}-{numbers[0]}"
+        for topic, numbers in by_topic.items()
+    )
+
+
+def _runs(numbers: list[int]) -> str:
+    """Return ascending numbers as runs of consecutive ones: `0-3,7`."""
+    runs = [
+        [number for _, number in run]
+        for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    ]
+    shown = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs[:_MOST_NAMES]]
+    left = sum(map(len, runs[_MOST_NAMES:]))
+    return ",".join(shown) + (f" and {left} more" if left else "")

@@ -22,9 +22,8 @@ import trio
 
 from transport.crash_report import crash_report
 from transport.excerpt import excerpt_of_error, listed
+from transport.log import Log
 from transport.signals import SignalHandlers, passed_to
-
-logger = logging.getLogger("transport.app")
 
 _FLUSH_TIMEOUT = 0.5  # seconds
 
@@ -54,6 +53,7 @@ class Program:
         self, name: str, node: str, grace: float, app: AbstractAsyncContextManager[Stoppable]
     ) -> None:
         self._name = name
+        self._log = Log("transport.app", name)
         self._node = node
         self._grace = grace
         self._app = app
@@ -72,9 +72,11 @@ class Program:
         """
         handlers = SignalHandlers(self._on_signal, self._end_at_once, keeps_others=True)
         for number in handlers.install():
-            logger.info(
-                "%s: the program has its own handler of %s, so that signal does not stop the app",
-                *(self._name, number.name),
+            self._log.info(
+                "signal_not_handled",
+                "the program has its own handler of %s, so that signal does not stop the app",
+                number.name,
+                signal=number.name,
             )
         crash: BaseException | None = None
         try:
@@ -101,8 +103,10 @@ class Program:
 
     def _stop(self, number: signal.Signals) -> None:
         self._announce(
+            "stopping",
             f"{number.name} received: the app stops in order, within {self._grace:g} s. A second"
-            " signal ends the process at once"
+            " signal ends the process at once",
+            number,
         )
         if self._open is None:
             self._life.cancel()
@@ -131,7 +135,8 @@ class Program:
 
     def _flush(self, number: signal.Signals, flushed: threading.Lock) -> None:
         try:
-            self._announce(f"{number.name} received again: the process ends at once")
+            text = f"{number.name} received again: the process ends at once"
+            self._announce("ended_at_once", text, number)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(AttributeError, OSError, ValueError):
                     stream.flush()  # None or closed in some programs
@@ -139,10 +144,10 @@ class Program:
         finally:
             flushed.release()
 
-    def _announce(self, text: str) -> None:
+    def _announce(self, event: str, text: str, number: signal.Signals) -> None:
         """Log a line. In a program that has not configured logging, print it to stderr."""
-        if logger.hasHandlers():
-            logger.info("%s: %s", self._name, text)
+        if self._log.has_handlers:
+            self._log.info(event, "%s", text, signal=number.name)
         else:
             _print(f"{self._name}: {text}\n")
 
@@ -151,9 +156,11 @@ class Program:
         interrupts, errors = _interrupts_of(error)
         if errors is not None:
             _print(crash_report(self._node, errors))
-            if logger.hasHandlers():
+            if self._log.has_handlers:
                 causes = listed(excerpt_of_error(each) for each in _leaves(errors))
-                logger.critical("%s: the app ended with an error: %s", self._name, causes)
+                self._log.critical(
+                    "crashed", "the app ended with an error: %s", causes, error=causes
+                )
         for interrupt in interrupts:
             if errors is None or not isinstance(interrupt, SystemExit) or interrupt.code:
                 raise interrupt

@@ -33,6 +33,7 @@ from transport.errors import (
     TopicReplaced,
     TransportError,
 )
+from transport.log import Log
 from transport.message import Message
 from transport.types import TP
 
@@ -86,6 +87,7 @@ class Rig:
         self.committer = Committer(
             self.assignment,
             self.client,
+            Log("transport.consumer", "group"),
             timeout=7.0,
             patience=30.0,
             can_join=lambda: self.can_join,
@@ -879,5 +881,5 @@ async def test_commit_that_waits_long_for_deliveries_warns(
         await trio.sleep(0.2)
         assert client.tried == []
     [warning] = warnings_in(caplog)
-    assert warning.startswith("the commit of a-0 waits for messages that were sent before")
+    assert warning.startswith("group: the commit of a-0 waits for messages that were")
     assert client.made == [{A: 1}]

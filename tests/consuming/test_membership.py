@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import trio
@@ -12,6 +13,8 @@ from tests.nurseries.clock import jumping
 from transport import TP, App
 from transport.consuming.membership import Membership
 from transport.drivers.base import Rebalance, RebalanceKind
+from transport.log import Log
+from transport.types import GroupMetadata
 
 ORDERS = [TP("orders", 0), TP("orders", 1)]
 
@@ -28,7 +31,13 @@ async def test_join_is_logged_with_its_partitions(
     async with app_on(broker_with(*ORDERS, records=1), "kitchen") as app:
         await take(app.topic("orders").noack(), 2)
         await trio.sleep(60)
-    assert caplog.messages[0] == "kitchen: joined its group, and was assigned orders-0, orders-1"
+    connected, joined, *_ = caplog.messages
+    assert connected.startswith("kitchen: connected to ")
+    assert re.fullmatch(
+        r"kitchen: joined its group in generation \d+ as the member '.+', and was assigned"
+        r" orders\[0-1\]",
+        joined,
+    )
     assert not any("has not joined" in line for line in caplog.messages)
 
 
@@ -59,7 +68,7 @@ async def test_lost_partitions_are_a_warning(caplog: pytest.LogCaptureFixture) -
     lost = [record for record in caplog.records if "lost" in record.getMessage()]
     assert [record.levelname for record in lost] == ["WARNING"]
     assert lost[0].getMessage() == (
-        "kitchen: lost orders-0, orders-1: the group continues without this member. Messages that"
+        "kitchen: lost orders[0-1]: the group continues without this member. Messages that"
         " are not committed will be redelivered"
     )
 
@@ -86,10 +95,14 @@ async def test_app_without_topics_does_not_warn_about_the_join(
 ) -> None:
     async with App("idle"):
         await trio.sleep(60)
-    assert caplog.messages == []
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
 
 
 def test_join_without_partitions_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     nothing = Rebalance(RebalanceKind.ASSIGNED, frozenset(), 1, 10.0, lambda seek, pause: None)
-    Membership("kitchen", 45.0).log(nothing)
-    assert caplog.messages == ["kitchen: joined its group, and was assigned no partition"]
+    identity = GroupMetadata("kitchen", 1, "a cook")
+    Membership(Log("transport.consumer", "kitchen"), lambda: identity, 45.0).begun(nothing)
+    assert caplog.messages == [
+        "kitchen: joined its group in generation 1 as the member 'a cook', and was assigned no"
+        " partition"
+    ]

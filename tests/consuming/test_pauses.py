@@ -41,7 +41,7 @@ async def test_nothing_is_fetched_while_flow_is_stopped() -> None:
         assert [message.offset for message in await take(messages, 2)] == [1, 2]
 
 
-def test_partition_is_resumed_that_the_user_resumes_during_an_assignment_of_others() -> None:
+async def test_partition_is_resumed_that_the_user_resumes_during_an_assignment_of_others() -> None:
     flow, assigned = Flow(), {FIRST}
     pauses = paused_by_user(flow, assigned)
     assigned.add(SECOND)
@@ -50,7 +50,7 @@ def test_partition_is_resumed_that_the_user_resumes_during_an_assignment_of_othe
     assert pauses.changes() == (NONE, {FIRST})
 
 
-def test_partition_that_the_client_started_without_its_pause_is_paused_again() -> None:
+async def test_partition_that_the_client_started_without_its_pause_is_paused_again() -> None:
     flow, assigned = Flow(), {FIRST, SECOND}
     pauses = paused_by_user(flow, assigned)
     pauses.forget(frozenset({FIRST, SECOND}))

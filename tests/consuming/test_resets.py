@@ -287,7 +287,7 @@ async def test_position_before_the_log_is_reset_with_a_warning(
         now = monitor.snapshot()
     assert (now.resets, now.skipped) == (1, skipped)
     assert resets(caplog) == [
-        f"orders-0: the position 3 is not in the log: reading goes on at offset {to}, as"
+        f"group: orders-0: the position 3 is not in the log: reading goes on at offset {to}, as"
         f" auto_offset_reset={policy!r} says; {skipped} records are skipped"
     ]
 
@@ -321,7 +321,7 @@ async def test_partition_without_offset_in_an_older_group_is_a_warning(
         await trio.sleep(5)
         assert (monitor.snapshot().resets, monitor.snapshot().skipped) == (1, 0)
     assert resets(caplog) == [
-        "orders-1: the group is not new but has no committed offset of this partition:"
+        "group: orders-1: the group is not new but has no committed offset of this partition:"
         " reading starts at offset 0, 0 records are skipped"
     ]
 

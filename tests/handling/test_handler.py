@@ -520,7 +520,8 @@ async def test_a_message_whose_filter_raises_fails_in_its_turn_and_is_not_retrie
         await trio.sleep(10)
     assert calls.done == [0, 2]
     assert warnings_in(caplog) == [
-        "handler worker skips orders-0 offset 1, which failed at attempt 1: Broken('the filter')"
+        "group: handler worker skips orders-0 offset 1, which failed at attempt 1:"
+        " Broken('the filter')"
     ]
     assert committed_to(broker) == 3
 

@@ -104,8 +104,8 @@ async def test_a_message_that_runs_longer_than_half_of_the_grace_is_cancelled_an
     assert 5 <= trio.current_time() - before < 10
     assert [call.outcome for call in calls.all] == ["cancelled", "cancelled"]
     assert warnings_in(caplog) == [
-        "orders-0: 2 delivered messages were not acked at shutdown and will be redelivered, from"
-        " offset 0"
+        "group: 2 delivered messages were not acked at shutdown and will be redelivered: orders-0"
+        " from offset 0"
     ]
     assert await rest(broker) == [0, 1, 2]
 

@@ -340,7 +340,7 @@ async def test_a_skipped_message_is_acked_with_a_warning(caplog: pytest.LogCaptu
     assert calls.done == [0, 2]
     assert committed_to(broker) == 3
     assert warnings_in(caplog) == [
-        "handler worker skips orders-0 offset 1, which failed at attempt 3:"
+        "group: handler worker skips orders-0 offset 1, which failed at attempt 3:"
         " Broken('offset 1, attempt 3')"
     ]
 

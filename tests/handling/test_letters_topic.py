@@ -68,7 +68,8 @@ async def test_topic_of_dead_letters_that_cannot_be_checked_is_a_warning(
     with caplog.at_level(logging.WARNING, "transport.handler"):
         await start(broker, error)
     [record] = caplog.records
-    assert record.getMessage() == f"handler handle: cannot check the topic orders.dead: {error}"
+    text = f"group: handler handle: cannot check the topic orders.dead: {error}"
+    assert record.getMessage() == text
 
 
 @pytest.mark.parametrize("error", [AppClosed("it closes"), ClientClosed("it was killed")])

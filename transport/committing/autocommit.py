@@ -7,7 +7,6 @@ transactions, a refused one ends the app.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -16,8 +15,7 @@ from transport.committing.contract import AnyCommitter
 from transport.committing.livelock import LivelockWatch
 from transport.delivering.assignment import Assignment
 from transport.errors import AppClosed, CommitUnknown, DeliveryFailed, TransportError
-
-logger = logging.getLogger("transport.consumer")
+from transport.log import Log
 
 
 class AutoCommitter:
@@ -40,6 +38,7 @@ class AutoCommitter:
         commit: Callable[[], Awaitable[object]],
         commit_last: Callable[[], Awaitable[object]],
         ending_quietly: Callable[[], contextlib.AbstractContextManager[None]],
+        log: Log,
         *,
         timeout: float,
         livelock_timeout: float,
@@ -50,10 +49,12 @@ class AutoCommitter:
         self._commit = commit
         self._commit_last = commit_last
         self._ending_quietly = ending_quietly
+        self._log = log
         self._timeout = timeout
         self._raises_refusals = raises_refusals
         self._note_undelivered = note_undelivered
         self._watch = LivelockWatch(livelock_timeout)
+        self._unanswered_since: float | None = None  # on trio's clock; None: the last was answered
         self._was_prevented = False  # the last commit was not made, because a delivery had failed
 
     @trio.lowlevel.enable_ki_protection
@@ -67,29 +68,54 @@ class AutoCommitter:
             with self._ending_quietly():
                 await self._commit()
             self._was_prevented = False
+            self._note_answer()
         except DeliveryFailed as exc:
             if self._was_prevented:
                 self._note_undelivered()
                 raise
             self._was_prevented = True  # a handler may await the outcome soon
-            logger.warning(
+            self._log.warning(
+                "commit_prevented",
                 "nothing is committed until a task has seen the error of a message that was not"
                 " delivered. Otherwise the next commit ends the app: %s",
                 exc,
+                error=exc,
             )
         except CommitUnknown as exc:
-            logger.warning("a commit got no answer, the next one settles it: %s", exc)
+            if self._unanswered_since is None:
+                self._unanswered_since = trio.current_time()
+                self._log.warning(
+                    "commit_unanswered",
+                    "a commit got no answer, and the next one with an answer settles it: %s",
+                    exc,
+                    error=exc,
+                )
         except TransportError:
             if self._raises_refusals:
                 raise
             # The committer has warned of an abort. It raises all other errors itself.
         for tp, offset, age in self._watch.check(self._assignment, trio.current_time()):
-            logger.warning(
+            self._log.warning(
+                "commit_stands",
                 "%s: the offset to commit has stood at %d for %.1f s while later messages"
                 " were acked. The message at that offset is not acked: check its handler",
                 tp,
                 offset,
                 age,
+                partitions=[tp],
+                offset=offset,
+                seconds=age,
+            )
+
+    def _note_answer(self) -> None:
+        if self._unanswered_since is not None:
+            seconds = trio.current_time() - self._unanswered_since
+            self._unanswered_since = None
+            self._log.info(
+                "commit_answered",
+                "commits are answered again, after %.1f s",
+                seconds,
+                seconds=seconds,
             )
 
     @trio.lowlevel.enable_ki_protection
@@ -109,11 +135,13 @@ class AutoCommitter:
         ):
             await self._commit_last()
         if bound.cancelled_caught and committer.commit_had_no_effect:
-            logger.warning(
+            self._log.warning(
+                "last_commit_not_made",
                 "the last commit was not made within %.1f s, because the group was in a rebalance,"
                 " a transaction had to be aborted or sent messages were not delivered. Messages"
                 " acked since the commit before it will be redelivered",
                 timeout,
+                seconds=timeout,
             )
         elif bound.cancelled_caught:
             raise CommitUnknown(f"the last commit got no answer within {timeout:.1f} s")

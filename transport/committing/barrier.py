@@ -12,7 +12,6 @@ So two steps never overlap.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 import trio
 
 from transport.backoff import Backoff
-from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
+from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue, log_commit
 from transport.committing.transactions import Scope, TransactionManager
 from transport.delivering.assignment import Assignment, is_among
 from transport.delivering.drain import until_done
@@ -40,9 +39,8 @@ from transport.errors import (
     TransactionFailed,
     TransportError,
 )
+from transport.log import Log
 from transport.types import TP
-
-logger = logging.getLogger("transport.consumer")
 
 # No retry helps against these errors: they end the app.
 _FATAL = (Fenced, AuthorizationFailed, TransactionFailed)
@@ -70,6 +68,7 @@ class BarrierCommitter:
         assignment: Assignment,
         client: ConsumerClient,
         transactions: TransactionManager,
+        log: Log,
         *,
         rewind: Callable[[TP, int], Ledger],
         resume: Callable[[Collection[Ledger]], None],
@@ -80,6 +79,7 @@ class BarrierCommitter:
         self._assignment = assignment
         self._rewind = rewind
         self._client = client
+        self._log = log
         self._resume_ledgers = resume
         self._transactions = transactions
         self._bound = bound
@@ -307,6 +307,7 @@ class BarrierCommitter:
                 del self._unanswered[scope]
             raise
         del self._unanswered[scope]
+        log_commit(self._log, offsets)
 
     @trio.lowlevel.enable_ki_protection
     async def _wait_for_loss(self, due: Collection[Ledger]) -> None:
@@ -320,11 +321,14 @@ class BarrierCommitter:
 
     async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
         """Abort the transaction, and redeliver its messages."""
-        logger.log(
-            logging.INFO if scope.is_redone else logging.WARNING,
+        write = self._log.info if scope.is_redone else self._log.warning
+        write(
+            "transaction_aborted",
             "a transaction was aborted, and its messages will be redelivered (id %r): %s",
             scope.transactional_id,
             why,
+            transactional_id=scope.transactional_id,
+            error=why,
         )
         unanswered = self._unanswered.get(scope, {})
         unknown = {}  # the new epochs of the partitions in that commit, and its offsets
@@ -334,8 +338,8 @@ class BarrierCommitter:
                 if ledger in unanswered:
                     unknown[begun] = unanswered[ledger]
         aborted = TransactionAborted(f"the transaction was aborted after {why!r}")
-        await _until_answered(lambda: self._transactions.abort_scope(scope, aborted))
-        await _until_answered(lambda: self._settle(unknown))
+        await self._until_answered(lambda: self._transactions.abort_scope(scope, aborted))
+        await self._until_answered(lambda: self._settle(unknown))
         self._unanswered.pop(scope, None)
         if scope.aborts >= self._attempts:
             raise TransactionFailed(
@@ -368,11 +372,14 @@ class BarrierCommitter:
             except (*_FATAL, ClientClosed):
                 raise
             except TransportError as exc:
-                logger.warning(
+                self._log.warning(
+                    "transaction_not_begun",
                     "the next transaction of %r could not begin. Delivery waits for it, and the"
                     " next commit retries: %s",
                     scope.transactional_id,
                     exc,
+                    transactional_id=scope.transactional_id,
+                    error=exc,
                 )
         self._resume(scope)
 
@@ -419,15 +426,21 @@ class BarrierCommitter:
     def _is_meant(self, scope: Scope, topics: Collection[str | TP] | None) -> bool:
         return topics is None or any(is_among(each.tp, topics) for each in self._ledgers(scope))
 
-
-async def _until_answered(call: Callable[[], Awaitable[None]]) -> None:
-    """Retry a call until it is answered, because no other step may come before that."""
-    backoff = Backoff(_LONGEST_WAIT)
-    while True:
-        try:
-            return await call()
-        except (*_FATAL, ClientClosed):
-            raise
-        except TransportError as exc:
-            logger.warning("a transaction cannot be ended yet: %s", exc)
-            await backoff.wait()
+    async def _until_answered(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Retry a call until it is answered, because no other step may come before that."""
+        backoff, has_warned = Backoff(_LONGEST_WAIT), False
+        while True:
+            try:
+                return await call()
+            except (*_FATAL, ClientClosed):
+                raise
+            except TransportError as exc:
+                if not has_warned:
+                    has_warned = True
+                    self._log.warning(
+                        "transaction_not_ended",
+                        "a transaction cannot be ended yet: %s. The app retries until it can",
+                        exc,
+                        error=exc,
+                    )
+                await backoff.wait()

@@ -8,13 +8,15 @@ caller does not cancel the attempt; its outcome is always recorded.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 import attrs
 import trio
 
 from transport.delivering.assignment import is_among
 from transport.errors import AppClosed, CommitUnknown, TransportError
+from transport.excerpt import listed
+from transport.log import Log
 from transport.types import TP
 
 
@@ -169,3 +171,10 @@ class CommitQueue:
         finally:
             self.running = None
             attempt.ended.set()
+
+
+def log_commit(log: Log, offsets: Mapping[TP, int]) -> None:
+    """Log offsets that were committed, at level DEBUG. Not a checkpoint."""
+    if log.is_debugging:
+        shown = listed(f"{tp} at {offset}" for tp, offset in sorted(offsets.items()))
+        log.debug("committed", "committed %s", shown, partitions=offsets, count=len(offsets))

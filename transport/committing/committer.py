@@ -10,13 +10,12 @@ commit first waits until all that was sent before is delivered, and is not made 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import trio
 
 from transport.backoff import Backoff
-from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue
+from transport.committing.commit_queue import Around, CommitAttempt, CommitQueue, log_commit
 from transport.delivering.assignment import Assignment
 from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient
@@ -27,10 +26,9 @@ from transport.errors import (
     RebalanceInProgress,
     TopicReplaced,
 )
-from transport.excerpt import listed
+from transport.excerpt import ranges
+from transport.log import Log
 from transport.types import TP
-
-logger = logging.getLogger("transport.consumer")
 
 # The longest wait before a retry of a commit that a rebalance prevented, in seconds.
 _LONGEST_WAIT = 0.5
@@ -64,6 +62,7 @@ class Committer:
         self,
         assignment: Assignment,
         client: ConsumerClient,
+        log: Log,
         *,
         timeout: float,
         patience: float,
@@ -75,6 +74,7 @@ class Committer:
     ) -> None:
         self._assignment = assignment
         self._client = client
+        self._log = log
         self._timeout = timeout
         self._patience = patience
         self._can_join = can_join
@@ -208,10 +208,13 @@ class Committer:
                     self._has_suspended = True
                     self._suspend()
                 if backoff.is_spent or (is_out and not self._can_join()):
-                    logger.warning(
+                    self._log.warning(
+                        "commit_given_up",
                         "the commit of %s was given up, and its messages may be redelivered: %s",
-                        listed(sorted(offsets)),
+                        ranges(offsets),
                         exc,
+                        partitions=offsets,
+                        error=exc,
                     )
                     return
                 await backoff.wait()
@@ -221,6 +224,7 @@ class Committer:
                 attempt.moved = any(ledger.committed != at for ledger, at in due.items())
                 for ledger, offset in due.items():
                     ledger.committed = offset
+                log_commit(self._log, offsets)
                 break
         if self._has_suspended:  # the commit succeeded, or its partitions are lost
             self._has_suspended = False
@@ -233,10 +237,12 @@ class Committer:
         with trio.move_on_after(self._timeout) as patience:
             await self._confirm()
         if patience.cancelled_caught:
-            logger.warning(
+            self._log.warning(
+                "commit_waits_for_sends",
                 "the commit of %s waits for messages that were sent before and are not delivered"
                 " yet. Check the partitions that they were sent to",
-                listed(sorted(ledger.tp for ledger in due)),
+                ranges(ledger.tp for ledger in due),
+                partitions=[ledger.tp for ledger in due],
             )
             await self._confirm()
 
@@ -276,10 +282,12 @@ class Committer:
         if isinstance(error, TopicReplaced):
             return  # the rebalance handler warns of it
         if new := sorted(set(gone) - known):
-            logger.warning(
+            self._log.warning(
+                "partition_gone",
                 "the broker has no partition %s any more. Its offset is not committed; the other"
                 " partitions are not affected",
-                listed(new),
+                ranges(new),
+                partitions=new,
             )
 
     @trio.lowlevel.enable_ki_protection

@@ -9,7 +9,6 @@ neither (I9).
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -31,15 +30,14 @@ from transport.errors import (
     TransactionAborted,
     TransportError,
 )
-from transport.excerpt import listed
+from transport.excerpt import ranges
+from transport.log import Log
 from transport.message import Batch
 from transport.producing.delivery import Delivery
 from transport.producing.pending import FutureMessage, outgoing_of
 from transport.producing.producer import Producer
 from transport.settings import Settings
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
-
-logger = logging.getLogger("transport.consumer")
 
 
 class Host(Protocol):
@@ -128,6 +126,7 @@ class TransactionManager:
     def __init__(self, transport: Maker, *, consumer: Committing, producer: Producer) -> None:
         self.transport = transport
         self.app = transport.app
+        self._log = Log("transport.consumer", self.app.id)
         self.consumer = consumer
         self.producer = producer
         self._scopes: dict[TP | None, Scope] = {}
@@ -244,11 +243,14 @@ class TransactionManager:
         """
         for scope in self._scopes.values():
             if tps := {ledger.tp for ledger in scope.written if ledger.tp in lost}:
-                logger.warning(
+                self._log.warning(
+                    "transaction_lost",
                     "this member was evicted from its group during the transaction of %r and lost"
                     " %s: the transaction is undone",
                     scope.transactional_id,
-                    listed(sorted(tps)),
+                    ranges(tps),
+                    transactional_id=scope.transactional_id,
+                    partitions=tps,
                 )
         self._loss.set()
         self._loss = trio.Event()

@@ -5,7 +5,6 @@ Look here for `app.conductor`, for topic patterns, and for the way from a fetch 
 
 from __future__ import annotations
 
-import logging
 import re
 import weakref
 from collections.abc import Callable, Collection, Iterator, MutableSet
@@ -22,10 +21,9 @@ from transport.delivering.decoding import Codecs, Decoded
 from transport.delivering.ledger import Ledger
 from transport.errors import AppClosed
 from transport.fetched import Fetched, FetchedRecords
+from transport.log import Log
 from transport.types import TP, Record
 from transport.weights import MemoryUsage
-
-logger = logging.getLogger("transport.consumer")
 
 # The numbers of topic objects of one name that cause a warning: of objects with the same types, and
 # of all objects.
@@ -65,6 +63,7 @@ class Conductor(Service, MutableSet["Listener"]):
     def __init__(self, app: Host) -> None:
         super().__init__("Conductor")
         self.app = app
+        self._log = Log("transport.consumer", app.id)
         self.memory = MemoryUsage(app.settings.buffer_bytes, on_fall=lambda: self.on_change())
         self._channels: dict[str, dict[Listener, Channel]] = {}
         self._patterns: dict[Listener, None] = {}
@@ -425,12 +424,12 @@ class Conductor(Service, MutableSet["Listener"]):
         if name in self._multiplied or (alike < _MANY_ALIKE and len(channels) < _MANY):
             return
         self._multiplied.add(name)
-        logger.warning(
-            "app %r: %d topic objects listen to %r now, and each of them gets every message. If"
+        self._log.warning(
+            "many_topic_objects",
+            "%d topic objects listen to %r now, and each of them gets every message. If"
             " your workers share the messages, call app.topic(%r) once and iterate over that object"
             " in each worker. app.conductor.discard(topic) removes an object that is no longer"
             " needed",
-            self.app.id,
             len(channels),
             name,
             name,

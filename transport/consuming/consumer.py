@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import ClassVar, overload
 
@@ -48,6 +47,7 @@ from transport.consuming.polling import Polling
 from transport.consuming.questions import Questions
 from transport.consuming.rebalance_handler import RebalanceHandler, in_progress
 from transport.consuming.resets import Resets
+from transport.consuming.slow_handlers import SLOW, SlowHandlers
 from transport.consuming.stall_detector import StallDetector, timeouts_of
 from transport.consuming.stuck import Stuck
 from transport.delivering.assignment import Assignment
@@ -70,12 +70,11 @@ from transport.errors import (
     TransportError,
     UnreadableBatch,
 )
-from transport.excerpt import excerpt_of_error, listed
+from transport.excerpt import excerpt_of_error, listed, ranges
 from transport.fetched import Fetched
+from transport.log import Log
 from transport.message import AnyMessage, Message
 from transport.types import TP, OffsetAndTimestamp
-
-logger = logging.getLogger("transport.consumer")
 
 # The share of the grace that each step of the stop may take; the rest is left for the producer.
 _COMMIT_SHARE, _FETCHER_SHARE, _LEAVE_SHARE = 0.4, 0.1, 0.2
@@ -130,6 +129,7 @@ class Consumer(Service):
     ) -> None:
         self.transport = transport
         self.app: Host = transport.app
+        self._log = Log("transport.consumer", self.app.id)
         settings = self.app.settings
         super().__init__("Consumer", grace=settings.grace)
         self.callback = callback
@@ -166,6 +166,7 @@ class Consumer(Service):
             self.commit,
             self.commit_and_end_transactions,
             self.ending_quietly,
+            self._log,
             timeout=settings.client.commit_timeout,
             livelock_timeout=self.commit_livelock_soft_timeout,
             raises_refusals=not self.in_transaction,
@@ -189,6 +190,7 @@ class Consumer(Service):
                 self.assignment,
                 self.client,
                 self.transactions,
+                self._log,
                 rewind=self.ownership.rewind,
                 resume=self.app.conductor.resume,
                 bound=min(settings.client.rebalance_bound, settings.client.transaction_timeout / 2),
@@ -198,6 +200,7 @@ class Consumer(Service):
         return Committer(
             self.assignment,
             self.client,
+            self._log,
             timeout=settings.client.commit_timeout,
             patience=settings.client.rebalance_bound,
             can_join=lambda: not self.rebalances.is_under_way,
@@ -225,7 +228,13 @@ class Consumer(Service):
         self._opening = Opening(self.client, self.spawn, self._on_not_opened)
         self.committer = self._make_committer()
         self.pauses = Pauses(self.assignment, self.flow, app.conductor.is_held_back)
-        self._membership = Membership(app.id, settings.client.session_timeout)
+        self._membership = Membership(
+            self._log,
+            self.client.group_metadata,
+            settings.client.session_timeout,
+            is_member=settings.client.is_member,
+        )
+        self._slow_handlers = SlowHandlers(self.assignment, self.pauses, self._log)
         self.rebalances = RebalanceHandler(
             self,
             self.client,
@@ -235,12 +244,14 @@ class Consumer(Service):
             self.pauses,
             self.requests,
             self._membership,
+            self._log,
         )
         self.resets = Resets(
             self.assignment,
             self.ownership,
             self.committer.commit,
             app.conductor.reschedule,
+            self._log,
             in_transaction=self.in_transaction,
             policy=settings.client.auto_offset_reset,
             probe=app.probe,
@@ -267,6 +278,7 @@ class Consumer(Service):
             self.polling.positions,
             self.requests,
             lambda: self.rebalances.is_under_way,
+            self._log,
             timeouts=timeouts_of(settings, self.commit_interval),
             patience=timeout,
         )
@@ -316,16 +328,21 @@ class Consumer(Service):
 
     def _warn_of_unacked(self) -> None:
         """Warn about the delivered messages that will never be acked."""
-        for tp, ledger in self.assignment.items():
-            if offsets := [message.offset for message in ledger.unacked]:
-                logger.warning(
-                    "%s: %d delivered %s not acked at shutdown and will be redelivered,"
-                    " from offset %d",
-                    tp,
-                    len(offsets),
-                    "message was" if len(offsets) == 1 else "messages were",
-                    min(offsets),
-                )
+        unacked = {
+            tp: offsets
+            for tp, ledger in sorted(self.assignment.items())
+            if (offsets := [message.offset for message in ledger.unacked])
+        }
+        if count := sum(map(len, unacked.values())):
+            self._log.warning(
+                "shut_down_unacked",
+                "%d delivered %s not acked at shutdown and will be redelivered: %s",
+                count,
+                "message was" if count == 1 else "messages were",
+                listed(f"{tp} from offset {min(offsets)}" for tp, offsets in unacked.items()),
+                count=count,
+                partitions=unacked,
+            )
 
     @trio.lowlevel.enable_ki_protection
     async def on_restart(self) -> None:
@@ -370,6 +387,7 @@ class Consumer(Service):
             self.spawn(
                 "stall detector", tick, self._stuck_interval, self.verify_all_partitions_active
             )
+            self.spawn("slow handlers", tick, SLOW, self._slow_handlers.check)
             if self.app.probe is not None:
                 self.spawn("lag", tick, self.app.settings.lag_interval, self.ends.refresh)
             self.spawn("patterns", self._find_topics)
@@ -414,10 +432,11 @@ class Consumer(Service):
         except (AuthorizationFailed, Fenced, ClientClosed):
             raise
         except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
-            logger.warning(
-                "%s: the search for topics that match a pattern failed and will be repeated: %s",
-                self.app.id,
-                excerpt_of_error(exc) if not isinstance(exc, TransportError) else exc,
+            self._log.warning(
+                "pattern_search_failed",
+                "the search for topics that match a pattern failed and will be repeated: %s",
+                exc if isinstance(exc, TransportError) else excerpt_of_error(exc),
+                error=exc,
             )
         return None
 
@@ -611,10 +630,17 @@ class Consumer(Service):
             if not await self.committer.abort_and_rewind(None if held is None else {held.tp}):
                 await self.commit()
         except TransportError as error:
-            logger.warning("the commit after an error of a handler failed: %s", error)
+            self._log.warning(
+                "commit_after_error_failed",
+                "the commit after an error of a handler failed: %s",
+                error,
+                error=error,
+            )
         if self.app.settings.on_task_error == "fail":
             raise exc
-        logger.error("a handler has failed, its message stays unacked", exc_info=exc)
+        self._log.failure(
+            "handler_failed", "a handler has failed, and its message stays unacked", exc
+        )
 
     async def redo(self, tp: TP, *, counts: bool = False) -> None:
         """With transactions, abort that of a partition, so that its unacked messages come again.
@@ -1106,7 +1132,14 @@ class Consumer(Service):
             DeliveryFailed,
             TransactionAborted,
         ) as exc:
-            logger.warning("the last commit of %s failed: %s", listed(sorted(revoked)), exc)
+            self._log.warning(
+                "last_commit_failed",
+                "the last commit of %s failed: %s",
+                ranges(revoked),
+                exc,
+                partitions=revoked,
+                error=exc,
+            )
         await self.transactions.on_partitions_revoked(revoked)
         await exposed(self._on_partitions_revoked, revoked)
         await self.committer.leave(revoked)

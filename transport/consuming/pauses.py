@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import trio
+
 from transport.delivering.flow import Flow
 from transport.types import TP
 
@@ -27,6 +29,7 @@ class Pauses:
         self._flow = flow
         self._is_held_back = is_held_back
         self._paused: frozenset[TP] = frozenset()  # at the client
+        self._since: dict[TP, float] = {}  # by trio's clock
 
     def is_wanted(self, tp: TP) -> bool:
         """Return whether to fetch from the partition: it is not stopped, paused or held back."""
@@ -42,14 +45,31 @@ class Pauses:
 
     def note_applied(self, paused: frozenset[TP], resumed: frozenset[TP]) -> None:
         """Note the pauses and resumes that the client has made."""
-        self._paused = (self._paused | paused) - resumed
+        self._set((self._paused | paused) - resumed)
 
     def paused_at_start(self, tps: frozenset[TP]) -> frozenset[TP]:
         """Return which of these partitions must start paused; note that the client starts all."""
         paused = frozenset(tp for tp in tps if not self.is_wanted(tp))
-        self._paused = self._paused - tps | paused
+        self._set(self._paused - tps | paused)
         return paused
 
     def forget(self, tps: frozenset[TP]) -> None:
         """Note that the client has started these partitions without a pause."""
-        self._paused -= tps
+        self._set(self._paused - tps)
+
+    def full_since(self) -> dict[TP, float]:
+        """Return the partitions that are paused because a channel has enough, and since when.
+
+        The time is on trio's clock. A channel that is not full fetches again after the next poll.
+        """
+        return {tp: since for tp, since in self._since.items() if self._is_full(tp)}
+
+    def _is_full(self, tp: TP) -> bool:
+        is_chosen = self._flow.active and tp not in self._flow.paused
+        return is_chosen and tp in self._assigned and self._is_held_back(tp)
+
+    def _set(self, paused: frozenset[TP]) -> None:
+        if paused != self._paused:
+            now = trio.current_time()
+            self._since = {tp: self._since.get(tp, now) for tp in paused}
+            self._paused = paused

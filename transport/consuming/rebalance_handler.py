@@ -9,7 +9,6 @@ offsets of newly assigned partitions must be applied to the client again (`after
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NoReturn, Protocol, TypeVarTuple
@@ -25,10 +24,9 @@ from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient, Rebalance, RebalanceKind
 from transport.errors import RebalanceInProgress
-from transport.excerpt import listed
+from transport.excerpt import ranges
+from transport.log import Log
 from transport.types import TP
-
-logger = logging.getLogger("transport.consumer")
 
 Ts = TypeVarTuple("Ts")
 
@@ -83,6 +81,7 @@ class RebalanceHandler:
         pauses: Pauses,
         requests: PollRequests,
         membership: Membership,
+        log: Log,
     ) -> None:
         self.is_under_way = False
         self._steps = steps
@@ -93,6 +92,7 @@ class RebalanceHandler:
         self._pauses = pauses
         self._requests = requests
         self._membership = membership
+        self._log = log
         self._serving = trio.CancelScope()
         self._has_ended = False
         # Newly assigned and not released yet, with their start offsets. None: the committed offset.
@@ -115,10 +115,12 @@ class RebalanceHandler:
             self.is_under_way = True
             try:
                 if not self._has_ended:
-                    self._membership.log(event)
+                    self._membership.begun(event)
+                    start = trio.current_time()
                     refusing = self._requests.refusing(in_progress)
                     with refusing, trio.CancelScope() as self._serving, self._steps.serving(event):
                         await serve[event.kind](event)
+                    self._membership.served(event, trio.current_time() - start)
             finally:
                 self.is_under_way = False
                 self._unreleased = {}
@@ -165,7 +167,7 @@ class RebalanceHandler:
         finally:
             if not in_time:  # expired, cancelled or failed: no other code removes them
                 if event.expired.is_set():
-                    _warn_of_overlap(ledgers)
+                    self._warn_of_overlap(ledgers)
                 self._ownership.abandon(event.partitions)
                 self._steps.stop_abandoned()
         if in_time:
@@ -183,7 +185,7 @@ class RebalanceHandler:
         self._unreleased = {tp: known.get(tp) for tp in event.partitions}
         step = self._steps.on_partitions_assigned
         if not await _within(event, step, event.partitions, event.generation):
-            _warn_of_hook(event)
+            self._warn_of_hook(event)
         starts = {tp: start for tp, start in self._unreleased.items() if start is not None}
         ledgers = [assignment[tp] for tp in starts if tp in assignment]
         self._released.append((event, ledgers))
@@ -199,7 +201,7 @@ class RebalanceHandler:
             self._warn_of_new_topics(event, ledgers)
         self._ownership.drop(event.partitions)
         if not await _within(event, step, event.partitions):
-            _warn_of_hook(event)
+            self._warn_of_hook(event)
 
     def _warn_of_new_topics(self, event: Rebalance, ledgers: Collection[Ledger]) -> None:
         """Warn once for each topic: acks of its unacked messages will have no effect."""
@@ -208,13 +210,43 @@ class RebalanceHandler:
             in_hand[ledger.tp.topic] += sum(1 for _ in ledger.unacked)
         for topic, count in sorted(in_hand.items()):
             if topic not in self._known_as_new:
-                logger.warning(
+                self._log.warning(
+                    "topic_recreated",
                     "topic %s was deleted and created again: the new topic is read from its"
                     " beginning, and %d delivered messages of the old one can no longer be acked",
                     topic,
                     count,
+                    topic=topic,
+                    count=count,
                 )
         self._known_as_new |= in_hand.keys()
+
+    def _warn_of_overlap(self, ledgers: Sequence[Ledger]) -> None:
+        """Warn about unacked messages of partitions that may have another owner (I5)."""
+        for ledger in ledgers:
+            if offsets := [message.offset for message in ledger.unacked]:
+                self._log.warning(
+                    "abandoned",
+                    "%s was abandoned at the bound of the rebalance with %d unacked messages, from"
+                    " offset %d on: the next owner handles them, too",
+                    ledger.tp,
+                    len(offsets),
+                    offsets[0],
+                    partitions=[ledger.tp],
+                    count=len(offsets),
+                    offset=offsets[0],
+                )
+
+    def _warn_of_hook(self, event: Rebalance) -> None:
+        self._log.warning(
+            "hook_cancelled",
+            "the hook was cancelled at its bound of %.1f s, for partitions that were %s: %s",
+            event.bound,
+            event.kind.value,
+            ranges(event.partitions),
+            partitions=event.partitions,
+            seconds=event.bound,
+        )
 
 
 @trio.lowlevel.enable_ki_protection
@@ -241,25 +273,3 @@ async def _within(event: Rebalance, step: Callable[[*Ts], Awaitable[None]], *arg
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-def _warn_of_overlap(ledgers: Sequence[Ledger]) -> None:
-    """Warn about unacked messages of partitions that may have another owner (I5)."""
-    for ledger in ledgers:
-        if offsets := [message.offset for message in ledger.unacked]:
-            logger.warning(
-                "%s was abandoned at the bound of the rebalance with %d unacked messages, from"
-                " offset %d on: the next owner handles them, too",
-                ledger.tp,
-                len(offsets),
-                offsets[0],
-            )
-
-
-def _warn_of_hook(event: Rebalance) -> None:
-    logger.warning(
-        "the hook was cancelled at its bound of %.1f s, for partitions that were %s: %s",
-        event.bound,
-        event.kind.value,
-        listed(sorted(event.partitions)),
-    )

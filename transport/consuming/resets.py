@@ -11,7 +11,6 @@ group would skip the messages that had arrived.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
@@ -22,10 +21,9 @@ from transport.delivering.assignment import Assignment
 from transport.delivering.ledger import Ledger
 from transport.drivers.base import Reset
 from transport.errors import AppClosed, CommitUnknown, DeliveryFailed, TransportError
+from transport.log import Log
 from transport.probe import Probe
 from transport.types import TP
-
-logger = logging.getLogger("transport.consumer")
 
 # The longest wait between two tries of a commit, in seconds.
 _LONGEST_WAIT = 1.0
@@ -48,6 +46,7 @@ class Resets:
         ownership: Ownership,
         commit: Callable[[Collection[TP]], Awaitable[object]],
         reschedule: Callable[[Collection[Ledger]], None],
+        log: Log,
         *,
         in_transaction: bool,
         policy: str,
@@ -57,6 +56,7 @@ class Resets:
         self._ownership = ownership
         self._commit = commit
         self._reschedule = reschedule
+        self._log = log
         self._in_transaction = in_transaction
         self._policy = policy
         self._probe = probe
@@ -81,14 +81,22 @@ class Resets:
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
-            backoff = Backoff(_LONGEST_WAIT)
+            backoff, has_warned = Backoff(_LONGEST_WAIT), False
             while due := [ledger.tp for ledger in self._waiting() if ledger.due is not None]:
                 try:
                     await self._commit(due)
                 except AppClosed:
                     return
                 except (CommitUnknown, DeliveryFailed) as exc:
-                    logger.warning("the commit of a start offset is retried: %s", exc)
+                    if not has_warned:
+                        has_warned = True
+                        self._log.warning(
+                            "start_commit_retried",
+                            "the commit of a start offset is retried until it succeeds: %s",
+                            exc,
+                            error=exc,
+                            partitions=due,
+                        )
                 except TransportError:
                     if not self._in_transaction:
                         raise
@@ -119,14 +127,18 @@ class Resets:
 
     def _report(self, reset: Reset) -> None:
         if reset.old is None:
-            logger.warning(
+            self._log.warning(
+                "partition_without_commit",
                 "%s: the group is not new but has no committed offset of this partition:"
                 " reading starts at offset %d, 0 records are skipped",
                 reset.tp,
                 reset.new,
+                partitions=[reset.tp],
+                offset=reset.new,
             )
         else:
-            logger.warning(
+            self._log.warning(
+                "position_reset",
                 "%s: the position %d is not in the log: reading goes on at offset %d, as"
                 " auto_offset_reset=%r says; %d records are skipped",
                 reset.tp,
@@ -134,6 +146,9 @@ class Resets:
                 reset.new,
                 self._policy,
                 reset.skipped,
+                partitions=[reset.tp],
+                offset=reset.new,
+                count=reset.skipped,
             )
         if (probe := self._probe) is not None:
             probe(probe.sensor.on_offset_reset, reset.tp, reset.old, reset.new, reset.skipped)

@@ -7,7 +7,6 @@ client for its position, which includes markers. Both queries are rare and bound
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
@@ -29,10 +28,10 @@ from transport.delivering.flow import Flow
 from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient
 from transport.errors import BrokerUnavailable, TransportError
+from transport.excerpt import excerpt_of_error
+from transport.log import Log
 from transport.settings import Settings
 from transport.types import TP
-
-logger = logging.getLogger("transport.consumer")
 
 
 def timeouts_of(settings: Settings, commit_interval: float) -> Timeouts:
@@ -68,6 +67,7 @@ class StallDetector:
         positions: Callable[[Collection[TP]], Awaitable[Mapping[TP, int]]],
         requests: PollRequests,
         is_rebalancing: Callable[[], bool],
+        log: Log,
         *,
         timeouts: Timeouts,
         patience: float,
@@ -80,6 +80,7 @@ class StallDetector:
         self._positions = positions
         self._requests = requests
         self._is_rebalancing = is_rebalancing
+        self._log = log
         self._timeouts = timeouts
         self._patience = patience
         self._watch = Watch()
@@ -117,7 +118,7 @@ class StallDetector:
         if stuck is None and whole:
             stuck = handling(seen, now, self._timeouts)
         if self._watch.is_new(ledger, stuck) and stuck is not None:
-            _warn(stuck, now)
+            self._warn(stuck, now)
         return stuck
 
     def _observe(self, now: float, ledger: Ledger, answer: Answer | None = None) -> Observation:
@@ -158,18 +159,25 @@ class StallDetector:
             pass  # a missing answer of the broker is a finding
         except Exception as exc:  # noqa: BLE001 - an error of the client that we do not know, too
             if not isinstance(exc, TransportError):
-                logger.warning("the search for stuck partitions failed: %r", exc)
+                self._log.warning(
+                    "stuck_search_failed",
+                    "the search for stuck partitions failed: %s",
+                    excerpt_of_error(exc),
+                    error=exc,
+                )
             return {}
         return {ledger: Answer(ends.get(ledger.tp), positions.get(ledger.tp)) for ledger in ledgers}
 
-
-def _warn(stuck: Stuck, now: float) -> None:
-    logger.warning(
-        "%s is stuck: %s for %.1f s, at position %s%s: %s",
-        stuck.tp,
-        stuck.case.value,
-        now - stuck.since,
-        stuck.position,
-        "" if stuck.offset is None else f" and offset {stuck.offset}",
-        stuck.why,
-    )
+    def _warn(self, stuck: Stuck, now: float) -> None:
+        self._log.warning(
+            "stuck",
+            "%s is stuck: %s for %.1f s, at position %s%s: %s",
+            stuck.tp,
+            stuck.case.value,
+            now - stuck.since,
+            stuck.position,
+            "" if stuck.offset is None else f" and offset {stuck.offset}",
+            stuck.why,
+            partitions=[stuck.tp],
+            seconds=now - stuck.since,
+        )

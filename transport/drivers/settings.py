@@ -32,6 +32,7 @@ Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
 RecordCodec: TypeAlias = Literal["auto", "compiled", "pure"]
 Acks: TypeAlias = Literal["all", -1, 0, 1]
 Compression: TypeAlias = Literal["gzip", "snappy", "lz4", "zstd"]
+ClientLogLevel: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 
 # The client counts in whole milliseconds, in 32 bits.
 _duration = setting(seconds, least=0.001, most=MOST_SECONDS)
@@ -134,6 +135,9 @@ class ClientSettings:
         transactional_id: the id of a producer that writes in transactions. The app sets it.
         transaction_timeout: the time that a transaction may stay open before the broker aborts it.
             After a crash a reader may have to wait for this long.
+        client_log_level: "debug", "info", "warning", "error" or "critical". The level of the logger
+            `kafka` of kafka-python while a client of this app is open. A level that the program has
+            set is kept. None: the logger is left alone. See docs/logging.md.
         client_options: options of kafka-python for which there is no setting, such as
             `{"client_rack": "r1"}`. An option that has the meaning of a setting, or would have no
             effect, is refused with the reason. memory:// also checks them, but only
@@ -199,6 +203,10 @@ class ClientSettings:
     )
     transactional_id: str | None = attrs.field(default=None, validator=setting(text, optional=True))
     transaction_timeout: float = attrs.field(default=60.0, validator=_duration)
+    client_log_level: ClientLogLevel | None = attrs.field(
+        default="critical",
+        validator=setting(choice, choices=(None, *get_args(ClientLogLevel))),
+    )
     client_options: Mapping[str, object] = attrs.field(
         factory=dict, converter=_secretive, repr=_names
     )
@@ -292,4 +300,5 @@ class ClientSettingsArgs(TypedDict, total=False):
     delivery_timeout: float
     ssl_context: ssl.SSLContext | None
     transaction_timeout: float
+    client_log_level: ClientLogLevel | None
     client_options: Mapping[str, object]

@@ -24,12 +24,11 @@ from transport.errors import (
 )
 from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import Attempts
+from transport.log import Log
 from transport.message import AnyMessage
 from transport.producing.pending import outgoing_of
 from transport.topic import Topic
 from transport.types import Headers
-
-logger = logging.getLogger("transport.handler")
 
 PREFIX = "dead."
 # The most bytes of the headers with the error's text and stack.
@@ -114,8 +113,9 @@ class DeadLetters:
         handler: the name of the handler.
     """
 
-    def __init__(self, topic: Topic, *, group: str, handler: str) -> None:
+    def __init__(self, topic: Topic, log: Log, *, group: str, handler: str) -> None:
         self.topic = topic
+        self._log = log
         self._group = group
         self._handler = handler
 
@@ -132,13 +132,23 @@ class DeadLetters:
         try:
             settings = await questions.topic_settings(name)
         except UnknownTopic:
-            logger.warning(
+            self._log.warning(
+                "letters_topic_absent",
                 "handler %s: the topic %s of its dead letters does not exist. Create it: if the"
                 " broker does not create it either, the app ends at the first dead letter",
                 *(self._handler, name),
+                handler=self._handler,
+                topic=name,
             )
         except (BrokerUnavailable, AuthorizationFailed) as error:
-            logger.warning("handler %s: cannot check the topic %s: %s", self._handler, name, error)
+            self._log.warning(
+                "letters_topic_unchecked",
+                "handler %s: cannot check the topic %s: %s",
+                *(self._handler, name, error),
+                handler=self._handler,
+                topic=name,
+                error=error,
+            )
         except AppClosed:
             pass
         else:
@@ -171,9 +181,17 @@ class DeadLetters:
                 failures += 1
                 if failures == _MOST_SENDS:
                     raise
-                logger.warning(
-                    "the dead letter of %s offset %d was not delivered to %s and is sent again: %s",
-                    *(message.tp, message.offset, self.topic.name, error),
+                self._log.often(
+                    logging.WARNING,
+                    "dead_letter_resent",
+                    "handler %s: the dead letter of %s offset %d was not delivered to %s and is"
+                    " sent again: %s",
+                    *(self._handler, message.tp, message.offset, self.topic.name, error),
+                    handler=self._handler,
+                    partitions=[message.tp],
+                    offset=message.offset,
+                    topic=self.topic.name,
+                    error=error,
                 )
                 await backoff.wait()
 

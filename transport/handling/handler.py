@@ -45,9 +45,8 @@ from transport.handling.plan import Plan
 from transport.handling.redelivery import Redelivery
 from transport.handling.timers import Timers
 from transport.handling.workers import Workers
+from transport.log import Log
 from transport.message import AnyMessage
-
-logger = logging.getLogger("transport.handler")
 
 # A handler lets other tasks run after this many seconds.
 _GIVE_WAY = 0.001
@@ -79,7 +78,8 @@ class Handler(Service):
     ) -> None:
         super().__init__(f"Handler {plan.name}", grace=app.settings.grace)
         self.plan = plan
-        self._events = Events(plan, observers)
+        log = self._log = Log("transport.handler", app.id, trio.current_time)
+        self._events = Events(plan, observers, log)
         self.topic = plan.topic.another()
         self._app = app
         self._must_hurry = must_hurry
@@ -90,7 +90,7 @@ class Handler(Service):
         self._order: KeyOrder[Any] = KeyOrder()
         self._retries: Timers[Work[Any]] = Timers(self._on_due)
         self._workers = Workers(plan.concurrency, self._start_worker)
-        self._last_resort = LastResort(plan, self._events, group=app.id)
+        self._last_resort = LastResort(plan, self._events, log, group=app.id)
         # With transactions: the attempts of messages that may be redelivered.
         self._memory = AttemptMemory(channel.usage.limit)
         self._redelivery = Redelivery(self._memory, app.consumer, self._retries, self._spawn_call)
@@ -103,6 +103,7 @@ class Handler(Service):
                 self._order,
                 self._redelivery,
                 self._events,
+                log,
                 self._on_change,
                 self._load,
             )
@@ -152,11 +153,14 @@ class Handler(Service):
     def _warn_of_timeout(self) -> None:
         bound = self._app.settings.client.rebalance_bound
         if self.plan.timeout is not None and self.plan.timeout > bound:
-            logger.warning(
+            self._log.warning(
+                "timeout_too_long",
                 "the handler %s may take %g s for a message, but a rebalance waits only %g s for"
                 " it: after that, another member may handle the same message. Shorten the"
                 " handler's timeout, or raise drain_timeout and max_poll_interval",
                 *(self.plan.name, self.plan.timeout, bound),
+                handler=self.plan.name,
+                seconds=self.plan.timeout,
             )
 
     @trio.lowlevel.enable_ki_protection
@@ -298,9 +302,15 @@ class Handler(Service):
                 self._intake.loaded(lane, await self._channel.error_after(failure, message))
                 return
             except TransportError as error:
-                logger.warning(
+                self._log.often(
+                    logging.WARNING,
+                    "decoding_waits",
                     "handler %s: %s offset %d cannot be decoded yet, and its partition waits: %s",
                     *(self.plan.name, message.tp, message.offset, error),
+                    handler=self.plan.name,
+                    partitions=[message.tp],
+                    offset=message.offset,
+                    error=error,
                 )
                 await backoff.wait()
 
@@ -395,10 +405,16 @@ class Handler(Service):
         failed = calls.source(work)
         if lane.ledger.is_shut:  # not one of its attempts: it is redelivered, or has another owner
             events.failed(failed, Attempts.of(error, time.time()))
-            logger.info(
-                "handler %s: %r failed after its partition was revoked or sought, or its"
+            self._log.often(
+                logging.INFO,
+                "attempt_void",
+                "handler %s: %s failed after its partition was revoked or sought, or its"
                 " transaction was aborted, and is not retried here: %s",
-                *(self.plan.name, work.held, excerpt_of_error(error)),
+                *(self.plan.name, repr(work.held), excerpt_of_error(error)),
+                handler=self.plan.name,
+                partitions=[work.held.tp],
+                offset=work.offset,
+                error=error,
             )
             self._end(work)
             return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -21,10 +20,9 @@ from transport.handling.key_order import KeyOrder, Partition, Work
 from transport.handling.observer import Events
 from transport.handling.plan import Plan
 from transport.handling.redelivery import Redelivery
+from transport.log import Log
 from transport.message import AnyMessage
 from transport.types import TP
-
-logger = logging.getLogger("transport.handler")
 
 # The most turns of partitions to take at once, and the number of ready works that is enough.
 _MOST_TURNS, _ENOUGH = 4, 64
@@ -81,6 +79,7 @@ class MessageIntake:
         order: KeyOrder[Any],
         redelivery: Redelivery,
         events: Events,
+        log: Log,
         on_change: Callable[[], None],
         load: Callable[[Lane, Failure, AnyMessage], None],
     ) -> None:
@@ -91,6 +90,7 @@ class MessageIntake:
         self._order = order
         self._redelivery = redelivery
         self._events = events
+        self._log = log
         self._on_change = on_change
         self._load = load
         self._refused: dict[tuple[TP, int], DecodeError] = {}  # errors that a load has found
@@ -152,10 +152,15 @@ class MessageIntake:
         self._hold(lane, _Hold.REPLAY)
         # `done` is not called if another holder of the message acks it.
         lane.when_empty(functools.partial(self._end_replay, lane))
-        logger.warning(
+        self._log.warning(
+            "replay_bounded",
             "handler %s: %s offset %d is not done, and %d offsets beyond it have begun. Nothing"
             " more of its partition begins until it is done: a crash would repeat all of them",
             *(self._plan.name, lane.ledger.tp, oldest, last - oldest),
+            handler=self._plan.name,
+            partitions=[lane.ledger.tp],
+            offset=oldest,
+            count=last - oldest,
         )
 
     def filled(self, lane: Lane) -> None:
@@ -281,11 +286,16 @@ class MessageIntake:
         if failed:
             self._reported.add(lane)
             blocking = min(failed, key=lambda head: head.offset)
-            logger.warning(
+            self._log.warning(
+                "keys_wait",
                 "handler %s: %d messages of %s wait behind keys whose message has failed, such as"
                 " the key %s at offset %d. Nothing more of this partition begins until fewer wait",
                 *(self._plan.name, partition.held_up, partition.tp),
                 *(excerpt_of(blocking.key), blocking.offset),
+                handler=self._plan.name,
+                partitions=[partition.tp],
+                offset=blocking.offset,
+                count=partition.held_up,
             )
 
     def held_up(self, lane: Lane) -> None:

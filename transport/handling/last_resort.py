@@ -14,10 +14,9 @@ from transport.handling.attempts import Attempts
 from transport.handling.dead_letters import DeadLetters
 from transport.handling.observer import Events
 from transport.handling.plan import Plan
+from transport.log import Fields, Log
 from transport.message import AnyMessage
 from transport.topic import Topic
-
-logger = logging.getLogger("transport.handler")
 
 
 class LastResort:
@@ -27,12 +26,13 @@ class LastResort:
         group: the consumer group of the app.
     """
 
-    def __init__(self, plan: Plan, events: Events, *, group: str) -> None:
+    def __init__(self, plan: Plan, events: Events, log: Log, *, group: str) -> None:
         self._plan = plan
+        self._log = log
         self._events = events
         self._letters: DeadLetters | None = None
         if isinstance(plan.dead_letters, Topic):
-            self._letters = DeadLetters(plan.dead_letters, group=group, handler=plan.name)
+            self._letters = DeadLetters(plan.dead_letters, log, group=group, handler=plan.name)
 
     @property
     def fails(self) -> bool:
@@ -51,6 +51,7 @@ class LastResort:
         its dead letter may be sent or not.
         """
         error = attempts.error
+        fields = _fields(self._plan, message, attempts)
         report = self._events.skipped
         if isinstance(error, DecodeError) and await self._is_handled(error):
             pass
@@ -63,10 +64,14 @@ class LastResort:
                     f" {message.offset} in {self._letters.topic.name}"
                 )
                 raise
-            logger.info(
+            fields["topic"] = self._letters.topic.name
+            self._log.often(
+                logging.INFO,
+                "dead_letter",
                 "handler %s: %s offset %d failed at attempt %d and is a dead letter in %s: %s",
                 *(self._plan.name, message.tp, message.offset, attempts.failed),
                 *(self._letters.topic.name, excerpt_of_error(error)),
+                **fields,
             )
             report = self._events.dead_letter
         elif self.fails:
@@ -76,10 +81,13 @@ class LastResort:
             )
             raise error
         else:
-            logger.warning(
+            self._log.often(
+                logging.WARNING,
+                "skipped",
                 "handler %s skips %s offset %d, which failed at attempt %d: %s",
                 *(self._plan.name, message.tp, message.offset, attempts.failed),
                 excerpt_of_error(error),
+                **fields,
             )
         if message.refcount > 0:  # the function may have acked it
             message.ack()
@@ -94,3 +102,13 @@ class LastResort:
             return False
         await exposed(hook, error, error.message)
         return True
+
+
+def _fields(plan: Plan, message: AnyMessage, attempts: Attempts) -> Fields:
+    return {
+        "handler": plan.name,
+        "attempt": attempts.failed,
+        "partitions": [message.tp],
+        "offset": message.offset,
+        "error": attempts.error,
+    }

@@ -15,9 +15,8 @@ import attrs
 from transport.excerpt import excerpt_of_error
 from transport.handling.attempts import Attempts
 from transport.handling.plan import Plan
-from transport.message import AnyBatch, AnyMessage
-
-logger = logging.getLogger("transport.handler")
+from transport.log import Log
+from transport.message import AnyBatch, AnyMessage, Batch
 
 Held: TypeAlias = AnyMessage | AnyBatch
 
@@ -88,9 +87,10 @@ class Events:
         observers: the same list.
     """
 
-    def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
+    def __init__(self, plan: Plan, observers: Sequence[Observer], log: Log) -> None:
         self.counts = Counts()
         self._plan = plan
+        self._log = log
         self.observers = observers
 
     def handled(self, held: Held) -> None:
@@ -110,10 +110,18 @@ class Events:
         """
         self.counts.failed += 1
         if delay is not None:
-            logger.info(
+            self._log.often(
+                logging.INFO,
+                "attempt_failed",
                 "handler %s: attempt %d of %s failed and is repeated in %.3g s: %s",
                 *(self._plan.name, attempts.failed, repr(held), delay),
                 excerpt_of_error(attempts.error),
+                handler=self._plan.name,
+                attempt=attempts.failed,
+                partitions=[held.tp],
+                offset=held.first if isinstance(held, Batch) else held.offset,
+                seconds=delay,
+                error=attempts.error,
             )
         for observer in self.observers:
             observer.on_failed(self._plan, held, attempts, delay)

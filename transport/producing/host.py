@@ -16,6 +16,9 @@ class Host(Protocol):
     """The app that a producer belongs to."""
 
     @property
+    def id(self) -> str: ...
+
+    @property
     def settings(self) -> Settings: ...
 
     @property

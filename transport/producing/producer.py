@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -31,6 +30,7 @@ from transport.errors import (
     TransportError,
     UnknownTopic,
 )
+from transport.log import Log
 from transport.partitioner import Partitioner, java_partitioner
 from transport.producing.buffer import ProducerBuffer
 from transport.producing.delivery import Delivery, Failures, ManyDeliveries
@@ -42,8 +42,6 @@ from transport.producing.topic_creation import Creations
 from transport.producing.transaction import Transaction
 from transport.producing.transactional_producers import TransactionalProducers
 from transport.types import TP, GroupMetadata, HeadersArg, RecordMetadata
-
-logger = logging.getLogger("transport.producer")
 
 # The most bytes that a record takes beside its key, value and headers.
 _OVERHEAD = 70
@@ -73,6 +71,7 @@ class Producer(Service):
     def __init__(self, transport: Maker, *, transactional_id: str | None = None) -> None:
         self.transport = transport
         self.app: Host = transport.app
+        self._log = Log("transport.producer", self.app.id)
         settings = self.app.settings
         name = "Producer" if transactional_id is None else f"Producer of {transactional_id}"
         super().__init__(name, grace=settings.grace)
@@ -157,11 +156,14 @@ class Producer(Service):
             except Fenced:
                 pass  # the new owner of the id has aborted the open transaction
             except TransportError as exc:
-                logger.warning(
+                self._log.warning(
+                    "abort_failed",
                     "%s could not abort its transaction, and the broker will abort it after"
                     " transaction_timeout: %s",
                     self.name,
                     exc,
+                    transactional_id=self.transaction.transactional_id,
+                    error=exc,
                 )
 
     async def _close_client(self, timeout: float) -> None:
@@ -171,7 +173,9 @@ class Producer(Service):
             if self.transaction is None:
                 raise
             # The partitions of this producer may be released, and the app goes on.
-            logger.warning("%s did not close cleanly: %s", self.name, exc)
+            self._log.warning(
+                "close_failed", "%s did not close cleanly: %s", self.name, exc, error=exc
+            )
 
     async def kill(self) -> None:
         """End as a crash would. For demonstrations and tests."""
@@ -645,11 +649,14 @@ class Producer(Service):
         before = self._topic_ids.setdefault(topic, now)
         if before != now:
             self._topic_ids[topic] = now
-            logger.warning(
+            self._log.warning(
+                "sent_topic_recreated",
                 "topic %s was deleted and created again while messages were sent to it: it has %d"
                 " partitions now, and the records of the old topic are gone",
                 topic,
                 count,
+                topic=topic,
+                count=count,
             )
 
     def _ask_partitioner(self, topic: str, key: bytes, count: int) -> int:

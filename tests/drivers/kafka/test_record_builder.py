@@ -121,7 +121,7 @@ def test_driver_shows_its_record_codec_and_logs_it_once(
             driver.producer(ClientSettings(record_codec="pure"))
     assert driver.version.endswith("(records: pure Python)")
     assert [record.getMessage() for record in caplog.records] == [
-        "Records are encoded and decoded by pure Python: record_codec asks for it"
+        "g: records are encoded and decoded by pure Python: record_codec asks for it"
     ]
     driver.consumer(ClientSettings(group_id="g"))
     assert re.search(r"\(records: aiokafka 0\.14\.\d+\)$", driver.version)

@@ -8,7 +8,6 @@ tests each name that the package relies on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +26,6 @@ from transport.drivers.kafka.workarounds import (
 )
 from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
-
-log = logging.getLogger(__name__)
 
 __all__ = ["KafkaConsumerClient", "KafkaDriver", "KafkaProducerClient"]
 
@@ -77,9 +74,12 @@ class KafkaDriver:
 
     def _codec_of(self, settings: ClientSettings) -> Codec:
         """Return the codec that the settings ask for. The first client logs it."""
+        log = self._waiting_of(settings).log
         codec, reason = codec_for(settings.record_codec)
         if self._codec is None or self._codec.name != codec.name:
-            log.info("Records are encoded and decoded by %s: %s", codec.name, reason)
+            log.info(
+                "record_codec", "records are encoded and decoded by %s: %s", codec.name, reason
+            )
         self._codec = codec
         return codec
 

@@ -139,7 +139,7 @@ class Attempt:
             keep_unseen(connection)
             if connection not in known:
                 known.add(connection)
-                close_on_errors(connection)
+                close_on_errors(connection, self._waiting.log)
                 copy_little(connection)
                 watch_outcome(connection)
             if not manager.bootstrapped:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,6 +26,7 @@ from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
 from transport.drivers.commit_metadata import joined, text_of
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
+from transport.drivers.kafka.client_log import CLIENT_LOG
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
 from transport.drivers.kafka.log_offsets import current_ends, first_records_since, log_ends
@@ -70,13 +70,12 @@ from transport.errors import (
     TopicReplaced,
     TransportError,
 )
+from transport.excerpt import excerpt_of_error
 from transport.fetched import Fetched
 from transport.types import TP, GroupMetadata
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-log = logging.getLogger(__name__)
 
 # Seconds of one turn of a poll. A change that concerns the poll ends the turn at once, by
 # `PollInterrupt`. Two conditions have no notification, so a turn also ends after this time:
@@ -147,6 +146,7 @@ class KafkaConsumerClient:
     @trio.lowlevel.enable_ki_protection
     async def open(self) -> None:
         self._calls.opened = True
+        CLIENT_LOG.hold(self, self._settings.client_log_level)
         self._listener = RebalanceListener(
             self._settings.rebalance_bound, self._drop, self._deliver, self._note
         )
@@ -316,6 +316,12 @@ class KafkaConsumerClient:
         )
 
     async def close(self, timeout: float) -> None:
+        try:
+            await self._close(timeout)
+        finally:
+            CLIENT_LOG.release(self)
+
+    async def _close(self, timeout: float) -> None:
         now = trio.current_time()
         self._stop_listening()
         left_group = None
@@ -338,9 +344,12 @@ class KafkaConsumerClient:
 
     async def kill(self) -> None:
         deadline = trio.current_time() + CUT_TIMEOUT
-        self._stop_listening()
-        stuck = await self._cut(deadline)
-        stuck += await _join(deadline, self._polling, self._committing)
+        try:
+            self._stop_listening()
+            stuck = await self._cut(deadline)
+            stuck += await _join(deadline, self._polling, self._committing)
+        finally:
+            CLIENT_LOG.release(self)
         if stuck:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
 
@@ -502,7 +511,7 @@ class KafkaConsumerClient:
         def built(client: Any) -> None:
             self._client = client
             watch_tasks(client, self._crash)
-            start_anew(client, self._crash)
+            start_anew(client, self._crash, self._waiting.log)
             back_off_when_closed(client)
 
         # The client starts its IO thread before it connects. `built` keeps the client, so that its
@@ -530,7 +539,11 @@ class KafkaConsumerClient:
         if settings.is_member:
             hurry_after_join(self._consumer)
             self._membership = Membership(
-                self._calls.name, self._consumer, settings.session_timeout, self._wake.notify
+                self._calls.name,
+                self._consumer,
+                settings.session_timeout,
+                self._wake.notify,
+                self._waiting.log,
             )
 
     def _read_just(
@@ -612,9 +625,11 @@ class KafkaConsumerClient:
                 # these, and so does this loop.
                 if type(error) is not self._poll_failure:
                     self._poll_failure = type(error)
-                    log.warning(
-                        "%s: a poll failed and is retried until it succeeds: %s",
-                        *(self._calls.name, reason_of(error)),
+                    self._waiting.log.warning(
+                        "poll_failed",
+                        "a poll failed and is retried until it succeeds: %s",
+                        reason_of(error),
+                        error=error,
                     )
                 self._wake.sleep(RETRY)  # a failed poll does not wait: avoid a busy loop
                 batches = {}
@@ -637,7 +652,12 @@ class KafkaConsumerClient:
         return max(0.0, min(seconds))
 
     def _on_crash(self, error: BaseException) -> None:
-        log.error("%s: the client's own thread failed: %r", self._calls.name, error)
+        self._waiting.log.error(
+            "client_failed",
+            "the thread of the client's %s failed: %s",
+            *(self._calls.name, excerpt_of_error(error)),
+            error=error,
+        )
         self._wake.notify()
 
     def _check_crash(self) -> None:

@@ -15,7 +15,6 @@ This module turns each of these cases into an error of the next poll, or into a 
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from kafka.structs import MemberState
 
 from transport.drivers.kafka.errors import REFUSED_US
 from transport.errors import TransportError
-
-log = logging.getLogger(__name__)
+from transport.excerpt import excerpt_of_error
+from transport.log import Log
 
 _REFUSED = (kafka.errors.FencedInstanceIdError, *REFUSED_US)
 
@@ -52,10 +51,16 @@ class Membership:
     """
 
     def __init__(
-        self, name: str, consumer: Any, session_timeout: float, notify: Callable[[], None]
+        self,
+        name: str,
+        consumer: Any,
+        session_timeout: float,
+        notify: Callable[[], None],
+        log: Log,
     ) -> None:
         self._notify = notify
         self._name = name
+        self._log = log
         self._consumer = consumer
         # `_coordinator`: no public call shows heartbeats.
         self._coordinator = consumer._coordinator
@@ -78,11 +83,12 @@ class Membership:
         if coordinator.state is MemberState.STABLE:
             silent = time.monotonic() - self._confirmed_at
             if silent > self._session_timeout:
-                log.warning(
-                    "%s: no heartbeat was answered for %.1f s, longer than session_timeout. The"
-                    " group continues without this member",
-                    self._name,
+                self._log.warning(
+                    "session_expired",
+                    "no heartbeat was answered for %.1f s, longer than session_timeout. The group"
+                    " continues without this member",
                     silent,
+                    seconds=silent,
                 )
                 # With the old id: a group that still has this member accepts it again.
                 coordinator.reset_generation(coordinator._generation.member_id)
@@ -138,10 +144,11 @@ class Membership:
                             f"the heartbeats of {self._name} stopped: {error!r}. Restart the app"
                         ) from error
                     self._has_beaten = False
-                    log.warning(
-                        "%s: the heartbeats stopped with %r and are started again",
-                        self._name,
-                        error,
+                    self._log.warning(
+                        "heartbeats_restarted",
+                        "the heartbeats stopped with %s and are started again",
+                        excerpt_of_error(error),
+                        error=error,
                     )
 
         def reset_and_prepare(*args: Any, **options: Any) -> None:

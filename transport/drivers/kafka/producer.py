@@ -7,7 +7,6 @@ the next `send` makes another client. `deliveries.py` has the outcome of each me
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
@@ -20,6 +19,7 @@ from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import Outcome, Outgoing, Reports
 from transport.drivers.kafka.appending import Appending, Part
 from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls
+from transport.drivers.kafka.client_log import CLIENT_LOG
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.deliveries import Deliveries, HandedBatch, Run
 from transport.drivers.kafka.errors import of_a_delivery, of_a_delivery_in_a_transaction
@@ -60,9 +60,8 @@ from transport.errors import (
     TransportError,
     UnknownTopic,
 )
+from transport.excerpt import excerpt_of_error
 from transport.types import TP, GroupMetadata
-
-log = logging.getLogger(__name__)
 
 # Seconds in which a network thread ends if it waits for nothing.
 QUICK = 0.25
@@ -145,6 +144,7 @@ class KafkaProducerClient:
     @trio.lowlevel.enable_ki_protection
     async def open(self, report: Reports) -> None:
         self._calls.opened = True
+        CLIENT_LOG.hold(self, self._settings.client_log_level)
         self._absent = absent = TopicWaitQueue(
             look_up=self.partition_count,
             hand_over=self._submit_again,
@@ -362,6 +362,12 @@ class KafkaProducerClient:
 
     async def _end(self, deadline: float) -> None:
         """Fail the messages that are left, then end the threads."""
+        try:
+            await self._end_threads(deadline)
+        finally:
+            CLIENT_LOG.release(self)
+
+    async def _end_threads(self, deadline: float) -> None:
         self._calls.closed = True
         if self._deliveries is not None:
             self._deliveries.collect()
@@ -426,7 +432,7 @@ class KafkaProducerClient:
             nonlocal sleep
             self._opening = client
             watch_tasks(client, crash)
-            start_anew(client, crash)
+            start_anew(client, crash, self._waiting.log)
             back_off_when_closed(client)
             sleep = Sleep(client)
 
@@ -464,10 +470,11 @@ class KafkaProducerClient:
 
         On the network thread, which ends now.
         """
-        log.error(
-            "%s: the client's network thread failed, and a new client is made: %r",
-            self._calls.name,
-            error,
+        self._waiting.log.error(
+            "client_failed",
+            "the network thread of the client's %s failed, and a new client is made: %s",
+            *(self._calls.name, excerpt_of_error(error)),
+            error=error,
         )
         if producer is not None:
             producer._sender.force_close()

@@ -6,7 +6,6 @@ error can name its cause. Look here for the texts about `advertised.listeners`.
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import time
@@ -14,7 +13,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
-log = logging.getLogger("transport.drivers.kafka")
+from transport.excerpt import listed
+from transport.log import Log
 
 _ERRNO = re.compile(r"(?P<number>\d+) (?P<name>E[A-Z]+)")
 _PLAIN = {
@@ -55,10 +55,13 @@ class Waiting:
     Args:
         app: the name in the log lines.
         servers: the bootstrap addresses.
+
+    Attributes:
+        log: the log of the app, for other lines of its clients.
     """
 
     def __init__(self, app: str, servers: Sequence[str]) -> None:
-        self._app = app
+        self.log = Log("transport.drivers.kafka", app)
         self._servers = tuple(servers)
         self._lock = threading.Lock()
         self._addresses: dict[str, _Address] = {}
@@ -78,7 +81,13 @@ class Waiting:
                 state.since = time.monotonic()
             state.was_reached, state.failure = True, None
         if was_away:
-            log.info("%s: the broker at %s answers again, after %.1f s", self._app, address, waited)
+            self.log.info(
+                "broker_back",
+                "the broker at %s answers again, after %.1f s",
+                *(address, waited),
+                broker=address,
+                seconds=waited,
+            )
 
     def failed(self, address: str, error: object) -> None:
         """Note that a connection to an address has failed."""
@@ -93,11 +102,16 @@ class Waiting:
         if not is_new:
             return
         if advertised is not None:
-            log.warning("%s: %s", self._app, advertised)
+            self.log.warning(
+                "advertised_unreachable", "%s", advertised, broker=address, error=reason
+            )
         else:
-            log.warning(
-                "%s: the broker at %s does not answer: %s. The client keeps trying",
-                *(self._app, address, reason),
+            self.log.warning(
+                "broker_away",
+                "the broker at %s does not answer: %s. The client keeps trying",
+                *(address, reason),
+                broker=address,
+                error=reason,
             )
 
     def absent(self, topics: Iterable[str], timeout: float) -> None:
@@ -106,16 +120,21 @@ class Waiting:
             new = sorted(set(topics) - self._absent)
             self._absent.update(new)
         for topic in new:
-            log.warning(
-                "%s: the topic %r does not exist on the broker. The app waits up to %g s for it",
-                *(self._app, topic, timeout),
+            self.log.warning(
+                "topic_absent",
+                "the topic %r does not exist on the broker. The app waits up to %g s for it",
+                *(topic, timeout),
+                topic=topic,
+                seconds=timeout,
             )
 
     def unanswered(self, topics: Iterable[str], timeout: float) -> None:
         """Log that no broker has answered about these topics yet."""
-        log.warning(
-            "%s: no broker has answered about the topic %s yet. The client asks for up to %g s",
-            *(self._app, ", ".join(map(repr, sorted(topics))), timeout),
+        self.log.warning(
+            "topic_unknown",
+            "no broker has answered about the topic %s yet. The client asks for up to %g s",
+            *(listed(map(repr, sorted(topics))), timeout),
+            seconds=timeout,
         )
 
     def present(self, topics: Collection[str]) -> None:
@@ -126,7 +145,7 @@ class Waiting:
             found = sorted(self._absent.intersection(topics))
             self._absent.difference_update(found)
         for topic in found:
-            log.info("%s: the topic %r exists now", self._app, topic)
+            self.log.info("topic_present", "the topic %r exists now", topic, topic=topic)
 
     def is_cut_off(self, addresses: Collection[str]) -> bool:
         """Return whether none of these addresses could ever be reached, though each was tried."""

@@ -7,24 +7,24 @@ the client does after errors that it expects. So each request fails at once and 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kafka.errors
 
-log = logging.getLogger(__name__)
+from transport.excerpt import excerpt_of_error
+from transport.log import Log
 
 
-def close_on_errors(connection: Any) -> None:
+def close_on_errors(connection: Any, log: Log) -> None:
     """Close a new connection after any error of its reader or writer."""
     # `connection_made`, `_read_from_sock`, `_write_to_sock`: the transport starts the other two as
     # tasks of the loop, and the first of them not before `connection_made`.
     made, unpause = connection.connection_made, connection.unpause
 
     def connection_made(transport: Any) -> None:
-        transport._read_from_sock = _closing(transport, transport._read_from_sock)
-        transport._write_to_sock = _closing(transport, transport._write_to_sock)
+        transport._read_from_sock = _closing(transport, transport._read_from_sock, log)
+        transport._write_to_sock = _closing(transport, transport._write_to_sock, log)
         made(transport)
 
     def unpause_if_open(reason: Any) -> None:
@@ -38,14 +38,21 @@ def close_on_errors(connection: Any) -> None:
     connection.unpause = unpause_if_open
 
 
-def _closing(transport: Any, run: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+def _closing(
+    transport: Any, run: Callable[[], Awaitable[None]], log: Log
+) -> Callable[[], Awaitable[None]]:
     async def run_to_the_end() -> None:
         try:
             await run()
         except Exception as error:  # noqa: BLE001 - any error ends the connection
             if transport.is_closing():
                 return  # the socket is closed, and its requests have failed
-            log.warning("%s is closed, because its reader or writer failed: %r", transport, error)
+            log.warning(
+                "connection_closed",
+                "%s is closed, because its reader or writer failed: %s",
+                *(str(transport), excerpt_of_error(error)),
+                error=error,
+            )
             lost = kafka.errors.KafkaConnectionError(f"closed after {error!r}")
             lost.__cause__ = error
             transport.abort(error=lost)

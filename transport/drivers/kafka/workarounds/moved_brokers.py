@@ -8,17 +8,15 @@ Also, an error can end the client's metadata loop, and then nothing requests met
 from __future__ import annotations
 
 import itertools
-import logging
 from typing import Any
 
 import kafka.errors
 
 from transport.drivers.kafka.workarounds.swallowed_errors import Crash
+from transport.log import Log
 
-log = logging.getLogger(__name__)
 
-
-def start_anew(client: Any, crash: Crash) -> None:
+def start_anew(client: Any, crash: Crash, log: Log) -> None:
     """Let a new client ask the given addresses again while no known broker answers."""
     # `_do_refresh_metadata`: asks the node that is passed, or the least busy advertised node.
     manager, cluster = client._manager, client.cluster
@@ -41,7 +39,10 @@ def start_anew(client: Any, crash: Crash) -> None:
             if given_id is not None:
                 manager.close(given_id)  # the client also uses it for one request only
         if given_id is not None:
-            log.info("the given addresses have returned the current addresses of the brokers")
+            log.info(
+                "addresses_refreshed",
+                "the given addresses have returned the current addresses of the brokers",
+            )
         has_failed = asks_given = False
 
     async def refresh_on() -> None:
@@ -50,7 +51,9 @@ def start_anew(client: Any, crash: Crash) -> None:
             try:
                 await beat()
             except kafka.errors.KafkaError as error:
-                log.debug("metadata requests continue after %s", error)
+                log.debug(
+                    "metadata_failed", "metadata requests continue after %s", error, error=error
+                )
             except Exception as error:
                 crash.note(error)
                 raise

@@ -9,6 +9,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from kafka.admin import KafkaAdminClient
@@ -103,6 +104,20 @@ def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "memory":
         return Place(f"memory://{name}", name)
     return Place(f"kafka://{request.getfixturevalue('kafka_bootstrap')}", name)
+
+
+@pytest.fixture
+def log_records() -> Iterator[list[Any]]:
+    """Return the log records of the library from INFO on, whose fields are attributes."""
+    records: list[Any] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("transport")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield records
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ _INTERVAL = 10.0  # the seconds between two lines of `often`
 class Fields(TypedDict, total=False):
     """The facts of a line, as a part gives them.
 
-    In `extra`, `partitions` is a text, such as "orders[0-3,7]", and so is `error`. No name may be an
-    attribute of a LogRecord, nor "event", "level", "logger" or "timestamp", which structlog uses.
+    In `extra`, `partitions` is a text, such as "orders[0-3,7]", and so is `error`. No name may be
+    an attribute of a LogRecord, nor "event", "level", "logger" or "timestamp", as structlog uses
+    these.
     """
 
     attempt: int
@@ -84,6 +85,9 @@ class Log:
         The first event is a line, and then one event in 10 s. This line gives the number of events
         since the line before it. The other events are lines at level DEBUG.
         """
+        if level <= logging.DEBUG:
+            self._write(level, event, text, args, fields)
+            return
         now = self._clock()
         last, count = self._last.get(event, (-_INTERVAL, 0))
         if now - last < _INTERVAL:

@@ -12,6 +12,7 @@ So two steps never overlap.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -321,8 +322,8 @@ class BarrierCommitter:
 
     async def _abort_and_rewind(self, scope: Scope, why: TransportError) -> None:
         """Abort the transaction, and redeliver its messages."""
-        write = self._log.info if scope.is_redone else self._log.warning
-        write(
+        self._log.often(
+            logging.INFO if scope.is_redone else logging.WARNING,
             "transaction_aborted",
             "a transaction was aborted, and its messages will be redelivered (id %r): %s",
             scope.transactional_id,

@@ -433,6 +433,8 @@ class Conductor(Service, MutableSet["Listener"]):
             len(channels),
             name,
             name,
+            topic=name,
+            count=len(channels),
         )
 
     def _ignore(self, topic: Listener, name: str) -> None:

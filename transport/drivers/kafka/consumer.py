@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -114,7 +115,6 @@ class KafkaConsumerClient:
         self._options = options
         self._waiting = waiting
         self._codec = codec
-        self._poll_failure: type[Exception] | None = None  # of the last poll, if that is retried
         name = f"consumer {options['client_id']} of group {options['group_id']}"
         self._calls = Calls(name)
         self._polling = Worker(f"{name}: polling")
@@ -623,24 +623,26 @@ class KafkaConsumerClient:
                     raise
                 # A broker does not answer, or a partition has a new leader. The client retries
                 # these, and so does this loop.
-                if type(error) is not self._poll_failure:
-                    self._poll_failure = type(error)
-                    self._waiting.log.warning(
-                        "poll_failed",
-                        "a poll failed and is retried until it succeeds: %s",
-                        reason_of(error),
-                        error=error,
-                    )
+                self._log_failure(error)
                 self._wake.sleep(RETRY)  # a failed poll does not wait: avoid a busy loop
                 batches = {}
             except Exception:
                 self._check_crash()  # which raises the cause
                 raise
-            else:
-                self._poll_failure = None
             for tp, records in batches.items():
                 self._fetched[TP(*tp)] = records
             over = over or self._interrupted
+
+    def _log_failure(self, error: Exception) -> None:
+        # While a broker is away, polls fail for that reason, and `Waiting` has logged it.
+        level = logging.DEBUG if self._waiting.is_away else logging.WARNING
+        self._waiting.log.often(
+            level,
+            "poll_failed",
+            "a poll failed and is retried until it succeeds: %s",
+            reason_of(error),
+            error=error,
+        )
 
     def _patience(self, first_by: float | None) -> float:
         """Return the seconds that a turn may wait."""

@@ -83,11 +83,11 @@ class Membership:
         if coordinator.state is MemberState.STABLE:
             silent = time.monotonic() - self._confirmed_at
             if silent > self._session_timeout:
-                self._log.warning(
+                # The loss of the partitions, if there are any, is a warning of the consumer.
+                self._log.info(
                     "session_expired",
-                    "no heartbeat was answered for %.1f s, longer than session_timeout. The group"
-                    " continues without this member",
-                    silent,
+                    "no heartbeat was answered for %.1f s, longer than session_timeout (%g s)",
+                    *(silent, self._session_timeout),
                     seconds=silent,
                 )
                 # With the old id: a group that still has this member accepts it again.

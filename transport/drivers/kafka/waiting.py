@@ -147,6 +147,12 @@ class Waiting:
         for topic in found:
             self.log.info("topic_present", "the topic %r exists now", topic, topic=topic)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether a broker does not answer now."""
+        with self._lock:
+            return any(state.failure is not None for state in self._addresses.values())
+
     def is_cut_off(self, addresses: Collection[str]) -> bool:
         """Return whether none of these addresses could ever be reached, though each was tried."""
         with self._lock:

@@ -39,7 +39,7 @@ def start_anew(client: Any, crash: Crash, log: Log) -> None:
             if given_id is not None:
                 manager.close(given_id)  # the client also uses it for one request only
         if given_id is not None:
-            log.info(
+            log.debug(
                 "addresses_refreshed",
                 "the given addresses have returned the current addresses of the brokers",
             )

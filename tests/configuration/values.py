@@ -29,6 +29,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "buffer_bytes": ("1000000", 1_000_000),
     "buffer_size": ("100", 100),
     "client_id": ("me", "me"),
+    "client_log_level": ("warning", "warning"),
     "client_only": ("true", True),
     "commit_interval": ("0.5", 0.5),
     "commit_livelock_soft_timeout": ("10", 10.0),

@@ -7,6 +7,7 @@ import pytest
 from tests.command_line.conftest import Run
 from tests.command_line.messages import numbered, written
 from tests.lanes import Place
+from transport import App
 
 
 def keys(lines: list[dict[str, object]]) -> list[object]:
@@ -110,3 +111,24 @@ async def test_a_wrong_option_is_one_line_and_exit_code_2(
     refused = await run("tail", place.name, *options)
     assert (refused.code, refused.out) == (2, "")
     assert len(refused.err.splitlines()) == 1
+
+
+async def test_the_last_messages_are_found_behind_offsets_without_records(
+    run: Run, place: Place
+) -> None:
+    await written(place, place.name, *numbered(5))
+    async with App("transactions", broker=place.url, client_only=True) as app:
+        for number in range(40):
+            await app.producer.begin_transaction(place.name)
+            if number < 3:
+                await app.producer.send(
+                    place.name, b"t%d" % number, None, 0, transactional_id=place.name
+                )
+                await app.producer.commit_transaction(place.name)
+            else:
+                await app.producer.send(place.name, b"a", None, 0, transactional_id=place.name)
+                await app.producer.abort_transaction(place.name)
+    shown = await run("tail", place.name, "-n", "4", "--json")
+    assert keys(shown.json_lines) == ["k4", "t0", "t1", "t2"]
+    shown = await run("tail", place.name, "--from", "0", "--json")
+    assert len(shown.lines) == 8

@@ -21,20 +21,10 @@ from transport.types import TP, Record
 
 # Seconds after which a reader without new records checks whether it has passed only markers.
 _PATIENCE = 0.2
+# How much further from the end each search for the last records begins.
+_FURTHER = 4
 
 Isolation = Literal["read_committed", "read_uncommitted"]
-
-
-@attrs.frozen
-class Span:
-    """The records to read of each partition: from an offset up to another, without that."""
-
-    starts: Mapping[TP, int]
-    ends: Mapping[TP, int]
-
-    @property
-    def tps(self) -> frozenset[TP]:
-        return frozenset(self.starts)
 
 
 @attrs.define(eq=False)
@@ -42,19 +32,22 @@ class Reader:
     """The records of some partitions, from their starts on.
 
     Attributes:
-        span: what is read. Beyond its ends, `take` returns records only if `follows`.
+        starts: where the reading of each partition has begun.
+        ends: where it ends. Beyond that, `take` returns records only if `follows`.
         follows: whether the reading goes on at the ends.
     """
 
-    span: Span
+    starts: dict[TP, int]
+    ends: Mapping[TP, int]
     follows: bool
+    _beginnings: Mapping[TP, int]
     _client: ConsumerClient
     _positions: dict[TP, int]
 
     @property
     def is_at_end(self) -> bool:
         """Whether all records up to the ends were returned."""
-        return all(self._positions[tp] >= end for tp, end in self.span.ends.items())
+        return all(self._positions[tp] >= end for tp, end in self.ends.items())
 
     async def take(self) -> list[tuple[TP, Record]]:
         """Wait for the next records, for a short time. Empty: none came. A checkpoint.
@@ -70,13 +63,37 @@ class Reader:
                 found += [(tp, record) for part in each.read() for record in part.records]
                 self._positions[tp] = each.end
         if not fetched and not self.is_at_end:
-            self._positions.update(await self._client.positions(self.span.tps))
+            self._positions.update(await self._client.positions(self.ends))
         if self.follows:
             return found
         return [(tp, record) for tp, record in found if self._is_wanted(tp, record)]
 
+    async def go_back(self, found: Mapping[TP, int], least: int) -> Sequence[TP]:
+        """Read again from an earlier start where fewer records were found than wanted.
+
+        Compaction and transactions leave offsets without records. Call this at the end. A
+        checkpoint.
+
+        Args:
+            found: the number of records of each partition since its start.
+            least: the number that is wanted of each.
+
+        Returns: the partitions that are read again, if they have earlier records at all.
+        """
+        short = [
+            tp
+            for tp, start in self.starts.items()
+            if found.get(tp, 0) < least and start > self._beginnings[tp]
+        ]
+        for tp in short:
+            back = _FURTHER * (self.ends[tp] - self.starts[tp])
+            start = max(self._beginnings[tp], self.ends[tp] - back)
+            await self._client.seek(tp, start)
+            self.starts[tp] = self._positions[tp] = start
+        return short
+
     def _is_wanted(self, tp: TP, record: Record) -> bool:
-        return tp in self.span.ends and record.offset < self.span.ends[tp]
+        return tp in self.ends and record.offset < self.ends[tp]
 
 
 @contextlib.asynccontextmanager
@@ -101,8 +118,12 @@ async def reading(
         await client.open()
         tps = await _chosen(client, topic, partitions)
         ends = await last.offsets(LogsOf(client), tps)
-        starts = await _starts(client, first, ends)
-        reader = Reader(Span(starts, ends), follows, client, dict(starts))
+        beginnings = await BEGINNING.offsets(LogsOf(client), tps)
+        if isinstance(first, Moment):
+            starts = await first.offsets(LogsOf(client), tps)
+        else:
+            starts = {tp: max(beginnings[tp], end - first) for tp, end in ends.items()}
+        reader = Reader(starts, ends, follows, beginnings, client, dict(starts))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_assign, client, starts, bool(partitions))
             await client.subscribe([topic])
@@ -118,15 +139,6 @@ async def _chosen(client: ConsumerClient, topic: str, numbers: Collection[int]) 
     if missing := sorted(set(numbers) - {tp.partition for tp in there}):
         raise UsageError(f"{topic!r} has {len(there)} partitions, and not the number {missing[0]}")
     return sorted(tp for tp in there if not numbers or tp.partition in numbers)
-
-
-async def _starts(
-    client: ConsumerClient, first: Moment | int, ends: Mapping[TP, int]
-) -> dict[TP, int]:
-    if isinstance(first, Moment):
-        return await first.offsets(LogsOf(client), ends)
-    beginnings = await BEGINNING.offsets(LogsOf(client), ends)
-    return {tp: max(beginnings[tp], end - first) for tp, end in ends.items()}
 
 
 async def _assign(client: ConsumerClient, starts: Mapping[TP, int], is_fixed: bool) -> None:

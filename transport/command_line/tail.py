@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import heapq
+import collections
+import itertools
+import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated
 
 import attrs
 from cyclopts import Parameter
 
 from transport.command_line.connection import Connection
-from transport.command_line.moments import BEGINNING, END, Moment, moment_of
+from transport.command_line.moments import BEGINNING, END, moment_of
 from transport.command_line.output import Json, print_json, print_line
 from transport.command_line.reader import Isolation, Reader, reading
 from transport.command_line.record_lines import Shown, bytes_text, shown
-from transport.command_line.types import Types
+from transport.command_line.types import Types, ValueType
 from transport.command_line.usage import UsageError
+from transport.types import TP
 
 _LAST = 10
 
@@ -118,76 +121,72 @@ async def tail(
     if count is not None and count < 0:
         raise UsageError(f"--count takes 0 or more, not {count}")
     passes = filter.compiled()
-    begin = _begin(first, count, passes is not None)
     end = END if last is None else moment_of("--until", last)
-    key_type, value_type = types.of(topic)
-    show = _show_json if json else _show_text
-    window = _Window(show, count, keeps_last=first is None)
+    printer = _Printer(types.of(topic), passes, is_json=json)
+    most = _LAST if count is None else count
+    begin = moment_of("--from", first) if first else most if passes is None else BEGINNING
     opened = reading(connection.reader(isolation), topic, begin, end, partition, follows=follow)
     async with opened as reader:
-        while not window.is_full and (follow or not reader.is_at_end):
-            for tp, record in await reader.take():
-                each = await shown(tp, record, key_type, value_type)
-                if passes is None or passes(each):
-                    window.add(each)
-            window.end_if(reader)
-            sys.stdout.flush()
-        window.end()
+        if first is None:
+            await printer.print_last(reader, most)
+            count = None
+        if first is not None or follow:
+            await printer.print_first(reader, count)
 
 
-def _begin(first: str | None, count: int | None, is_filtered: bool) -> Moment | int:
-    if first is not None:
-        return moment_of("--from", first)
-    # The last messages of the topic are among the last of each partition.
-    return BEGINNING if is_filtered else _LAST if count is None else count
+@attrs.define(eq=False)
+class _Printer:
+    """Prints the messages of a reader that pass a filter.
 
-
-def _show_json(each: Shown) -> None:
-    print_json(each.as_json())
-
-
-def _show_text(each: Shown) -> None:
-    print_line(*each.as_text())
-
-
-class _Window:
-    """Prints messages at once, or keeps the last ones by time until the end of the topic.
-
-    Attributes:
-        is_full: whether no more messages are wanted.
+    Args:
+        types: of keys and values.
+        passes: the filter; None: each message passes.
     """
 
-    def __init__(
-        self, show: Callable[[Shown], None], count: int | None, *, keeps_last: bool
-    ) -> None:
-        self._show = show
-        self._most = count
-        self._keeps = keeps_last
-        self._kept: list[tuple[float, int, Shown]] = []
-        self._added = 0
-        self.is_full = not keeps_last and count == 0
+    types: tuple[ValueType, ValueType]
+    passes: Callable[[Shown], bool] | None
+    is_json: bool = attrs.field(kw_only=True)
 
-    def add(self, each: Shown) -> None:
-        if self.is_full:
-            return
-        self._added += 1
-        if not self._keeps:
-            self._show(each)
-            self.is_full = self._most is not None and self._added >= self._most
-            return
-        heapq.heappush(self._kept, (each.time or 0.0, self._added, each))
-        if len(self._kept) > (_LAST if self._most is None else self._most):
-            heapq.heappop(self._kept)
+    async def print_first(self, reader: Reader, count: int | None) -> None:
+        """Print messages as they come: the first ones, or all if `count` is None."""
+        left = math.inf if count is None else count
+        while left > 0 and (reader.follows or not reader.is_at_end):
+            for _, each in await self._take(reader):
+                if each is not None and left > 0:
+                    self._print(each)
+                    left -= 1
+            sys.stdout.flush()
 
-    def end_if(self, reader: Reader) -> None:
-        """At the end of the topic, print what was kept. What follows is printed at once."""
-        if self._keeps and reader.is_at_end:
-            self.end()
-            self._most = None
+    async def print_last(self, reader: Reader, count: int) -> None:
+        """Read up to the end, and print the last messages in the order of time."""
+        kept: dict[TP, collections.deque[Shown]] = {}
+        found: collections.Counter[TP] = collections.Counter()
+        again: Collection[TP] = ()
+        while again or not reader.is_at_end:
+            while not reader.is_at_end:
+                for tp, each in await self._take(reader):
+                    found[tp] += 1
+                    if each is not None:
+                        kept.setdefault(tp, collections.deque(maxlen=count)).append(each)
+            again = await reader.go_back(found, count)
+            for tp in again:
+                kept.pop(tp, None)
+                del found[tp]
+        every = sorted(itertools.chain(*kept.values()), key=lambda each: each.time or 0.0)
+        for each in every[-count:] if count else ():
+            self._print(each)
+        sys.stdout.flush()
 
-    def end(self) -> None:
-        """Print what was kept, in the order of time."""
-        for _, _, each in sorted(self._kept, key=lambda kept: kept[:2]):
-            self._show(each)
-        self._kept.clear()
-        self._keeps = False
+    async def _take(self, reader: Reader) -> list[tuple[TP, Shown | None]]:
+        """Return the next messages. None: the message does not pass the filter."""
+        taken: list[tuple[TP, Shown | None]] = []
+        for tp, record in await reader.take():
+            each = await shown(tp, record, *self.types)
+            taken.append((tp, each if self.passes is None or self.passes(each) else None))
+        return taken
+
+    def _print(self, each: Shown) -> None:
+        if self.is_json:
+            print_json(each.as_json())
+        else:
+            print_line(*each.as_text())

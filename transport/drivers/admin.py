@@ -70,6 +70,7 @@ class TopicDescription:
     """A topic with its partitions, in order.
 
     Attributes:
+        id: another topic of the same name has another id; None: the broker has no ids.
         rights: what this client may do with the topic, such as "READ"; None: not known.
     """
 
@@ -77,6 +78,7 @@ class TopicDescription:
     is_internal: bool
     partitions: tuple[Partition, ...]
     rights: frozenset[str] | None = None
+    id: str | None = None
 
     @property
     def tps(self) -> list[TP]:

@@ -75,7 +75,14 @@ def topic_of(topic: Mapping[str, Any]) -> TopicDescription:
         for each in topic["partitions"]
     )
     in_order = tuple(sorted(partitions, key=lambda each: each.number))
-    return TopicDescription(topic["name"], bool(topic["is_internal"]), in_order, rights_of(topic))
+    id = topic.get("topic_id")
+    return TopicDescription(
+        topic["name"],
+        bool(topic["is_internal"]),
+        in_order,
+        rights_of(topic),
+        None if id is None else str(id),
+    )
 
 
 def configs_of(configs: Mapping[str, Mapping[str, Any]]) -> list[Config]:

@@ -143,4 +143,4 @@ def _description(broker: MemoryBroker, name: str) -> TopicDescription:
         Partition(tp.partition, _NODE, (_NODE,), (_NODE,))
         for tp in broker.partitions(name, create=False)
     )
-    return TopicDescription(name, False, partitions)
+    return TopicDescription(name, False, partitions, id=str(broker.topic_id(name)))

@@ -23,7 +23,7 @@ _EXTRA = ("cyclopts", "rich")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] != ["demo"] and all(find_spec(name) for name in _EXTRA):
+    if all(find_spec(name) for name in _EXTRA):
         from transport.command_line.program import main as run_verb
 
         return run_verb(given)

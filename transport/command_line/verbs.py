@@ -8,8 +8,10 @@ from cyclopts import App
 
 from transport.command_line.dead_letters import dead_letters
 from transport.command_line.demo import demo
+from transport.command_line.doctor import doctor
 from transport.command_line.groups import groups
 from transport.command_line.lag import lag
+from transport.command_line.run import run
 from transport.command_line.seek import seek
 from transport.command_line.send import send
 from transport.command_line.tail import tail
@@ -24,7 +26,7 @@ Each verb has its own help with an example: kafka-nursery VERB --help
 def verbs() -> App:
     """Return the command line with all its verbs."""
     app = App(name="kafka-nursery", help=_HELP, version=lambda: version("kafka-nursery"))
-    for verb in (tail, send, topics, groups, lag, seek, dead_letters, demo):
+    for verb in (tail, send, topics, groups, lag, seek, dead_letters, run, doctor, demo):
         app.command(verb)
     app.register_install_completion_command()
     return app

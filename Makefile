@@ -34,7 +34,9 @@ PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing
   tests/handling/test_key_order_model.py tests/handling/test_handler.py tests/handling/test_handlers_at_random.py \
   tests/handling/test_handlers_cancelled.py tests/handling/test_exactly_once_at_random.py
 # What an older broker could do in another way: groups, commits, transactions, security, and errors.
-OLDER := tests/kafka tests/drivers tests/committing
+OLDER := tests/drivers/test_*.py tests/drivers/kafka/test_topics.py tests/drivers/kafka/test_membership.py \
+  tests/kafka/test_acceptance_*.py tests/kafka/test_security.py tests/kafka/test_offsets.py \
+  tests/kafka/test_batches_of_others.py
 # The files and folders in which codespell checks the spelling.
 SPELLED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs transport nurseries tests examples \
   benchmarks Makefile mkdocs.yml pyproject.toml compose.yaml Dockerfile .ci .github .pre-commit-config.yaml

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
-from tests.kafka.toolchain import HERE, ToolchainMissing, fetch_jars, find_java, kafka_version
+from tests.kafka.toolchain import HERE, ToolchainMissing, fetch_jars, find_java, is_older_than
 
 __all__ = [
     "Broker",
@@ -42,8 +42,9 @@ HEAP = "-Xmx512m"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
 # The ports open earlier, while the broker is still fenced and refuses to create topics.
 STARTED = b"Kafka Server started"
-# The tools that have another name in Kafka 3.
-IN_KAFKA_3 = {"org.apache.kafka.tools.ConsoleProducer": "kafka.tools.ConsoleProducer"}
+# The tools that have another name or another option in Kafka 3.
+CONSOLE_PRODUCER = "org.apache.kafka.tools.ConsoleProducer"
+PERFORMANCE = "org.apache.kafka.tools.ProducerPerformance"
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -290,12 +291,14 @@ def tool_command(main_class: str, *args: str, bootstrap: str) -> list[str]:
     Args:
         main_class: the tool's name in Kafka 4.
     """
-    if kafka_version().startswith("3."):
-        main_class = IN_KAFKA_3.get(main_class, main_class)
-    return [
-        *java_command(find_java(), fetch_jars(), "-XX:TieredStopAtLevel=1", "-Xmx256m", main_class),
-        *("--bootstrap-server", bootstrap, *args),
-    ]
+    broker = ["--bootstrap-server", bootstrap]
+    if is_older_than(4, 0):
+        if main_class == CONSOLE_PRODUCER:
+            main_class = "kafka.tools.ConsoleProducer"
+        elif main_class == PERFORMANCE:
+            broker = ["--producer-props", f"bootstrap.servers={bootstrap}"]
+    java = ["-XX:TieredStopAtLevel=1", "-Xmx256m", main_class]
+    return [*java_command(find_java(), fetch_jars(), *java), *broker, *args]
 
 
 def tool(

@@ -14,10 +14,9 @@ from typing import NamedTuple, Self
 
 from kafka import KafkaProducer
 
-from tests.kafka.cluster import ToolFailed, describe_group, tool, tool_command
+from tests.kafka.cluster import PERFORMANCE, ToolFailed, describe_group, tool, tool_command
 
 ROOT = Path(__file__).parents[2]
-PERFORMANCE = "org.apache.kafka.tools.ProducerPerformance"
 # Seconds between two checks for progress, and seconds after which a test gives up.
 LOOK_INTERVAL = 0.02
 PATIENCE = 60.0

@@ -7,7 +7,7 @@ import uuid
 import pytest
 import trio
 
-from tests.kafka.cluster import tool
+from tests.kafka.cluster import CONSOLE_PRODUCER, tool
 from transport import App
 
 pytestmark = pytest.mark.kafka
@@ -44,9 +44,7 @@ async def test_both_codecs_read_what_kafkas_own_producer_writes(
     args += [part for option in options for part in ("--reader-property", option)]
     lines = "".join(line(number) + "\n" for number in range(COUNT))
     await trio.to_thread.run_sync(
-        lambda: tool(
-            "org.apache.kafka.tools.ConsoleProducer", *args, bootstrap=kafka_bootstrap, stdin=lines
-        )
+        lambda: tool(CONSOLE_PRODUCER, *args, bootstrap=kafka_bootstrap, stdin=lines)
     )
     for codec in ("compiled", "pure"):
         found = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka.cluster import (
+    CONSOLE_PRODUCER,
     Broker,
     GroupOffset,
     ToolFailed,
@@ -20,7 +21,6 @@ from tests.kafka.cluster import (
 
 pytestmark = pytest.mark.kafka
 
-PRODUCER = "org.apache.kafka.tools.ConsoleProducer"
 CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def produce(bootstrap: str, topic: str, count: int) -> None:
     """Write numbers from 0 on. The producer retries: a new topic may have no leader at first."""
     numbers = "".join(f"{number}\n" for number in range(count))
     retries = ("--message-send-max-retries", "100")
-    tool(PRODUCER, "--topic", topic, *retries, bootstrap=bootstrap, stdin=numbers)
+    tool(CONSOLE_PRODUCER, "--topic", topic, *retries, bootstrap=bootstrap, stdin=numbers)
     assert sum(end_offsets(bootstrap, topic).values()) == count
 
 

@@ -13,12 +13,11 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from tests.kafka.cluster import Broker, tool
+from tests.kafka.cluster import CONSOLE_PRODUCER, Broker, tool
 from transport import App, MessageTooLarge, RecordMetadata, TransportError
 
 pytestmark = pytest.mark.kafka
 
-CONSOLE = "org.apache.kafka.tools.ConsoleProducer"
 CONFIGS = "kafka.admin.ConfigCommand"
 TOPICS = "org.apache.kafka.tools.TopicCommand"
 KEYS = ["", "a", "key", "key-17", "ключ", "\u00ff\u00fe", "x" * 100, *map(str, range(50))]
@@ -65,7 +64,7 @@ async def test_key_partition_is_where_kafkas_own_producer_puts_the_key(
     topic = kafka_topic(partitions)
     options = ["--reader-property", "parse.key=true", "--reader-property", "key.separator=|"]
     lines = "\n".join(f"{key}|value" for key in KEYS) + "\n"
-    tool(CONSOLE, "--topic", topic, *options, bootstrap=kafka_bootstrap, stdin=lines)
+    tool(CONSOLE_PRODUCER, "--topic", topic, *options, bootstrap=kafka_bootstrap, stdin=lines)
     found = records_of(kafka_bootstrap, topic, partitions)
     places = {record.key: number for number, records in found.items() for record in records}
     assert set(places) == {key.encode() for key in KEYS}

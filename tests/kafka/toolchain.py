@@ -70,6 +70,11 @@ def kafka_version() -> str:
     return RELEASES.get(chosen, chosen)
 
 
+def is_older_than(major: int, minor: int) -> bool:
+    """Return whether the tests run on a Kafka before this version."""
+    return tuple(map(int, kafka_version().split(".")[:2])) < (major, minor)
+
+
 def cached_jars() -> Path:
     """Return the folder of the jars that pom.xml names. It may not exist yet."""
     return CACHE / f"{kafka_version()}-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import trio
 
 from tests.drivers.rig import PATIENCE, Rig, outgoing, shared, until
+from tests.kafka.toolchain import is_older_than
 from transport import TP, DeliveryFailed, RecordMetadata, UnknownTopic
 from transport.errors import CommitFailed, PartitionGone, RebalanceInProgress
 
@@ -134,7 +136,9 @@ async def test_a_commit_for_the_old_topic_does_not_reach_the_new_one(rig: Rig) -
         await sender.fill(topic, 5, partitions=1)
         await member.take(5)
         await rig.create_again(topic, 1)
-        # The last two: the group may be in a rebalance.
-        with pytest.raises((PartitionGone, RebalanceInProgress, CommitFailed)):
+        # The last two: the group may be in a rebalance. Before Kafka 4.1, the broker may accept the
+        # commit, and the metadata makes it void.
+        errors = (PartitionGone, RebalanceInProgress, CommitFailed)
+        with contextlib.suppress(*errors) if is_older_than(4, 1) else pytest.raises(errors):
             await member.client.commit({tp: 5}, PATIENCE)
         assert await member.client.committed([tp]) == {}

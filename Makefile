@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 # Both lanes run in several processes, one for each core. In the Kafka lane each has its own broker.
 # In a single process: make test-fast PARALLEL=
-PARALLEL ?= -n auto --maxprocesses=4
+PARALLEL ?= -n auto --maxprocesses=4 --dist loadgroup
 # If the Kafka lane cannot run, `make test` skips it and says so (auto), or fails (required).
 KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
@@ -33,10 +33,10 @@ PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing
   tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py \
   tests/handling/test_key_order_model.py tests/handling/test_handler.py tests/handling/test_handlers_at_random.py \
   tests/handling/test_handlers_cancelled.py tests/handling/test_exactly_once_at_random.py
-# What an older broker could do in another way: groups, commits, transactions, security, and errors.
-OLDER := tests/drivers/test_*.py tests/drivers/kafka/test_topics.py tests/drivers/kafka/test_membership.py \
-  tests/kafka/test_acceptance_*.py tests/kafka/test_security.py tests/kafka/test_offsets.py \
-  tests/kafka/test_batches_of_others.py
+# What an older broker could do in another way: commits, rebalances, transactions, logins and batches.
+OLDER := $(addprefix tests/drivers/, test_committing.py test_rebalancing.py test_transactions.py kafka/test_topics.py) \
+  $(addprefix tests/kafka/test_, acceptance_churn.py acceptance_crashes.py acceptance_exactly_once.py \
+  acceptance_handlers.py batches_of_others.py offsets.py security.py)
 # The files and folders in which codespell checks the spelling.
 SPELLED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs transport nurseries tests examples \
   benchmarks Makefile mkdocs.yml pyproject.toml compose.yaml Dockerfile .ci .github .pre-commit-config.yaml

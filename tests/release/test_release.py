@@ -13,6 +13,9 @@ import pytest
 import transport
 from tests.release.built import ROOT, Built, build, contents, install, run, unpack
 
+# One process, because each would build the package again.
+pytestmark = pytest.mark.xdist_group("release")
+
 RIGHT = """\
 from transport import App, Message
 

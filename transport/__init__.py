@@ -53,6 +53,7 @@ from transport.handling.retry import Retry
 from transport.message import Batch, Message
 from transport.monitoring.monitor import Monitor, PartitionState, Snapshot, Timing
 from transport.monitoring.sensor import Sensor
+from transport.monitoring.sensors import Sensors
 from transport.parts import Transport
 from transport.producing.buffer import ProducerBuffer
 from transport.producing.delivery import Delivery, ManyDeliveries
@@ -124,6 +125,7 @@ __all__ = [
     "RoundRobin",
     "SchedulingStrategy",
     "Sensor",
+    "Sensors",
     "Settings",
     "SettingsArgs",
     "Snapshot",

@@ -17,6 +17,8 @@ from nurseries import Service
 from transport.drivers.base import Outcome, Rebalance, RebalanceKind
 from transport.types import TP, RecordMetadata
 
+_DELAY_INTERVAL = 1.0  # seconds
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -27,6 +29,8 @@ class Points(Protocol):
 
     def on_open(self, app: Any) -> None: ...
     def on_messages_in(self, tp: TP, count: int) -> None: ...
+    def on_bytes_in(self, tp: TP, count: int) -> None: ...
+    def on_poll(self, seconds: float, count: int) -> None: ...
     def on_messages_out(self, tp: TP, count: int) -> None: ...
     def on_topic_buffer_full(self, tp: TP) -> None: ...
     def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None: ...
@@ -35,6 +39,8 @@ class Points(Protocol):
     def on_commit_error(self, consumer: Any, state: Any, error: Exception) -> None: ...
     def on_sends_initiated(self, producer: Any, count: int) -> None: ...
     def on_sends_completed(self, producer: Any, written: Sequence[RecordMetadata]) -> None: ...
+    def on_bytes_sent(self, producer: Any, topic: str, count: int) -> None: ...
+    def on_send_latency(self, producer: Any, seconds: float) -> None: ...
     def on_sends_error(self, producer: Any, errors: Sequence[Exception]) -> None: ...
     def on_assignment_start(self, consumer: Any, assigned: frozenset[TP]) -> Any: ...
     def on_assignment_completed(self, consumer: Any, state: Any) -> None: ...
@@ -42,6 +48,11 @@ class Points(Protocol):
     def on_rebalance_start(self, app: Any, kind: str, partitions: frozenset[TP]) -> Any: ...
     def on_rebalance_return(self, app: Any, state: Any) -> None: ...
     def on_rebalance_end(self, app: Any, state: Any) -> None: ...
+    def on_attempts(self, handler: str, outcome: str, seconds: Sequence[float]) -> None: ...
+    def on_handler_failure(
+        self, handler: str, tp: TP, treatment: str, error: Exception
+    ) -> None: ...
+    def on_loop_delay(self, seconds: float) -> None: ...
 
 
 class Acks(Protocol):
@@ -52,6 +63,20 @@ class Acks(Protocol):
 
     def newly_acked(self) -> int:
         """Return how many messages were acked since the last call."""
+
+
+class Sent(Protocol):
+    """The part of a message that was sent, and has an outcome, that a monitor needs."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """The bytes that the message takes of the send buffer."""
+
+    @property
+    def outcome(self) -> Outcome | None: ...
 
 
 class Attempt(Protocol):
@@ -72,6 +97,9 @@ class Probe(Service):
         super().__init__("Monitor")
         self.sensor = sensor
         self._rebalances: list[Any] = []  # the states of rebalances, until the next poll has ended
+        # When batches were passed to the client, by the `id` of their first message. The producer
+        # keeps a message until its outcome, so no two have the same.
+        self._sent_at: dict[int, float] = {}
         self._error: Exception | None = None
         self._failed = trio.Event()
 
@@ -91,6 +119,13 @@ class Probe(Service):
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
         self.spawn("errors", self._end_the_app)
+        self.spawn("loop delay", self._measure_delay)
+
+    async def _measure_delay(self) -> None:
+        while True:
+            due = trio.current_time() + _DELAY_INTERVAL
+            await trio.sleep_until(due)
+            self(self.sensor.on_loop_delay, max(0.0, trio.current_time() - due))
 
     async def _end_the_app(self) -> None:
         await self._failed.wait()
@@ -105,14 +140,37 @@ class Probe(Service):
             if count := ledger.newly_acked():
                 self(self.sensor.on_messages_out, ledger.tp, count)
 
-    def delivered(self, producer: object, outcomes: Iterable[Outcome | None]) -> None:
+    def fetched(self, tp: TP, count: int, size: int) -> None:
+        """Report a fetch of one partition, with its size in bytes."""
+        self(self.sensor.on_messages_in, tp, count)
+        self(self.sensor.on_bytes_in, tp, size)
+
+    def sending(self, producer: object, batch: Sequence[object]) -> None:
+        """Report messages that are about to be passed to the client."""
+        self(self.sensor.on_sends_initiated, producer, len(batch))
+        self._sent_at[id(batch[0])] = trio.current_time()
+
+    def delivered(self, producer: object, ended: Sequence[Sent]) -> None:
         """Report the outcomes of messages that a producer has sent."""
-        outcomes = list(outcomes)
+        outcomes = [message.outcome for message in ended]
         written = [outcome for outcome in outcomes if isinstance(outcome, RecordMetadata)]
+        sent_at = self._sent_at
+        for first in sent_at.keys() & set(map(id, ended)) if sent_at else ():
+            seconds = trio.current_time() - sent_at.pop(first)
+            self(self.sensor.on_send_latency, producer, seconds)
         if written:
             self(self.sensor.on_sends_completed, producer, written)
+            self._report_sizes(producer, ended)
         if errors := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
             self(self.sensor.on_sends_error, producer, errors)
+
+    def _report_sizes(self, producer: object, ended: Sequence[Sent]) -> None:
+        sizes: dict[str, int] = {}
+        for message in ended:
+            if isinstance(message.outcome, RecordMetadata):
+                sizes[message.topic] = sizes.get(message.topic, 0) + message.size
+        for topic, size in sizes.items():
+            self(self.sensor.on_bytes_sent, producer, topic, size)
 
     @contextlib.contextmanager
     def commit(self, consumer: object, ledgers: Iterable[Acks], attempt: Attempt) -> Iterator[None]:

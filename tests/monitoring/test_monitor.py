@@ -255,10 +255,12 @@ async def test_on_assignment_error_receives_the_error_of_the_hook() -> None:
 # A sensor that fails
 
 
-@pytest.mark.parametrize(
-    "point",
-    sorted(set(POINTS) - {"on_commit_error", "on_sends_error", "on_assignment_error"}),
-)
+# The events of errors and of handlers do not come in this test.
+OTHERS = {"on_commit_error", "on_sends_error", "on_assignment_error"}
+OF_HANDLERS = {"on_attempts", "on_handler_failure"}
+
+
+@pytest.mark.parametrize("point", sorted(set(POINTS) - OTHERS - OF_HANDLERS))
 @jumping
 async def test_error_of_a_sensor_ends_the_app_and_loses_no_message(point: str) -> None:
     sensor = Diary()
@@ -367,7 +369,7 @@ def test_no_monitor_code_runs_without_a_monitor() -> None:
     finally:
         sys.setprofile(None)
     assert {"consumer.py", "committer.py", "rebalance_handler.py", "producer.py"} <= called
-    assert not called & {"sensor.py", "monitor.py"}
+    assert not called & {"sensor.py", "sensors.py", "monitor.py", "probe.py", "reported.py"}
 
 
 # The monitor

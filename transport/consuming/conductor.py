@@ -288,7 +288,7 @@ class Conductor(Service, MutableSet["Listener"]):
         Call this in the order of the polls.
         """
         if ledger.put(fetched) and (probe := self.app.probe) is not None:
-            probe(probe.sensor.on_messages_in, ledger.tp, fetched.count)
+            probe.fetched(ledger.tp, fetched.count, fetched.weight)
 
     def on_message(self, ledger: Ledger, record: Record) -> None:
         """Enter one fetched record: the same as `on_records` with a fetch of one record."""

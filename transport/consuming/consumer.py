@@ -267,6 +267,7 @@ class Consumer(Service):
             self.rebalances,
             self.resets,
             lambda ledger, fetched: self.callback(ledger, fetched),
+            app.probe,
         )
         self.fetcher = self.transport.Fetcher(app)
         self.ends = Ends(self.assignment, self.client, self.polling.positions, timeout=timeout)

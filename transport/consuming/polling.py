@@ -23,6 +23,7 @@ from transport.delivering.ledger import Ledger
 from transport.drivers.base import ConsumerClient
 from transport.errors import NotAssigned, TransportError
 from transport.fetched import Fetched
+from transport.probe import Probe
 from transport.types import TP
 
 
@@ -31,6 +32,7 @@ class Polling:
 
     Args:
         callback: takes each fetch of a partition, in order.
+        probe: None: there is no monitor.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Polling:
         rebalances: RebalanceHandler,
         resets: Resets,
         callback: Callable[[Ledger, Fetched], None],
+        probe: Probe | None,
     ) -> None:
         self._client = client
         self._requests = requests
@@ -56,6 +59,7 @@ class Polling:
         self._rebalances = rebalances
         self._resets = resets
         self._callback = callback
+        self._probe = probe
         self._subscribed: frozenset[str] = frozenset()
         self._subscribing = trio.CancelScope()  # the last one; cancelled: subscribe no more
 
@@ -111,10 +115,19 @@ class Polling:
                 self._requests.seen()
                 # The fetches are not bound to a name: a name would keep them in memory during the
                 # next poll, which may be long.
-                self._take(await self._client.poll())
+                self._take(await self._poll())
         finally:
             self._flow.not_fetching.open()
             self._requests.close()
+
+    async def _poll(self) -> Mapping[TP, Sequence[Fetched]]:
+        if (probe := self._probe) is None:
+            return await self._client.poll()
+        start = trio.current_time()
+        found = await self._client.poll()
+        count = sum(fetched.count for several in found.values() for fetched in several)
+        probe(probe.sensor.on_poll, trio.current_time() - start, count)
+        return found
 
     def _take(self, found: Mapping[TP, Sequence[Fetched]]) -> None:
         """Enter the fetches of a poll into the ledgers. Not a checkpoint."""

@@ -43,6 +43,7 @@ from transport.handling.last_resort import LastResort
 from transport.handling.observer import Counts, Events, Observer
 from transport.handling.plan import Plan
 from transport.handling.redelivery import Redelivery
+from transport.handling.reported import AttemptTimes, Failures
 from transport.handling.timers import Timers
 from transport.handling.workers import Workers
 from transport.log import Log
@@ -79,7 +80,12 @@ class Handler(Service):
         super().__init__(f"Handler {plan.name}", grace=app.settings.grace)
         self.plan = plan
         log = self._log = Log("transport.handler", app.id, trio.current_time)
-        self._events = Events(plan, observers, log)
+        self._times: AttemptTimes | None = None  # None: there is no monitor
+        failures: Failures | None = None
+        if (probe := app.probe) is not None:
+            self._times = AttemptTimes(plan.name, probe, trio.current_time)
+            failures = Failures(probe)
+        self._events = Events(plan, observers, log, failures)
         self.topic = plan.topic.another()
         self._app = app
         self._must_hurry = must_hurry
@@ -330,10 +336,17 @@ class Handler(Service):
         is_plain, fn, plan = self._calls.is_plain, self.plan.fn, self.plan
         counts, observers = self._events.counts, self._events.observers
         now = trio.lowlevel.current_clock().current_time
+        times = self._times
+        # The start of an attempt. 0: the worker has waited since its last attempt. Otherwise an
+        # attempt begins where the one before it ended, which saves a look at the clock.
+        start = 0.0
         await workers.begin()
         while True:
             work = order.begin() if order.ready and flow.active else self._next()
             if work is None:
+                start = 0.0
+                if times is not None:
+                    times.report()
                 if intake.may_take and flow.active and not self._is_ending:
                     await workers.give_way()
                 else:
@@ -345,22 +358,35 @@ class Handler(Service):
             if is_plain and work.attempts is None:
                 # As `_handle`, with fewer calls, because this runs for each message.
                 message = work.held
+                if times is not None and not start:
+                    start = now()
                 try:
                     await fn(message)
                     if message.refcount > 0:  # the function may have acked it
                         message.ack()
                 except Exception as error:  # noqa: BLE001 - each is a failure of the message
+                    if times is not None:
+                        times.failed(start, error)
+                        start = 0.0
                     await self._on_failure(work, error)
                 else:
+                    if times is not None:  # as `succeeded`
+                        end = now()
+                        times.seconds.append(end - start)
+                        start = end
+                        if end >= times.due:
+                            times.report()
                     counts.handled += 1
                     for observer in observers:
                         observer.on_handled(plan, message)
                     self._end(work)
             else:
+                start = 0.0
                 await self._handle(work)
             if workers.latest != number:
                 continue  # another worker has run, so the function has let other tasks run
             if not order.ready or now() - workers.gave_way > _GIVE_WAY:
+                start = 0.0
                 await workers.give_way()
 
     @trio.lowlevel.enable_ki_protection
@@ -377,11 +403,16 @@ class Handler(Service):
         if work.attempts is not None and work.attempts.is_spent:
             await self._give_up(work, work.attempts)
             return
+        times, start = self._times, trio.current_time()
         try:
             await self._calls.attempt(work)
         except Exception as error:  # noqa: BLE001 - each is a failure of the message
+            if times is not None:
+                times.failed(start, error)
             await self._on_failure(work, error)
         else:
+            if times is not None:
+                times.succeeded(start)
             self._end(work)
 
     @trio.lowlevel.enable_ki_protection

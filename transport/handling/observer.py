@@ -81,17 +81,21 @@ class Events:
 
     Args:
         observers: the list may change.
+        reports: an observer that receives only failures, dead letters and skipped messages.
 
     Attributes:
         counts: the numbers of events so far.
         observers: the same list.
     """
 
-    def __init__(self, plan: Plan, observers: Sequence[Observer], log: Log) -> None:
+    def __init__(
+        self, plan: Plan, observers: Sequence[Observer], log: Log, reports: Observer | None = None
+    ) -> None:
         self.counts = Counts()
         self._plan = plan
         self._log = log
         self.observers = observers
+        self._reports = () if reports is None else (reports,)
 
     def handled(self, held: Held) -> None:
         self.counts.handled += 1
@@ -123,15 +127,15 @@ class Events:
                 seconds=delay,
                 error=attempts.error,
             )
-        for observer in self.observers:
+        for observer in (*self.observers, *self._reports):
             observer.on_failed(self._plan, held, attempts, delay)
 
     def dead_letter(self, held: Held, attempts: Attempts) -> None:
         self.counts.dead_letters += 1
-        for observer in self.observers:
+        for observer in (*self.observers, *self._reports):
             observer.on_dead_letter(self._plan, held, attempts)
 
     def skipped(self, held: Held, attempts: Attempts) -> None:
-        for observer in self.observers:
+        for observer in (*self.observers, *self._reports):
             observer.on_skipped(self._plan, held, attempts)
         self.counts.skipped += 1

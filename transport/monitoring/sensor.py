@@ -29,6 +29,22 @@ class Sensor:
         Messages that a rebalance or a seek drops count again when they are fetched again.
         """
 
+    def on_bytes_in(self, tp: TP, count: int) -> None:
+        """Called with the size of a fetch, after `on_messages_in`.
+
+        Args:
+            count: bytes as they were fetched, so compressed ones if the batches are compressed. On
+                `memory://`, the size of the records in memory.
+        """
+
+    def on_poll(self, seconds: float, count: int) -> None:
+        """Called when a poll of the client has returned.
+
+        Args:
+            seconds: the time that it took. A poll waits for records, and for a rebalance.
+            count: how many messages it has returned. 0: another part of the app needed the client.
+        """
+
     def on_messages_out(self, tp: TP, count: int) -> None:
         """Called when `count` messages were acked since the last call.
 
@@ -73,6 +89,21 @@ class Sensor:
     def on_sends_completed(self, producer: Producer, written: Sequence[RecordMetadata]) -> None:
         """Called when messages were written to their partitions."""
 
+    def on_bytes_sent(self, producer: Producer, topic: str, count: int) -> None:
+        """Called after `on_sends_completed`, for each topic.
+
+        Args:
+            count: the bytes that the written messages took in the send buffer, before compression.
+        """
+
+    def on_send_latency(self, producer: Producer, seconds: float) -> None:
+        """Called once for each batch of messages that the client has received.
+
+        Args:
+            seconds: the time from `on_sends_initiated` to the outcome of the first message of the
+                batch: the linger, the wait for a connection, and the broker's answer.
+        """
+
     def on_sends_error(self, producer: Producer, errors: Sequence[Exception]) -> None:
         """Called when messages failed, also those that never reached the client."""
 
@@ -102,3 +133,37 @@ class Sensor:
 
     def on_rebalance_end(self, app: App, state: Any) -> None:
         """Called when the next poll has ended: the client has gone on."""
+
+    def on_attempts(self, handler: str, outcome: str, seconds: Sequence[float]) -> None:
+        """Called when attempts of a handler have ended: calls of its function, with the decoding.
+
+        Attempts that succeed are reported several at a time: those of 0.1 s, or those since the
+        last report when a worker of the handler has nothing to do. An attempt that is cancelled by
+        the end of the app is not reported.
+
+        Args:
+            handler: the name of the handler.
+            outcome: "ok"; "failed": the function raised an error; "timeout": it took longer than
+                the `timeout` of the handler.
+            seconds: the time that each of the attempts took.
+        """
+
+    def on_handler_failure(self, handler: str, tp: TP, treatment: str, error: Exception) -> None:
+        """Called when the handling of a message or batch has failed, once for each attempt.
+
+        A message that is given up is reported once its treatment is done. With transactions, a
+        message of an aborted transaction may be reported again.
+
+        Args:
+            treatment: "retried": another attempt follows; "dead_letter": a dead letter was
+                delivered; "skipped": it was acked without success; "raised": the app ends with the
+                error; "void": its partition was revoked or sought meanwhile, so it is redelivered.
+        """
+
+    def on_loop_delay(self, seconds: float) -> None:
+        """Called once a second.
+
+        Args:
+            seconds: how late trio has resumed a task that was due. A long time means that a task
+                has blocked the event loop, for example by a call that is not async.
+        """

@@ -703,7 +703,7 @@ class Producer(Service):
             batch, self._queue = self._queue, []
             self._filled = trio.Event()
             if (probe := self.app.probe) is not None:
-                probe(probe.sensor.on_sends_initiated, self, len(batch))
+                probe.sending(self, batch)
             try:
                 if not self.client.send_now(batch):
                     await self.client.send(batch)
@@ -716,7 +716,7 @@ class Producer(Service):
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         ended, failed = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
-            probe.delivered(self, [delivery.outcome for delivery in ended])
+            probe.delivered(self, ended)
         for delivery in failed:
             why = delivery.outcome
             if isinstance(why, Exception) and isinstance(why.__cause__, UnknownTopic):

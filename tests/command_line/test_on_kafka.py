@@ -13,7 +13,7 @@ import pytest
 from kafka.admin import ACLOperation, KafkaAdminClient, ResourceType
 
 from tests.command_line.processes import ended, ended_by, run_command, started
-from tests.kafka.cluster import describe_group, tool
+from tests.kafka.cluster import describe_group, tool, tool_command
 from tests.kafka.secured import SecuredBroker
 
 pytestmark = pytest.mark.kafka
@@ -119,6 +119,29 @@ def test_tail_makes_no_group(broker: str, topic: str, kafka_admin: KafkaAdminCli
     assert after <= before
 
 
+def test_seek_refuses_while_a_group_of_the_newer_protocol_has_members(
+    broker: str, kafka_bootstrap: str, kafka_java: None, topic: str
+) -> None:
+    """The client cannot describe such a group, but it sees that the group is not empty."""
+    group = f"{topic}-newer"
+    command = tool_command(
+        "org.apache.kafka.tools.consumer.ConsoleConsumer",
+        *("--topic", topic, "--group", group, "--from-beginning"),
+        *("--consumer-property", "group.protocol=consumer"),
+        bootstrap=kafka_bootstrap,
+    )
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as member:
+        try:
+            assert member.stdout is not None
+            member.stdout.readline()  # it has partitions now
+            code, _, err = run_command(broker, "seek", group, "-t", topic, "--to-beginning")
+            assert code == 1
+            assert "nothing was changed" in err
+            assert "has members" in err
+        finally:
+            member.terminate()
+
+
 # A secured broker
 
 
@@ -153,6 +176,16 @@ def test_a_refused_login_is_one_line_without_the_password(secured: SecuredBroker
         assert code == 1
         assert "wrong-pw" not in out + err
         assert len(err.splitlines()) == (0 if verb == ("doctor",) else 1)
+
+
+def test_a_missing_right_is_one_line_that_names_its_object(secured: SecuredBroker) -> None:
+    url, options = with_login(secured, "guest:guest-pw")
+    for verb in (("lag", "hidden"), ("topics", "create", "hidden"), ("tail", "hidden")):
+        code, out, err = run_command(url, *verb, *options)
+        assert (code, out) == (1, "")
+        assert "hidden" in err
+        assert "[Error" not in err
+    assert run_command(url, "topics", "describe", "open", *options)[0] == 0
 
 
 def test_doctor_names_missing_rights(secured: SecuredBroker) -> None:

@@ -135,8 +135,8 @@ def group_found(group: GroupDescription, behind: GroupLag | None) -> Iterator[Fi
             "start a program with this group, or correct the name: groups list has all",
         )
         return
-    yield ok(subject, f"it is {group.state}, with {len(group.members)} members")
-    if not group.members:
+    yield ok(subject, f"it is {group.state}")
+    if not group.has_members:
         yield warning(subject, "no program reads for it", "start the program, if it should run")
     gone = [str(each.tp) for each in behind.partitions if each.end is None]
     if gone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import sys
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from transport.command_line.record_lines import shown
 from transport.command_line.redrive import Outcome, Redrive
 from transport.command_line.types import Types
 from transport.drivers.admin import Admin
-from transport.errors import TransportError
+from transport.errors import AuthorizationFailed, TransportError
 from transport.excerpt import listed
 
 dead_letters = App(
@@ -55,12 +56,17 @@ async def list_letters(
     kept: collections.deque[Letter] = collections.deque(maxlen=max(0, count))
     async with connection.admin() as admin:
         described = await admin.topic(topic)
-    redriven = await redriven_letters(connection, described)
+    redriven: Collection[str] | None = None
+    with contextlib.suppress(AuthorizationFailed):  # the right to see the receipts may be missing
+        redriven = await redriven_letters(connection, described)
     async with reading(connection.reader(), topic, BEGINNING, END) as reader:
         while not reader.is_at_end:
             letters = (letter_of(tp, record) for tp, record in await reader.take())
             kept.extend(each for each in letters if each is not None and passes(each))
-    rows = ({**each.fields(), "redriven": each.place in redriven} for each in kept)
+    rows = (
+        {**each.fields(), "redriven": None if redriven is None else each.place in redriven}
+        for each in kept
+    )
     print_rows(rows, _COLUMNS, is_json=json)
 
 

@@ -60,7 +60,8 @@ async def describe(
     if json:
         print_json({**summary, "members": members})
         return
-    print_fields({**summary, "members": len(members)})
+    unnamed = described.has_members and not members
+    print_fields({**summary, "members": "the client cannot name them" if unnamed else len(members)})
     if members:
         shown = ({**each, "partitions": listed(each["partitions"] or ())} for each in members)
         print_rows(shown, ("member", "client_id", "host", "partitions"))

@@ -76,7 +76,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     """Print one line for each field that has a value."""
     width = max(map(len, fields)) + 1
     for name, value in fields.items():
-        if value is not None:
+        if value not in (None, ""):
             label = f"{name.replace('_', ' ')}:".ljust(width)
             print_line((label, "bold"), (f" {printable(_text(value))}", ""))
 

@@ -111,10 +111,10 @@ async def seek(
         print_rows((move.fields() for move in moves), COLUMNS, is_json=json)
         sys.stdout.flush()
         if dry_run:
-            if described.members:
+            if described.has_members:
                 print(f"kafka-nursery: {_refusal(described)}", file=sys.stderr)
             return
-        if described.members:
+        if described.has_members:
             raise TransportError(f"nothing was changed: {_refusal(described)}")
         await _make(admin, group, moves)
 
@@ -134,7 +134,8 @@ async def _partitions(
 
 
 def _refusal(group: GroupDescription) -> str:
-    members = listed(sorted(f"{each.name} at {each.host}" for each in group.members))
+    names = sorted(f"{each.name} at {each.host}" for each in group.members)
+    members = listed(names) or "the client cannot name them"
     return (
         f"the group {group.id!r} has members, which would overwrite the offsets: {members}. Stop"
         " them first"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -11,6 +12,7 @@ from transport.command_line.connection import Connection
 from transport.command_line.output import Json, print_fields, print_json, print_rows
 from transport.command_line.usage import UsageError
 from transport.drivers.admin import Config, TopicDescription
+from transport.errors import AuthorizationFailed
 from transport.types import TP
 
 topics = App(name="topics", help="List, describe, create, change and delete topics.")
@@ -63,7 +65,9 @@ async def describe(
     async with connection.admin() as admin:
         found = await admin.topic(topic)
         beginnings, ends = await admin.beginnings(found.tps), await admin.ends(found.tps)
-        configs = [each for each in await admin.configs(topic) if not each.is_default]
+        configs: Sequence[Config] | None = None
+        with contextlib.suppress(AuthorizationFailed):
+            configs = await admin.configs(topic)
     rows = [
         {
             "partition": each.number,
@@ -75,12 +79,14 @@ async def describe(
         }
         for each in found.partitions
     ]
-    own = {each.name: each.value for each in configs}
+    own = None
+    if configs is not None:
+        own = {each.name: each.value for each in configs if not each.is_default}
     if json:
         print_json({"topic": topic, "configs": own, "partitions": rows})
         return
-    shown = " ".join(f"{name}={value}" for name, value in own.items())
-    print_fields({**_summary(found), "configs": shown or None})
+    shown = " ".join(f"{name}={value}" for name, value in (own or {}).items())
+    print_fields({**_summary(found), "configs": "no right to see them" if own is None else shown})
     print_rows(rows, ("partition", "beginning", "end", "leader", "replicas", "in_sync"))
 
 

@@ -143,6 +143,7 @@ class GroupDescription:
     """A group with its members.
 
     Attributes:
+        members: empty also if the broker does not name them, as for the protocol "consumer".
         assignor: how the members share the partitions; empty: not known.
         rights: what this client may do with the group; None: not known.
     """
@@ -152,6 +153,11 @@ class GroupDescription:
     assignor: str
     members: tuple[GroupMember, ...]
     rights: frozenset[str] | None = None
+
+    @property
+    def has_members(self) -> bool:
+        """Whether the group has members, also if they are not named."""
+        return bool(self.members) or self.state not in WITHOUT_MEMBERS
 
     @property
     def owners(self) -> Mapping[TP, GroupMember]:

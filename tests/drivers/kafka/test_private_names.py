@@ -526,6 +526,15 @@ def test_answer_to_a_commit_passes_through_its_handler(kafka_bootstrap: str) -> 
         consumer.close()
 
 
+# `_manager.broker_version` of the admin client.
+
+
+@kafka_lane
+def test_admin_client_knows_the_version_of_the_broker(kafka_admin: KafkaAdminClient) -> None:
+    major, minor, *_ = kafka_admin._manager.broker_version
+    assert (major, minor) >= (3, 9)
+
+
 def test_send_waits_for_metadata() -> None:
     text = inspect.getsource(KafkaProducer.send)
     assert "if self._metadata.partitions_for_topic(topic) is None" in text

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, TypeVarTuple
 
 import kafka.errors
@@ -23,14 +23,15 @@ from transport.drivers.admin import (
     GroupListing,
     TopicDescription,
 )
+from transport.drivers.client_options import nearest
 from transport.drivers.commit_metadata import notes_of
 from transport.drivers.kafka import admin_answers as answers
 from transport.drivers.kafka.calls import CUT_TIMEOUT, made
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, translated
-from transport.drivers.kafka.waiting import Waiting
+from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.drivers.kafka.workarounds.swallowed_errors import close_client
-from transport.errors import AuthorizationFailed, CommitFailed, TransportError
+from transport.errors import AuthorizationFailed, BrokerUnavailable, CommitFailed, TransportError
 from transport.types import TP
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class KafkaAdmin:
             clock = _clock_in(await self._ask(self._admin.describe_metadata_quorum))
         return Cluster(
             found["cluster_id"],
+            # `_manager`: no public call returns the version that the client has found.
             ".".join(map(str, self._admin._manager.broker_version)),
             found["controller_id"],
             tuple(map(answers.node_of, sorted(found["brokers"], key=lambda b: b["broker_id"]))),
@@ -112,13 +114,22 @@ class KafkaAdmin:
         return answers.configs_of(configs)
 
     async def set_configs(self, topic: str, changes: Mapping[str, str | None]) -> None:
-        await self.topic(topic)
+        await self._check_configs(topic, changes)
         set_values = {name: value for name, value in changes.items() if value is not None}
         unset = [name for name, value in changes.items() if value is None]
         if set_values:
             await self._change_configs(self._admin.alter_configs, topic, set_values)
         if unset:
             await self._change_configs(self._admin.reset_configs, topic, unset)
+
+    async def _check_configs(self, topic: str, names: Collection[str]) -> None:
+        """Raise ValueError for a configuration that does not exist."""
+        known = [each.name for each in await self.configs(topic)]
+        for name in names:
+            if name not in known:
+                near = nearest(name, known)
+                hint = f"; did you mean {near}?" if near else ""
+                raise ValueError(f"a topic has no configuration {name!r}{hint}")
 
     async def _change_configs(self, change: Callable[..., Any], topic: str, configs: Any) -> None:
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs)
@@ -185,13 +196,21 @@ class KafkaAdmin:
         return answers.listings_of(await self._ask(self._admin.list_groups))
 
     async def group(self, id: str) -> GroupDescription:
-        return answers.group_of((await self._ask(self._admin.describe_groups, [id]))[id])
+        with _reading(id):
+            described = await self._ask(self._admin.describe_groups, [id])
+        found = answers.group_of(described[id])
+        if found is not None:
+            return found
+        # The client has no request that describes a group with the protocol "consumer".
+        listed = (each.state for each in await self.groups() if each.id == id)
+        return GroupDescription(id, next(listed, "Dead"), "", ())
 
     async def committed(self, group: str) -> dict[TP, int]:
         return {tp: each.offset for tp, each in (await self._commits_of(group)).items()}
 
     async def _commits_of(self, group: str) -> dict[TP, OffsetAndMetadata]:
-        found = (await self._ask(self._admin.list_group_offsets, [group]))[group]
+        with _reading(group):
+            found = (await self._ask(self._admin.list_group_offsets, [group]))[group]
         return {TP(*tp): each for tp, each in found.items() if each.offset >= 0}
 
     async def commit(self, group: str, offsets: Mapping[TP, int]) -> None:
@@ -222,8 +241,13 @@ class KafkaAdmin:
             await backoff.wait()
 
     async def _call(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        with translated(of_a_call):
-            return await self._worker.call("request", made, fn, *args)
+        try:
+            with translated(of_a_call):
+                return await self._worker.call("request", made, fn, *args)
+        except BrokerUnavailable as error:
+            servers = ", ".join(self._options["bootstrap_servers"])
+            reason = reason_of(error.__cause__)
+            raise BrokerUnavailable(f"no answer of the brokers at {servers}: {reason}") from error
 
     async def _close(self) -> None:
         """Close the connections, so that a call under way fails, and join the thread."""
@@ -245,6 +269,17 @@ class KafkaAdmin:
 
     def _built(self, client: Any) -> None:
         self._client = client
+
+
+@contextlib.contextmanager
+def _reading(group: str) -> Iterator[None]:
+    """Let the error of a missing right name the group."""
+    try:
+        yield
+    except AuthorizationFailed as error:
+        raise AuthorizationFailed(
+            f"this client has no right to read the group {group!r}"
+        ) from error
 
 
 def _error_in(answer: Mapping[str, Any]) -> tuple[int, str | None]:

@@ -17,7 +17,7 @@ from transport.drivers.admin import (
     TopicDescription,
 )
 from transport.drivers.kafka.errors import of_a_call
-from transport.errors import TransportError, UnknownTopic
+from transport.errors import AuthorizationFailed, TransportError, UnknownTopic
 from transport.types import TP
 
 _NOBODY = -1
@@ -42,6 +42,8 @@ def check(subject: str, code: int, message: str | None) -> None:
         return
     if kind is kafka.errors.UnknownTopicOrPartitionError:
         raise UnknownTopic(f"{subject}: there is no such topic")
+    if issubclass(kind, kafka.errors.AuthorizationError):
+        raise AuthorizationFailed(f"{subject}: this client has no right to do that")
     text = f"{subject}: {message or _in_words(kind)}"
     if issubclass(kind, _ARGUMENTS):
         raise ValueError(text)
@@ -107,14 +109,17 @@ def listings_of(groups: Iterable[Mapping[str, Any]]) -> list[GroupListing]:
     return sorted(listings, key=lambda each: each.id)
 
 
-def group_of(group: Mapping[str, Any]) -> GroupDescription:
-    """Return the description of a group. Raises TransportError, AuthorizationFailed."""
+def group_of(group: Mapping[str, Any]) -> GroupDescription | None:
+    """Return the description of a group; None: there is no group with the classic protocol.
+
+    Raises TransportError, AuthorizationFailed.
+    """
     if group["error"]:
         if "GroupAuthorizationFailed" in group["error"]:
             check(f"the group {group['group_id']!r}", 30, None)
         if "GroupIdNotFound" not in group["error"]:
             raise TransportError(f"the group {group['group_id']!r}: {group['error']}")
-        return GroupDescription(group["group_id"], "Dead", "", (), rights_of(group))
+        return None
     members = tuple(_member_of(member) for member in group["members"])
     assignor = group["protocol_data"] or ""
     return GroupDescription(

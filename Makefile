@@ -35,8 +35,8 @@ PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing
   tests/handling/test_handlers_cancelled.py tests/handling/test_exactly_once_at_random.py
 # What an older broker could do in another way: commits, rebalances, transactions, logins and batches.
 OLDER := $(addprefix tests/drivers/, test_committing.py test_rebalancing.py test_transactions.py kafka/test_topics.py) \
-  $(addprefix tests/kafka/test_, acceptance_churn.py acceptance_crashes.py acceptance_exactly_once.py \
-  acceptance_handlers.py batches_of_others.py offsets.py security.py)
+  $(addprefix tests/kafka/test_, acceptance_crashes.py acceptance_exactly_once.py batches_of_others.py \
+  java_serializers.py offsets.py security.py)
 # The files and folders in which codespell checks the spelling.
 SPELLED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs transport nurseries tests examples \
   benchmarks Makefile mkdocs.yml pyproject.toml compose.yaml Dockerfile .ci .github .pre-commit-config.yaml

@@ -42,9 +42,10 @@ HEAP = "-Xmx512m"
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qk"
 # The ports open earlier, while the broker is still fenced and refuses to create topics.
 STARTED = b"Kafka Server started"
-# The tools that have another name or another option in Kafka 3.
+# The tools that have another name or another option in Kafka 3, and options that are newer.
 CONSOLE_PRODUCER = "org.apache.kafka.tools.ConsoleProducer"
 PERFORMANCE = "org.apache.kafka.tools.ProducerPerformance"
+NEW_IN_4_2 = ("--reader-property", "--formatter-property")
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -290,8 +291,11 @@ def tool_command(main_class: str, *args: str, bootstrap: str) -> list[str]:
 
     Args:
         main_class: the tool's name in Kafka 4.
+        args: its arguments in Kafka 4.2 and later.
     """
     broker = ["--bootstrap-server", bootstrap]
+    if is_older_than(4, 2):
+        args = tuple("--property" if word in NEW_IN_4_2 else word for word in args)
     if is_older_than(4, 0):
         if main_class == CONSOLE_PRODUCER:
             main_class = "kafka.tools.ConsoleProducer"

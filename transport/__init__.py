@@ -50,8 +50,11 @@ from transport.errors import (
 from transport.fetched import Fetched, FetchedRecords
 from transport.handling.handler import Handler
 from transport.handling.retry import Retry
+from transport.inspecting.health import Health
+from transport.inspecting.partition_state import PartitionState
+from transport.inspecting.status import HandlerStatus, PartitionStatus, Status
 from transport.message import Batch, Message
-from transport.monitoring.monitor import Monitor, PartitionState, Snapshot, Timing
+from transport.monitoring.monitor import Monitor, Snapshot, Timing
 from transport.monitoring.sensor import Sensor
 from transport.monitoring.sensors import Sensors
 from transport.parts import Transport
@@ -98,7 +101,9 @@ __all__ = [
     "FutureMessage",
     "GroupMetadata",
     "Handler",
+    "HandlerStatus",
     "HandlerTimeout",
+    "Health",
     "ManyDeliveries",
     "MemoryBroker",
     "Message",
@@ -112,6 +117,7 @@ __all__ = [
     "OffsetAndTimestamp",
     "OffsetOutOfRange",
     "PartitionState",
+    "PartitionStatus",
     "PartitionStream",
     "Partitions",
     "PendingMessage",
@@ -129,6 +135,7 @@ __all__ = [
     "Settings",
     "SettingsArgs",
     "Snapshot",
+    "Status",
     "Stuck",
     "StuckCase",
     "Timing",

@@ -34,6 +34,9 @@ from transport.handling.plan import (
 )
 from transport.handling.retry import Retry
 from transport.log import Log
+from transport.inspecting.health import Health, health_of
+from transport.inspecting.status import Status, status_of
+from transport.inspecting.status_socket import StatusSocket
 from transport.message import Batch, Message
 from transport.parts import Transport
 from transport.probe import Points, Probe
@@ -59,6 +62,8 @@ class _Root(Service):
 
     @trio.lowlevel.enable_ki_protection
     async def on_start(self) -> None:
+        if (path := self._app.settings.status_socket) is not None:
+            await self.add_service(StatusSocket(self._app.id, path, self._app.status))
         if (probe := self._app.probe) is not None:
             await self.add_service(probe)
             probe(probe.sensor.on_open, self._app)
@@ -559,3 +564,27 @@ class App:
     def tree(self) -> Node:
         """Return the tree of services and tasks, each with the function in which it waits."""
         return self._root.tree()
+
+    def status(self) -> Status:
+        """Return the state of the app now: partitions, handlers, tree. Not a checkpoint.
+
+        Costs O(partitions + unacked messages). It may be called before the app is opened, too.
+        """
+        return status_of(
+            self,
+            self.handlers,
+            self.tree(),
+            client=self.transport.driver_version,
+            has_crashed=self._root.has_crashed,
+        )
+
+    def health(self) -> Health:
+        """Return whether the app is alive and ready, and why not. Not a checkpoint.
+
+        - Live: the app has not ended, and its client is polled. Otherwise only a restart helps.
+        - Ready: the app is open and a member of its group, all its partitions were fetched from, no
+          partition is stuck, and the lag is at most `ready_lag`.
+
+        A search for stuck partitions runs every `stuck_interval`. Costs what `status` costs.
+        """
+        return health_of(self.status(), self.settings.ready_lag)

@@ -10,7 +10,16 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
-from transport.arguments import MOST_SECONDS, choice, function, instance, seconds, setting, whole
+from transport.arguments import (
+    MOST_SECONDS,
+    choice,
+    function,
+    instance,
+    seconds,
+    setting,
+    text,
+    whole,
+)
 from transport.drivers.settings import ClientSettings, ClientSettingsArgs
 from transport.partitioner import Partitioner, java_partitioner
 from transport.probe import Points
@@ -74,6 +83,11 @@ class Settings:
         transactions: "member" or "partition". The messages that a handler sends and the offset of
             its message are committed in one transaction, of the whole member or of each partition.
             None: there are no transactions.
+        ready_lag: the app is not ready while it is more than this many messages behind, over all
+            its partitions; see `App.health`. None: the lag does not count.
+        status_socket: the path of a local socket on which `kafka-nursery tree` of the same user
+            reads the state of the app. "auto": a path of its own for each process, in the folder of
+            the user's sockets. None: there is no socket.
         transaction_attempts: after this many aborted transactions in a row the app fails.
         client: the settings of the broker's client. `App` takes them as keyword arguments, too.
     """
@@ -108,6 +122,10 @@ class Settings:
         default=None, validator=setting(choice, choices=(None, *get_args(TransactionScope)))
     )
     transaction_attempts: int = attrs.field(default=10, validator=_size)
+    status_socket: str | None = attrs.field(default=None, validator=setting(text, optional=True))
+    ready_lag: int | None = attrs.field(
+        default=10_000, validator=setting(whole, least=0, optional=True)
+    )
     monitor: Points | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
     client: ClientSettings = attrs.field(factory=ClientSettings, validator=setting(_client))
 
@@ -149,6 +167,8 @@ class SettingsArgs(ClientSettingsArgs, total=False):
     scheduler: Callable[[], SchedulingStrategy[Any]]
     transactions: TransactionScope | None
     transaction_attempts: int
+    ready_lag: int | None
+    status_socket: str | None
     monitor: Points | None
 
 

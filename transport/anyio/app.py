@@ -19,6 +19,8 @@ from transport.arguments import async_function
 from transport.codecs import CodecArg
 from transport.handling.plan import AfterFailure, Order, check_topic, name_of
 from transport.handling.retry import Retry
+from transport.inspecting.health import Health
+from transport.inspecting.status import Status
 from transport.message import Batch, Message
 from transport.settings import Settings
 from transport.types import K, V
@@ -212,6 +214,14 @@ class AioApp:
     def tree(self) -> Node:
         """Return the tree of services and tasks; see `App.tree`."""
         return self.native.tree()
+
+    def status(self) -> Status:
+        """Return the state of the app now; see `App.status`."""
+        return self.native.status()
+
+    def health(self) -> Health:
+        """Return whether the app is alive and ready, and why not; see `App.health`."""
+        return self.native.health()
 
     async def kill(self) -> None:
         """End as a crash would; see `App.kill`."""

@@ -206,6 +206,11 @@ class AioConsumer:
             raise exc
 
     @property
+    def is_member(self) -> bool:
+        """Whether the consumer has its share of the partitions; see `Consumer.is_member`."""
+        return self.native.is_member
+
+    @property
     def stuck(self) -> tuple[Stuck, ...]:
         """The stuck partitions that the last search has found, and where they are stuck."""
         return self.native.stuck

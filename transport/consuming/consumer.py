@@ -1054,6 +1054,14 @@ class Consumer(Service):
     # Partitions that are stuck
 
     @property
+    def is_member(self) -> bool:
+        """Whether the consumer has its share of the partitions, maybe none, in its group.
+
+        False before the first assignment, and after the group has removed the consumer.
+        """
+        return self.rebalances.is_member
+
+    @property
     def stuck(self) -> tuple[Stuck, ...]:
         """The stuck partitions that the last search has found, and where they are stuck."""
         return self._stall_detector.stuck

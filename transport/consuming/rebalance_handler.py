@@ -69,6 +69,8 @@ class RebalanceHandler:
     Attributes:
         is_under_way: a rebalance is being served, and the poll waits for it. Requests to the
             polling task are refused meanwhile, because a hook or a handler may wait for them.
+        is_member: the consumer has got its share of the partitions, maybe none, and its group has
+            not removed it since.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class RebalanceHandler:
         log: Log,
     ) -> None:
         self.is_under_way = False
+        self.is_member = False
         self._steps = steps
         self._client = client
         self._assignment = assignment
@@ -117,6 +120,8 @@ class RebalanceHandler:
                 if not self._has_ended:
                     self._membership.begun(event)
                     start = trio.current_time()
+                    if event.kind is RebalanceKind.LOST and not event.of_new_topic:
+                        self.is_member = False
                     refusing = self._requests.refusing(in_progress)
                     with refusing, trio.CancelScope() as self._serving, self._steps.serving(event):
                         await serve[event.kind](event)
@@ -190,6 +195,7 @@ class RebalanceHandler:
         ledgers = [assignment[tp] for tp in starts if tp in assignment]
         self._released.append((event, ledgers))
         event.release(starts, self._pauses.paused_at_start(event.partitions))
+        self.is_member = True
 
     async def _on_lost(self, event: Rebalance) -> None:
         step = self._steps.on_partitions_lost

@@ -11,7 +11,7 @@ import trio
 from transport.app import App
 from transport.consuming.consumer import Consumer
 from transport.consuming.stuck import Stuck
-from transport.delivering.ledger import Ledger
+from transport.inspecting.partition_state import PartitionState, state_of
 from transport.monitoring.sensor import Sensor
 from transport.producing.producer import Producer
 from transport.types import TP, RecordMetadata
@@ -42,30 +42,6 @@ class Timing:
         self.longest = max(self.longest, self.last)
         self.total += self.last
         self.count += 1
-
-
-@attrs.frozen
-class PartitionState:
-    """The state of an assigned partition.
-
-    Attributes:
-        position: the offset after the last fetched record. None: not known yet.
-        highwater: the end of its log, from the last fetch, or from a request that is made every
-            `lag_interval` while nothing is fetched. None: not known yet.
-        committed: the committed offset, as far as this member knows. None: not known yet.
-        lag: how many offsets, with or without a message, lie between the committed offset and the
-            high watermark. If `committed` is None, they count from the safe offset. None: not
-            known.
-        waiting: how many messages are fetched and not delivered.
-        unacked: how many messages are delivered and not acked.
-    """
-
-    position: int | None
-    highwater: int | None
-    committed: int | None
-    lag: int | None
-    waiting: int
-    unacked: int
 
 
 @attrs.frozen
@@ -148,7 +124,7 @@ class Monitor(Sensor):
         consumer = app.consumer
         return Snapshot(
             partitions={
-                tp: _state(ledger, consumer.ends.end_of(ledger))
+                tp: state_of(ledger, consumer.ends.end_of(ledger))
                 for tp, ledger in consumer.assignment.items()
             },
             messages_in=sum(self.messages_in.values()),
@@ -219,15 +195,3 @@ class Monitor(Sensor):
 
     def on_rebalance_return(self, app: App, state: Any) -> None:
         self._rebalances.add(state)
-
-
-def _state(ledger: Ledger, highwater: int | None) -> PartitionState:
-    done = ledger.safe if ledger.committed is None else ledger.committed
-    return PartitionState(
-        position=ledger.position,
-        highwater=highwater,
-        committed=ledger.committed,
-        lag=None if highwater is None or done is None else max(0, highwater - done),
-        waiting=ledger.waiting,
-        unacked=sum(1 for _ in ledger.unacked),
-    )

@@ -1,0 +1,183 @@
+"""The verb `tree`: the state of running apps of this user, from their status sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import trio
+from cyclopts import Parameter
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.live import Live
+from rich.text import Text
+from rich.tree import Tree
+
+from nurseries import Node
+from transport.command_line.output import (
+    Json,
+    console,
+    is_terminal,
+    print_json,
+    print_rich,
+    printable,
+    table_of,
+)
+from transport.command_line.status_rates import StatusRates
+from transport.command_line.usage import UsageError
+from transport.inspecting.status import Status
+from transport.inspecting.status_socket import status_folder, status_sockets
+
+_TIMEOUT = 5.0  # seconds for an app to answer
+
+
+class AppNotFound(ValueError):
+    """No running app has answered. The text says which socket was tried."""
+
+
+async def tree(
+    app: str | None = None,
+    /,
+    *,
+    watch: Annotated[bool, Parameter(name=("--watch", "-w"), negative="")] = False,
+    every: float = 1.0,
+    json: Json = False,
+) -> None:
+    """Print the state of running apps: partitions, handlers, and the tree of tasks.
+
+    An app answers if its setting status_socket is "auto" or a path, as KAFKA_NURSERY_STATUS_SOCKET
+    sets it. Only apps of the same user on this machine are found.
+
+    Example: kafka-nursery tree enrichment --watch
+
+    Parameters
+    ----------
+    app:
+        The id of an app, or the path of its socket. By default, all apps in the folder of sockets.
+    watch:
+        Repeat it, with rates. End it with Ctrl-C.
+    every:
+        Seconds between two repetitions.
+    """
+    if not every > 0:
+        raise UsageError(f"--every takes seconds above 0, not {every:g}")
+    rates = StatusRates()
+    with _screen() as live:
+        while True:
+            found = await _statuses(app)
+            rates.add(found)
+            if json:
+                for status in found:
+                    print_json(status)
+            elif live is not None and watch:
+                live.update(_lines(found, rates), refresh=True)
+            else:
+                print_rich(_lines(found, rates))
+            sys.stdout.flush()
+            if not watch:
+                return
+            await trio.sleep(every)
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[Live | None]:
+    """Give a screen on a terminal."""
+    if not is_terminal():
+        yield None
+        return
+    with Live(console=console(), auto_refresh=False, transient=False) as live:
+        yield live
+
+
+async def _statuses(app: str | None) -> list[Status]:
+    """Return the statuses of the apps that answer. Raises AppNotFound."""
+    if app is not None and "/" in app:
+        found = await _read(Path(app))
+        if found is None:
+            raise AppNotFound(f"no app listens at {app}")
+        return [found]
+    statuses = [await _read(path) for path in status_sockets()]
+    wanted = [each for each in statuses if each is not None and app in (None, each.app)]
+    if not wanted:
+        which = "no app" if app is None else f"no app {app!r}"
+        raise AppNotFound(
+            f"{which} of this user has a status socket in {status_folder()}: run it with the setting"
+            ' status_socket="auto", or give the path of its socket'
+        )
+    return wanted
+
+
+async def _read(path: Path) -> Status | None:
+    """Return the status of the app behind a socket; None: no app listens there."""
+    try:
+        with trio.fail_after(_TIMEOUT):
+            async with await trio.open_unix_socket(str(path)) as stream:
+                received = b"".join([part async for part in stream])
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except (trio.TooSlowError, trio.BrokenResourceError) as error:
+        raise AppNotFound(f"the app at {path} does not answer within {_TIMEOUT:g} s") from error
+    return msgspec.json.decode(received, type=Status)
+
+
+def _lines(statuses: Sequence[Status], rates: StatusRates) -> Lines:
+    return Lines(*(line for status in statuses for line in _of_app(status, rates)))
+
+
+def _of_app(status: Status, rates: StatusRates) -> Iterator[RenderableType]:
+    member = {None: "reads no topic", True: "member", False: "not a member"}[status.is_member]
+    head = f"{status.app}  pid {status.pid}  {member}  generation {status.generation}"
+    yield Text(printable(f"{head}  {status.in_flight} in flight  {status.client}"), style="bold")
+    if status.partitions:
+        yield table_of(
+            ("PARTITION", "LAG", "COMMITTED", "END", "WAITING", "UNACKED", "ACKED/S", "STATE"),
+            [_partition_row(status, at, rates) for at in range(len(status.partitions))],
+        )
+    if status.handlers:
+        yield table_of(
+            ("HANDLER", "TOPIC", "RUNNING", "WAITING", "HANDLED", "HANDLED/S", "FAILED", "DEAD"),
+            [_handler_row(status, at, rates) for at in range(len(status.handlers))],
+        )
+    yield _tree(status.tree)
+
+
+def _partition_row(status: Status, at: int, rates: StatusRates) -> list[Any]:
+    each = status.partitions[at]
+    return [
+        str(each),
+        each.lag,
+        each.committed,
+        each.highwater,
+        each.waiting,
+        each.unacked,
+        rates.of_partition(status, each),
+        each.stuck or ("paused" if each.is_paused else ""),
+    ]
+
+
+def _handler_row(status: Status, at: int, rates: StatusRates) -> list[Any]:
+    each = status.handlers[at]
+    return [
+        each.name,
+        each.topic,
+        f"{each.running}/{each.concurrency}",
+        each.waiting,
+        each.handled,
+        rates.of_handler(status, each),
+        each.failed,
+        each.dead_letters,
+    ]
+
+
+def _tree(node: Node) -> Tree:
+    """Return a tree of rich for a node and all nodes below it."""
+    where = f"  in {' > '.join(node.waits_in[-2:])}" if node.waits_in else ""
+    label = Text.assemble(printable(node.name), (f"  {node.state.value}{printable(where)}", "dim"))
+    tree = Tree(label)
+    for child in node.children:
+        tree.children.append(_tree(child))
+    return tree

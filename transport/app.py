@@ -33,10 +33,10 @@ from transport.handling.plan import (
     name_of,
 )
 from transport.handling.retry import Retry
-from transport.log import Log
 from transport.inspecting.health import Health, health_of
 from transport.inspecting.status import Status, status_of
 from transport.inspecting.status_socket import StatusSocket
+from transport.log import Log
 from transport.message import Batch, Message
 from transport.parts import Transport
 from transport.probe import Points, Probe

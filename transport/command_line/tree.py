@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from transport.inspecting.status import Status
 from transport.inspecting.status_socket import status_folder, status_sockets
 
 _TIMEOUT = 5.0  # seconds for an app to answer
+_NUMBERED = re.compile(r"(.+) \d+")
 
 
 class AppNotFound(ValueError):
@@ -105,8 +108,8 @@ async def _statuses(app: str | None) -> list[Status]:
     if not wanted:
         which = "no app" if app is None else f"no app {app!r}"
         raise AppNotFound(
-            f"{which} of this user has a status socket in {status_folder()}: run it with the setting"
-            ' status_socket="auto", or give the path of its socket'
+            f"{which} of this user has a status socket in {status_folder()}: run it with the"
+            ' setting status_socket="auto", or give the path of its socket'
         )
     return wanted
 
@@ -175,9 +178,23 @@ def _handler_row(status: Status, at: int, rates: StatusRates) -> list[Any]:
 
 def _tree(node: Node) -> Tree:
     """Return a tree of rich for a node and all nodes below it."""
-    where = f"  in {' > '.join(node.waits_in[-2:])}" if node.waits_in else ""
-    label = Text.assemble(printable(node.name), (f"  {node.state.value}{printable(where)}", "dim"))
-    tree = Tree(label)
-    for child in node.children:
-        tree.children.append(_tree(child))
+    tree = Tree(_label(node, node.name))
+    for (name, *_), alike in itertools.groupby(node.children, _likeness):
+        group = list(alike)
+        if len(group) > 1:
+            tree.add(_label(group[0], f"{len(group)} x {name}"))
+        else:
+            tree.children.append(_tree(group[0]))
     return tree
+
+
+def _likeness(node: Node) -> tuple[object, ...]:
+    """Return what numbered tasks, such as the workers of a handler, have in common."""
+    if node.children or (match := _NUMBERED.fullmatch(node.name)) is None:
+        return node.name, id(node)
+    return match[1], node.state, node.waits_in
+
+
+def _label(node: Node, name: str) -> Text:
+    where = f"  in {' > '.join(node.waits_in[-2:])}" if node.waits_in else ""
+    return Text.assemble(printable(name), (f"  {node.state.value}{printable(where)}", "dim"))

@@ -46,6 +46,7 @@ class HandlerStatus:
     """The state of a handler. The counts begin when the handler starts.
 
     Attributes:
+        topic: the topic's name, or the pattern of its topics.
         concurrency: the most messages, or batches, that are handled at once.
         running: how many are handled at this moment.
         waiting: how many messages it has taken in advance, also those that wait for a retry.
@@ -135,10 +136,10 @@ def _partitions(consumer: Consumer) -> Iterator[PartitionStatus]:
 
 
 def _handler(handler: Handler) -> HandlerStatus:
-    counts = handler.counts
+    topic, counts = handler.plan.topic, handler.counts
     return HandlerStatus(
         name=handler.plan.name,
-        topic=str(handler.plan.topic),
+        topic=topic.name if topic.pattern is None else topic.pattern.pattern,
         concurrency=handler.plan.concurrency,
         running=handler.running,
         waiting=handler.waiting,

@@ -127,7 +127,8 @@ def _bind(listening: socket.socket, path: Path) -> None:
         listening.bind(str(path))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            raise type(error)(error.errno, f"{error.strerror}: status_socket", str(path)) from error
+            reason = error.strerror or error  # a path that is too long has no errno
+            raise OSError(f"status_socket: no socket can be made at {path}: {reason}") from error
         if not path.is_socket() or _is_in_use(path):
             raise RuntimeError(
                 f"the path {path} of status_socket is in use: give each process a path of its own,"

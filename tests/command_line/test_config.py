@@ -1,0 +1,59 @@
+"""The verb `config`: the settings in force, and where each comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from transport.command_line.program import main
+from transport.configuration.conversion import OPTIONS, TYPES
+
+
+@pytest.fixture(autouse=True)
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "kafka-nursery.toml").write_text("grace = 5")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAFKA_NURSERY_BROKER", "kafka+sasl://me:hidden@h:1")
+    monkeypatch.setenv("KAFKA_NURSERY_CLIENT_OPTIONS_SSL_PASSWORD", "hidden")
+    return tmp_path / "kafka-nursery.toml"
+
+
+def test_it_shows_every_setting_and_hides_passwords(
+    capsys: pytest.CaptureFixture[str], sources: Path
+) -> None:
+    assert main(["config"]) == 0
+    out = capsys.readouterr().out
+    lines = [line.split(maxsplit=2) for line in out.splitlines()]
+    assert {line[0] for line in lines[1:]} == (TYPES.keys() - {OPTIONS}) | {
+        "client_options.ssl_password"
+    }
+    assert ["grace", "5.0", f"grace in {sources}"] in lines
+    assert ["broker", "kafka+sasl://me:***@h:1", "KAFKA_NURSERY_BROKER"] in lines
+    assert ["acks", "all", "default"] in lines
+    assert "hidden" not in out
+
+
+def test_changed_leaves_out_the_defaults(capsys: pytest.CaptureFixture[str], sources: Path) -> None:
+    assert main(["config", "--changed", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == [
+        {"setting": "broker", "value": "kafka+sasl://me:***@h:1", "origin": "KAFKA_NURSERY_BROKER"},
+        {"setting": "grace", "value": 5.0, "origin": f"grace in {sources}"},
+        {
+            "setting": "client_options.ssl_password",
+            "value": "***",
+            "origin": "KAFKA_NURSERY_CLIENT_OPTIONS_SSL_PASSWORD",
+        },
+    ]
+
+
+def test_a_wrong_setting_is_an_error_that_names_its_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_NURSERY_GRACE", "soon")
+    assert main(["config"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("kafka-nursery: KAFKA_NURSERY_GRACE: grace must be")

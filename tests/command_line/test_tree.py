@@ -1,0 +1,132 @@
+"""The verb `tree`: the state of running apps, from their status sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from nurseries import State
+from tests.apps import app_on, broker_with
+from tests.inspecting.test_health import RUNNING
+from transport import TP, App, HandlerStatus, Message, Status
+from transport.command_line.program import run_in_trio
+from transport.command_line.status_rates import StatusRates
+
+ORDERS = TP("orders", 0)
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
+async def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = await run_in_trio(["tree", *argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def billing() -> App:
+    """Return an app whose handler is at work on five messages of seven, and never done."""
+    app = app_on(broker_with(ORDERS, records=7), "billing", status_socket="auto", grace=0.2)
+
+    @app.handler(app.topic("orders"), concurrency=5, order="none")
+    async def bill(message: Message) -> None:
+        await trio.sleep_forever()
+
+    return app
+
+
+async def test_it_shows_partitions_handlers_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    async with billing() as app:
+        await wait_all_tasks_blocked()
+        code, out, err = await run(capsys)
+        await app.kill()
+    assert (code, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[0].startswith(f"billing pid {os.getpid()} member generation 1 0 in flight")
+    assert "orders-0 7 - 7 0 7 -" in lines
+    assert "bill orders 5/5 2 0 - 0 0" in lines
+    assert any("5 x worker running in call_in_time > " in line for line in lines)
+    assert "\x1b" not in out
+
+
+async def test_json_has_the_whole_status(capsys: pytest.CaptureFixture[str]) -> None:
+    async with App("one", status_socket="auto"):
+        code, out, _ = await run(capsys, "--json")
+    assert code == 0
+    status = msgspec.json.decode(out, type=Status)
+    assert (status.app, status.tree.state) == ("one", State.RUNNING)
+    assert json.loads(out)["tree"]["children"][0]["name"] == "StatusSocket"
+
+
+async def test_an_app_is_named_by_its_id_or_by_its_path(
+    capsys: pytest.CaptureFixture[str], runtime: Path
+) -> None:
+    async with App("one", status_socket="auto"), App("two", status_socket=f"{runtime}/own"):
+        for name, expected in [("one", "one"), (f"{runtime}/own", "two")]:
+            code, out, _ = await run(capsys, name)
+            assert code == 0
+            assert [line for line in out.splitlines() if " pid " in line] == [
+                line for line in out.splitlines() if line.startswith(f"{expected}  pid ")
+            ]
+
+
+@pytest.mark.parametrize("name", ["two", "/nowhere/own", None])
+async def test_without_such_an_app_it_fails_and_says_how_to_get_one(
+    capsys: pytest.CaptureFixture[str], name: str | None
+) -> None:
+    code, out, err = await run(capsys, *([] if name is None else [name]))
+    assert (code, out) == (1, "")
+    assert err.startswith("kafka-nursery: no app")
+    assert ("status_socket" in err) == (name != "/nowhere/own")
+
+
+async def test_the_socket_of_a_killed_app_is_left_out(
+    capsys: pytest.CaptureFixture[str], runtime: Path
+) -> None:
+    async with App("one", status_socket="auto"):
+        with trio.socket.socket(trio.socket.AF_UNIX) as left:
+            await left.bind(f"{runtime}/kafka-nursery/killed-1.sock")
+        code, out, _ = await run(capsys)
+    assert code == 0
+    assert out.count(" pid ") == 1
+
+
+def test_rates_count_what_was_done_between_two_statuses() -> None:
+    bill = HandlerStatus("bill", "orders", 1, 0, 0, 100, 0, 0, 0, 0)
+    (orders,) = RUNNING.partitions
+    before = attrs.evolve(RUNNING, at=10.0, handlers=(bill,))
+    after = attrs.evolve(
+        before,
+        at=14.0,
+        partitions=(attrs.evolve(orders, committed=8), attrs.evolve(orders, partition=1)),
+        handlers=(attrs.evolve(bill, handled=110), attrs.evolve(bill, name="new")),
+    )
+    rates = StatusRates()
+    rates.add([before])
+    assert rates.of_partition(before, orders) is None
+    assert rates.of_handler(before, bill) is None
+    rates.add([after])
+    assert [rates.of_partition(after, each) for each in after.partitions] == [1.0, None]
+    assert [rates.of_handler(after, each) for each in after.handlers] == [2.5, None]
+
+
+def test_rates_of_another_process_do_not_mix() -> None:
+    rates = StatusRates()
+    rates.add([RUNNING])
+    other = attrs.evolve(RUNNING, pid=2, at=1.0)
+    rates.add([other])
+    assert rates.of_partition(other, other.partitions[0]) is None

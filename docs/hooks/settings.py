@@ -29,6 +29,7 @@ OPTIONS = """\
 # What a whole number counts, where its name does not say that it is bytes.
 COUNTED = {
     "buffer_size": "messages",
+    "ready_lag": "messages",
     "send_buffer_messages": "messages",
     "transaction_attempts": "transactions",
 }

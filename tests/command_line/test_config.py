@@ -15,7 +15,7 @@ from transport.configuration.conversion import OPTIONS, TYPES
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "kafka-nursery.toml").write_text("grace = 5")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KAFKA_NURSERY_BROKER", "kafka+sasl://me:hidden@h:1")
+    monkeypatch.setenv("KAFKA_NURSERY_BROKER", "kafka+sasl+ssl://me:hidden@h:1")
     monkeypatch.setenv("KAFKA_NURSERY_CLIENT_OPTIONS_SSL_PASSWORD", "hidden")
     return tmp_path / "kafka-nursery.toml"
 
@@ -30,16 +30,32 @@ def test_it_shows_every_setting_and_hides_passwords(
         "client_options.ssl_password"
     }
     assert ["grace", "5.0", f"grace in {sources}"] in lines
-    assert ["broker", "kafka+sasl://me:***@h:1", "KAFKA_NURSERY_BROKER"] in lines
+    assert ["broker", "kafka+sasl+ssl://me:***@h:1", "KAFKA_NURSERY_BROKER"] in lines
     assert ["acks", "all", "default"] in lines
     assert "hidden" not in out
+
+
+def test_the_example_of_the_help_shows_the_keywords_of_the_app(
+    capsys: pytest.CaptureFixture[str], sources: Path
+) -> None:
+    (sources.parent / "billing.py").write_text(
+        "from transport import App\napp = App('billing', linger=1.0)"
+    )
+    assert main(["config", "billing:app", "--changed", "--json"]) == 0
+    rows = {row["setting"]: row["origin"] for row in json.loads(capsys.readouterr().out)}
+    assert rows["linger"] == "keyword argument"
+    assert rows["grace"] == f"grace in {sources}"
 
 
 def test_changed_leaves_out_the_defaults(capsys: pytest.CaptureFixture[str], sources: Path) -> None:
     assert main(["config", "--changed", "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out) == [
-        {"setting": "broker", "value": "kafka+sasl://me:***@h:1", "origin": "KAFKA_NURSERY_BROKER"},
+        {
+            "setting": "broker",
+            "value": "kafka+sasl+ssl://me:***@h:1",
+            "origin": "KAFKA_NURSERY_BROKER",
+        },
         {"setting": "grace", "value": 5.0, "origin": f"grace in {sources}"},
         {
             "setting": "client_options.ssl_password",

@@ -25,8 +25,8 @@ from transport.command_line import program
 from transport.command_line.program import run_in_trio
 from transport.command_line.verbs import verbs
 
-# These are programs of their own, which their own tests run.
-OWN_PROGRAMS = ("demo", "run")
+# These run an app or look at one. Their own tests run the examples.
+OWN_PROGRAMS = ("config", "demo", "run", "tree")
 
 
 def every_verb(app: cyclopts.App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

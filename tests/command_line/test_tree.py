@@ -59,7 +59,8 @@ async def test_it_shows_partitions_handlers_and_tasks(capsys: pytest.CaptureFixt
     assert lines[0].startswith(f"billing pid {os.getpid()} member generation 1 0 in flight")
     assert "orders-0 7 - 7 0 7 -" in lines
     assert "bill orders 5/5 2 0 - 0 0" in lines
-    assert any("5 x worker running in call_in_time > " in line for line in lines)
+    (workers,) = [line for line in lines if "worker" in line]
+    assert workers.endswith("5 x worker running in Handler._work > billing.<locals>.bill")
     assert "\x1b" not in out
 
 
@@ -103,6 +104,13 @@ async def test_the_socket_of_a_killed_app_is_left_out(
         code, out, _ = await run(capsys)
     assert code == 0
     assert out.count(" pid ") == 1
+
+
+async def test_the_example_of_the_help_works(capsys: pytest.CaptureFixture[str]) -> None:
+    async with App("enrichment", status_socket="auto"):
+        with trio.move_on_after(0.5):
+            await run(capsys, "enrichment", "--watch", "--every", "0.1")
+        assert capsys.readouterr().out.count("enrichment  pid ") > 1
 
 
 def test_rates_count_what_was_done_between_two_statuses() -> None:

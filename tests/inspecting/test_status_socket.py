@@ -52,6 +52,12 @@ async def test_each_connection_gets_the_status_of_this_moment() -> None:
     assert status_sockets() == []
 
 
+async def test_two_apps_of_a_process_may_have_the_same_id() -> None:
+    async with App("one", status_socket="auto"), App("one", status_socket="auto"):
+        assert len(status_sockets()) == 2
+        assert [(await read(path)).app for path in status_sockets()] == ["one", "one"]
+
+
 async def test_only_the_user_of_the_process_can_connect(runtime: Path) -> None:
     async with App("orders/5: x" * 10, status_socket="auto"):
         (path,) = status_sockets()

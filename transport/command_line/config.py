@@ -6,31 +6,37 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from transport.command_line.module import app_at
 from transport.command_line.output import Json, print_rows
 from transport.command_line.usage import checked_arguments
 from transport.configuration import configured
 
+_NO_APP = "kafka-nursery"
 _COLUMNS = ("setting", "value", "origin")
 
 
 def config(
+    target: str | None = None,
+    /,
     *,
     changed: Annotated[bool, Parameter(name=("--changed", "-c"), negative="")] = False,
     json: Json = False,
 ) -> None:
-    """Print the settings that an app gets in this folder and environment, and their origins.
+    """Print the settings that an app has in this folder and environment, and their origins.
 
-    Keyword arguments of the program come before them. Passwords are not shown.
+    Passwords are not shown.
 
-    Example: kafka-nursery config --changed
+    Example: kafka-nursery config billing:app --changed
 
     Parameters
     ----------
+    target:
+        The app as MODULE:NAME. Without it, the keyword arguments of a program are not known.
     changed:
         Only settings that do not have their defaults.
     """
     with checked_arguments():
-        configuration = configured("kafka-nursery", None, {})
+        configuration = app_at(target).configuration if target else configured(_NO_APP, None, {})
     rows = [
         {"setting": name, "value": _shown(value, is_json=json), "origin": origin}
         for name, value, origin in configuration.rows()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
-import sys
+import socket
+from collections.abc import Iterator
 from typing import Annotated
 
 import trio
 from cyclopts import Parameter
 
-from transport.app import App
-from transport.command_line.usage import UsageError
+from transport.command_line.module import app_at
+from transport.command_line.usage import UsageError, checked_arguments
+from transport.configuration import configured
+from transport.configuration.environment import PREFIX
+from transport.inspecting.status_socket import AUTO
 
 
 def run(
@@ -21,6 +25,8 @@ def run(
     reload: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Run an app with handlers until Ctrl-C or SIGTERM, as App.run does.
+
+    The verb tree finds the app, unless the setting status_socket says otherwise.
 
     Example: kafka-nursery run billing:app --reload
 
@@ -35,7 +41,8 @@ def run(
         from transport.command_line.reload import run_with_reload
 
         return trio.run(run_with_reload, target, os.getcwd())
-    app = _app_at(target)
+    with _findable():
+        app = app_at(target)
     if not app.handlers:
         raise UsageError(
             f"the app {target!r} has no handler, so it would do nothing: add one with @app.handler"
@@ -44,19 +51,17 @@ def run(
     return 0
 
 
-def _app_at(target: str) -> App:
-    """Return the app. Raises UsageError, and each error that the module itself raises."""
-    module_name, colon, name = target.partition(":")
-    if not module_name or not colon or not name:
-        raise UsageError(f"run takes MODULE:NAME, such as billing:app, not {target!r}")
-    sys.path.insert(0, os.getcwd())
+@contextlib.contextmanager
+def _findable() -> Iterator[None]:
+    """Let `kafka-nursery tree` find an app that is made in the block, unless a setting differs."""
+    variable = f"{PREFIX}STATUS_SOCKET"
+    with checked_arguments():
+        origins = configured("kafka-nursery", None, {}).origins
+    if not hasattr(socket, "AF_UNIX") or "status_socket" in origins:
+        yield
+        return
+    os.environ[variable] = AUTO
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(f"there is no module {error.name!r} in {os.getcwd()}") from None
-    found = getattr(module, name, None)
-    if not isinstance(found, App):
-        raise UsageError(f"{name!r} of the module {module_name!r} is no App, but {found!r:.100}")
-    return found
+        yield
+    finally:
+        del os.environ[variable]

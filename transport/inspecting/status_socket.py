@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import socket
@@ -39,7 +40,7 @@ class StatusSocket(Service):
 
     def __init__(self, app: str, path: str, status: Callable[[], Status]) -> None:
         super().__init__("StatusSocket")
-        self.path = _auto_path(app) if path == AUTO else Path(path)
+        self._paths = _auto_paths(app) if path == AUTO else iter([Path(path)])
         self._status = status
 
     @trio.lowlevel.enable_ki_protection
@@ -49,7 +50,7 @@ class StatusSocket(Service):
     async def _listen(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with _listening_at(self.path) as listening:
+        with _listening_at(self._paths) as listening:
             listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
             task_status.started()
             await trio.serve_listeners(self._answer, [listener])
@@ -77,10 +78,12 @@ def status_sockets() -> list[Path]:
     return sorted(folder.glob(f"*{_SUFFIX}")) if _is_private(folder) else []
 
 
-def _auto_path(app: str) -> Path:
-    """Return the path for an app of this process."""
+def _auto_paths(app: str) -> Iterator[Path]:
+    """Yield paths for an app of this process: another app with the same id may have the first."""
     name = re.sub(r"[^\w.-]", "_", app)[:50]  # a path of a socket has at most 107 bytes
-    return status_folder() / f"{name}-{os.getpid()}{_SUFFIX}"
+    for number in itertools.count(1):
+        ending = _SUFFIX if number == 1 else f"-{number}{_SUFFIX}"
+        yield status_folder() / f"{name}-{os.getpid()}{ending}"
 
 
 def _is_private(folder: Path) -> bool:
@@ -97,22 +100,15 @@ def _is_private(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _listening_at(path: Path) -> Iterator[socket.socket]:
-    """Yield a socket that listens at the path. Remove the file at the end.
+def _listening_at(paths: Iterator[Path]) -> Iterator[socket.socket]:
+    """Yield a socket that listens at the first path that is free. Remove the file at the end.
 
     Raises:
-        RuntimeError: another app listens there; or the folder of "auto" is not this user's alone.
+        RuntimeError: no path is free; or the folder of "auto" is not this user's alone.
         OSError: the file cannot be made.
     """
-    if path.parent == status_folder():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(path.parent):
-            raise RuntimeError(
-                f"the folder {path.parent} of the status sockets is not this user's alone: remove"
-                " it, or set status_socket to another path"
-            )
     with socket.socket(socket.AF_UNIX) as listening:
-        _bind(listening, path)
+        path = _bind(listening, paths)
         try:
             path.chmod(0o600)  # nothing can connect before `listen`
             listening.listen(_BACKLOG)
@@ -121,21 +117,36 @@ def _listening_at(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-def _bind(listening: socket.socket, path: Path) -> None:
-    """Bind a socket to a path, also if a killed app has left its socket there."""
-    try:
-        listening.bind(str(path))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            reason = error.strerror or error  # a path that is too long has no errno
-            raise OSError(f"status_socket: no socket can be made at {path}: {reason}") from error
-        if not path.is_socket() or _is_in_use(path):
-            raise RuntimeError(
-                f"the path {path} of status_socket is in use: give each process a path of its own,"
-                ' or set status_socket="auto"'
-            ) from error
-        path.unlink()
-        listening.bind(str(path))
+def _bind(listening: socket.socket, paths: Iterator[Path]) -> Path:
+    """Bind a socket to the first path that is free or that a killed app has left; return it."""
+    for path in paths:
+        if path.parent == status_folder():
+            _make_folder(path.parent)
+        try:
+            if path.is_socket() and not _is_in_use(path):
+                path.unlink()
+            listening.bind(str(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                reason = error.strerror or error  # a path that is too long has no errno
+                raise OSError(
+                    f"status_socket: no socket can be made at {path}: {reason}"
+                ) from error
+        else:
+            return path
+    raise RuntimeError(
+        f"the path {path} of status_socket is in use: give each app a path of its own, or set"
+        ' status_socket="auto"'
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder):
+        raise RuntimeError(
+            f"the folder {folder} of the status sockets is not this user's alone: remove it, or set"
+            " status_socket to another path"
+        )
 
 
 def _is_in_use(path: Path) -> bool:

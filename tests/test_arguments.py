@@ -97,7 +97,7 @@ SIZES = [
     for field in attrs.fields(kind)
     if field.type == "int" and field.name != "max_batch_size"
 ]
-TEXTS = ["client_id", "group_instance_id"]
+TEXTS = ["client_id", "group_instance_id", "status_socket"]
 CHOICES = [
     "acks",
     "assignment",
@@ -119,6 +119,7 @@ def test_no_setting_is_left_out() -> None:
         "client_only",
         "partitions",
         "client",
+        "ready_lag",
     }
     others |= {"client_options", "ssl_context", "partitioner", "scheduler", "monitor"}
     others |= {"group_id", "transactional_id"}  # the app's id, and one that `App` does not take
@@ -136,6 +137,12 @@ def test_seconds_are_a_finite_number_above_0(name: str, wrong: Any) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_is_a_whole_number_above_0(name: str, wrong: Any) -> None:
     refuses(lambda: App("group", **{name: wrong}), f"{name} must be a whole number")
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, True, "1", INF], ids=str)
+def test_the_ready_lag_is_a_whole_number_or_none(wrong: Any) -> None:
+    refuses(lambda: App("group", ready_lag=wrong), "ready_lag must be a whole number")
+    App("group", ready_lag=None)
 
 
 @pytest.mark.parametrize("wrong", [NAN, INF, -1.0, 0, "1", True, [1]], ids=str)

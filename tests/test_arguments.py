@@ -102,6 +102,7 @@ CHOICES = [
     "acks",
     "assignment",
     "auto_offset_reset",
+    "client_log_level",
     "compression_type",
     "isolation",
     "on_task_error",

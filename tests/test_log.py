@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+import structlog
 import trio
 
 from tests.apps import app_on, broker_with, take
@@ -136,6 +139,36 @@ def test_an_event_of_many_messages_is_one_line_in_ten_seconds(
         ("app: another event", 1),
     ]
     assert len(caplog.records) == 26, "at DEBUG each event is a line"
+
+
+def test_structlog_gets_the_fields_as_in_the_example_of_the_page() -> None:
+    """As docs/logging.md says. The text of the page runs as a program of its own."""
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder()],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+    )
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("transport.consumer")
+    logger.addHandler(handler)
+    try:
+        Log("transport.consumer", "kitchen").warning(
+            "lost", "lost %s", "orders", partitions=ORDERS, error=ValueError("a\nb")
+        )
+    finally:
+        logger.removeHandler(handler)
+    assert json.loads(out.getvalue()) == {
+        "app": "kitchen",
+        "error": "ValueError('a\\nb')",
+        "event": "kitchen: lost orders",
+        "event_name": "lost",
+        "level": "warning",
+        "partitions": "orders[0-2]",
+    }
 
 
 # Lines of an app

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.apps import A_WHILE, app_on, broker_with, committed, take
+from tests.apps import A_WHILE, app_on, broker_with, committed, evict_all, take
 from tests.lanes import NEVER
 from tests.logs import warnings_in
 from tests.nurseries.clock import jumping
@@ -68,6 +68,41 @@ async def test_unanswered_commit_is_logged_and_settled_by_the_next(
         await trio.sleep(1.0)
         assert committed(broker) == {ORDERS: 1}
         assert answers.tried == 2
+
+
+@jumping
+async def test_commits_without_answers_are_two_lines_however_many_they_are(
+    log_records: list[Any],
+) -> None:
+    async with app_on(broker_with(ORDERS, records=2), commit_interval=1.0) as app:
+        first, second = await take(app.topic("orders").noack(), 2)
+        await trio.sleep(1.5)
+        Answers(app, [CommitUnknown("no answer")] * 20)
+        first.ack()
+        await trio.sleep(30)
+        second.ack()
+        await trio.sleep(30)
+    lines = [each for each in log_records if each.event_name.startswith("commit")]
+    assert [each.event_name for each in lines] == ["commit_unanswered", "commit_answered"]
+    assert lines[0].error == "CommitUnknown('no answer')"
+    assert lines[1].seconds == pytest.approx(20, abs=1)
+
+
+@jumping
+async def test_loss_of_partitions_is_no_answer_to_a_commit(log_records: list[Any]) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, commit_interval=1.0) as app:
+        (message,) = await take(app.topic("orders").noack(), 1)
+        await trio.sleep(1.5)
+        Answers(app, [CommitUnknown("no answer")] * 5)
+        message.ack()
+        await trio.sleep(2)
+        app.conductor.clear()
+        evict_all(broker)
+        await trio.sleep(30)
+    events = [each.event_name for each in log_records]
+    assert events.count("commit_unanswered") == 1
+    assert "commit_answered" not in events
 
 
 @jumping

@@ -22,7 +22,7 @@ class AutoCommitter:
     """The automatic commits of one consumer.
 
     Args:
-        commit: commits the safe offsets of all partitions.
+        commit: commits the safe offsets of all partitions; returns whether an offset moved.
         commit_last: does the same, and begins no transaction after it.
         ending_quietly: returns a block that ends without an error if the consumer was closed
             meanwhile.
@@ -64,11 +64,13 @@ class AutoCommitter:
         A checkpoint. Without transactions, raises the error of a refused commit, and DeliveryFailed
         if no task has seen the error of a sent message since the last beat.
         """
+        was_answered: object = False
         try:
             with self._ending_quietly():
-                await self._commit()
+                was_answered = await self._commit()
             self._was_prevented = False
-            self._note_answer()
+            if was_answered:
+                self._note_answer()
         except DeliveryFailed as exc:
             if self._was_prevented:
                 self._note_undelivered()

@@ -107,6 +107,7 @@ CHOICES = [
     "isolation",
     "on_task_error",
     "record_codec",
+    "client_log_level",
     "transactions",
 ]
 

@@ -101,7 +101,9 @@ async def test_app_without_topics_does_not_warn_about_the_join(
 def test_join_without_partitions_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     nothing = Rebalance(RebalanceKind.ASSIGNED, frozenset(), 1, 10.0, lambda seek, pause: None)
     identity = GroupMetadata("kitchen", 1, "a cook")
-    Membership(Log("transport.consumer", "kitchen"), lambda: identity, 45.0).begun(nothing)
+    membership = Membership(Log("transport.consumer", "kitchen"), lambda: identity, 45.0)
+    membership.begun(nothing)
+    membership.begun(nothing)
     assert caplog.messages == [
         "kitchen: joined its group in generation 1 as the member 'a cook', and was assigned no"
         " partition"

@@ -37,7 +37,7 @@ async def test_one_topic_object_for_each_worker_is_warned_of_once(
         app.stop()
     assert len(handled) == 20 * 3
     (text,) = warnings_of(caplog)
-    assert "app 'shop': 3 topic objects listen to 'orders'" in text
+    assert "shop: 3 topic objects listen to 'orders'" in text
     assert "call app.topic('orders') once" in text
 
 

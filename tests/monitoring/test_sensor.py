@@ -113,6 +113,24 @@ async def test_attempts_are_reported_with_their_times(timeout: float | None) -> 
 
 
 @jumping
+async def test_time_of_an_attempt_does_not_include_the_wait_for_its_message() -> None:
+    diary, broker = Diary(), broker_with(ORDERS)
+    app = app_on(broker, monitor=diary)
+
+    async def handle(message: Message) -> None:
+        await trio.sleep(1)
+
+    app.handler(app.topic("orders"), handle, name="bill")
+    await trio.sleep(5)
+    async with app:
+        for count in (1, 2, 3):
+            await trio.sleep(20)
+            write(broker, ORDERS, count)
+        await trio.sleep(20)
+    assert attempts(diary) == [("ok", 1.0)] * 6
+
+
+@jumping
 async def test_quick_attempts_are_reported_many_at_a_time() -> None:
     async def handle(message: Message) -> None:
         await trio.sleep(0.001)

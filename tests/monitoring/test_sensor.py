@@ -112,22 +112,26 @@ async def test_attempts_are_reported_with_their_times(timeout: float | None) -> 
     assert treatments(diary) == []
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
 @jumping
-async def test_time_of_an_attempt_does_not_include_the_wait_for_its_message() -> None:
+async def test_time_of_an_attempt_does_not_include_the_wait_for_its_message(
+    concurrency: int,
+) -> None:
     diary, broker = Diary(), broker_with(ORDERS)
     app = app_on(broker, monitor=diary)
 
     async def handle(message: Message) -> None:
         await trio.sleep(1)
 
-    app.handler(app.topic("orders"), handle, name="bill")
+    orders = app.topic("orders")
+    app.handler(orders, handle, name="bill", concurrency=concurrency, order="none")
     await trio.sleep(5)
     async with app:
-        for count in (1, 2, 3):
+        for count in (1, 5, 9):
             await trio.sleep(20)
             write(broker, ORDERS, count)
         await trio.sleep(20)
-    assert attempts(diary) == [("ok", 1.0)] * 6
+    assert attempts(diary) == [("ok", 1.0)] * 15
 
 
 @jumping

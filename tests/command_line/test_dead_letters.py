@@ -160,6 +160,23 @@ async def test_a_redrive_whose_answer_is_lost_is_not_repeated(
     assert await keys_of(run, place.name) == ["k0", "k1", "k0", "k1"]
 
 
+async def test_a_redrive_that_is_cancelled_is_undone(
+    run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = await failed(place, 2)
+
+    async def wait(self: Transaction, *args: object) -> None:
+        await trio.sleep_forever()
+
+    with monkeypatch.context() as patch, trio.move_on_after(3) as scope:
+        patch.setattr(Transaction, "commit", wait)
+        await run_in_trio(["dead-letters", "redrive", dead])
+    assert scope.cancelled_caught
+    again = (await run("dead-letters", "redrive", dead, "--json")).json
+    assert again["redriven"] == 2
+    assert await keys_of(run, place.name) == ["k0", "k1", "k0", "k1"]
+
+
 async def test_two_redrives_at_a_time_send_each_letter_once(run: Run, place: Place) -> None:
     dead = await failed(place, 4)
     codes: list[int] = []

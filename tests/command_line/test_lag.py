@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import cast
+
 from tests.apps import take
 from tests.command_line.conftest import Run
 from tests.command_line.messages import numbered, written
 from tests.lanes import Place
-from transport import TP, App
-from transport.command_line.group_lag import GroupLag, PartitionLag
+from transport import TP, App, UnknownTopic
+from transport.command_line.group_lag import GroupLag, PartitionLag, lag_of
 from transport.command_line.lag_rates import progress
+from transport.drivers.admin import Admin, GroupDescription, Partition, TopicDescription
 
 
 async def test_lag_shows_what_is_not_committed_and_the_owner(run: Run, place: Place) -> None:
@@ -31,6 +35,30 @@ async def test_a_group_that_does_not_exist_is_an_error(run: Run) -> None:
     missing = await run("lag", "absent-group")
     assert (missing.code, missing.out) == (1, "")
     assert "absent-group" in missing.err
+
+
+class OneTopicLeft:
+    """An admin client of a group with offsets of two topics, of which one was deleted."""
+
+    async def group(self, id: str) -> GroupDescription:
+        return GroupDescription(id, "Empty", "", ())
+
+    async def committed(self, group: str) -> dict[TP, int]:
+        return {TP("gone", 0): 5, TP("here", 0): 7}
+
+    async def topic(self, name: str) -> TopicDescription:
+        if name == "gone":
+            raise UnknownTopic(name)
+        return TopicDescription(name, False, (Partition(0, 1, (1,), (1,)),))
+
+    async def ends(self, tps: Collection[TP]) -> dict[TP, int]:
+        return dict.fromkeys(tps, 9)
+
+
+async def test_the_lag_of_a_deleted_topic_is_not_known_and_hides_no_other() -> None:
+    behind = await lag_of(cast(Admin, OneTopicLeft()), "g")
+    assert [(each.end, each.lag) for each in behind.partitions] == [(None, None), (9, 2)]
+    assert behind.total == 2
 
 
 def look(committed: int | None, end: int | None) -> GroupLag:

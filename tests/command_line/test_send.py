@@ -44,6 +44,16 @@ async def test_each_line_is_a_message(run: Run, place: Place, feed: Feed) -> Non
     assert all(line["headers"] == [["by", "test"]] for line in lines)
 
 
+async def test_long_lines_stay_whole(run: Run, place: Place, feed: Feed) -> None:
+    """The input is read in parts of 64 KiB."""
+    await written(place, place.name)
+    lines = ["a" * 70_000, "b", "c" * 131_072, "d"]
+    feed("\n".join(lines))
+    assert (await run("send", place.name)).code == 0
+    printed = (await run("tail", place.name, "--json")).json_lines
+    assert [line["value"] for line in printed] == lines
+
+
 async def test_a_separator_parts_key_and_value(run: Run, place: Place, feed: Feed) -> None:
     await written(place, place.name)
     feed("anna:20:x\nbert:\n")

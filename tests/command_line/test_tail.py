@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.command_line.conftest import Run
 from tests.command_line.messages import numbered, written
 from tests.lanes import Place
 from transport import App
+from transport.registry import SchemaRegistry
 
 
 def keys(lines: list[dict[str, object]]) -> list[object]:
@@ -90,6 +93,31 @@ async def test_values_are_decoded_by_their_type(run: Run, place: Place) -> None:
     good, bad = (await run("tail", place.name, *typed)).json_lines
     assert (good["key"], good["value"]) == (5, {"n": 1})
     assert (bad["key"], bad["value_base64"]) == (5, "ew==")
+
+
+@pytest.mark.parametrize("kind", ["avro", "jsonschema"])
+async def test_values_of_a_schema_registry_are_decoded_and_written_again(
+    run: Run, place: Place, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    registry = SchemaRegistry(f"mock://{place.name}")
+    # In memory, each registry of a name has schemas of its own.
+    monkeypatch.setattr("transport.registry.SchemaRegistry", lambda url: registry)
+    field = {"name": "n", "type": "int"}
+    avro = {"type": "record", "name": "Order", "fields": [field]}
+    schema = {"type": "object", "title": "Order", "properties": {"n": {"type": "integer"}}}
+    typed = registry.avro(dict, avro) if kind == "avro" else registry.json(dict, schema)
+    await written(place, place.name)
+    async with App("writer", broker=place.url, client_only=True) as app:
+        await app.topic(place.name, value_type=typed).send_and_wait(key=b"k", value={"n": 5})
+    options = ["--json", "--value-type", kind, "--registry", "http://127.0.0.1:1"]
+    printed = await run("tail", place.name, *options)
+    assert printed.json["value"] == {"n": 5}
+    file = tmp_path / "lines"
+    file.write_text(printed.out)
+    assert (await run("send", place.name, str(file), *options)).code == 0
+    assert [line["value"] for line in (await run("tail", place.name, *options)).json_lines] == [
+        {"n": 5}
+    ] * 2
 
 
 @pytest.mark.parametrize(

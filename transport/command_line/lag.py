@@ -29,7 +29,7 @@ from transport.command_line.usage import UsageError
 
 _COLUMNS = ("TOPIC", "PARTITION", "COMMITTED", "END", "LAG")
 _OWNER = ("OWNER", "HOST")
-_RATES = ("READ/S", "WRITTEN/S", "CAUGHT UP IN")
+_RATES = ("READ/S", "WRITTEN/S", "CAUGHT UP")
 
 
 async def lag(
@@ -117,7 +117,7 @@ def _lines(found: GroupLag, rates: Progress | None) -> Lines:
     if rates is not None:
         total = rates.total
         head += f"  read {total.read:,.1f}/s  written {total.written:,.1f}/s"
-        head += f"  caught up in {_in_words(total.seconds_to_catch_up(found.total))}"
+        head += f"  caught up {_in_words(total.seconds_to_catch_up(found.total))}"
     rows = []
     for each in found.partitions:
         row: list[object] = [*each.tp, each.committed, each.end, each.lag]
@@ -138,4 +138,4 @@ def _lines(found: GroupLag, rates: Progress | None) -> Lines:
 
 
 def _in_words(seconds: float | None) -> str:
-    return "never at this rate" if seconds is None else shown_age(seconds)
+    return "not at this rate" if seconds is None else f"in {shown_age(seconds)}"

@@ -1,0 +1,245 @@
+"""`PrometheusSensor`: the events and the state of an app as metrics of Prometheus.
+
+It needs the extra `kafka-nursery[prometheus]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import Counter as Counts
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from transport.app import App
+from transport.consuming.consumer import Consumer
+from transport.inspecting.partition_state import state_of
+from transport.monitoring.lag_age import LagAge
+from transport.monitoring.sensor import Sensor
+from transport.producing.producer import Producer
+from transport.types import TP, RecordMetadata
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+except ImportError as error:
+    raise ImportError(
+        "PrometheusSensor needs the extra prometheus: pip install 'kafka-nursery[prometheus]'"
+    ) from error
+
+__all__ = ["PrometheusSensor"]
+
+# Seconds. The first bounds separate a quick handler from a slow one, and the last a stuck one.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_NAMESPACE = "kafka_nursery"
+_APP = ("app",)
+_TOPIC = ("app", "topic")
+_PARTITION = ("app", "topic", "partition")
+
+
+class Metrics:
+    """The metrics of all apps that report to one registry.
+
+    The number of series is bounded by the apps, their topics, handlers and assigned partitions. No
+    label has a key, an offset, a member or an error's text.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, labels: Sequence[str]) -> Counter:
+            return Counter(name, text, labels, namespace=_NAMESPACE, registry=registry)
+
+        def gauge(name: str, text: str, labels: Sequence[str]) -> Gauge:
+            return Gauge(name, text, labels, namespace=_NAMESPACE, registry=registry)
+
+        def histogram(name: str, text: str, labels: Sequence[str]) -> Histogram:
+            return Histogram(
+                name, text, labels, namespace=_NAMESPACE, registry=registry, buckets=_SECONDS
+            )
+
+        self.received = counter("received_messages", "Messages that were fetched.", _TOPIC)
+        self.received_bytes = counter("received_bytes", "Bytes that were fetched.", _TOPIC)
+        self.acked = counter("acked_messages", "Messages that were acked.", _TOPIC)
+        self.sent = counter("sent_messages", "Messages that were written.", _TOPIC)
+        self.sent_bytes = counter("sent_bytes", "Bytes of messages that were written.", _TOPIC)
+        self.send_failures = counter("send_failures", "Messages that were not written.", _APP)
+        self.send_seconds = histogram(
+            "send_seconds", "Time from a batch's begin to its first outcome.", _APP
+        )
+        self.in_flight = gauge(
+            "in_flight_messages", "Messages that are accepted and have no outcome.", _APP
+        )
+        self.lag = gauge("lag_messages", "Messages that are not committed.", _PARTITION)
+        self.lag_seconds = gauge(
+            "lag_seconds", "Age of the oldest message that is not committed.", _PARTITION
+        )
+        self.unacked = gauge(
+            "unacked_messages", "Messages that are delivered and not acked.", _PARTITION
+        )
+        self.waiting = gauge(
+            "waiting_messages", "Messages that are fetched and not delivered.", _PARTITION
+        )
+        self.stuck = gauge("stuck_partitions", "Partitions that are stuck.", _APP)
+        self.handler_seconds = histogram(
+            "handler_seconds", "Time of a handler's attempts.", ("app", "handler", "outcome")
+        )
+        self.handler_failures = counter(
+            "handler_failures",
+            "Failed attempts, by what follows.",
+            ("app", "handler", "treatment"),
+        )
+        self.handler_running = gauge(
+            "handler_running", "Messages or batches that are handled.", ("app", "handler")
+        )
+        self.commits = counter("commits", "Commits, by outcome.", ("app", "outcome"))
+        self.commit_seconds = histogram("commit_seconds", "Time of commits.", _APP)
+        self.rebalances = counter(
+            "rebalances", "Changes of the assigned partitions.", ("app", "kind")
+        )
+        self.rebalance_seconds = histogram(
+            "rebalance_seconds", "Time for which the client waited for the app.", _APP
+        )
+        self.polls = counter("polls", "Polls of the client.", _APP)
+        self.poll_seconds = counter("poll_seconds", "Time of all polls.", _APP)
+        self.buffer_full = counter(
+            "buffer_full", "Pauses of a partition because of a full buffer.", _TOPIC
+        )
+        self.resets = counter("offset_resets", "Resets to another offset.", _TOPIC)
+        self.skipped = counter("skipped_offsets", "Offsets that resets have skipped.", _TOPIC)
+        self.loop_delay = histogram(
+            "event_loop_delay_seconds", "How late trio has resumed a task.", _APP
+        )
+
+
+# A registry refuses a second metric of one name, so all apps of a registry share its metrics.
+_of_registry: weakref.WeakKeyDictionary[CollectorRegistry, Metrics] = weakref.WeakKeyDictionary()
+
+
+def _metrics_of(registry: CollectorRegistry) -> Metrics:
+    if (metrics := _of_registry.get(registry)) is None:
+        metrics = _of_registry[registry] = Metrics(registry)
+    return metrics
+
+
+class PrometheusSensor(Sensor):
+    """A sensor that keeps the metrics of one app in a registry of prometheus_client.
+
+    The gauges are set once a second, in trio's thread. So a scrape from another thread never reads
+    the app itself.
+
+    Args:
+        registry: where the metrics are. Several apps may share a registry.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._metrics = _metrics_of(registry)
+        self._app: App | None = None
+        self._id = ""
+        self._ages: dict[TP, LagAge] = {}
+
+    def on_open(self, app: App) -> None:
+        self._app = app
+        self._id = app.id
+
+    # Fetched and acked
+
+    def on_messages_in(self, tp: TP, count: int) -> None:
+        self._metrics.received.labels(self._id, tp.topic).inc(count)
+
+    def on_bytes_in(self, tp: TP, count: int) -> None:
+        self._metrics.received_bytes.labels(self._id, tp.topic).inc(count)
+
+    def on_messages_out(self, tp: TP, count: int) -> None:
+        self._metrics.acked.labels(self._id, tp.topic).inc(count)
+
+    def on_poll(self, seconds: float, count: int) -> None:
+        self._metrics.polls.labels(self._id).inc()
+        self._metrics.poll_seconds.labels(self._id).inc(seconds)
+
+    def on_topic_buffer_full(self, tp: TP) -> None:
+        self._metrics.buffer_full.labels(self._id, tp.topic).inc()
+
+    def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None:
+        self._metrics.resets.labels(self._id, tp.topic).inc()
+        self._metrics.skipped.labels(self._id, tp.topic).inc(skipped)
+
+    # Commits and rebalances
+
+    def on_commit_initiated(self, consumer: Consumer) -> float:
+        return trio.current_time()
+
+    def on_commit_completed(self, consumer: Consumer, state: Any, moved: bool) -> None:
+        if moved:
+            self._metrics.commits.labels(self._id, "ok").inc()
+            self._metrics.commit_seconds.labels(self._id).observe(trio.current_time() - state)
+
+    def on_commit_error(self, consumer: Consumer, state: Any, error: Exception) -> None:
+        self._metrics.commits.labels(self._id, "failed").inc()
+
+    def on_rebalance_start(self, app: App, kind: str, partitions: frozenset[TP]) -> float:
+        self._metrics.rebalances.labels(self._id, kind).inc()
+        return trio.current_time()
+
+    def on_rebalance_return(self, app: App, state: Any) -> None:
+        self._metrics.rebalance_seconds.labels(self._id).observe(trio.current_time() - state)
+        self._update_partitions()
+
+    # Sent
+
+    def on_sends_completed(self, producer: Producer, written: Sequence[RecordMetadata]) -> None:
+        for topic, count in Counts(each.topic for each in written).items():
+            self._metrics.sent.labels(self._id, topic).inc(count)
+
+    def on_bytes_sent(self, producer: Producer, topic: str, count: int) -> None:
+        self._metrics.sent_bytes.labels(self._id, topic).inc(count)
+
+    def on_send_latency(self, producer: Producer, seconds: float) -> None:
+        self._metrics.send_seconds.labels(self._id).observe(seconds)
+
+    def on_sends_error(self, producer: Producer, errors: Sequence[Exception]) -> None:
+        self._metrics.send_failures.labels(self._id).inc(len(errors))
+
+    # Handlers
+
+    def on_attempts(self, handler: str, outcome: str, seconds: Sequence[float]) -> None:
+        observe = self._metrics.handler_seconds.labels(self._id, handler, outcome).observe
+        for each in seconds:
+            observe(each)
+
+    def on_handler_failure(self, handler: str, tp: TP, treatment: str, error: Exception) -> None:
+        self._metrics.handler_failures.labels(self._id, handler, treatment).inc()
+
+    # Once a second
+
+    def on_loop_delay(self, seconds: float) -> None:
+        self._metrics.loop_delay.labels(self._id).observe(seconds)
+        self._update_partitions()
+        assert self._app is not None
+        self._metrics.in_flight.labels(self._id).set(self._app.producer.in_flight)
+        for handler in self._app.handlers:
+            self._metrics.handler_running.labels(self._id, handler.plan.name).set(handler.running)
+
+    def _update_partitions(self) -> None:
+        """Set the gauges of the assigned partitions, and remove those of all others."""
+        assert self._app is not None
+        consumer, now = self._app.consumer, trio.current_time()
+        metrics = self._metrics
+        metrics.stuck.labels(self._id).set(len(consumer.stuck))
+        for tp in self._ages.keys() - consumer.assignment.keys():
+            del self._ages[tp]
+            for gauge in (metrics.lag, metrics.lag_seconds, metrics.unacked, metrics.waiting):
+                with contextlib.suppress(KeyError):  # a lag that was never known
+                    gauge.remove(self._id, tp.topic, str(tp.partition))
+        for tp, ledger in consumer.assignment.items():
+            age = self._ages.setdefault(tp, LagAge())
+            labels = (self._id, tp.topic, str(tp.partition))
+            state = state_of(ledger, consumer.ends.end_of(ledger))
+            metrics.unacked.labels(*labels).set(state.unacked)
+            metrics.waiting.labels(*labels).set(state.waiting)
+            if state.lag is None or state.highwater is None:
+                continue
+            age.add(state.highwater, now)
+            done = state.highwater - state.lag
+            age.forget_below(done)
+            metrics.lag.labels(*labels).set(state.lag)
+            metrics.lag_seconds.labels(*labels).set(age.seconds(done, now))

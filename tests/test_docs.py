@@ -103,6 +103,9 @@ COMMANDS = {
     for match in COMMAND.finditer("".join(code))
 }
 
+# The page whose commands tests/command_line parses.
+COMMAND_LINE = "docs/command_line.md"
+
 each_program = pytest.mark.parametrize("program", PROGRAMS, ids=str)
 
 # A certificate without a key, for the programs that name a file of certificates.
@@ -198,7 +201,9 @@ def test_the_tutorial_prints_the_same_on_kafka(kafka_broker: Broker) -> None:
 
 
 def test_each_block_is_a_program_or_its_output() -> None:
-    assert {block.language for block in BLOCKS} == {"python", "text"}
+    assert {block.language for block in BLOCKS} == {"console", "python", "text"}
+    # Other tests parse each command of that page.
+    assert {block.page for block in BLOCKS if block.language == "console"} == {COMMAND_LINE}
     texts = [block for block in BLOCKS if block.language == "text" and block.page != TREE]
     assert len(texts) == len(SHOWN), "a text block is not the output of a program"
     assert all(block in SHOWN for block in PROGRAMS if block.page == "docs/tutorial.md")

@@ -120,6 +120,7 @@ async def _check_brokers(report: _Report, admin: Admin) -> None:
             report.add(node_found(node, await _failure_of(node)))
 
 
+@trio.lowlevel.enable_ki_protection
 async def _failure_of(node: Node) -> str | None:
     """Return why the address of a broker cannot be reached; None: it can."""
     try:

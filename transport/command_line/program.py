@@ -100,6 +100,7 @@ class _Run:
         code: int = trio.run(self._main)
         return code
 
+    @trio.lowlevel.enable_ki_protection
     async def _main(self) -> int:
         handlers = SignalHandlers(passed_to(trio.lowlevel.current_trio_token(), self._on_signal))
         handlers.install()

@@ -49,6 +49,7 @@ class Reader:
         """Whether all records up to the ends were returned."""
         return all(self._positions[tp] >= end for tp, end in self.ends.items())
 
+    @trio.lowlevel.enable_ki_protection
     async def take(self) -> list[tuple[TP, Record]]:
         """Wait for the next records, for a short time. Empty: none came. A checkpoint.
 
@@ -97,6 +98,7 @@ class Reader:
 
 
 @contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def reading(
     client: ConsumerClient,
     topic: str,

@@ -55,6 +55,7 @@ async def _until_change(target: str, changes: object) -> None:
         await _end(process)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _end(process: trio.Process) -> None:
     """End a process in order, or at once if that takes too long. Cannot be cancelled."""
     with trio.CancelScope(shield=True):

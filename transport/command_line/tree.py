@@ -114,6 +114,7 @@ async def _statuses(app: str | None) -> list[Status]:
     return wanted
 
 
+@trio.lowlevel.enable_ki_protection
 async def _read(path: Path) -> Status | None:
     """Return the status of the app behind a socket; None: no app listens there."""
     try:

@@ -55,6 +55,7 @@ class StatusSocket(Service):
             task_status.started()
             await trio.serve_listeners(self._answer, [listener])
 
+    @trio.lowlevel.enable_ki_protection
     async def _answer(self, stream: trio.SocketStream) -> None:
         """Write the status, and close the connection. A reader that has gone is no error."""
         with trio.move_on_after(_TIMEOUT), contextlib.suppress(trio.BrokenResourceError):

@@ -249,6 +249,7 @@ class KafkaAdmin:
             reason = reason_of(error.__cause__)
             raise BrokerUnavailable(f"no answer of the brokers at {servers}: {reason}") from error
 
+    @trio.lowlevel.enable_ki_protection
     async def _close(self) -> None:
         """Close the connections, so that a call under way fails, and join the thread."""
         with trio.CancelScope(shield=True), trio.move_on_after(CUT_TIMEOUT):

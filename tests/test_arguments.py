@@ -122,6 +122,7 @@ def test_no_setting_is_left_out() -> None:
         "partitions",
         "client",
         "ready_lag",
+        "web",
     }
     others |= {"client_options", "ssl_context", "partitioner", "scheduler", "monitor"}
     others |= {"group_id", "transactional_id"}  # the app's id, and one that `App` does not take
@@ -139,6 +140,11 @@ def test_seconds_are_a_finite_number_above_0(name: str, wrong: Any) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_is_a_whole_number_above_0(name: str, wrong: Any) -> None:
     refuses(lambda: App("group", **{name: wrong}), f"{name} must be a whole number")
+
+
+@pytest.mark.parametrize("wrong", [5, "", "8080", ":8080", "h:", "h:x", "h:65536"], ids=str)
+def test_the_address_of_the_web_server_is_a_host_and_a_port(wrong: Any) -> None:
+    refuses(lambda: App("group", web=wrong), "web must be")
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.5, True, "1", INF], ids=str)

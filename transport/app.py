@@ -64,6 +64,8 @@ class _Root(Service):
     async def on_start(self) -> None:
         if (path := self._app.settings.status_socket) is not None:
             await self.add_service(StatusSocket(self._app.id, path, self._app.status))
+        if (address := self._app.settings.web) is not None:
+            await self.add_service(_web_server(self._app, address))
         if (probe := self._app.probe) is not None:
             await self.add_service(probe)
             probe(probe.sensor.on_open, self._app)
@@ -90,6 +92,12 @@ class _Root(Service):
     def on_ended(self) -> None:
         """End delivery, also if the app ends before its consumer was started."""
         self._app.conductor.end()
+
+
+def _web_server(app: App, address: str) -> Service:
+    from transport.web.server import WebServer  # an extra brings what it needs
+
+    return WebServer(app.id, address, app)
 
 
 class App:

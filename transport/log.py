@@ -42,6 +42,7 @@ class Fields(TypedDict, total=False):
     signal: str
     topic: str
     transactional_id: str
+    url: str
 
 
 class Log:

@@ -19,6 +19,7 @@ from transport.arguments import (
     setting,
     text,
     whole,
+    wrong_value,
 )
 from transport.drivers.settings import ClientSettings, ClientSettingsArgs
 from transport.partitioner import Partitioner, java_partitioner
@@ -39,6 +40,13 @@ def _sensor(name: str, value: Any) -> None:
 
 def _client(name: str, value: Any) -> None:
     instance(name, value, ClientSettings, "a ClientSettings")
+
+
+def _address(name: str, value: Any) -> None:
+    text(name, value)
+    host, colon, port = value.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise wrong_value(name, "HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080", value)
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +96,8 @@ class Settings:
         status_socket: the path of a local socket on which `kafka-nursery tree` of the same user
             reads the state of the app. "auto": a path of its own for each process, in the folder of
             the user's sockets. None: there is no socket.
+        web: HOST:PORT at which the app serves `/livez`, `/readyz` and `/metrics`, with the extra
+            `web`. None: there is no server.
         transaction_attempts: after this many aborted transactions in a row the app fails.
         client: the settings of the broker's client. `App` takes them as keyword arguments, too.
     """
@@ -122,6 +132,7 @@ class Settings:
         default=None, validator=setting(choice, choices=(None, *get_args(TransactionScope)))
     )
     transaction_attempts: int = attrs.field(default=10, validator=_size)
+    web: str | None = attrs.field(default=None, validator=setting(_address, optional=True))
     status_socket: str | None = attrs.field(default=None, validator=setting(text, optional=True))
     ready_lag: int | None = attrs.field(
         default=10_000, validator=setting(whole, least=0, optional=True)
@@ -169,6 +180,7 @@ class SettingsArgs(ClientSettingsArgs, total=False):
     transaction_attempts: int
     ready_lag: int | None
     status_socket: str | None
+    web: str | None
     monitor: Points | None
 
 

@@ -78,6 +78,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "transaction_linger": ("0.2", 0.2),
     "transaction_timeout": ("30", 30.0),
     "transactions": ("member", "member"),
+    "web": ("127.0.0.1:8080", "127.0.0.1:8080"),
 }
 
 OPTION_TEXTS: dict[str, tuple[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import shlex
 import subprocess
@@ -129,6 +130,14 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
+
+
+def test_a_verb_leaves_the_logging_of_the_process_as_it_was() -> None:
+    names = (None, "kafka", "transport", "transport.drivers.kafka")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(each.level, list(each.handlers)) for each in loggers]
+    assert main(["topics", "list", "--broker", "memory://x"]) == 0
+    assert [(each.level, list(each.handlers)) for each in loggers] == before
 
 
 def test_without_a_broker_the_error_names_the_option_and_the_variable(

@@ -40,7 +40,9 @@ def build(folder: Path) -> Built:
 def unpack(sdist: Path, folder: Path) -> Path:
     """Return the folder of the unpacked sdist."""
     with tarfile.open(sdist) as packed:
-        packed.extractall(folder, filter="data")
+        # Python 3.11.2 has no filters yet.
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        packed.extractall(folder, **safe)  # type: ignore[arg-type]
     (unpacked,) = folder.iterdir()
     return unpacked
 

@@ -37,6 +37,8 @@ CLOSED_PIPE = 128 + signal.SIGPIPE
 _LOGIN = re.compile(r"(://[^:/@\s]*):\S*@")
 _PASSWORD = re.compile(r"(password=)[^\s'\"]+")
 
+_LEVELS = {"kafka": logging.CRITICAL, "transport.drivers.kafka": logging.ERROR}
+
 # Errors whose text is for the user. All others are errors of the program, with a traceback.
 _EXPECTED = (TransportError, ValueError, OSError)
 
@@ -73,8 +75,8 @@ def _run(argv: Sequence[str]) -> int:
     command, args, kwargs = _parsed(argv)
     if not inspect.iscoroutinefunction(command):
         return _code(command(*args, **kwargs))
-    _calm_logs()
-    return _Run(lambda: command(*args, **kwargs)).result()
+    with _calm_logs():
+        return _Run(lambda: command(*args, **kwargs)).result()
 
 
 def _parsed(argv: Sequence[str]) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
@@ -192,8 +194,20 @@ def _calm_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _calm_logs() -> None:
+@contextlib.contextmanager
+def _calm_logs() -> Iterator[None]:
     """Print warnings of the library as lines, and nothing of kafka-python: errors name causes."""
-    logging.basicConfig(level=logging.WARNING, format=f"{NAME}: %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    logging.getLogger("transport.drivers.kafka").setLevel(logging.ERROR)
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"{NAME}: %(message)s"))
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    if not root.handlers:
+        root.addHandler(handler)
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)  # does nothing if it was not added
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

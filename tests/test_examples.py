@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from tests.apps import evict_all
 from transport import ClientSettings
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +26,7 @@ EXAMPLES = {
     "pipeline": "500500 billed",
     "embedded": "Hello world",
     "redrive": "5 of them paid by the redrive",
+    "word_count": "the 300",
 }
 SMALLEST = """
 import trio
@@ -81,6 +88,37 @@ def test_an_example_prints_its_result(url: str, name: str) -> None:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert output.splitlines()[-1] == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("number", [1, 7, 300])
+async def test_the_word_count_is_right_after_an_abort(
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    """The member is evicted between two counts of one transaction, which is then undone."""
+    monkeypatch.setattr("sys.argv", ["word_count.py"])
+    example = runpy.run_path(str(ROOT / "examples" / "word_count.py"), run_name="example")
+    counts, sent = example["counts"], itertools.count(1)
+
+    async def send(**parts: Any) -> None:
+        if next(sent) == number:
+            evict_all(example["BROKER"], "word-count")
+        await type(counts).send(counts, **parts)
+
+    counts.send = send
+    with trio.move_on_after(600) as limit:  # with a wrong count, the program does not stop
+        await example["main"]()
+    assert not limit.cancelled_caught
+    assert capsys.readouterr().out.split("\n")[:-1] == [
+        "a 100",
+        "and 100",
+        "cat 200",
+        "dog 200",
+        "the 300",
+    ]
+    assert next(sent) > 901  # some counts were sent again
 
 
 # A client of the enrichment worker, whose last order becomes a dead letter.

@@ -27,6 +27,9 @@ EXAMPLES = {
     "embedded": "Hello world",
     "redrive": "5 of them paid by the redrive",
     "word_count": "the 300",
+    "outbox": "100 messages sent, 0 left",
+    "crawler": "200 pages of 20 hosts",
+    "faust_agent": "100 billed",
 }
 SMALLEST = """
 import trio

@@ -24,6 +24,7 @@ import trio.testing
 
 import nurseries
 import transport
+from tests.addresses import reserved_address
 from tests.kafka.cluster import Broker
 from tests.programs import Ended, run_all
 from transport import App, ClientSettings, Monitor, Settings
@@ -34,6 +35,7 @@ PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
 TREE = "docs/architecture.md"
 KAFKA = re.compile(r"(?<!\+)kafka://[\w.:]+")
 REGISTRY = "http://127.0.0.1:8081"
+WEB = "127.0.0.1:8080"  # of the probes; at most one program listens there
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?P<start>make|python -m) (?P<name>\S+)(?P<rest>[^#`]*)")
 LINK = re.compile(r"\]\((?P<path>[^)#:\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 
@@ -156,8 +158,9 @@ app.run()
 @functools.cache
 def ended_in_memory() -> dict[Block, Ended]:
     """Run each program with `memory://` for Kafka and `mock://` for a schema registry."""
-    sources = [in_memory(program.text) for program in PROGRAMS]
-    return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
+    with reserved_address() as address:
+        sources = [in_memory(program.text).replace(WEB, address) for program in PROGRAMS]
+        return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
 
 
 def in_memory(text: str) -> str:

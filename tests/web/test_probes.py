@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from tests.addresses import reserved_address
 from tests.apps import app_on, broker_with
 from transport import TP, App, Health
 from transport.anyio import open_app
@@ -101,11 +102,10 @@ def test_an_asyncio_program_mounts_them_in_its_own_app() -> None:
 
 
 @pytest.fixture
-def address() -> str:
+def address() -> Iterator[str]:
     """Return an address at which no server listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    with reserved_address() as address:
+        yield address
 
 
 async def test_the_app_serves_them_from_its_start_to_its_end(address: str) -> None:

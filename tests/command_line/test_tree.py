@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
@@ -106,11 +107,78 @@ async def test_the_socket_of_a_killed_app_is_left_out(
     assert out.count(" pid ") == 1
 
 
-async def test_the_example_of_the_help_works(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 400\r\n", "sends no status: it is no app of kafka-nursery"),
+        (b"", "no app listens"),
+    ],
+    ids=["another program", "an app that ends"],
+)
+async def test_an_answer_without_a_status_is_an_error_with_the_path(
+    capsys: pytest.CaptureFixture[str], runtime: Path, answer: bytes, expected: str
+) -> None:
+    path = f"{runtime}/other"
+    with trio.socket.socket(trio.socket.AF_UNIX) as other:
+        await other.bind(path)
+        other.listen()
+
+        async def answer_once() -> None:
+            connection, _ = await other.accept()
+            with connection:
+                await connection.send(answer)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_once)
+            code, out, err = await run(capsys, path)
+    assert (code, out) == (1, "")
+    assert expected in err
+    assert path in err
+
+
+async def test_a_socket_of_another_kind_is_an_error_with_the_path(
+    capsys: pytest.CaptureFixture[str], runtime: Path
+) -> None:
+    with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as other:
+        await other.bind(f"{runtime}/other")
+        code, out, err = await run(capsys, f"{runtime}/other")
+    assert (code, out) == (1, "")
+    assert f"no connection to {runtime}/other can be made: " in err
+
+
+async def test_an_app_that_ends_meanwhile_is_left_out(
+    capsys: pytest.CaptureFixture[str], runtime: Path
+) -> None:
+    async with App("one", status_socket="auto"):
+        with trio.socket.socket(trio.socket.AF_UNIX) as ending:
+            await ending.bind(f"{runtime}/kafka-nursery/ending-1.sock")
+            ending.listen()
+
+            async def end() -> None:
+                connection, _ = await ending.accept()
+                connection.close()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end)
+                code, out, _ = await run(capsys)
+    assert code == 0
+    assert out.count(" pid ") == 1
+
+
+async def test_the_example_of_the_help_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = itertools.count(1)
+
+    def add(rates: StatusRates, statuses: object) -> None:
+        if next(counts) == 3:
+            scope.cancel()
+
+    monkeypatch.setattr(StatusRates, "add", add)
     async with App("enrichment", status_socket="auto"):
-        with trio.move_on_after(0.5):
-            await run(capsys, "enrichment", "--watch", "--every", "0.1")
-        assert capsys.readouterr().out.count("enrichment  pid ") > 1
+        with trio.CancelScope() as scope:
+            await run(capsys, "enrichment", "--watch", "--every", "0.01")
+        assert capsys.readouterr().out.count("enrichment  pid ") >= 2
 
 
 def test_rates_count_what_was_done_between_two_statuses() -> None:

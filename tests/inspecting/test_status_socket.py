@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -109,6 +111,26 @@ async def test_a_path_in_use_is_refused(
         assert path.exists()
 
 
+async def test_a_path_of_an_app_that_answers_nobody_is_in_use_and_does_not_block(
+    folder: Path,
+) -> None:
+    path = folder / "own"
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                connection.setblocking(False)
+                connection.connect(str(path))
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(RuntimeError, match="own of status_socket is in use"),
+            flatten_subgroups=True,
+        ):
+            async with App("two", status_socket=str(path)):
+                pass
+
+
 async def test_a_path_that_cannot_be_made_is_an_error_with_the_path(folder: Path) -> None:
     with pytest.RaisesGroup(
         pytest.RaisesExc(OSError, match=r"status_socket: no socket .*missing/own: No such file"),
@@ -138,7 +160,7 @@ async def test_a_reader_that_goes_away_or_does_not_read_harms_nothing(folder: Pa
 
 async def test_the_status_has_the_handlers_and_their_counts(folder: Path) -> None:
     path = folder / "own"
-    app = app_on(broker_with(ORDERS, records=3), status_socket=str(path))
+    app = app_on(broker_with(ORDERS, records=3), status_socket=str(path), grace=0.2)
     others_are_done = trio.Event()
 
     @app.handler(app.topic("orders"), concurrency=7, order="none")

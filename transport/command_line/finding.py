@@ -20,9 +20,9 @@ class Finding:
     """A finding.
 
     Attributes:
-        subject: what was looked at, such as "the topic orders".
-        text: what was found.
-        advice: what to do. Empty: nothing has to be done.
+        subject: the checked thing, such as "topic orders".
+        text: the state of the subject.
+        advice: the step that mends it. Empty: nothing has to be done.
     """
 
     level: Level

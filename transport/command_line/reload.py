@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import AsyncIterator
 
 import trio
 import watchfiles
+from watchfiles.main import FileChange
 
 from transport.signals import SignalHandlers, passed_to
 
@@ -43,12 +45,12 @@ async def run_with_reload(target: str, folder: str) -> int:
     return 128 + received[0]
 
 
-async def _until_change(target: str, changes: object) -> None:
+async def _until_change(target: str, changes: AsyncIterator[set[FileChange]]) -> None:
     """Run the process until a file changes. If it ends before, wait for the change."""
     command = [sys.executable, "-m", "transport", "run", target]
     process = await trio.lowlevel.open_process(command, process_group=0)
     try:
-        changed = await anext(changes)  # type: ignore[call-overload]
+        changed = await anext(changes)
         names = sorted({path.rpartition("/")[2] for _, path in changed})
         print(f"kafka-nursery: restart, because of {', '.join(names[:5])}", file=sys.stderr)
     finally:

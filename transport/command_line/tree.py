@@ -116,16 +116,29 @@ async def _statuses(app: str | None) -> list[Status]:
 
 @trio.lowlevel.enable_ki_protection
 async def _read(path: Path) -> Status | None:
-    """Return the status of the app behind a socket; None: no app listens there."""
+    """Return the status of the app behind a socket; None: no app listens there, or it has ended.
+
+    Raises AppNotFound: the app does not answer, or no app of this library does.
+    """
     try:
         with trio.fail_after(_TIMEOUT):
             async with await trio.open_unix_socket(str(path)) as stream:
                 received = b"".join([part async for part in stream])
-    except (FileNotFoundError, ConnectionRefusedError):
+    except (FileNotFoundError, ConnectionRefusedError, trio.BrokenResourceError):
         return None
-    except (trio.TooSlowError, trio.BrokenResourceError) as error:
+    except trio.TooSlowError as error:
         raise AppNotFound(f"the app at {path} does not answer within {_TIMEOUT:g} s") from error
-    return msgspec.json.decode(received, type=Status)
+    except OSError as error:
+        raise AppNotFound(f"no connection to {path} can be made: {error.strerror}") from error
+    if not received:
+        return None
+    try:
+        return msgspec.json.decode(received, type=Status)
+    except msgspec.DecodeError as error:
+        raise AppNotFound(
+            f"the program at {path} sends no status: it is no app of kafka-nursery, or of another"
+            f" version of it ({error})"
+        ) from error
 
 
 def _lines(statuses: Sequence[Status], rates: StatusRates) -> Lines:

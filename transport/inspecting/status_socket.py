@@ -151,9 +151,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def _is_in_use(path: Path) -> bool:
+    """Return whether a program listens at a socket. Does not block."""
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return False
+        except BlockingIOError:  # so many connections wait there that the next one would wait too
+            return True
         return True

@@ -46,10 +46,7 @@ def probes(app: Probed, registry: Any = None) -> Starlette:
 
     def metrics(request: Request) -> Response:  # not async: so it runs in a thread
         if find_spec("prometheus_client") is None:
-            text = (
-                "the metrics need the extra prometheus: pip install 'kafka-nursery[prometheus]'\n"
-            )
-            return PlainTextResponse(text, 404)
+            return PlainTextResponse(_NO_METRICS, 404)
         from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
         content = generate_latest(REGISTRY if registry is None else registry)

@@ -21,6 +21,7 @@ from transport.errors import AuthorizationFailed, TransportError, UnknownTopic
 from transport.types import TP
 
 _NOBODY = -1
+_NO_RIGHT = kafka.errors.GroupAuthorizationFailedError.errno
 # Errors whose cause is an argument of the call.
 _ARGUMENTS = (
     kafka.errors.TopicAlreadyExistsError,
@@ -116,7 +117,7 @@ def group_of(group: Mapping[str, Any]) -> GroupDescription | None:
     """
     if group["error"]:
         if "GroupAuthorizationFailed" in group["error"]:
-            check(f"the group {group['group_id']!r}", 30, None)
+            check(f"the group {group['group_id']!r}", _NO_RIGHT, None)
         if "GroupIdNotFound" not in group["error"]:
             raise TransportError(f"the group {group['group_id']!r}: {group['error']}")
         return None

@@ -47,6 +47,29 @@ def test_the_example_of_the_help_shows_the_keywords_of_the_app(
     assert rows["grace"] == f"grace in {sources}"
 
 
+def test_an_object_is_shown_by_its_name_or_its_class(
+    capsys: pytest.CaptureFixture[str], sources: Path
+) -> None:
+    (sources.parent / "tokens.py").write_text(
+        "import attrs\n"
+        "from transport import App, Monitor\n"
+        "@attrs.frozen\n"
+        "class Provider:\n"
+        "    value: str\n"
+        "    def token(self):\n"
+        "        return self.value\n"
+        "options = {'sasl_oauth_token_provider': Provider('hidden')}\n"
+        "app = App('billing', 'memory://', client_options=options, monitor=Monitor())\n"
+    )
+    assert main(["config", "tokens:app", "--json"]) == 0
+    out = capsys.readouterr().out
+    shown = {row["setting"]: row["value"] for row in json.loads(out)}
+    assert shown["client_options.sasl_oauth_token_provider"] == "tokens:Provider"
+    assert shown["monitor"] == "transport.monitoring.monitor:Monitor"
+    assert shown["partitioner"] == "transport.partitioner:java_partitioner"
+    assert "hidden" not in out
+
+
 def test_changed_leaves_out_the_defaults(capsys: pytest.CaptureFixture[str], sources: Path) -> None:
     assert main(["config", "--changed", "--json"]) == 0
     out = capsys.readouterr().out

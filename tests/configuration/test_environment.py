@@ -117,12 +117,12 @@ def test_a_variable_and_its_file_must_not_be_set_both(
         ("CLIENT_ONLY", "perhaps", "KAFKA_NURSERY_CLIENT_ONLY: client_only must be"),
         ("ACKS", "2", "KAFKA_NURSERY_ACKS: acks must be"),
         ("PARTITIONS", "orders", "KAFKA_NURSERY_PARTITIONS: partitions must be partitions such"),
-        ("MONITOR", "Monitor", "KAFKA_NURSERY_MONITOR: monitor must be a Python object"),
+        ("MONITOR", "Monitor", "KAFKA_NURSERY_MONITOR: monitor must name a Python object"),
         ("MONITOR", "nowhere:x", "monitor: nowhere:x cannot be imported: No module named"),
         ("MONITOR", "transport:x", "monitor: transport:x cannot be imported: module"),
         ("MONITOR", "transport:App.run", "monitor must be a Sensor"),
         ("CLIENT_OPTIONS_FETCH_MIN_BYTES", "x", "fetch_min_bytes in client_options must be"),
-        ("CLIENT_OPTIONS_SOCKET_OPTIONS", "[1", "KAFKA_NURSERY_CLIENT_OPTIONS_SOCKET_OPTIONS: "),
+        ("CLIENT_OPTIONS_SOCKET_OPTIONS", "[1", "socket_options must be a list of lists as JSON"),
     ],
 )
 def test_a_wrong_variable_is_an_error_that_names_it(
@@ -135,6 +135,15 @@ def test_a_wrong_variable_is_an_error_that_names_it(
 def test_an_error_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_NURSERY_BROKER", "kafka+sasl://me:hidden@h:http")
     with pytest.raises(ValueError, match="bad port") as caught:
+        App("orders")
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_error_shows_no_token_that_was_given_in_place_of_its_provider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KAFKA_NURSERY_CLIENT_OPTIONS_SASL_OAUTH_TOKEN_PROVIDER", "hidden")
+    with pytest.raises(ValueError, match="must name a Python object") as caught:
         App("orders")
     assert "hidden" not in str(caught.value)
 

@@ -124,7 +124,9 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
         ("[client_options]\nfetch_min_bytes = []", "fetch_min_bytes in client_options must be"),
         ("partitions = [5]", "partitions must be partitions such as"),
         ("partitions = []", "partitions must be at least one partition"),
-        ("partitioner = 5", "partitioner must be a Python object"),
+        ("partitioner = 5", "partitioner must name a Python object"),
+        ("broker = 5", "broker must be a URL, such as kafka://HOST:PORT, or a list of URLs"),
+        ('broker = ["kafka://h", 5]', "broker must be a URL"),
     ],
 )
 def test_a_wrong_setting_is_an_error_that_names_the_file(
@@ -133,3 +135,10 @@ def test_a_wrong_setting_is_an_error_that_names_the_file(
     (folder / "kafka-nursery.toml").write_text(text)
     refuses(error)
     refuses(str(folder / "kafka-nursery.toml"))
+
+
+def test_an_error_about_the_broker_shows_no_password(folder: Path) -> None:
+    (folder / "kafka-nursery.toml").write_text('broker = {url = "kafka+sasl://me:hidden@h"}')
+    with pytest.raises(ValueError, match="broker must be a URL") as caught:
+        configuration()
+    assert "hidden" not in str(caught.value)

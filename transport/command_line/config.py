@@ -49,6 +49,10 @@ def _shown(value: Any, *, is_json: bool) -> Any:
     """Return a value as a text without a password. In JSON, numbers and the like stay."""
     if value is None or isinstance(value, (bool, int, float)):
         return value if is_json else str(value)
-    if isinstance(value, type) or callable(value):
-        return f"{value.__module__}:{value.__qualname__}"
-    return repr(value) if not isinstance(value, str) else repr(value)[1:-1]
+    if isinstance(value, str):
+        return repr(value)[1:-1]
+    if isinstance(value, (bytes, list, tuple, dict)):
+        return repr(value)
+    # The `repr` of other objects may have a secret, such as the token of a token provider.
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"

@@ -52,7 +52,7 @@ def _checked(given: Given, convert: Callable[[str, Any], Any], name: str) -> Giv
 def _setting(name: str, value: Any) -> Any:
     """Convert and check the value of a setting."""
     if name == BROKER:
-        return value
+        return _broker(value)
     if isinstance(value, str) and value.lower() == "none" and type(None) in get_args(TYPES[name]):
         return None
     if name in _OBJECTS:
@@ -67,6 +67,14 @@ def _setting(name: str, value: Any) -> Any:
     field = _FIELDS[name]
     if field.validator is not None:
         field.validator(None, field, value)
+    return value
+
+
+def _broker(value: Any) -> Any:
+    """Return a URL, or a list of them. The error shows no value, which may have a password."""
+    urls = value if isinstance(value, list) else [value]
+    if not all(isinstance(url, str) for url in urls):
+        raise ValueError("broker must be a URL, such as kafka://HOST:PORT, or a list of URLs")
     return value
 
 
@@ -96,7 +104,8 @@ def _object(name: str, value: Any) -> Any:
     """Return the Python object that a text such as "package.module:name" names."""
     module, colon, path = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not (module and colon and path):
-        raise wrong_value(name, "a Python object, such as package.module:name", value)
+        # The value may be a token that was given in place of its provider.
+        raise ValueError(f"{name} must name a Python object, such as package.module:name")
     try:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
@@ -124,7 +133,12 @@ def _partitions(value: Any) -> dict[TP, int | None]:
 def _socket_options(value: Any) -> Any:
     """Return the tuples in a list of lists, or in such a list as JSON."""
     if isinstance(value, str):
-        value = msgspec.json.decode(value)
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise ValueError(
+                f"socket_options must be a list of lists as JSON, such as [[1, 9, 1]]: {error}"
+            ) from error
     if isinstance(value, list):
         return [tuple(each) if isinstance(each, list) else each for each in value]
     return value

@@ -14,7 +14,7 @@ import trio
 from kafka import KafkaAdminClient, OffsetAndMetadata, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
-from nurseries.worker import Worker, WorkerStuck
+from nurseries.worker import Worker
 from transport.backoff import Backoff
 from transport.drivers.admin import (
     Cluster,
@@ -26,7 +26,7 @@ from transport.drivers.admin import (
 from transport.drivers.client_options import nearest
 from transport.drivers.commit_metadata import notes_of
 from transport.drivers.kafka import admin_answers as answers
-from transport.drivers.kafka.calls import CUT_TIMEOUT, made
+from transport.drivers.kafka.calls import CUT_TIMEOUT, join_workers, made
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, translated
 from transport.drivers.kafka.waiting import Waiting, reason_of
@@ -251,15 +251,17 @@ class KafkaAdmin:
 
     @trio.lowlevel.enable_ki_protection
     async def _close(self) -> None:
-        """Close the connections, so that a call under way fails, and join the thread."""
-        with trio.CancelScope(shield=True), trio.move_on_after(CUT_TIMEOUT):
-            if self._client is not None:
-                async with Worker(f"{self._worker.name}: closing") as closing:
-                    await closing.call("close", close_client, self._client)
-            try:
-                await self._worker.stop(CUT_TIMEOUT)
-            except WorkerStuck as error:
-                raise TransportError(f"abandoned: {error}") from None
+        """Close the connections, so that a call under way fails, and join the threads.
+
+        Cannot be cancelled. Raises TransportError: a thread was stuck, and was abandoned.
+        """
+        deadline = trio.current_time() + CUT_TIMEOUT
+        closing = Worker(f"{self._worker.name}: closing")
+        closing.start()
+        if self._client is not None:
+            closing.submit("close", close_client, self._client)
+        if stuck := await join_workers(deadline, closing, self._worker):
+            raise TransportError(f"abandoned: {'; '.join(stuck)}")
 
     # On the worker's thread
 

@@ -1,4 +1,4 @@
-"""The errors of calls into kafka-python's client, also if a close interrupts the call."""
+"""Calls into kafka-python's client: their errors, also if a close interrupts one; their threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TypeVar, TypeVarTuple
 
-from nurseries.worker import Worker
+import trio
+
+from nurseries.worker import Worker, WorkerStuck
 from transport.drivers.kafka.errors import of_a_call, translated
 from transport.errors import ClientClosed, CommitFailed, CommitRefused, CommitUnknown
 
@@ -71,3 +73,14 @@ def made(fn: Callable[[*Ts], T], *args: *Ts) -> T:
         # The closing of the client's loop throws this into a coroutine, and the loop then raises it
         # here as that coroutine's error. In a coroutine of trio it would mean that coroutine's end.
         raise RuntimeError("the client's loop was closed") from error
+
+
+async def join_workers(deadline: float, *workers: Worker) -> list[str]:
+    """Stop the workers; abandon those that are stuck at the deadline, and return a text on each."""
+    stuck = []
+    for worker in workers:
+        try:
+            await worker.stop(max(0.0, deadline - trio.current_time()))
+        except WorkerStuck as error:
+            stuck.append(str(error))
+    return stuck

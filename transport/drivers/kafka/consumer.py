@@ -26,7 +26,7 @@ from kafka.util import Timer
 from nurseries.worker import Worker, WorkerClosed, WorkerStuck
 from transport.drivers.base import DEFAULT_TIMEOUT, Rebalance, RebalanceKind, Reset
 from transport.drivers.commit_metadata import joined, text_of
-from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, made
+from transport.drivers.kafka.calls import CUT_TIMEOUT, Calls, join_workers, made
 from transport.drivers.kafka.client_log import CLIENT_LOG
 from transport.drivers.kafka.connecting import Attempt
 from transport.drivers.kafka.errors import of_a_call, of_a_commit, translated
@@ -331,9 +331,9 @@ class KafkaConsumerClient:
             with contextlib.suppress(WorkerClosed):
                 # Most of the time is for leaving the group, the rest for the steps below.
                 left_group = self._polling.submit("close", self._leave, timeout * 0.75)
-        if await _join(now + timeout * 0.85, self._polling):
+        if await join_workers(now + timeout * 0.85, self._polling):
             await self._cut(now + timeout)
-        stuck = await _join(now + timeout, self._polling, self._committing)
+        stuck = await join_workers(now + timeout, self._polling, self._committing)
         if stuck:
             raise TransportError(f"abandoned: {'; '.join(stuck)}")
         if left_group is not None:
@@ -347,7 +347,7 @@ class KafkaConsumerClient:
         try:
             self._stop_listening()
             stuck = await self._cut(deadline)
-            stuck += await _join(deadline, self._polling, self._committing)
+            stuck += await join_workers(deadline, self._polling, self._committing)
         finally:
             CLIENT_LOG.release(self)
         if stuck:
@@ -503,7 +503,7 @@ class KafkaConsumerClient:
         cutting = Worker(f"{self._calls.name}: cutting")
         cutting.start()
         cutting.submit("close the sockets", close_client, self._client)
-        return await _join(deadline, cutting)
+        return await join_workers(deadline, cutting)
 
     # On the polling thread.
 
@@ -802,14 +802,3 @@ def commit_until(deadline: float, consumer: Any, offsets: Mapping[Any, Any], cal
             if calls.closed or deadline - time.monotonic() <= pause:
                 raise
             time.sleep(pause)  # on the committing thread; no event reports that a broker is back
-
-
-async def _join(deadline: float, *workers: Worker) -> list[str]:
-    """Stop the workers; abandon those that are stuck at the deadline, and return a text on each."""
-    stuck = []
-    for worker in workers:
-        try:
-            await worker.stop(max(0.0, deadline - trio.current_time()))
-        except WorkerStuck as error:
-            stuck.append(str(error))
-    return stuck

@@ -437,7 +437,13 @@ async def test_no_password_is_shown(
     password = right if is_right else "wrong-pw"
     options = {name: value.format(password) for name, value in options.items()}
     url = secured.url("LOGIN", login.format(password))
-    app = App(f"of-{login[:-3]}", url, ssl_context=secured.trust(), client_options=options)
+    app = App(
+        f"of-{login[:-3]}",
+        url,
+        ssl_context=secured.trust(),
+        client_options=options,
+        client_log_level=None,  # the level that the test has set
+    )
     shown = shown_of(app)
     try:
         async with app:

@@ -88,8 +88,7 @@ def fetch_jars() -> Path:
     """
     jars = cached_jars()
     if not jars.is_dir():
-        version = f"-Dkafka.version={kafka_version()}"
-        _fetch(jars, "dependency:copy-dependencies", "-DincludeScope=runtime", version)
+        _fetch(jars, "dependency:copy-dependencies", "-DincludeScope=runtime")
     return jars
 
 
@@ -115,6 +114,7 @@ def _fetch(folder: Path, goal: str, *options: str) -> None:
         answer = subprocess.run(
             [
                 *(maven, "-q", "-B", "-f", str(POM), goal, *options),
+                f"-Dkafka.version={kafka_version()}",  # each goal reads the whole file
                 f"-DoutputDirectory={partial}",
             ],
             stdin=subprocess.DEVNULL,

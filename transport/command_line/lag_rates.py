@@ -1,4 +1,4 @@
-"""The rates between two looks at the lag of a group, and the time until it has caught up. Pure."""
+"""The rates between two measurements of a group's lag, and the time to catch up. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rate:
 
 @attrs.frozen
 class Progress:
-    """The rate of each partition that both looks have, and the sum of all."""
+    """The rate of each partition that both measurements have, and the sum of all."""
 
     partitions: Mapping[TP, Rate]
 
@@ -39,10 +39,11 @@ class Progress:
 
 
 def progress(before: GroupLag, then: float, after: GroupLag, now: float) -> Progress:
-    """Return the rates from one look to another.
+    """Return the rates from one measurement to another.
 
     Args:
-        then: the time of the first look in seconds, of any clock. `now` is that of the second.
+        then: the time of the first measurement in seconds, of any clock.
+        now: the time of the second one.
     """
     old = {each.tp: each for each in before.partitions}
     passed = now - then

@@ -85,8 +85,8 @@ def moment_of(option: str, text: str) -> Moment:
     if re.fullmatch(r"-?\d+", word):
         return Moment(offset=int(word))
     if (age := seconds_of(word)) is not None:
-        return Moment(time=time.time() - age)
-    return Moment(time=time_of(option, text, _FORMS))
+        return Moment(time=max(0.0, time.time() - age))
+    return Moment(time=max(0.0, time_of(option, text, _FORMS)))  # brokers give -1 a meaning
 
 
 def seconds_of(text: str) -> float | None:
@@ -109,8 +109,14 @@ def time_of(option: str, text: str, forms: str = "a time") -> float:
 
 
 def shown_time(seconds: float) -> str:
-    """Return a time in the zone of this machine, with milliseconds."""
-    moment = datetime.datetime.fromtimestamp(seconds).astimezone()
+    """Return a time in the zone of this machine, with milliseconds.
+
+    A producer may have set any number. One beyond the year 9999 stays a number of seconds.
+    """
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.3f}"
     return moment.isoformat(sep=" ", timespec="milliseconds")
 
 

@@ -18,6 +18,7 @@ from transport.app import App
 from transport.codecs import JSON
 from transport.drivers.settings import ClientSettings
 from transport.errors import TransportError
+from transport.leaves import leaves
 from transport.message import Batch
 from transport.types import TP
 
@@ -284,8 +285,5 @@ async def _demo(broker: str, orders: int) -> int:
 
 def _lines(error: BaseException) -> Iterator[str]:
     """Yield one line for each error in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _lines(part)
-    else:
-        yield f"{type(error).__name__}: {' '.join(str(error).split())}"
+    for each in leaves(error):
+        yield f"{type(each).__name__}: {' '.join(str(each).split())}"

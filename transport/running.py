@@ -22,6 +22,7 @@ import trio
 
 from transport.crash_report import crash_report
 from transport.excerpt import excerpt_of_error, listed
+from transport.leaves import leaves
 from transport.log import Log
 from transport.signals import SignalHandlers, passed_to
 
@@ -157,7 +158,7 @@ class Program:
         if errors is not None:
             _print(crash_report(self._node, errors))
             if self._log.has_handlers:
-                causes = listed(excerpt_of_error(each) for each in _leaves(errors))
+                causes = listed(excerpt_of_error(each) for each in leaves(errors))
                 self._log.critical(
                     "crashed", "the app ended with an error: %s", causes, error=causes
                 )
@@ -195,13 +196,7 @@ def _interrupts_of(
     if not isinstance(error, BaseExceptionGroup):
         return ([error], None) if isinstance(error, kinds) else ([], error)
     _, errors = error.split(kinds)
-    return [each for kind in kinds for each in _leaves(error.subgroup(kind))], errors
-
-
-def _leaves(error: BaseException | None) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [] if error is None else [error]
+    return [each for kind in kinds for each in leaves(error.subgroup(kind))], errors
 
 
 def _print(text: str) -> None:

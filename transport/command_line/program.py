@@ -29,6 +29,7 @@ from cyclopts import CycloptsError
 from transport.command_line.usage import UsageError
 from transport.command_line.verbs import verbs
 from transport.errors import TransportError
+from transport.leaves import leaves
 from transport.signals import SignalHandlers, passed_to
 
 NAME = "kafka-nursery"
@@ -147,14 +148,14 @@ def _outcome(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:
-        leaves = list(_leaves(error))
-        if any(isinstance(each, BrokenPipeError) for each in leaves):
+        errors = list(leaves(error))
+        if any(isinstance(each, BrokenPipeError) for each in errors):
             return _on_closed_pipe()
-        if any(isinstance(each, UsageError) for each in leaves):
-            return _fail(2, *leaves)
-        if not all(isinstance(each, _EXPECTED) for each in leaves):
+        if any(isinstance(each, UsageError) for each in errors):
+            return _fail(2, *errors)
+        if not all(isinstance(each, _EXPECTED) for each in errors):
             raise
-        return _fail(1, *leaves)
+        return _fail(1, *errors)
 
 
 def _fail(code: int, *errors: object) -> int:
@@ -167,15 +168,6 @@ def _fail(code: int, *errors: object) -> int:
 def _line(text: str) -> str:
     """Return a text as one line without the passwords that a URL or an option in it has."""
     return _PASSWORD.sub(r"\1***", _LOGIN.sub(r"\1:***@", " ".join(text.split())))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in nested groups."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
 
 
 def _on_closed_pipe() -> int:

@@ -19,6 +19,7 @@ from transport.handling.attempts import Attempts
 from transport.handling.observer import Held, Observer
 from transport.handling.plan import Plan
 from transport.handling.retry import Retry
+from transport.leaves import leaves
 from transport.message import AnyMessage, Batch
 from transport.settings import Settings
 from transport.testing.invariants import Place
@@ -227,15 +228,7 @@ def _one_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        errors = list(_leaves(group))
+        errors = list(leaves(group))
         if len(errors) > 1:
             raise
         raise errors[0] from None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error

@@ -11,6 +11,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from nurseries import Service
+from transport.leaves import leaves
 from transport.log import Log
 from transport.web.asgi import Probed, probes
 
@@ -43,14 +44,9 @@ class WebServer(Service):
         try:
             (url,) = await self.start("server", server)
         except* OSError as errors:
-            why = _first_of(errors)
+            why = next(leaves(errors))
             raise OSError(f"web: no server can listen at {self._address}: {why}") from errors
         self._log.info("web_listens", "serves /livez, /readyz and /metrics at %s", url, url=url)
-
-
-def _first_of(error: BaseException) -> BaseException:
-    """Return the first error in nested groups."""
-    return _first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _quiet_log() -> logging.Logger:

@@ -1,8 +1,8 @@
 """`Log`: the log lines of one app, with stable fields in `extra`.
 
-Each part of an app writes its lines with a `Log`. So each line begins with the name of the app, is
-one line whatever the user's data and the broker's texts are, and has the same fields for the same
-facts. docs/logging.md lists the lines and the fields. The lines go to the standard `logging`.
+Each part of an app writes its lines with a `Log`. So each line begins with the name of the app, and
+has the same fields for the same facts. It is one line, whatever the user's data and the broker's
+texts are. docs/logging.md lists the lines and the fields. The lines go to the standard `logging`.
 """
 
 from __future__ import annotations

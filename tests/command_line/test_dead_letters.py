@@ -166,9 +166,10 @@ async def test_a_redrive_that_is_cancelled_is_undone(
     dead = await failed(place, 2)
 
     async def wait(self: Transaction, *args: object) -> None:
+        scope.cancel()
         await trio.sleep_forever()
 
-    with monkeypatch.context() as patch, trio.move_on_after(3) as scope:
+    with monkeypatch.context() as patch, trio.CancelScope() as scope:
         patch.setattr(Transaction, "commit", wait)
         await run_in_trio(["dead-letters", "redrive", dead])
     assert scope.cancelled_caught

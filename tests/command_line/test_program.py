@@ -26,7 +26,7 @@ from transport.command_line import program
 from transport.command_line.program import run_in_trio
 from transport.command_line.verbs import verbs
 
-# These run an app or look at one. Their own tests run the examples.
+# These run an app or show one. Their own tests run the examples.
 OWN_PROGRAMS = ("config", "demo", "run", "tree")
 
 
@@ -80,9 +80,11 @@ async def test_the_example_of_each_verb_works(
     echoed, pipe, command = example_of(path).rpartition(" | ")
     file = tmp_path / "stdin"
     file.write_text(f"{shlex.split(echoed)[1]}\n" if pipe else "")
-    with file.open() as stdin, trio.move_on_after(10):
+    argv = shlex.split(command)[1:]
+    with file.open() as stdin, trio.move_on_after(10) as scope:
         monkeypatch.setattr("sys.stdin", stdin)
-        assert await run_in_trio(shlex.split(command)[1:]) == 0
+        assert await run_in_trio(argv) == 0
+    assert scope.cancelled_caught == bool({"--follow", "--watch"} & set(argv))
 
 
 def test_the_examples_of_programs_of_their_own_can_be_parsed() -> None:

@@ -1,7 +1,7 @@
 """What the verbs print: tables and lines for people, JSON for programs.
 
-A table or a line has color only on a terminal, and control characters are always shown as escapes,
-so that the data of a topic cannot command a terminal.
+A table or a line has color only on a terminal. Control characters are always shown as escapes, so
+that the data of a topic cannot command a terminal.
 """
 
 from __future__ import annotations

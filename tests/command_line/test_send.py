@@ -106,6 +106,12 @@ async def test_a_whole_file_is_one_message(run: Run, place: Place, tmp_path: Pat
         ('{"value_base64": "?"}', ["--json"], "line 1"),
         ("a:b\nc", ["-K", ":"], "line 2"),
         ("x", ["--value-type", "int"], "line 1"),
+        ('{"headers": 5}', ["--json"], "line 1"),
+        ('{"timestamp": "soon"}', ["--json"], "line 1"),
+        ('{"timestamp": -1}', ["--json"], "line 1"),
+        ('{}\n{"partition": "0"}', ["--json", "--keep-partition"], "line 2"),
+        ('{"partition": 7}', ["--json", "--keep-partition"], "line 1"),
+        ("a\n" + "b" * 2_000_000, [], "line 2"),
     ],
 )
 async def test_an_error_names_the_line(
@@ -117,6 +123,19 @@ async def test_an_error_names_the_line(
     assert refused.code == 1
     assert f"stdin {place_of_error}:" in refused.err
     assert len(refused.err.splitlines()) == 1
+
+
+async def test_a_folder_and_a_closed_stdin_are_errors_of_one_line(
+    run: Run, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written(place, place.name)
+    refused = await run("send", place.name, str(tmp_path))
+    assert (refused.code, len(refused.err.splitlines())) == (1, 1)
+    assert str(tmp_path) in refused.err
+    monkeypatch.setattr("sys.stdin", None)
+    refused = await run("send", place.name)
+    assert (refused.code, len(refused.err.splitlines())) == (1, 1)
+    assert "stdin is closed" in refused.err
 
 
 async def test_send_creates_no_topic(run: Run, place: Place, feed: Feed) -> None:

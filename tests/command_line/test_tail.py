@@ -67,6 +67,21 @@ async def test_options_choose_the_messages(
     assert (shown.code, keys(shown.json_lines)) == (0, expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--count", "99999999999999999999"],
+        ["--from", "99999999999999999999w"],
+        ["--from", "0002-01-01T00:00:00Z"],
+        ["--from=-99999999999999999999"],
+    ],
+)
+async def test_a_huge_number_takes_all_messages(run: Run, place: Place, options: list[str]) -> None:
+    await written(place, place.name, {"value": b"a"}, {"value": b"b"})
+    printed = await run("tail", place.name, "--json", *options)
+    assert [line["value"] for line in printed.json_lines] == ["a", "b"]
+
+
 async def test_bytes_that_are_not_text_stay_whole_in_json(run: Run, place: Place) -> None:
     message = {"key": b"\xff\x00", "value": None, "headers": [("a", b"\xfe"), ("a", None)]}
     await written(place, place.name, message)

@@ -206,3 +206,39 @@ def test_rates_of_another_process_do_not_mix() -> None:
     other = attrs.evolve(RUNNING, pid=2, at=1.0)
     rates.add([other])
     assert rates.of_partition(other, other.partitions[0]) is None
+
+
+async def test_apps_that_do_not_answer_hide_no_other_app(
+    capsys: pytest.CaptureFixture[str], runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transport.command_line.tree._TIMEOUT", 0.3)
+
+    async def hang(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async def answer_half(stream: trio.SocketStream) -> None:
+        await stream.send_all(b'{"app":"tw')
+        await stream.aclose()
+
+    async with App("one", status_socket="auto"), trio.open_nursery() as nursery:
+        for name, serve in [("hung.sock", hang), ("two.sock", answer_half)]:
+            listening = trio.socket.socket(trio.socket.AF_UNIX)
+            await listening.bind(str(runtime / "kafka-nursery" / name))
+            listening.listen()
+            listeners = [trio.SocketListener(listening)]
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
+        every, one, none = [await run(capsys, *argv, "--json") for argv in ([], ["one"], ["three"])]
+        nursery.cancel_scope.cancel()
+    assert every[0] == one[0] == 0
+    assert json.loads(every[1])["app"] == json.loads(one[1])["app"] == "one"
+    assert "hung.sock does not answer within 0.3 s" in every[2]
+    assert "two.sock sends no status" in every[2]
+    assert one[2] == ""
+    assert none[0] == 1
+    assert "hung.sock does not answer" in none[2]
+
+
+async def test_the_id_of_an_app_may_have_a_slash(capsys: pytest.CaptureFixture[str]) -> None:
+    async with App("team/billing", status_socket="auto"):
+        code, out, _ = await run(capsys, "team/billing", "--json")
+    assert (code, json.loads(out)["app"]) == (0, "team/billing")

@@ -35,10 +35,10 @@ async def inputs(files: Sequence[Path], *, whole: bool) -> AsyncGenerator[Input,
     Raises OSError. Cancelled: the rest is not read.
     """
     for file in files or (None,):
-        number = sys.stdin.fileno() if file is None else os.open(file, os.O_RDONLY)
         name = "stdin" if file is None else str(file)
+        number = _stdin() if file is None else os.open(file, os.O_RDONLY)
         try:
-            async with aclosing(_parts(number)) as parts:
+            async with aclosing(_parts(number, name)) as parts:
                 if whole:
                     yield Input(b"".join([part async for part in parts]), name)
                     continue
@@ -53,13 +53,23 @@ async def inputs(files: Sequence[Path], *, whole: bool) -> AsyncGenerator[Input,
                 os.close(number)
 
 
-async def _parts(number: int) -> AsyncGenerator[bytes, None]:
+def _stdin() -> int:
+    """Return the file descriptor of stdin. Raises OSError."""
+    if sys.stdin is None:  # the caller has closed it
+        raise OSError("stdin is closed: give files, or write to stdin")
+    return sys.stdin.fileno()
+
+
+async def _parts(number: int, name: str) -> AsyncGenerator[bytes, None]:
     while True:
         try:
             await trio.lowlevel.wait_readable(number)
         except OSError:  # a file, which is always readable
             await trio.lowlevel.checkpoint()
-        part = os.read(number, _PART)
+        try:
+            part = os.read(number, _PART)
+        except OSError as error:  # its text does not have the name
+            raise OSError(error.errno, error.strerror, name) from error
         if not part:
             return
         yield part

@@ -137,7 +137,7 @@ async def unsent_of(line: str, key_type: ValueType, value_type: ValueType) -> Un
     return Unsent(
         await _bytes_of("key", fields, key_type),
         await _bytes_of("value", fields, value_type),
-        [_header_of(each) for each in fields.get("headers") or ()],
+        _headers_of(fields.get("headers")),
         fields.get("partition"),
         fields.get("timestamp"),
     )
@@ -151,6 +151,12 @@ async def _bytes_of(name: str, fields: Mapping[str, Any], kind: ValueType) -> by
     if kind.is_bytes and value is not None and not isinstance(value, str):
         raise ValueError(f"the {name} is not text: name its type with --{name}-type, such as json")
     return await kind.encode(value)
+
+
+def _headers_of(pairs: Any) -> Headers:
+    if not isinstance(pairs, list | None):
+        raise ValueError("headers must be a list of pairs")
+    return [_header_of(each) for each in pairs or ()]
 
 
 def _header_of(pair: Any) -> tuple[str, bytes | None]:

@@ -178,14 +178,24 @@ class _Sender:
         self._waiting: collections.deque[tuple[Delivery, str]] = collections.deque()
 
     async def send(self, message: Unsent, place: str) -> None:
-        """Send a message. Raises DeliveryFailed for an earlier one that was not written."""
-        delivery = await self._topic.send(
-            key=message.key,
-            value=message.value,
-            headers=message.headers,
-            partition=message.partition,
-            timestamp=message.timestamp,
-        )
+        """Send a message.
+
+        Raises:
+            ValueError: the message is not valid.
+            DeliveryFailed: it is too large, or an earlier one was not written.
+        """
+        try:
+            delivery = await self._topic.send(
+                key=message.key,
+                value=message.value,
+                headers=message.headers,
+                partition=message.partition,
+                timestamp=message.timestamp,
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{place}: {error}") from error
+        except DeliveryFailed as error:
+            raise DeliveryFailed(f"{place}: {error}") from error
         self.accepted += 1
         self._waiting.append((delivery, place))
         while self._waiting and self._waiting[0][0].is_done:

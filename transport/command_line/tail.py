@@ -120,6 +120,8 @@ async def tail(
         raise UsageError("--follow has no end: leave out --until")
     if count is not None and count < 0:
         raise UsageError(f"--count takes 0 or more, not {count}")
+    if count is not None:
+        count = min(count, sys.maxsize)
     passes = filter.compiled()
     end = END if last is None else moment_of("--until", last)
     printer = _Printer(types.of(topic), passes, is_json=json)

@@ -97,21 +97,49 @@ def _screen() -> Iterator[Live | None]:
 
 
 async def _statuses(app: str | None) -> list[Status]:
-    """Return the statuses of the apps that answer. Raises AppNotFound."""
-    if app is not None and "/" in app:
-        found = await _read(Path(app))
-        if found is None:
-            raise AppNotFound(f"no app listens at {app}")
+    """Return the statuses of the apps that answer. Raises AppNotFound, or a group of them.
+
+    An app that does not answer must not hide the others: stderr has one line for it.
+    """
+    is_path = app is not None and "/" in app
+    if app is not None and is_path and (found := await _read(Path(app))) is not None:
         return [found]
-    statuses = [await _read(path) for path in status_sockets()]
-    wanted = [each for each in statuses if each is not None and app in (None, each.app)]
-    if not wanted:
-        which = "no app" if app is None else f"no app {app!r}"
-        raise AppNotFound(
-            f"{which} of this user has a status socket in {status_folder()}: run it with the"
-            ' setting status_socket="auto", or give the path of its socket'
-        )
-    return wanted
+    statuses, failures = await _read_all(status_sockets())
+    wanted = [each for each in statuses if app in (None, each.app)]
+    if app is None and wanted:
+        for failure in failures:
+            print(f"kafka-nursery: {failure}", file=sys.stderr)
+    if wanted:
+        return wanted
+    if failures:
+        raise ExceptionGroup("no app has answered", failures)
+    if is_path:
+        raise AppNotFound(f"no app listens at {app}, and no app of this user has this id")
+    which = "no app" if app is None else f"no app {app!r}"
+    raise AppNotFound(
+        f"{which} of this user has a status socket in {status_folder()}: run it with the"
+        ' setting status_socket="auto", or give the path of its socket'
+    )
+
+
+async def _read_all(paths: Sequence[Path]) -> tuple[list[Status], list[AppNotFound]]:
+    """Return the statuses behind sockets, in their order, and the errors of the other ones."""
+    answers: dict[Path, Status | AppNotFound | None] = {}
+
+    async def read(path: Path) -> None:
+        try:
+            answers[path] = await _read(path)
+        except AppNotFound as error:
+            answers[path] = error
+
+    async with trio.open_nursery() as nursery:
+        for path in paths:
+            nursery.start_soon(read, path)
+    found = [answers[path] for path in paths]
+    return (
+        [each for each in found if isinstance(each, Status)],
+        [each for each in found if isinstance(each, AppNotFound)],
+    )
 
 
 @trio.lowlevel.enable_ki_protection

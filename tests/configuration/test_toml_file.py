@@ -142,3 +142,26 @@ def test_an_error_about_the_broker_shows_no_password(folder: Path) -> None:
     with pytest.raises(ValueError, match="broker must be a URL") as caught:
         configuration()
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[tool]\nkafka-nursery = 5", "[[tool.kafka-nursery]]\ngrace = 5"])
+def test_what_is_no_table_in_pyproject_is_refused(folder: Path, text: str) -> None:
+    (folder / "pyproject.toml").write_text(text)
+    refuses(f"{folder / 'pyproject.toml'}: tool.kafka-nursery must be a table")
+
+
+def test_a_tool_that_is_no_table_has_no_settings(folder: Path) -> None:
+    (folder / "pyproject.toml").write_text("# kafka-nursery\n[[tool]]\na = 1")
+    assert configuration().origins == {}
+
+
+def test_a_removed_folder_has_no_settings(folder: Path) -> None:
+    folder.rmdir()
+    assert configuration().origins == {}
+
+
+@pytest.mark.parametrize("broker", ['"none"', "5", "[]", '["memory://", 5]', '"kafka://a:b"'])
+def test_an_error_of_the_broker_names_the_file(folder: Path, broker: str) -> None:
+    path = folder / "kafka-nursery.toml"
+    path.write_text(f"broker = {broker}")
+    refuses(f"broker in {path}: ")

@@ -100,3 +100,12 @@ async def test_open_app_is_refused_and_goes_on() -> None:
         with pytest.raises(RuntimeError, match="the app 'billing' is open"), in_memory(app):
             pass
         await app.topic("orders").send_and_wait(value=b"an order")
+
+
+@jumping
+async def test_an_app_in_memory_listens_nowhere() -> None:
+    app = App("billing", web="192.0.2.1:80", status_socket="/absent/socket")
+    with in_memory(app):
+        async with app:
+            assert app.settings.web is None
+    assert app.settings.web == "192.0.2.1:80"

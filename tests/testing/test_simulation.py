@@ -20,7 +20,8 @@ from tests.testing.services import (
     naive,
     naive_by_a_buffer,
 )
-from transport import TP, App
+from transport import TP, App, Message
+from transport.drivers.base import Driver
 from transport.testing import (
     Crash,
     History,
@@ -147,3 +148,19 @@ def test_same_seed_gives_the_same_run() -> None:
     first, again = (simulate(good, topics=TOPICS, seed=3) for _ in range(2))
     assert str(first.timeline) == str(again.timeline)
     assert str(first.timeline) != str(simulate(good, topics=TOPICS, seed=4).timeline)
+
+
+def test_members_do_not_share_the_sockets_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_NURSERY_STATUS_SOCKET", "/absent/socket")
+    monkeypatch.setenv("KAFKA_NURSERY_WEB", "192.0.2.1:80")
+
+    def service(broker: Driver) -> App:
+        app = App("billing", broker=broker)
+
+        @app.handler(app.topic("orders"))
+        async def bill(message: Message) -> None:
+            pass
+
+        return app
+
+    simulate(service, topics=TOPICS, history=History(TOPICS, [Start(), Write(ORDERS)])).check()

@@ -63,7 +63,7 @@ def configured(id: str, broker: Any, keywords: Mapping[str, Any]) -> Configurati
             each other. The text names the source.
     """
     outside = Layer()
-    for layer in (toml_layer(os.environ, Path.cwd()), environment_layer(os.environ)):
+    for layer in (toml_layer(os.environ, _folder()), environment_layer(os.environ)):
         outside = outside.overridden_by(layer)
     inside = _keywords_layer(broker, keywords)
     # Only the values in force are converted: some of them name modules, which are imported.
@@ -76,6 +76,13 @@ def configured(id: str, broker: Any, keywords: Mapping[str, Any]) -> Configurati
         values[OPTIONS] = {name: each.value for name, each in options.items()}
     chosen = _secretive(values.pop(BROKER, DEFAULT_BROKER))
     return Configuration(chosen, _settings(id, values, origins), origins)
+
+
+def _folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was removed, so it has no file
+        return Path()
 
 
 def _secretive(broker: Any) -> Any:

@@ -15,6 +15,7 @@ import msgspec
 
 from transport.arguments import MOST, wrong_value
 from transport.configuration.layer import Given, Layer
+from transport.drivers import driver_for
 from transport.drivers.client_options import PASSED, check_client_options
 from transport.drivers.settings import ClientSettings
 from transport.settings import Settings, SettingsArgs
@@ -71,10 +72,11 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _broker(value: Any) -> Any:
-    """Return a URL, or a list of them. The error shows no value, which may have a password."""
+    """Check a URL, or a list of them. The errors show no password."""
     urls = value if isinstance(value, list) else [value]
     if not all(isinstance(url, str) for url in urls):
         raise ValueError("broker must be a URL, such as kafka://HOST:PORT, or a list of URLs")
+    driver_for(urls)  # refuses a wrong URL
     return value
 
 

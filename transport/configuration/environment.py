@@ -57,7 +57,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 def _text_of_file(variable: str, path: str) -> str:
     """Return the text of a file, without the line break at its end."""
     try:
-        return Path(path).read_text().rstrip("\r\n")
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise ValueError(f"{variable}: the file {path!r} cannot be read: {reason}") from error

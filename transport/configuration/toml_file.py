@@ -32,28 +32,38 @@ def toml_layer(environ: Mapping[str, str], folder: Path) -> Layer:
         place = folder / path
         table = _table(place)
         if place.name == SHARED:
-            table = _nursery(table)
+            table = _nursery(place, table)
     elif (place := folder / OWN).is_file():
         table = _table(place)
-    elif (place := folder / SHARED).is_file() and b"kafka-nursery" in place.read_bytes():
-        table = _nursery(_table(place))
+    elif (place := folder / SHARED).is_file() and b"kafka-nursery" in _content(place):
+        table = _nursery(place, _table(place))
     else:
         return Layer()
     return _layer(str(place), table)
 
 
-def _nursery(table: Mapping[str, Any]) -> Any:
+def _nursery(path: Path, table: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the table `[tool.kafka-nursery]`; an empty one if there is none."""
-    return table.get("tool", {}).get("kafka-nursery", {})
+    tool = table.get("tool")
+    found = tool.get("kafka-nursery", {}) if isinstance(tool, Mapping) else {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path}: tool.kafka-nursery must be a table: [tool.kafka-nursery]")
+    return found
 
 
 def _table(path: Path) -> Mapping[str, Any]:
+    content = _content(path)
     try:
-        return _parsed(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"the file {str(path)!r} cannot be read: {error.strerror}") from error
+        return _parsed(content)
     except ValueError as error:  # also UnicodeDecodeError
         raise ValueError(f"the file {str(path)!r} is not valid TOML: {error}") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the file {str(path)!r} cannot be read: {error.strerror}") from error
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
+import attrs
+
 from nurseries import State
 from transport.app import App
 from transport.arguments import instance, or_none
@@ -25,7 +27,8 @@ def in_memory(app: App, broker: MemoryBroker | None = None) -> Iterator[MemoryBr
 
     In the block, the app can be opened with `async with app:`, also if it was opened before. It
     never connects to its own broker. Its topic objects and handlers are the same, and so are its
-    settings. It has no monitor, because a monitor serves one app only.
+    settings, with three exceptions. It has no monitor, because a monitor serves one app only. It
+    has no `status_socket` and no `web`, because several tests may run at once on one machine.
 
     Args:
         broker: the broker to use, and the value of `with`. None: a new one, which creates each
@@ -64,7 +67,7 @@ def replaced(
     if app._root.state not in (State.IDLE, State.ENDED):
         raise RuntimeError(f"the app {app.id!r} is open: give it another broker before you open it")
     before = {name: getattr(app, name) for name in ("settings", *app._PARTS)}
-    app.settings = settings or app.settings
+    app.settings = without_servers(settings or app.settings)
     app._make_parts(driver, None)
     channels = {topic: topic.channel for topic in app._topics}
     try:
@@ -77,3 +80,8 @@ def replaced(
         vars(app).update(before)
         for topic, channel in channels.items():
             topic.channel = channel
+
+
+def without_servers(settings: Settings) -> Settings:
+    """Return the settings of an app that listens nowhere: another app may have its place."""
+    return attrs.evolve(settings, status_socket=None, web=None)

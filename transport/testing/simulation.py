@@ -47,6 +47,7 @@ from transport.testing.handler_events import HandlerEvents, MemberObserver
 from transport.testing.history import History, Write, numbers_of_partitions
 from transport.testing.invariants import Books, InvariantViolated
 from transport.testing.payloads import Payload, Records, payload
+from transport.testing.replacement import without_servers
 from transport.testing.report import Report
 from transport.testing.schedule import PATIENCE, run_while
 from transport.testing.timeline import Timeline
@@ -349,6 +350,7 @@ class _Simulation:
                 f"the app factory returned an app with another broker, {made!r}: pass the argument"
                 " of the app factory on, as in App(..., broker=broker)"
             )
+        made.settings = without_servers(made.settings)
         async with made:
             await made.wait_stopped()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
-from transport.arguments import instance, wrong_type
 from transport.committing import transactions
 from transport.consuming import conductor, consumer, fetcher
 from transport.consuming.host import Host
@@ -51,12 +50,15 @@ class Transport:
             self.driver = MemoryDriver(broker=url)
         elif isinstance(url, Sequence) and not isinstance(url, (str, bytes)):
             for each in url:
-                instance("each URL of broker", each, str, "a str, such as kafka://HOST:PORT")
+                if not isinstance(each, str):
+                    raise _wrong_type(
+                        "each URL of broker", "a str, such as kafka://HOST:PORT", each
+                    )
             self.url = [Url(each) for each in url]
             self.driver = driver_for(self.url)
         elif not all(hasattr(url, name) for name in ("version", "consumer", "producer")):
             expected = "a URL such as kafka://HOST:PORT, a MemoryBroker or another Driver"
-            raise wrong_type("broker", expected, url)
+            raise _wrong_type("broker", expected, url)
         else:
             self.driver = cast(Driver, url)
 
@@ -90,3 +92,8 @@ class Transport:
     def create_conductor(self, **kwargs: Any) -> conductor.Conductor:
         """Return a new conductor. The keyword arguments are those of the `Conductor` class."""
         return self.Conductor(self.app, **kwargs)
+
+
+def _wrong_type(name: str, expected: str, value: object) -> TypeError:
+    """Return an error that does not show the value, because it may have a password."""
+    return TypeError(f"{name} must be {expected}, not one of type {type(value).__name__}")

@@ -166,3 +166,18 @@ def test_url_of_app_works_for_another_app_and_hides_password() -> None:
     for text in (f"{shown}", str(shown), repr(shown), f"{[shown]}", repr({"url": shown})):
         assert "cret" not in text
         assert "me:***@h:1" in text
+
+
+@pytest.mark.parametrize(
+    "broker",
+    [
+        b"kafka+sasl://me:secret@a:1",
+        [b"kafka+sasl://me:secret@a:1"],
+        {"kafka+sasl://me:secret@a:1"},
+    ],
+    ids=["bytes", "list of bytes", "set"],
+)
+def test_error_of_broker_of_wrong_type_shows_no_password(broker: Any) -> None:
+    with pytest.raises(TypeError, match="not one of type") as e:
+        App("group", broker)
+    assert "secret" not in str(e.value)

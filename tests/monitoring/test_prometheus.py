@@ -136,6 +136,20 @@ async def test_a_revoked_partition_has_no_gauges(
             assert len(gauges) == len(app.consumer.assignment) == 1
 
 
+async def test_a_new_app_removes_the_gauges_that_a_former_one_has_left(
+    registry: CollectorRegistry, autojump_clock: MockClock
+) -> None:
+    broker = broker_with(ORDERS, records=3)
+    async with app_on(broker, monitor=PrometheusSensor(registry)) as former:
+        aiter(former.topic("orders"))
+        await trio.sleep(2)
+        await former.kill()
+    assert samples(registry)["waiting_messages orders 0"] == 3
+    async with app_on(broker, monitor=PrometheusSensor(registry)):
+        left = [each for each in samples(registry) if each.endswith(" orders 0")]
+        assert left == []
+
+
 async def test_apps_share_a_registry(registry: CollectorRegistry) -> None:
     for name in ("one", "two"):
         async with App(name, monitor=PrometheusSensor(registry)) as app:

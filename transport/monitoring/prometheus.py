@@ -15,7 +15,7 @@ import trio
 
 from transport.app import App
 from transport.consuming.consumer import Consumer
-from transport.inspecting.partition_state import state_of
+from transport.inspecting.partition_state import PartitionState, state_of
 from transport.monitoring.lag_age import LagAge
 from transport.monitoring.sensor import Sensor
 from transport.producing.producer import Producer
@@ -109,6 +109,34 @@ class Metrics:
         self.loop_delay = histogram(
             "event_loop_delay_seconds", "How late trio has resumed a task.", _APP
         )
+        # The partitions that have gauges, by app.
+        self._shown: dict[str, set[TP]] = {}
+
+    def show(self, app: str, tp: TP, state: PartitionState, age: float | None) -> None:
+        """Set the gauges of a partition.
+
+        Args:
+            age: seconds of its lag. None: its lag is not known.
+        """
+        self._shown.setdefault(app, set()).add(tp)
+        labels = (app, tp.topic, str(tp.partition))
+        self.unacked.labels(*labels).set(state.unacked)
+        self.waiting.labels(*labels).set(state.waiting)
+        if state.lag is not None and age is not None:
+            self.lag.labels(*labels).set(state.lag)
+            self.lag_seconds.labels(*labels).set(age)
+
+    def hide(self, app: str, tp: TP) -> None:
+        """Remove the gauges of a partition."""
+        self._shown.get(app, set()).discard(tp)
+        for gauge in (self.lag, self.lag_seconds, self.unacked, self.waiting):
+            with contextlib.suppress(KeyError):  # a lag that was never known
+                gauge.remove(app, tp.topic, str(tp.partition))
+
+    def hide_all(self, app: str) -> None:
+        """Remove the gauges of all partitions of an app."""
+        for tp in list(self._shown.get(app, ())):
+            self.hide(app, tp)
 
 
 # A registry refuses a second metric of one name, so all apps of a registry share its metrics.
@@ -140,6 +168,9 @@ class PrometheusSensor(Sensor):
     def on_open(self, app: App) -> None:
         self._app = app
         self._id = app.id
+        # An app of this id that has ended in this process has left those of its partitions, which
+        # may be another member's by now. If it is open, it sets its own again within a second.
+        self._metrics.hide_all(app.id)
 
     # Fetched and acked
 
@@ -227,19 +258,17 @@ class PrometheusSensor(Sensor):
         metrics.stuck.labels(self._id).set(len(consumer.stuck))
         for tp in self._ages.keys() - consumer.assignment.keys():
             del self._ages[tp]
-            for gauge in (metrics.lag, metrics.lag_seconds, metrics.unacked, metrics.waiting):
-                with contextlib.suppress(KeyError):  # a lag that was never known
-                    gauge.remove(self._id, tp.topic, str(tp.partition))
+            metrics.hide(self._id, tp)
         for tp, ledger in consumer.assignment.items():
-            age = self._ages.setdefault(tp, LagAge())
-            labels = (self._id, tp.topic, str(tp.partition))
             state = state_of(ledger, consumer.ends.end_of(ledger))
-            metrics.unacked.labels(*labels).set(state.unacked)
-            metrics.waiting.labels(*labels).set(state.waiting)
-            if state.lag is None or state.highwater is None:
-                continue
-            age.add(state.highwater, now)
-            done = state.highwater - state.lag
-            age.forget_below(done)
-            metrics.lag.labels(*labels).set(state.lag)
-            metrics.lag_seconds.labels(*labels).set(age.seconds(done, now))
+            metrics.show(self._id, tp, state, self._age(tp, state, now))
+
+    def _age(self, tp: TP, state: PartitionState, now: float) -> float | None:
+        """Return the seconds of a partition's lag; None: its lag is not known."""
+        age = self._ages.setdefault(tp, LagAge())
+        if state.lag is None or state.highwater is None:
+            return None
+        age.add(state.highwater, now)
+        done = state.highwater - state.lag
+        age.forget_below(done)
+        return age.seconds(done, now)

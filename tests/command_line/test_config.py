@@ -96,3 +96,20 @@ def test_a_wrong_setting_is_an_error_that_names_its_place(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("kafka-nursery: KAFKA_NURSERY_GRACE: grace must be")
+
+
+@pytest.mark.parametrize("verb", ["config", "run"])
+def test_an_error_of_the_module_has_its_line(
+    capsys: pytest.CaptureFixture[str], sources: Path, verb: str
+) -> None:
+    module = sources.parent / "failing.py"
+    module.write_text("import math\n\nmath.sqrt(-1)\n")
+    assert main([verb, "failing:app"]) != 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the module 'failing' cannot be imported: ValueError: math domain error" in line
+    assert line.endswith(f"({module}, line 3)")
+
+
+def test_a_relative_module_is_no_app(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", ".billing:app"]) == 2
+    assert "an app is MODULE:NAME" in capsys.readouterr().err

@@ -165,6 +165,16 @@ async def test_an_app_that_ends_meanwhile_is_left_out(
     assert out.count(" pid ") == 1
 
 
+async def test_a_system_without_such_sockets_is_an_error_that_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("socket.AF_UNIX")
+    monkeypatch.delattr("os.getuid")
+    code, out, err = await run(capsys)
+    assert (code, out) == (1, "")
+    assert "the status socket of an app needs a POSIX system" in err
+
+
 async def test_the_example_of_the_help_works(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

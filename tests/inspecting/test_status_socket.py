@@ -148,6 +148,17 @@ async def test_a_path_that_is_too_long_is_an_error(folder: Path) -> None:
             pass
 
 
+async def test_on_a_system_without_such_sockets_the_app_is_not_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("socket.AF_UNIX")
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(OSError, match="needs a POSIX system"), flatten_subgroups=True
+    ):
+        async with App("orders", status_socket="auto"):
+            pass
+
+
 async def test_a_reader_that_goes_away_or_does_not_read_harms_nothing(folder: Path) -> None:
     path = folder / "own"
     async with App("orders", status_socket=str(path)):

@@ -32,7 +32,7 @@ from transport.command_line.output import (
 from transport.command_line.status_rates import StatusRates
 from transport.command_line.usage import UsageError
 from transport.inspecting.status import Status
-from transport.inspecting.status_socket import status_folder, status_sockets
+from transport.inspecting.status_socket import check_system, status_folder, status_sockets
 
 _TIMEOUT = 5.0  # seconds for an app to answer
 _NUMBERED = re.compile(r"(.+) \d+")
@@ -99,8 +99,10 @@ def _screen() -> Iterator[Live | None]:
 async def _statuses(app: str | None) -> list[Status]:
     """Return the statuses of the apps that answer. Raises AppNotFound, or a group of them.
 
-    An app that does not answer must not hide the others: stderr has one line for it.
+    An app that does not answer must not hide the others: stderr has one line for it. Raises OSError
+    if this system has no such sockets.
     """
+    check_system()
     is_path = app is not None and "/" in app
     if app is not None and is_path and (found := await _read(Path(app))) is not None:
         return [found]

@@ -36,9 +36,12 @@ class StatusSocket(Service):
     Args:
         path: the file of the socket, or "auto": see `status_sockets`.
         status: returns the status.
+
+    Raises OSError: this system has no such sockets.
     """
 
     def __init__(self, app: str, path: str, status: Callable[[], Status]) -> None:
+        check_system()
         super().__init__("StatusSocket")
         self._paths = _auto_paths(app) if path == AUTO else iter([Path(path)])
         self._status = status
@@ -61,6 +64,12 @@ class StatusSocket(Service):
         with trio.move_on_after(_TIMEOUT), contextlib.suppress(trio.BrokenResourceError):
             async with stream:
                 await stream.send_all(msgspec.json.encode(self._status()) + b"\n")
+
+
+def check_system() -> None:
+    """Raise OSError if Python has no local sockets on this system, as on Windows."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError("the status socket of an app needs a POSIX system, such as Linux or macOS")
 
 
 def status_folder() -> Path:

@@ -68,6 +68,18 @@ async def test_only_the_user_of_the_process_can_connect(runtime: Path) -> None:
         assert mode(path) == 0o600
 
 
+@pytest.mark.parametrize("id", ["x" * 200, "\u0436" * 50], ids=["long", "not ASCII"])
+async def test_the_path_of_any_app_fits_into_a_long_folder(
+    folder: Path, id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = folder / ("f" * 40)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    async with App(id, status_socket="auto"):
+        (path,) = status_sockets()
+        assert len(str(path)) <= 103
+        assert (await read(path)).app == id
+
+
 async def test_a_folder_that_others_can_write_to_is_refused(runtime: Path) -> None:
     status_folder().mkdir(mode=0o755)
     with pytest.RaisesGroup(

@@ -24,6 +24,10 @@ AUTO = "auto"
 
 _TIMEOUT = 5.0  # seconds for a reader to take a status
 _SUFFIX = ".sock"
+# The path of a socket has at most 103 bytes, on macOS. The process and the suffix take up to 20.
+_MOST = 83
+# The characters of the app's id in the path, where the folder leaves less.
+_LEAST = 8
 _BACKLOG = 16
 
 
@@ -90,7 +94,8 @@ def status_sockets() -> list[Path]:
 
 def _auto_paths(app: str) -> Iterator[Path]:
     """Yield paths for an app of this process: another app with the same id may have the first."""
-    name = re.sub(r"[^\w.-]", "_", app)[:50]  # a path of a socket has at most 107 bytes
+    name = re.sub(r"[^\w.-]", "_", app, flags=re.ASCII)
+    name = name[: max(_LEAST, _MOST - len(os.fsencode(status_folder())))]
     for number in itertools.count(1):
         ending = _SUFFIX if number == 1 else f"-{number}{_SUFFIX}"
         yield status_folder() / f"{name}-{os.getpid()}{ending}"

@@ -128,6 +128,17 @@ async def test_the_log_has_the_address(caplog: pytest.LogCaptureFixture) -> None
     assert not line.endswith(":0")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "level"), [(logging.NOTSET, logging.WARNING), (logging.DEBUG, logging.DEBUG)]
+)
+async def test_the_server_logs_only_warnings_unless_the_program_sets_a_level(
+    chosen: int, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(chosen, logger="transport.web.hypercorn")
+    async with App("orders", web="127.0.0.1:0"):
+        assert logging.getLogger("transport.web.hypercorn").level == level
+
+
 async def test_an_address_in_use_is_an_error_that_names_it(address: str) -> None:
     async with App("one", web=address):
         with pytest.RaisesGroup(

@@ -50,7 +50,8 @@ class WebServer(Service):
 
 
 def _quiet_log() -> logging.Logger:
-    """Return a log for Hypercorn: its errors, and not its greeting."""
+    """Return a log for Hypercorn: its errors, and not its greeting. A level of the program wins."""
     log = logging.getLogger("transport.web.hypercorn")
-    log.setLevel(logging.WARNING)
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.WARNING)
     return log

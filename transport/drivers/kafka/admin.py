@@ -197,8 +197,8 @@ class KafkaAdmin:
 
     async def group(self, id: str) -> GroupDescription:
         with _reading(id):
-            described = await self._ask(self._admin.describe_groups, [id])
-        found = answers.group_of(described[id])
+            described = await self._ask(self._describe, id)
+        found = answers.group_of(described)
         if found is not None:
             return found
         # The client has no request that describes a group with the protocol "consumer".
@@ -272,6 +272,17 @@ class KafkaAdmin:
 
     def _built(self, client: Any) -> None:
         self._client = client
+
+    def _describe(self, group: str) -> Mapping[str, Any]:
+        """Return the client's description of a group.
+
+        Raises one of `_MOVED`, which the client has only as a text in its answer.
+        """
+        described: Mapping[str, Any] = self._admin.describe_groups([group])[group]
+        for kind in _MOVED:
+            if kind.__name__ in (described["error"] or ""):
+                raise kind(f"the group {group!r}")
+        return described
 
 
 @contextlib.contextmanager

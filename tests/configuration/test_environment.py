@@ -152,3 +152,14 @@ def test_other_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_GRACE", "soon")
     monkeypatch.setenv("grace", "soon")
     assert App("orders").configuration.origins == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_WEB", "PORT", "PORT_8080_TCP_ADDR"]
+)
+def test_variables_of_a_kubernetes_service_are_ignored(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes sets them in each pod beside a Service that is named kafka-nursery."""
+    monkeypatch.setenv(f"KAFKA_NURSERY_{name}", "10.0.0.1")
+    assert App("orders").configuration.origins == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ PREFIX = "KAFKA_NURSERY_"
 CONFIG = f"{PREFIX}CONFIG"
 
 _FILE = "_file"
+# Kubernetes sets these in each pod, for a Service that is named kafka-nursery.
+_OF_KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)|PORT)(_|$)")
 _OPTION = f"{OPTIONS}_"
 _HINT = f"Write a setting in capitals after {PREFIX}, such as {PREFIX}COMMIT_INTERVAL"
 
@@ -33,7 +36,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     options: dict[str, Given] = {}
     wrong: dict[str, str] = {}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable == CONFIG:
+        if not variable.startswith(PREFIX) or variable == CONFIG or _OF_KUBERNETES.match(variable):
             continue
         name, place, known = variable.removeprefix(PREFIX).lower(), settings, TYPES
         if name.startswith(_OPTION):

@@ -124,6 +124,7 @@ async def _statuses(app: str | None) -> list[Status]:
     )
 
 
+@trio.lowlevel.enable_ki_protection
 async def _read_all(paths: Sequence[Path]) -> tuple[list[Status], list[AppNotFound]]:
     """Return the statuses behind sockets, in their order, and the errors of the other ones."""
     answers: dict[Path, Status | AppNotFound | None] = {}

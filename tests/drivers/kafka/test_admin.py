@@ -30,7 +30,7 @@ async def test_closing_abandons_a_client_that_hangs_and_names_the_thread(
 
 
 async def test_a_group_is_described_again_while_its_broker_moves(
-    autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     errors = [f"[Error {kind.errno}] {kind.__name__}: None" for kind in _MOVED]
 

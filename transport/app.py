@@ -576,7 +576,7 @@ class App:
     def status(self) -> Status:
         """Return the state of the app now: partitions, handlers, tree. Not a checkpoint.
 
-        Costs O(partitions + unacked messages). It may be called before the app is opened, too.
+        The call costs O(partitions + unacked messages). It works before the app is opened, too.
         """
         return status_of(
             self,

@@ -69,7 +69,7 @@ async def lag(
                 found, now = await lag_of(admin, group, topic), trio.current_time()
                 show(found, None if before is None else progress(*before, found, now))
                 before = found, now
-                await trio.sleep(every)
+                await trio.sleep(every)  # the interval that the user has chosen
 
 
 @contextlib.contextmanager

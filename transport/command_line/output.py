@@ -49,6 +49,7 @@ def print_json(value: Any) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, frozenset):
         return sorted(value)
+    # msgspec asks for this class of error.
     raise NotImplementedError(f"{type(value).__name__} has no JSON")
 
 

@@ -147,7 +147,7 @@ def _outcome(run: Callable[[], int]) -> int:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BaseException as error:
+    except BaseException as error:  # also groups; an unexpected error is raised again
         errors = list(leaves(error))
         if any(isinstance(each, BrokenPipeError) for each in errors):
             return _on_closed_pipe()

@@ -83,7 +83,7 @@ async def tree(
             sys.stdout.flush()
             if not watch:
                 return
-            await trio.sleep(every)
+            await trio.sleep(every)  # the interval that the user has chosen
 
 
 @contextlib.contextmanager

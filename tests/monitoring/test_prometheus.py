@@ -142,7 +142,7 @@ async def test_a_new_app_removes_the_gauges_that_a_former_one_has_left(
     broker = broker_with(ORDERS, records=3)
     async with app_on(broker, monitor=PrometheusSensor(registry)) as former:
         aiter(former.topic("orders"))
-        await trio.sleep(2)
+        await trio.sleep(2.5)  # between two updates of the gauges
         await former.kill()
     assert samples(registry)["waiting_messages orders 0"] == 3
     async with app_on(broker, monitor=PrometheusSensor(registry)):

@@ -33,6 +33,7 @@ from kafka.consumer.subscription_state import (
     SubscriptionState,
     TopicPartitionState,
 )
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.coordinator.heartbeat import Heartbeat
@@ -951,6 +952,21 @@ def test_heartbeats_are_made_through_these_names() -> None:
     assert "call_soon(self._heartbeat_loop)" in start
     prepare = inspect.getsource(ConsumerCoordinator._on_join_prepare_async)
     assert "self._generation.is_lost()" in prepare
+
+
+def test_claims_are_made_through_these_names() -> None:
+    """`workarounds/stale_claims.py` makes the claims of a join."""
+    joins = inspect.getsource(BaseCoordinator._do_join_and_sync_async)
+    assert "protocols=self.group_protocols()" in joins
+    protocols = inspect.getsource(ConsumerCoordinator.group_protocols)
+    assert "self._assignors[assignor].metadata(" in protocols
+    claim = inspect.getsource(CooperativeStickyAssignor.metadata)
+    assert "in self.member_assignment:" in claim
+    completed = inspect.getsource(ConsumerCoordinator._on_join_complete_async)
+    assert "assignor.on_assignment(assignment, generation)" in completed
+    # A new join that `on_assignment` requests is not forgotten.
+    joined = inspect.getsource(BaseCoordinator.join_group_async)
+    assert in_order(joined, "self.rejoin_needed = False", "self._on_join_complete_async(")
 
 
 def test_heartbeat_interval_is_read_each_time() -> None:

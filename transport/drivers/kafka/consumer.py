@@ -52,6 +52,7 @@ from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, ra
 from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.workarounds.pending_join import drop_join, keep_join
 from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join, wait_regardless
+from transport.drivers.kafka.workarounds.stale_claims import claim_what_it_has
 from transport.drivers.kafka.workarounds.swallowed_errors import (
     Crash,
     Lookups,
@@ -537,6 +538,7 @@ class KafkaConsumerClient:
         self._wake.attach(self._consumer)
         self._wake.notify_of_metadata(self._consumer)
         if settings.is_member:
+            claim_what_it_has(self._consumer)
             hurry_after_join(self._consumer)
             self._membership = Membership(
                 self._calls.name,

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 
+from transport.drivers.kafka.workarounds.stale_claims import CooperativeAssignor
 from transport.drivers.secret import secretive
 from transport.drivers.settings import ClientSettings
 
@@ -22,7 +22,7 @@ GIVES_UP_AFTER = 0.9
 
 _BY_PASSWORD = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _STRATEGIES = {
-    "cooperative": (CooperativeStickyAssignor,),
+    "cooperative": (CooperativeAssignor,),
     "eager": (RangePartitionAssignor, RoundRobinPartitionAssignor),
 }
 

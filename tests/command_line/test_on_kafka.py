@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -47,6 +48,23 @@ def test_a_signal_ends_tail_without_a_traceback(
         assert "\tk90\t90" in first
         got, _, err = ended_by(process, number)
         assert (got, err) == (code, "")
+
+
+def test_ctrl_c_in_bench_deletes_its_topic(broker: str) -> None:
+    with started(broker, "bench", "--seconds", "600", "-n", "10", "-r", "1") as process:
+        deadline = time.monotonic() + 30
+        while not (topics := own_topics(broker)):
+            assert time.monotonic() < deadline
+        code, out, err = ended_by(process, signal.SIGINT)
+    assert (code, out, err) == (130, "", "")
+    assert own_topics(broker).isdisjoint(topics)
+
+
+def own_topics(broker: str) -> set[str]:
+    """Return the topics of `bench`."""
+    _, out, _ = run_command(broker, "topics", "list", "--json")
+    names = {row["topic"] for row in json.loads(out)}
+    return {name for name in names if name.startswith("kafka-nursery-bench-")}
 
 
 def test_a_reader_that_leaves_ends_tail_also_if_no_message_comes(broker: str, topic: str) -> None:

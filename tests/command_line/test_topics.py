@@ -25,6 +25,18 @@ async def test_create_refuses_a_topic_that_exists(run: Run, place: Place) -> Non
     assert "exists" in again.err
 
 
+async def test_changes_print_json_on_request_and_nothing_else(run: Run, place: Place) -> None:
+    created = await run("topics", "create", place.name, "-p", "1", "--json")
+    assert (created.json["topic"], created.json["partitions"]) == (place.name, 1)
+    grown = await run("topics", "partitions", place.name, "4", "--json")
+    assert grown.json == {**created.json, "partitions": 4}
+    deleted = await run("topics", "delete", place.name, "--yes", "--json")
+    assert deleted.json == {"topic": place.name}
+    assert (await run("topics", "create", place.name, "-p", "1")).out == ""
+    assert (await run("topics", "partitions", place.name, "2")).out == ""
+    assert (await run("topics", "delete", place.name, "--yes")).out == ""
+
+
 async def test_delete_does_nothing_without_yes(run: Run, place: Place) -> None:
     await run("topics", "create", place.name, "-p", "1")
     refused = await run("topics", "delete", place.name)

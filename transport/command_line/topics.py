@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from transport.command_line.connection import Connection
 from transport.command_line.output import Json, print_fields, print_json, print_rows
 from transport.command_line.usage import UsageError
-from transport.drivers.admin import Config, TopicDescription
+from transport.drivers.admin import Admin, Config, TopicDescription
 from transport.errors import AuthorizationFailed
 from transport.types import TP
 
@@ -98,6 +98,7 @@ async def create(
     partitions: Annotated[int | None, Parameter(name=("--partitions", "-p"))] = None,
     replication: Annotated[int | None, Parameter(name=("--replication", "-r"))] = None,
     config: Annotated[tuple[str, ...], Parameter(name=("--config", "-c"), negative="")] = (),
+    json: Json = False,
     connection: Connection = Connection(),
 ) -> None:
     """Create a topic, and wait until it can be written. A topic that exists is an error.
@@ -118,6 +119,7 @@ async def create(
     wanted = _assignments("--config", config)
     async with connection.admin() as admin:
         await admin.create_topic(topic, partitions, replication, wanted)
+        await _print_changed(admin, topic, json)
 
 
 @topics.command
@@ -126,6 +128,7 @@ async def delete(
     /,
     *,
     yes: Annotated[bool, Parameter(name=("--yes", "-y"), negative="")] = False,
+    json: Json = False,
     connection: Connection = Connection(),
 ) -> None:
     """Delete a topic with all its messages, and the offsets that groups have committed for it.
@@ -143,6 +146,8 @@ async def delete(
         raise UsageError(f"{topic!r} would be deleted with all its messages: confirm it with --yes")
     async with connection.admin() as admin:
         await admin.delete_topic(topic)
+    if json:
+        print_json({"topic": topic})
 
 
 @topics.command
@@ -184,7 +189,9 @@ def _config(config: Config) -> dict[str, Any]:
 
 
 @topics.command
-async def partitions(topic: str, count: int, /, *, connection: Connection = Connection()) -> None:
+async def partitions(
+    topic: str, count: int, /, *, json: Json = False, connection: Connection = Connection()
+) -> None:
     """Add partitions to a topic, until it has this number. Keys then change their partitions.
 
     Example: kafka-nursery topics partitions orders 24
@@ -198,6 +205,13 @@ async def partitions(topic: str, count: int, /, *, connection: Connection = Conn
     """
     async with connection.admin() as admin:
         await admin.grow_topic(topic, count)
+        await _print_changed(admin, topic, json)
+
+
+async def _print_changed(admin: Admin, topic: str, is_json: bool) -> None:
+    """With `--json`, print the topic as `list` does. Without it, a change prints nothing."""
+    if is_json:
+        print_json(_summary(await admin.topic(topic)))
 
 
 def _assignments(option: str, texts: Iterable[str]) -> dict[str, str]:

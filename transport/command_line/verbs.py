@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from cyclopts import App
 
+from transport.command_line.bench import bench
 from transport.command_line.config import config
 from transport.command_line.dead_letters import dead_letters
 from transport.command_line.demo import demo
@@ -30,7 +31,7 @@ def verbs() -> App:
     app = App(name="kafka-nursery", help=_HELP, version=lambda: version("kafka-nursery"))
     reading = (tail, topics, groups, lag, dead_letters)
     changing = (send, seek)
-    running = (run, tree, config, doctor, demo)
+    running = (run, tree, config, doctor, bench, demo)
     for verb in (*reading, *changing, *running):
         app.command(verb)
     app.register_install_completion_command()

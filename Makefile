@@ -13,7 +13,7 @@ ARGS ?=
 # In a single process: make test-fast PARALLEL=
 PARALLEL ?= -n auto --maxprocesses=4 --dist loadgroup
 # If the Kafka lane cannot run, `make test` skips it and says so (auto), or fails (required).
-KAFKA_LANE ?= auto
+export KAFKA_LANE ?= auto
 TOOLCHAIN := $(BIN)/python -m tests.kafka.toolchain
 # For `make docs-version`: the branch of git that has the docs of all versions.
 BRANCH ?= gh-pages

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psycopg
 import pytest
 import trio
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from trio.testing import MockClock
+from websockets.sync.client import connect
 
+from tests.anyio.serving import PATIENCE, free_port
 from tests.apps import evict_all
+from tests.postgres import database, needs_postgres
 from transport import ClientSettings
 
 ROOT = Path(__file__).parent.parent
@@ -81,8 +92,9 @@ def until(number: signal.Signals, *args: str, end: str = "") -> tuple[str, int, 
 
 def test_each_example_is_tested() -> None:
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    # http_service: in tests/anyio
-    assert names == {"orders", "enrichment", "http_service", *EXAMPLES}
+    # fastapi_service: in tests/anyio
+    others = {"orders", "enrichment", "fan_out", "fastapi_service", "outbox_postgres"}
+    assert names == {*others, *EXAMPLES}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -224,3 +236,118 @@ def test_the_smallest_program_runs_unchanged(url: str) -> None:
     assert code != 0
     assert "KeyboardInterrupt" in errors
     assert output.endswith(" b'v'\n")
+
+
+@needs_postgres
+@pytest.mark.kafka
+def test_the_outbox_in_postgres_loses_no_payment_of_a_program_that_is_killed(
+    kafka_bootstrap: str,
+) -> None:
+    with database() as url:
+        command = ("examples/outbox_postgres.py", f"kafka://{kafka_bootstrap}", url)
+        for _ in range(3):
+            until(signal.SIGKILL, *command, end=" messages sent")
+        with start(*command) as process:
+            output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output.splitlines()[-1]) == (0, "0 left"), errors
+        with psycopg.connect(url) as connection:
+            balances = dict(connection.execute("SELECT name, balance FROM accounts").fetchall())
+    payments: dict[int, tuple[str, int]] = {}
+    for record in records_of(kafka_bootstrap, "bookings"):
+        payment = json.loads(record.value)
+        newest = max(
+            (id for id, each in payments.items() if each[0] == payment["account"]), default=0
+        )
+        assert payment["id"] > newest or payment["id"] in payments  # in order, or again
+        payments[payment["id"]] = payment["account"], payment["amount"]
+    sums = Counter[str]()
+    for account, amount in payments.values():
+        sums[account] += amount
+    assert balances == sums
+
+
+def records_of(bootstrap: str, topic: str) -> list[ConsumerRecord]:
+    """Return the records of a topic, each partition in order."""
+    with closing(KafkaConsumer(bootstrap_servers=bootstrap, group_id=None)) as consumer:
+        tps = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
+        consumer.assign(tps)
+        consumer.seek_to_beginning()
+        ends, found = consumer.end_offsets(tps), list[ConsumerRecord]()
+        while any(consumer.position(tp) < end for tp, end in ends.items()):
+            for records in consumer.poll(timeout_ms=1000).values():
+                found += records
+    return found
+
+
+def test_the_feed_sends_each_message_to_all_browsers_and_ends_at_sigterm(url: str) -> None:
+    port = free_port()
+    with start("examples/fan_out.py", url, str(port)) as process, ExitStack() as stack:
+        stack.callback(process.kill)
+        address = f"127.0.0.1:{port}"
+        until_answered(f"http://{address}/feed", process)
+        browsers = [stack.enter_context(connect(f"ws://{address}/feed")) for _ in range(3)]
+        with connect(f"ws://{address}/feed"):
+            pass  # one that leaves
+        for price in range(20):
+            assert httpx.post(f"http://{address}/prices/gold/{price}").status_code == 201
+        for browser in browsers:
+            seen = [browser.recv(PATIENCE) for _ in range(20)]
+            assert seen == [f"gold {price}" for price in range(20)]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+
+
+def until_answered(url: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a server answers at all."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            httpx.get(url)
+            return
+        except httpx.TransportError:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+class Browser:
+    """A browser that takes no message, or all."""
+
+    def __init__(self, *, is_slow: bool) -> None:
+        self.is_slow = is_slow
+        self.seen: list[str] = []
+        self.code: int | None = None
+
+    async def accept(self) -> None: ...
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        await trio.sleep_forever()
+        yield ""
+
+    async def send_text(self, text: str) -> None:
+        if self.is_slow:
+            await trio.sleep_forever()
+        self.seen.append(text)
+
+    async def close(self, code: int) -> None:
+        self.code = code
+
+
+async def test_the_feed_disconnects_a_browser_that_is_too_slow(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fan_out.py"])
+    example = runpy.run_path(str(ROOT / "examples" / "fan_out.py"), run_name="example")
+    slow, quick = Browser(is_slow=True), Browser(is_slow=False)
+    async with example["app"] as app, trio.open_nursery() as nursery:
+        await app.producer.create_topic("prices", 1)
+        for task in (example["publish"], *(lambda b=b: example["feed"](b) for b in (slow, quick))):
+            nursery.start_soon(task)
+        await trio.sleep(1)
+        for price in range(200):
+            await example["prices"].send_and_wait(key="gold", value=str(price))
+        await trio.sleep(60)
+        assert (slow.code, len(example["browsers"])) == (example["TRY_AGAIN"], 1)
+        assert quick.seen == [f"gold {price}" for price in range(200)]
+        nursery.cancel_scope.cancel()

@@ -590,8 +590,8 @@ class App:
         """Return whether the app is alive and ready, and why not. Not a checkpoint.
 
         - Live: the app has not ended, and its client is polled. Otherwise only a restart helps.
-        - Ready: the app is open and a member of its group, all its partitions were fetched from, no
-          partition is stuck, and the lag is at most `ready_lag`.
+        - Ready: the app is open and was not stopped, it is a member of its group, all its
+          partitions were fetched from, no partition is stuck, and the lag is at most `ready_lag`.
 
         A search for stuck partitions runs every `stuck_interval`. Costs what `status` costs.
         """

@@ -60,6 +60,17 @@ def test_partitions_are_a_text_or_a_list_of_texts(folder: Path, partitions: str)
     }
 
 
+def test_a_partition_that_is_given_twice_is_an_error(folder: Path) -> None:
+    (folder / "kafka-nursery.toml").write_text('partitions = "orders:0, orders:0=42"')
+    with pytest.raises(ValueError, match=r"each partition once.*orders:0=42"):
+        App("billing")
+
+
+def test_a_file_may_begin_with_the_mark_that_windows_writes(folder: Path) -> None:
+    (folder / "kafka-nursery.toml").write_text("commit_interval = 0.5", encoding="utf-8-sig")
+    assert App("billing").settings.commit_interval == 0.5
+
+
 def test_settings_come_from_a_table_of_pyproject(folder: Path) -> None:
     (folder / "pyproject.toml").write_text("[tool.kafka-nursery]\ngrace = 5")
     assert configuration().settings.grace == 5.0

@@ -34,6 +34,7 @@ RUNNING = Status(
     at=0.0,
     client="memory",
     has_crashed=False,
+    has_stopped=False,
     topics=("orders",),
     is_member=True,
     is_polled=True,
@@ -125,6 +126,10 @@ async def test_health_over_the_life_of_an_app(place: Place) -> None:
         first.ack()
         await app.consumer.commit()
         assert app.health().ready
+        app.stop()
+        assert app.health() == Health(
+            live=True, ready=False, reasons=("the app was stopped: its loops and handlers end",)
+        )
     assert app.health() == Health(live=False, ready=False, reasons=("the app has closed",))
 
 

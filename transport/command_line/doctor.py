@@ -112,11 +112,12 @@ async def _check_brokers(report: _Report, admin: Admin) -> None:
     cluster = await admin.cluster()
     after = time.time()
     nodes = len(cluster.nodes)
+    if any(node.port for node in cluster.nodes):
+        report.add(version_found(cluster))
     report.add(ok("cluster", f"it answers, and has {nodes} broker{'s' if nodes > 1 else ''}"))
-    report.add(version_found(cluster))
     report.add(clock_found(cluster, before, after))
     for node in cluster.nodes:
-        if node.port:  # a broker in memory has no port
+        if node.port:  # a broker in memory has neither port nor version
             report.add(node_found(node, await _failure_of(node)))
 
 

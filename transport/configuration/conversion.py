@@ -128,6 +128,8 @@ def _partitions(value: Any) -> dict[TP, int | None]:
             raise wrong_value("partitions", expected, text)
         offset = match["offset"]
         tp = TP(match["topic"], int(match["number"]))
+        if tp in partitions:
+            raise wrong_value("partitions", "each partition once", text)
         partitions[tp] = None if offset is None else int(offset)
     return partitions
 

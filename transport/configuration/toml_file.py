@@ -69,7 +69,7 @@ def _content(path: Path) -> bytes:
 @functools.lru_cache(maxsize=2)
 def _parsed(content: bytes) -> Mapping[str, Any]:
     """Return a file's tables. A program that makes many apps parses the file once."""
-    return tomllib.loads(content.decode())
+    return tomllib.loads(content.decode("utf-8-sig"))  # some editors on Windows write a BOM
 
 
 def _layer(path: str, table: Mapping[str, Any]) -> Layer:

@@ -17,7 +17,8 @@ class Health:
     Attributes:
         live: False: only a restart of the process helps. The app has ended, or the client is not
             polled.
-        ready: the app is open, has joined its group, is not too far behind, and nothing is stuck.
+        ready: the app is open and was not stopped, has joined its group, is not too far behind, and
+            nothing is stuck.
         reasons: why it is not live, and why it is not ready. Empty: all is well.
     """
 
@@ -57,6 +58,8 @@ def _hindering(status: Status, ready_lag: int | None) -> Iterator[str]:
             return
         case State.ENDED:
             return
+    if status.has_stopped:
+        yield "the app was stopped: its loops and handlers end"
     if status.is_member is False:
         yield "the app has not joined its group, or was removed from it"
     for partition in status.partitions:

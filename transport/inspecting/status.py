@@ -75,6 +75,7 @@ class Status:
         at: the time, in seconds since 1970.
         client: the name and version of the broker's client.
         has_crashed: the app ends, or has ended, because of an error.
+        has_stopped: nothing more is delivered, because of `App.stop`, a signal, or the end.
         topics: the topics that it reads.
         is_member: it has partitions, or its group has none for it. False: it has not joined yet, or
             was removed from the group. None: it reads no topic.
@@ -89,6 +90,7 @@ class Status:
     at: float
     client: str
     has_crashed: bool
+    has_stopped: bool
     topics: tuple[str, ...]
     is_member: bool | None
     is_polled: bool
@@ -111,6 +113,7 @@ def status_of(
         at=time.time(),
         client=client,
         has_crashed=has_crashed,
+        has_stopped=app.conductor.has_ended,
         topics=topics,
         is_member=consumer.is_member if topics else None,
         is_polled=all(each.case is not StuckCase.NO_FETCH for each in consumer.stuck),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -95,6 +96,12 @@ def test_each_example_is_tested() -> None:
     # fastapi_service: in tests/anyio
     others = {"orders", "enrichment", "fan_out", "fastapi_service", "outbox_postgres"}
     assert names == {*others, *EXAMPLES}
+
+
+def test_the_page_of_examples_has_each_of_them() -> None:
+    page = (ROOT / "docs" / "examples.md").read_text()
+    named = re.findall(r"^\| `(\w+\.py)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

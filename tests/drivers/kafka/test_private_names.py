@@ -969,6 +969,31 @@ def test_claims_are_made_through_these_names() -> None:
     assert in_order(joined, "self.rejoin_needed = False", "self._on_join_complete_async(")
 
 
+def test_each_try_of_a_commit_gets_the_same_offsets() -> None:
+    """`workarounds/late_commit.py` recognizes a commit by this object."""
+    public = inspect.getsource(KafkaConsumer.commit)
+    assert "self._coordinator.commit_offsets_sync(offsets," in public
+    commit = inspect.getsource(ConsumerCoordinator._commit_offsets_sync_async)
+    assert "call_soon(self._send_offset_commit_request, offsets)" in commit
+    sync = inspect.getsource(ConsumerCoordinator.commit_offsets_sync)
+    assert "self._net.run(self._commit_offsets_sync_async, offsets," in sync
+    # The generation is read before the first wait.
+    send = inspect.getsource(ConsumerCoordinator._send_offset_commit_request)
+    assert in_order(send, "self.generation_if_stable()", "await ")
+
+
+def test_a_fetch_of_committed_offsets_is_kept_by_its_partitions() -> None:
+    """`workarounds/stale_offsets.py` removes such a fetch."""
+    fetch = inspect.getsource(ConsumerCoordinator.fetch_committed_offsets_async)
+    assert in_order(
+        fetch,
+        "future_key = frozenset(partitions)",
+        "if future_key in self._offset_fetch_futures:",
+        "del self._offset_fetch_futures[future_key]",
+        "timer.maybe_raise()",
+    )
+
+
 def test_heartbeat_interval_is_read_each_time() -> None:
     assert "self.heartbeat.sent_heartbeat()" in inspect.getsource(BaseCoordinator._do_heartbeat)
     loop = inspect.getsource(BaseCoordinator._heartbeat_loop)

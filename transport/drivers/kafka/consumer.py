@@ -49,6 +49,7 @@ from transport.drivers.kafka.unpacking import keep_encoded
 from transport.drivers.kafka.waiting import Waiting, reason_of
 from transport.drivers.kafka.workarounds.closed_connection import back_off_when_closed
 from transport.drivers.kafka.workarounds.deleted_partitions import gone_from, raise_for_gone
+from transport.drivers.kafka.workarounds.late_commit import CommitOf, refuse_late_commits
 from transport.drivers.kafka.workarounds.moved_brokers import start_anew
 from transport.drivers.kafka.workarounds.pending_join import drop_join, keep_join
 from transport.drivers.kafka.workarounds.poll_spin import hurry_after_join, wait_regardless
@@ -238,10 +239,12 @@ class KafkaConsumerClient:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
             return
-        # Read now: when the committing thread begins, the partitions may belong to another topic.
+        # Read now: when the committing thread begins, the partitions may belong to another topic, or
+        # to another member in a later generation.
         ids = {tp: self._identities.of.get(tp) for tp in offsets}
         with self._calls.errors():
-            await self._commit_in_time(dict(offsets), dict(texts or {}), ids, timeout)
+            wanted = CommitOf(offsets, self._generation())
+            await self._commit_in_time(wanted, dict(texts or {}), ids, timeout)
 
     async def committed(
         self, tps: Collection[TP], timeout: float = DEFAULT_TIMEOUT
@@ -378,7 +381,7 @@ class KafkaConsumerClient:
     @trio.lowlevel.enable_ki_protection
     async def _commit_in_time(
         self,
-        offsets: Mapping[TP, int],
+        offsets: CommitOf,
         texts: Mapping[TP, str],
         ids: Mapping[TP, object],
         timeout: float,
@@ -539,6 +542,7 @@ class KafkaConsumerClient:
         self._wake.notify_of_metadata(self._consumer)
         if settings.is_member:
             claim_what_it_has(self._consumer)
+            refuse_late_commits(self._consumer)
             hurry_after_join(self._consumer)
             self._membership = Membership(
                 self._calls.name,
@@ -752,7 +756,7 @@ class KafkaConsumerClient:
 
     def _commit(
         self,
-        offsets: Mapping[TP, int],
+        offsets: CommitOf,
         texts: Mapping[TP, str],
         ids: Mapping[TP, object],
         deadline: float,
@@ -768,7 +772,8 @@ class KafkaConsumerClient:
         }
         try:
             with translated(of_a_commit):
-                commit_until(deadline, self._consumer, wanted, self._calls)
+                requested = CommitOf(wanted, offsets.generation)
+                commit_until(deadline, self._consumer, requested, self._calls)
             self._identities.fresh.difference_update(offsets)
         except CommitUnknown as error:
             if gone := gone_from(self._client.cluster, offsets):

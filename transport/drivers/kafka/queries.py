@@ -21,6 +21,7 @@ from kafka.future import Future
 from kafka.protocol.admin import DescribeConfigsRequest
 from kafka.protocol.metadata import MetadataRequest
 
+from transport.drivers.kafka.workarounds.stale_offsets import fetch_anew
 from transport.errors import AuthorizationFailed, BrokerUnavailable, ClientClosed, UnknownTopic
 from transport.excerpt import listed
 from transport.types import TP, is_topic_name
@@ -77,12 +78,12 @@ async def committed_offsets(
     if not tps:
         await trio.lowlevel.checkpoint()
         return {}
-    # `_coordinator`: the public committed() blocks a thread, and makes one request for each
-    # partition.
+    # The public committed() blocks a thread, and makes one request for each partition.
     found = await ask(
         consumer._client,
         f"the committed offsets of {len(tps)} partitions",
-        consumer._coordinator.fetch_committed_offsets_async,
+        fetch_anew,
+        consumer,
         [TopicPartition(*tp) for tp in tps],
         timeout * 1000,
         timeout=timeout,

@@ -21,6 +21,7 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, To
 from kafka.future import Future
 
 from transport.drivers.base import Rebalance, RebalanceKind
+from transport.drivers.kafka.workarounds.stale_offsets import forget_fetches
 from transport.types import TP
 
 # The release of a rebalance without an answer: no seek and no pause.
@@ -90,6 +91,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 state.seek(seek[tp])
             if tp in pause:
                 state.pause()
+        forget_fetches(self._consumer)  # those of an earlier assignment of the same partitions
 
     async def _give_up(self, kind: RebalanceKind, partitions: Collection[Any]) -> None:
         tps = frozenset(TP(*tp) for tp in partitions)

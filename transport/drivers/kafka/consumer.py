@@ -239,8 +239,8 @@ class KafkaConsumerClient:
             self._calls.check_open()
             await trio.lowlevel.checkpoint()
             return
-        # Read now: when the committing thread begins, the partitions may belong to another topic, or
-        # to another member in a later generation.
+        # Read now: when the committing thread begins, the partitions may be those of another topic,
+        # or belong to another member in a later generation.
         ids = {tp: self._identities.of.get(tp) for tp in offsets}
         with self._calls.errors():
             wanted = CommitOf(offsets, self._generation())

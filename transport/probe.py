@@ -25,34 +25,82 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Points(Protocol):
-    """The calls that a monitor receives. `transport.Sensor`, its base class, documents them."""
+    """The calls that a monitor receives. `transport.Sensor`, its base class, documents them.
 
-    def on_open(self, app: Any) -> None: ...
-    def on_messages_in(self, tp: TP, count: int) -> None: ...
-    def on_bytes_in(self, tp: TP, count: int) -> None: ...
-    def on_poll(self, seconds: float, count: int) -> None: ...
-    def on_messages_out(self, tp: TP, count: int) -> None: ...
-    def on_topic_buffer_full(self, tp: TP) -> None: ...
-    def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None: ...
-    def on_commit_initiated(self, consumer: Any) -> Any: ...
-    def on_commit_completed(self, consumer: Any, state: Any, moved: bool) -> None: ...
-    def on_commit_error(self, consumer: Any, state: Any, error: Exception) -> None: ...
-    def on_sends_initiated(self, producer: Any, count: int) -> None: ...
-    def on_sends_completed(self, producer: Any, written: Sequence[RecordMetadata]) -> None: ...
-    def on_bytes_sent(self, producer: Any, topic: str, count: int) -> None: ...
-    def on_send_latency(self, producer: Any, seconds: float) -> None: ...
-    def on_sends_error(self, producer: Any, errors: Sequence[Exception]) -> None: ...
-    def on_assignment_start(self, consumer: Any, assigned: frozenset[TP]) -> Any: ...
-    def on_assignment_completed(self, consumer: Any, state: Any) -> None: ...
-    def on_assignment_error(self, consumer: Any, state: Any, error: BaseException) -> None: ...
-    def on_rebalance_start(self, app: Any, kind: str, partitions: frozenset[TP]) -> Any: ...
-    def on_rebalance_return(self, app: Any, state: Any) -> None: ...
-    def on_rebalance_end(self, app: Any, state: Any) -> None: ...
-    def on_attempts(self, handler: str, outcome: str, seconds: Sequence[float]) -> None: ...
-    def on_handler_failure(
-        self, handler: str, tp: TP, treatment: str, error: Exception
-    ) -> None: ...
-    def on_loop_delay(self, seconds: float) -> None: ...
+    Each body returns, so that a subclass inside the library overrides only what it needs.
+    """
+
+    def on_open(self, app: Any) -> None:
+        return
+
+    def on_messages_in(self, tp: TP, count: int) -> None:
+        return
+
+    def on_bytes_in(self, tp: TP, count: int) -> None:
+        return
+
+    def on_poll(self, seconds: float, count: int) -> None:
+        return
+
+    def on_messages_out(self, tp: TP, count: int) -> None:
+        return
+
+    def on_topic_buffer_full(self, tp: TP) -> None:
+        return
+
+    def on_offset_reset(self, tp: TP, old: int | None, new: int, skipped: int) -> None:
+        return
+
+    def on_commit_initiated(self, consumer: Any) -> Any:
+        return
+
+    def on_commit_completed(self, consumer: Any, state: Any, moved: bool) -> None:
+        return
+
+    def on_commit_error(self, consumer: Any, state: Any, error: Exception) -> None:
+        return
+
+    def on_sends_initiated(self, producer: Any, count: int) -> None:
+        return
+
+    def on_sends_completed(self, producer: Any, written: Sequence[RecordMetadata]) -> None:
+        return
+
+    def on_bytes_sent(self, producer: Any, topic: str, count: int) -> None:
+        return
+
+    def on_send_latency(self, producer: Any, seconds: float) -> None:
+        return
+
+    def on_sends_error(self, producer: Any, errors: Sequence[Exception]) -> None:
+        return
+
+    def on_assignment_start(self, consumer: Any, assigned: frozenset[TP]) -> Any:
+        return
+
+    def on_assignment_completed(self, consumer: Any, state: Any) -> None:
+        return
+
+    def on_assignment_error(self, consumer: Any, state: Any, error: BaseException) -> None:
+        return
+
+    def on_rebalance_start(self, app: Any, kind: str, partitions: frozenset[TP]) -> Any:
+        return
+
+    def on_rebalance_return(self, app: Any, state: Any) -> None:
+        return
+
+    def on_rebalance_end(self, app: Any, state: Any) -> None:
+        return
+
+    def on_attempts(self, handler: str, outcome: str, seconds: Sequence[float]) -> None:
+        return
+
+    def on_handler_failure(self, handler: str, tp: TP, treatment: str, error: Exception) -> None:
+        return
+
+    def on_loop_delay(self, seconds: float) -> None:
+        return
 
 
 class Acks(Protocol):

@@ -13,6 +13,7 @@ from tests.lanes import NEVER
 from tests.monitoring.test_monitor import POINTS, Diary
 from tests.nurseries.clock import jumping
 from transport import TP, App, Batch, Message, Monitor, Retry, Sensor, Sensors
+from transport.tee import Tee
 
 ORDERS = TP("orders", 0)
 
@@ -289,7 +290,7 @@ async def test_several_sensors_receive_each_event_with_their_own_states() -> Non
 
 
 def test_several_sensors_pass_on_every_event() -> None:
-    assert {name for name in vars(Sensors) if name.startswith("on_")} == set(POINTS)
+    assert {name for name in vars(Tee) if name.startswith("on_")} == set(POINTS)
 
 
 def test_several_sensors_refuse_what_is_no_sensor() -> None:

@@ -26,8 +26,8 @@ ROWS ?=
 # The parts of `make check`. Each is a hook of .pre-commit-config.yaml, too.
 CHECKS := check-code check-types check-imports check-spelling check-links docs
 
-.PHONY: help demo test test-fast test-kafka test-older matrix properties mutants faults soak \
-  $(CHECKS) check docs-version format bench bench-quick clean
+.PHONY: help demo test test-fast test-kafka test-older test-browser screenshots matrix properties \
+  mutants faults soak $(CHECKS) check docs-version format bench bench-quick clean
 # Tests with many cases: `make test` runs a fixed few of them, `make properties` very many.
 PROPERTIES := tests/model tests/testing tests/test_at_random.py tests/committing/test_exactly_once_at_random.py \
   tests/delivering/test_ledger_model.py tests/test_cancel_everywhere.py \
@@ -80,6 +80,14 @@ test-kafka: $(READY) ## Run only the Kafka lane; KAFKA_VERSION=3.9, or KAFKA_BOO
 
 test-older: $(READY) ## Run a part of the Kafka lane on Kafka 3.9
 	@export KAFKA_VERSION=3.9; $(TOOLCHAIN); $(BIN)/pytest $(PARALLEL) -m kafka $(OLDER) $(ARGS)
+
+test-browser: $(READY) ## Test the page in Chromium, which apt installs if it is missing
+	@.ci/chromium
+	@$(BIN)/pytest -m browser tests/web $(ARGS)
+
+screenshots: $(READY) ## Make the pictures of docs/page.md again, in three minutes
+	@.ci/chromium
+	@$(BIN)/python -m tests.web.screenshots
 
 matrix: $(READY) ## Run the fast lane on each other Python that is found, each in its own environment
 	@.ci/matrix $(ARGS)

@@ -109,6 +109,7 @@ CHOICES = [
     "record_codec",
     "client_log_level",
     "transactions",
+    "web_page",
 ]
 
 

@@ -6,6 +6,7 @@ lines are commands. No block is left out.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -35,7 +36,7 @@ PAGES = [*FRONT, *sorted((ROOT / "docs").rglob("*.md"))]
 TREE = "docs/architecture.md"
 KAFKA = re.compile(r"(?<!\+)kafka://[\w.:]+")
 REGISTRY = "http://127.0.0.1:8081"
-WEB = "127.0.0.1:8080"  # of the probes; at most one program listens there
+WEB = "127.0.0.1:8080"  # of the page and the probes; each program gets an address of its own
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?P<start>make|python -m) (?P<name>\S+)(?P<rest>[^#`]*)")
 LINK = re.compile(r"\]\((?P<path>[^)#:\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 
@@ -158,8 +159,11 @@ app.run()
 @functools.cache
 def ended_in_memory() -> dict[Block, Ended]:
     """Run each program with `memory://` for Kafka and `mock://` for a schema registry."""
-    with reserved_address() as address:
-        sources = [in_memory(program.text).replace(WEB, address) for program in PROGRAMS]
+    with contextlib.ExitStack() as stack:
+        sources = [
+            in_memory(program.text).replace(WEB, stack.enter_context(reserved_address()))
+            for program in PROGRAMS
+        ]
         return dict(zip(PROGRAMS, run_all(sources, FILES), strict=True))
 
 

@@ -34,6 +34,7 @@ from transport.handling.plan import (
 )
 from transport.handling.retry import Retry
 from transport.inspecting.health import Health, health_of
+from transport.inspecting.recent_events import RecentEvents, recent_events_of
 from transport.inspecting.status import Status, status_of
 from transport.inspecting.status_socket import StatusSocket
 from transport.log import Log
@@ -43,6 +44,7 @@ from transport.probe import Points, Probe
 from transport.running import Program, check_place
 from transport.settings import Settings, SettingsArgs
 from transport.signals import SignalHandlers, passed_to
+from transport.tee import Tee
 from transport.topic import Topic
 from transport.types import TP, K, V
 
@@ -97,7 +99,7 @@ class _Root(Service):
 def _web_server(app: App, address: str) -> Service:
     from transport.web.server import WebServer  # an extra brings what it needs
 
-    return WebServer(app.id, address, app)
+    return WebServer(app.id, address, app, app.settings.web_page)
 
 
 class App:
@@ -120,6 +122,8 @@ class App:
 
     Attributes:
         configuration: the settings, and where each of them comes from.
+        recent_events: the last rebalances, errors and dead letters, if the app serves its page, or
+            if its monitor is or has a `RecentEvents`. Otherwise None.
 
     Raises:
         ValueError: a URL has no driver; or a setting of the environment or of the TOML file is
@@ -129,6 +133,7 @@ class App:
     Transport: ClassVar[type[Transport]] = Transport
     # The attributes that `_make_parts` sets.
     _PARTS: ClassVar[tuple[str, ...]] = (
+        "recent_events",
         "probe",
         "transport",
         "conductor",
@@ -162,6 +167,11 @@ class App:
         self, broker: Sequence[str] | MemoryBroker | Driver, sensor: Points | None
     ) -> None:
         """Make the parts of the app for a broker. Tests make them again for another broker."""
+        self.recent_events = recent_events_of(sensor)
+        has_page = self.settings.web is not None and self.settings.web_page != "off"
+        if has_page and self.recent_events is None:
+            self.recent_events = RecentEvents()
+            sensor = self.recent_events if sensor is None else Tee(self.recent_events, sensor)
         self.probe = None if sensor is None else Probe(sensor)
         self.transport = self.Transport(broker, self)
         self.conductor = self.transport.create_conductor()
@@ -450,6 +460,8 @@ class App:
     async def __aexit__(self, *exc: Any) -> bool | None:
         assert self._running is not None
         self.is_open = False
+        if self.recent_events is not None and isinstance(exc[1], Exception):
+            self.recent_events.add_error("the block of the app", exc[1], "the app ends")
         start = trio.current_time()
         try:
             return await self._running.__aexit__(*exc)

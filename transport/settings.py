@@ -29,6 +29,7 @@ from transport.synonyms import explanation_of
 
 OnTaskError: TypeAlias = Literal["fail", "go_on"]
 TransactionScope: TypeAlias = Literal["member", "partition"]
+WebPage: TypeAlias = Literal["local", "remote", "off"]
 
 _duration = setting(seconds, most=MOST_SECONDS)
 _size = setting(whole, least=1)
@@ -96,8 +97,10 @@ class Settings:
         status_socket: the path of a local socket on which `kafka-nursery tree` of the same user
             reads the state of the app. "auto": a path of its own for each process, in the folder of
             the user's sockets. None: there is no socket.
-        web: HOST:PORT at which the app serves `/livez`, `/readyz` and `/metrics`, with the extra
-            `web`. None: there is no server.
+        web: HOST:PORT at which the app serves its page, `/livez`, `/readyz` and `/metrics`, with
+            the extra `web`. None: there is no server.
+        web_page: "local": the page at `web` answers only programs of this machine. "remote": it
+            answers all that can connect to `web`. "off": there is no page.
         transaction_attempts: after this many aborted transactions in a row the app fails.
         client: the settings of the broker's client. `App` takes them as keyword arguments, too.
     """
@@ -133,6 +136,9 @@ class Settings:
     )
     transaction_attempts: int = attrs.field(default=10, validator=_size)
     web: str | None = attrs.field(default=None, validator=setting(_address, optional=True))
+    web_page: WebPage = attrs.field(
+        default="local", validator=setting(choice, choices=get_args(WebPage))
+    )
     status_socket: str | None = attrs.field(default=None, validator=setting(text, optional=True))
     ready_lag: int | None = attrs.field(
         default=10_000, validator=setting(whole, least=0, optional=True)
@@ -181,6 +187,7 @@ class SettingsArgs(ClientSettingsArgs, total=False):
     ready_lag: int | None
     status_socket: str | None
     web: str | None
+    web_page: WebPage
     monitor: Points | None
 
 

@@ -79,6 +79,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "transaction_timeout": ("30", 30.0),
     "transactions": ("member", "member"),
     "web": ("127.0.0.1:8080", "127.0.0.1:8080"),
+    "web_page": ("remote", "remote"),
 }
 
 OPTION_TEXTS: dict[str, tuple[str, Any]] = {

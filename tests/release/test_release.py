@@ -69,6 +69,15 @@ def test_the_wheel_has_the_two_packages_and_nothing_else(built: Built) -> None:
     assert {"transport/py.typed", "nurseries/py.typed"} <= files.keys()
 
 
+def test_the_wheel_has_the_files_of_the_page(built: Built) -> None:
+    folder = ROOT / "transport/web/files"
+    files = {f"transport/web/files/{path.name}" for path in folder.iterdir()}
+    assert files == {
+        f"transport/web/files/{name}" for name in ("icon.svg", "page.css", "page.html", "page.js")
+    }
+    assert files <= contents(built.wheel).keys()
+
+
 def test_the_sdist_builds_the_wheel_of_the_checkout(built: Built, tmp_path: Path) -> None:
     options = ["--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     run([sys.executable, "-m", "build", *options, str(ROOT)])

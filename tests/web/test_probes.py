@@ -124,7 +124,8 @@ async def test_the_log_has_the_address(caplog: pytest.LogCaptureFixture) -> None
     async with App("orders", web="127.0.0.1:0"):
         pass
     (line,) = [each.getMessage() for each in caplog.records if "/livez" in each.getMessage()]
-    assert line.startswith("orders: serves /livez, /readyz and /metrics at http://127.0.0.1:")
+    served = "the page, /livez, /readyz and /metrics"
+    assert line.startswith(f"orders: serves {served} at http://127.0.0.1:")
     assert not line.endswith(":0")
 
 

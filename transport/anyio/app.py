@@ -20,6 +20,7 @@ from transport.codecs import CodecArg
 from transport.handling.plan import AfterFailure, Order, check_topic, name_of
 from transport.handling.retry import Retry
 from transport.inspecting.health import Health
+from transport.inspecting.recent_events import RecentEvents
 from transport.inspecting.status import Status
 from transport.message import Batch, Message
 from transport.settings import Settings
@@ -214,6 +215,11 @@ class AioApp:
     def tree(self) -> Node:
         """Return the tree of services and tasks; see `App.tree`."""
         return self.native.tree()
+
+    @property
+    def recent_events(self) -> RecentEvents | None:
+        """The last rebalances, errors and dead letters; see `App.recent_events`."""
+        return self.native.recent_events
 
     def status(self) -> Status:
         """Return the state of the app now; see `App.status`."""

@@ -33,6 +33,12 @@ def parts_of_check() -> list[str]:
     return str(parts).split()
 
 
+def test_no_text_has_the_marks_of_a_merge_that_was_not_finished() -> None:
+    texts = [*ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").iterdir()]
+    marked = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert [path for path in texts if path.is_file() and marked.search(path.read_text())] == []
+
+
 def test_pre_commit_runs_what_make_check_runs() -> None:
     (repository,) = read(".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"

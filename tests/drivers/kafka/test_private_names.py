@@ -27,7 +27,7 @@ from kafka import (
     TopicPartition,
 )
 from kafka.cluster import ClusterMetadata
-from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.consumer.subscription_state import (
     AsyncConsumerRebalanceListener,
     SubscriptionState,
@@ -992,6 +992,19 @@ def test_a_fetch_of_committed_offsets_is_kept_by_its_partitions() -> None:
         "del self._offset_fetch_futures[future_key]",
         "timer.maybe_raise()",
     )
+
+
+def test_arrived_fetches_are_kept_under_these_names() -> None:
+    """`workarounds/stale_fetches.py` drops those of a deleted topic."""
+    assert "topic_partition" in CompletedFetch._fields
+    taken = inspect.getsource(Fetcher.fetched_records)
+    assert "self._paused_completed_fetches[completion.topic_partition] = completion" in taken
+    assert "completion = self._completed_fetches.popleft()" in taken
+    arrived = inspect.getsource(Fetcher._handle_fetch_response)
+    assert "self._completed_fetches.append(completed_fetch)" in arrived
+    # Only the offset of the request shows whether a fetch is still wanted.
+    parse = inspect.getsource(Fetcher._parse_fetched_data)
+    assert "if position is None or position.offset != fetch_offset:" in parse
 
 
 def test_heartbeat_interval_is_read_each_time() -> None:

@@ -21,6 +21,7 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener, To
 from kafka.future import Future
 
 from transport.drivers.base import Rebalance, RebalanceKind
+from transport.drivers.kafka.workarounds.stale_fetches import drop_fetches
 from transport.drivers.kafka.workarounds.stale_offsets import forget_fetches
 from transport.types import TP
 
@@ -80,7 +81,9 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         tps = frozenset(TP(*tp) for tp in assigned)
-        seek, pause = await self._consent(RebalanceKind.ASSIGNED, tps, self._note(tps))
+        of_new_topic = self._note(tps)
+        drop_fetches(self._consumer, of_new_topic)
+        seek, pause = await self._consent(RebalanceKind.ASSIGNED, tps, of_new_topic)
         # `_subscription`: in an eager rebalance, a partition that is revoked and assigned again
         # keeps its position and its pause flag, and no public call removes a position. So each
         # partition gets a new state, as the client gives it to a new partition.

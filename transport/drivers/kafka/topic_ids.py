@@ -5,7 +5,7 @@ ids, but makes requests by name: it would continue in the new topic at the posit
 and commit there. So this module notes the id when a partition is assigned, and requests name it:
 
 - A fetch is made by id (version 13, brokers from 3.1 on). It never returns a record of another
-  topic.
+  topic, also if its answer is late.
 - A commit is made by id (version 10, brokers from 4.1 on). It never lands on another topic.
 - A commit carries the id in its metadata, with every broker. A member never starts from an offset
   that names another topic.
@@ -27,6 +27,7 @@ from kafka.protocol.consumer import FetchRequest, OffsetCommitRequest
 
 from transport.drivers.commit_metadata import notes_of
 from transport.drivers.kafka.topics import known_id
+from transport.drivers.kafka.workarounds.stale_fetches import drop_fetches
 from transport.types import TP
 
 FETCH_BY_ID = 13
@@ -210,7 +211,13 @@ class Identities:
         if response.API_VERSION < FETCH_BY_ID:
             return
         for topic in response.responses:
-            topic.topic = self._names[topic.topic_id]
+            topic.topic = name = self._names[topic.topic_id]
+            # An answer about an old topic may arrive after the new one was assigned.
+            topic.partitions = [
+                each
+                for each in topic.partitions
+                if self.of.get(TP(name, each.partition_index)) == topic.topic_id
+            ]
 
     def _valid_offsets(
         self, offsets: Mapping[Any, Any], answered: Collection[TP], consumer: Any
@@ -247,6 +254,7 @@ def begin_anew(
         begin: called with each other partition if there is no group, and so no committed offset.
             It begins at the start of its log.
     """
+    drop_fetches(consumer, tps)
     # `_subscription`: no public call removes a position.
     assignment = consumer._subscription.assignment
     for tp in tps:

@@ -879,6 +879,20 @@ def test_truncation_error_has_divergent_offsets() -> None:
     assert error.divergent_offsets[TopicPartition("t", 0)].offset == 3
 
 
+def test_a_start_has_no_leader_epoch() -> None:
+    """`starts.py` recognizes a position that a seek or an assignment has set."""
+    state = TopicPartitionState()
+    state.seek(3)
+    assert state.position.leader_epoch == -1
+    refresh = inspect.getsource(ConsumerCoordinator.refresh_committed_offsets_if_needed_async)
+    assert "self._subscription.seek(partition, offset.offset)" in refresh
+    reset = inspect.getsource(Fetcher._reset_offset_if_needed)
+    assert "self._subscriptions.seek(partition, offset)" in reset
+    # A truncation is raised before the next fetch is taken.
+    poll = inspect.getsource(KafkaConsumer._poll_once)
+    assert in_order(poll, "validate_offsets_if_needed()", "fetch_records(")
+
+
 @kafka_lane
 def test_one_request_returns_offsets_of_many_partitions(
     kafka_bootstrap: str, kafka_topic: MakeTopic

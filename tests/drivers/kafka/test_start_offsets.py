@@ -1,4 +1,4 @@
-"""The offset at which the Kafka driver continues in a truncated log, without a broker."""
+"""The offset at which the Kafka driver continues in a truncated log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import kafka.errors
 import pytest
+import trio
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 
+from tests.drivers.rig import Rig
 from tests.records import fetched as fetched_of
 from transport.drivers.base import Reset
 from transport.drivers.kafka.starts import Starts
@@ -39,7 +41,7 @@ def test_truncated_log_continues_at_divergent_offset(
     starts = Starts(ClientSettings(group_id="g", auto_offset_reset=policy), lambda: None)
     starts.attach(consumer)
     state = consumer._subscription.assignment[partition]
-    state.seek(9)
+    state.seek(OffsetAndMetadata(9, "", 0))
     where = None if place is None else OffsetAndMetadata(place, "", 1)
     fetched = {} if held is None else {tp: [fetched_of(held)]}
     starts.serve(kafka.errors.LogTruncationError({partition: where}), ["t"], fetched)
@@ -56,11 +58,46 @@ def test_truncated_log_ends_reading_with_policy_error() -> None:
     starts = Starts(ClientSettings(group_id="g", auto_offset_reset="error"), lambda: None)
     consumer = bare_consumer()
     starts.attach(consumer)
-    consumer._subscription.seek(TopicPartition("t", 0), 9)
+    consumer._subscription.seek(TopicPartition("t", 0), OffsetAndMetadata(9, "", 0))
     cut_off = kafka.errors.LogTruncationError({TopicPartition("t", 0): None})
     with pytest.raises(OffsetOutOfRange, match=r"t-0: offset 9 is not in the log.*seek") as raised:
         starts.serve(cut_off, ["t"], {})
     assert raised.value.partitions == {TP("t", 0)}
+
+
+@pytest.mark.parametrize("policy", ["latest", "error"])
+@pytest.mark.parametrize("place", [None, OffsetAndMetadata(7, "", 1)])
+@pytest.mark.parametrize("start", [None, 3, 9])
+def test_a_new_start_is_not_moved_by_an_earlier_truncation(
+    start: int | None, place: OffsetAndMetadata | None, policy: str
+) -> None:
+    """The partition was sought or assigned again after the answer of the broker."""
+    consumer, partition = bare_consumer(), TopicPartition("t", 0)
+    starts = Starts(ClientSettings(group_id="g", auto_offset_reset=policy), lambda: None)
+    starts.attach(consumer)
+    state = consumer._subscription.assignment[partition]
+    if start is not None:
+        state.seek(start)
+    before = state.position
+    starts.serve(kafka.errors.LogTruncationError({partition: place}), ["t"], {})
+    assert (state.position, state.reset_strategy) == (before, None)
+    assert not starts.resets
+
+
+@pytest.mark.kafka
+async def test_a_seek_after_a_truncation_keeps_its_offset(kafka_rig: Rig) -> None:
+    topic = await kafka_rig.topic(1)
+    tp = TP(topic, 0)
+    async with kafka_rig.sender() as sender, kafka_rig.member([topic]) as member:
+        await sender.fill(topic, 5, partitions=1)
+        await member.take(5)
+        fetcher = member.client._consumer._fetcher  # type: ignore[attr-defined]
+        fetcher._cached_log_truncation = kafka.errors.LogTruncationError(
+            {TopicPartition(*tp): OffsetAndMetadata(3, "", 0)}
+        )
+        await member.client.seek(tp, 1)
+        with trio.fail_after(20):
+            assert [record.offset for _, record in await member.take(4)] == [1, 2, 3, 4]
 
 
 def bare_consumer() -> Any:

@@ -140,8 +140,13 @@ class Starts:
             self._check(error, dict.fromkeys(missing))
             self._begin(missing, topics)
         elif isinstance(error, kafka.errors.LogTruncationError):
-            cut_off = {TP(*tp): place for tp, place in error.divergent_offsets.items()}
-            self._check(error, {tp: self._position(tp) for tp in cut_off})
+            cut_off = {
+                TP(*tp): place
+                for tp, place in error.divergent_offsets.items()
+                if self._is_read_on(TP(*tp))
+            }
+            if cut_off:
+                self._check(error, {tp: self._position(tp) for tp in cut_off})
             for tp, place in cut_off.items():
                 self._continue_at(tp, place, held.pop(tp, ()))
         else:
@@ -174,6 +179,18 @@ class Starts:
     def _position(self, tp: TP) -> int | None:
         state = self._subscription.assignment.get(TopicPartition(*tp))
         return None if state is None or state.position is None else int(state.position.offset)
+
+    def _is_read_on(self, tp: TP) -> bool:
+        """Whether the position follows a record that was read, and is not that of a new start.
+
+        The client raises a truncation in the poll after the answer. By then, the partition may have
+        been sought, or revoked and assigned again, and must begin where that left it.
+        """
+        state = self._subscription.assignment.get(TopicPartition(*tp))
+        if state is None or state.position is None:
+            return False
+        # `leader_epoch`: of the last record; a seek and an assignment set -1.
+        return bool(state.position.leader_epoch >= 0)
 
     def _begin(self, tps: Collection[TP], topics: Iterable[str]) -> None:
         cluster = self._consumer._client.cluster

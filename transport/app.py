@@ -34,7 +34,7 @@ from transport.handling.plan import (
 )
 from transport.handling.retry import Retry
 from transport.inspecting.health import Health, health_of
-from transport.inspecting.recent_events import RecentEvents, recent_events_of
+from transport.inspecting.recent_events import ENDS_APP, RecentEvents, recent_events_of
 from transport.inspecting.status import Status, status_of
 from transport.inspecting.status_socket import StatusSocket
 from transport.log import Log
@@ -461,7 +461,7 @@ class App:
         assert self._running is not None
         self.is_open = False
         if self.recent_events is not None and isinstance(exc[1], Exception):
-            self.recent_events.add_error("the block of the app", exc[1], "the app ends")
+            self.recent_events.add_error("the block of the app", exc[1], ENDS_APP)
         start = trio.current_time()
         try:
             return await self._running.__aexit__(*exc)

@@ -9,12 +9,18 @@ from typing import Any
 
 import pytest
 import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
 from playwright.sync_api import Browser, Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+import transport.web
 from tests.addresses import reserved_address
 from tests.apps import broker_with, write
 from tests.web.scene import Beside, BrowserMissing, Watched, beside, chromium, find_chromium
 from transport import TP, App, MemoryBroker, Message
+from transport.web import RecentEvents
 
 pytestmark = pytest.mark.browser
 
@@ -129,6 +135,10 @@ def test_a_slow_handler_shows_where_it_waits_and_how_far_it_is_behind(
         expect(page.locator("#flight-chart .legend b").first).to_have_text("30")
         apps.do(write, broker, TP("orders", 0), 12)
         expect(lag).to_have_text("42")
+        # 12 records in 5 s, or in less if the page was opened later; then none.
+        written = page.locator("#rates-chart .legend b").first
+        expect(written).to_have_text(re.compile(r"^(2\.[4-9]|[3-9]\.\d|1[0-2])$"))
+        expect(written).to_have_text("0")
         apps.do(go_on.set)
         expect(lag).to_have_text("0")
         expect(row(page, "handlers", "bill").locator("td").nth(4)).to_have_text("42")
@@ -162,6 +172,54 @@ def test_a_crash_leaves_the_error_on_the_open_page(watched: Watched, address: st
         watched.check(allow_lost_connection=True)
     finally:
         apps.end()
+
+
+def test_an_error_of_the_block_is_a_crash_too(watched: Watched, address: str) -> None:
+    page, fail = watched.page, trio.Event()
+
+    async def main(*, task_status: trio.TaskStatus[None]) -> None:
+        async with App("billing", broker_with(*partitions(1)), web=address):
+            task_status.started()
+            await fail.wait()
+            raise ZeroDivisionError("of the block")
+
+    apps = Beside(main)
+    try:
+        watched.visit()
+        expect(page.locator("#connection")).to_have_text("Live, updated each second")
+        apps.do(fail.set)
+        expect(page.locator("#banner")).to_contain_text("The app has crashed at")
+        expect(page.locator("#banner")).to_contain_text("ZeroDivisionError: of the block")
+        watched.check(allow_lost_connection=True)
+    finally:
+        apps.end()
+
+
+def test_a_mounted_page_asks_for_each_state(watched: Watched, address: str) -> None:
+    broker, page, must_end = broker_with(*partitions(1), records=5), watched.page, trio.Event()
+
+    async def main(*, task_status: trio.TaskStatus[None]) -> None:
+        app = app_with(broker, ignore, monitor=RecentEvents())
+        site: Any = Starlette(routes=[Mount("/kafka", transport.web.page(app))])
+        config = Config()
+        config.bind = [address]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(functools.partial(serve, site, config))
+            async with app:
+                task_status.started()
+                await must_end.wait()
+            await trio.sleep_forever()
+
+    with beside(main) as apps:
+        page.goto(f"{watched.origin}/kafka/")
+        committed = row(page, "partitions", "orders-0").locator("td").nth(5)
+        expect(committed).to_have_text("5")
+        apps.do(write, broker, TP("orders", 0), 4)
+        expect(committed).to_have_text("9")
+        expect(page.locator("#timeline .mark.assigned")).to_have_count(1)
+        apps.do(must_end.set)
+        expect(page.locator("#badges")).to_have_text("closed")
+        watched.check()
 
 
 def test_a_page_connects_again_to_a_restarted_app(watched: Watched, address: str) -> None:

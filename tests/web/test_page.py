@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -24,7 +25,7 @@ from tests.nurseries.clock import jumping
 from transport import TP, App
 from transport.anyio import open_app
 from transport.web import RecentEvents, page
-from transport.web.page import _FILES, Feed
+from transport.web.page import _FILES, Feed, page_with
 
 ORDERS = TP("orders", 0)
 PATHS = ("/", "/page.css", "/page.js", "/icon.svg", "/status.json")
@@ -34,6 +35,11 @@ HERE = ("127.0.0.1", 50000)
 def client_of(asgi: Any, client: tuple[str, int] = HERE, host: str = "localhost") -> Any:
     transport = httpx.ASGITransport(asgi, client=client)
     return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+
+
+def streaming(app: App) -> Any:
+    """Return the page with a stream, as the server of `web` has it."""
+    return page_with(app, Feed(app), remote=False)
 
 
 # The files
@@ -85,14 +91,14 @@ def test_the_script_makes_no_html_of_texts() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_the_page_can_change_nothing(method: str) -> None:
-    async with client_of(page(App("orders"))) as client:
+    async with client_of(streaming(App("orders"))) as client:
         for path in (*PATHS, "/events"):
             assert (await client.request(method, path)).status_code == 405
         assert (await client.get("/../settings.py")).status_code == 404
 
 
 async def test_head_answers_without_a_body() -> None:
-    async with client_of(page(App("orders"))) as client:
+    async with client_of(streaming(App("orders"))) as client:
         for path in (*PATHS, "/events"):
             answer = await client.head(path)
             assert (answer.status_code, answer.content) == (200, b"")
@@ -125,7 +131,7 @@ async def test_a_name_of_this_machine_gets_an_answer(host: str) -> None:
     ],
 )
 async def test_another_name_is_refused_because_a_web_site_may_have_given_it(host: str) -> None:
-    async with client_of(page(App("orders"))) as client:
+    async with client_of(streaming(App("orders"))) as client:
         for path in (*PATHS, "/events"):
             answer = await client.get(path, headers={"Host": host})
             assert answer.status_code == 403
@@ -198,9 +204,8 @@ def test_an_asyncio_program_mounts_the_page_in_its_own_app() -> None:
                 assert "page.js" in (await client.get("/kafka/")).text
                 assert (await client.get("/kafka")).headers["Location"].endswith("/kafka/")
                 assert (await client.get("/kafka/status.json")).json()["has_events"] is True
-            async with reader_of(Feed(opened)) as reader:
-                assert (await reader.state())["status"]["app"] == "orders"
-                assert (await reader.state())["is_last"] is False
+                # A stream would hold up the end of a server that waits for its requests.
+                assert (await client.get("/kafka/events")).status_code == 404
 
     asyncio.run(main())
 
@@ -413,6 +418,21 @@ async def test_an_open_page_gets_the_error_that_has_ended_the_app(address: str) 
     assert last["status"]["has_crashed"] is True
     assert [error["text"] for error in last["errors"]] == ["no such customer"]
     assert not any(state["is_last"] for state in states[:-1])
+
+
+@pytest.mark.parametrize("error", [ValueError("of the block"), None])
+@jumping
+async def test_the_last_state_has_a_crash_if_the_block_has_failed(error: Exception | None) -> None:
+    recent = RecentEvents()
+    app = app_on(broker_with(ORDERS), monitor=recent)
+    with contextlib.suppress(ExceptionGroup):
+        async with app:
+            if error is not None:
+                raise error
+    async with client_of(page(app)) as client:
+        state = (await client.get("/status.json")).json()
+    assert state["has_crashed"] is (error is not None)
+    assert state["is_last"] is True
 
 
 async def shielded(fn: Any, *args: Any) -> None:

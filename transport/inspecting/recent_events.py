@@ -25,6 +25,8 @@ from transport.tee import Tee
 from transport.topic import Topic
 from transport.types import TP
 
+ENDS_APP = "the app ends"  # the outcome of an error
+
 _MOST = 100  # of each kind
 
 
@@ -62,6 +64,7 @@ class RecentError:
         error: the class of the error.
         text: the text of the error, cut.
         outcome: what follows, such as "is retried in 2 s".
+        ends_app: the app ends because of it.
     """
 
     number: int
@@ -73,6 +76,7 @@ class RecentError:
     error: str
     text: str
     outcome: str
+    ends_app: bool
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -149,7 +153,7 @@ class RecentEvents(Points):
 
     def on_assignment_error(self, consumer: Any, state: Any, error: BaseException) -> None:
         if isinstance(error, Exception):  # else the end of the app has cancelled it
-            self.add_error("assignment", error, "the app ends")
+            self.add_error("assignment", error, ENDS_APP)
 
     def add_error(
         self,
@@ -160,7 +164,12 @@ class RecentEvents(Points):
         held: Held | None = None,
         count: int = 1,
     ) -> None:
-        """Keep an error. See `RecentError` for the arguments."""
+        """Keep an error. See `RecentError` for the arguments.
+
+        Args:
+            outcome: what follows. `ENDS_APP`: the app ends because of it.
+            held: the message or the batch of the error.
+        """
         found = RecentError(
             number=self._number(),
             at=time.time(),
@@ -171,6 +180,7 @@ class RecentEvents(Points):
             error=_class_of(error),
             text=_text_of(error),
             outcome=outcome,
+            ends_app=outcome == ENDS_APP,
         )
         if self.errors and self.errors[-1].identity == found.identity:
             found = attrs.evolve(found, count=self.errors.pop().count + count)
@@ -230,7 +240,7 @@ def _outcome(plan: Plan, held: Held, delay: float | None) -> str:
         return "is redelivered: its partition has gone"
     if isinstance(plan.dead_letters, Topic):
         return f"becomes a dead letter in {plan.dead_letters.name}"
-    return "is skipped" if plan.dead_letters == "skip" else "the app ends"
+    return "is skipped" if plan.dead_letters == "skip" else ENDS_APP
 
 
 def _offsets(held: Held) -> str:

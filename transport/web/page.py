@@ -1,6 +1,7 @@
 """The page of an app: its files, its state as JSON, and a stream of states.
 
-The files are in `files/`. `files/page.js` draws the states that `Feed` sends.
+The files are in `files/`. `files/page.js` draws the states. It asks for one each second, or reads
+them from the stream of `Feed`, if there is one.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Seen:
 
     Attributes:
         clock: the seconds of a clock that never goes back, for rates.
+        has_stream: whether there is a stream of states.
+        has_crashed: the app ends, or has ended, because of an error, also one of its block.
         has_events: whether the app keeps its recent events.
         is_last: no state follows, because the app ends or has ended.
     """
@@ -66,6 +69,8 @@ class Seen:
     clock: float
     health: Health
     status: Status
+    has_stream: bool
+    has_crashed: bool
     has_events: bool
     rebalances: tuple[RecentRebalance, ...]
     errors: tuple[RecentError, ...]
@@ -73,13 +78,16 @@ class Seen:
     is_last: bool
 
 
-def seen(app: Shown, *, is_last: bool = False) -> Seen:
+def seen(app: Shown, *, has_stream: bool = False, is_last: bool = False) -> Seen:
     """Return all that the page shows now. Costs what `App.status` costs, twice."""
     status, recent = app.status(), app.recent_events
+    is_fatal = recent is not None and any(error.ends_app for error in recent.errors)
     return Seen(
         clock=time.monotonic(),
         health=app.health(),
         status=status,
+        has_stream=has_stream,
+        has_crashed=status.has_crashed or is_fatal,
         has_events=recent is not None,
         rebalances=() if recent is None else tuple(recent.rebalances),
         errors=() if recent is None else tuple(recent.errors),
@@ -91,7 +99,8 @@ def seen(app: Shown, *, is_last: bool = False) -> Seen:
 class Feed:
     """The states of an app as a stream of server-sent events: one now, then one each second.
 
-    The stream ends with the app, or at a call of `end`. Its last state has `is_last`.
+    The stream ends with the app, or at a call of `end`. Its last state has `is_last`. A server that
+    waits for its open requests before it ends, as uvicorn does, must call `end` first.
     """
 
     def __init__(self, app: Shown) -> None:
@@ -142,7 +151,7 @@ class Feed:
         headers = [(b"content-type", _STREAM.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         while True:
-            state = seen(self._app, is_last=self._is_ending)
+            state = seen(self._app, has_stream=True, is_last=self._is_ending)
             body = b"data: " + msgspec.json.encode(state) + b"\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
             if state.is_last:
@@ -165,21 +174,23 @@ def page(app: Shown, *, remote: bool = False) -> ASGIApp:
             localhost or a loopback address. True: all that can connect get an answer. Choose that
             only behind a login.
     """
-    return page_with(app, Feed(app), remote=remote)
+    return page_with(app, None, remote=remote)
 
 
-def page_with(app: Shown, feed: Feed, *, remote: bool) -> ASGIApp:
-    """Return the page with a feed that its caller can end."""
+def page_with(app: Shown, feed: Feed | None, *, remote: bool) -> ASGIApp:
+    """Return the page with a feed, which its caller ends."""
 
     async def status(request: Request) -> Response:
-        return Response(msgspec.json.encode(seen(app)), media_type="application/json")
+        state = seen(app, has_stream=feed is not None)
+        return Response(msgspec.json.encode(state), media_type="application/json")
 
     routes = [
         Route("/", _file("page.html")),
         *[Route(f"/{name}", _file(name)) for name in ("page.css", "page.js", "icon.svg")],
         Route("/status.json", status),
-        Route("/events", feed, methods=["GET"]),
     ]
+    if feed is not None:
+        routes.append(Route("/events", feed, methods=["GET"]))
     return Guard(Starlette(routes=routes), remote=remote)
 
 

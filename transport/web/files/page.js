@@ -6,7 +6,10 @@ const RATE_SPAN = 5; // seconds over which a rate is the mean
 const TIMELINE = 600; // seconds that the timeline shows
 const MOST_PARTITIONS = 20; // unless all are shown
 const MOST_SAME = 4; // tasks that do the same are one line if there are more of them
-const RETRY = 3000; // milliseconds
+// In milliseconds
+const INTERVAL = 1000; // between two questions
+const PATIENCE = 10_000; // for an answer
+const RETRY = 3000; // after a question without an answer
 
 const LANES = ["assigned", "revoked", "lost"];
 const SVG = "http://www.w3.org/2000/svg";
@@ -311,7 +314,7 @@ const tables = {
     { title: "Offset", text: (row) => row.offsets ?? "–", kind: "number" },
     { title: "Error", text: (row) => row.error, kind: "name strong" },
     { title: "Text", text: (row) => row.text, kind: "long-text" },
-    { title: "What follows", text: (row) => row.outcome, kind: "name", look: (row) => (row.outcome === "the app ends" ? "bad" : "") },
+    { title: "What follows", text: (row) => row.outcome, kind: "name", look: (row) => (row.ends_app ? "bad" : "") },
   ]),
   letters: new Table(byId("letters"), "", [
     at,
@@ -473,7 +476,7 @@ function showHead() {
     health.live ? ["live", "good"] : ["not live", "bad"],
     health.ready ? ["ready", "good"] : ["not ready", "warm"],
   ];
-  const badges = hasEnded ? [status.has_crashed ? ["crashed", "bad"] : ["closed", ""]] : now;
+  const badges = hasEnded ? [last.has_crashed ? ["crashed", "bad"] : ["closed", ""]] : now;
   fill(byId("badges"), badges, () => make("span"), (badge, [text, look]) => {
     setText(badge, text);
     setClass(badge, `badge ${look}`);
@@ -510,11 +513,11 @@ function showBanner(title, text, isCalm = false) {
 function showEnd() {
   const { status, errors } = last;
   const time = clockOf(status.at);
-  const error = errors[errors.length - 1];
+  const error = errors.findLast((each) => each.ends_app) ?? errors[errors.length - 1];
   const said = error
     ? `The last error, at ${clockOf(error.at)} in ${error.place}${error.partition ? `, ${error.partition} offset ${error.offsets}` : ""}: ${error.error}: ${error.text}`
     : "This page has no error of the app. The log has more.";
-  if (status.has_crashed) showBanner(`The app has crashed at ${time}.`, said);
+  if (last.has_crashed) showBanner(`The app has crashed at ${time}.`, said);
   else showBanner(`The app has closed at ${time}.`, "The page shows the last state.", true);
 }
 
@@ -550,10 +553,25 @@ function lost() {
   if (hasEnded) return; // the banner says it already
   setText(connection, "Not connected");
   const since = last ? ` It shows the state of ${clockOf(last.status.at)}.` : "";
-  showBanner("The app does not answer.", `It has ended, hangs, or cannot be reached. The page tries again.${since}`);
+  showBanner("The app does not answer.", `It has ended, hangs, or cannot be reached, or too many pages show it. The page tries again.${since}`);
 }
 
-function connect() {
+// Ask for a state. Then read the others from the stream, or ask again each second.
+async function connect() {
+  try {
+    const answer = await fetch("status.json", { signal: AbortSignal.timeout(PATIENCE) });
+    if (!answer.ok) throw new Error(answer.statusText);
+    connected(await answer.json());
+  } catch {
+    lost();
+    setTimeout(connect, RETRY);
+    return;
+  }
+  if (last.has_stream) follow();
+  else setTimeout(connect, hasEnded ? RETRY : INTERVAL);
+}
+
+function follow() {
   const stream = new EventSource("events");
   stream.onmessage = (event) => connected(JSON.parse(event.data));
   stream.onerror = () => {

@@ -34,7 +34,7 @@ from transport.handling.plan import (
 )
 from transport.handling.retry import Retry
 from transport.inspecting.health import Health, health_of
-from transport.inspecting.recent_events import ENDS_APP, RecentEvents, recent_events_of
+from transport.inspecting.recent_events import RecentEvents, recent_events_of
 from transport.inspecting.status import Status, status_of
 from transport.inspecting.status_socket import StatusSocket
 from transport.log import Log
@@ -460,8 +460,8 @@ class App:
     async def __aexit__(self, *exc: Any) -> bool | None:
         assert self._running is not None
         self.is_open = False
-        if self.recent_events is not None and isinstance(exc[1], Exception):
-            self.recent_events.add_error("the block of the app", exc[1], ENDS_APP)
+        if self.recent_events is not None and exc[1] is not None:
+            self.recent_events.add_error_of_block(exc[1])
         start = trio.current_time()
         try:
             return await self._running.__aexit__(*exc)

@@ -149,6 +149,21 @@ async def test_the_error_of_the_block_is_kept() -> None:
 
 
 @jumping
+async def test_the_errors_in_a_group_of_the_block_are_kept_and_a_cancel_is_not() -> None:
+    recent = RecentEvents()
+    with pytest.RaisesGroup(ValueError, KeyError, flatten_subgroups=True):
+        async with app_on(broker_with(ORDERS), monitor=recent):
+            raise ExceptionGroup("outer", [ValueError(), ExceptionGroup("inner", [KeyError()])])
+    assert [error.error for error in recent.errors] == ["ValueError", "KeyError"]
+    recent = RecentEvents()
+    with trio.CancelScope() as scope:
+        async with app_on(broker_with(ORDERS), monitor=recent):
+            scope.cancel()
+            await trio.sleep(1)
+    assert not recent.errors
+
+
+@jumping
 async def test_a_rebalance_has_its_partitions_and_its_time() -> None:
     broker, recent = broker_with(ORDERS, TP("orders", 1)), RecentEvents()
 

@@ -115,6 +115,7 @@ def main() -> None:
         play.must_fail = True
         pages["light"].locator("#banner b").wait_for(timeout=60_000)
         wait(1_000)
+        pages["light"].evaluate("scrollTo(0, 0)")
         pages["light"].screenshot(path=FOLDER / "crash.png")
         apps.end()
 

@@ -133,12 +133,12 @@ def test_a_slow_handler_shows_where_it_waits_and_how_far_it_is_behind(
         expect(lag).to_have_text("30")
         expect(row(page, "handlers", "bill")).to_contain_text("1 of 1")
         expect(page.locator("#flight-chart .legend b").first).to_have_text("30")
+        page.wait_for_timeout(6000)  # a rate is the mean of 5 s: of 4 s to 5 s of states
         apps.do(write, broker, TP("orders", 0), 12)
         expect(lag).to_have_text("42")
-        # 12 records in 5 s, or in less if the page was opened later; then none.
         written = page.locator("#rates-chart .legend b").first
-        expect(written).to_have_text(re.compile(r"^(2\.[4-9]|[3-9]\.\d|1[0-2])$"))
-        expect(written).to_have_text("0")
+        expect(written).to_have_text(re.compile(r"^(2\.[3-9]|3\.\d)$"))  # 12 records
+        expect(written).to_have_text("0")  # and none after them
         apps.do(go_on.set)
         expect(lag).to_have_text("0")
         expect(row(page, "handlers", "bill").locator("td").nth(4)).to_have_text("42")

@@ -19,6 +19,7 @@ from transport.excerpt import excerpt, ranges
 from transport.handling.attempts import Attempts
 from transport.handling.observer import Held, Observer
 from transport.handling.plan import Plan
+from transport.leaves import leaves
 from transport.message import Batch
 from transport.probe import Points
 from transport.tee import Tee
@@ -185,6 +186,15 @@ class RecentEvents(Points):
         if self.errors and self.errors[-1].identity == found.identity:
             found = attrs.evolve(found, count=self.errors.pop().count + count)
         self.errors.append(found)
+
+    def add_error_of_block(self, error: BaseException) -> None:
+        """Keep the error that has ended the block of `async with app`, or the errors in a group.
+
+        An error that only cancels the block is not kept.
+        """
+        for each in leaves(error):
+            if isinstance(each, Exception):
+                self.add_error("the block of the app", each, ENDS_APP)
 
     def add_dead_letter(self, plan: Plan, held: Held, attempts: Attempts) -> None:
         """Keep a dead letter that was delivered."""

@@ -136,9 +136,9 @@ class Feed:
                 self._emptied.set()
 
     async def end(self) -> None:
-        """Send the last state to all readers. Return when they have it. A checkpoint.
+        """Send the last state to all readers. Return when they have it.
 
-        Cancelled: some readers may not have it.
+        A checkpoint if there are any. Cancelled: some readers may not have it.
         """
         self._is_ending = True
         for ending in self._readers:

@@ -533,7 +533,7 @@ function show() {
 // The connection
 
 function connected(state) {
-  if (last && (last.status.pid !== state.status.pid || last.status.app !== state.status.app || hasEnded)) forget();
+  if (last && (last.status.pid !== state.status.pid || last.status.app !== state.status.app)) forget();
   hasEnded = state.is_last;
   // The app releases its partitions before it ends. The page goes on to show how they were.
   if (hasEnded && last && !state.status.partitions.length) state.status.partitions = last.status.partitions;

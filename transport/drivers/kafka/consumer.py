@@ -243,7 +243,7 @@ class KafkaConsumerClient:
         # or belong to another member in a later generation.
         ids = {tp: self._identities.of.get(tp) for tp in offsets}
         with self._calls.errors():
-            wanted = CommitOf(offsets, self._generation())
+            wanted = CommitOf(offsets, self._known_generation())
             await self._commit_in_time(wanted, dict(texts or {}), ids, timeout)
 
     async def committed(
@@ -306,9 +306,7 @@ class KafkaConsumerClient:
             return GroupMetadata("", -1, "")
         # The identity is read first: it changes only after the rebalance that led to it was raised.
         member = self._consumer.group_metadata()
-        assert self._listener is not None
-        if self._listener.raised != self._received:
-            raise RebalanceInProgress("the consumer has not received the last rebalance yet")
+        self._check_received()
         return GroupMetadata(
             member.group_id,
             member.generation_id,
@@ -441,6 +439,25 @@ class KafkaConsumerClient:
         self._identities.fresh |= coming
         await self._call("begin anew", self._begin_anew, coming, starts, paused)
         self._coming = frozenset()
+
+    def _known_generation(self) -> int:
+        """Return the generation of which the caller of `commit` can know.
+
+        The client may be in a later one already: it does not wait for a rebalance that has expired,
+        for example while a handler blocked trio. Raises RebalanceInProgress.
+        """
+        # Read first: it changes only after the rebalance that led to it was raised.
+        generation = self._generation()
+        self._check_received()
+        for rebalance in self._unreleased:
+            if not rebalance.released.is_set():
+                return rebalance.generation
+        return generation
+
+    def _check_received(self) -> None:
+        assert self._listener is not None
+        if self._listener.raised != self._received:
+            raise RebalanceInProgress("the consumer has not received the last rebalance yet")
 
     def _generation(self) -> int:
         return int(self._consumer.group_metadata().generation_id)

@@ -5,7 +5,8 @@ moment. In between, a partition of the commit may have gone to another member. T
 such a commit of a member of the group. It would undo the commits of the partition's new owner, and
 the messages after it would be delivered again.
 
-So a commit has the generation in which it was requested, and is not sent in a later one.
+So a commit has the generation in which it was requested, and is not sent in a later one. During a
+rebalance, that is the generation of the rebalance, also if it has expired.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import trio
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_TIMEOUT = 30.0  # seconds
+_TIMEOUT = 60.0  # seconds
 
 
 class BrowserMissing(Exception):

@@ -14,6 +14,7 @@ from typing import Protocol
 import anyio
 import attrs
 import msgspec
+import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -109,6 +110,7 @@ class Feed:
         self._is_ending = False
         self._emptied: anyio.Event | None = None  # set when `end` waits and no reader is left
 
+    @trio.lowlevel.enable_ki_protection
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await Response(media_type=_STREAM)(scope, receive, send)
@@ -147,6 +149,7 @@ class Feed:
             self._emptied = anyio.Event()
             await self._emptied.wait()
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self, send: Send, ending: anyio.Event) -> None:
         headers = [(b"content-type", _STREAM.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

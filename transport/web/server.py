@@ -58,6 +58,7 @@ class WebServer(Service):
             raise OSError(f"web: no server can listen at {self._address}: {why}") from errors
         self._log.info("web_listens", "serves %s at %s", self._serves, url, url=url)
 
+    @trio.lowlevel.enable_ki_protection
     async def on_stop(self) -> None:
         """Send the last state to the open pages, because the server ends after this."""
         with trio.move_on_after(_LAST_STATE_TIMEOUT):

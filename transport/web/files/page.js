@@ -532,7 +532,8 @@ function show() {
 
 // The connection
 
-function connected(state) {
+// Show a state. Without a stream that is open, the page is not live: it would miss the last state.
+function connected(state, isLive) {
   if (last && (last.status.pid !== state.status.pid || last.status.app !== state.status.app)) forget();
   hasEnded = state.is_last;
   // The app releases its partitions before it ends. The page goes on to show how they were.
@@ -542,7 +543,7 @@ function connected(state) {
   show();
   const connection = byId("connection");
   setClass(connection, hasEnded ? "connection away" : "connection");
-  setText(connection, hasEnded ? "The app has ended" : "Live, updated each second");
+  setText(connection, hasEnded ? "The app has ended" : isLive ? "Live, updated each second" : "Connecting");
   if (hasEnded) showEnd();
   else showBanner(null, "");
 }
@@ -561,7 +562,8 @@ async function connect() {
   try {
     const answer = await fetch("status.json", { signal: AbortSignal.timeout(PATIENCE) });
     if (!answer.ok) throw new Error(answer.statusText);
-    connected(await answer.json());
+    const state = await answer.json();
+    connected(state, !state.has_stream);
   } catch {
     lost();
     setTimeout(connect, RETRY);
@@ -573,7 +575,7 @@ async function connect() {
 
 function follow() {
   const stream = new EventSource("events");
-  stream.onmessage = (event) => connected(JSON.parse(event.data));
+  stream.onmessage = (event) => connected(JSON.parse(event.data), true);
   stream.onerror = () => {
     // The browser connects again only after some errors, and not to a server that refuses.
     stream.close();

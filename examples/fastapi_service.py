@@ -36,7 +36,7 @@ class Order(BaseModel):
 def service_of(app: AioApp) -> FastAPI:
     service = FastAPI()
     service.mount("/health", probes(app))  # /health/livez, /health/readyz, /health/metrics
-    orders = app.topic("orders", key_type=str, value_type=Order)
+    orders = app.topic("shop.orders", key_type=str, value_type=Order)
     totals = Counter[str]()
 
     @service.post("/orders", status_code=201)

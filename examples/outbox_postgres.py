@@ -42,7 +42,7 @@ class Payment(msgspec.Struct):
 
 
 app = App("bookings", broker=sys.argv[1] if len(sys.argv) > 1 else "memory://")
-bookings = app.topic("bookings", key_type=str, value_type=Payment)
+bookings = app.topic("payments.booked", key_type=str, value_type=Payment)
 DATABASE = sys.argv[2] if len(sys.argv) > 2 else "postgresql://127.0.0.1/bookings"
 
 

@@ -260,7 +260,7 @@ def test_the_outbox_in_postgres_loses_no_payment_of_a_program_that_is_killed(
         with psycopg.connect(url) as connection:
             balances = dict(connection.execute("SELECT name, balance FROM accounts").fetchall())
     payments: dict[int, tuple[str, int]] = {}
-    for record in records_of(kafka_bootstrap, "bookings"):
+    for record in records_of(kafka_bootstrap, "payments.booked"):
         payment = json.loads(record.value)
         newest = max(
             (id for id, each in payments.items() if each[0] == payment["account"]), default=0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from tests.command_line.conftest import Run
 from tests.lanes import Place
 from transport import App
 from transport.command_line.load import AnyBatch, Load, read
+from transport.drivers.memory.admin import MemoryAdmin
 from transport.errors import TransportError
 
 SMALL = ("bench", "--messages", "2500", "--size", "100", "--partitions", "2", "--seconds", "0.1")
@@ -45,6 +47,23 @@ async def test_a_bench_that_is_cancelled_deletes_its_topic(run: Run, place: Plac
         await run("bench", "--messages", "1", "--size", "100", "--rate", "10", "--seconds", "60")
     assert scope.cancelled_caught
     assert await names(run) == before
+
+
+async def test_a_bench_that_is_cancelled_while_it_creates_its_topic_deletes_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_NURSERY_BROKER", "memory://bench")
+    create = MemoryAdmin.create_topic
+
+    async def create_without_an_answer(self: MemoryAdmin, *args: Any) -> None:
+        await create(self, *args)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(MemoryAdmin, "create_topic", create_without_an_answer)
+    with trio.move_on_after(0.5) as scope:
+        await run(*SMALL)
+    assert scope.cancelled_caught
+    assert await names(run) == set()
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Literal
 
 import trio
@@ -18,6 +18,7 @@ from transport.command_line.progress import counting
 from transport.command_line.usage import UsageError
 from transport.drivers.admin import Admin
 from transport.drivers.settings import Compression
+from transport.errors import TransportError, UnknownTopic
 
 # Seconds for the deletion of the topic, also after Ctrl-C.
 _CLEANING = 10.0
@@ -97,17 +98,23 @@ async def bench(
     print_rows(rows, COLUMNS, is_json=json)
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def _own_topic(admin: Admin, partitions: int, replication: int | None) -> AsyncIterator[str]:
     """Create a topic for the block, and delete it after the block, also if that is cancelled."""
     name = f"{CLIENT_ID}-bench-{uuid.uuid4().hex[:8]}"
-    await admin.create_topic(name, partitions, replication, {})
+    is_there = True  # also if the creation is cancelled, because its request may be on its way
     try:
+        try:
+            await admin.create_topic(name, partitions, replication, {})
+        except TransportError:
+            is_there = False
+            raise
         yield name
     finally:
-        with trio.move_on_after(_CLEANING, shield=True) as cleaning:
-            await admin.delete_topic(name)
+        with trio.move_on_after(_CLEANING, shield=True) as cleaning, suppress(UnknownTopic):
+            if is_there:
+                await admin.delete_topic(name)
         if cleaning.cancelled_caught:
             raise TimeoutError(
                 f"{name} could not be deleted within {_CLEANING:g} s:"

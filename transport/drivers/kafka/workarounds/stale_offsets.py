@@ -1,10 +1,13 @@
 """Committed offsets that were fetched long ago, and are returned as if they were new.
 
 A fetch of committed offsets that outlasts its call stays with the client, by its partitions. The
-next fetch for the same partitions returns that answer, however old it is. It may be older than a
-rebalance in which another member had these partitions. Then a partition starts at an offset before
-the commits of that member: its messages are delivered again, and with transactions their results
-are committed twice. It may also be older than a commit whose outcome is asked for.
+next fetch for the same partitions returns that answer, however old it is. There are two harms:
+
+- The answer is older than a rebalance in which another member had a partition. Then the partition
+  starts before the commits of that member. Its messages are delivered again, and with transactions
+  their results are committed twice.
+- The answer is older than a commit without an answer. Then the app takes that commit for one that
+  was not made.
 
 So the fetches are forgotten at each assignment, and a query makes its own.
 """

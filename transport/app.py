@@ -124,6 +124,7 @@ class App:
         configuration: the settings, and where each of them comes from.
         recent_events: the last rebalances, errors and dead letters, if the app serves its page, or
             if its monitor is or has a `RecentEvents`. Otherwise None.
+        tracing: the object in the setting `tracing`. None: tracing is off.
 
     Raises:
         ValueError: a URL has no driver; or a setting of the environment or of the TOML file is
@@ -135,6 +136,7 @@ class App:
     _PARTS: ClassVar[tuple[str, ...]] = (
         "recent_events",
         "probe",
+        "tracing",
         "transport",
         "conductor",
         "producer",
@@ -173,7 +175,10 @@ class App:
             self.recent_events = RecentEvents()
             sensor = self.recent_events if sensor is None else Tee(self.recent_events, sensor)
         self.probe = None if sensor is None else Probe(sensor)
+        self.tracing: Any = self.settings.tracing
         self.transport = self.Transport(broker, self)
+        if self.tracing is not None:
+            self.tracing.open(self)
         self.conductor = self.transport.create_conductor()
         self.producer = self.transport.create_producer()
         self.consumer = self.transport.create_consumer(

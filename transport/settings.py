@@ -26,6 +26,7 @@ from transport.partitioner import Partitioner, java_partitioner
 from transport.probe import Points
 from transport.scheduler import RoundRobin, SchedulingStrategy
 from transport.synonyms import explanation_of
+from transport.tracing import Spans
 
 OnTaskError: TypeAlias = Literal["fail", "go_on"]
 TransactionScope: TypeAlias = Literal["member", "partition"]
@@ -37,6 +38,10 @@ _size = setting(whole, least=1)
 
 def _sensor(name: str, value: Any) -> None:
     instance(name, value, Points, "a Sensor, such as Monitor(), or None")
+
+
+def _spans(name: str, value: Any) -> None:
+    instance(name, value, Spans, "a Tracing, such as Tracing(), or None")
 
 
 def _client(name: str, value: Any) -> None:
@@ -87,6 +92,8 @@ class Settings:
             partition.
         monitor: a `Sensor`, such as `Monitor()`, that receives the events of the app. None: there
             is no monitor.
+        tracing: a `Tracing` of `transport.monitoring.tracing`, which makes spans of OpenTelemetry
+            for messages, with the extra `opentelemetry`. None: there are no spans.
         scheduler: a function that makes a `SchedulingStrategy`, which decides the turns of the
             partitions of a topic object.
         transactions: "member" or "partition". The messages that a handler sends and the offset of
@@ -144,6 +151,7 @@ class Settings:
         default=10_000, validator=setting(whole, least=0, optional=True)
     )
     monitor: Points | None = attrs.field(default=None, validator=setting(_sensor, optional=True))
+    tracing: Spans | None = attrs.field(default=None, validator=setting(_spans, optional=True))
     client: ClientSettings = attrs.field(factory=ClientSettings, validator=setting(_client))
 
     def __attrs_post_init__(self) -> None:
@@ -189,6 +197,7 @@ class SettingsArgs(ClientSettingsArgs, total=False):
     web: str | None
     web_page: WebPage
     monitor: Points | None
+    tracing: Spans | None
 
 
 def settings_from(group_id: str, options: Mapping[str, Any]) -> Settings:

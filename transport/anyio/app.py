@@ -62,6 +62,11 @@ class AioApp:
         return self.native.monitor
 
     @property
+    def tracing(self) -> Any:
+        """The object in the setting `tracing`. None: tracing is off."""
+        return self.native.tracing
+
+    @property
     def is_open(self) -> bool:
         """Whether the app is open."""
         return self.native.is_open

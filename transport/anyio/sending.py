@@ -58,6 +58,20 @@ async def _accept_in_turn(
     accept_now: Callable[[int], object],
 ) -> None:
     """Wait for the topic's partitions and for room, until all messages are accepted."""
+    try:
+        await _wait_in_turn(guest, writer, check, messages, accept_now)
+    except BaseException as why:
+        writer.refused(messages, why)
+        raise
+
+
+async def _wait_in_turn(
+    guest: Guest,
+    writer: Producer,
+    check: Callable[[], None],
+    messages: Sequence[Delivery],
+    accept_now: Callable[[int], object],
+) -> None:
     topic = messages[0].topic
     if writer.known_partitions(topic) is None:
         count = await guest.call(writer.ask_partitions, topic)

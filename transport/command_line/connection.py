@@ -34,6 +34,7 @@ _ALONE: SettingsArgs = {
     "group_instance_id": None,
     "monitor": None,
     "partitions": None,
+    "tracing": None,
     "transactions": None,
 }
 # What the command line takes of the settings of an app, beside the broker: how a client connects.

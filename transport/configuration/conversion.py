@@ -26,7 +26,9 @@ OPTIONS = "client_options"
 TYPES: Mapping[str, Any] = {BROKER: str, **get_type_hints(SettingsArgs)}
 
 # Settings whose values are Python objects. A source names the object.
-_OBJECTS = ("monitor", "partitioner", "scheduler", "ssl_context")
+_OBJECTS = ("monitor", "partitioner", "scheduler", "ssl_context", "tracing")
+# Each app needs one of its own, so a class is called.
+_OWN = ("monitor", "tracing")
 _FIELDS = {**attrs.fields_dict(ClientSettings), **attrs.fields_dict(Settings)}
 _PARTITION = re.compile(r"(?P<topic>[^\s:=,]+):(?P<number>[0-9]+)(=(?P<offset>[0-9]+))?")
 
@@ -58,8 +60,7 @@ def _setting(name: str, value: Any) -> Any:
         return None
     if name in _OBJECTS:
         value = _object(name, value)
-        # Each app needs a monitor of its own.
-        if name == "monitor" and isinstance(value, type):
+        if name in _OWN and isinstance(value, type):
             value = value()
     elif name == "partitions":
         value = _partitions(value)

@@ -9,6 +9,7 @@ from transport.drivers.base import Driver
 from transport.probe import Probe
 from transport.producing.producer import Producer
 from transport.settings import Settings
+from transport.tracing import Spans
 from transport.types import TP
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ class Host(Protocol):
     @property
     def probe(self) -> Probe | None:
         """The probe that calls the monitor. None: there is no monitor."""
+
+    @property
+    def tracing(self) -> Spans | None:
+        """The spans of messages. None: tracing is off."""
 
     @property
     def is_open(self) -> bool: ...

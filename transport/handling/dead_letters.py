@@ -200,6 +200,8 @@ class DeadLetters:
         writer, check = self.topic.writer_for(message)
         record = message.record
         outgoing = outgoing_of(self.topic.name, record.key, record.value, None, None, headers)
+        if (tracing := self.topic.app.tracing) is not None:
+            tracing.forwarding(outgoing)
         await writer.send_while(check, outgoing)
         await outgoing.wait()
 

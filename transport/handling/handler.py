@@ -45,6 +45,7 @@ from transport.handling.plan import Plan
 from transport.handling.redelivery import Redelivery
 from transport.handling.reported import AttemptTimes, Failures
 from transport.handling.timers import Timers
+from transport.handling.traced import traced
 from transport.handling.workers import Workers
 from transport.log import Log
 from transport.message import AnyMessage
@@ -102,6 +103,7 @@ class Handler(Service):
         self._redelivery = Redelivery(self._memory, app.consumer, self._retries, self._spawn_call)
         self._intake: MessageIntake | BatchIntake
         self._calls: Calls
+        called = self._called = plan if app.tracing is None else traced(plan, app.tracing)
         if plan.batch is None:
             self._intake = MessageIntake(
                 plan,
@@ -114,14 +116,14 @@ class Handler(Service):
                 self._load,
             )
             self._calls = MessageCalls(
-                plan, channel, self._events, in_transaction=self._in_transaction
+                called, channel, self._events, in_transaction=self._in_transaction
             )
         else:
             self._intake = BatchIntake(
                 plan.batch, channel, self._order, self._redelivery, self._on_change
             )
             self._calls = BatchCalls(
-                plan, channel, self._memory, self._events, in_transaction=self._in_transaction
+                called, channel, self._memory, self._events, in_transaction=self._in_transaction
             )
         self._is_ending = False
         self._has_ended = trio.Event()
@@ -333,7 +335,7 @@ class Handler(Service):
         redelivered. The functions that it calls are protected.
         """
         workers, order, flow, intake = self._workers, self._order, self._flow, self._intake
-        is_plain, fn, plan = self._calls.is_plain, self.plan.fn, self.plan
+        is_plain, fn, plan = self._calls.is_plain, self._called.fn, self.plan
         counts, observers = self._events.counts, self._events.observers
         now = trio.lowlevel.current_clock().current_time
         times = self._times

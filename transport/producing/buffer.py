@@ -6,6 +6,7 @@ Look here for the order in which queued messages are sent, and for when one of t
 from __future__ import annotations
 
 import collections
+import contextvars
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
@@ -30,6 +31,7 @@ class ProducerBuffer:
     def __init__(self, producer: Producer, limit: int) -> None:
         self.limit = limit
         self._producer = producer
+        self._tracing = producer.app.tracing
         self._messages: collections.deque[FutureMessage] = collections.deque()
         # `put` may run in any thread.
         self._lock = threading.Lock()
@@ -76,6 +78,8 @@ class ProducerBuffer:
                     f"the queue of send_soon holds {self.limit} messages, the most that"
                     " send_buffer_messages allows: await some of them, or raise the setting"
                 )
+            if self._tracing is not None:
+                message.context = contextvars.copy_context()
             message.give_to(self._producer.hurry)
             self._held[message] = None
             self._messages.append(message)
@@ -163,6 +167,9 @@ class ProducerBuffer:
         is_answered = False
         try:
             message = fut.message.outgoing()
+            if fut.context is not None:
+                assert self._tracing is not None
+                fut.context.run(self._tracing.sending, message)
             # Before `send_while`: the outcome may be known when that returns.
             message.on_end = lambda ended: _pass_on(ended, fut)
             await self._producer.send_while(check, message)

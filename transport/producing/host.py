@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from transport.drivers.base import Driver
 from transport.probe import Probe
 from transport.settings import Settings
+from transport.tracing import Spans
 
 if TYPE_CHECKING:
     from transport.producing.producer import Producer
@@ -24,6 +25,10 @@ class Host(Protocol):
     @property
     def probe(self) -> Probe | None:
         """The probe that calls the app's monitor. None: there is no monitor."""
+
+    @property
+    def tracing(self) -> Spans | None:
+        """The spans of messages. None: tracing is off."""
 
 
 class Maker(Protocol):

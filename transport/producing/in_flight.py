@@ -55,6 +55,9 @@ class InFlight:
     def __iter__(self) -> Iterator[Outgoing]:
         return iter(self._deliveries)
 
+    def __contains__(self, message: Outgoing) -> bool:
+        return message in self._deliveries
+
     def has_room(self, size: int) -> bool:
         """Return whether a message of this size fits now, and no other waits before it."""
         if self._line:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -124,6 +125,7 @@ class FutureMessage:
         ended: set once the outcome is known.
         is_given: a producer has queued the message. It cannot be queued again.
         hurry: see `Delivery`.
+        context: with tracing, the context variables of the task or thread that has queued it.
     """
 
     def __init__(self, message: PendingMessage) -> None:
@@ -135,6 +137,7 @@ class FutureMessage:
         self._waiting: list[None] = []  # an entry for each waiting task or thread
         self._calls: list[Callable[[], object]] = []  # to call once the outcome is known
         self.is_given = False
+        self.context: contextvars.Context | None = None
         self.hurry: Callable[[], object] | None = None
 
     @property

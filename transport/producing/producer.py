@@ -108,6 +108,7 @@ class Producer(Service):
         self._partitions: dict[str, tuple[int, float]] = {}  # topic: their number, valid until
         self._now: Callable[[], float] = lambda: 0.0  # trio's clock, also outside of trio
         self._topic_ids: dict[str, object] = {}
+        self._tracing = self.app.tracing
         self._creations = Creations(self.client)
         self._accepts = False
         self._is_killed = False
@@ -230,11 +231,15 @@ class Producer(Service):
 
     async def send_while(self, check: Callable[[], None], message: Delivery) -> Delivery:
         """Accept a message as `send` does, unless `check` raises at that moment."""
-        await checkpoint_if_cancelled()
-        if self.accept_now(message, check) is None:
-            await self._accept_later(check, message)
-        elif message.gives_way:
-            await cancel_shielded_checkpoint()  # an accepted message: too late to be cancelled
+        try:
+            await checkpoint_if_cancelled()
+            if self.accept_now(message, check) is None:
+                await self._accept_later(check, message)
+            elif message.gives_way:
+                await cancel_shielded_checkpoint()  # an accepted message: too late to be cancelled
+        except BaseException as why:
+            self.refused((message,), why)
+            raise
         return message
 
     async def _accept_later(self, check: Callable[[], None], message: Delivery) -> None:
@@ -266,18 +271,24 @@ class Producer(Service):
         Raises what `send` raises, except for errors about the topic's metadata.
         """
         now = self._now()
+        if self._tracing is not None:
+            self._tracing.sending(message)
         if count is None:
             count, until = self._partitions.get(message.topic, _UNKNOWN)
             if now >= until:
                 return None
-        self._prepare(message, count)
-        # As `_accept`, without its call, because this runs for each message.
-        if not self._accepts:
-            raise AppClosed("the app is not open: nothing can be sent")
-        if check is not None and check is not always:
-            if not self._in_flight.has_room(message.size):
-                return None
-            check()
+        try:
+            self._prepare(message, count)
+            # As `_accept`, without its call, because this runs for each message.
+            if not self._accepts:
+                raise AppClosed("the app is not open: nothing can be sent")
+            if check is not None and check is not always:
+                if not self._in_flight.has_room(message.size):
+                    return None
+                check()
+        except BaseException as why:
+            self.refused((message,), why)
+            raise
         if not self._in_flight.accept_if_room(message):
             return None
         if not self._queue:
@@ -288,6 +299,15 @@ class Producer(Service):
             message.gives_way = True
         self._queue.append(message)
         return message
+
+    def refused(self, messages: Sequence[Delivery], why: BaseException) -> None:
+        """End the spans of those messages that were not accepted, because of an error.
+
+        Call it if a message is not to be sent after `accept_now` has returned None for it.
+        """
+        if self._tracing is not None:
+            held = self._in_flight
+            self._tracing.refused([each for each in messages if each not in held], why)
 
     def accept_in_turn(
         self,
@@ -321,16 +341,21 @@ class Producer(Service):
             await trio.lowlevel.checkpoint()
             return many
         topic = messages[0].topic
-        count = self.known_partitions(topic)
-        if count is None:
-            count = await self.ask_partitions(topic)
-        self._prepare_all(messages, count)
-        await trio.lowlevel.checkpoint()
-        accepted = self._accept_first(check, messages)
-        if accepted < len(messages):
-            await self._in_flight.wait_for_room(
-                messages[accepted:], functools.partial(self._accept, check)
-            )
+        self._trace(messages)
+        try:
+            count = self.known_partitions(topic)
+            if count is None:
+                count = await self.ask_partitions(topic)
+            self._prepare_all(messages, count)
+            await trio.lowlevel.checkpoint()
+            accepted = self._accept_first(check, messages)
+            if accepted < len(messages):
+                await self._in_flight.wait_for_room(
+                    messages[accepted:], functools.partial(self._accept, check)
+                )
+        except BaseException as why:
+            self.refused(messages, why)
+            raise
         return many
 
     def accept_many_now(
@@ -343,14 +368,19 @@ class Producer(Service):
 
         Otherwise the same as `accept_now`. Either all messages fit, or none is accepted.
         """
+        self._trace(messages)
         if count is None:
             count = 0 if not messages else self.known_partitions(messages[0].topic)
         if count is None:
             return None
-        self._prepare_all(messages, count)
-        if self._accepts and not self._in_flight.have_room(messages):
-            return None
-        self._accept_first(always if check is None else check, messages)
+        try:
+            self._prepare_all(messages, count)
+            if self._accepts and not self._in_flight.have_room(messages):
+                return None
+            self._accept_first(always if check is None else check, messages)
+        except BaseException as why:
+            self.refused(messages, why)
+            raise
         return ManyDeliveries(messages)
 
     def send_soon(self, fut: FutureMessage) -> None:
@@ -610,6 +640,11 @@ class Producer(Service):
             )
         return size
 
+    def _trace(self, messages: Sequence[Delivery]) -> None:
+        if self._tracing is not None:
+            for message in messages:
+                self._tracing.sending(message)
+
     def _prepare_all(self, messages: Sequence[Delivery], count: int) -> None:
         with numbered() as at:
             for at.number, message in enumerate(messages):
@@ -717,6 +752,8 @@ class Producer(Service):
         ended, failed = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
             probe.delivered(self, ended)
+        if self._tracing is not None:
+            self._tracing.sent(ended)
         for delivery in failed:
             why = delivery.outcome
             if isinstance(why, Exception) and isinstance(why.__cause__, UnknownTopic):

@@ -1,0 +1,26 @@
+"""The functions of handlers with a span around each call."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from transport.handling.calls import call_in_time
+from transport.handling.plan import Plan
+from transport.message import AnyBatch, AnyMessage
+from transport.tracing import Spans
+
+
+def traced(plan: Plan, tracing: Spans) -> Plan:
+    """Return a plan whose function makes a span around a call of the plan's own function.
+
+    The span has the error of a timeout, too. So the function keeps the timeout, and the returned
+    plan has none.
+    """
+
+    @trio.lowlevel.enable_ki_protection
+    async def call(held: AnyMessage | AnyBatch) -> None:
+        with tracing.processing(held, handler=plan.name):
+            await call_in_time(plan, held)
+
+    return attrs.evolve(plan, fn=call, timeout=None)

@@ -1,0 +1,369 @@
+"""`Tracing`: spans of OpenTelemetry for sent and handled messages.
+
+It needs the extra `kafka-nursery[opentelemetry]`. Look here for the names and attributes of spans,
+and for how their context travels in the headers. They follow the semantic conventions for messaging
+and for Kafka of OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from transport.app import App
+from transport.arguments import flag, instance, or_none
+from transport.drivers.base import Outgoing
+from transport.excerpt import excerpt_of_error
+from transport.leaves import leaves
+from transport.message import AnyBatch, AnyMessage, Batch, Message
+from transport.tracing import Sent
+from transport.types import TP, Headers, RecordMetadata
+
+try:
+    from opentelemetry import context as contexts
+    from opentelemetry import propagate
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import TextMapPropagator
+    from opentelemetry.trace import (
+        Link,
+        Span,
+        SpanContext,
+        SpanKind,
+        StatusCode,
+        TracerProvider,
+        get_current_span,
+        get_tracer,
+        set_span_in_context,
+    )
+except ImportError as error:
+    raise ImportError(
+        "Tracing needs the extra opentelemetry: pip install 'kafka-nursery[opentelemetry]'"
+    ) from error
+
+__all__ = ["Tracing"]
+
+# The most messages of a batch whose contexts are links of its span, as many as a span of the SDK
+# keeps by default.
+_MOST_LINKS = 128
+# The most bytes of a key that a span shows.
+_MOST_KEY = 128
+_INSTRUMENTATION = "kafka-nursery"
+# The version of the semantic conventions that the names here come from.
+_SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
+_PARENT, _STATE = "traceparent", "tracestate"
+# Attributes of one message, and of several.
+_PARTITION = "messaging.destination.partition.id"
+_OFFSET = "messaging.kafka.offset"
+_KEY = "messaging.kafka.message.key"
+_TOMBSTONE = "messaging.kafka.message.tombstone"
+_SIZE = "messaging.message.body.size"
+_COUNT = "messaging.batch.message_count"
+# Attributes of this library.
+_HANDLER = "kafka_nursery.handler"
+_CANCELLED = "kafka_nursery.cancelled"
+
+Attributes = dict[str, str | int | bool]
+
+
+class Tracing:
+    """Spans of OpenTelemetry for the messages that an app sends and handles.
+
+    Each app needs a `Tracing` of its own. The SDK belongs to your program: without one, or with
+    tracing off there, spans are not recorded, and the context still travels in the headers.
+
+    Args:
+        tracer_provider: makes the tracer. None: the global provider.
+        propagator: writes a context into headers, and reads it. None: the global propagator, by
+            default for `traceparent`, `tracestate` and `baggage` of the W3C.
+        new_trace: False: the span of a handled message is a child of the producer's span, in the
+            same trace, and has a link to it. True: it begins a trace of its own, and only the link
+            leads to the producer's span.
+        keys: whether spans have the keys of messages that are short texts.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        *,
+        propagator: TextMapPropagator | None = None,
+        new_trace: bool = False,
+        keys: bool = False,
+    ) -> None:
+        or_none(
+            instance,
+            "tracer_provider",
+            tracer_provider,
+            kind=TracerProvider,
+            expected="a TracerProvider or None",
+        )
+        or_none(
+            instance,
+            "propagator",
+            propagator,
+            kind=TextMapPropagator,
+            expected="a TextMapPropagator or None",
+        )
+        flag("new_trace", new_trace)
+        flag("keys", keys)
+        self._tracer = get_tracer(_INSTRUMENTATION, None, tracer_provider, _SCHEMA)
+        self._propagator = propagator or propagate.get_global_textmap()
+        self._fields = frozenset(self._propagator.fields)
+        self._new_trace = new_trace
+        self._keys = keys
+        self._app: App | None = None
+        self._of_app: Attributes = {}
+        self._group: Attributes = {}
+        # The spans of messages without an outcome. Without `Tracing`, a message needs no field.
+        self._sends: dict[object, Span] = {}
+        # The name and the attributes of spans, by topic and by partition.
+        self._of_topic: dict[str, tuple[str, Attributes]] = {}
+        self._of_partition: dict[TP, tuple[str, Attributes]] = {}
+
+    @property
+    def unfinished(self) -> int:
+        """The number of sent messages whose spans have not ended."""
+        return len(self._sends)
+
+    def open(self, app: App) -> None:
+        """Note the app whose messages the spans are about. The app calls it.
+
+        Raises ValueError: another app has this object.
+        """
+        if self._app not in (None, app):
+            raise ValueError(
+                f"this Tracing belongs to the app {self._app.id!r}: make another one for the app"
+                f" {app.id!r}"
+            )
+        self._app = app
+        self._of_app = {
+            "messaging.system": "kafka",
+            "messaging.client.id": app.settings.client.client_id,
+            **_server(app.transport.url),
+        }
+        self._group = {"messaging.consumer.group.name": app.id}
+
+    # Sending
+
+    def sending(self, message: Outgoing) -> None:
+        """Begin the span of a message, and write its context into the headers."""
+        if message in self._sends:  # it has waited for room
+            return
+        links: Sequence[Link] = ()
+        if message.headers and (before := self._creation(message.headers)) is not None:
+            links = (Link(before),)
+        self._begin_send(message, None, links)
+        self._inject(message)
+
+    def forwarding(self, message: Outgoing) -> None:
+        """Begin the span of a message that keeps the context in its headers.
+
+        The span is in the trace of that context, unless `new_trace` is set.
+        """
+        before = self._creation(message.headers)
+        if before is None:
+            self._begin_send(message, Context(), ())
+            self._inject(message)
+            return
+        parent = Context() if self._new_trace else self._extract(message.headers, Context())
+        self._begin_send(message, parent, (Link(before),))
+
+    def _begin_send(self, message: Outgoing, parent: Context | None, links: Sequence[Link]) -> None:
+        topic = message.topic
+        if (known := self._of_topic.get(topic)) is None:
+            known = self._of_topic[topic] = f"send {topic}", self._attributes("send", topic)
+        name, attributes = known
+        span = self._tracer.start_span(name, parent, SpanKind.PRODUCER, attributes, links)
+        if span.is_recording():
+            span.set_attributes(self._of_content(message.key, message.value))
+        self._sends[message] = span
+
+    def _inject(self, message: Outgoing) -> None:
+        """Write the context of a message's span into its headers, in place of another context."""
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, set_span_in_context(self._sends[message]))
+        if not carrier:
+            return
+        headers: list[tuple[str, bytes | None]] = [
+            (name, text.encode()) for name, text in carrier.items()
+        ]
+        if message.headers:
+            # A state without its parent would be of another trace.
+            gone = {*carrier, _STATE} if _PARENT in carrier else carrier.keys()
+            headers = [*(pair for pair in message.headers if pair[0] not in gone), *headers]
+        message.headers = headers
+
+    def sent(self, messages: Sequence[Sent]) -> None:
+        """End the spans of messages that have an outcome."""
+        for message in messages:
+            if (span := self._sends.pop(message, None)) is None:
+                continue
+            if span.is_recording():
+                outcome = message.outcome
+                if isinstance(outcome, RecordMetadata):
+                    span.set_attributes(
+                        {_PARTITION: str(outcome.partition), _OFFSET: outcome.offset}
+                    )
+                elif outcome is not None:
+                    _fail(span, outcome)
+            span.end()
+
+    def refused(self, messages: Sequence[object], why: BaseException) -> None:
+        """End the spans of messages that the producer has not accepted."""
+        for message in messages:
+            if (span := self._sends.pop(message, None)) is not None:
+                _fail(span, why)
+                span.end()
+
+    # Handling
+
+    def processing(self, held: AnyMessage | AnyBatch, *, handler: str | None = None) -> Processing:
+        """Return a context manager with the span in which a message or a batch is handled.
+
+        In its block, the span is the current one, so spans and messages of the block are its
+        children. It ends with the block. An error that leaves the block is the span's, but a
+        cancellation is no error. Use it in the body of `async for message in topic`. The app uses
+        it for each attempt of a handler. Not a checkpoint.
+
+        Args:
+            handler: the name of the handler. None: the block is your own, and a message without a
+                context has a span below the current one.
+        """
+        if handler is None:
+            instance("held", held, (Message, Batch), "a Message or a Batch")
+        base = contexts.get_current() if handler is None else Context()
+        tp = held.tp
+        if (known := self._of_partition.get(tp)) is None:
+            known = self._of_partition[tp] = (
+                f"process {tp.topic}",
+                {
+                    **self._attributes("process", tp.topic),
+                    **self._group,
+                    _PARTITION: str(tp.partition),
+                },
+            )
+        name, attributes = known
+        if isinstance(held, Batch):
+            links: Sequence[Link] = self._links(held)
+            context = base
+        else:
+            headers = held.record.headers
+            context = self._extract(headers, base) if headers else base
+            links = ()
+            if context is not base:
+                producer = get_current_span(context).get_span_context()
+                if producer.is_valid and producer.is_remote:
+                    links = (Link(producer),)
+                    if self._new_trace:
+                        context = set_span_in_context(get_current_span(base), context)
+        span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links)
+        if span.is_recording():
+            if handler is not None:
+                span.set_attribute(_HANDLER, handler)
+            if isinstance(held, Batch):
+                span.set_attribute(_COUNT, len(held))
+            else:
+                record = held.record
+                about = self._of_content(record.key, record.value)
+                about[_OFFSET] = held.offset
+                span.set_attributes(about)
+        return Processing(span, set_span_in_context(span, context))
+
+    def _links(self, batch: AnyBatch) -> list[Link]:
+        """Return links to the contexts of the first messages of a batch."""
+        links = []
+        for record in batch.records[:_MOST_LINKS]:
+            if record.headers and (producer := self._creation(record.headers)) is not None:
+                links.append(Link(producer, {_OFFSET: record.offset}))
+        return links
+
+    # Contexts
+
+    def _extract(self, headers: Headers, base: Context) -> Context:
+        """Return a context with what headers contain; `base` itself: they contain nothing."""
+        fields = self._fields
+        # A header that comes twice counts as the last one, as for Kafka's own clients.
+        carrier = {
+            name: value.decode("utf-8", "replace")
+            for name, value in headers
+            if name in fields and value is not None
+        }
+        return self._propagator.extract(carrier, base) if carrier else base
+
+    def _creation(self, headers: Headers) -> SpanContext | None:
+        """Return the context of the span that has sent a message. None: there is none."""
+        base = Context()
+        context = self._extract(headers, base)
+        if context is base:
+            return None
+        found = get_current_span(context).get_span_context()
+        return found if found.is_valid else None
+
+    # Attributes
+
+    def _attributes(self, operation: str, topic: str) -> Attributes:
+        """Return what all spans of an operation and a topic have in common."""
+        return {
+            **self._of_app,
+            "messaging.operation.name": operation,
+            "messaging.operation.type": operation,
+            "messaging.destination.name": topic,
+        }
+
+    def _of_content(self, key: bytes | None, value: bytes | None) -> Attributes:
+        """Return the attributes of a key and a value, both encoded."""
+        about: Attributes = {_TOMBSTONE: True} if value is None else {_SIZE: len(value)}
+        if self._keys and key is not None and len(key) <= _MOST_KEY:
+            text = key.decode("utf-8", "replace")
+            if text.isprintable() and "\ufffd" not in text:
+                about[_KEY] = text
+        return about
+
+
+class Processing:
+    """The block in which a message or a batch is handled, with its span as the current one."""
+
+    __slots__ = ("_context", "_token", "span")
+
+    def __init__(self, span: Span, context: Context) -> None:
+        self.span = span
+        self._context = context
+
+    def __enter__(self) -> Span:
+        self._token = contexts.attach(self._context)
+        return self.span
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        contexts.detach(self._token)
+        if error is not None:
+            _fail(self.span, error)
+        self.span.end()
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    """Record an error in a span. A cancellation is no error."""
+    if not span.is_recording():
+        return
+    if not any(isinstance(each, Exception) for each in leaves(error)):
+        span.set_attribute(_CANCELLED, True)
+        return
+    kind = type(error)
+    is_builtin = kind.__module__ == "builtins"
+    name = kind.__qualname__ if is_builtin else f"{kind.__module__}.{kind.__qualname__}"
+    span.set_attribute("error.type", name)
+    span.set_status(StatusCode.ERROR, excerpt_of_error(error))
+    span.record_exception(error)
+
+
+def _server(urls: Iterable[str]) -> Attributes:
+    """Return the address of the broker, if the URLs name only one."""
+    hosts = [urlsplit(url[:]).netloc.rpartition("@")[2] for url in urls]
+    if len(hosts) != 1 or not hosts[0] or "," in hosts[0]:
+        return {}
+    place = urlsplit(f"//{hosts[0]}")
+    about: Attributes = {"server.address": place.hostname or ""}
+    if place.port is not None:
+        about["server.port"] = place.port
+    return about

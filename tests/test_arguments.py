@@ -126,6 +126,7 @@ def test_no_setting_is_left_out() -> None:
         "web",
     }
     others |= {"client_options", "ssl_context", "partitioner", "scheduler", "monitor"}
+    others |= {"tracing"}
     others |= {"group_id", "transactional_id"}  # the app's id, and one that `App` does not take
     fields = {field.name for kind in (Settings, ClientSettings) for field in attrs.fields(kind)}
     assert fields == {*SECONDS, *SIZES, *TEXTS, *CHOICES, *others}
@@ -204,6 +205,7 @@ def test_a_choice_is_one_of_the_known_values(name: str, wrong: Any) -> None:
         ({"partitioner": 5}, "partitioner must be a function"),
         ({"scheduler": RoundRobin()}, "scheduler must be a function"),
         ({"monitor": 5}, "monitor must be a Sensor"),
+        ({"tracing": True}, "tracing must be a Tracing"),
         ({"group_instance_id": "two words"}, "group_instance_id must be"),
         ({"session_timeout": 1.0}, "heartbeat_interval must be less than session_timeout"),
         ({"fetch_max_bytes": 2**31}, "fetch_max_bytes must be a whole number, 2147483647 or less"),

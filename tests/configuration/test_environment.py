@@ -12,6 +12,7 @@ from tests.configuration.values import OPTION_TEXTS, TEXTS
 from transport import App, Monitor
 from transport.configuration.conversion import OPTIONS, TYPES
 from transport.drivers.client_options import PASSED
+from transport.monitoring.tracing import Tracing
 
 
 def value_of(app: App, name: str) -> Any:
@@ -65,6 +66,14 @@ def test_each_app_gets_its_own_monitor_of_a_class(monkeypatch: pytest.MonkeyPatc
     assert isinstance(one.monitor, Monitor)
     assert isinstance(two.monitor, Monitor)
     assert one.monitor is not two.monitor
+
+
+def test_each_app_gets_its_own_tracing_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_NURSERY_TRACING", "transport.monitoring.tracing:Tracing")
+    one, two = App("one", "memory://"), App("two", "memory://")
+    assert isinstance(one.tracing, Tracing)
+    assert isinstance(two.tracing, Tracing)
+    assert one.tracing is not two.tracing
 
 
 def test_a_file_holds_the_value_of_a_setting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +130,7 @@ def test_a_variable_and_its_file_must_not_be_set_both(
         ("MONITOR", "nowhere:x", "monitor: nowhere:x cannot be imported: No module named"),
         ("MONITOR", "transport:x", "monitor: transport:x cannot be imported: module"),
         ("MONITOR", "transport:App.run", "monitor must be a Sensor"),
+        ("TRACING", "transport:Monitor", "tracing must be a Tracing"),
         ("CLIENT_OPTIONS_FETCH_MIN_BYTES", "x", "fetch_min_bytes in client_options must be"),
         ("CLIENT_OPTIONS_SOCKET_OPTIONS", "[1", "socket_options must be a list of lists as JSON"),
     ],

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 from transport import TP, Monitor
+from transport.monitoring.tracing import Tracing
 from transport.scheduler import RoundRobin
 
 
@@ -19,6 +20,7 @@ class Turns(RoundRobin[Any]):
 
 
 MONITOR = Monitor()
+TRACING = Tracing()
 CONTEXT = ssl.create_default_context()
 
 TEXTS: dict[str, tuple[str, Any]] = {
@@ -74,6 +76,7 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "stuck_highwater_timeout": ("1", 1.0),
     "stuck_interval": ("1", 1.0),
     "stuck_response_timeout": ("1", 1.0),
+    "tracing": (f"{__name__}:TRACING", TRACING),
     "transaction_attempts": ("3", 3),
     "transaction_linger": ("0.2", 0.2),
     "transaction_timeout": ("30", 30.0),

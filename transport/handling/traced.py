@@ -18,9 +18,11 @@ def traced(plan: Plan, tracing: Spans) -> Plan:
     plan has none.
     """
 
+    name, processing = plan.name, tracing.processing
+
     @trio.lowlevel.enable_ki_protection
     async def call(held: AnyMessage | AnyBatch) -> None:
-        with tracing.processing(held, handler=plan.name):
+        with processing(held, handler=name):
             await call_in_time(plan, held)
 
     return attrs.evolve(plan, fn=call, timeout=None)

@@ -17,7 +17,7 @@ from transport.excerpt import excerpt_of_error
 from transport.leaves import leaves
 from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.tracing import Sent
-from transport.types import TP, Headers, RecordMetadata
+from transport.types import TP, RecordMetadata
 
 try:
     from opentelemetry import context as contexts
@@ -35,6 +35,8 @@ try:
         get_tracer,
         set_span_in_context,
     )
+
+    from transport.monitoring.trace_context import TraceHeaders
 except ImportError as error:
     raise ImportError(
         "Tracing needs the extra opentelemetry: pip install 'kafka-nursery[opentelemetry]'"
@@ -50,7 +52,6 @@ _MOST_KEY = 128
 _INSTRUMENTATION = "kafka-nursery"
 # The version of the semantic conventions that the names here come from.
 _SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
-_PARENT, _STATE = "traceparent", "tracestate"
 # Attributes of one message, and of several.
 _PARTITION = "messaging.destination.partition.id"
 _OFFSET = "messaging.kafka.offset"
@@ -61,6 +62,8 @@ _COUNT = "messaging.batch.message_count"
 # Attributes of this library.
 _HANDLER = "kafka_nursery.handler"
 _CANCELLED = "kafka_nursery.cancelled"
+
+_NO_LINKS: Sequence[Link] = ()
 
 Attributes = dict[str, str | int | bool]
 
@@ -109,8 +112,7 @@ class Tracing:
         flag("new_trace", new_trace)
         flag("keys", keys)
         self._tracer = get_tracer(_INSTRUMENTATION, None, tracer_provider, _SCHEMA)
-        self._propagator = propagator or propagate.get_global_textmap()
-        self._fields = frozenset(self._propagator.fields)
+        self._headers = TraceHeaders(propagator or propagate.get_global_textmap())
         self._new_trace = new_trace
         self._keys = keys
         self._app: App | None = None
@@ -118,9 +120,9 @@ class Tracing:
         self._group: Attributes = {}
         # The spans of messages without an outcome. Without `Tracing`, a message needs no field.
         self._sends: dict[object, Span] = {}
-        # The name and the attributes of spans, by topic and by partition.
+        # The name and the attributes of spans: by topic, and by partition and handler.
         self._of_topic: dict[str, tuple[str, Attributes]] = {}
-        self._of_partition: dict[TP, tuple[str, Attributes]] = {}
+        self._of_place: dict[tuple[TP, str | None], tuple[str, Attributes]] = {}
 
     @property
     def unfinished(self) -> int:
@@ -151,26 +153,26 @@ class Tracing:
         """Begin the span of a message, and write its context into the headers."""
         if message in self._sends:  # it has waited for room
             return
-        links: Sequence[Link] = ()
-        if message.headers and (before := self._creation(message.headers)) is not None:
-            links = (Link(before),)
-        self._begin_send(message, None, links)
-        self._inject(message)
+        links, headers = _NO_LINKS, message.headers
+        if headers:
+            _, before = self._headers.read(headers, Context())
+            links = _links_to(before)
+        span = self._begin_send(message, None, links)
+        message.headers = self._headers.with_context_of(span, headers)
 
     def forwarding(self, message: Outgoing) -> None:
         """Begin the span of a message that keeps the context in its headers.
 
         The span is in the trace of that context, unless `new_trace` is set.
         """
-        before = self._creation(message.headers)
+        root = Context()
+        context, before = self._headers.read(message.headers, root)
+        parent = root if self._new_trace else context
+        span = self._begin_send(message, parent, _links_to(before))
         if before is None:
-            self._begin_send(message, Context(), ())
-            self._inject(message)
-            return
-        parent = Context() if self._new_trace else self._extract(message.headers, Context())
-        self._begin_send(message, parent, (Link(before),))
+            message.headers = self._headers.with_context_of(span, message.headers)
 
-    def _begin_send(self, message: Outgoing, parent: Context | None, links: Sequence[Link]) -> None:
+    def _begin_send(self, message: Outgoing, parent: Context | None, links: Sequence[Link]) -> Span:
         topic = message.topic
         if (known := self._of_topic.get(topic)) is None:
             known = self._of_topic[topic] = f"send {topic}", self._attributes("send", topic)
@@ -179,21 +181,7 @@ class Tracing:
         if span.is_recording():
             span.set_attributes(self._of_content(message.key, message.value))
         self._sends[message] = span
-
-    def _inject(self, message: Outgoing) -> None:
-        """Write the context of a message's span into its headers, in place of another context."""
-        carrier: dict[str, str] = {}
-        self._propagator.inject(carrier, set_span_in_context(self._sends[message]))
-        if not carrier:
-            return
-        headers: list[tuple[str, bytes | None]] = [
-            (name, text.encode()) for name, text in carrier.items()
-        ]
-        if message.headers:
-            # A state without its parent would be of another trace.
-            gone = {*carrier, _STATE} if _PARENT in carrier else carrier.keys()
-            headers = [*(pair for pair in message.headers if pair[0] not in gone), *headers]
-        message.headers = headers
+        return span
 
     def sent(self, messages: Sequence[Sent]) -> None:
         """End the spans of messages that have an outcome."""
@@ -233,73 +221,54 @@ class Tracing:
         """
         if handler is None:
             instance("held", held, (Message, Batch), "a Message or a Batch")
-        base = contexts.get_current() if handler is None else Context()
-        tp = held.tp
-        if (known := self._of_partition.get(tp)) is None:
-            known = self._of_partition[tp] = (
-                f"process {tp.topic}",
-                {
-                    **self._attributes("process", tp.topic),
-                    **self._group,
-                    _PARTITION: str(tp.partition),
-                },
-            )
-        name, attributes = known
-        if isinstance(held, Batch):
-            links: Sequence[Link] = self._links(held)
-            context = base
+            base = contexts.get_current()
         else:
-            headers = held.record.headers
-            context = self._extract(headers, base) if headers else base
-            links = ()
-            if context is not base:
-                producer = get_current_span(context).get_span_context()
-                if producer.is_valid and producer.is_remote:
-                    links = (Link(producer),)
-                    if self._new_trace:
-                        context = set_span_in_context(get_current_span(base), context)
+            base = Context()
+        place = held.tp, handler
+        if (known := self._of_place.get(place)) is None:
+            known = self._of_place[place] = self._processing_of(*place)
+        name, attributes = known
+        context, links = base, _NO_LINKS
+        if not isinstance(held, Message):
+            links = self._links(held)
+        elif headers := held.record.headers:
+            context, sender = self._headers.read(headers, base)
+            links = _links_to(sender)
+            if sender is not None and self._new_trace:
+                context = set_span_in_context(get_current_span(base), context)
         span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links)
         if span.is_recording():
-            if handler is not None:
-                span.set_attribute(_HANDLER, handler)
-            if isinstance(held, Batch):
-                span.set_attribute(_COUNT, len(held))
-            else:
-                record = held.record
-                about = self._of_content(record.key, record.value)
-                about[_OFFSET] = held.offset
-                span.set_attributes(about)
+            span.set_attributes(self._of_held(held))
         return Processing(span, set_span_in_context(span, context))
+
+    def _processing_of(self, tp: TP, handler: str | None) -> tuple[str, Attributes]:
+        """Return the name and the attributes of the spans of a partition and a handler."""
+        attributes = {
+            **self._attributes("process", tp.topic),
+            **self._group,
+            _PARTITION: str(tp.partition),
+        }
+        if handler is not None:
+            attributes[_HANDLER] = handler
+        return f"process {tp.topic}", attributes
+
+    def _of_held(self, held: AnyMessage | AnyBatch) -> Attributes:
+        if not isinstance(held, Message):
+            return {_COUNT: len(held)}
+        record = held.record
+        about = self._of_content(record.key, record.value)
+        about[_OFFSET] = record.offset
+        return about
 
     def _links(self, batch: AnyBatch) -> list[Link]:
         """Return links to the contexts of the first messages of a batch."""
-        links = []
+        links, root = [], Context()
         for record in batch.records[:_MOST_LINKS]:
-            if record.headers and (producer := self._creation(record.headers)) is not None:
-                links.append(Link(producer, {_OFFSET: record.offset}))
+            if record.headers:
+                _, sender = self._headers.read(record.headers, root)
+                if sender is not None:
+                    links.append(Link(sender, {_OFFSET: record.offset}))
         return links
-
-    # Contexts
-
-    def _extract(self, headers: Headers, base: Context) -> Context:
-        """Return a context with what headers contain; `base` itself: they contain nothing."""
-        fields = self._fields
-        # A header that comes twice counts as the last one, as for Kafka's own clients.
-        carrier = {
-            name: value.decode("utf-8", "replace")
-            for name, value in headers
-            if name in fields and value is not None
-        }
-        return self._propagator.extract(carrier, base) if carrier else base
-
-    def _creation(self, headers: Headers) -> SpanContext | None:
-        """Return the context of the span that has sent a message. None: there is none."""
-        base = Context()
-        context = self._extract(headers, base)
-        if context is base:
-            return None
-        found = get_current_span(context).get_span_context()
-        return found if found.is_valid else None
 
     # Attributes
 
@@ -340,6 +309,10 @@ class Processing:
         if error is not None:
             _fail(self.span, error)
         self.span.end()
+
+
+def _links_to(sender: SpanContext | None) -> Sequence[Link]:
+    return _NO_LINKS if sender is None else (Link(sender),)
 
 
 def _fail(span: Span, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from transport import TP, App, Monitor, RoundRobin, SettingsArgs
+from transport.monitoring.tracing import Tracing
 
 app = App(
     "orders",
@@ -14,6 +15,7 @@ app = App(
     partitions={TP("orders", 0): None, TP("orders", 1): 5},
     scheduler=RoundRobin,
     monitor=Monitor(),
+    tracing=Tracing(),
     transactions=None,
     acks="all",
     compression_type="zstd",
@@ -38,6 +40,7 @@ App("orders", auto_offset_reset="newest")  # error: arg-type, reportArgumentType
 App("orders", acks=2)  # error: arg-type, reportArgumentType
 App("orders", transactions=True)  # error: arg-type, reportArgumentType
 App("orders", monitor=print)  # error: arg-type, reportArgumentType
+App("orders", tracing=True)  # error: arg-type, reportArgumentType
 App("orders", buffer_size=0.5)  # error: arg-type, reportArgumentType
 App("orders", group_id="orders")  # error: call-arg, reportCallIssue
 misspelled: SettingsArgs = {"grase": 10.0}  # error: typeddict-unknown-key, reportAssignmentType

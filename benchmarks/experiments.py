@@ -145,6 +145,23 @@ def _handlers_of(name: str, messages: int, *options: Any, **further: Any) -> Exp
     )
 
 
+def _observing(work: str, messages: int) -> Experiment:
+    """Return an experiment that compares an app without a monitor and tracing with others."""
+    options: Mapping[str, Mapping[str, Any]] = {
+        "off": {},
+        "monitor": {"monitor": "counts"},
+        "prometheus": {"monitor": "prometheus"},
+        "traces.1": {"share": 0.01},
+        "traces.100": {"share": 1.0},
+    }
+    return Experiment(
+        work,
+        {name: Contender("ours_observed", work, options=each) for name, each in options.items()},
+        messages=messages,
+        size=100,
+    )
+
+
 _MODES = ("partition", "member")
 _NO_COMMITS = 3600.0
 BUFFER = 16_384  # the default limit of an App, in messages
@@ -215,6 +232,8 @@ EXPERIMENTS = {
             quick=200_000,
             shape=SMALL,
         ),
+        _observing("observed", 50_000),
+        _observing("observed_batches", 200_000),
         Experiment(
             "consume.vs_faust.100B",
             {"faust": Contender("faust_peer", "agent", "faust"), "ours": _ours},

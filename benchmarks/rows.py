@@ -13,6 +13,7 @@ names of several figures, if one row of the table has several baselines or numbe
     memory.flat             .fast, .slow
     transactions.per_second, exactly_once.messages    .partition, .member
     handlers.key.10ms       .100, .1000 handlers at once
+    observing.messages      .monitor, .prometheus, .traces.1, .traces.100 (percent of the traces)
     memory_broker           .sent, .consumed: by the batch; and .each, one message after the other
 
 In the rows `handlers` with `.tuned`, the contenders are tuned and warmed up.
@@ -47,6 +48,8 @@ NAMES = (
     "handlers.key.10ms",
     "handlers.none.noop",
     "handlers.overhead",
+    "observing.messages",
+    "observing.batches",
     "produce.send.100B",
     "produce.send.1kB",
     "produce.send.vs_aiokafka",
@@ -185,6 +188,16 @@ def _handling() -> Iterator[Row]:
     yield Row("handlers.overhead", "handlers.overhead", "loop", 0.6)
 
 
+def _observing() -> Iterator[Row]:
+    """Yield rows that compare the CPU time of a sent and handled message."""
+    for part, experiment in (("messages", "observed"), ("batches", "observed_batches")):
+        for kind in ("monitor", "prometheus", "traces.1", "traces.100"):
+            yield _lower(
+                *(f"observing.{part}.{kind}", experiment, "off", 1.1),
+                *("us a message", "microseconds", kind),
+            )
+
+
 def _producing() -> Iterator[Row]:
     small = "produce.100B"
     many = "ours.send_many"
@@ -281,6 +294,7 @@ def _growth() -> Iterator[Row]:
 ROWS = (
     *_consuming(),
     *_handling(),
+    *_observing(),
     *_producing(),
     *_groups(),
     *_memory(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import attrs
 import trio
 
@@ -17,12 +20,13 @@ def traced(plan: Plan, tracing: Spans) -> Plan:
     The span has the error of a timeout, too. So the function keeps the timeout, and the returned
     plan has none.
     """
-
+    fn: Any = plan.fn if plan.timeout is None else functools.partial(call_in_time, plan)
     name, processing = plan.name, tracing.processing
 
-    @trio.lowlevel.enable_ki_protection
+    # Like the user's function: a Ctrl-C may interrupt it, and ends the app.
+    @trio.lowlevel.disable_ki_protection
     async def call(held: AnyMessage | AnyBatch) -> None:
         with processing(held, handler=name):
-            await call_in_time(plan, held)
+            await fn(held)
 
     return attrs.evolve(plan, fn=call, timeout=None)

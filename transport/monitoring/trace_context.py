@@ -28,8 +28,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from transport.types import Headers
 
 _PARENT, _STATE = "traceparent", "tracestate"
-_PLAIN = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-(0[01])").fullmatch
-_FLAGS = {b"00": TraceFlags(0), b"01": TraceFlags(1)}
+_PLAIN = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
+_FLAGS = {b"%02x" % number: TraceFlags(number) for number in range(256)}
 
 
 class TraceHeaders:
@@ -67,8 +67,10 @@ class TraceHeaders:
                     return set_span_in_context(NonRecordingSpan(sender), base), sender
         carrier = {name: value.decode("utf-8", "replace") for name, value in found.items()}
         # Not below `base`, whose span would be taken for the sender's.
-        sender = get_current_span(self._propagator.extract(carrier, Context())).get_span_context()
-        context = self._propagator.extract(carrier, base)
+        context = self._propagator.extract(carrier, Context())
+        sender = get_current_span(context).get_span_context()
+        if base:
+            context = self._propagator.extract(carrier, base)
         return context, sender if sender.is_valid else None
 
     def with_context_of(self, span: Span, headers: Headers) -> Headers:

@@ -8,8 +8,8 @@ is called. A monitor is the user's code, and its error must not interrupt a chan
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import trio
 
@@ -127,6 +127,34 @@ class Sent(Protocol):
     def outcome(self) -> Outcome | None: ...
 
 
+class Metadata(Sequence[RecordMetadata]):
+    """The metadata of written messages. That of a message is made when it is read."""
+
+    def __init__(self, written: Sequence[Sent]) -> None:
+        self._written = written
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    @overload
+    def __getitem__(self, at: int) -> RecordMetadata: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[RecordMetadata]: ...
+    def __getitem__(self, at: int | slice) -> RecordMetadata | Sequence[RecordMetadata]:
+        if isinstance(at, slice):
+            return Metadata(self._written[at])
+        outcome = self._written[at].outcome
+        assert isinstance(outcome, RecordMetadata)
+        return outcome
+
+    def topics(self) -> Iterator[str]:
+        """Return the topic of each message, without its metadata."""
+        return (message.topic for message in self._written)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
 class Attempt(Protocol):
     """The part of an ended commit attempt that a monitor needs."""
 
@@ -198,25 +226,29 @@ class Probe(Service):
         self(self.sensor.on_sends_initiated, producer, len(batch))
         self._sent_at[id(batch[0])] = trio.current_time()
 
-    def delivered(self, producer: object, ended: Sequence[Sent]) -> None:
-        """Report the outcomes of messages that a producer has sent."""
-        outcomes = [message.outcome for message in ended]
-        written = [outcome for outcome in outcomes if isinstance(outcome, RecordMetadata)]
+    def delivered(
+        self, producer: object, ended: Sequence[Sent], failed: Collection[Sent] = ()
+    ) -> None:
+        """Report the outcomes of messages that a producer has sent, some of which have failed."""
+        written = ended
+        if failed:
+            without = set(failed)
+            written = [each for each in ended if each not in without]
         sent_at = self._sent_at
         for first in sent_at.keys() & set(map(id, ended)) if sent_at else ():
             seconds = trio.current_time() - sent_at.pop(first)
             self(self.sensor.on_send_latency, producer, seconds)
         if written:
-            self(self.sensor.on_sends_completed, producer, written)
-            self._report_sizes(producer, ended)
-        if errors := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
+            self(self.sensor.on_sends_completed, producer, Metadata(written))
+            self._report_sizes(producer, written)
+        if failed:
+            errors = [each.outcome for each in failed if isinstance(each.outcome, Exception)]
             self(self.sensor.on_sends_error, producer, errors)
 
-    def _report_sizes(self, producer: object, ended: Sequence[Sent]) -> None:
+    def _report_sizes(self, producer: object, written: Sequence[Sent]) -> None:
         sizes: dict[str, int] = {}
-        for message in ended:
-            if isinstance(message.outcome, RecordMetadata):
-                sizes[message.topic] = sizes.get(message.topic, 0) + message.size
+        for message in written:  # once for each message
+            sizes[message.topic] = sizes.get(message.topic, 0) + message.size
         for topic, size in sizes.items():
             self(self.sensor.on_bytes_sent, producer, topic, size)
 

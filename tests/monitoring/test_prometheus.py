@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import trio
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from tests.apps import app_on, broker_with, take
 from transport import TP, App, Message, Monitor, Retry, Sensors
-from transport.monitoring.prometheus import Metrics, PrometheusSensor
+from transport.monitoring.prometheus import Metrics, PrometheusSensor, observe_all
 
 ORDERS = TP("orders", 0)
 LABELS = ("topic", "partition", "handler", "outcome", "treatment", "kind")
@@ -168,6 +168,28 @@ async def test_it_can_be_combined_with_a_monitor(registry: CollectorRegistry) ->
         await app.topic("orders").send_and_wait(value=b"value")
         assert monitor.snapshot().sends_completed == 1
     assert samples(registry)["sent_messages_total orders"] == 1
+
+
+def test_values_observed_at_once_count_as_one_by_one() -> None:
+    values = [0.0, 0.001, 0.0011, 0.25, 5.0, 31.0, 1e9]
+    shown = []
+    for at_once in (True, False):
+        registry = CollectorRegistry()
+        histogram = Histogram("seconds", "Seconds.", registry=registry, buckets=(0.001, 0.25, 30))
+        if at_once:
+            observe_all(histogram, values)
+        else:
+            for value in values:
+                histogram.observe(value)
+        shown.append([sample for each in registry.collect() for sample in each.samples[:-1]])
+    assert shown[0] == shown[1]
+
+
+def test_the_parts_of_prometheus_client_that_are_private_exist() -> None:
+    histogram = Histogram("seconds", "Seconds.", registry=CollectorRegistry())
+    assert len(histogram._buckets) == len(histogram._upper_bounds)
+    assert histogram._upper_bounds[-1] == float("inf")
+    histogram._sum.inc(0.0)
 
 
 def families() -> Iterator[Any]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import trio
-from opentelemetry import baggage, trace
-from opentelemetry.context import attach, detach
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from trio.testing import MockClock
 
 from tests.apps import A_WHILE, app_on, broker_with, take, write
@@ -23,6 +24,7 @@ from tests.producing.held_back import HeldBack, app_with
 from transport import TP, App, DeliveryFailed, HandlerTimeout, MemoryBroker, Message, Retry
 from transport.errors import AppClosed, MessageTooLarge, UnknownTopic
 from transport.message import Batch
+from transport.monitoring.trace_context import TraceHeaders
 from transport.monitoring.tracing import Tracing
 
 ORDERS, BILLS, DEAD = TP("orders", 0), TP("bills", 0), TP("dead", 0)
@@ -680,6 +682,43 @@ async def test_without_an_sdk_a_context_is_passed_on(autojump_clock: MockClock) 
         await app.topic("bills").send_and_wait(value=b"outside")
     assert headers_at(broker, BILLS) == [("a", b"1"), ("traceparent", UPSTREAM)]
     assert headers_at(broker, BILLS, 1) == []
+
+
+def test_the_default_propagator_is_recognized() -> None:
+    assert TraceHeaders(propagate.get_global_textmap()).is_standard
+    assert not TraceHeaders(TraceContextTextMapPropagator()).is_standard
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("traceparent", UPSTREAM),),
+        (("traceparent", UPSTREAM[:-2] + b"03"),),
+        (("traceparent", UPSTREAM[:-2] + b"00"), ("a", b"1")),
+        (("traceparent", b"01" + UPSTREAM[2:] + b"-more"),),
+        (("traceparent", b"ff" + UPSTREAM[2:]),),
+        (("traceparent", UPSTREAM + b"-more"),),
+        (("traceparent", UPSTREAM.upper()),),
+        (("traceparent", b" " + UPSTREAM),),
+        (("traceparent", UPSTREAM), ("tracestate", b"vendor=1")),
+        (("traceparent", UPSTREAM), ("baggage", b"customer=7")),
+    ],
+    ids=str,
+)
+def test_a_plain_header_is_read_and_written_as_the_propagator_does(headers: Any) -> None:
+    plain, other = (
+        TraceHeaders(propagate.get_global_textmap()),
+        TraceHeaders(propagate.get_global_textmap()),
+    )
+    other.is_standard = False
+    (context, sender), (same_context, same_sender) = (
+        each.read(headers, Context()) for each in (plain, other)
+    )
+    assert sender == same_sender
+    assert baggage.get_all(context) == baggage.get_all(same_context)
+    span = trace.get_current_span(context)
+    assert span.get_span_context() == trace.get_current_span(same_context).get_span_context()
+    assert list(plain.with_context_of(span, headers)) == list(other.with_context_of(span, headers))
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -751,7 +751,7 @@ class Producer(Service):
     def _report(self, reports: Sequence[tuple[Outgoing, Outcome]]) -> None:
         ended, failed = self._in_flight.end(reports)
         if (probe := self.app.probe) is not None:
-            probe.delivered(self, ended)
+            probe.delivered(self, ended, failed)
         if self._tracing is not None:
             self._tracing.sent(ended)
         for delivery in failed:

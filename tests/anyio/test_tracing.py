@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 from opentelemetry import trace
+from opentelemetry.trace import StatusCode
 
 from tests.anyio.test_without_crossing import all_wait
 from tests.apps import app_on, broker_with
@@ -59,9 +60,12 @@ async def test_each_way_of_sending_makes_one_span() -> None:
             await producer.send_and_wait("orders", None, b"5")
         with pytest.raises(MessageTooLarge):
             await orders.send(value=b"x" * 10_000_000)
+        with pytest.raises(MessageTooLarge):
+            await orders.send_many([(None, b"x" * 10_000_000)])
         assert app.tracing.unfinished == 0
-    *spans, refused = recorder.spans("send orders")
+    *spans, refused, one_of_many = recorder.spans("send orders")
     assert len(spans) == 5
+    assert one_of_many.status.status_code is StatusCode.ERROR
     assert {parent_of(span) for span in spans} == {main.get_span_context().span_id}
     assert refused.attributes["error.type"] == "transport.errors.MessageTooLarge"
 

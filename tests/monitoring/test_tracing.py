@@ -11,7 +11,7 @@ import pytest
 import trio
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -19,13 +19,15 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from trio.testing import MockClock
 
-from tests.apps import A_WHILE, app_on, broker_with, take, write
+from tests.apps import A_WHILE, app_on, broker_with, committed, take, write
+from tests.effort import EVERY
 from tests.producing.held_back import HeldBack, app_with
 from transport import TP, App, DeliveryFailed, HandlerTimeout, MemoryBroker, Message, Retry
 from transport.errors import AppClosed, MessageTooLarge, UnknownTopic
 from transport.message import Batch
 from transport.monitoring.trace_context import TraceHeaders
 from transport.monitoring.tracing import Tracing
+from transport.testing import Target, cancel_everywhere
 
 ORDERS, BILLS, DEAD = TP("orders", 0), TP("bills", 0), TP("dead", 0)
 UPSTREAM = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -784,3 +786,70 @@ def test_without_the_extra_the_error_names_it() -> None:
     assert ended.stdout.strip() == (
         "Tracing needs the extra opentelemetry: pip install 'kafka-nursery[opentelemetry]'"
     )
+
+
+# Cancelled after each step
+
+
+class Balance(SpanProcessor):
+    """A processor that knows the spans that have begun and not ended."""
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        self.begun = 0
+
+    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
+        self.begun += 1
+        self.open.add(id_of(span))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.open.remove(id_of(span))  # raises at a second end
+
+
+class Cancelled:
+    """An app that sends in each way, and handles with retries and dead letters."""
+
+    def __init__(self, transactions: str | None) -> None:
+        self.broker = broker_with(ORDERS, BILLS, DEAD)
+        self.balance = Balance()
+        provider = TracerProvider()
+        provider.add_span_processor(self.balance)
+        self.tracing = Tracing(provider)
+        self.transactions: Any = transactions
+
+    async def play(self, target: Target) -> None:
+        with trio.fail_after(1000), target:
+            async with App(
+                "group",
+                self.broker,
+                tracing=self.tracing,
+                transactions=self.transactions,
+                send_buffer_messages=2,
+                grace=5.0,
+            ) as app:
+                orders, bills = app.topic("orders"), app.topic("bills")
+
+                @app.handler(orders, retry=Retry(attempts=2), dead_letters=app.topic("dead"))
+                async def bill(message: Message[bytes, bytes]) -> None:
+                    await bills.send(value=b"a bill")
+                    if message.offset % 2:
+                        raise ValueError
+                    bills.send_soon(value=b"a copy")
+                    await trio.sleep(0.1)
+
+                await orders.send_and_wait(value=b"1", source=None)
+                many = [(None, b"%d" % number) for number in range(4)]
+                await (await orders.send_many(many, source=None))
+                await orders.send_soon(value=b"6", source=None)
+                await trio.sleep(A_WHILE)
+                assert committed(self.broker)[ORDERS] == 6
+
+    def check(self) -> None:
+        assert self.balance.begun > 0 or not self.broker.log(ORDERS).end
+        assert self.balance.open == set()
+        assert self.tracing.unfinished == 0
+
+
+@pytest.mark.parametrize("transactions", [None, "member"])
+def test_each_span_ends_once_wherever_the_app_is_cancelled(transactions: str | None) -> None:
+    assert cancel_everywhere(lambda: Cancelled(transactions), every=EVERY) > 0

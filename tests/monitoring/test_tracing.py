@@ -250,6 +250,24 @@ async def test_a_message_that_is_not_accepted_ends_its_span_with_the_error(
     ]
 
 
+async def test_a_queued_message_that_is_refused_has_a_span_with_the_error(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    async def refuse(topic: str) -> int:
+        raise UnknownTopic(topic)
+
+    async with app_on(broker_with(ORDERS), tracing=recorder.tracing()) as app:
+        app.producer.ask_partitions = refuse  # type: ignore[method-assign]
+        with recorder.span("main") as main:
+            future = app.topic("nowhere").send_soon(value=b"x")
+        with pytest.raises(UnknownTopic):
+            await future
+        assert app.tracing.unfinished == 0
+    span = recorder.only("send nowhere")
+    assert span.attributes["error.type"] == "transport.errors.UnknownTopic"
+    assert parent_of(span) == main.get_span_context().span_id
+
+
 @pytest.mark.parametrize("many", [False, True])
 async def test_a_sender_that_is_cancelled_while_it_waits_for_room_ends_its_span_without_an_error(
     many: bool, recorder: Recorder, autojump_clock: MockClock

@@ -167,9 +167,7 @@ class ProducerBuffer:
         is_answered = False
         try:
             message = fut.message.outgoing()
-            if fut.context is not None:
-                assert self._tracing is not None
-                fut.context.run(self._tracing.sending, message)
+            self._trace(fut, message)
             # Before `send_while`: the outcome may be known when that returns.
             message.on_end = lambda ended: _pass_on(ended, fut)
             await self._producer.send_while(check, message)
@@ -184,8 +182,17 @@ class ProducerBuffer:
                 )
             self._release(fut)
 
+    def _trace(self, fut: FutureMessage, message: Delivery) -> None:
+        """Begin the span of a message, below the span that was the current one in `put`."""
+        if fut.context is not None and self._tracing is not None:
+            fut.context.run(self._tracing.sending, message)
+            fut.context = None
+
     def _refuse(self, fut: FutureMessage, why: Exception) -> None:
         if not fut.is_done:
+            if fut.context is not None and self._tracing is not None:  # it has no span yet
+                self._trace(fut, message := fut.message.outgoing())
+                self._tracing.refused((message,), why)
             fut.end(why, self._producer.failures.add(fut.message.topic, why))
 
     def _notify(self) -> None:

@@ -125,7 +125,8 @@ class FutureMessage:
         ended: set once the outcome is known.
         is_given: a producer has queued the message. It cannot be queued again.
         hurry: see `Delivery`.
-        context: with tracing, the context variables of the task or thread that has queued it.
+        context: with tracing, the context variables of the task or thread that has queued it, until
+            its span has begun.
     """
 
     def __init__(self, message: PendingMessage) -> None:

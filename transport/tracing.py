@@ -34,6 +34,9 @@ class Spans(Protocol):
         The span is a child of the caller's current span. A message that has a span keeps it.
         """
 
+    def sending_many(self, messages: Sequence[Outgoing]) -> None:
+        """Begin one span for messages of one topic, and write its context into all headers."""
+
     def forwarding(self, message: Outgoing) -> None:
         """Begin the span of a message that keeps the context in its headers, as dead letters do."""
 

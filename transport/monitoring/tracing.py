@@ -17,7 +17,7 @@ from transport.excerpt import excerpt_of_error
 from transport.leaves import leaves
 from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.tracing import Sent
-from transport.types import TP, RecordMetadata
+from transport.types import TP, Record, RecordMetadata
 
 try:
     from opentelemetry import context as contexts
@@ -44,8 +44,8 @@ except ImportError as error:
 
 __all__ = ["Tracing"]
 
-# The most messages of a batch whose contexts are links of its span, as many as a span of the SDK
-# keeps by default.
+# The most messages of a batch whose headers are read for links. A span of the SDK keeps as many
+# links by default.
 _MOST_LINKS = 128
 # The most bytes of a key that a span shows.
 _MOST_KEY = 128
@@ -62,6 +62,7 @@ _COUNT = "messaging.batch.message_count"
 # Attributes of this library.
 _HANDLER = "kafka_nursery.handler"
 _CANCELLED = "kafka_nursery.cancelled"
+_FAILED = "kafka_nursery.failed_messages"
 
 _NO_LINKS: Sequence[Link] = ()
 
@@ -119,7 +120,7 @@ class Tracing:
         self._of_app: Attributes = {}
         self._group: Attributes = {}
         # The spans of messages without an outcome. Without `Tracing`, a message needs no field.
-        self._sends: dict[object, Span] = {}
+        self._sends: dict[object, Span | ManySends] = {}
         # The name and the attributes of spans: by topic, and by partition and handler.
         self._of_topic: dict[str, tuple[str, Attributes]] = {}
         self._of_place: dict[tuple[TP, str | None], tuple[str, Attributes]] = {}
@@ -160,6 +161,24 @@ class Tracing:
         span = self._begin_send(message, None, links)
         message.headers = self._headers.with_context_of(span, headers)
 
+    def sending_many(self, messages: Sequence[Outgoing]) -> None:
+        """Begin one span for messages of one topic, and write its context into all headers."""
+        if not messages or messages[0] in self._sends:  # they have waited for room
+            return
+        name, attributes = self._sending_of(messages[0].topic)
+        links = self._links(messages)
+        span = self._tracer.start_span(name, None, SpanKind.PRODUCER, attributes, links)
+        if span.is_recording():
+            span.set_attribute(_COUNT, len(messages))
+        alone = self._headers.with_context_of(span, ())
+        many = ManySends(span, len(messages))
+        for message in messages:  # once for each message
+            if message.headers:
+                message.headers = self._headers.with_context_of(span, message.headers)
+            else:
+                message.headers = alone
+            self._sends[message] = many
+
     def forwarding(self, message: Outgoing) -> None:
         """Begin the span of a message that keeps the context in its headers.
 
@@ -173,20 +192,26 @@ class Tracing:
             message.headers = self._headers.with_context_of(span, message.headers)
 
     def _begin_send(self, message: Outgoing, parent: Context | None, links: Sequence[Link]) -> Span:
-        topic = message.topic
-        if (known := self._of_topic.get(topic)) is None:
-            known = self._of_topic[topic] = f"send {topic}", self._attributes("send", topic)
-        name, attributes = known
+        name, attributes = self._sending_of(message.topic)
         span = self._tracer.start_span(name, parent, SpanKind.PRODUCER, attributes, links)
         if span.is_recording():
             span.set_attributes(self._of_content(message.key, message.value))
         self._sends[message] = span
         return span
 
+    def _sending_of(self, topic: str) -> tuple[str, Attributes]:
+        """Return the name and the attributes of the spans of messages that are sent to a topic."""
+        if (known := self._of_topic.get(topic)) is None:
+            known = self._of_topic[topic] = f"send {topic}", self._attributes("send", topic)
+        return known
+
     def sent(self, messages: Sequence[Sent]) -> None:
         """End the spans of messages that have an outcome."""
         for message in messages:
             if (span := self._sends.pop(message, None)) is None:
+                continue
+            if isinstance(span, ManySends):
+                span.ended(message)
                 continue
             if span.is_recording():
                 outcome = message.outcome
@@ -201,7 +226,10 @@ class Tracing:
     def refused(self, messages: Sequence[object], why: BaseException) -> None:
         """End the spans of messages that the producer has not accepted."""
         for message in messages:
-            if (span := self._sends.pop(message, None)) is not None:
+            span = self._sends.pop(message, None)
+            if isinstance(span, ManySends):
+                span.failed(why)
+            elif span is not None:
                 _fail(span, why)
                 span.end()
 
@@ -230,7 +258,7 @@ class Tracing:
         name, attributes = known
         context, links = base, _NO_LINKS
         if not isinstance(held, Message):
-            links = self._links(held)
+            links = self._links(held.records)
         elif headers := held.record.headers:
             context, sender = self._headers.read(headers, base)
             links = _links_to(sender)
@@ -260,15 +288,22 @@ class Tracing:
         about[_OFFSET] = record.offset
         return about
 
-    def _links(self, batch: AnyBatch) -> list[Link]:
-        """Return links to the contexts of the first messages of a batch."""
-        links, root = [], Context()
-        for record in batch.records[:_MOST_LINKS]:
-            if record.headers:
-                _, sender = self._headers.read(record.headers, root)
-                if sender is not None:
-                    links.append(Link(sender, {_OFFSET: record.offset}))
-        return links
+    def _links(self, records: Iterable[Outgoing | Record]) -> Sequence[Link]:
+        """Return links to the spans that have sent these messages, one for each span."""
+        links: dict[tuple[int, int], Link] = {}
+        root, before, left = Context(), None, _MOST_LINKS
+        for record in records:
+            headers = record.headers
+            if not headers or headers == before:  # those of one `send_many` have the same
+                continue
+            before = headers
+            _, sender = self._headers.read(headers, root)
+            if sender is not None:
+                links.setdefault((sender.trace_id, sender.span_id), Link(sender))
+            left -= 1
+            if not left:
+                break
+        return list(links.values())
 
     # Attributes
 
@@ -289,6 +324,41 @@ class Tracing:
             if text.isprintable() and "\ufffd" not in text:
                 about[_KEY] = text
         return about
+
+
+class ManySends:
+    """The span of one `send_many`, which ends once all of its messages have outcomes."""
+
+    __slots__ = ("_failed", "_first", "_left", "_span")
+
+    def __init__(self, span: Span, count: int) -> None:
+        self._span = span
+        self._left = count
+        self._failed = 0
+        self._first: BaseException | None = None
+
+    def ended(self, message: Sent) -> None:
+        """Note that a message has an outcome."""
+        if self._span.is_recording() and isinstance(outcome := message.outcome, Exception):
+            self.failed(outcome)
+        else:
+            self._count()
+
+    def failed(self, why: BaseException) -> None:
+        """Note that a message has failed, or was not accepted."""
+        self._failed += 1
+        if self._first is None:
+            self._first = why
+        self._count()
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        if self._first is not None:
+            self._span.set_attribute(_FAILED, self._failed)
+            _fail(self._span, self._first)
+        self._span.end()
 
 
 class Processing:

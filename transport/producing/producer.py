@@ -341,7 +341,8 @@ class Producer(Service):
             await trio.lowlevel.checkpoint()
             return many
         topic = messages[0].topic
-        self._trace(messages)
+        if self._tracing is not None:
+            self._tracing.sending_many(messages)
         try:
             count = self.known_partitions(topic)
             if count is None:
@@ -368,7 +369,8 @@ class Producer(Service):
 
         Otherwise the same as `accept_now`. Either all messages fit, or none is accepted.
         """
-        self._trace(messages)
+        if self._tracing is not None:
+            self._tracing.sending_many(messages)
         if count is None:
             count = 0 if not messages else self.known_partitions(messages[0].topic)
         if count is None:
@@ -639,11 +641,6 @@ class Producer(Service):
                 f" partition {partition}"
             )
         return size
-
-    def _trace(self, messages: Sequence[Delivery]) -> None:
-        if self._tracing is not None:
-            for message in messages:
-                self._tracing.sending(message)
 
     def _prepare_all(self, messages: Sequence[Delivery], count: int) -> None:
         with numbered() as at:

@@ -8,7 +8,9 @@ is called. A monitor is the user's code, and its error must not interrupt a chan
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import operator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import trio
@@ -18,6 +20,7 @@ from transport.drivers.base import Outcome, Rebalance, RebalanceKind
 from transport.types import TP, RecordMetadata
 
 _DELAY_INTERVAL = 1.0  # seconds
+_topic_of, _size_of = operator.attrgetter("topic"), operator.attrgetter("size")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,9 +150,19 @@ class Metadata(Sequence[RecordMetadata]):
         assert isinstance(outcome, RecordMetadata)
         return outcome
 
-    def topics(self) -> Iterator[str]:
-        """Return the topic of each message, without its metadata."""
-        return (message.topic for message in self._written)
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of messages of each topic, without their metadata."""
+        return Counter(map(_topic_of, self._written))
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the bytes of the messages of each topic, without their metadata."""
+        first, *others = set(map(_topic_of, self._written))
+        if not others:  # the usual case, without a loop over the messages
+            return {first: sum(map(_size_of, self._written))}
+        sizes: dict[str, int] = {}
+        for message in self._written:
+            sizes[message.topic] = sizes.get(message.topic, 0) + message.size
+        return sizes
 
     def __repr__(self) -> str:
         return repr(list(self))
@@ -239,18 +252,13 @@ class Probe(Service):
             seconds = trio.current_time() - sent_at.pop(first)
             self(self.sensor.on_send_latency, producer, seconds)
         if written:
-            self(self.sensor.on_sends_completed, producer, Metadata(written))
-            self._report_sizes(producer, written)
+            metadata = Metadata(written)
+            self(self.sensor.on_sends_completed, producer, metadata)
+            for topic, size in metadata.sizes().items():
+                self(self.sensor.on_bytes_sent, producer, topic, size)
         if failed:
             errors = [each.outcome for each in failed if isinstance(each.outcome, Exception)]
             self(self.sensor.on_sends_error, producer, errors)
-
-    def _report_sizes(self, producer: object, written: Sequence[Sent]) -> None:
-        sizes: dict[str, int] = {}
-        for message in written:  # once for each message
-            sizes[message.topic] = sizes.get(message.topic, 0) + message.size
-        for topic, size in sizes.items():
-            self(self.sensor.on_bytes_sent, producer, topic, size)
 
     @contextlib.contextmanager
     def commit(self, consumer: object, ledgers: Iterable[Acks], attempt: Attempt) -> Iterator[None]:

@@ -6,10 +6,11 @@ It needs the extra `kafka-nursery[prometheus]`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
@@ -166,7 +167,7 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
         return
     total.inc(sum(values))
     # The first bound that is not below the value. The last one is infinite.
-    for bucket, count in Counts(bisect_left(bounds, value) for value in values).items():
+    for bucket, count in Counts(map(functools.partial(bisect_left, bounds), values)).items():
         buckets[bucket].inc(count)
 
 
@@ -239,11 +240,12 @@ class PrometheusSensor(Sensor):
     # Sent
 
     def on_sends_completed(self, producer: Producer, written: Sequence[RecordMetadata]) -> None:
+        counts: Mapping[str, int]
         if isinstance(written, Metadata):
-            topics = Counts(written.topics())
-        else:  # from a sensor of the user
-            topics = Counts(each.topic for each in written)
-        for topic, count in topics.items():
+            counts = written.counts()
+        else:  # a sensor of the user has passed on another sequence
+            counts = Counts(each.topic for each in written)
+        for topic, count in counts.items():
             self._metrics.sent.labels(self._id, topic).inc(count)
 
     def on_bytes_sent(self, producer: Producer, topic: str, count: int) -> None:

@@ -70,7 +70,7 @@ class _Root(Service):
             await self.add_service(_web_server(self._app, address))
         if (probe := self._app.probe) is not None:
             await self.add_service(probe)
-            probe(probe.sensor.on_open, self._app)
+            probe.opened(self._app)
         await self.add_service(self._app.producer)
         self._log_connection()
         await self.add_service(self._app.conductor)
@@ -603,13 +603,17 @@ class App:
             has_crashed=self._root.has_crashed,
         )
 
-    def health(self) -> Health:
+    def health(self, status: Status | None = None) -> Health:
         """Return whether the app is alive and ready, and why not. Not a checkpoint.
 
         - Live: the app has not ended, and its client is polled. Otherwise only a restart helps.
         - Ready: the app is open and was not stopped, it is a member of its group, all its
           partitions were fetched from, no partition is stuck, and the lag is at most `ready_lag`.
 
-        A search for stuck partitions runs every `stuck_interval`. Costs what `status` costs.
+        A search for stuck partitions runs every `stuck_interval`.
+
+        Args:
+            status: a status of this app, to judge. None: its status now, which costs what `status`
+                costs.
         """
-        return health_of(self.status(), self.settings.ready_lag)
+        return health_of(status or self.status(), self.settings.ready_lag)

@@ -36,6 +36,9 @@ class Points(Protocol):
     def on_open(self, app: Any) -> None:
         return
 
+    def on_close(self, app: Any) -> None:
+        return
+
     def on_messages_in(self, tp: TP, count: int) -> None:
         return
 
@@ -185,6 +188,7 @@ class Probe(Service):
     def __init__(self, sensor: Points) -> None:
         super().__init__("Monitor")
         self.sensor = sensor
+        self._app: object = None  # once it is open
         self._rebalances: list[Any] = []  # the states of rebalances, until the next poll has ended
         # When batches were passed to the client, by the `id` of their first message. The producer
         # keeps a message until its outcome, so no two have the same.
@@ -210,6 +214,13 @@ class Probe(Service):
         self.spawn("errors", self._end_the_app)
         self.spawn("loop delay", self._measure_delay)
 
+    @trio.lowlevel.enable_ki_protection
+    async def on_stop(self) -> None:
+        """Report that the app has closed. An error of the sensor is the service's own."""
+        if self._app is not None and not self._failed.is_set():
+            self.sensor.on_close(self._app)
+        await super().on_stop()
+
     async def _measure_delay(self) -> None:
         while True:
             due = trio.current_time() + _DELAY_INTERVAL
@@ -220,6 +231,11 @@ class Probe(Service):
         await self._failed.wait()
         assert self._error is not None
         raise self._error
+
+    def opened(self, app: object) -> None:
+        """Report that the app is being opened. Call it before every other report."""
+        self._app = app
+        self(self.sensor.on_open, app)
 
     # Reports that call several methods
 

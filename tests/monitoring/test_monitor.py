@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -66,6 +67,45 @@ async def test_on_open_is_the_first_call() -> None:
     async with app_on(broker_with(ONE), monitor=diary) as app:
         assert diary.calls == [("on_open", (app,))]
         assert app.monitor is diary
+
+
+@jumping
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_on_close_is_the_last_call(crashes: bool) -> None:
+    diary = Diary()
+    with pytest.RaisesGroup(ZeroDivisionError) if crashes else nullcontext():
+        async with app_on(broker_with(ONE), monitor=diary) as app:
+            await app.topic("orders").send(value=b"value")
+            if crashes:
+                raise ZeroDivisionError
+    assert diary.calls[-1] == ("on_close", (app,))
+    assert len(diary.told("on_close")) == 1
+    assert "on_sends_completed" in {name for name, _ in diary.calls}
+
+
+@jumping
+async def test_error_of_on_close_leaves_the_block() -> None:
+    class Failing(Sensor):
+        def on_close(self, app: App) -> None:
+            raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with app_on(broker_with(ONE), monitor=Failing()):
+            pass
+
+
+@jumping
+async def test_on_close_is_not_called_after_an_error_of_the_sensor() -> None:
+    class Failing(Diary):
+        def on_messages_in(self, tp: TP, count: int) -> None:
+            raise ZeroDivisionError
+
+    diary = Failing()
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with app_on(broker_with(ONE, records=1), monitor=diary) as app:
+            await take(app.topic("orders").noack(), 1)
+            await trio.sleep(1)
+    assert diary.told("on_close") == []
 
 
 @jumping

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def samples(registry: CollectorRegistry) -> dict[str, float]:
                 name = sample.name.removeprefix("kafka_nursery_")
                 found[" ".join([name, *labels])] = sample.value
     return found
+
+
+def kinds(registry: CollectorRegistry) -> dict[str, str]:
+    """Return the type of each metric that has a sample, without the prefix and without times."""
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        each.name.removeprefix("kafka_nursery_"): each.type
+        for each in families
+        if each.samples and not each.name.endswith("_created")
+    }
 
 
 async def test_the_way_of_messages_is_counted(
@@ -107,8 +118,9 @@ async def test_handlers_are_timed_by_outcome_and_failures_counted_by_treatment(
 
     async with app:
         await trio.sleep(60)
+        found = samples(registry)
     assert (
-        samples(registry).items()
+        found.items()
         >= {
             "handler_seconds_count bill ok": 2,
             "handler_seconds_count bill failed": 2,
@@ -136,18 +148,27 @@ async def test_a_revoked_partition_has_no_gauges(
             assert len(gauges) == len(app.consumer.assignment) == 1
 
 
-async def test_a_new_app_removes_the_gauges_that_a_former_one_has_left(
-    registry: CollectorRegistry, autojump_clock: MockClock
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_a_closed_app_has_counters_and_no_gauges(
+    crashes: bool, registry: CollectorRegistry, autojump_clock: MockClock
 ) -> None:
-    broker = broker_with(ORDERS, records=3)
-    async with app_on(broker, monitor=PrometheusSensor(registry)) as former:
-        aiter(former.topic("orders"))
-        await trio.sleep(2.5)  # between two updates of the gauges
-        await former.kill()
-    assert samples(registry)["waiting_messages orders 0"] == 3
-    async with app_on(broker, monitor=PrometheusSensor(registry)):
-        left = [each for each in samples(registry) if each.endswith(" orders 0")]
-        assert left == []
+    async def handle(message: Message) -> None:
+        await trio.sleep(5)
+        if crashes:
+            raise ValueError
+        app.stop()
+
+    app = app_on(broker_with(ORDERS, records=3), monitor=PrometheusSensor(registry))
+    app.handler(app.topic("orders"), handle, name="handle")
+    with pytest.RaisesGroup(ValueError, flatten_subgroups=True) if crashes else nullcontext():
+        async with app:
+            await trio.sleep(2)
+            gauges = {each for each, kind in kinds(registry).items() if kind == "gauge"}
+            assert {"in_flight_messages", "handler_running", "lag_messages"} <= gauges
+            await app.wait_stopped()
+    left = kinds(registry)
+    assert "gauge" not in left.values()
+    assert left["received_messages"] == "counter"
 
 
 async def test_apps_share_a_registry(registry: CollectorRegistry) -> None:

@@ -317,22 +317,33 @@ async def test_end_returns_at_once_without_readers() -> None:
         assert trio.current_time() == began
 
 
-@jumping
-async def test_a_reader_that_has_gone_costs_nothing_more() -> None:
+class Counted(App):
+    """An app that counts how often it computes its status."""
+
     calls = 0
 
-    class Counted(App):
-        def status(self) -> Any:
-            nonlocal calls
-            calls += 1
-            return super().status()
+    def status(self) -> Any:
+        self.calls += 1
+        return super().status()
 
+
+@jumping
+async def test_each_state_costs_one_status() -> None:
+    async with app_on(broker_with(ORDERS), kind=Counted) as app:
+        async with reader_of(Feed(app)) as reader:
+            for _ in range(3):
+                await reader.state()
+        assert app.calls == 3
+
+
+@jumping
+async def test_a_reader_that_has_gone_costs_nothing_more() -> None:
     async with app_on(broker_with(ORDERS), kind=Counted) as app:
         async with reader_of(Feed(app)) as reader:
             await reader.state()
-        before = calls
+        before = app.calls
         await trio.sleep(60)
-    assert calls == before
+        assert app.calls == before
 
 
 @jumping

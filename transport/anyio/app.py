@@ -230,9 +230,9 @@ class AioApp:
         """Return the state of the app now; see `App.status`."""
         return self.native.status()
 
-    def health(self) -> Health:
+    def health(self, status: Status | None = None) -> Health:
         """Return whether the app is alive and ready, and why not; see `App.health`."""
-        return self.native.health()
+        return self.native.health(status)
 
     async def kill(self) -> None:
         """End as a crash would; see `App.kill`."""

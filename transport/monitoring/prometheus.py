@@ -10,7 +10,7 @@ import functools
 import weakref
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -136,10 +136,16 @@ class Metrics:
             with contextlib.suppress(KeyError):  # a lag that was never known
                 gauge.remove(app, tp.topic, str(tp.partition))
 
-    def hide_all(self, app: str) -> None:
-        """Remove the gauges of all partitions of an app."""
-        for tp in list(self._shown.get(app, ())):
+    def hide_app(self, app: str, handlers: Iterable[str]) -> None:
+        """Remove the gauges of an app, of its partitions and of its handlers."""
+        for tp in list(self._shown.pop(app, ())):
             self.hide(app, tp)
+        for gauge in (self.in_flight, self.stuck):
+            with contextlib.suppress(KeyError):  # the app has ended before it was set
+                gauge.remove(app)
+        for handler in handlers:
+            with contextlib.suppress(KeyError):
+                self.handler_running.remove(app, handler)
 
 
 # A registry refuses a second metric of one name, so all apps of a registry share its metrics.
@@ -190,9 +196,11 @@ class PrometheusSensor(Sensor):
     def on_open(self, app: App) -> None:
         self._app = app
         self._id = app.id
-        # An app of this id that has ended in this process has left those of its partitions, which
-        # may be another member's by now. If it is open, it sets its own again within a second.
-        self._metrics.hide_all(app.id)
+
+    def on_close(self, app: App) -> None:
+        # Counters stay. Another open app of this id sets its gauges again within a second.
+        handlers = [handler.plan.name for handler in app.handlers]
+        self._metrics.hide_app(app.id, handlers)
 
     # Fetched and acked
 

@@ -23,6 +23,12 @@ class Sensor:
     def on_open(self, app: App) -> None:
         """Called when the app is being opened, before every other method."""
 
+    def on_close(self, app: App) -> None:
+        """Called when the app has closed its consumer and its producer, after every other method.
+
+        It is called after a crash, too, but not after an error of the sensor itself.
+        """
+
     def on_messages_in(self, tp: TP, count: int) -> None:
         """Called when `count` messages were fetched.
 

@@ -51,7 +51,7 @@ class Shown(Protocol):
     @property
     def recent_events(self) -> RecentEvents | None: ...
 
-    def health(self) -> Health: ...
+    def health(self, status: Status | None = None) -> Health: ...
     def status(self) -> Status: ...
 
 
@@ -80,12 +80,12 @@ class Seen:
 
 
 def seen(app: Shown, *, has_stream: bool = False, is_last: bool = False) -> Seen:
-    """Return all that the page shows now. Costs what `App.status` costs, twice."""
+    """Return all that the page shows now. Costs what `App.status` costs."""
     status, recent = app.status(), app.recent_events
     is_fatal = recent is not None and any(error.ends_app for error in recent.errors)
     return Seen(
         clock=time.monotonic(),
-        health=app.health(),
+        health=app.health(status),
         status=status,
         has_stream=has_stream,
         has_crashed=status.has_crashed or is_fatal,

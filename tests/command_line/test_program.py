@@ -103,6 +103,34 @@ def test_the_commands_of_the_page_about_the_command_line_can_be_parsed() -> None
     assert {path[0] for path in VERBS} - {"demo"} <= linked
 
 
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            "lag billing more",
+            "kafka-nursery lag does not take 'more'. See kafka-nursery lag --help",
+        ),
+        ("topics lst", "kafka-nursery topics does not take 'lst'. See kafka-nursery topics --help"),
+        (
+            "lag --wach g",
+            "Unknown option: --wach. Did you mean --watch? See kafka-nursery lag --help",
+        ),
+        ("lagg billing", 'Unknown command "lagg". Did you mean "lag"? '),
+    ],
+)
+def test_a_wrong_command_line_is_named_with_the_help_of_its_verb(
+    argv: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv.split()) == 2
+    assert capsys.readouterr().err.startswith(f"kafka-nursery: {line}")
+
+
+@pytest.mark.parametrize("noun", ["groups", "topics"])
+async def test_a_noun_alone_lists(noun: str, run: Run, place: Place) -> None:
+    await written(place, place.name, *numbered(1))
+    assert (await run(noun, "--json")).json == (await run(noun, "list", "--json")).json
+
+
 def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == version("kafka-nursery")

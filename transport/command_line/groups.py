@@ -12,6 +12,7 @@ from transport.excerpt import listed
 groups = App(name="groups", help="List and describe consumer groups.")
 
 
+@groups.default
 @groups.command(name="list")
 async def list_groups(*, json: Json = False, connection: Connection = Connection()) -> None:
     """List the groups, with their states.

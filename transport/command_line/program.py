@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 import trio
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnusedCliTokensError
 
 from transport.command_line.usage import UsageError
 from transport.command_line.verbs import verbs
@@ -142,7 +142,7 @@ def _outcome(run: Callable[[], int]) -> int:
     try:
         return run()
     except CycloptsError as error:
-        return _fail(2, f"{_line(str(error))} See {NAME} --help")
+        return _fail(2, _usage_of(error))
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
     except KeyboardInterrupt:
@@ -156,6 +156,15 @@ def _outcome(run: Callable[[], int]) -> int:
         if not all(isinstance(each, _EXPECTED) for each in errors):
             raise
         return _fail(1, *errors)
+
+
+def _usage_of(error: CycloptsError) -> str:
+    """Return what is wrong with the command line, and where its help is."""
+    verb = " ".join([NAME, *(error.command_chain or ())])
+    text = str(error)
+    if isinstance(error, UnusedCliTokensError):
+        text = f"{verb} does not take {' '.join(map(repr, error.unused_tokens or ()))}."
+    return f"{text} See {verb} --help"
 
 
 def _fail(code: int, *errors: object) -> int:

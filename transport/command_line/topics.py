@@ -18,6 +18,7 @@ from transport.types import TP
 topics = App(name="topics", help="List, describe, create, change and delete topics.")
 
 
+@topics.default
 @topics.command(name="list")
 async def list_topics(
     *, internal: bool = False, json: Json = False, connection: Connection = Connection()

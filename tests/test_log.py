@@ -32,6 +32,7 @@ LOGGERS = {
     "producing": "transport.producer",
     "committing": "transport.consumer",
     "consuming": "transport.consumer",
+    "monitoring/tracing": "transport.tracing",
     "web": "transport.web",
     "": "transport.app",
 }

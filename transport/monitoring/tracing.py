@@ -7,7 +7,8 @@ and for Kafka of OpenTelemetry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlsplit
 
 from transport.app import App
@@ -15,6 +16,7 @@ from transport.arguments import flag, instance, or_none
 from transport.drivers.base import Outgoing
 from transport.excerpt import excerpt_of_error
 from transport.leaves import leaves
+from transport.log import Log
 from transport.message import AnyBatch, AnyMessage, Batch, Message
 from transport.tracing import Sent
 from transport.types import TP, Record, RecordMetadata
@@ -25,6 +27,7 @@ try:
     from opentelemetry.context import Context
     from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import (
+        INVALID_SPAN,
         Link,
         Span,
         SpanContext,
@@ -75,6 +78,9 @@ class Tracing:
     Each app needs a `Tracing` of its own. The SDK belongs to your program: without one, or with
     tracing off there, spans are not recorded, and the context still travels in the headers.
 
+    An error of the provider, of a sampler, of a processor or of the propagator has no effect on
+    messages: a log line reports it, and spans or contexts are missing.
+
     Args:
         tracer_provider: makes the tracer. None: the global provider.
         propagator: writes a context into headers, and reads it. None: the global propagator, by
@@ -117,6 +123,7 @@ class Tracing:
         self._new_trace = new_trace
         self._keys = keys
         self._app: App | None = None
+        self._log = Log("transport.tracing", "")
         self._of_app: Attributes = {}
         self._group: Attributes = {}
         # The spans of messages without an outcome. Without `Tracing`, a message needs no field.
@@ -141,6 +148,7 @@ class Tracing:
                 f" {app.id!r}"
             )
         self._app = app
+        self._log = Log("transport.tracing", app.id)
         self._of_app = {
             "messaging.system": "kafka",
             "messaging.client.id": app.settings.client.client_id,
@@ -154,49 +162,58 @@ class Tracing:
         """Begin the span of a message, and write its context into the headers."""
         if message in self._sends:  # it has waited for room
             return
-        links, headers = _NO_LINKS, message.headers
-        if headers:
-            _, before = self._headers.read(headers, Context())
-            links = _links_to(before)
-        span = self._begin_send(message, None, links)
-        message.headers = self._headers.with_context_of(span, headers)
+        try:
+            links, headers = _NO_LINKS, message.headers
+            if headers:
+                _, before = self._headers.read(headers, Context())
+                links = _links_to(before)
+            span = self._begin_send(message, None, links)
+            message.headers = self._headers.with_context_of(span, headers)
+        except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
+            self._failed(error)
 
     def sending_many(self, messages: Sequence[Outgoing]) -> None:
         """Begin one span for messages of one topic, and write its context into all headers."""
         if not messages or messages[0] in self._sends:  # they have waited for room
             return
-        name, attributes = self._sending_of(messages[0].topic)
-        links = self._links(messages)
-        span = self._tracer.start_span(name, None, SpanKind.PRODUCER, attributes, links)
-        if span.is_recording():
-            span.set_attribute(_COUNT, len(messages))
-        alone = self._headers.with_context_of(span, ())
-        many = ManySends(span, len(messages))
-        for message in messages:  # once for each message
-            if message.headers:
-                message.headers = self._headers.with_context_of(span, message.headers)
-            else:
-                message.headers = alone
-            self._sends[message] = many
+        try:
+            name, attributes = self._sending_of(messages[0].topic)
+            links = self._links(messages)
+            span = self._tracer.start_span(name, None, SpanKind.PRODUCER, attributes, links)
+            # First of all, so that the span ends even if the propagator raises an error.
+            self._sends.update(dict.fromkeys(messages, ManySends(span, len(messages))))
+            if span.is_recording():
+                span.set_attribute(_COUNT, len(messages))
+            alone = self._headers.with_context_of(span, ())
+            for message in messages:  # once for each message
+                if message.headers:
+                    message.headers = self._headers.with_context_of(span, message.headers)
+                else:
+                    message.headers = alone
+        except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
+            self._failed(error)
 
     def forwarding(self, message: Outgoing) -> None:
         """Begin the span of a message that keeps the context in its headers.
 
         The span is in the trace of that context, unless `new_trace` is set.
         """
-        root = Context()
-        context, before = self._headers.read(message.headers, root)
-        parent = root if self._new_trace else context
-        span = self._begin_send(message, parent, _links_to(before))
-        if before is None:
-            message.headers = self._headers.with_context_of(span, message.headers)
+        try:
+            root = Context()
+            context, before = self._headers.read(message.headers, root)
+            parent = root if self._new_trace else context
+            span = self._begin_send(message, parent, _links_to(before))
+            if before is None:
+                message.headers = self._headers.with_context_of(span, message.headers)
+        except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
+            self._failed(error)
 
     def _begin_send(self, message: Outgoing, parent: Context | None, links: Sequence[Link]) -> Span:
         name, attributes = self._sending_of(message.topic)
         span = self._tracer.start_span(name, parent, SpanKind.PRODUCER, attributes, links)
+        self._sends[message] = span
         if span.is_recording():
             span.set_attributes(self._of_content(message.key, message.value))
-        self._sends[message] = span
         return span
 
     def _sending_of(self, topic: str) -> tuple[str, Attributes]:
@@ -210,28 +227,44 @@ class Tracing:
         for message in messages:
             if (span := self._sends.pop(message, None)) is None:
                 continue
-            if isinstance(span, ManySends):
-                span.ended(message)
-                continue
-            if span.is_recording():
-                outcome = message.outcome
-                if isinstance(outcome, RecordMetadata):
+            try:
+                if isinstance(span, ManySends):
+                    span.ended(message)
+                elif not span.is_recording():
+                    span.end()
+                elif isinstance(outcome := message.outcome, RecordMetadata):
                     span.set_attributes(
                         {_PARTITION: str(outcome.partition), _OFFSET: outcome.offset}
                     )
-                elif outcome is not None:
-                    _fail(span, outcome)
-            span.end()
+                    span.end()
+                else:
+                    _end(span, outcome)
+            except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
+                self._failed(error)
 
     def refused(self, messages: Sequence[object], why: BaseException) -> None:
         """End the spans of messages that the producer has not accepted."""
         for message in messages:
-            span = self._sends.pop(message, None)
-            if isinstance(span, ManySends):
-                span.failed(why)
-            elif span is not None:
-                _fail(span, why)
-                span.end()
+            if (span := self._sends.pop(message, None)) is None:
+                continue
+            try:
+                if isinstance(span, ManySends):
+                    span.failed(why)
+                else:
+                    _end(span, why)
+            except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
+                self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Note an error of the SDK or the propagator, which must not stop a message."""
+        self._log.often(
+            logging.WARNING,
+            "tracing_failed",
+            "OpenTelemetry has raised an error, so a span or a context is missing. The message is"
+            " not affected. Check the provider, its processors and the propagator: %s",
+            error,
+            error=error,
+        )
 
     # Handling
 
@@ -252,6 +285,17 @@ class Tracing:
             base = contexts.get_current()
         else:
             base = Context()
+        try:
+            span, context = self._begin_process(held, handler, base)
+        except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
+            self._failed(error)
+            return Processing(INVALID_SPAN, base, self._failed)
+        return Processing(span, set_span_in_context(span, context), self._failed)
+
+    def _begin_process(
+        self, held: AnyMessage | AnyBatch, handler: str | None, base: Context
+    ) -> tuple[Span, Context]:
+        """Begin the span of a message or a batch; return it and the context that it is in."""
         place = held.tp, handler
         if (known := self._of_place.get(place)) is None:
             known = self._of_place[place] = self._processing_of(*place)
@@ -267,7 +311,7 @@ class Tracing:
         span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links)
         if span.is_recording():
             span.set_attributes(self._of_held(held))
-        return Processing(span, set_span_in_context(span, context))
+        return span, context
 
     def _processing_of(self, tp: TP, handler: str | None) -> tuple[str, Attributes]:
         """Return the name and the attributes of the spans of a partition and a handler."""
@@ -357,18 +401,18 @@ class ManySends:
             return
         if self._first is not None:
             self._span.set_attribute(_FAILED, self._failed)
-            _fail(self._span, self._first)
-        self._span.end()
+        _end(self._span, self._first)
 
 
 class Processing:
     """The block in which a message or a batch is handled, with its span as the current one."""
 
-    __slots__ = ("_context", "_token", "span")
+    __slots__ = ("_context", "_failed", "_token", "span")
 
-    def __init__(self, span: Span, context: Context) -> None:
+    def __init__(self, span: Span, context: Context, failed: Callable[[Exception], None]) -> None:
         self.span = span
         self._context = context
+        self._failed = failed  # called with an error of the SDK
 
     def __enter__(self) -> Span:
         self._token = contexts.attach(self._context)
@@ -376,13 +420,23 @@ class Processing:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         contexts.detach(self._token)
-        if error is not None:
-            _fail(self.span, error)
-        self.span.end()
+        try:
+            _end(self.span, error)
+        except Exception as wrong:  # noqa: BLE001 - whatever the user's SDK raises
+            self._failed(wrong)
 
 
 def _links_to(sender: SpanContext | None) -> Sequence[Link]:
     return _NO_LINKS if sender is None else (Link(sender),)
+
+
+def _end(span: Span, error: BaseException | None) -> None:
+    """End a span, with an error if there is one."""
+    try:
+        if error is not None:
+            _fail(span, error)
+    finally:
+        span.end()
 
 
 def _fail(span: Span, error: BaseException) -> None:

@@ -70,6 +70,16 @@ async def test_each_call_that_sends_makes_one_span() -> None:
     assert refused.attributes["error.type"] == "transport.errors.MessageTooLarge"
 
 
+async def test_a_call_that_waits_for_the_partitions_makes_one_span() -> None:
+    recorder = Recorder()
+    async with open_app(app_on(broker_with(ORDERS, BILLS), tracing=recorder.tracing())) as app:
+        await app.topic("orders").send_and_wait(value=b"1")
+        await (await app.topic("bills").send_many([(None, b"2"), (None, b"3")]))
+        assert app.tracing.unfinished == 0
+    assert [span.name for span in recorder.spans()] == ["send orders", "send bills"]
+    assert recorder.balance.open == set()
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("many", [False, True])
 async def test_a_sender_that_is_cancelled_while_it_waits_ends_its_span(many: bool) -> None:

@@ -17,6 +17,7 @@ import trio.testing
 from tests.apps import app_on, broker_with, nothing_comes, take, write
 from tests.lanes import NEVER, Place
 from tests.nurseries.clock import jumping
+from tests.producing.held_back import HeldBack, app_with
 from tests.scripted import Function, fails, replace
 from transport import (
     TP,
@@ -230,6 +231,30 @@ async def test_on_sends_error_receives_the_errors() -> None:
         ((_, errors),) = diary.told("on_sends_error")
         assert [type(error) for error in errors] == [MessageTooLarge]
         assert not diary.told("on_sends_completed")
+
+
+@jumping
+async def test_a_report_about_several_topics_counts_the_written_messages_of_each() -> None:
+    diary, client = Diary(), HeldBack()
+    async with app_with(client, monitor=diary) as app:
+        orders, bills = app.topic("orders"), app.topic("bills")
+        first, failed = await orders.send(value=b"1"), await orders.send(value=b"not written")
+        second, third = await bills.send(value=b"22"), await orders.send(value=b"333")
+        await trio.testing.wait_all_tasks_blocked()
+        written = [
+            (each, RecordMetadata(each.topic, 0, offset, 1.0))
+            for offset, each in enumerate([first, second, third])
+        ]
+        client.report([written[0], (failed, DeliveryFailed("too late")), *written[1:]])
+        assert diary.told("on_bytes_sent") == [
+            (app.producer, "orders", first.size + third.size),
+            (app.producer, "bills", second.size),
+        ]
+        ((_, metadata),) = diary.told("on_sends_completed")
+        assert list(metadata) == [each for _, each in written]
+        assert list(metadata[1:]) == [each for _, each in written[1:]]
+        with pytest.raises(DeliveryFailed):
+            await failed
 
 
 @jumping

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from tests.apps import app_on, broker_with, take
-from transport import TP, App, Message, Monitor, Retry, Sensors
+from transport import TP, App, Message, Monitor, RecordMetadata, Retry, Sensors
 from transport.monitoring.prometheus import Metrics, PrometheusSensor, observe_all
 
 ORDERS = TP("orders", 0)
@@ -189,6 +189,18 @@ async def test_it_can_be_combined_with_a_monitor(registry: CollectorRegistry) ->
         await app.topic("orders").send_and_wait(value=b"value")
         assert monitor.snapshot().sends_completed == 1
     assert samples(registry)["sent_messages_total orders"] == 1
+
+
+async def test_messages_that_another_sensor_passes_on_are_counted_by_topic(
+    registry: CollectorRegistry, autojump_clock: MockClock
+) -> None:
+    sensor = PrometheusSensor(registry)
+    async with app_on(broker_with(ORDERS), monitor=sensor) as app:
+        written = [RecordMetadata(topic, 0, 0, 1.0) for topic in ("orders", "bills", "orders")]
+        sensor.on_sends_completed(app.producer, written)
+        found = samples(registry)
+    assert found["sent_messages_total orders"] == 2
+    assert found["sent_messages_total bills"] == 1
 
 
 def test_values_observed_at_once_count_as_one_by_one() -> None:

@@ -35,11 +35,28 @@ UPSTREAM = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UPSTREAM_TRACE, UPSTREAM_SPAN = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 
 
+class Balance(SpanProcessor):
+    """A processor that knows the spans that have begun and not ended."""
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        self.begun = 0
+
+    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
+        self.begun += 1
+        self.open.add(id_of(span))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.open.remove(id_of(span))  # raises at a second end
+
+
 class Recorder:
-    """A provider of the SDK that keeps each ended span."""
+    """A provider of the SDK that keeps each ended span, and knows those that have not ended."""
 
     def __init__(self, **options: Any) -> None:
         self.provider = TracerProvider(**options)
+        self.balance = Balance()
+        self.provider.add_span_processor(self.balance)
         self._exporter = InMemorySpanExporter()
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
@@ -59,8 +76,11 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def recorder() -> Iterator[Recorder]:
+    """Return a recorder, and check that each span has ended with the test."""
+    recorder = Recorder()
+    yield recorder
+    assert recorder.balance.open == set()
 
 
 @pytest.fixture(autouse=True)
@@ -181,11 +201,12 @@ async def test_the_headers_of_the_user_stay_and_an_old_context_is_replaced_and_l
     assert mine[1] == ("traceparent", UPSTREAM)
 
 
+@pytest.mark.parametrize("new_trace", [False, True])
 async def test_baggage_travels_with_the_message(
-    recorder: Recorder, autojump_clock: MockClock
+    new_trace: bool, recorder: Recorder, autojump_clock: MockClock
 ) -> None:
     broker, seen = broker_with(ORDERS), []
-    async with app_on(broker, tracing=recorder.tracing()) as app:
+    async with app_on(broker, tracing=recorder.tracing(new_trace=new_trace)) as app:
 
         @app.handler(app.topic("orders"))
         async def note(message: Message[bytes, bytes]) -> None:
@@ -266,6 +287,19 @@ async def test_a_queued_message_that_is_refused_has_a_span_with_the_error(
     span = recorder.only("send nowhere")
     assert span.attributes["error.type"] == "transport.errors.UnknownTopic"
     assert parent_of(span) == main.get_span_context().span_id
+
+
+async def test_a_queued_message_that_the_producer_refuses_has_only_one_span(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    async with app_on(
+        broker_with(ORDERS), tracing=recorder.tracing(), max_request_size=1000
+    ) as app:
+        with pytest.raises(MessageTooLarge):
+            await app.topic("orders").send_soon(value=b"x" * 1000)
+        assert app.tracing.unfinished == 0
+    error = recorder.only("send orders").attributes["error.type"]
+    assert error == "transport.errors.MessageTooLarge"
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -553,7 +587,8 @@ async def test_a_batch_has_one_span_with_a_link_to_each_span_that_has_sent_its_m
     broker = broker_with(ORDERS)
     async with app_on(broker, tracing=recorder.tracing()) as app:
         await app.topic("orders").send(value=b"1")
-        await app.topic("orders").send_many([(None, b"2"), (None, b"3")])
+        other = {"key": None, "value": b"3", "headers": {"a": b"1"}}
+        await app.topic("orders").send_many([(None, b"2"), other])
         await app.topic("orders").send(value=b"4", headers={"a": b"1"})
         await app.producer.flush()
         write(broker, ORDERS)  # without a context
@@ -614,11 +649,12 @@ async def test_each_part_of_a_failed_batch_has_a_span(
     ]
 
 
+@pytest.mark.parametrize("new_trace", [False, True])
 async def test_a_dead_letter_keeps_the_context_of_its_message_and_its_span_links_to_it(
-    recorder: Recorder, autojump_clock: MockClock
+    new_trace: bool, recorder: Recorder, autojump_clock: MockClock
 ) -> None:
     broker = broker_with(ORDERS, DEAD)
-    async with app_on(broker, tracing=recorder.tracing()) as app:
+    async with app_on(broker, tracing=recorder.tracing(new_trace=new_trace)) as app:
 
         @app.handler(app.topic("orders"), dead_letters=app.topic("dead"))
         async def fail(message: Message[bytes, bytes]) -> None:
@@ -630,7 +666,8 @@ async def test_a_dead_letter_keeps_the_context_of_its_message_and_its_span_links
     before = headers_at(broker, ORDERS)
     assert headers_at(broker, DEAD)[: len(before)] == before
     assert [name for name, _ in headers_at(broker, DEAD)].count("traceparent") == 1
-    assert (parent_of(letter), linked_to(letter)) == (id_of(sent), [id_of(sent)])
+    assert parent_of(letter) == (None if new_trace else id_of(sent))
+    assert linked_to(letter) == [id_of(sent)]
 
 
 async def test_in_a_transaction_spans_are_the_same_and_a_repeated_attempt_has_its_own(
@@ -697,6 +734,27 @@ async def test_a_block_for_a_message_without_a_context_is_below_the_current_span
     assert failed.status.status_code is StatusCode.ERROR
     assert parent_of(failed) == parent_of(fine) == main.get_span_context().span_id
     assert linked_to(fine) == []
+
+
+@pytest.mark.parametrize(
+    ("parent", "sender"), [(UPSTREAM, [UPSTREAM_SPAN]), (b"00-0-0-01", [])], ids=str
+)
+async def test_a_block_has_the_baggage_of_the_sender_and_that_of_its_own_task(
+    parent: bytes, sender: list[int], recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    broker = broker_with(ORDERS)
+    headers = [("traceparent", parent), ("baggage", b"customer=7")]
+    broker.log(ORDERS).append(None, b"value", headers, broker.clock())
+    async with app_on(broker, tracing=recorder.tracing()) as app:
+        [message] = await take(aiter(app.topic("orders")), 1)
+        with recorder.span("main") as main:
+            token = attach(baggage.set_baggage("mine", "1"))
+            with app.tracing.processing(message):
+                assert baggage.get_all() == {"mine": "1", "customer": "7"}
+            detach(token)
+    process = recorder.only("process orders")
+    assert linked_to(process) == sender
+    assert [parent_of(process)] == (sender or [main.get_span_context().span_id])
 
 
 # Options
@@ -947,21 +1005,6 @@ async def test_an_error_whose_text_cannot_be_made_is_still_the_error_of_the_hand
 
 
 # Cancelled after each step
-
-
-class Balance(SpanProcessor):
-    """A processor that knows the spans that have begun and not ended."""
-
-    def __init__(self) -> None:
-        self.open: set[int] = set()
-        self.begun = 0
-
-    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
-        self.begun += 1
-        self.open.add(id_of(span))
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.open.remove(id_of(span))  # raises at a second end
 
 
 class Cancelled:

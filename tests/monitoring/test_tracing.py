@@ -382,6 +382,19 @@ async def test_the_end_of_the_app_ends_the_spans_of_messages_in_flight(
     assert recorder.only("send orders").status.status_code is StatusCode.ERROR
 
 
+async def test_a_ctrl_c_while_the_span_of_send_many_begins_ends_it(
+    recorder: Recorder, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async with app_on(broker_with(ORDERS), tracing=recorder.tracing()) as app:
+        monkeypatch.setattr(TraceHeaders, "with_context_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            await app.topic("orders").send_many([(None, b"1"), (None, b"2")])
+        assert app.tracing.unfinished == 0
+
+
 # Handling
 
 

@@ -341,9 +341,9 @@ class Producer(Service):
             await trio.lowlevel.checkpoint()
             return many
         topic = messages[0].topic
-        if self._tracing is not None:
-            self._tracing.sending_many(messages)
         try:
+            if self._tracing is not None:
+                self._tracing.sending_many(messages)
             count = self.known_partitions(topic)
             if count is None:
                 count = await self.ask_partitions(topic)

@@ -681,6 +681,24 @@ async def test_a_dead_letter_keeps_the_context_of_its_message_and_its_span_links
     assert [name for name, _ in headers_at(broker, DEAD)].count("traceparent") == 1
     assert parent_of(letter) == (None if new_trace else id_of(sent))
     assert linked_to(letter) == [id_of(sent)]
+    assert (sent.kind, letter.kind) == (SpanKind.PRODUCER, SpanKind.CLIENT)
+
+
+async def test_a_dead_letter_of_a_message_without_a_context_has_that_of_its_own_span(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    broker = broker_with(ORDERS, DEAD)
+    write(broker, ORDERS)
+    async with app_on(broker, tracing=recorder.tracing()) as app:
+
+        @app.handler(app.topic("orders"), dead_letters=app.topic("dead"))
+        async def fail(message: Message[bytes, bytes]) -> None:
+            raise ValueError
+
+        await handled(app, 0)
+    letter = recorder.only("send dead")
+    assert letter.kind is SpanKind.PRODUCER
+    assert b"%016x" % id_of(letter) in (dict(headers_at(broker, DEAD))["traceparent"] or b"")
 
 
 async def test_in_a_transaction_spans_are_the_same_and_a_repeated_attempt_has_its_own(

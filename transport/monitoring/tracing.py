@@ -167,7 +167,7 @@ class Tracing:
             if headers:
                 _, before = self._headers.read(headers, Context())
                 links = _links_to(before)
-            span = self._begin_send(message, None, links)
+            span = self._begin_send(message, None, links, SpanKind.PRODUCER)
             message.headers = self._headers.with_context_of(span, headers)
         except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
             self._failed(error)
@@ -202,15 +202,19 @@ class Tracing:
             root = Context()
             context, before = self._headers.read(message.headers, root)
             parent = root if self._new_trace else context
-            span = self._begin_send(message, parent, _links_to(before))
+            # By the conventions, only a span whose context is in the headers is a producer's.
+            kind = SpanKind.PRODUCER if before is None else SpanKind.CLIENT
+            span = self._begin_send(message, parent, _links_to(before), kind)
             if before is None:
                 message.headers = self._headers.with_context_of(span, message.headers)
         except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
             self._failed(error)
 
-    def _begin_send(self, message: Outgoing, parent: Context | None, links: Sequence[Link]) -> Span:
+    def _begin_send(
+        self, message: Outgoing, parent: Context | None, links: Sequence[Link], kind: SpanKind
+    ) -> Span:
         name, attributes = self._sending_of(message.topic)
-        span = self._tracer.start_span(name, parent, SpanKind.PRODUCER, attributes, links)
+        span = self._tracer.start_span(name, parent, kind, attributes, links)
         self._sends[message] = span
         if span.is_recording():
             span.set_attributes(self._of_content(message.key, message.value))

@@ -770,7 +770,7 @@ async def test_a_block_for_a_message_without_a_context_is_below_the_current_span
 @pytest.mark.parametrize(
     ("parent", "sender"), [(UPSTREAM, [UPSTREAM_SPAN]), (b"00-0-0-01", [])], ids=str
 )
-async def test_a_block_has_the_baggage_of_the_sender_and_that_of_its_own_task(
+async def test_a_block_in_another_span_is_linked_to_it_and_has_both_baggages(
     parent: bytes, sender: list[int], recorder: Recorder, autojump_clock: MockClock
 ) -> None:
     broker = broker_with(ORDERS)
@@ -783,9 +783,23 @@ async def test_a_block_has_the_baggage_of_the_sender_and_that_of_its_own_task(
             with app.tracing.processing(message):
                 assert baggage.get_all() == {"mine": "1", "customer": "7"}
             detach(token)
+    process, around = recorder.only("process orders"), [main.get_span_context().span_id]
+    assert [parent_of(process)] == (sender or around)
+    assert linked_to(process) == (sender and sender + around)
+
+
+async def test_with_new_trace_a_block_in_another_span_is_below_it(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    broker = broker_with(ORDERS)
+    broker.log(ORDERS).append(None, b"value", [("traceparent", UPSTREAM)], broker.clock())
+    async with app_on(broker, tracing=recorder.tracing(new_trace=True)) as app:
+        [message] = await take(aiter(app.topic("orders")), 1)
+        with recorder.span("main") as main, app.tracing.processing(message):
+            pass
     process = recorder.only("process orders")
-    assert linked_to(process) == sender
-    assert [parent_of(process)] == (sender or [main.get_span_context().span_id])
+    assert parent_of(process) == main.get_span_context().span_id
+    assert linked_to(process) == [UPSTREAM_SPAN]
 
 
 # Options

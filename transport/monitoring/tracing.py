@@ -282,7 +282,8 @@ class Tracing:
 
         Args:
             handler: the name of the handler. None: the block is your own, and a message without a
-                context has a span below the current one.
+                context has a span below the current one. With a context, the span has a link to the
+                current one.
         """
         if handler is None:
             instance("held", held, (Message, Batch), "a Message or a Batch")
@@ -312,6 +313,8 @@ class Tracing:
             links = _links_to(sender)
             if sender is not None and self._new_trace:
                 context = set_span_in_context(get_current_span(base), context)
+            elif sender is not None and base:  # there may be a span around a block of the user
+                links = (*links, *_links_to(get_current_span(base).get_span_context()))
         span = self._tracer.start_span(name, context, SpanKind.CONSUMER, attributes, links)
         if span.is_recording():
             span.set_attributes(self._of_held(held))
@@ -430,8 +433,8 @@ class Processing:
             self._failed(wrong)
 
 
-def _links_to(sender: SpanContext | None) -> Sequence[Link]:
-    return _NO_LINKS if sender is None else (Link(sender),)
+def _links_to(other: SpanContext | None) -> Sequence[Link]:
+    return _NO_LINKS if other is None or not other.is_valid else (Link(other),)
 
 
 def _end(span: Span, error: BaseException | None) -> None:

@@ -93,7 +93,11 @@ class Sensor:
         """Called when `count` accepted messages are about to be passed to the client."""
 
     def on_sends_completed(self, producer: Producer, written: Sequence[RecordMetadata]) -> None:
-        """Called when messages were written to their partitions."""
+        """Called when messages were written to their partitions.
+
+        Args:
+            written: to be read in the call. It keeps the messages alive.
+        """
 
     def on_bytes_sent(self, producer: Producer, topic: str, count: int) -> None:
         """Called after `on_sends_completed`, for each topic.

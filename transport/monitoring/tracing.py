@@ -148,6 +148,8 @@ class Tracing:
                 f" {app.id!r}"
             )
         self._app = app
+        self._of_topic.clear()
+        self._of_place.clear()
         self._log = Log("transport.tracing", app.id)
         self._of_app = {
             "messaging.system": "kafka",
@@ -181,9 +183,11 @@ class Tracing:
             links = self._links(messages)
             span = self._tracer.start_span(name, None, SpanKind.PRODUCER, attributes, links)
             # First of all, so that the span ends even if the propagator raises an error.
-            self._sends.update(dict.fromkeys(messages, ManySends(span, len(messages))))
             if span.is_recording():
+                self._sends.update(dict.fromkeys(messages, ManySends(span, len(messages))))
                 span.set_attribute(_COUNT, len(messages))
+            else:  # its end has no effect, so one message is enough to know that it began
+                self._sends[messages[0]] = span
             alone = self._headers.with_context_of(span, ())
             for message in messages:  # once for each message
                 if message.headers:

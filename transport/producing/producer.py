@@ -271,13 +271,13 @@ class Producer(Service):
         Raises what `send` raises, except for errors about the topic's metadata.
         """
         now = self._now()
-        if self._tracing is not None:
-            self._tracing.sending(message)
-        if count is None:
-            count, until = self._partitions.get(message.topic, _UNKNOWN)
-            if now >= until:
-                return None
         try:
+            if self._tracing is not None:
+                self._tracing.sending(message)
+            if count is None:
+                count, until = self._partitions.get(message.topic, _UNKNOWN)
+                if now >= until:
+                    return None
             self._prepare(message, count)
             # As `_accept`, without its call, because this runs for each message.
             if not self._accepts:
@@ -369,13 +369,13 @@ class Producer(Service):
 
         Otherwise the same as `accept_now`. Either all messages fit, or none is accepted.
         """
-        if self._tracing is not None:
-            self._tracing.sending_many(messages)
-        if count is None:
-            count = 0 if not messages else self.known_partitions(messages[0].topic)
-        if count is None:
-            return None
         try:
+            if self._tracing is not None:
+                self._tracing.sending_many(messages)
+            if count is None:
+                count = 0 if not messages else self.known_partitions(messages[0].topic)
+            if count is None:
+                return None
             self._prepare_all(messages, count)
             if self._accepts and not self._in_flight.have_room(messages):
                 return None

@@ -417,6 +417,37 @@ def test_message_larger_than_a_request_fails_alone(large: Outgoing) -> None:
     assert [batch.record_count for batch in rig.queue()] == [2]
 
 
+HEADERS: list[Headers] = [
+    (),
+    [("a", b"1")],
+    [("\u20ac" * 40, None)] * 3,
+    [("h", b"x" * 90), ("i", None)],
+]
+
+
+@pytest.mark.parametrize("headers", HEADERS, ids=["none", "one", "wide names", "two"])
+def test_the_same_messages_are_too_large_as_for_the_client(headers: Headers) -> None:
+    """Each of them follows messages with other headers, in one append."""
+    rig = Rig()
+    asked = rig.producer._estimate_size_in_bytes
+    room = 10_000 - asked(None, b"", list(headers)) - 4
+    near = [message(b"x" * (room + more), headers=headers) for more in range(8)]
+    others = [message(headers=each) for each in HEADERS]
+    appended = rig.append([each for one in near for each in (*others, one)])
+    expected = [one for one in near if asked(None, one.value, list(headers)) > 10_000]
+    assert 0 < len(expected) < len(near)
+    assert [refused for refused, _ in appended.refused] == expected
+
+
+def test_messages_of_one_append_keep_their_own_headers() -> None:
+    rig = Rig()
+    shared = HEADERS[1]
+    given = [HEADERS[0], shared, shared, HEADERS[2], shared, HEADERS[3], HEADERS[0]]
+    rig.append([message(headers=each) for each in given])
+    written = [each for batch in MemoryRecords(rig.drain().records.buffer()) for each in batch]
+    assert [each.headers for each in written] == [list(each) for each in given]
+
+
 def test_left_by_returns_messages_that_a_closed_client_did_not_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

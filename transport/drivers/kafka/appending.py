@@ -21,7 +21,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -38,7 +38,8 @@ from transport.drivers.kafka.sleep import NOW, Sleep
 # The most bytes that the client's estimate adds to key and value of a message without headers: the
 # header of a batch, 21 bytes, and the lengths of key, value and headers.
 _MOST_OVERHEAD = 100
-_NO_HEADERS: list[Any] = []
+# The most bytes that the lengths of a header take.
+_HEADER_OVERHEAD = 10
 
 
 class FilledBatch(ProducerBatch):  # type: ignore[misc]
@@ -259,15 +260,18 @@ class Appending:
         append, add = records._builder.append, part.messages.append
         easy = self.producer.config["max_request_size"] - _MOST_OVERHEAD
         taken = 0
+        # Often the same for all messages: none, or the context of a trace.
+        given: Any = ()
+        headers: list[Any] = []
+        size_of_headers = 0
         for message in messages[at:] if at else messages:  # this loop runs once per message
             key, value, stamp = message.key, message.value, message.timestamp_ms
-            headers = message.headers
             try:
-                if headers or len(key or b"") + len(value or b"") > easy:
-                    headers = list(headers)
+                if message.headers is not given:
+                    size_of_headers = _most_bytes(message.headers)
+                    given, headers = message.headers, list(message.headers)
+                if len(key or b"") + len(value or b"") + size_of_headers > easy:
                     self._check_size(key, value, headers)
-                else:
-                    headers = _NO_HEADERS
                 if append(number, now_ms if stamp is None else stamp, key, value, headers) is None:
                     break
             except Exception as error:  # noqa: BLE001 - whatever it is, it concerns one message
@@ -287,3 +291,8 @@ class Appending:
         # `_estimate_size_in_bytes`, `_ensure_valid_record_size`: `send` makes the same check.
         size = self.producer._estimate_size_in_bytes(key, value, headers)
         self.producer._ensure_valid_record_size(size)
+
+
+def _most_bytes(headers: Iterable[tuple[str, bytes | None]]) -> int:
+    """Return the most bytes that the client's estimate adds for the headers of a message."""
+    return sum(4 * len(name) + len(data or b"") + _HEADER_OVERHEAD for name, data in headers)

@@ -879,6 +879,22 @@ def test_truncation_error_has_divergent_offsets() -> None:
     assert error.divergent_offsets[TopicPartition("t", 0)].offset == 3
 
 
+def test_a_request_for_a_place_in_a_log_is_noted_in_the_state() -> None:
+    """`starts.py` recognizes an answer to an earlier request."""
+    state = TopicPartitionState()
+    state.reset(-2)
+    assert state.next_allowed_retry_time is None
+    state.set_reset_pending(1.0)
+    assert state.next_allowed_retry_time == 1.0
+    state.reset_failed(2.0)
+    assert state.next_allowed_retry_time == 2.0
+    state.reset(-2)
+    assert state.next_allowed_retry_time is None
+    ask = inspect.getsource(Fetcher._reset_offsets_async)
+    asks = ("self._subscriptions.set_reset_pending(", "self._reset_offsets_for_node,")
+    assert in_order(ask, "while not timer.expired:", *asks)
+
+
 def test_a_start_has_no_leader_epoch() -> None:
     """`starts.py` recognizes a position that a seek or an assignment has set."""
     state = TopicPartitionState()

@@ -11,7 +11,7 @@ import pytest
 import trio
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.consumer.subscription_state import SubscriptionState
+from kafka.consumer.subscription_state import SubscriptionState, TopicPartitionState
 
 from tests.drivers.rig import Rig
 from tests.records import fetched as fetched_of
@@ -48,10 +48,29 @@ def test_truncated_log_continues_at_divergent_offset(
     assert not fetched
     if place is None:
         assert (state.position, state.reset_strategy) == (None, sought)
+        consumer._subscription.set_reset_pending([partition], 0.0)
         consumer._fetcher._reset_offset_if_needed(partition, sought, 4)
         sought = 4
     assert state.position.offset == sought
     assert list(starts.resets) == [Reset(tp, 9, sought, False, policy == "latest")]
+
+
+def test_an_answer_for_an_old_topic_does_not_start_the_new_one() -> None:
+    """Both topics begin at the start of their logs, which is another offset."""
+    consumer, partition = bare_consumer(), TopicPartition("t", 0)
+    subscription = consumer._subscription
+    starts = Starts(ClientSettings(group_id="g", auto_offset_reset="earliest"), lambda: None)
+    starts.attach(consumer)
+    starts.begin_at_the_start([TP("t", 0)])
+    subscription.set_reset_pending([partition], 0.0)
+    subscription.assignment[partition] = TopicPartitionState()  # as in `begin_anew`
+    starts.begin_at_the_start([TP("t", 0)])
+    consumer._fetcher._reset_offset_if_needed(partition, -2, 500)
+    assert subscription.assignment[partition].position is None
+    assert subscription.partitions_needing_reset() == {partition}
+    subscription.set_reset_pending([partition], 0.0)
+    consumer._fetcher._reset_offset_if_needed(partition, -2, 0)
+    assert subscription.assignment[partition].position.offset == 0
 
 
 def test_truncated_log_ends_reading_with_policy_error() -> None:

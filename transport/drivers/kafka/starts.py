@@ -93,6 +93,12 @@ class Starts:
         take = fetcher._reset_offset_if_needed
 
         def take_and_report(partition: Any, timestamp: int, offset: int) -> None:
+            state = self._subscription.assignment.get(partition)
+            # `next_allowed_retry_time`: set with each request, and removed by each new reset. An
+            # answer to an earlier request may concern an old topic of the same name. The client
+            # requests the place again.
+            if state is not None and state.next_allowed_retry_time is None:
+                return
             take(partition, timestamp, offset)
             self._report_reset(TP(*partition), offset)
 

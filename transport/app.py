@@ -190,6 +190,7 @@ class App:
         self._root = _Root(self)
         self.handlers = Handlers(self, lambda: self._root.has_crashed, self.transport.observers)
         self._running: AbstractAsyncContextManager[_Root] | None = None
+        self._failed_to_open = False
         self._token: trio.lowlevel.TrioToken | None = None  # of the trio run
         self._handlers: SignalHandlers | None = None
 
@@ -455,6 +456,7 @@ class App:
             await self._running.__aenter__()
         except BaseException:  # also Cancelled: the app was not opened
             self.is_open = False
+            self._failed_to_open = True
             raise
         self.is_open = True
         if self.handlers and self.handlers.state is State.IDLE:  # added during the last checkpoint
@@ -600,7 +602,7 @@ class App:
             self.handlers,
             self.tree(),
             client=self.transport.driver_version,
-            has_crashed=self._root.has_crashed,
+            has_crashed=self._root.has_crashed or self._failed_to_open,
         )
 
     def health(self, status: Status | None = None) -> Health:

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from nurseries import Node, State
 from tests.apps import app_on, broker_with, evict_all
 from tests.lanes import Place
-from transport import TP, App, Health, Message, PartitionStatus, Status
+from transport import TP, App, BrokerUnavailable, Health, Message, PartitionStatus, Status
 from transport.inspecting.health import health_of
 
 ORDERS_0 = TP("orders", 0)
@@ -164,6 +164,13 @@ async def test_a_crashed_app_is_not_live(autojump_clock: MockClock) -> None:
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with app:
             await trio.sleep_forever()
+    assert app.health() == Health(live=False, ready=False, reasons=("the app has crashed",))
+
+
+async def test_an_app_that_could_not_be_opened_has_crashed() -> None:
+    app = App("group", "kafka://127.0.0.1:1", connect_timeout=0.1)
+    with pytest.RaisesGroup(BrokerUnavailable, flatten_subgroups=True):
+        await app.__aenter__()
     assert app.health() == Health(live=False, ready=False, reasons=("the app has crashed",))
 
 

@@ -26,7 +26,8 @@ from tests.producing.held_back import HeldBack, app_with
 from transport import TP, App, DeliveryFailed, HandlerTimeout, MemoryBroker, Message, Retry
 from transport.errors import AppClosed, MessageTooLarge, UnknownTopic
 from transport.message import Batch
-from transport.monitoring.trace_context import TraceHeaders
+from transport.monitoring.spans.attributes import SpanAttributes
+from transport.monitoring.spans.trace_context import TraceHeaders
 from transport.monitoring.tracing import Tracing
 from transport.testing import Target, cancel_everywhere
 
@@ -917,9 +918,9 @@ def test_a_tracing_belongs_to_one_app() -> None:
     ],
 )
 def test_the_server_is_named_if_there_is_only_one(broker: Any, server: dict[str, Any]) -> None:
-    tracing = Tracing()
-    App("one", broker, tracing=tracing)
-    named = tracing._attributes("send", "orders")
+    attributes = SpanAttributes(keys=False)
+    attributes.open(App("one", broker))
+    _, named = attributes.of_sending("orders")
     assert {name: value for name, value in named.items() if name.startswith("server")} == server
 
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import StatusCode
 
 from tests.anyio.test_without_crossing import all_wait
 from tests.apps import app_on, broker_with
-from tests.monitoring.test_tracing import Recorder, id_of, linked_to, parent_of
+from tests.monitoring.tracing.recording import Recorder, id_of, linked_to, parent_of
 from tests.producing.held_back import HeldBack, app_with
 from transport import TP, Message, MessageTooLarge
 from transport.anyio import open_app

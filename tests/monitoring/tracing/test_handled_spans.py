@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 from trio.testing import MockClock
 
-from tests.apps import app_on, broker_with, write
+from tests.apps import app_on, broker_with, committed, write
 from tests.monitoring.tracing.recording import (
     BILLS,
     DEAD,
@@ -23,7 +23,7 @@ from tests.monitoring.tracing.recording import (
     parent_of,
     trace_of,
 )
-from transport import HandlerTimeout, Message, Retry
+from transport import JSON, HandlerTimeout, Message, Retry
 from transport.message import Batch
 
 
@@ -217,6 +217,30 @@ async def test_a_large_batch_has_links_to_its_first_128_messages(
     assert len(process.links) == 128
     assert process.dropped_links == 0
     assert process.attributes["messaging.batch.message_count"] == 200
+
+
+async def test_messages_of_one_send_many_count_once_for_the_links_of_a_batch(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    broker = broker_with(ORDERS)
+    async with app_on(broker, tracing=recorder.tracing()) as app:
+        await (await app.topic("orders").send_many([(None, b"value")] * 200))
+        await app.topic("orders").send_and_wait(value=b"value")
+        app.batch_handler(app.topic("orders"), ignore, linger=1)
+        await handled(app)
+    sent = recorder.spans("send orders")
+    assert linked_to(recorder.only("process orders")) == [id_of(span) for span in sent]
+
+
+async def test_a_message_that_cannot_be_decoded_has_no_span(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    broker = broker_with(ORDERS, records=1)
+    async with app_on(broker, tracing=recorder.tracing()) as app:
+        app.handler(app.topic("orders", value_type=JSON), ignore, dead_letters="skip")
+        await handled(app, 0)
+        assert committed(broker)[ORDERS] == 1
+    assert recorder.spans() == []
 
 
 async def test_each_part_of_a_failed_batch_has_a_span(

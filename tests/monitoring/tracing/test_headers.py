@@ -26,7 +26,7 @@ from tests.monitoring.tracing.recording import (
     parent_of,
     trace_of,
 )
-from transport import Message
+from transport import Message, MessageTooLarge
 from transport.monitoring.spans.trace_context import TraceHeaders
 from transport.monitoring.tracing import Tracing
 
@@ -69,6 +69,39 @@ async def test_baggage_travels_with_the_message(
         detach(token)
         await handled(app)
     assert seen == ["7"]
+
+
+async def test_a_propagator_without_baggage_neither_reads_nor_writes_it(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    broker, seen = broker_with(ORDERS, BILLS), []
+    headers = [("traceparent", UPSTREAM), ("baggage", b"customer=7")]
+    broker.log(ORDERS).append(None, b"value", headers, broker.clock())
+    tracing = recorder.tracing(propagator=TraceContextTextMapPropagator())
+    async with app_on(broker, tracing=tracing) as app:
+
+        @app.handler(app.topic("orders"))
+        async def bill(message: Message[bytes, bytes]) -> None:
+            seen.append(baggage.get_baggage("customer"))
+            attach(baggage.set_baggage("mine", "1"))
+            await app.topic("bills").send(value=b"a bill")
+
+        await handled(app)
+    assert seen == [None]
+    assert linked_to(recorder.only("process orders")) == [UPSTREAM_SPAN]
+    assert [name for name, _ in headers_at(broker, BILLS)] == ["traceparent"]
+
+
+async def test_the_context_counts_for_the_size_of_a_message(
+    recorder: Recorder, autojump_clock: MockClock
+) -> None:
+    value = b"x" * 900
+    async with app_on(broker_with(ORDERS), max_request_size=1000) as plain:
+        await plain.topic("orders").send_and_wait(value=value)
+    tracing = recorder.tracing()
+    async with app_on(broker_with(ORDERS), tracing=tracing, max_request_size=1000) as traced:
+        with pytest.raises(MessageTooLarge):
+            await traced.topic("orders").send(value=value)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from trio.testing import MockClock
 
 from tests.apps import app_on, broker_with
-from tests.monitoring.tracing.recording import ORDERS, Recorder
+from tests.monitoring.tracing.recording import ORDERS, Recorder, handled, ignore
 from transport import App
 from transport.monitoring.spans.attributes import SpanAttributes
 from transport.monitoring.tracing import Tracing
@@ -21,14 +21,17 @@ async def test_keys_that_are_short_texts_are_shown_on_request(
 ) -> None:
     broker = broker_with(ORDERS)
     async with app_on(broker, tracing=recorder.tracing(keys=True)) as app:
-        for key in (b"Zo\xc3\xab", b"\xff", b"a\nb", b"k" * 129, None):
+        app.handler(app.topic("orders"), ignore)
+        for key in (b"Zo\xc3\xab", b"\xff", b"a\nb", b"k" * 128, b"k" * 129, None):
             await app.topic("orders").send_and_wait(key=key, value=b"value")
         await app.topic("orders").send_and_wait(key=b"gone")
-    spans = recorder.spans("send orders")
-    keys = [span.attributes.get("messaging.kafka.message.key") for span in spans]
-    assert keys == ["Zoë", None, None, None, None, "gone"]
-    stones = [span.attributes.get("messaging.kafka.message.tombstone") for span in spans]
-    assert stones == [None] * 5 + [True]
+        await handled(app, 7)
+    for name in ("send orders", "process orders"):
+        spans = recorder.spans(name)
+        keys = [span.attributes.get("messaging.kafka.message.key") for span in spans]
+        assert keys == ["Zoë", None, None, "k" * 128, None, None, "gone"]
+        stones = [span.attributes.get("messaging.kafka.message.tombstone") for span in spans]
+        assert stones == [None] * 6 + [True]
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -51,6 +51,16 @@ class RaisingPropagator(TraceContextTextMapPropagator):
         super().inject(carrier, context)
 
 
+async def send_five(orders: Any) -> None:
+    """Send a message with each call, with and without another context in its headers."""
+    old = {"traceparent": UPSTREAM}
+    await orders.send_and_wait(value=b"1", source=None)
+    await orders.send_and_wait(value=b"2", headers=old, source=None)
+    many: Any = [(None, b"3"), {"key": None, "value": b"4", "headers": old}]
+    await (await orders.send_many(many, source=None))
+    await orders.send_soon(value=b"5", source=None)
+
+
 @pytest.mark.parametrize("kind", ["message", "batch", "transaction"])
 @pytest.mark.parametrize("at", ["start", "end", "extract", "inject"])
 async def test_an_error_of_the_sdk_or_the_propagator_stops_no_message(
@@ -62,7 +72,6 @@ async def test_an_error_of_the_sdk_or_the_propagator_stops_no_message(
     provider.add_span_processor(RaisingProcessor(at))
     tracing = Tracing(provider, propagator=RaisingPropagator(at))
     settings: Any = {"transactions": "member"} if kind == "transaction" else {}
-    old = {"traceparent": UPSTREAM}
     async with app_on(broker_with(ORDERS, DEAD), tracing=tracing, **settings) as app:
         orders, dead = app.topic("orders"), app.topic("dead")
 
@@ -74,11 +83,7 @@ async def test_an_error_of_the_sdk_or_the_propagator_stops_no_message(
         add: Any = app.batch_handler if kind == "batch" else app.handler
         add(orders, note, dead_letters=dead)
         [handler] = app.handlers
-        await orders.send_and_wait(value=b"1", source=None)
-        await orders.send_and_wait(value=b"2", headers=old, source=None)
-        many: Any = [(None, b"3"), {"key": None, "value": b"4", "headers": old}]
-        await (await orders.send_many(many, source=None))
-        await orders.send_soon(value=b"5", source=None)
+        await send_five(orders)
         with pytest.raises(MessageTooLarge):
             await orders.send(value=b"x" * 10_000_000, source=None)
         await trio.sleep(A_WHILE)

@@ -102,12 +102,14 @@ async def test_a_failed_delivery_is_the_error_of_its_span(
     assert event.attributes["exception.message"] == "the broker is on fire"
 
 
+async def refuse(topic: str) -> int:
+    """Answer a request for the partitions of a topic that does not exist."""
+    raise UnknownTopic(topic)
+
+
 async def test_a_message_that_is_not_accepted_ends_its_span_with_the_error(
     recorder: Recorder, autojump_clock: MockClock
 ) -> None:
-    async def refuse(topic: str) -> int:
-        raise UnknownTopic(topic)
-
     async with app_on(
         broker_with(ORDERS), tracing=recorder.tracing(), max_request_size=1000
     ) as app:
@@ -138,9 +140,6 @@ async def test_a_message_that_is_not_accepted_ends_its_span_with_the_error(
 async def test_a_queued_message_that_is_refused_has_a_span_with_the_error(
     recorder: Recorder, autojump_clock: MockClock
 ) -> None:
-    async def refuse(topic: str) -> int:
-        raise UnknownTopic(topic)
-
     async with app_on(broker_with(ORDERS), tracing=recorder.tracing()) as app:
         app.producer.ask_partitions = refuse  # type: ignore[method-assign]
         with recorder.span("main") as main:

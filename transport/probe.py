@@ -134,7 +134,7 @@ class Sent(Protocol):
 
 
 class Metadata(Sequence[RecordMetadata]):
-    """The metadata of written messages. That of a message is made when it is read."""
+    """The metadata of written messages. The metadata of each message is made when it is read."""
 
     def __init__(self, written: Sequence[Sent]) -> None:
         self._written = written
@@ -188,7 +188,7 @@ class Probe(Service):
     def __init__(self, sensor: Points) -> None:
         super().__init__("Monitor")
         self.sensor = sensor
-        self._app: object = None  # once it is open
+        self._app: object = None  # until `opened`
         self._rebalances: list[Any] = []  # the states of rebalances, until the next poll has ended
         # When batches were passed to the client, by the `id` of their first message. The producer
         # keeps a message until its outcome, so no two have the same.

@@ -52,5 +52,6 @@ class Spans(Protocol):
         """Make a span the current one in the block, in which a message or batch is handled.
 
         Args:
+            held: the message or the batch.
             handler: the name of the handler. None: the block is the user's own.
         """

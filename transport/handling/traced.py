@@ -17,13 +17,13 @@ from transport.tracing import Spans
 def traced(plan: Plan, tracing: Spans) -> Plan:
     """Return a plan whose function makes a span around a call of the plan's own function.
 
-    The span has the error of a timeout, too. So the function keeps the timeout, and the returned
-    plan has none.
+    The new function applies the timeout inside of the span, so that the span has its error. The
+    returned plan has no timeout.
     """
     fn: Any = plan.fn if plan.timeout is None else functools.partial(call_in_time, plan)
     name, processing = plan.name, tracing.processing
 
-    # Like the user's function: a Ctrl-C may interrupt it, and ends the app.
+    # A Ctrl-C may interrupt this function as it may interrupt the user's, and ends the app.
     @trio.lowlevel.disable_ki_protection
     async def call(held: AnyMessage | AnyBatch) -> None:
         with processing(held, handler=name):

@@ -161,8 +161,8 @@ def _metrics_of(registry: CollectorRegistry) -> Metrics:
 def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     """Observe several values at once, which takes a tenth of the time of a call for each.
 
-    prometheus_client has no such call, so this uses private parts of it. Without them, it makes a
-    call for each value.
+    prometheus_client has no such call, so this function uses private parts of it. If the parts are
+    missing, the function makes a call for each value.
     """
     bounds = getattr(histogram, "_upper_bounds", None)
     buckets = getattr(histogram, "_buckets", None)

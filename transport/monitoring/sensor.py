@@ -26,7 +26,7 @@ class Sensor:
     def on_close(self, app: App) -> None:
         """Called when the app has closed its consumer and its producer, after every other method.
 
-        It is called after a crash, too, but not after an error of the sensor itself.
+        The call also comes after a crash, but not after an error of the sensor itself.
         """
 
     def on_messages_in(self, tp: TP, count: int) -> None:
@@ -96,7 +96,8 @@ class Sensor:
         """Called when messages were written to their partitions.
 
         Args:
-            written: to be read in the call. It keeps the messages alive.
+            written: the metadata of the messages. Read it during the call, and do not keep it,
+                because it keeps the messages in memory.
         """
 
     def on_bytes_sent(self, producer: Producer, topic: str, count: int) -> None:

@@ -41,20 +41,21 @@ _INSTRUMENTATION = "kafka-nursery"
 class Tracing:
     """Spans of OpenTelemetry for the messages that an app sends and handles.
 
-    Each app needs a `Tracing` of its own. The SDK belongs to your program: without one, or with
-    tracing off there, spans are not recorded, and the context still travels in the headers.
+    Each app needs a `Tracing` of its own. Your program brings the SDK. Without an SDK, no span is
+    recorded, and the context of a sender still travels in the headers.
 
-    An error of the provider, of a sampler, of a processor or of the propagator has no effect on
-    messages: a log line reports it, and spans or contexts are missing.
+    An error of the provider, of a sampler, of a processor or of the propagator stops no message.
+    The log line `tracing_failed` reports the error, and a span or a context is missing.
 
     Args:
         tracer_provider: makes the tracer. None: the global provider.
         propagator: writes a context into headers, and reads it. None: the global propagator, by
             default for `traceparent`, `tracestate` and `baggage` of the W3C.
-        new_trace: False: the span of a handled message is a child of the producer's span, in the
-            same trace, and has a link to it. True: it begins a trace of its own, and only the link
-            leads to the producer's span.
-        keys: whether spans have the keys of messages that are short texts.
+        new_trace: False: the span of a handled message is a child of the sender's span, in the
+            same trace, and has a link to it. True: the span of a handled message begins a trace of
+            its own, and only the link leads to the sender's span.
+        keys: True: a span shows the key of its message, if that is a printable text of at most 128
+            bytes.
 
     Raises:
         TypeError: an argument has a wrong type.
@@ -100,7 +101,8 @@ class Tracing:
     def open(self, app: App) -> None:
         """Note the app whose messages the spans are about. The app calls it.
 
-        Raises ValueError: another app has this object.
+        Raises:
+            ValueError: another app has this object.
         """
         if self._app not in (None, app):
             raise ValueError(
@@ -112,7 +114,10 @@ class Tracing:
         self._attributes.open(app)
 
     def sending(self, message: Outgoing) -> None:
-        """Begin the span of a message, and write its context into the headers."""
+        """Begin the span of a message, and write its context into the headers.
+
+        The span is a child of the current one. A message that has a span keeps it.
+        """
         try:
             self._sent.begin(message)
         except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
@@ -126,7 +131,7 @@ class Tracing:
             self._failed(error)
 
     def forwarding(self, message: Outgoing) -> None:
-        """Begin the span of a message that keeps the context in its headers."""
+        """Begin the span of a message that keeps the context in its headers, as dead letters do."""
         try:
             self._sent.begin_forwarded(message)
         except Exception as error:  # noqa: BLE001 - whatever the user's SDK raises
@@ -151,15 +156,21 @@ class Tracing:
     def processing(self, held: AnyMessage | AnyBatch, *, handler: str | None = None) -> Processing:
         """Return a context manager with the span in which a message or a batch is handled.
 
-        In its block, the span is the current one, so spans and messages of the block are its
-        children. It ends with the block. An error that leaves the block is the span's, but a
-        cancellation is no error. Use it in the body of `async for message in topic`. The app uses
-        it for each attempt of a handler. Not a checkpoint.
+        In the block, the span is the current one, so spans and messages of the block are its
+        children. The span ends with the block, and has the error that leaves the block. After a
+        cancellation, the span has no error, and the attribute `kafka_nursery.cancelled`.
+
+        Use the context manager in the body of `async for message in topic`. The app itself uses it
+        for each attempt of a handler. Not a checkpoint.
 
         Args:
-            handler: the name of the handler. None: the block is your own, and a message without a
-                context has a span below the current one. With a context, the span has a link to the
-                current one.
+            held: the message or the batch.
+            handler: the name of the handler. None: the block is your own. Then the span of a
+                message without a context is below the current span, and the span of a message with
+                a context has a link to the current span.
+
+        Raises:
+            TypeError: `held` is neither a message nor a batch.
         """
         if handler is None:
             instance("held", held, (Message, Batch), "a Message or a Batch")
@@ -174,7 +185,7 @@ class Tracing:
         return Processing(span, context, self._failed)
 
     def _failed(self, error: Exception) -> None:
-        """Note an error of the SDK or the propagator, which must not stop a message."""
+        """Log an error of the SDK or the propagator, which must not stop a message."""
         self._log.often(
             logging.WARNING,
             "tracing_failed",

@@ -43,13 +43,13 @@ class SpanAttributes:
         self._keys = keys
         self._of_app: Attributes = {}
         self._group: Attributes = {}
-        self._of_topic: dict[str, tuple[str, Attributes]] = {}
-        self._of_place: dict[tuple[TP, str | None], tuple[str, Attributes]] = {}
+        self._sending: dict[str, tuple[str, Attributes]] = {}
+        self._processing: dict[tuple[TP, str | None], tuple[str, Attributes]] = {}
 
     def open(self, app: App) -> None:
         """Note the app whose messages the spans are about."""
-        self._of_topic.clear()
-        self._of_place.clear()
+        self._sending.clear()
+        self._processing.clear()
         self._of_app = {
             "messaging.system": "kafka",
             "messaging.client.id": app.settings.client.client_id,
@@ -59,14 +59,14 @@ class SpanAttributes:
 
     def of_sending(self, topic: str) -> tuple[str, Attributes]:
         """Return the name and the attributes of the spans of messages that are sent to a topic."""
-        if (known := self._of_topic.get(topic)) is None:
-            known = self._of_topic[topic] = f"send {topic}", self._of_operation("send", topic)
+        if (known := self._sending.get(topic)) is None:
+            known = self._sending[topic] = f"send {topic}", self._of_operation("send", topic)
         return known
 
     def of_processing(self, tp: TP, handler: str | None) -> tuple[str, Attributes]:
         """Return the name and the attributes of the spans of a partition and a handler."""
         place = tp, handler
-        if (known := self._of_place.get(place)) is None:
+        if (known := self._processing.get(place)) is None:
             attributes = {
                 **self._of_operation("process", tp.topic),
                 **self._group,
@@ -74,7 +74,7 @@ class SpanAttributes:
             }
             if handler is not None:
                 attributes[_HANDLER] = handler
-            known = self._of_place[place] = f"process {tp.topic}", attributes
+            known = self._processing[place] = f"process {tp.topic}", attributes
         return known
 
     def _of_operation(self, operation: str, topic: str) -> Attributes:

@@ -57,18 +57,18 @@ class SentSpans:
         name, attributes = self._attributes.of_sending(messages[0].topic)
         links = links_to_senders(self._headers, messages)
         span = self._tracer.start_span(name, None, SpanKind.PRODUCER, attributes, links)
-        # First of all, so that the span ends even if the propagator raises an error.
+        # Before the headers are written, so that the span ends even if the propagator fails.
         if span.is_recording():
             self._open.update(dict.fromkeys(messages, ManySends(span, len(messages))))
             span.set_attribute(COUNT, len(messages))
-        else:  # its end has no effect, so one message is enough to know that it began
+        else:  # its end is not recorded, so one message is enough to know that the span began
             self._open[messages[0]] = span
-        alone = self._headers.with_context_of(span, ())
-        for message in messages:  # once for each message
+        shared = self._headers.with_context_of(span, ())
+        for message in messages:
             if message.headers:
                 message.headers = self._headers.with_context_of(span, message.headers)
             else:
-                message.headers = alone
+                message.headers = shared
 
     def begin_forwarded(self, message: Outgoing) -> None:
         """Begin the span of a message that keeps the context in its headers.

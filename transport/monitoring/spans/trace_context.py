@@ -1,9 +1,9 @@
 """The context of a trace in the headers of a message.
 
-Look here for which headers are read and replaced. It needs the extra `opentelemetry`.
+Look here for which headers are read and replaced.
 
 OpenTelemetry's propagator does the work, with one exception. Most messages have a `traceparent` of
-the W3C and nothing else, and the propagator takes several microseconds for each. So this module
+the W3C and nothing else, and the propagator takes several microseconds for each. So `TraceHeaders`
 reads and writes such a header itself, if the propagator is the default one.
 """
 
@@ -49,12 +49,12 @@ class TraceHeaders:
         ]
 
     def read(self, headers: Headers, base: Context) -> tuple[Context, SpanContext | None]:
-        """Return `base` with what headers contain, and the context of the span that sent them.
+        """Return `base` with the context in the headers, and the span that sent the headers.
 
-        None: they name no span.
+        None: the headers name no span.
         """
         fields = self._fields
-        # A header that comes twice counts as the last one, as for Kafka's own clients.
+        # Of two headers with the same name, the last one counts, as in Kafka's own clients.
         found = {pair[0]: pair[1] for pair in headers if pair[0] in fields and pair[1] is not None}
         if not found:
             return base, None
@@ -66,7 +66,7 @@ class TraceHeaders:
                 if sender.is_valid:
                     return set_span_in_context(NonRecordingSpan(sender), base), sender
         carrier = {name: value.decode("utf-8", "replace") for name, value in found.items()}
-        # Not below `base`, whose span would be taken for the sender's.
+        # Without `base`, because its span would be taken for the sender's.
         context = self._propagator.extract(carrier, Context())
         sender = get_current_span(context).get_span_context()
         if base:
@@ -89,5 +89,5 @@ class TraceHeaders:
             return written or headers
         gone = {name for name, _ in written}
         if _PARENT in gone:
-            gone.add(_STATE)  # a state without its parent would be of another trace
+            gone.add(_STATE)  # the old state belongs to the old parent
         return [*(pair for pair in headers if pair[0] not in gone), *written]

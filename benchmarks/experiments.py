@@ -146,7 +146,7 @@ def _handlers_of(name: str, messages: int, *options: Any, **further: Any) -> Exp
 
 
 def _observing(work: str, messages: int) -> Experiment:
-    """Return an experiment that compares an app without a monitor and tracing with others."""
+    """Return an experiment whose apps have a monitor, metrics or traces, and one has none of them."""
     options: Mapping[str, Mapping[str, Any]] = {
         "off": {},
         "monitor": {"monitor": "counts"},

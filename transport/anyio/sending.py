@@ -72,6 +72,7 @@ async def _wait_in_turn(
     messages: Sequence[Delivery],
     accept_now: Callable[[int], object],
 ) -> None:
+    """Do the waiting of `_accept_in_turn`, which ends the spans of messages that are refused."""
     topic = messages[0].topic
     if writer.known_partitions(topic) is None:
         count = await guest.call(writer.ask_partitions, topic)

@@ -146,7 +146,7 @@ def _handlers_of(name: str, messages: int, *options: Any, **further: Any) -> Exp
 
 
 def _observing(work: str, messages: int) -> Experiment:
-    """Return an experiment whose apps have a monitor, metrics or traces, and one has none of them."""
+    """Return an experiment with an app that has no monitor and no tracing, and apps with them."""
     options: Mapping[str, Mapping[str, Any]] = {
         "off": {},
         "monitor": {"monitor": "counts"},

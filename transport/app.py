@@ -145,6 +145,7 @@ class App:
         "_root",
         "handlers",
         "_running",
+        "_failed_to_open",
         "_token",
         "_handlers",
     )

@@ -58,26 +58,7 @@ async def _accept_in_turn(
     accept_now: Callable[[int], object],
 ) -> None:
     """Wait for the topic's partitions and for room, until all messages are accepted."""
-    try:
-        await _wait_in_turn(guest, writer, check, messages, accept_now)
-    except BaseException as why:
-        writer.refused(messages, why)
-        raise
-
-
-async def _wait_in_turn(
-    guest: Guest,
-    writer: Producer,
-    check: Callable[[], None],
-    messages: Sequence[Delivery],
-    accept_now: Callable[[int], object],
-) -> None:
-    """Do the waiting of `_accept_in_turn`, which ends the spans of messages that are refused."""
     topic = messages[0].topic
-    if writer.known_partitions(topic) is None:
-        count = await guest.call(writer.ask_partitions, topic)
-        if accept_now(count) is not None:
-            return
 
     def begin(answer: Answer[None]) -> Leave:
         def check_awaited() -> None:
@@ -87,4 +68,12 @@ async def _wait_in_turn(
 
         return writer.accept_in_turn(check_awaited, messages, answer)
 
-    await guest.wait(begin)
+    try:
+        if writer.known_partitions(topic) is None:
+            count = await guest.call(writer.ask_partitions, topic)
+            if accept_now(count) is not None:
+                return
+        await guest.wait(begin)
+    except BaseException as why:  # also Cancelled: the spans end
+        writer.refused(messages, why)
+        raise

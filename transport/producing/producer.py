@@ -237,7 +237,7 @@ class Producer(Service):
                 await self._accept_later(check, message)
             elif message.gives_way:
                 await cancel_shielded_checkpoint()  # an accepted message: too late to be cancelled
-        except BaseException as why:
+        except BaseException as why:  # also Cancelled: the spans end
             self.refused((message,), why)
             raise
         return message
@@ -286,7 +286,7 @@ class Producer(Service):
                 if not self._in_flight.has_room(message.size):
                     return None
                 check()
-        except BaseException as why:
+        except BaseException as why:  # also a Ctrl-C: the spans end
             self.refused((message,), why)
             raise
         if not self._in_flight.accept_if_room(message):
@@ -354,7 +354,7 @@ class Producer(Service):
                 await self._in_flight.wait_for_room(
                     messages[accepted:], functools.partial(self._accept, check)
                 )
-        except BaseException as why:
+        except BaseException as why:  # also Cancelled: the spans end
             self.refused(messages, why)
             raise
         return many
@@ -380,7 +380,7 @@ class Producer(Service):
             if self._accepts and not self._in_flight.have_room(messages):
                 return None
             self._accept_first(always if check is None else check, messages)
-        except BaseException as why:
+        except BaseException as why:  # also a Ctrl-C: the spans end
             self.refused(messages, why)
             raise
         return ManyDeliveries(messages)
